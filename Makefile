@@ -1,0 +1,57 @@
+# Everything a person types. `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PB := lib/utmstack/pb
+WORKERS ?= auto
+
+.PHONY: help setup run test check lint format types proto proto-check bench clean
+.DEFAULT_GOAL := help
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.done: requirements.txt requirements-dev.txt requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; name it: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c requirements.lock
+	touch $@
+
+setup: $(VENV)/.done  ## Make the virtual environment with the locked packages
+
+run: setup  ## The demo: a simulated Sophos Central, the three functions, a stand-in engine
+	$(BIN)/python -m emulator demo
+
+test: setup go-engine  ## All tests
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+check: setup lint types proto-check test  ## What a reviewer runs: format, lint, strict types, generated code, tests
+
+lint: setup  ## Format and lint, without changing anything
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: setup  ## Format, and mend what can be mended by itself
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: setup  ## Strict types
+	$(BIN)/mypy
+
+proto: setup  ## Make lib/utmstack/pb anew from proto/
+	$(BIN)/python -m grpc_tools.protoc -I $(PB)=proto --python_out=. --pyi_out=. --grpc_python_out=. $(PB)/plugins.proto
+
+proto-check: proto  ## Fail when the committed code is not what proto/ makes
+	git diff --exit-code -- $(PB)
+
+.PHONY: go-engine
+go-engine:  # The engine that tests and measurements speak to, in Go as UTMStack's own: needs Debian's packages once
+	@command -v go >/dev/null && test -d /usr/share/gocode/src/google.golang.org/grpc || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    golang-go golang-google-grpc-dev golang-goprotobuf-dev protobuf-compiler protoc-gen-go-1-3; }
+
+bench: setup go-engine  ## The measurements: end to end, baselines, cold start, idle cost
+	$(BIN)/python -m tests.bench
+
+clean:  ## Remove what was built and what the demo left; the environment stays
+	rm -rf build var .mypy_cache .pytest_cache .ruff_cache .hypothesis

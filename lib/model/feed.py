@@ -1,0 +1,33 @@
+"""What an integration asks of Sophos, and under which names its records reach UTMStack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from lib.model.batch import Envelope
+from lib.model.ids import EVENTS
+
+EVENTS_DATA_TYPE = "sophos-central"
+"""What UTMStack's filter and rules for Sophos Central select on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """One integration's settings, without its credentials."""
+
+    name: str
+    region: str
+    tenants: tuple[str, ...] | None
+    """Tenant ids to read; None: all that the credential can."""
+    kinds: tuple[str, ...]
+    exclude_types: tuple[str, ...]
+    lookback: timedelta
+    settle: timedelta
+    utmstack_tenant_id: str
+    alerts_data_type: str
+
+    def envelope(self, kind: str) -> Envelope:
+        """What this feed's logs of a kind have in common."""
+        data_type = EVENTS_DATA_TYPE if kind == EVENTS else self.alerts_data_type
+        return Envelope(data_type=data_type, data_source=self.name, tenant_id=self.utmstack_tenant_id)

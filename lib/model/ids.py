@@ -1,0 +1,25 @@
+"""Ids that are the same whenever and by whomever an event is sent."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+EVENTS = "events"
+KEY_LENGTH = 24
+"""Hex digits of a log id that the ledger keeps: 96 bits, so that two of a day's million events share them with p < 1e-17."""
+
+
+def group_key(utmstack_tenant_id: str, group_name: str) -> str:
+    """The part of UTMStack's id formula that names the configuration group."""
+    return f"{utmstack_tenant_id}/{group_name}"
+
+
+def log_id(group: str, kind: str, native_id: str | None, raw: bytes) -> str:
+    """UTMStack v12's formula: SHA-256 of `id|group key|native id`, or of `raw|group key|text` without a native id.
+
+    An alert carries the native id of its event, so for kinds other than `events` the kind is hashed too.
+    """
+    scope = group if kind == EVENTS else f"{group}|{kind}"
+    if native_id is None:
+        return sha256(b"raw|" + scope.encode("utf-8", "surrogatepass") + b"|" + raw).hexdigest()
+    return sha256(f"id|{scope}|{native_id}".encode("utf-8", "surrogatepass")).hexdigest()

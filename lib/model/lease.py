@@ -1,0 +1,69 @@
+"""Who forwards a stream just now, until when, and how far delivery has come."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from lib.errors import DamagedError
+from lib.model.batch import LAYOUT, check_layout
+from lib.model.clock import moment_or_none, text_or_none
+from lib.model.receipt import Tail
+from lib.model.stream import Stream
+
+TERM = timedelta(seconds=20)
+"""How long a lease holds without renewal: a holder that died stalls its stream no longer."""
+RENEWAL = TERM / 4
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The state of a stream's delivery."""
+
+    holder: str | None = None
+    until: datetime | None = None
+    tail: Tail = Tail()
+    """The last receipt that the lease's last holder knew of."""
+    acked_sequence: int = 0
+    """A batch that was delivered in part."""
+    acked: int = 0
+    """How many of its first logs the engine has acknowledged."""
+
+    def is_held(self, now: datetime) -> bool:
+        """Whether somebody holds it. An end farther off than a term is a clock that jumped back."""
+        return self.holder is not None and self.until is not None and now < self.until <= now + TERM
+
+
+def lease_key(stream: Stream) -> str:
+    """Where the stream's lease is."""
+    return f"leases/{stream.path}.json"
+
+
+def to_body(lease: Lease) -> bytes:
+    """The lease as a stored object."""
+    fields = {
+        "layout": LAYOUT,
+        "holder": lease.holder,
+        "until": text_or_none(lease.until),
+        "tail": lease.tail.fields(),
+        "acked_sequence": lease.acked_sequence,
+        "acked": lease.acked,
+    }
+    return json.dumps(fields).encode() + b"\n"
+
+
+def from_body(body: bytes) -> Lease:
+    """The lease that an object holds; DamagedError where it holds none, LayoutError for a newer one."""
+    try:
+        fields = json.loads(body)
+        check_layout(fields, "a lease")
+        return Lease(
+            holder=fields["holder"],
+            until=moment_or_none(fields["until"]),
+            tail=Tail(**fields["tail"]),
+            acked_sequence=fields["acked_sequence"],
+            acked=fields["acked"],
+        )
+    except (ValueError, KeyError, TypeError):
+        raise DamagedError("a lease cannot be read") from None

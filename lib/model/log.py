@@ -1,0 +1,39 @@
+"""A log as UTMStack's engine takes it, and whether it can take it at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MAX_LOG_BYTES = 4 * 1024 * 1024
+"""grpc-go's default limit for a received message; beyond it the engine ends the whole stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The fields of `plugins.Log`."""
+
+    id: str
+    data_type: str
+    data_source: str
+    timestamp: str
+    """Time of collection, RFC 3339."""
+    tenant_id: str
+    raw: bytes
+    """UTF-8."""
+
+    def wire_size(self) -> int:
+        """The size of the serialised message: a tag, a length and the bytes of each field, none of which is empty."""
+        texts = (self.id, self.data_type, self.data_source, self.timestamp, self.tenant_id)
+        lengths = [len(self.raw), *(len(text.encode()) for text in texts)]
+        return sum(1 + (length.bit_length() + 6) // 7 + length for length in lengths)
+
+
+def unacceptable(raw: bytes, *, is_object: bool) -> str | None:
+    """Why an item cannot be sent as a log whatever its size; None when it can."""
+    if not is_object:
+        return "not a JSON object"
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return f"not valid UTF-8 at byte {error.start}"
+    return None

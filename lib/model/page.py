@@ -1,0 +1,40 @@
+"""What Sophos answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One answer of the SIEM API."""
+
+    items: tuple[bytes, ...]
+    """Each item's exact bytes, in the order of the page."""
+    next_cursor: str
+    has_more: bool
+    served_at: datetime | None
+    """Sophos's own clock (the answer's Date header), UTC; None where it named none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whoami:
+    """Whose a credential is (`GET /whoami/v1`)."""
+
+    id: str
+    id_type: str
+    """`tenant`, `partner` or `organization`."""
+    global_host: str
+    data_region: str | None
+    """The tenant's own API host as a URL; None for partners and organizations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A Sophos Central customer that a credential can read."""
+
+    id: str
+    name: str
+    api_host: str | None
+    """The URL of the tenant's own API host; None where Sophos names none (not provisioned yet, or dormant)."""

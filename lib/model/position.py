@@ -1,0 +1,194 @@
+"""Where a stream stands: its cursor, what it has counted, and what troubles it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from lib.errors import ConnectorError, DamagedError
+from lib.model.batch import LAYOUT, Header, check_layout
+from lib.model.clock import from_text, moment_or_none, text_or_none, to_text
+from lib.model.stream import Stream
+
+RECENT = 1000
+"""How many ids of stored events a position remembers: a full page."""
+HORIZON = timedelta(hours=24)
+"""Sophos serves nothing older (https://developer.sophos.com/docs/siem-v1)."""
+OLDEST_REQUEST = HORIZON - timedelta(minutes=5)
+"""The farthest look back that is asked for: the API answers 400 beyond its edge, and clocks differ."""
+IDLE_WRITE = timedelta(minutes=15)
+"""How old a stored cursor may grow while nothing happens: an idle tick writes nothing, an idle hour four times."""
+SLOWEST = timedelta(minutes=15)
+"""The longest wait between two tries with refused credentials."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a stream or an integration does not get on."""
+
+    code: str
+    detail: str
+    remedy: str
+    since: datetime
+    failures: int
+    retry_at: datetime | None
+    """No earlier try; None: with the next tick."""
+
+    def holds_back(self, now: datetime) -> bool:
+        """Whether it is too early to try again. A time farther off than any wait is a clock that jumped back."""
+        return self.retry_at is not None and now < self.retry_at <= now + 2 * SLOWEST
+
+    def as_problem(self) -> dict[str, str]:
+        """What people are shown."""
+        return {"code": self.code, "detail": self.detail, "remedy": self.remedy}
+
+
+def trouble_after(before: Trouble | None, error: ConnectorError, now: datetime, wait: timedelta | None) -> Trouble:
+    """The trouble after one more failure; `wait` is how long to hold back."""
+    same = before is not None and before.code == error.code
+    return Trouble(
+        code=error.code,
+        detail=str(error),
+        remedy=error.remedy,
+        since=before.since if before and same else now,
+        failures=before.failures + 1 if before and same else 1,
+        retry_at=None if wait is None else now + wait,
+    )
+
+
+def trouble_fields(trouble: Trouble | None) -> dict[str, Any] | None:
+    """The trouble as JSON fields."""
+    if trouble is None:
+        return None
+    return {**asdict(trouble), "since": to_text(trouble.since), "retry_at": text_or_none(trouble.retry_at)}
+
+
+def trouble_of(fields: dict[str, Any] | None) -> Trouble | None:
+    """The trouble that `trouble_fields` wrote."""
+    if fields is None:
+        return None
+    return Trouble(**{**fields, "since": from_text(fields["since"]), "retry_at": moment_or_none(fields["retry_at"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """One stream's place in Sophos's feed."""
+
+    sequence: int = 1
+    """The number of the stream's next batch."""
+    cursor: str | None = None
+    as_of: datetime | None = None
+    """By Sophos's clock: everything stored up to then has been read. None before the first page."""
+    newest: datetime | None = None
+    """The newest `created_at` ever stored."""
+    recent: tuple[str, ...] = ()
+    """Keys of the events stored last, at most RECENT."""
+    recent_since: datetime | None = None
+    """`recent` holds every stored event created after this; None: every one there is."""
+    day: str = ""
+    events: int = 0
+    repeats: int = 0
+    trouble: Trouble | None = None
+
+    def remembers(self, created_at: datetime | None) -> bool:
+        """Whether `recent` alone can tell if an event of that time was stored before."""
+        return self.recent_since is None or (created_at is not None and created_at > self.recent_since)
+
+    def after(self, header: Header, keys: Sequence[str], newest_dropped: datetime | None) -> Position:
+        """The position once the batch is durable.
+
+        `keys` are those of its events, in order; `newest_dropped` the newest time among those beyond the last RECENT.
+        """
+        recent = (*self.recent, *keys)
+        since = self.recent_since
+        if len(recent) > RECENT:
+            # Of those forgotten here only a bound is known: none is newer than the newest ever stored before.
+            since = _latest(since, self.newest, newest_dropped)
+        return replace(
+            self,
+            sequence=header.sequence + 1,
+            cursor=header.next_cursor if header.origin == "poll" else self.cursor,
+            as_of=_latest(self.as_of, header.as_of) if header.origin == "poll" else self.as_of,
+            newest=_latest(self.newest, header.newest),
+            recent=recent[-RECENT:],
+            recent_since=since,
+            day=header.day,
+            events=self.events + header.count,
+            repeats=self.repeats + header.repeats,
+            trouble=None,
+        )
+
+    def idle(self, next_cursor: str | None, as_of: datetime, repeats: int) -> Position:
+        """The position after a page that held nothing new."""
+        return replace(
+            self,
+            cursor=next_cursor,
+            as_of=_latest(self.as_of, as_of),
+            repeats=self.repeats + repeats,
+            trouble=None,
+        )
+
+
+def _latest(*moments: datetime | None) -> datetime | None:
+    return max((moment for moment in moments if moment is not None), default=None)
+
+
+def position_key(stream: Stream) -> str:
+    """Where the stream's position is."""
+    return f"cursors/{stream.path}.json"
+
+
+def to_body(stream: Stream, position: Position) -> bytes:
+    """The position as a stored object."""
+    fields = {
+        "layout": LAYOUT,
+        "integration": stream.integration,
+        "tenant": stream.tenant,
+        "kind": stream.kind,
+        "sequence": position.sequence,
+        "cursor": position.cursor,
+        "as_of": text_or_none(position.as_of),
+        "newest": text_or_none(position.newest),
+        "day": position.day,
+        "events": position.events,
+        "repeats": position.repeats,
+        "trouble": trouble_fields(position.trouble),
+        "recent_since": text_or_none(position.recent_since),
+        "recent": position.recent,
+    }
+    return json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def from_body(body: bytes) -> Position:
+    """The position that an object holds; DamagedError where it holds none, LayoutError for a newer one."""
+    try:
+        fields = json.loads(body)
+        check_layout(fields, "a cursor")
+        return Position(
+            sequence=int(fields["sequence"]),
+            cursor=fields["cursor"],
+            as_of=moment_or_none(fields["as_of"]),
+            newest=moment_or_none(fields["newest"]),
+            recent=tuple(fields["recent"]),
+            recent_since=moment_or_none(fields["recent_since"]),
+            day=fields["day"],
+            events=fields["events"],
+            repeats=fields["repeats"],
+            trouble=trouble_of(fields["trouble"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DamagedError("a cursor object cannot be read") from None
+
+
+def oldest_request(now: datetime, lookback: timedelta) -> datetime:
+    """The `from_date` for a look back from now, clamped to what the API allows."""
+    return now - min(lookback, OLDEST_REQUEST)
+
+
+def lost_interval(as_of: datetime | None, served_at: datetime) -> tuple[datetime, datetime] | None:
+    """What can no longer be fetched when reading went up to `as_of` and goes on at `served_at`, both by Sophos's clock."""
+    edge = served_at - HORIZON
+    return (as_of, edge) if as_of is not None and as_of < edge else None

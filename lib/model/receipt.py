@@ -1,0 +1,70 @@
+"""The ledger's line of a batch: where it began and ended, and that the engine has taken all of it.
+
+Each receipt carries the digest of the one before, so that a removed, altered or swapped receipt shows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import Any
+
+from lib.errors import DamagedError
+from lib.model.batch import LAYOUT, Header, check_layout, header_fields
+from lib.model.clock import to_text
+from lib.model.stream import Stream
+
+DELIVERED = "delivered"
+DAMAGED = "damaged"
+MISSING = "missing"
+
+
+def receipt_key(stream: Stream, day: str, sequence: int) -> str:
+    """Where the receipt is: by day, then by number, so that the order of keys is the order of the stream."""
+    return f"ledger/{stream.path}/{day}/{sequence:020d}.json"
+
+
+def digest(body: bytes) -> str:
+    """What the next receipt carries of this one."""
+    return sha256(body).hexdigest()
+
+
+def to_body(
+    header: Header, keys: Sequence[str], *, previous: str, acked_at: datetime, set_aside: int, outcome: str = DELIVERED
+) -> bytes:
+    """The receipt as a stored object."""
+    fields = {
+        **header_fields(header),
+        "outcome": outcome,
+        "acked_at": to_text(acked_at),
+        "set_aside": set_aside,
+        "previous": previous,
+        "ids": list(keys),
+    }
+    return json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def fields_of(body: bytes) -> dict[str, Any]:
+    """The receipt's fields; DamagedError where the object holds none, LayoutError for a newer one."""
+    try:
+        fields = json.loads(body)
+        check_layout(fields, "a receipt")
+        return dict(fields)
+    except (ValueError, TypeError, AttributeError):
+        raise DamagedError("a receipt cannot be read") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The end of a stream's ledger: what was delivered last."""
+
+    sequence: int = 0
+    key: str = ""
+    digest: str = ""
+
+    def fields(self) -> dict[str, Any]:
+        """As JSON fields."""
+        return asdict(self)

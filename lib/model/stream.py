@@ -1,0 +1,45 @@
+"""A stream: the unit of order, of cursor and of scheduling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+
+def encode_segment(name: str) -> str:
+    """A name as one path segment: percent-encoded, never empty, never `.` or `..`; lone surrogates survive."""
+    encoded = quote(name, safe="", errors="surrogatepass")
+    if encoded.strip(".") == "":
+        # quote() leaves dots alone, and these names mean something else to a file system.
+        return encoded.replace(".", "%2E") or "%"
+    return encoded
+
+
+def decode_segment(segment: str) -> str:
+    """The name that `encode_segment` made the segment from."""
+    return "" if segment == "%" else unquote(segment, errors="surrogatepass")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Stream:
+    """One kind of records (`events`, `alerts`) of one tenant, read with one integration's credentials."""
+
+    integration: str
+    tenant: str
+    kind: str
+
+    @property
+    def path(self) -> str:
+        """Where the stream's objects live below `batches/`, `ledger/` and so on."""
+        return "/".join(map(encode_segment, (self.integration, self.tenant, self.kind)))
+
+    def __str__(self) -> str:
+        return f"{self.integration}/{self.tenant}/{self.kind}"
+
+
+def stream_of(path: str) -> Stream:
+    """The stream whose `path` begins the given one; ValueError where there are fewer than three segments."""
+    segments = path.split("/")
+    if len(segments) < 3:
+        raise ValueError(f"not a stream's path: {path!r}")
+    return Stream(*map(decode_segment, segments[:3]))

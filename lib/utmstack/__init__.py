@@ -1,0 +1,1 @@
+"""UTMStack's engine over gRPC."""

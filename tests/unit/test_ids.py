@@ -1,0 +1,34 @@
+"""Log ids follow UTMStack v12's formula."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib.model.ids import group_key, log_id
+
+TENANT = "ce66672c-e36d-4761-a8c8-90058fee1a24"
+
+
+def test_a_native_id_is_hashed_with_the_group() -> None:
+    expected = sha256(f"id|{TENANT}/acme|66f8bc90".encode()).hexdigest()
+    assert log_id(group_key(TENANT, "acme"), "events", "66f8bc90", b'{"id":"66f8bc90"}') == expected
+
+
+def test_without_a_native_id_the_text_is_hashed() -> None:
+    expected = sha256(f'raw|{TENANT}/acme|{{"a":"ü"}}'.encode()).hexdigest()
+    assert log_id(group_key(TENANT, "acme"), "events", None, '{"a":"ü"}'.encode()) == expected
+
+
+def test_an_alert_and_its_event_have_different_ids() -> None:
+    group = group_key(TENANT, "acme")
+    assert log_id(group, "alerts", "66f8bc90", b"{}") != log_id(group, "events", "66f8bc90", b"{}")
+
+
+@given(st.text(), st.text(), st.none() | st.text(min_size=1), st.binary())
+def test_an_id_is_64_lower_case_hex_digits_for_any_input(tenant: str, name: str, native: str | None, raw: bytes) -> None:
+    made = log_id(group_key(tenant, name), "events", native, raw)
+    assert len(made) == 64
+    assert set(made) <= set("0123456789abcdef")

@@ -1,0 +1,131 @@
+"""A position never goes back, remembers what it vouches for, and survives its own text."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib.errors import CredentialsError, DamagedError
+from lib.model.batch import Envelope, Header
+from lib.model.position import (
+    HORIZON,
+    OLDEST_REQUEST,
+    RECENT,
+    Position,
+    Trouble,
+    from_body,
+    lost_interval,
+    oldest_request,
+    to_body,
+    trouble_after,
+)
+from lib.model.stream import Stream
+
+STREAM = Stream("acme", "894af375-a52f-4d5a-a92d-9d9c279b1489", "events")
+START = datetime(2026, 3, 10, tzinfo=UTC)
+MOMENTS = st.integers(0, 10**6).map(lambda seconds: START + timedelta(seconds=seconds))
+
+
+def header(sequence: int, newest: datetime | None, count: int = 1) -> Header:
+    return Header(
+        stream=STREAM,
+        envelope=Envelope("sophos-central", "acme", "t"),
+        sequence=sequence,
+        cursor="a",
+        next_cursor="b",
+        has_more=False,
+        fetched_at=START,
+        as_of=newest or START,
+        day="2026-03-10",
+        newest=newest,
+        count=count,
+        repeats=0,
+    )
+
+
+@given(
+    st.builds(
+        Position,
+        sequence=st.integers(1, 10**9),
+        cursor=st.none() | st.text(),
+        as_of=st.none() | MOMENTS,
+        newest=st.none() | MOMENTS,
+        recent=st.lists(st.text("0123456789abcdef", min_size=24, max_size=24), max_size=3).map(tuple),
+        recent_since=st.none() | MOMENTS,
+        trouble=st.none() | st.builds(Trouble, st.text(), st.text(), st.text(), MOMENTS, st.integers(1, 9), st.none() | MOMENTS),
+    )
+)
+def test_a_position_survives_its_own_text(position: Position) -> None:
+    assert from_body(to_body(STREAM, position)) == position
+
+
+@given(st.lists(st.lists(MOMENTS, min_size=1, max_size=700), min_size=1, max_size=6))
+def test_whatever_it_vouches_for_it_really_remembers(pages: list[list[datetime]]) -> None:
+    position = Position()
+    stored: dict[str, datetime] = {}
+    for number, times in enumerate(pages, 1):
+        keys = [f"{number}-{place}" for place in range(len(times))]
+        stored.update(zip(keys, times, strict=True))
+        dropped = times[: max(0, len(times) - RECENT)]
+        position = position.after(header(number, max(times), len(times)), keys, max(dropped, default=None))
+    assert len(position.recent) <= RECENT
+    forgotten = set(stored) - set(position.recent)
+    assert not any(position.remembers(stored[key]) for key in forgotten)
+
+
+@given(st.lists(MOMENTS, min_size=1, max_size=8))
+def test_sequence_and_times_only_go_forward(times: list[datetime]) -> None:
+    position = Position()
+    for number, moment in enumerate(times, 1):
+        moved = position.after(header(number, moment), [str(number)], None)
+        assert moved.sequence == position.sequence + 1
+        assert moved.as_of is not None
+        assert position.as_of is None or moved.as_of >= position.as_of
+        position = moved
+
+
+def test_a_batch_read_by_the_side_leaves_the_cursor_alone() -> None:
+    position = Position(cursor="live", as_of=START)
+    aside = header(1, START + timedelta(days=1))
+    moved = position.after(Header(**{name: getattr(aside, name) for name in aside.__slots__} | {"origin": "reconcile"}), ["k"], None)
+    assert (moved.cursor, moved.as_of, moved.sequence) == ("live", START, 2)
+
+
+@given(MOMENTS, st.timedeltas(timedelta(0), timedelta(days=400)))
+def test_no_request_looks_back_farther_than_the_api_allows(now: datetime, lookback: timedelta) -> None:
+    assert now - oldest_request(now, lookback) == min(lookback, OLDEST_REQUEST) < HORIZON
+
+
+@given(MOMENTS, MOMENTS)
+def test_a_hole_is_claimed_only_beyond_the_horizon(as_of: datetime, served_at: datetime) -> None:
+    lost = lost_interval(as_of, served_at)
+    assert (lost is not None) == (served_at - as_of > HORIZON)
+    if lost:
+        assert lost == (as_of, served_at - HORIZON)
+
+
+def test_a_new_stream_has_no_hole() -> None:
+    assert lost_interval(None, START) is None
+
+
+def test_the_same_trouble_keeps_its_beginning_and_counts() -> None:
+    error = CredentialsError("refused")
+    first = trouble_after(None, error, START, timedelta(minutes=1))
+    second = trouble_after(first, error, START + timedelta(minutes=1), timedelta(minutes=2))
+    assert (second.since, second.failures) == (START, 2)
+    assert first.holds_back(START + timedelta(seconds=59))
+    assert not first.holds_back(START + timedelta(seconds=60))
+
+
+def test_a_clock_that_jumped_back_does_not_hold_a_stream_for_ever() -> None:
+    trouble = trouble_after(None, CredentialsError("refused"), START, timedelta(minutes=15))
+    assert not trouble.holds_back(START - timedelta(days=1))
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"layout":1}', b"\xff\xfe"])
+def test_what_is_no_position_is_damaged(body: bytes) -> None:
+    with pytest.raises(DamagedError):
+        from_body(body)
