@@ -136,7 +136,9 @@ class EngineRefusedError(PermanentError):
     """The engine refuses us or speaks another protocol: UNIMPLEMENTED, PERMISSION_DENIED, UNAUTHENTICATED."""
 
     code = "engine_refused"
-    remedy = "Check that `engine` names UTMStack's engine socket (version 11 or later) or a relay with valid credentials."
+    remedy = (
+        "Check that `engine` names UTMStack's engine socket (version 11 or later) or a relay with valid credentials."
+    )
 
 
 class DamagedError(PermanentError):

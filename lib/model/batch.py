@@ -98,7 +98,9 @@ def to_body(header: Header, items: Sequence[bytes]) -> tuple[Header, bytes]:
     """The batch's bytes, and its header completed with their count and digest."""
     lines = b"".join([to_line(item) + b"\n" for item in items])
     header = replace(header, count=len(items), digest=sha256(lines).hexdigest())
-    return header, json.dumps(header_fields(header), ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n" + lines
+    return header, json.dumps(header_fields(header), ensure_ascii=False).encode(
+        "utf-8", "surrogatepass"
+    ) + b"\n" + lines
 
 
 def from_body(body: bytes) -> tuple[Header, list[bytes]]:

@@ -6,7 +6,7 @@ from hashlib import sha256
 
 EVENTS = "events"
 KEY_LENGTH = 24
-"""Hex digits of a log id that the ledger keeps: 96 bits, so that two of a day's million events share them with p < 1e-17."""
+"""Hex digits of a log id that the ledger keeps: 96 bits, shared by two of a day's million events with p < 1e-17."""
 
 
 def group_key(utmstack_tenant_id: str, group_name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from lib.errors import DamagedError
@@ -23,7 +23,7 @@ class Lease:
 
     holder: str | None = None
     until: datetime | None = None
-    tail: Tail = Tail()
+    tail: Tail = field(default_factory=Tail)
     """The last receipt that the lease's last holder knew of."""
     acked_sequence: int = 0
     """A batch that was delivered in part."""

@@ -189,6 +189,6 @@ def oldest_request(now: datetime, lookback: timedelta) -> datetime:
 
 
 def lost_interval(as_of: datetime | None, served_at: datetime) -> tuple[datetime, datetime] | None:
-    """What can no longer be fetched when reading went up to `as_of` and goes on at `served_at`, both by Sophos's clock."""
+    """What can no longer be fetched after reading up to `as_of`, at `served_at`; both by Sophos's clock."""
     edge = served_at - HORIZON
     return (as_of, edge) if as_of is not None and as_of < edge else None

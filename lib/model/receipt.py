@@ -13,13 +13,11 @@ from hashlib import sha256
 from typing import Any
 
 from lib.errors import DamagedError
-from lib.model.batch import LAYOUT, Header, check_layout, header_fields
+from lib.model.batch import Header, check_layout, header_fields
 from lib.model.clock import to_text
 from lib.model.stream import Stream
 
 DELIVERED = "delivered"
-DAMAGED = "damaged"
-MISSING = "missing"
 
 
 def receipt_key(stream: Stream, day: str, sequence: int) -> str:

@@ -14,7 +14,11 @@ from lib.model.stream import Stream
 
 MOMENTS = st.datetimes(min_value=datetime(2000, 1, 1), max_value=datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - the strategy wants naive bounds
 NAMES = st.text(min_size=1, max_size=40)
-ITEMS = st.binary(max_size=200) | st.binary(max_size=60).map(lambda inner: b'{"a":\n"' + inner + b'"}') | st.just(b'{"id":"1"}')
+ITEMS = (
+    st.binary(max_size=200)
+    | st.binary(max_size=60).map(lambda inner: b'{"a":\n"' + inner + b'"}')
+    | st.just(b'{"id":"1"}')
+)
 
 
 def headers() -> st.SearchStrategy[Header]:

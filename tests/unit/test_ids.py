@@ -28,7 +28,9 @@ def test_an_alert_and_its_event_have_different_ids() -> None:
 
 
 @given(st.text(), st.text(), st.none() | st.text(min_size=1), st.binary())
-def test_an_id_is_64_lower_case_hex_digits_for_any_input(tenant: str, name: str, native: str | None, raw: bytes) -> None:
+def test_an_id_is_64_lower_case_hex_digits_for_any_input(
+    tenant: str, name: str, native: str | None, raw: bytes
+) -> None:
     made = log_id(group_key(tenant, name), "events", native, raw)
     assert len(made) == 64
     assert set(made) <= set("0123456789abcdef")

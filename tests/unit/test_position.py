@@ -55,7 +55,8 @@ def header(sequence: int, newest: datetime | None, count: int = 1) -> Header:
         newest=st.none() | MOMENTS,
         recent=st.lists(st.text("0123456789abcdef", min_size=24, max_size=24), max_size=3).map(tuple),
         recent_since=st.none() | MOMENTS,
-        trouble=st.none() | st.builds(Trouble, st.text(), st.text(), st.text(), MOMENTS, st.integers(1, 9), st.none() | MOMENTS),
+        trouble=st.none()
+        | st.builds(Trouble, st.text(), st.text(), st.text(), MOMENTS, st.integers(1, 9), st.none() | MOMENTS),
     )
 )
 def test_a_position_survives_its_own_text(position: Position) -> None:
@@ -90,7 +91,9 @@ def test_sequence_and_times_only_go_forward(times: list[datetime]) -> None:
 def test_a_batch_read_by_the_side_leaves_the_cursor_alone() -> None:
     position = Position(cursor="live", as_of=START)
     aside = header(1, START + timedelta(days=1))
-    moved = position.after(Header(**{name: getattr(aside, name) for name in aside.__slots__} | {"origin": "reconcile"}), ["k"], None)
+    moved = position.after(
+        Header(**{name: getattr(aside, name) for name in aside.__slots__} | {"origin": "reconcile"}), ["k"], None
+    )
     assert (moved.cursor, moved.as_of, moved.sequence) == ("live", START, 2)
 
 

@@ -1,0 +1,114 @@
+"""A simulated Sophos Central: a real network server with the APIs that a SIEM poller uses.
+
+`CentralServer()` listens on loopback at once, with one tenant and the credential `demo-client` / `demo-secret`:
+
+    with CentralServer() as central:
+        central.fill(10_000)                      # history; central.start_emitting(60) goes on live
+        central.append(central.default_tenant, "events", [b'{"id": "…", "type": "…"}'])
+        central.faults.add(Fault("status", status=503, times=2))
+
+One listener serves every role by path: `POST /api/v2/oauth2/token`, `GET /whoami/v1`, `/partner/v1/tenants`,
+`/organization/v1/tenants`, `/siem/v1/events`, `/siem/v1/alerts`, `/endpoint/v1/endpoints`.
+
+Faults
+------
+Faults wait in a queue; the next matching requests meet them, the first match in the queue first. From Python
+`central.faults.add(Fault(…))`, from a YAML or JSON file (`--faults FILE`: one, or a list of them), or by HTTP.
+Every fault may have `path` (a prefix, default `/siem/v1/`), `tenant`, `with_cursor` (true: only requests with a
+cursor, false: only those without), `skip` (so many pass first), `times` (default 1; null: until cleared).
+
+    {"path": "/siem/v1/events", "times": 2, "fault": "status", "status": 503, "body": "html", "retry_after": 3}
+
+    status          answers `status` (default 503) with `body` json (default), html or empty, and `retry_after`
+    not_json        200 with a body that is not JSON
+    redirect        302 to `location`, a foreign host
+    close           closes the connection without an answer
+    cut             closes the connection after half the body
+    slow            answers after `seconds`
+    huge            puts `size` bytes (default 64 MiB) of white space before the body
+    same_cursor     has_more with the cursor that was sent
+    empty_page      no items, has_more, another cursor for the same position
+    unsorted        the page's items in reverse
+    repeat          begins with the last item of the page before
+    revoke_tokens   every token becomes invalid with this request
+    expire_cursors  every cursor becomes older than 24 hours with this request: ignored, the last 24 hours come again
+
+Control
+-------
+JSON in and out, at `/_control/`; `tenant` defaults to the first, `kind` to `events`.
+
+    GET    stats                  requests by path and status, records held, faults that wait
+    GET    ids?tenant=&kind=      the native ids of a stream's records, in order
+    GET    faults                 what waits;  POST: one fault, or {"faults": […]};  DELETE: none
+    POST   append                 {"tenant", "kind", "events": […] | "raws": ["…"] | "count": n}
+    POST   late                   the same, and "seconds" (60): that far behind the newest answered query
+    POST   clock                  {"advance_seconds": n}
+    POST   revoke                 {"client_id"?}: tokens become invalid
+    POST   disable                {"client_id"}: the credential expires
+    POST   expire-cursors         {}
+    POST   limits                 {"limits": [[requests, seconds], …], "retry_after": bool}
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import argparse
+
+    from emulator.central.accounts import DEFAULT_TENANT_ID, PUBLISHED_LIMITS, Credential, Tenant
+    from emulator.central.api import Settings
+    from emulator.central.clock import Clock
+    from emulator.central.faults import Fault
+    from emulator.central.server import CentralServer
+
+__all__ = [
+    "DEFAULT_TENANT_ID",
+    "PUBLISHED_LIMITS",
+    "CentralServer",
+    "Clock",
+    "Credential",
+    "Fault",
+    "Settings",
+    "Tenant",
+    "add_arguments",
+    "run",
+]
+
+_HOMES = {
+    "DEFAULT_TENANT_ID": "accounts", "PUBLISHED_LIMITS": "accounts", "Credential": "accounts", "Tenant": "accounts",
+    "Settings": "api", "Clock": "clock", "Fault": "faults", "CentralServer": "server",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    # The command line imports this package for its arguments only: the server is loaded when it is used.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m emulator central`."""
+    import argparse  # noqa: PLC0415
+    from pathlib import Path  # noqa: PLC0415
+
+    parser.add_argument("--listen", default="127.0.0.1:8181", metavar="HOST:PORT", help="default: %(default)s")
+    parser.add_argument(
+        "--backlog", type=int, default=1000, metavar="N", help="events of the past hours; default: %(default)s"
+    )
+    parser.add_argument(
+        "--rate", type=float, default=60, metavar="N", help="live events a minute; 0: none; default: %(default)s"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="what is invented; default: %(default)s")
+    parser.add_argument("--faults", type=Path, metavar="FILE", help="YAML or JSON list of scripted faults")
+    parser.add_argument("--control", action=argparse.BooleanOptionalAction, default=True, help="serve /_control/")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT, then 0; 2 where an option cannot be used."""
+    from emulator.central.command import serve  # noqa: PLC0415
+
+    return serve(args)

@@ -1,0 +1,45 @@
+"""`python -m emulator central`: the simulator alone, until it is told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+
+from emulator.central.accounts import Credential
+from emulator.central.api import Settings
+from emulator.central.faults import load_faults
+from emulator.central.server import CentralServer
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT, then 0; 2 where an option cannot be used."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    credential = Credential()
+    try:
+        host, _, port = args.listen.rpartition(":")
+        central = CentralServer(
+            host=host or "127.0.0.1",
+            port=int(port),
+            credentials=[credential],
+            faults=load_faults(args.faults) if args.faults else (),
+            settings=Settings(seed=args.seed),
+            control=args.control,
+        )
+    except (OSError, OverflowError, ValueError) as error:
+        print(f"central: {error}", file=sys.stderr)
+        return 2
+    with central:
+        central.fill(args.backlog)
+        if args.rate > 0:
+            central.start_emitting(args.rate)
+        print(
+            f"Sophos Central (simulated) at {central.url}  client_id={credential.client_id} "
+            f"client_secret={credential.secret}  tenant={central.default_tenant}",
+            flush=True,
+        )
+        stop.wait()
+    return 0

@@ -1,0 +1,172 @@
+"""HTTP/1.1 on a socket: requests in, answers out, some of them broken on purpose."""
+
+from __future__ import annotations
+
+import socket
+import socketserver
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, cast
+from urllib.parse import parse_qs, urlsplit
+
+_MAX_BODY = 256 << 20
+_FILLER = b" " * (1 << 20)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client asked."""
+
+    method: str
+    path: str
+    query: Mapping[str, list[str]]
+    headers: Mapping[str, str]
+    """Names are compared without case."""
+    body: bytes
+
+    def param(self, name: str) -> str | None:
+        """The first value of a query parameter."""
+        return self.query.get(name, [None])[0]
+
+
+@dataclass(slots=True)
+class Answer:
+    """What goes back, and how it fares on the way."""
+
+    status: int = 200
+    body: bytes = b""
+    content_type: str = "application/json"
+    headers: dict[str, str] = field(default_factory=dict)
+    delay_seconds: float = 0
+    filler: int = 0
+    """So many bytes of white space before the body."""
+    cut: bool = False
+    """Half the body, then the end of the connection."""
+    dropped: bool = False
+    """Not a byte, then the end of the connection."""
+
+
+class Listener(ThreadingHTTPServer):
+    """Serves `app` at `address`, a thread a connection, with `Date` from `now` (Unix milliseconds)."""
+
+    request_queue_size = 512
+
+    def __init__(self, address: tuple[str, int], app: Callable[[Request], Answer], now: Callable[[], int]) -> None:
+        self.app = app
+        self.now = now
+        self.closing = threading.Event()
+        self._open: dict[threading.Thread, socket.socket] = {}
+        self._lock = threading.Lock()
+        super().__init__(address, _Handler)
+        self._accepting = threading.Thread(target=self.serve_forever, args=(0.05,), name="central", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._accepting.start()
+
+    def server_bind(self) -> None:
+        """Bind without the look-up of the host's name that the standard library does."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[0], self.server_address[1]  # type: ignore[assignment]
+
+    def opened(self, connection: socket.socket) -> None:
+        """Remember a connection, to end it with the server."""
+        with self._lock:
+            self._open[threading.current_thread()] = connection
+
+    def ended(self) -> None:
+        """Forget the connection of this thread."""
+        with self._lock:
+            self._open.pop(threading.current_thread(), None)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients may hang up at any time; everything else is a fault of the simulator and is shown."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+    def close(self) -> None:
+        """End every connection and every thread."""
+        self.closing.set()
+        self.shutdown()
+        self._accepting.join()
+        self.server_close()
+        with self._lock:
+            connections = dict(self._open)
+        for connection in connections.values():
+            _hang_up(connection)
+        for thread in connections:
+            thread.join(timeout=5)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    rbufsize = 1 << 16
+
+    def setup(self) -> None:
+        super().setup()
+        self._listener.opened(self.connection)
+
+    def finish(self) -> None:
+        self._listener.ended()
+        super().finish()
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the standard library's name
+        """Requests are counted, not printed."""
+
+    @property
+    def _listener(self) -> Listener:
+        return cast("Listener", self.server)
+
+    def do_GET(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        if not 0 <= length <= _MAX_BODY:
+            self.close_connection = True
+            return
+        body = self.rfile.read(length) if length else b""
+        url = urlsplit(self.path)
+        query = parse_qs(url.query, keep_blank_values=True)
+        headers = cast("Mapping[str, str]", self.headers)
+        self._send(self._listener.app(Request(self.command, url.path, query, headers, body)))
+
+    do_POST = do_PUT = do_DELETE = do_PATCH = do_GET
+
+    def _send(self, answer: Answer) -> None:
+        if answer.delay_seconds:
+            self._listener.closing.wait(answer.delay_seconds)
+        if answer.dropped:
+            self.close_connection = True
+            _hang_up(self.connection)
+            return
+        head = self._head(answer)
+        for sent in range(0, answer.filler, len(_FILLER)):
+            self.wfile.write(head + _FILLER[: answer.filler - sent])
+            head = b""
+        if answer.cut:
+            self.close_connection = True
+            self.wfile.write(head + answer.body[: len(answer.body) // 2])
+        else:
+            self.wfile.write(head + answer.body)
+
+    def _head(self, answer: Answer) -> bytes:
+        headers = {
+            "Date": formatdate(self._listener.now() / 1000, usegmt=True),
+            "Content-Type": answer.content_type,
+            "Content-Length": str(answer.filler + len(answer.body)),
+            **answer.headers,
+        }
+        reason = HTTPStatus(answer.status).phrase if answer.status in HTTPStatus._value2member_map_ else "Unknown"
+        lines = (f"{name}: {value}\r\n" for name, value in headers.items())
+        return f"HTTP/1.1 {answer.status} {reason}\r\n{''.join(lines)}\r\n".encode("latin-1")
+
+
+def _hang_up(connection: socket.socket) -> None:
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return  # the other side was quicker

@@ -1,0 +1,271 @@
+"""The simulator as an object: start it, fill it, break it, look into it."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any, Self
+
+from emulator.central.accounts import Credential, RateLimiter, Tenant, Tokens
+from emulator.central.api import Account, Api, RefusedError, Settings
+from emulator.central.clock import DAY_MS, Clock
+from emulator.central.control import PREFIX, Control
+from emulator.central.faults import PAGE_FAULTS, Fault, FaultQueue
+from emulator.central.feed import KINDS, Record, record_of
+from emulator.central.generator import Happening
+from emulator.central.listener import Answer, Listener, Request
+from emulator.central.samples import newest, shifted
+
+_HTML = b"<html><head><title>Error</title></head><body><h1>The gateway could not answer</h1></body></html>"
+_REQUESTS_KEPT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A request that was answered."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    tenant: str | None
+    status: int
+    """0 where the connection was closed instead."""
+
+
+class CentralServer:
+    """A simulated Sophos Central that listens from construction until `close`; usable in a `with`.
+
+    The first tenant given is the default one. A standing clock (`Clock(start=…)`) moves by a millisecond
+    where something is added behind an answered query, so that it is found by the next.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        tenants: Iterable[Tenant] = (Tenant(),),
+        credentials: Iterable[Credential] = (Credential(),),
+        clock: Clock | None = None,
+        faults: Iterable[Fault] = (),
+        settings: Settings | None = None,
+        token_seconds: int = 3600,
+        rate_limits: Iterable[Sequence[float]] = (),
+        retry_after: bool = False,
+        control: bool = True,
+    ) -> None:
+        self.clock = clock or Clock()
+        self.faults = FaultQueue(faults)
+        self.limiter = RateLimiter(self.clock, rate_limits, retry_after=retry_after)
+        self.requests: deque[Seen] = deque(maxlen=_REQUESTS_KEPT)
+        """The newest answered requests, oldest first."""
+        self._account = Account(
+            clock=self.clock,
+            tenants={tenant.id: tenant for tenant in tenants},
+            credentials={credential.client_id: credential for credential in credentials},
+            tokens=Tokens(self.clock, token_seconds),
+            limiter=self.limiter,
+            settings=settings or Settings(),
+        )
+        self.default_tenant = next(iter(self._account.tenants))
+        self._counts: Counter[tuple[str, int]] = Counter()
+        self._control = Control(self) if control else None
+        self._counting = threading.Lock()
+        self._making = threading.Lock()
+        self._emitter: threading.Thread | None = None
+        self._listener = Listener((host, port), self._answer, self.clock.now)
+        self.url = f"http://{host}:{self._listener.server_port}"
+        """Where it listens, with no slash at the end."""
+        self._api = Api(self._account, self.url)
+        self._listener.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop emitting and listening; every connection ends."""
+        self._listener.closing.set()
+        if self._emitter is not None:
+            self._emitter.join()
+        self._listener.close()
+
+    # What it holds
+
+    def ids(self, tenant: str, kind: str = "events") -> list[str]:
+        """The native ids of a stream's records that have one, in order."""
+        return [record.id for record in self._account.feed(tenant, kind).records() if record.id is not None]
+
+    def raws(self, tenant: str, kind: str = "events") -> list[bytes]:
+        """The exact bytes of each record of a stream, in order."""
+        return [record.raw for record in self._account.feed(tenant, kind).records()]
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """Requests by path and status, and how many records each stream holds."""
+        with self._counting:
+            counts = self._counts.copy()
+        requests: dict[str, dict[str, int]] = {}
+        for (path, status), count in sorted(counts.items()):
+            requests.setdefault(path, {})[str(status)] = count
+        held: dict[str, dict[str, int]] = {}
+        for (tenant, kind), feed in self._account.feeds().items():
+            held.setdefault(tenant, {})[kind] = len(feed)
+        return {"requests": requests, "held": held, "faults_waiting": len(self.faults.waiting())}
+
+    # What is added to it
+
+    def append(self, tenant: str, kind: str, raws: Iterable[bytes]) -> list[str]:
+        """Store JSON values byte for byte, each at its `created_at`, or now where it has none; returns their ids.
+
+        KeyError where there is no such stream, ValueError where one is not JSON.
+        """
+        feed = self._account.feed(tenant, kind)
+        return [record.id for record in map(feed.add_raw, raws) if record.id is not None]
+
+    def insert_late(
+        self, tenant: str, kind: str, raws: Iterable[bytes] | int, *, seconds: float = 60
+    ) -> list[str]:  # fmt: skip
+        """Store JSON values, or so many invented events, that many seconds behind the newest answered query.
+
+        Given values keep their bytes, whatever `created_at` they name.
+        """
+        feed = self._account.feed(tenant, kind)
+        created = feed.behind(seconds)
+        if isinstance(raws, int):
+            with self._making:
+                records = [self._account.generator(tenant).event(created).record for _ in range(raws)]
+        else:
+            records = [record_of(raw, lambda: created)._replace(created=created) for raw in raws]
+        feed.add(records)
+        return [record.id for record in records if record.id is not None]
+
+    def emit(self, count: int = 1, *, tenant: str | None = None) -> list[str]:
+        """Invent events that happen now, with the alerts that they raise; returns the events' ids."""
+        return [self._happen(tenant or self.default_tenant) for _ in range(count)]
+
+    def fill(self, count: int, *, hours: float = 20, tenant: str | None = None) -> None:
+        """Invent so many events, and their alerts, over the past hours, some of them in bursts."""
+        tenant = tenant or self.default_tenant
+        now, span = self.clock.now(), int(hours * 3_600_000)
+        random = Random(f"{self._account.settings.seed}/{tenant}/{count}")
+        bursts = [random.random() for _ in range(24)]
+        places = (
+            random.random() if random.random() < 0.7 else min(random.choice(bursts) + random.random() / 200, 1.0)
+            for _ in range(count)
+        )  # fmt: skip
+        with self._making:
+            generator = self._account.generator(tenant)
+            happenings = [generator.event(now - int(place * span)) for place in sorted(places, reverse=True)]
+            alerts = [generator.alert(one, one.record.created + 1 + index % 40) for index, one in enumerate(happenings)]
+        self._account.feed(tenant, "events").add(one.record for one in happenings)
+        self._account.feed(tenant, "alerts").add(alert for alert in alerts if alert is not None)
+
+    def load_samples(self, events: Path, alerts: Path | None = None, *, tenant: str | None = None) -> None:
+        """Store the records of JSON-lines files with their times moved alike, so that the newest is a second old."""
+        kinds = {"events": events} | ({} if alerts is None else {"alerts": alerts})
+        lines = {kind: path.read_bytes().splitlines() for kind, path in kinds.items()}
+        by = self.clock.now() - 1000 - max(map(newest, lines.values()))
+        for kind, held in lines.items():
+            self.append(tenant or self.default_tenant, kind, shifted(held, by))
+
+    def start_emitting(self, per_minute: float, *, tenant: str | None = None) -> None:
+        """Invent events in the background until `close`, some of them in bursts; records over two days old are forgotten."""
+        if per_minute <= 0 or self._emitter is not None:
+            raise ValueError("the rate must be above 0, and emitting started once")
+        arguments = (per_minute, tenant or self.default_tenant)
+        self._emitter = threading.Thread(target=self._emit, args=arguments, name="emitter", daemon=True)
+        self._emitter.start()
+
+    # What is broken in it
+
+    def revoke_tokens(self, client_id: str | None = None) -> None:
+        """Make the tokens issued so far invalid, all or those of one credential."""
+        self._account.tokens.revoke(client_id)
+
+    def disable(self, client_id: str) -> None:
+        """Let a credential expire: its tokens and its secret are refused from now on."""
+        self._account.disabled.add(client_id)
+
+    def expire_cursors(self) -> None:
+        """Treat every cursor issued so far as older than 24 hours: ignored, without an error."""
+        for feed in self._account.feeds().values():
+            feed.expire_cursors()
+
+    # How it works
+
+    def _happen(self, tenant: str) -> str:
+        made: list[Happening] = []
+        with self._making:
+            generator = self._account.generator(tenant)
+
+            def event(created: int) -> Record:
+                made.append(generator.event(created))
+                return made[0].record
+
+            self._account.feed(tenant, "events").add_now(event)
+            record = made[0].record
+            alerts = self._account.feed(tenant, "alerts")
+            alerts.add_now(lambda created: generator.alert(made[0], created), earliest=record.created + 3)
+        return made[0].fields["id"]  # type: ignore[no-any-return]
+
+    def _emit(self, per_minute: float, tenant: str) -> None:
+        random = Random(self._account.settings.seed)
+        # At most some ten wake-ups a second; one in 40 brings a burst, which the pauses make up for.
+        batch = max(1, round(per_minute / 600))
+        pause = 60 / per_minute * batch * 1.35
+        while not self._listener.closing.wait(random.expovariate(1 / pause)):
+            burst = random.randrange(40) == 0
+            self.emit(batch * (15 if burst else 1), tenant=tenant)
+            if burst:
+                for kind in KINDS:
+                    self._account.feed(tenant, kind).drop_before(self.clock.now() - 2 * DAY_MS)
+
+    def _answer(self, request: Request) -> Answer:
+        if request.path.startswith(PREFIX) and self._control is not None:
+            return self._control.answer(request)
+        fault = self.faults.take(request)
+        answer = self._api.answer(request) if fault is None else self._faulty(request, fault)
+        status = 0 if answer.dropped else answer.status
+        query = {name: values[0] for name, values in request.query.items()}
+        with self._counting:
+            self._counts[request.path, status] += 1
+            self.requests.append(Seen(request.method, request.path, query, request.headers.get("X-Tenant-ID"), status))
+        return answer
+
+    def _faulty(self, request: Request, fault: Fault) -> Answer:
+        match fault.fault:
+            case "status":
+                return self._error(request, fault)
+            case "not_json":
+                return Answer(200, _HTML, "text/html")
+            case "redirect":
+                return Answer(fault.status, headers={"Location": fault.location})
+            case "close":
+                return Answer(dropped=True)
+            case "revoke_tokens":
+                self.revoke_tokens()
+            case "expire_cursors":
+                self.expire_cursors()
+        answer = self._api.answer(request, fault.fault if fault.fault in PAGE_FAULTS else None)
+        return replace(
+            answer,
+            cut=fault.fault == "cut",
+            delay_seconds=fault.seconds if fault.fault == "slow" else 0,
+            filler=fault.size if fault.fault == "huge" else 0,
+        )
+
+    def _error(self, request: Request, fault: Fault) -> Answer:
+        refusal = RefusedError(fault.status, "A scripted fault", retry_after=fault.retry_after)
+        match fault.body:
+            case "html":
+                return Answer(fault.status, _HTML, "text/html", refusal.headers)
+            case "empty":
+                return Answer(fault.status, headers=refusal.headers)
+        return self._api.refuse(request.path, refusal)

@@ -1,0 +1,1 @@
+"""One folder a function: entry points, nothing to reuse."""

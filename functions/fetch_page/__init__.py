@@ -1,0 +1,1 @@
+"""Deployed as fetch-page."""

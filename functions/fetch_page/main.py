@@ -1,0 +1,23 @@
+"""fetch-page: store the next pages of each stream's Sophos events."""
+
+import functions_framework
+from flask import Request, Response
+from lib.boundary import answer
+from marshmallow import Schema, fields, validate
+
+from lib import wiring
+
+
+class FetchPageRequest(Schema):
+    """Which streams: all, or those of an integration, a tenant, a kind."""
+
+    integration = fields.String()
+    tenant = fields.String()
+    stream = fields.String(validate=validate.OneOf(["events", "alerts"]))
+    max_pages = fields.Integer(strict=True, validate=validate.Range(min=1))
+
+
+@functions_framework.http
+def fetch_page(request: Request) -> Response:
+    """Answer one call."""
+    return answer(request, FetchPageRequest(), wiring.fetch_page)

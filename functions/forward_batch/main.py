@@ -1,0 +1,22 @@
+"""forward-batch: send waiting batches to UTMStack's engine."""
+
+import functions_framework
+from flask import Request, Response
+from lib.boundary import answer
+from marshmallow import Schema, fields, validate
+
+from lib import wiring
+
+
+class ForwardBatchRequest(Schema):
+    """Which streams: all, or those of an integration, a tenant, a kind; a finalized object names one."""
+
+    integration = fields.String()
+    tenant = fields.String()
+    stream = fields.String(validate=validate.OneOf(["events", "alerts"]))
+
+
+@functions_framework.http
+def forward_batch(request: Request) -> Response:
+    """Answer one call, or one storage event."""
+    return answer(request, ForwardBatchRequest(), wiring.forward_batch, event=wiring.forward_object)

@@ -1,0 +1,32 @@
+"""test-connection: do these credentials work, and if not, what is to be done?"""
+
+import functions_framework
+from flask import Request, Response
+from lib.boundary import answer
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+
+from lib import wiring
+
+
+class TestConnectionRequest(Schema):
+    """A configured integration, or credentials that are not saved anywhere."""
+
+    integration = fields.String()
+    client_id = fields.String(validate=validate.Length(min=1))
+    client_secret = fields.String(validate=validate.Length(min=1), load_only=True)
+    region = fields.String()
+    tenant = fields.UUID()
+
+    @validates_schema
+    def _one_of_two(self, data: dict[str, object], **_: object) -> None:
+        given = {name for name in ("client_id", "client_secret") if name in data}
+        if "integration" in data and (given or "region" in data or "tenant" in data):
+            raise ValidationError("Name either an integration or credentials, not both.", "integration")
+        if "integration" not in data and len(given) != 2:
+            raise ValidationError("Name an integration, or both client_id and client_secret.", "integration")
+
+
+@functions_framework.http
+def test_connection(request: Request) -> Response:
+    """Answer one call."""
+    return answer(request, TestConnectionRequest(), wiring.test_connection)

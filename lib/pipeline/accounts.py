@@ -1,0 +1,190 @@
+"""Whose an integration's credentials are, and which streams they can read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Protocol
+
+from lib.errors import ConflictError, ConnectorError, CredentialsError, PermissionMissingError, ThrottledError
+from lib.model.batch import LAYOUT, check_layout
+from lib.model.clock import from_text, to_text
+from lib.model.feed import Feed
+from lib.model.page import Tenant, Whoami
+from lib.model.position import SLOWEST, Trouble, trouble_after, trouble_fields, trouble_of
+from lib.model.region import mismatch
+from lib.model.stream import Stream, encode_segment
+from lib.store.base import ABSENT, ObjectStore
+
+FRESH = {"tenant": timedelta(days=1), "partner": timedelta(hours=1), "organization": timedelta(hours=1)}
+"""How long an answer of whoami and of the list of tenants holds."""
+
+
+class Directory(Protocol):
+    """What Sophos Central tells of a credential."""
+
+    def whoami(self) -> Whoami:
+        """Whose the credential is."""
+
+    def tenants(self, who: Whoami) -> Iterator[Tenant]:
+        """The tenants that it can read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A stream, and where it is read."""
+
+    stream: Stream
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What is known of an integration."""
+
+    fingerprint: str = ""
+    """Of the client id and the API's URL: another credential asks anew."""
+    who: Whoami | None = None
+    tenants: tuple[Tenant, ...] = ()
+    checked_at: datetime | None = None
+    trouble: Trouble | None = None
+
+
+def account_key(name: str) -> str:
+    """Where an integration's account is."""
+    return f"integrations/{encode_segment(name)}.json"
+
+
+def wait_after(error: ConnectorError, failures: int, jitter: float) -> timedelta | None:
+    """How long to hold back after an error that was met so many times in a row; None: until the next tick."""
+    if isinstance(error, ThrottledError):
+        longest = SLOWEST.total_seconds()
+        seconds = (
+            error.retry_after if error.retry_after is not None else 30 * 2 ** min(failures, 9) * (0.5 + jitter / 2)
+        )
+        return timedelta(seconds=min(seconds, longest))
+    if isinstance(error, CredentialsError | PermissionMissingError):
+        return min(timedelta(minutes=2 ** min(failures, 5)) * (0.5 + jitter / 2), SLOWEST)
+    return None
+
+
+class Accounts:
+    """`integrations/`: who each integration is, asked of Sophos rarely."""
+
+    def __init__(self, store: ObjectStore, *, now: Callable[[], datetime], jitter: Callable[[], float]) -> None:
+        self._store = store
+        self._now = now
+        self.jitter = jitter
+        self._tried: set[str] = set()
+
+    def read(self, name: str) -> Account:
+        """What is known of the integration."""
+        return self._load(name)[0]
+
+    def held_back(self, feed: Feed) -> Trouble | None:
+        """The trouble that forbids another try just now.
+
+        A process that has not tried refused credentials yet may: somebody started it, perhaps having set them right.
+        """
+        trouble = self.read(feed.name).trouble
+        if trouble is None or not trouble.holds_back(self._now()):
+            return None
+        return trouble if feed.name in self._tried or trouble.code == ThrottledError.code else None
+
+    def targets(self, feed: Feed, source: Directory, client_id: str, api_url: str) -> list[Target]:
+        """The streams that the integration reads; what Sophos must be asked for it is asked once a day (or hour)."""
+        self._tried.add(feed.name)
+        account, generation = self._load(feed.name)
+        fingerprint = sha256(f"{client_id}|{api_url}".encode()).hexdigest()[:16]
+        if account.fingerprint != fingerprint or not self._fresh(account):
+            who = source.whoami()
+            account = Account(fingerprint, who, tuple(source.tenants(who)), self._now(), account.trouble)
+            self._save(feed.name, account, generation)
+        return list(_targets(feed, account))
+
+    def failed(self, feed: Feed, error: ConnectorError) -> Trouble:
+        """Remember that the integration as a whole failed; the trouble, with its next try."""
+        account, generation = self._load(feed.name)
+        before = account.trouble
+        failures = before.failures if before and before.code == error.code else 0
+        trouble = trouble_after(before, error, self._now(), wait_after(error, failures, self.jitter()))
+        if before is None or before.code != error.code or trouble.retry_at is not None:
+            # Where another address is right, or the credential was replaced, only asking again tells.
+            checked_at = None if isinstance(error, CredentialsError | PermissionMissingError) else account.checked_at
+            self._save(feed.name, replace(account, trouble=trouble, checked_at=checked_at), generation)
+        return trouble
+
+    def worked(self, name: str) -> None:
+        """Forget the integration's trouble, once it is over."""
+        account, generation = self._load(name)
+        if account.trouble is not None and not account.trouble.holds_back(self._now()):
+            self._save(name, replace(account, trouble=None), generation)
+
+    def _fresh(self, account: Account) -> bool:
+        if account.who is None or account.checked_at is None:
+            return False
+        age = self._now() - account.checked_at
+        # A negative age is a clock that jumped back: ask again.
+        return timedelta(0) <= age < FRESH.get(account.who.id_type, timedelta(0))
+
+    def _load(self, name: str) -> tuple[Account, int]:
+        stored = self._store.read(account_key(name))
+        if stored is None:
+            return Account(), ABSENT
+        try:
+            fields = json.loads(stored.body)
+            check_layout(fields, "an integration's record")
+            return Account(
+                fingerprint=fields["fingerprint"],
+                who=Whoami(**fields["who"]) if fields["who"] else None,
+                tenants=tuple(Tenant(**tenant) for tenant in fields["tenants"]),
+                checked_at=from_text(fields["checked_at"]) if fields["checked_at"] else None,
+                trouble=trouble_of(fields["trouble"]),
+            ), stored.generation
+        except (ValueError, KeyError, TypeError):
+            # Nothing is lost with it: Sophos tells all of it again.
+            return Account(), stored.generation
+
+    def _save(self, name: str, account: Account, generation: int) -> None:
+        fields = {
+            "layout": LAYOUT,
+            "integration": name,
+            "fingerprint": account.fingerprint,
+            "who": asdict(account.who) if account.who else None,
+            "tenants": [asdict(tenant) for tenant in account.tenants],
+            "checked_at": to_text(account.checked_at) if account.checked_at else None,
+            "trouble": trouble_fields(account.trouble),
+        }
+        try:
+            self._store.write(
+                account_key(name), json.dumps(fields, ensure_ascii=False).encode() + b"\n", expected=generation
+            )
+        except ConflictError:
+            return  # Another run has just written what it found out: as good as ours.
+
+
+def _targets(feed: Feed, account: Account) -> Iterator[Target]:
+    who = account.who
+    if who is None:
+        return
+    known = {tenant.id: tenant for tenant in account.tenants}
+    wanted = [tenant.id for tenant in account.tenants if tenant.api_host] if feed.tenants is None else feed.tenants
+    for tenant_id in wanted:
+        tenant = known.get(tenant_id)
+        if tenant is None or tenant.api_host is None:
+            readable = ", ".join(list(known)[:5]) or "none"
+            raise PermissionMissingError(
+                f"integration {feed.name!r}: this credential does not read tenant {tenant_id}; it reads {readable}",
+                remedy="Correct `tenants` of the integration, or give the credential access to that tenant.",
+            )
+        right = mismatch(feed.region, tenant.api_host) if who.id_type == "tenant" else None
+        if right is not None:
+            raise PermissionMissingError(
+                f"integration {feed.name!r}: region {feed.region!r} is not this tenant's; its data region is {right}",
+                remedy=f"Set `region: {right}` or `region: auto` for the integration {feed.name!r}.",
+            )
+        for kind in feed.kinds:
+            yield Target(Stream(feed.name, tenant.id, kind), tenant.api_host)

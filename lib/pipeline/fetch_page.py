@@ -1,0 +1,423 @@
+"""fetch-page: ask Sophos for the next pages of each stream, and make each page durable before the cursor moves."""
+
+from __future__ import annotations
+
+import logging
+from base64 import b64decode
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from lib.errors import (
+    ConflictError,
+    ConnectorError,
+    CredentialsError,
+    CursorRefusedError,
+    DamagedError,
+    ProtocolError,
+    ThrottledError,
+)
+from lib.model.batch import Header
+from lib.model.clock import from_text, text_or_none
+from lib.model.feed import Feed
+from lib.model.page import Page
+from lib.model.position import HORIZON, IDLE_WRITE, Position, Trouble, lost_interval, oldest_request, trouble_after
+from lib.pipeline.accounts import Accounts, Directory, Target, wait_after
+from lib.pipeline.advance import Item, ReadFacts, adopt, advance, item_of, newest_of
+from lib.pipeline.gaps import CURSOR_EXPIRED
+from lib.pipeline.records import Books, SavedPosition, day_before, day_of
+from lib.store.base import ABSENT
+
+log = logging.getLogger(__name__)
+
+FETCHED = "fetched"
+UP_TO_DATE = "up_to_date"
+RATE_LIMITED = "rate_limited"
+BUSY = "busy"
+PAUSED = "paused"
+FAILED = "failed"
+
+CLOCK_TOLERANCE = timedelta(minutes=1)
+"""A hole shorter than this is within what the two clocks of an answer can differ by."""
+
+
+class Source(Directory, Protocol):
+    """Sophos Central, with one credential."""
+
+    def page(
+        self,
+        host: str,
+        tenant: str,
+        kind: str,
+        *,
+        cursor: str | None,
+        from_date: datetime | None,
+        exclude_types: Sequence[str] = (),
+        offset_minutes: int = 0,
+        deadline: float | None = None,
+    ) -> Page:
+        """The page that follows the cursor, or the date."""
+
+
+@dataclass(frozen=True, slots=True)
+class Integration:
+    """An integration's settings and its way to Sophos."""
+
+    feed: Feed
+    source: Source
+    client_id: Callable[[], str]
+    api_url: str
+
+
+@dataclass(slots=True)
+class Run:
+    """What one call did with one stream."""
+
+    outcome: str = UP_TO_DATE
+    pages: int = 0
+    events: int = 0
+    batches: list[str] = field(default_factory=list)
+    has_more: bool = False
+    lag_seconds: float | None = None
+    trouble: Trouble | None = None
+
+    def result(self, integration: str, tenant: str | None, kind: str) -> dict[str, Any]:
+        """The answer's line."""
+        line: dict[str, Any] = {
+            "integration": integration,
+            "tenant": tenant,
+            "stream": kind,
+            "outcome": self.outcome,
+            "pages": self.pages,
+            "events": self.events,
+            "batches": self.batches,
+            "has_more": self.has_more,
+            "lag_seconds": self.lag_seconds,
+        }
+        if self.trouble is not None:
+            line["problem"] = self.trouble.as_problem()
+            if self.trouble.retry_at is not None:
+                line["retry_at"] = text_or_none(self.trouble.retry_at)
+        return line
+
+
+@dataclass(frozen=True, slots=True)
+class FetchPage:
+    """The use case; safe to call from several threads and processes at once."""
+
+    books: Books
+    accounts: Accounts
+    integrations: Mapping[str, Integration]
+    facts: ReadFacts
+    max_pending_bytes: int
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float]
+    workers: int = 8
+
+    def run(
+        self,
+        *,
+        integration: str | None = None,
+        tenant: str | None = None,
+        kind: str | None = None,
+        max_pages: int | None = None,
+        deadline: float,
+    ) -> list[dict[str, Any]]:
+        """Fetch for every stream, or for those named; one answer line a stream.
+
+        `deadline` is a monotonic time: no page is begun after it.
+        """
+        names = list(self.integrations) if integration is None else [integration]
+        room = self.max_pending_bytes - sum(waiting.entry.size for waiting in self.books.batches.waiting())
+        lines: list[dict[str, Any]] = []
+        with ThreadPoolExecutor(self.workers) as pool:
+            resolved = pool.map(lambda name: self._targets(self.integrations[name]), names)
+            jobs: list[tuple[Integration, Target]] = []
+            for name, found in zip(names, resolved, strict=True):
+                if isinstance(found, Trouble):
+                    kinds = self.integrations[name].feed.kinds
+                    blocked = Run(outcome=_outcome_of(found), trouble=found)
+                    lines += [blocked.result(name, tenant, each) for each in kinds if kind in (None, each)]
+                else:
+                    jobs += [(self.integrations[name], target) for target in found]
+            jobs = [
+                job for job in jobs if tenant in (None, job[1].stream.tenant) and kind in (None, job[1].stream.kind)
+            ]
+            runs = list(
+                pool.map(lambda job: Reading(self, job, room=room, max_pages=max_pages, deadline=deadline).run(), jobs)
+            )
+            for (_, target), run in zip(jobs, runs, strict=True):
+                stream = target.stream
+                lines.append(run.result(stream.integration, stream.tenant, stream.kind))
+        for name in {target.stream.integration for (_, target), run in zip(jobs, runs, strict=True) if not run.trouble}:
+            self.accounts.worked(name)
+        return lines
+
+    def _targets(self, integration: Integration) -> list[Target] | Trouble:
+        feed = integration.feed
+        held_back = self.accounts.held_back(feed)
+        if held_back is not None:
+            return held_back
+        try:
+            return self.accounts.targets(feed, integration.source, integration.client_id(), integration.api_url)
+        except ConnectorError as error:
+            log.warning("integration %s: %s", feed.name, error)
+            return self.accounts.failed(feed, error)
+
+
+class Reading:
+    """One call's reading of one stream."""
+
+    def __init__(
+        self,
+        use_case: FetchPage,
+        job: tuple[Integration, Target],
+        *,
+        room: int,
+        max_pages: int | None,
+        deadline: float,
+    ) -> None:
+        self._use_case = use_case
+        self._books = use_case.books
+        self._source = job[0].source
+        self._feed = job[0].feed
+        self._target = job[1]
+        self._stream = job[1].stream
+        self._room = room
+        self._max_pages = max_pages
+        self._deadline = deadline
+        self._known = _Known(use_case.books, use_case.facts)
+        self._saved = SavedPosition(Position(), ABSENT)
+        self._run = Run()
+
+    def run(self) -> Run:
+        """Read until Sophos has no more, or pages, room or time are used up; every failure is an answer."""
+        run = self._run
+        try:
+            self._saved = self._healed(self._books.positions.read(self._stream))
+            trouble = self._saved.position.trouble
+            if trouble is not None and trouble.holds_back(self._use_case.now()):
+                run.outcome, run.trouble = _outcome_of(trouble), trouble
+            else:
+                self._pages()
+        except ConflictError:
+            # Another call moved the stream meanwhile: what it stored counts, and ours is dropped or adopted.
+            run.outcome = BUSY
+        except (CredentialsError, ThrottledError) as error:
+            # These concern the whole credential: its other streams wait too.
+            log.warning("%s: %s", self._stream, error)
+            run.trouble = self._use_case.accounts.failed(self._feed, error)
+            run.outcome = _outcome_of(run.trouble)
+        except ConnectorError as error:
+            self._failed(error)
+        return run
+
+    def _healed(self, saved: SavedPosition) -> SavedPosition:
+        """Rule 3: a batch that was stored before its cursor moved is adopted, without asking Sophos again."""
+        sequence = saved.position.sequence
+        try:
+            batch = self._books.batches.read(self._stream, sequence)
+        except DamagedError as error:
+            log.warning("%s: %s", self._stream, error)
+            # Its cursor has not moved: the same page is asked for again, under the same number.
+            self._books.batches.bury(self._stream, sequence)
+            return saved
+        if batch is None:
+            return saved
+        return adopt(self._books.positions, saved, batch, self._use_case.facts)
+
+    def _pages(self) -> None:
+        run = self._run
+        while self._max_pages is None or run.pages < self._max_pages:
+            run.has_more = True
+            if self._room <= 0:
+                run.outcome = PAUSED
+                return
+            if run.pages and self._use_case.monotonic() >= self._deadline:
+                return
+            page, cursor = self._ask()
+            run.pages += 1
+            self._take(page, cursor)
+            run.has_more = page.has_more
+            if not page.has_more:
+                return
+            if page.next_cursor == cursor:
+                self._stuck()
+                return
+
+    def _ask(self) -> tuple[Page, str | None]:
+        """The next page, and the cursor that it was read with."""
+        position = self._saved.position
+        if position.cursor is not None:
+            try:
+                return self._page(position.cursor, None), position.cursor
+            except CursorRefusedError as error:
+                log.warning("%s: %s; reading goes on from the oldest time that Sophos serves", self._stream, error)
+        # After a refused cursor all that Sophos still has is read again: what repeats is dropped by id.
+        lookback = self._feed.lookback if position.as_of is None else HORIZON
+        return self._page(None, oldest_request(self._use_case.now(), lookback)), None
+
+    def _page(self, cursor: str | None, from_date: datetime | None) -> Page:
+        return self._source.page(
+            self._target.host,
+            self._stream.tenant,
+            self._stream.kind,
+            cursor=cursor,
+            from_date=from_date,
+            exclude_types=self._feed.exclude_types,
+            offset_minutes=int(self._feed.settle.total_seconds()) // 60,
+            deadline=self._deadline,
+        )
+
+    def _take(self, page: Page, cursor: str | None) -> None:
+        """Store what is new in the page, then move the position."""
+        position, run = self._saved.position, self._run
+        served_at = served_time(page) or self._use_case.now()
+        self._note_hole(served_at)
+        header = Header(
+            stream=self._stream,
+            envelope=self._feed.envelope(self._stream.kind),
+            sequence=position.sequence,
+            cursor=cursor,
+            next_cursor=page.next_cursor,
+            has_more=page.has_more,
+            fetched_at=self._use_case.now(),
+            as_of=served_at,
+            day=max(position.day, day_of(served_at)),
+            newest=None,
+            count=0,
+            repeats=0,
+        )
+        items = [item_of(raw, header, self._use_case.facts) for raw in page.items]
+        fresh = _fresh(items, header, position, self._known)
+        header = replace(
+            header,
+            as_of=_read_up_to(page, items, served_at, position, self._feed),
+            newest=newest_of(fresh),
+            repeats=len(items) - len(fresh),
+        )
+        if fresh:
+            header, size = self._books.batches.create(header, [item.raw for item in fresh])
+            self._saved = advance(self._books.positions, self._saved, header, fresh)
+            self._room -= size
+            run.outcome = FETCHED
+            run.events += header.count
+            run.batches.append(header.key)
+        else:
+            self._idle(page, header)
+        run.lag_seconds = round(max(0.0, (served_at - header.as_of).total_seconds()), 3)
+
+    def _note_hole(self, served_at: datetime) -> None:
+        lost = lost_interval(self._saved.position.as_of, served_at)
+        if lost is None or lost[1] - lost[0] < CLOCK_TOLERANCE:
+            return
+        start, end = lost
+        sequence = self._saved.position.sequence
+        if self._books.gaps.record(
+            self._stream, sequence, CURSOR_EXPIRED, start=start, end=end, now=self._use_case.now()
+        ):
+            log.error("%s: what Sophos stored between %s and %s can no longer be fetched", self._stream, start, end)
+
+    def _idle(self, page: Page, header: Header) -> None:
+        """Nothing new: the cursor moves in memory, and in the store when that is worth a write."""
+        before = self._saved.position
+        position = before.idle(page.next_cursor or before.cursor, header.as_of, header.repeats)
+        stale = before.as_of is None or header.as_of - before.as_of >= IDLE_WRITE
+        if stale or before.trouble or before.cursor is None or header.repeats or page.has_more:
+            self._saved = self._books.positions.write(self._stream, position, expected=self._saved.generation)
+        else:
+            self._saved = SavedPosition(position, self._saved.generation)
+
+    def _stuck(self) -> None:
+        error = ProtocolError(
+            f"{self._stream}: Sophos says that there is more, and returns the cursor that it was sent",
+            remedy="Fetching goes on with the next tick. If it lasts, open a case with Sophos support.",
+        )
+        log.warning("%s", error)
+        self._run.trouble = trouble_after(self._saved.position.trouble, error, self._use_case.now(), None)
+        if self._run.outcome != FETCHED:
+            self._run.outcome = FAILED
+
+    def _failed(self, error: ConnectorError) -> None:
+        """Write the trouble down, where that tells anything new; the cursor stays."""
+        log.warning("%s: %s", self._stream, error)
+        now = self._use_case.now()
+        try:
+            saved = self._books.positions.read(self._stream)
+            before = saved.position.trouble
+            same = before is not None and before.code == error.code
+            failures = before.failures if before and same else 0
+            trouble = trouble_after(before, error, now, wait_after(error, failures, self._use_case.accounts.jitter()))
+            if not same or trouble.retry_at is not None:
+                position = replace(saved.position, trouble=trouble)
+                self._books.positions.write(self._stream, position, expected=saved.generation)
+        except ConnectorError:
+            # The store itself fails, or another run is writing: the answer tells the trouble all the same.
+            trouble = trouble_after(None, error, now, None)
+        self._run.trouble = trouble
+        self._run.outcome = _outcome_of(trouble)
+
+
+class _Known:
+    """The keys of events that a position no longer remembers, read from ledger and batches when first needed."""
+
+    def __init__(self, books: Books, facts: ReadFacts) -> None:
+        self._books = books
+        self._facts = facts
+        self._keys: set[str] | None = None
+
+    def holds(self, item: Item, header: Header) -> bool:
+        """Whether the event has a receipt, or waits in a batch."""
+        if self._keys is None:
+            # What Sophos serves was fetched within the last 24 h, and a receipt is filed under its day of fetching.
+            self._keys = self._books.ledger.keys_since(header.stream, day_before(header.fetched_at - HORIZON))
+            for waiting in self._books.batches.waiting(header.stream):
+                self._keys.update(self._keys_of(header, waiting.sequence))
+        return item.key in self._keys
+
+    def _keys_of(self, header: Header, sequence: int) -> list[str]:
+        try:
+            batch = self._books.batches.read(header.stream, sequence)
+        except DamagedError:
+            # Its events are not known to be delivered: forward-batch sets it aside, and a repeat is welcome.
+            return []
+        return [item_of(raw, batch.header, self._facts).key for raw in batch.items] if batch else []
+
+
+def _fresh(items: Sequence[Item], header: Header, position: Position, known: _Known) -> list[Item]:
+    """The items that were not stored before, each once, in the order of the page."""
+    recent = set(position.recent)
+    fresh: dict[str, Item] = {}
+    for item in items:
+        if item.key in recent or item.key in fresh:
+            continue
+        if position.remembers(item.created_at) or not known.holds(item, header):
+            fresh[item.key] = item
+    return list(fresh.values())
+
+
+def served_time(page: Page) -> datetime | None:
+    """Sophos's time of the answer: the later of the Date header and of a last page's cursor, where that can be read.
+
+    The cursor's form (`V2_CURSOR|time` in base64) is not documented; what cannot be read so is no hint.
+    """
+    hints = [page.served_at] if page.served_at else []
+    if not page.has_more:
+        with suppress(ValueError):
+            hints.append(from_text(b64decode(page.next_cursor, validate=True).decode("ascii").rpartition("|")[2]))
+    return max(hints, default=None)
+
+
+def _read_up_to(page: Page, items: Sequence[Item], served_at: datetime, position: Position, feed: Feed) -> datetime:
+    """Up to when all is read, by Sophos's clock: a last page reaches the present, another one its newest item."""
+    settled = served_at - feed.settle
+    if not page.has_more:
+        return settled
+    return min(newest_of(items) or position.as_of or settled - HORIZON, settled)
+
+
+def _outcome_of(trouble: Trouble) -> str:
+    return RATE_LIMITED if trouble.code == ThrottledError.code else FAILED

@@ -1,0 +1,311 @@
+"""forward-batch: send each stream's waiting batches in order; a batch goes only after all its acknowledgements."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from lib.errors import (
+    ConflictError,
+    ConnectorError,
+    DamagedError,
+    EngineDownError,
+    EngineRefusedError,
+    LogRefusedError,
+)
+from lib.model.batch import Header
+from lib.model.clock import to_text
+from lib.model.ids import KEY_LENGTH, group_key, log_id
+from lib.model.log import MAX_LOG_BYTES, Log, unacceptable
+from lib.model.receipt import DELIVERED, Tail
+from lib.model.stream import Stream
+from lib.pipeline.advance import ReadFacts, adopt
+from lib.pipeline.gaps import BATCH_DAMAGED, BATCH_MISSING
+from lib.pipeline.leases import Held, held
+from lib.pipeline.records import Books, StoredBatch, set_aside
+
+log = logging.getLogger(__name__)
+
+IDLE = "idle"
+BUSY = "busy"
+FAILED = "failed"
+ENGINE_UNAVAILABLE = "engine_unavailable"
+
+
+class Engine(Protocol):
+    """UTMStack's engine."""
+
+    def deliver(self, logs: Iterator[Log], *, deadline: float | None = None) -> Iterator[int]:
+        """Send the logs in order; yields how many of the first ones are acknowledged, rising, until all are."""
+
+
+@dataclass(slots=True)
+class Run:
+    """What one call did with one stream."""
+
+    outcome: str = IDLE
+    batches: int = 0
+    acked: int = 0
+    pending: int = 0
+    set_aside: int = 0
+    error: ConnectorError | None = None
+
+    def result(self, stream: Stream) -> dict[str, Any]:
+        """The answer's line."""
+        line: dict[str, Any] = {
+            "integration": stream.integration,
+            "tenant": stream.tenant,
+            "stream": stream.kind,
+            "outcome": self.outcome,
+            "batches": self.batches,
+            "acked": self.acked,
+            "pending": self.pending,
+            "set_aside": self.set_aside,
+        }
+        if self.error is not None:
+            line["problem"] = {"code": self.error.code, "detail": str(self.error), "remedy": self.error.remedy}
+        return line
+
+
+@dataclass(slots=True)
+class Parcel:
+    """A batch on its way: its logs, and what of it cannot be sent."""
+
+    batch: StoredBatch
+    logs: list[Log]
+    refused: list[dict[str, Any]]
+    first: int
+    """The place of its first log among those of the delivery."""
+    skipped: int = 0
+    """How many of its logs an earlier call delivered."""
+    keys: list[str] = field(default_factory=list)
+
+    @property
+    def end(self) -> int:
+        """How many logs of the delivery are acknowledged when all of this batch is."""
+        return self.first + len(self.logs) - self.skipped
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardBatch:
+    """The use case; safe to call from several threads and processes at once."""
+
+    books: Books
+    engine: Engine
+    facts: ReadFacts
+    holder: Callable[[], str]
+    """Names each holder of a lease."""
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float]
+    workers: int = 4
+
+    def run(
+        self,
+        *,
+        integration: str | None = None,
+        tenant: str | None = None,
+        kind: str | None = None,
+        deadline: float,
+    ) -> list[dict[str, Any]]:
+        """Forward every stream's waiting batches, or those named; one answer line a stream.
+
+        `deadline` is a monotonic time: no batch is begun after it.
+        """
+        waiting: dict[Stream, int] = {}
+        for found in self.books.batches.waiting():
+            waiting[found.stream] = waiting.get(found.stream, 0) + 1
+        streams = [
+            stream
+            for stream in sorted({*self.books.positions.streams(), *waiting})
+            if integration in (None, stream.integration)
+            and tenant in (None, stream.tenant)
+            and kind in (None, stream.kind)
+        ]
+        with ThreadPoolExecutor(self.workers) as pool:
+            runs = pool.map(lambda stream: self._stream(stream, waiting.get(stream, 0), deadline), streams)
+            return [run.result(stream) for stream, run in zip(streams, runs, strict=True)]
+
+    def _stream(self, stream: Stream, waiting: int, deadline: float) -> Run:
+        run = Run()
+        if waiting == 0:
+            return run
+        try:
+            with held(self.books.store, stream, self.holder(), self.now) as lease:
+                if lease is None:
+                    run.outcome = BUSY
+                else:
+                    Delivery(self, run, stream, lease, deadline).drain()
+        except ConflictError:
+            run.outcome = BUSY
+        except (EngineDownError, EngineRefusedError) as error:
+            log.warning("%s: %s", stream, error)
+            run.outcome, run.error = ENGINE_UNAVAILABLE, error
+        except ConnectorError as error:
+            log.warning("%s: %s", stream, error)
+            run.outcome, run.error = FAILED, error
+        run.pending = sum(1 for _ in self.books.batches.waiting(stream))
+        return run
+
+
+class Delivery:
+    """One stream's batches under one lease."""
+
+    def __init__(self, use_case: ForwardBatch, run: Run, stream: Stream, lease: Held, deadline: float) -> None:
+        self._use_case = use_case
+        self._books = use_case.books
+        self._run = run
+        self._stream = stream
+        self._lease = lease
+        self._deadline = deadline
+        self._tail = Tail()
+        self._moved_to = 0
+        self._refused: dict[tuple[int, str], str] = {}
+        self._parcels: deque[Parcel] = deque()
+        self._obstacle: int | None = None
+
+    def drain(self) -> None:
+        """Send what waits, batch by batch, and settle each; what cannot be sent is set aside on the way."""
+        self._tail = self._books.ledger.tail(self._stream, self._lease.state.tail)
+        while True:
+            self._parcels.clear()
+            self._obstacle = None
+            acked = 0
+            try:
+                for acked in self._use_case.engine.deliver(self._logs()):
+                    self._settle(acked)
+                    self._lease.check()
+                self._settle(acked)
+            except LogRefusedError as error:
+                self._set_refused(error)
+                continue
+            finally:
+                self._note_progress(acked)
+            if self._obstacle is None:
+                return
+            self._bury(self._obstacle)
+
+    def _logs(self) -> Iterator[Log]:
+        """The waiting batches' logs in order, read as the engine takes them."""
+        place = 0
+        expected = self._tail.sequence + 1
+        for waiting in self._books.batches.waiting(self._stream):
+            if self._use_case.monotonic() >= self._deadline:
+                return
+            if waiting.sequence < expected:
+                # Delivered before, and stored again by a run that was overtaken: its cursor has moved on since.
+                self._books.store.delete(waiting.entry.key, expected=waiting.entry.generation)
+                continue
+            try:
+                parcel = self._parcel(waiting.sequence, place, expected)
+            except DamagedError as error:
+                log.warning("%s: %s", self._stream, error)
+                self._obstacle = waiting.sequence
+                return
+            if parcel is None:
+                return
+            self._parcels.append(parcel)
+            yield from parcel.logs[parcel.skipped :]
+            place = parcel.end
+            expected = waiting.sequence + 1
+
+    def _parcel(self, sequence: int, first: int, expected: int) -> Parcel | None:
+        batch = self._books.batches.read(self._stream, sequence)
+        if batch is None:
+            return None
+        if sequence > expected and self._books.batches.read(self._stream, expected) is None:
+            log.error("%s: batches %d to %d are missing", self._stream, expected, sequence - 1)
+        parcel = Parcel(batch, [], [], first)
+        envelope = batch.header.envelope
+        group = group_key(envelope.tenant_id, envelope.data_source)
+        timestamp = to_text(batch.header.fetched_at)
+        for number, raw in enumerate(batch.items, 1):
+            facts = self._use_case.facts(raw)
+            identity = log_id(group, self._stream.kind, facts.id, raw)
+            parcel.keys.append(identity[:KEY_LENGTH])
+            made = Log(identity, envelope.data_type, envelope.data_source, timestamp, envelope.tenant_id, raw)
+            reason = self._refused.get((sequence, identity)) or unacceptable(raw, is_object=facts.is_object)
+            if reason is None and len(raw) > MAX_LOG_BYTES // 2 and made.wire_size() > MAX_LOG_BYTES:
+                reason = f"{made.wire_size()} bytes; the engine takes {MAX_LOG_BYTES}"
+            if reason is None:
+                parcel.logs.append(made)
+            else:
+                parcel.refused.append(
+                    {"sequence": sequence, "line": number, "id": identity, "reason": reason}
+                    | {"raw": raw.decode("utf-8", "surrogateescape")}
+                )
+        state = self._lease.state
+        if state.acked_sequence == sequence:
+            parcel.skipped = min(state.acked, len(parcel.logs))
+        return parcel
+
+    def _settle(self, acked: int) -> None:
+        while self._parcels and self._parcels[0].end <= acked:
+            parcel = self._parcels.popleft()
+            self._finish(parcel.batch.header, parcel.keys, parcel.refused, DELIVERED)
+            self._books.batches.delete(parcel.batch)
+            self._run.batches += 1
+            self._run.acked += len(parcel.logs)
+            self._run.outcome = DELIVERED
+
+    def _finish(self, header: Header, keys: Sequence[str], refused: list[dict[str, Any]], outcome: str) -> None:
+        """Write what must be durable before a batch may go: the moved cursor, what was set aside, the receipt."""
+        self._move_cursor(header.sequence)
+        self._note_missing(header)
+        if refused:
+            lines = "".join(json.dumps(line) + "\n" for line in refused)
+            set_aside(self._books.store, f"{self._stream.path}/{header.sequence:020d}.ndjson", lines.encode())
+            self._run.set_aside += len(refused)
+            log.warning("%s: %d events of batch %d were set aside", self._stream, len(refused), header.sequence)
+        self._tail = self._books.ledger.write(
+            header, keys, self._tail, acked_at=self._use_case.now(), set_aside=len(refused), outcome=outcome
+        )
+        self._lease.note(tail=self._tail)
+
+    def _move_cursor(self, sequence: int) -> None:
+        """See that the cursor has moved past the batch, so that its number is never given again."""
+        while self._moved_to <= sequence:
+            saved = self._books.positions.read(self._stream)
+            self._moved_to = saved.position.sequence
+            if self._moved_to > sequence:
+                return
+            batch = self._books.batches.read(self._stream, self._moved_to)
+            if batch is None:
+                return
+            try:
+                adopt(self._books.positions, saved, batch, self._use_case.facts)
+            except ConflictError:
+                continue  # fetch-page has just moved it: look again.
+
+    def _note_missing(self, header: Header) -> None:
+        """A number that has neither batch nor receipt was removed by hand; its events are named as a gap."""
+        first = self._tail.sequence + 1
+        if header.sequence > first and self._books.gaps.record(
+            self._stream, first, BATCH_MISSING, start=None, end=header.as_of, now=self._use_case.now()
+        ):
+            log.error("%s: batches %d to %d were removed before delivery", self._stream, first, header.sequence - 1)
+
+    def _bury(self, sequence: int) -> None:
+        """A damaged batch goes to `dead/`; the stream goes on with the next one."""
+        self._books.gaps.record(self._stream, sequence, BATCH_DAMAGED, start=None, end=None, now=self._use_case.now())
+        self._books.batches.bury(self._stream, sequence)
+
+    def _set_refused(self, error: LogRefusedError) -> None:
+        for parcel in self._parcels:
+            if any(each.id == error.log_id for each in parcel.logs):
+                self._refused[parcel.batch.header.sequence, error.log_id] = str(error)
+                return
+        raise error
+
+    def _note_progress(self, acked: int) -> None:
+        """Remember how far into a batch the engine has acknowledged, so that a resend begins there."""
+        if self._parcels:
+            parcel = self._parcels[0]
+            done = acked - parcel.first + parcel.skipped
+            if done > 0:
+                self._lease.note(acked_sequence=parcel.batch.header.sequence, acked=done)

@@ -1,0 +1,242 @@
+"""A stream's objects in the store: position, batches, receipts."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Self
+
+from lib.errors import ConflictError, DamagedError
+from lib.model import batch as batches
+from lib.model import position as positions
+from lib.model import receipt as receipts
+from lib.model.batch import Header, batch_key
+from lib.model.position import Position, position_key
+from lib.model.receipt import Tail, receipt_key
+from lib.model.stream import Stream, stream_of
+from lib.pipeline.gaps import Gaps
+from lib.store.base import ABSENT, Entry, ObjectStore
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPosition:
+    """A position and the generation of its object."""
+
+    position: Position
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBatch:
+    """A batch as it lies in the store."""
+
+    header: Header
+    items: list[bytes]
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A batch of a listing."""
+
+    stream: Stream
+    sequence: int
+    entry: Entry
+
+
+def set_aside(store: ObjectStore, key: str, body: bytes) -> None:
+    """Keep under `dead/` what cannot be used; doing it twice keeps one."""
+    try:
+        store.write(f"dead/{key}", body, expected=ABSENT)
+    except ConflictError:
+        present = store.read(f"dead/{key}")
+        if present is None or present.body != body:
+            set_aside(store, f"{key}~", body)
+
+
+class Positions:
+    """`cursors/`: where each stream stands."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def read(self, stream: Stream) -> SavedPosition:
+        """The saved position, or a new stream's; a damaged one is set aside and made again from what lies beside it."""
+        stored = self._store.read(position_key(stream))
+        if stored is None:
+            return SavedPosition(self._recovered(stream), ABSENT)
+        try:
+            return SavedPosition(positions.from_body(stored.body), stored.generation)
+        except DamagedError:
+            set_aside(self._store, position_key(stream), stored.body)
+            return SavedPosition(self._recovered(stream), stored.generation)
+
+    def write(self, stream: Stream, position: Position, *, expected: int) -> SavedPosition:
+        """Move the position; ConflictError when another run moved it first."""
+        body = positions.to_body(stream, position)
+        return SavedPosition(position, self._store.write(position_key(stream), body, expected=expected))
+
+    def streams(self) -> Iterator[Stream]:
+        """Every stream that has a position."""
+        for entry in self._store.list("cursors/"):
+            yield stream_of(entry.key.removeprefix("cursors/").removesuffix(".json"))
+
+    def _recovered(self, stream: Stream) -> Position:
+        """The position that follows the newest batch or receipt; a new stream's where there is neither."""
+        header = self._last_header(stream)
+        if header is None:
+            return Position()
+        # Nothing is known of what was stored before: every event up to now is looked up in the ledger.
+        return Position(
+            sequence=header.sequence + 1,
+            cursor=header.next_cursor,
+            as_of=header.as_of,
+            newest=header.newest,
+            recent_since=header.as_of,
+            day=header.day,
+        )
+
+    def _last_header(self, stream: Stream) -> Header | None:
+        for entry in reversed(list(self._store.list(f"batches/{stream.path}/"))):
+            stored = self._store.read(entry.key)
+            if stored is not None:
+                try:
+                    return batches.header_of(stored.body.partition(b"\n")[0])
+                except DamagedError:
+                    continue
+        last = _last(self._store.list(f"ledger/{stream.path}/"))
+        stored = self._store.read(last.key) if last else None
+        return batches.header_of(stored.body) if stored else None
+
+
+class Batches:
+    """`batches/`: pages that wait for delivery."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def read(self, stream: Stream, sequence: int) -> StoredBatch | None:
+        """The batch, or None; DamagedError where the object is not what was written."""
+        stored = self._store.read(batch_key(stream, sequence))
+        if stored is None:
+            return None
+        header, items = batches.from_body(stored.body)
+        if (header.stream, header.sequence) != (stream, sequence):
+            raise DamagedError(f"batch {sequence} of {stream} holds another batch")
+        return StoredBatch(header, items, stored.generation)
+
+    def create(self, header: Header, items: Sequence[bytes]) -> tuple[Header, int]:
+        """Store the batch; its completed header and its size. ConflictError where its number is taken."""
+        header, body = batches.to_body(header, items)
+        self._store.write(header.key, body, expected=ABSENT)
+        return header, len(body)
+
+    def waiting(self, stream: Stream | None = None) -> Iterator[Waiting]:
+        """The batches that wait, of one stream or of all, in order."""
+        prefix = "batches/" if stream is None else f"batches/{stream.path}/"
+        for entry in self._store.list(prefix):
+            found = waiting_of(entry)
+            if found is not None:
+                yield found
+
+    def bury(self, stream: Stream, sequence: int) -> None:
+        """Move a damaged batch to `dead/`."""
+        key = batch_key(stream, sequence)
+        stored = self._store.read(key)
+        if stored is not None:
+            set_aside(self._store, key, stored.body)
+            self._store.delete(key, expected=stored.generation)
+
+    def delete(self, batch: StoredBatch) -> None:
+        """Remove a delivered batch; one that is gone already is no matter."""
+        try:
+            self._store.delete(batch.header.key, expected=batch.generation)
+        except ConflictError:
+            # Whoever replaced or removed it did so after our receipt: the next listing shows what there is.
+            return
+
+
+def waiting_of(entry: Entry) -> Waiting | None:
+    """The batch that a listed object is, or None for a foreign object."""
+    path, _, name = entry.key.removeprefix("batches/").rpartition("/")
+    number, _, suffix = name.partition(".")
+    if suffix != "ndjson" or not number.isdigit() or path.count("/") != 2:
+        return None
+    return Waiting(stream_of(path), int(number), entry)
+
+
+class Ledger:
+    """`ledger/`: receipts."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def tail(self, stream: Stream, known: Tail) -> Tail:
+        """The stream's last receipt, looked for from the last known one on."""
+        last = _last(self._store.list(f"ledger/{stream.path}/", after=known.key))
+        stored = self._store.read(last.key) if last else None
+        if last is None or stored is None:
+            return known
+        sequence = int(last.key.rpartition("/")[2].removesuffix(".json"))
+        return Tail(sequence, last.key, receipts.digest(stored.body))
+
+    def write(
+        self, header: Header, keys: Sequence[str], tail: Tail, *, acked_at: datetime, set_aside: int, outcome: str
+    ) -> Tail:
+        """Write the receipt that follows `tail`; the new tail. ConflictError where another run wrote one."""
+        body = receipts.to_body(
+            header, keys, previous=tail.digest, acked_at=acked_at, set_aside=set_aside, outcome=outcome
+        )
+        key = receipt_key(header.stream, header.day, header.sequence)
+        self._store.write(key, body, expected=ABSENT)
+        return Tail(header.sequence, key, receipts.digest(body))
+
+    def keys_since(self, stream: Stream, day: str) -> set[str]:
+        """The keys of all events with a receipt of that day or later."""
+        prefix = f"ledger/{stream.path}/"
+        found: set[str] = set()
+        for entry in self._store.list(prefix, after=prefix + day):
+            stored = self._store.read(entry.key)
+            if stored is not None:
+                found.update(receipts.fields_of(stored.body)["ids"])
+        return found
+
+    def receipts(self, stream: Stream) -> Iterator[tuple[str, dict[str, Any], str]]:
+        """Every receipt of the stream in order: key, fields, digest."""
+        for entry in self._store.list(f"ledger/{stream.path}/"):
+            stored = self._store.read(entry.key)
+            if stored is not None:
+                yield entry.key, receipts.fields_of(stored.body), receipts.digest(stored.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """All of a store's records."""
+
+    store: ObjectStore
+    positions: Positions
+    batches: Batches
+    ledger: Ledger
+    gaps: Gaps
+
+    @classmethod
+    def of(cls, store: ObjectStore) -> Self:
+        """The records that the store holds."""
+        return cls(store, Positions(store), Batches(store), Ledger(store), Gaps(store))
+
+
+def _last(entries: Iterable[Entry]) -> Entry | None:
+    newest = deque(entries, maxlen=1)
+    return newest[0] if newest else None
+
+
+def day_of(moment: datetime) -> str:
+    """The ledger's day of the moment."""
+    return moment.strftime("%Y-%m-%d")
+
+
+def day_before(moment: datetime) -> str:
+    """The ledger's day a day earlier."""
+    return day_of(moment - timedelta(days=1))

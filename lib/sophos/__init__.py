@@ -1,0 +1,1 @@
+"""Sophos Central over HTTP."""

@@ -1,0 +1,215 @@
+"""Objects as files of a folder, with Cloud Storage's generations.
+
+An object is exactly the file of its key, with exactly its bytes. Its generation is the file's modification time in
+nanoseconds, which the writer sets to more than the one before: a file edited by hand has a new generation too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import heapq
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NoReturn
+from uuid import uuid4
+from zlib import crc32
+
+from lib.errors import ConflictError, LayoutError, StoreError
+from lib.store.base import ABSENT, Entry, Stored
+
+LAYOUT = 1
+LOCKS = 64
+LONGEST = 240
+"""The longest part of a segment that becomes one file name: file systems take 255 bytes."""
+CONTINUED = "%+"
+"""Ends a folder's name whose segment goes on in the next one; percent-encoded names never hold it."""
+STALE_SECONDS = 3600
+"""A temporary file this old was left by a process that died."""
+
+
+class DirectoryStore:
+    """A store in a local folder; safe between threads and processes of one machine."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+        self._temporary = self._root / ".tmp"
+        self._locks = self._root / ".locks"
+        self._open()
+
+    def read(self, key: str) -> Stored | None:
+        """The object, or None where there is none."""
+        try:
+            with self._path(key).open("rb") as file:
+                return Stored(file.read(), os.fstat(file.fileno()).st_mtime_ns)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+        except OSError as error:
+            _refuse(error, key)
+
+    def write(self, key: str, body: bytes, *, expected: int) -> int:
+        """Replace the object if it is still at generation `expected`, durably; the new generation."""
+        path = self._path(key)
+        temporary = self._temporary / uuid4().hex
+        try:
+            with self._locked(key):
+                present = _generation(path)
+                if present != expected:
+                    raise ConflictError(f"{key} is at generation {present}, not {expected}")
+                generation = max(time.time_ns(), present + 1)
+                try:
+                    with temporary.open("xb") as file:
+                        file.write(body)
+                        file.flush()
+                        os.utime(file.fileno(), ns=(generation, generation))
+                        os.fsync(file.fileno())
+                    self._make_folder(path.parent)
+                    temporary.replace(path)
+                finally:
+                    temporary.unlink(missing_ok=True)
+                _sync_folder(path.parent)
+                return generation
+        except OSError as error:
+            _refuse(error, key)
+
+    def delete(self, key: str, *, expected: int) -> None:
+        """Remove the object if it is still at generation `expected`."""
+        path = self._path(key)
+        try:
+            with self._locked(key):
+                present = _generation(path)
+                if present != expected or present == ABSENT:
+                    raise ConflictError(f"{key} is at generation {present}, not {expected}")
+                path.unlink()
+                _sync_folder(path.parent)
+        except OSError as error:
+            _refuse(error, key)
+
+    def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
+        """Objects whose key begins with `prefix` and sorts after `after`, in order of key."""
+        try:
+            yield from self._walk(self._root, "", prefix, after)
+        except OSError as error:
+            _refuse(error, prefix)
+
+    def _walk(self, folder: Path, above: str, prefix: str, after: str) -> Iterator[Entry]:
+        """The objects below a folder whose keys begin with `above`."""
+        found: list[tuple[str, os.DirEntry[str]]] = []
+        continued: list[Iterator[Entry]] = []
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.name.endswith(CONTINUED):
+                        start = above + entry.name.removesuffix(CONTINUED)
+                        if _may_hold(start, prefix, after):
+                            continued.append(self._walk(Path(entry.path), start, prefix, after))
+                        continue
+                    # A folder sorts as its keys do: with the slash that follows its name.
+                    key = f"{above}{entry.name}/" if entry.is_dir() else above + entry.name
+                    if _may_hold(key, prefix, after) if key.endswith("/") else key.startswith(prefix) and key > after:
+                        found.append((key, entry))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        found.sort(key=lambda pair: pair[0])
+        plain = self._below(found, prefix, after)
+        yield from heapq.merge(plain, *continued, key=lambda entry: entry.key) if continued else plain
+
+    def _below(self, found: list[tuple[str, os.DirEntry[str]]], prefix: str, after: str) -> Iterator[Entry]:
+        for key, entry in found:
+            if key.endswith("/"):
+                yield from self._walk(Path(entry.path), key, prefix, after)
+                continue
+            with suppress(FileNotFoundError):
+                # Asked for only now, and not of the listing: the object may have been replaced or removed meanwhile.
+                stat = Path(entry.path).stat()
+                updated = datetime.fromtimestamp(stat.st_mtime, UTC)
+                yield Entry(key, stat.st_mtime_ns, stat.st_size, updated)
+
+    def _path(self, key: str) -> Path:
+        segments = key.split("/")
+        if any(not segment or segment.startswith(".") or "\0" in segment or CONTINUED in segment for segment in segments):
+            raise ValueError(f"not an object's key: {key!r}")
+        parts: list[str] = []
+        for segment in segments:
+            rest = segment
+            while len(rest) > LONGEST:
+                parts.append(rest[:LONGEST] + CONTINUED)
+                rest = rest[LONGEST:]
+            parts.append(rest)
+        return self._root.joinpath(*parts)
+
+    @contextmanager
+    def _locked(self, key: str) -> Iterator[None]:
+        """Exclude every other writer of the key: threads too, since each opens the lock file anew."""
+        lock = os.open(self._locks / f"{crc32(key.encode()) % LOCKS:02d}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make the folder, each level durable in the one above."""
+        if folder.is_dir():
+            return
+        self._make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+
+    def _open(self) -> None:
+        marker = self._root / ".layout"
+        try:
+            if marker.exists():
+                layout = json.loads(marker.read_bytes())["layout"]
+                if layout > LAYOUT:
+                    raise LayoutError(f"{self._root} has layout {layout}; this version reads layouts up to {LAYOUT}")
+            else:
+                self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._temporary.mkdir(exist_ok=True)
+                self._locks.mkdir(exist_ok=True)
+                marker.write_text(json.dumps({"layout": LAYOUT}) + "\n")
+                _sync_folder(self._root)
+            self._remove_stale()
+        except OSError as error:
+            _refuse(error, str(self._root))
+        except (ValueError, KeyError, TypeError):
+            raise LayoutError(f"{marker} cannot be read") from None
+
+    def _remove_stale(self) -> None:
+        now = time.time()
+        for path in self._temporary.iterdir() if self._temporary.is_dir() else ():
+            with suppress(OSError):  # Another process may be removing it, or the store may be read-only.
+                if now - path.stat().st_mtime > STALE_SECONDS:
+                    path.unlink()
+
+
+def _may_hold(start: str, prefix: str, after: str) -> bool:
+    """Whether keys that begin with `start` can begin with `prefix` and sort after `after`."""
+    in_prefix = start.startswith(prefix) or prefix.startswith(start)
+    return in_prefix and (start > after or after.startswith(start))
+
+
+def _generation(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except (FileNotFoundError, NotADirectoryError):
+        return ABSENT
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _refuse(error: OSError, what: str) -> NoReturn:
+    """The store's own error: the operating system's words, without the path of a temporary file."""
+    raise StoreError(f"the store cannot do that with {what}: {error.strerror or error}") from error

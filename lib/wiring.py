@@ -1,0 +1,188 @@
+"""Which adapter stands behind which protocol: the only place that knows.
+
+Everything here is made at the first call and kept: a warm function has its token, its connections and its channel.
+Adapters are imported where they are made, so that a function loads only what it uses.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lib import config as configuration
+from lib.errors import ConfigError, NotFoundError
+from lib.model.feed import Feed
+from lib.store.base import ObjectStore
+
+if TYPE_CHECKING:
+    from lib.config import Config
+    from lib.pipeline.fetch_page import FetchPage, Integration
+    from lib.pipeline.forward_batch import ForwardBatch
+    from lib.sophos.client import Central
+    from lib.utmstack.engine import Engine
+
+# ruff: noqa: PLC0415 - see above
+
+
+def now() -> datetime:
+    """The time of day, UTC."""
+    return datetime.now(UTC)
+
+
+@cache
+def config() -> Config:
+    """The configuration that this process runs with."""
+    return configuration.load()
+
+
+def open_store(location: str) -> ObjectStore:
+    """The store at `file:path`; ConfigError for a kind of store that this version does not know."""
+    scheme, _, rest = location.partition(":")
+    if scheme != "file":
+        raise ConfigError(f"store {location!r}: this version keeps its objects in file: stores only")
+    from lib.store.directory import DirectoryStore
+
+    return DirectoryStore(Path(rest))
+
+
+@cache
+def store() -> ObjectStore:
+    """The configured store."""
+    return open_store(config().store)
+
+
+@cache
+def engine() -> Engine:
+    """The configured engine, behind its socket or relay."""
+    from lib.utmstack.engine import Engine
+
+    return Engine(config().engine, ack_timeout=config().limits.ack_timeout.total_seconds())
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A client id and secret, resolved when a token is asked for: a rotated secret is read anew."""
+
+    client_id: Callable[[], str]
+    client_secret: Callable[[], str]
+
+
+def central(credential: Credential) -> Central:
+    """A way to Sophos Central with that credential."""
+    from lib.sophos.client import Central
+
+    hosts = config().sophos
+    return Central(
+        credential,
+        auth_url=hosts.auth_url,
+        api_url=hosts.api_url,
+        allow_hosts=hosts.allow_hosts,
+        now=now,
+        monotonic=time.monotonic,
+        sleep=time.sleep,
+        random=random.SystemRandom(),
+    )
+
+
+def feed_of(integration: configuration.Integration) -> Feed:
+    """The integration's settings as the use cases know them."""
+    return Feed(
+        name=integration.name,
+        region=integration.region,
+        tenants=integration.tenants,
+        kinds=integration.streams,
+        exclude_types=integration.exclude_types,
+        lookback=integration.lookback,
+        settle=integration.settle,
+        utmstack_tenant_id=integration.utmstack_tenant_id,
+        alerts_data_type=integration.alerts_data_type,
+    )
+
+
+@cache
+def integrations() -> Mapping[str, Integration]:
+    """Every configured integration, by name, each with one pooled session."""
+    from lib.pipeline.fetch_page import Integration
+
+    return {
+        each.name: Integration(
+            feed=feed_of(each),
+            source=central(Credential(each.client_id.resolve, each.client_secret.resolve)),
+            client_id=each.client_id.resolve,
+            api_url=config().sophos.api_url,
+        )
+        for each in config().integrations
+    }
+
+
+def deadline() -> float:
+    """When a call that begins now has to be answered, as a monotonic time."""
+    return time.monotonic() + config().limits.deadline.total_seconds()
+
+
+@cache
+def _fetch_page() -> FetchPage:
+    from lib.pipeline.accounts import Accounts
+    from lib.pipeline.fetch_page import FetchPage
+    from lib.pipeline.records import Books
+    from lib.sophos.pages import facts
+
+    return FetchPage(
+        books=Books.of(store()),
+        accounts=Accounts(store(), now=now, jitter=random.SystemRandom().random),
+        integrations=integrations(),
+        facts=facts,
+        max_pending_bytes=config().limits.max_pending_bytes,
+        now=now,
+        monotonic=time.monotonic,
+    )
+
+
+def fetch_page(
+    integration: str | None = None, tenant: str | None = None, stream: str | None = None, max_pages: int | None = None
+) -> dict[str, Any]:
+    """Fetch for every stream, or for those named; NotFoundError for an unknown integration."""
+    known(integration)
+    results = _fetch_page().run(
+        integration=integration, tenant=tenant, kind=stream, max_pages=max_pages, deadline=deadline()
+    )
+    return {"results": results}
+
+
+@cache
+def _forward_batch() -> ForwardBatch:
+    from lib.pipeline.forward_batch import ForwardBatch
+    from lib.pipeline.records import Books
+    from lib.sophos.pages import facts
+
+    return ForwardBatch(
+        books=Books.of(store()),
+        engine=engine(),
+        facts=facts,
+        holder=lambda: str(uuid.uuid4()),
+        now=now,
+        monotonic=time.monotonic,
+    )
+
+
+def forward_batch(
+    integration: str | None = None, tenant: str | None = None, stream: str | None = None
+) -> list[dict[str, Any]]:
+    """Forward every stream's waiting batches, or those named."""
+    return _forward_batch().run(integration=integration, tenant=tenant, kind=stream, deadline=deadline())
+
+
+def known(integration: str | None) -> None:
+    """Raise NotFoundError for an integration that is not configured."""
+    names = [each.name for each in config().integrations]
+    if integration is not None and integration not in names:
+        raise NotFoundError(
+            f"no integration is named {integration!r}; configured are: {', '.join(map(repr, names)) or 'none'}"
+        )
