@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib import config as configuration
+from lib.boundary import Refused
 from lib.errors import ConfigError, NotFoundError
 from lib.model.feed import Feed
 from lib.store.base import ObjectStore
@@ -87,7 +88,7 @@ def central(credential: Credential) -> Central:
         now=now,
         monotonic=time.monotonic,
         sleep=time.sleep,
-        random=random.SystemRandom(),
+        random=random.SystemRandom().random,
     )
 
 
@@ -174,9 +175,50 @@ def _forward_batch() -> ForwardBatch:
 
 def forward_batch(
     integration: str | None = None, tenant: str | None = None, stream: str | None = None
-) -> list[dict[str, Any]]:
-    """Forward every stream's waiting batches, or those named."""
-    return _forward_batch().run(integration=integration, tenant=tenant, kind=stream, deadline=deadline())
+) -> dict[str, Any] | Refused:
+    """Forward every stream's waiting batches, or those named; NotFoundError for an unknown integration."""
+    known(integration)
+    return _forwarded(integration=integration, tenant=tenant, kind=stream)
+
+
+def forward_object(name: str) -> dict[str, Any] | Refused:
+    """Forward what waits in the stream whose batch has just been stored; nothing for any other object."""
+    from lib.pipeline.records import batch_of
+
+    batch = batch_of(name)
+    if batch is None:
+        return {"results": []}
+    stream = batch[0]
+    return _forwarded(integration=stream.integration, tenant=stream.tenant, kind=stream.kind)
+
+
+def _forwarded(**stream: str | None) -> dict[str, Any] | Refused:
+    results = _forward_batch().run(**stream, deadline=deadline())
+    problem = next((line["problem"] for line in results if "problem" in line), None)
+    return {"results": results} if problem is None else Refused(results, problem["code"], problem["detail"])
+
+
+def test_connection(
+    integration: str | None = None,
+    client_id: str = "",
+    client_secret: str = "",
+    region: str = "auto",
+    tenant: str | None = None,
+) -> dict[str, Any]:
+    """Test a configured integration, or credentials that are kept nowhere."""
+    from lib.pipeline.test_connection import Subject, TestConnection, check_store
+
+    known(integration)
+    if integration is None:
+        subject = Subject(
+            central(Credential(lambda: client_id, lambda: client_secret)), region, (tenant,) if tenant else None
+        )
+    else:
+        chosen = next(each for each in config().integrations if each.name == integration)
+        source = central(Credential(chosen.client_id.resolve, chosen.client_secret.resolve))
+        subject = Subject(source, chosen.region, chosen.tenants, chosen.streams)
+    use_case = TestConnection(store=lambda: check_store(store()), engine=lambda: engine().probe(), now=now)
+    return use_case.run(subject)
 
 
 def known(integration: str | None) -> None:

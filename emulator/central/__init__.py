@@ -76,9 +76,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "DEFAULT_TENANT_ID": "accounts", "PUBLISHED_LIMITS": "accounts", "Credential": "accounts", "Tenant": "accounts",
-    "Settings": "api", "Clock": "clock", "Fault": "faults", "CentralServer": "server",
-}  # fmt: skip
+    "DEFAULT_TENANT_ID": "accounts",
+    "PUBLISHED_LIMITS": "accounts",
+    "Credential": "accounts",
+    "Tenant": "accounts",
+    "Settings": "api",
+    "Clock": "clock",
+    "Fault": "faults",
+    "CentralServer": "server",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -92,9 +92,7 @@ class Tokens:
     def revoke(self, client_id: str | None = None) -> None:
         """Make every token invalid, or those of one credential."""
         with self._lock:
-            self._issued = {
-                known: held for known, held in self._issued.items() if client_id not in (None, held[0])
-            }  # fmt: skip
+            self._issued = {known: held for known, held in self._issued.items() if client_id not in (None, held[0])}
 
 
 class RateLimiter:

@@ -236,16 +236,16 @@ class Api:
         )
 
     def _endpoints(self, request: Request) -> Answer:
-        devices: Sequence[dict[str, Any]] = self._account.generator(
-            self._tenant_asked(request, "endpoints")
-        ).endpoints(self._account.clock.now())  # fmt: skip
+        devices: Sequence[dict[str, Any]] = self._account.generator(self._tenant_asked(request, "endpoints")).endpoints(
+            self._account.clock.now()
+        )
         wanted = [id_ for text in request.query.get("ids", []) for id_ in text.split(",")]
         part = (request.param("hostnameContains") or "").lower()[:10]
         devices = [
             device
             for device in devices
             if (not wanted or device["id"] in wanted) and part in device["hostname"].lower()
-        ]  # fmt: skip
+        ]
         size = _whole(request, "pageSize", 50, 1, 500)
         from_key = request.param("pageFromKey")
         start = 0

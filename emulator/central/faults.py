@@ -12,8 +12,16 @@ from emulator.central.listener import Request
 
 PAGE_FAULTS = frozenset({"same_cursor", "empty_page", "unsorted", "repeat"})
 _NAMES = PAGE_FAULTS | {
-    "status", "not_json", "redirect", "close", "cut", "slow", "huge", "revoke_tokens", "expire_cursors",
-}  # fmt: skip
+    "status",
+    "not_json",
+    "redirect",
+    "close",
+    "cut",
+    "slow",
+    "huge",
+    "revoke_tokens",
+    "expire_cursors",
+}
 _WHOLE_NUMBERS = frozenset({"skip", "times", "status", "size"})
 _BODIES = frozenset({"json", "html", "empty"})
 
@@ -65,7 +73,7 @@ class Fault:
 def fault_from(value: object) -> Fault:
     """A fault from JSON or YAML; ValueError names what is wrong with it."""
     if not isinstance(value, Mapping):
-        raise ValueError(f"a fault is a mapping, not {value!r}")
+        raise ValueError(f"a fault is a mapping, not {value!r}")  # noqa: TRY004 - as the docstring says
     unknown = set(value) - {field.name for field in fields(Fault)}
     if unknown or "fault" not in value:
         raise ValueError(f"a fault needs `fault` and has no {sorted(map(str, unknown))}")

@@ -15,17 +15,32 @@ from emulator.central.feed import Record
 from emulator.central.stories import STORIES, Device, Fields, hex_digits
 
 _PEOPLE = (
-    ("amelie.martin", "Amélie Martin"), ("jürgen.müller", "Jürgen Müller"), ("john.doe", "John Doe"),
-    ("olivia.example", "Olivia Example"), ("yamada.taro", "山田 太郎"), ("l.nguyen", "Linh Nguyễn"),
-    ("ana.souza", "Ana Souza"), ("p.o'brien", "Pat O'Brien"), ("k.kowalska", "Katarzyna Kowalska"),
-    ("s.rossi", "Sara Rossi"), ("m.haddad", "Maya Haddad"), ("d.smith", "Dana Smith"),
-)  # fmt: skip
+    ("amelie.martin", "Amélie Martin"),
+    ("jürgen.müller", "Jürgen Müller"),
+    ("john.doe", "John Doe"),
+    ("olivia.example", "Olivia Example"),
+    ("yamada.taro", "山田 太郎"),
+    ("l.nguyen", "Linh Nguyễn"),
+    ("ana.souza", "Ana Souza"),
+    ("p.o'brien", "Pat O'Brien"),
+    ("k.kowalska", "Katarzyna Kowalska"),
+    ("s.rossi", "Sara Rossi"),
+    ("m.haddad", "Maya Haddad"),
+    ("d.smith", "Dana Smith"),
+)
 _SITES = ("FIN", "HR", "DEV", "SALES", "LAB", "OPS", "LEGAL")
 _NETWORKS = ("192.0.2", "198.51.100", "203.0.113")
 _CATEGORIES = {
-    "MALWARE": "malware", "PUA": "pua", "RUNTIME_DETECTIONS": "runtimeDetections", "PROTECTION": "protection",
-    "POLICY": "policy", "UPDATING": "updating", "CONNECTIVITY": "connectivity", "DENC": "denc", "SECURITY": "security",
-}  # fmt: skip
+    "MALWARE": "malware",
+    "PUA": "pua",
+    "RUNTIME_DETECTIONS": "runtimeDetections",
+    "PROTECTION": "protection",
+    "POLICY": "policy",
+    "UPDATING": "updating",
+    "CONNECTIVITY": "connectivity",
+    "DENC": "denc",
+    "SECURITY": "security",
+}
 """The alert category of the groups whose events raise alerts."""
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -72,21 +87,35 @@ class Generator:
         if event["severity"] == "low" or category is None:
             return None
         data = {
-            "created_at": stored, "inserted_at": stored, "endpoint_id": event["endpoint_id"],
-            "endpoint_java_id": event["endpoint_id"], "endpoint_type": event["endpoint_type"],
-            "endpoint_platform": happening.device.platform, "source_info": event["source_info"],
+            "created_at": stored,
+            "inserted_at": stored,
+            "endpoint_id": event["endpoint_id"],
+            "endpoint_java_id": event["endpoint_id"],
+            "endpoint_type": event["endpoint_type"],
+            "endpoint_platform": happening.device.platform,
+            "source_info": event["source_info"],
             "event_service_id": {"type": 3, "data": base64.b64encode(uuid.UUID(event["id"]).bytes).decode()},
-        }  # fmt: skip
+        }
         data |= {name: event[name] for name in ("origin", "core_remedy_items") if name in event}
         cleanable = "core_remedy_items" in event
         alert = {
-            "id": event["id"], "event_service_event_id": event["id"], "customer_id": self._tenant,
-            "javaUUID": "-".join(map(_swapped, event["id"].split("-"))), "type": event["type"],
-            "severity": event["severity"], "description": event["name"], "when": event["when"], "created_at": iso(created),
-            "location": event["location"], "source": event.get("source", "n/a"), "actionable": cleanable,
-            "category": category, "product": "endpoint",
-            "allowedActions": ["CLEAR_THREAT"] if cleanable else ["ACKNOWLEDGE"], "data": data,
-        }  # fmt: skip
+            "id": event["id"],
+            "event_service_event_id": event["id"],
+            "customer_id": self._tenant,
+            "javaUUID": "-".join(map(_swapped, event["id"].split("-"))),
+            "type": event["type"],
+            "severity": event["severity"],
+            "description": event["name"],
+            "when": event["when"],
+            "created_at": iso(created),
+            "location": event["location"],
+            "source": event.get("source", "n/a"),
+            "actionable": cleanable,
+            "category": category,
+            "product": "endpoint",
+            "allowedActions": ["CLEAR_THREAT"] if cleanable else ["ACKNOWLEDGE"],
+            "data": data,
+        }
         if "threat" in event:
             alert |= {"threat": event["threat"], "threat_cleanable": cleanable}
         return Record(created, event["id"], event["type"], _encode(alert).encode())
@@ -119,16 +148,20 @@ class Generator:
 
     def _common(self, created: int, device: Device, type_: str) -> Fields:
         fields: Fields = {
-            "id": self._uuid(), "customer_id": self._tenant, "created_at": iso(created),
-            "when": iso(created - self._lateness()), "endpoint_id": device.id, "source_info": {"ip": device.ip},
-        }  # fmt: skip
+            "id": self._uuid(),
+            "customer_id": self._tenant,
+            "created_at": iso(created),
+            "when": iso(created - self._lateness()),
+            "endpoint_id": device.id,
+            "source_info": {"ip": device.ip},
+        }
         if type_.startswith("Event::Firewall::"):
             return fields | {"endpoint_type": "xgfirewall", "location": "C01001EXAMPLE12 "}
         fields |= {"endpoint_type": device.type, "location": device.host, "source": device.user}
         return fields if device.user_id is None else fields | {"user_id": device.user_id}
 
     def _lateness(self) -> int:
-        """Milliseconds between `when` and `created_at`: some, hours for a device that was offline, or a fast clock's."""
+        """Milliseconds between `when` and `created_at`: some, hours for a device that was offline, or a fast clock's."""  # noqa: E501
         draw = self._random.random()
         if draw < 0.985:
             return int(draw * 4000)
@@ -137,16 +170,32 @@ class Generator:
     def _endpoint(self, number: int, device: Device, now: int) -> Fields:
         health = "suspicious" if number % 9 == 5 else "good"
         mac = device.platform == "mac"
-        system = {"isServer": device.type == "server", "platform": "macOS" if mac else "windows",
-                  "name": "macOS 15" if mac else "Windows 11 Pro", "majorVersion": 15 if mac else 10, "minorVersion": 0}  # fmt: skip
+        system = {
+            "isServer": device.type == "server",
+            "platform": "macOS" if mac else "windows",
+            "name": "macOS 15" if mac else "Windows 11 Pro",
+            "majorVersion": 15 if mac else 10,
+            "minorVersion": 0,
+        }
         item: Fields = {
-            "id": device.id, "type": device.type, "tenant": {"id": self._tenant}, "hostname": device.host,
-            "health": {"overall": health, "threats": {"status": health}, "services": {"status": "good", "serviceDetails": []}},
-            "os": system, "ipv4Addresses": [device.ip], "macAddresses": [f"00:00:5E:00:53:{number % 256:02X}"],
-            "group": {"name": "Example devices"}, "tamperProtectionEnabled": True, "online": True,
+            "id": device.id,
+            "type": device.type,
+            "tenant": {"id": self._tenant},
+            "hostname": device.host,
+            "health": {
+                "overall": health,
+                "threats": {"status": health},
+                "services": {"status": "good", "serviceDetails": []},
+            },
+            "os": system,
+            "ipv4Addresses": [device.ip],
+            "macAddresses": [f"00:00:5E:00:53:{number % 256:02X}"],
+            "group": {"name": "Example devices"},
+            "tamperProtectionEnabled": True,
+            "online": True,
             "assignedProducts": [{"code": "endpointProtection", "version": "2026.1.0", "status": "installed"}],
             "lastSeenAt": iso(now - number * 1000),
-        }  # fmt: skip
+        }
         if device.user_id is not None:
             item["associatedPerson"] = {"name": device.person, "viaLogin": device.user}
         return item

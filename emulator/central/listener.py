@@ -134,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = cast("Mapping[str, str]", self.headers)
         self._send(self._listener.app(Request(self.command, url.path, query, headers, body)))
 
-    do_POST = do_PUT = do_DELETE = do_PATCH = do_GET
+    do_POST = do_PUT = do_DELETE = do_PATCH = do_GET  # noqa: N815 - names of the standard library
 
     def _send(self, answer: Answer) -> None:
         if answer.delay_seconds:

@@ -129,9 +129,7 @@ class CentralServer:
         feed = self._account.feed(tenant, kind)
         return [record.id for record in map(feed.add_raw, raws) if record.id is not None]
 
-    def insert_late(
-        self, tenant: str, kind: str, raws: Iterable[bytes] | int, *, seconds: float = 60
-    ) -> list[str]:  # fmt: skip
+    def insert_late(self, tenant: str, kind: str, raws: Iterable[bytes] | int, *, seconds: float = 60) -> list[str]:
         """Store JSON values, or so many invented events, that many seconds behind the newest answered query.
 
         Given values keep their bytes, whatever `created_at` they name.
@@ -159,7 +157,7 @@ class CentralServer:
         places = (
             random.random() if random.random() < 0.7 else min(random.choice(bursts) + random.random() / 200, 1.0)
             for _ in range(count)
-        )  # fmt: skip
+        )
         with self._making:
             generator = self._account.generator(tenant)
             happenings = [generator.event(now - int(place * span)) for place in sorted(places, reverse=True)]
@@ -176,7 +174,7 @@ class CentralServer:
             self.append(tenant or self.default_tenant, kind, shifted(held, by))
 
     def start_emitting(self, per_minute: float, *, tenant: str | None = None) -> None:
-        """Invent events in the background until `close`, some of them in bursts; records over two days old are forgotten."""
+        """Invent events in the background until `close`, some in bursts; records over two days old are forgotten."""
         if per_minute <= 0 or self._emitter is not None:
             raise ValueError("the rate must be above 0, and emitting started once")
         arguments = (per_minute, tenant or self.default_tenant)

@@ -85,13 +85,31 @@ def _fact(type_: str, group: str, severity: str, name: str, **more: object) -> F
 
 
 def _remedy(random: Random, path: str, *, done: bool) -> Fields:
-    file = {"type": "file", "result": "DELETED" if done else "FAILED_TO_DELETE", "suspendResult": "NOT_APPLICABLE",
-            "descriptor": path, "processPath": "", "sophosPid": ""}  # fmt: skip
-    key = {"type": "regkey", "result": "SUCCESS" if done else "NOT_FOUND", "suspendResult": "NOT_APPLICABLE",
-           "descriptor": "HKCU\\Software\\Microsoft\\Windows\\CurrentVersion\\Run\\upd", "processPath": "", "sophosPid": ""}  # fmt: skip
+    file = {
+        "type": "file",
+        "result": "DELETED" if done else "FAILED_TO_DELETE",
+        "suspendResult": "NOT_APPLICABLE",
+        "descriptor": path,
+        "processPath": "",
+        "sophosPid": "",
+    }
+    key = {
+        "type": "regkey",
+        "result": "SUCCESS" if done else "NOT_FOUND",
+        "suspendResult": "NOT_APPLICABLE",
+        "descriptor": "HKCU\\Software\\Microsoft\\Windows\\CurrentVersion\\Run\\upd",
+        "processPath": "",
+        "sophosPid": "",
+    }
     pid = random.randrange(400, 30_000)
-    process = {"type": "process", "result": "SUCCESS", "suspendResult": "SUCCESS", "descriptor": str(pid),
-               "processPath": path, "sophosPid": f"{pid}:{random.randrange(10**17, 10**18)}"}  # fmt: skip
+    process = {
+        "type": "process",
+        "result": "SUCCESS",
+        "suspendResult": "SUCCESS",
+        "descriptor": str(pid),
+        "processPath": path,
+        "sophosPid": f"{pid}:{random.randrange(10**17, 10**18)}",
+    }
     items = [file, key, process][: random.choice((1, 2, 3, 3))]
     return {"totalItems": len(items), "items": items}
 
@@ -104,8 +122,11 @@ def malware(random: Random, device: Device) -> Iterator[Fields]:
     """A file is found, and cleaned up or not."""
     threat = random.choice(_THREATS)
     path = device.path(random.choice(("Downloads", "AppData\\Local\\Temp")), random.choice(_FILES))
-    found = {"threat": threat, "origin": random.choice(("ML", "SAV", "REP_MALWARE_DETECTION", "VDL_MALWARE_DETECTION")),
-             "appSha256": hex_digits(random, 64)}  # fmt: skip
+    found: Fields = {
+        "threat": threat,
+        "origin": random.choice(("ML", "SAV", "REP_MALWARE_DETECTION", "VDL_MALWARE_DETECTION")),
+        "appSha256": hex_digits(random, 64),
+    }
     text = f"'{threat}' at '{path}'"
     modern = random.random() < 0.8
     detected = "CoreDetection" if modern else "Threat::Detected"
@@ -140,9 +161,16 @@ def intrusion(random: Random, device: Device) -> Iterator[Fields]:
         f"Packet type   TCP\nLocal IP:     {device.ip}\nLocal Port:   445\nLocal MAC:    00-00-5E-00-53-11\n"
         f"Remote IP:    {remote}\nRemote Port:  {port}\nRemote MAC:   00-00-5E-00-53-66"
     )
-    data = {"techSupportId": support, "detectionType": 0, "executableName": "", "remoteIp": remote, "remotePort": port,
-            "localPort": "445", "rawData": raw}  # fmt: skip
-    name = f"Malicious inbound network traffic blocked from remote computer at {remote} (Technical Support reference: {support})"
+    data = {
+        "techSupportId": support,
+        "detectionType": 0,
+        "executableName": "",
+        "remoteIp": remote,
+        "remotePort": port,
+        "localPort": "445",
+        "rawData": raw,
+    }
+    name = f"Malicious inbound network traffic blocked from remote computer at {remote} (Technical Support reference: {support})"  # noqa: E501
     yield _fact(
         "Threat::IpsInboundDetection",
         "RUNTIME_DETECTIONS",
@@ -176,17 +204,35 @@ def exploit(random: Random, _: Device) -> Iterator[Fields]:
         )
     else:
         name = "'CodeCave' exploit prevented in Example Reader"
-        yield _fact("HmpaExploitPrevented", "RUNTIME_DETECTIONS", "low", name, threat="CodeCave", origin="HMPA_DETECTION",
-                    appSha256=hex_digits(random, 64))  # fmt: skip
+        yield _fact(
+            "HmpaExploitPrevented",
+            "RUNTIME_DETECTIONS",
+            "low",
+            name,
+            threat="CodeCave",
+            origin="HMPA_DETECTION",
+            appSha256=hex_digits(random, 64),
+        )
 
 
 def script(random: Random, device: Device) -> Iterator[Fields]:
     """A malicious script is blocked."""
-    data = {"processName": "powershell.exe", "processId": str(random.randrange(400, 30_000)),
-            "processPath": "C:\\Windows\\System32\\WindowsPowerShell\\v1.0\\powershell.exe",
-            "parentProcessId": str(random.randrange(400, 30_000)), "parentProcessPath": device.path("Downloads", "setup.exe")}  # fmt: skip
-    yield _fact("CoreAmsiBlocked", "MALWARE", "medium", "Malicious script blocked: 'AMSI/Example-B'", threat="AMSI/Example-B",
-                origin="AMSI_DETECTION", amsi_threat_data=data)  # fmt: skip
+    data = {
+        "processName": "powershell.exe",
+        "processId": str(random.randrange(400, 30_000)),
+        "processPath": "C:\\Windows\\System32\\WindowsPowerShell\\v1.0\\powershell.exe",
+        "parentProcessId": str(random.randrange(400, 30_000)),
+        "parentProcessPath": device.path("Downloads", "setup.exe"),
+    }
+    yield _fact(
+        "CoreAmsiBlocked",
+        "MALWARE",
+        "medium",
+        "Malicious script blocked: 'AMSI/Example-B'",
+        threat="AMSI/Example-B",
+        origin="AMSI_DETECTION",
+        amsi_threat_data=data,
+    )
 
 
 def reputation(random: Random, device: Device) -> Iterator[Fields]:
@@ -198,8 +244,15 @@ def reputation(random: Random, device: Device) -> Iterator[Fields]:
         )
     else:
         remedy = _remedy(random, path, done=True)
-        yield _fact("CoreBlocklistClean", "BLOCKLISTED", "low", "Blocked item cleaned up: 'tool-x.exe'", origin="BLOCKLISTED",
-                    appSha256=hex_digits(random, 64), core_remedy_items=remedy)  # fmt: skip
+        yield _fact(
+            "CoreBlocklistClean",
+            "BLOCKLISTED",
+            "low",
+            "Blocked item cleaned up: 'tool-x.exe'",
+            origin="BLOCKLISTED",
+            appSha256=hex_digits(random, 64),
+            core_remedy_items=remedy,
+        )
 
 
 def case(random: Random, _: Device) -> Iterator[Fields]:
@@ -235,11 +288,16 @@ def file_transfer(random: Random, device: Device) -> Iterator[Fields]:
     action, type_ = ("allow", "Allowed") if allowed else ("block", "Blocked")
     rule, copied = random.choice(_RULES), random.random() < 0.5
     parts = [
-        f"An ″{action} file transfer″ action was taken.", f"Username: {device.user}", f"Rule names: ′{rule}′",
-        f"User action: File {'copy' if copied else 'open'}", f"Application Name: {'Explorer' if copied else 'Firefox'}",
-        f"Data Control action: {action.capitalize()}", "File type: Media container (TFT∕MPEG-4)",
-        f"File size: {random.randrange(10**4, 10**8)}", f"Source path: {device.path('Documents', f'Q{random.randrange(1, 5)} Übersicht.xlsx')}",
-    ]  # fmt: skip
+        f"An ″{action} file transfer″ action was taken.",
+        f"Username: {device.user}",
+        f"Rule names: ′{rule}′",
+        f"User action: File {'copy' if copied else 'open'}",
+        f"Application Name: {'Explorer' if copied else 'Firefox'}",
+        f"Data Control action: {action.capitalize()}",
+        "File type: Media container (TFT∕MPEG-4)",
+        f"File size: {random.randrange(10**4, 10**8)}",
+        f"Source path: {device.path('Documents', f'Q{random.randrange(1, 5)} Übersicht.xlsx')}",
+    ]
     if copied:
         parts += [
             f"Destination path: E:\\transfer\\{random.randrange(1000)}.xlsx",
@@ -342,7 +400,7 @@ def firewall(random: Random, _: Device) -> Iterator[Fields]:
 
 def directory(random: Random, _: Device) -> Iterator[Fields]:
     """The directory is synchronised."""
-    name = f"Active Directory synchronization succeeded: {random.randrange(9)} users, 2 groups, {random.randrange(40)} devices"
+    name = f"Active Directory synchronization succeeded: {random.randrange(9)} users, 2 groups, {random.randrange(40)} devices"  # noqa: E501
     yield _fact("Event::ADSync::Success", "AD_SYNC", "low", name)
 
 
@@ -352,8 +410,28 @@ def token(_: Random, __: Device) -> Iterator[Fields]:
 
 
 STORIES: dict[Story, int] = {
-    malware: 18, unwanted_application: 8, intrusion: 10, command_and_control: 2, exploit: 3, script: 5, reputation: 6,
-    case: 1, browsing: 22, malicious_site: 6, file_transfer: 24, peripheral: 4, encryption: 2, scan: 4, registration: 1,
-    protection_off: 2, compliance: 2, application: 10, isolation: 1, update: 8, firewall: 1, directory: 1, token: 1,
-}  # fmt: skip
+    malware: 18,
+    unwanted_application: 8,
+    intrusion: 10,
+    command_and_control: 2,
+    exploit: 3,
+    script: 5,
+    reputation: 6,
+    case: 1,
+    browsing: 22,
+    malicious_site: 6,
+    file_transfer: 24,
+    peripheral: 4,
+    encryption: 2,
+    scan: 4,
+    registration: 1,
+    protection_off: 2,
+    compliance: 2,
+    application: 10,
+    isolation: 1,
+    update: 8,
+    firewall: 1,
+    directory: 1,
+    token: 1,
+}
 """Each with its weight."""

@@ -2,10 +2,10 @@
 
 import functions_framework
 from flask import Request, Response
-from lib.boundary import answer
 from marshmallow import Schema, fields, validate
 
 from lib import wiring
+from lib.boundary import answer
 
 
 class ForwardBatchRequest(Schema):

@@ -2,10 +2,10 @@
 
 import functions_framework
 from flask import Request, Response
-from lib.boundary import answer
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from lib import wiring
+from lib.boundary import answer
 
 
 class TestConnectionRequest(Schema):
@@ -15,7 +15,7 @@ class TestConnectionRequest(Schema):
     client_id = fields.String(validate=validate.Length(min=1))
     client_secret = fields.String(validate=validate.Length(min=1), load_only=True)
     region = fields.String()
-    tenant = fields.UUID()
+    tenant = fields.String(validate=validate.Length(min=1))
 
     @validates_schema
     def _one_of_two(self, data: dict[str, object], **_: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -31,6 +31,9 @@ from lib.pipeline.leases import Held, held
 from lib.pipeline.records import Books, StoredBatch, set_aside
 
 log = logging.getLogger(__name__)
+
+GRACE = 5.0
+"""Seconds past the deadline for the acknowledgements of what was sent before it."""
 
 IDLE = "idle"
 BUSY = "busy"
@@ -117,18 +120,17 @@ class ForwardBatch:
 
         `deadline` is a monotonic time: no batch is begun after it.
         """
-        waiting: dict[Stream, int] = {}
-        for found in self.books.batches.waiting():
-            waiting[found.stream] = waiting.get(found.stream, 0) + 1
+        only = Stream(integration, tenant, kind) if integration and tenant and kind else None
+        waiting = Counter(found.stream for found in self.books.batches.waiting(only))
         streams = [
             stream
-            for stream in sorted({*self.books.positions.streams(), *waiting})
+            for stream in sorted({*self.books.positions.streams(), *waiting} if only is None else {only})
             if integration in (None, stream.integration)
             and tenant in (None, stream.tenant)
             and kind in (None, stream.kind)
         ]
         with ThreadPoolExecutor(self.workers) as pool:
-            runs = pool.map(lambda stream: self._stream(stream, waiting.get(stream, 0), deadline), streams)
+            runs = pool.map(lambda stream: self._stream(stream, waiting[stream], deadline), streams)
             return [run.result(stream) for stream, run in zip(streams, runs, strict=True)]
 
     def _stream(self, stream: Stream, waiting: int, deadline: float) -> Run:
@@ -177,7 +179,7 @@ class Delivery:
             self._obstacle = None
             acked = 0
             try:
-                for acked in self._use_case.engine.deliver(self._logs()):
+                for acked in self._use_case.engine.deliver(self._logs(), deadline=self._deadline + GRACE):
                     self._settle(acked)
                     self._lease.check()
                 self._settle(acked)

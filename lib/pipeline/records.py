@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from lib.model.receipt import Tail, receipt_key
 from lib.model.stream import Stream, stream_of
 from lib.pipeline.gaps import Gaps
 from lib.store.base import ABSENT, Entry, ObjectStore
+
+_BATCH = re.compile(r"batches/([^/]+/[^/]+/[^/]+)/(\d{20})\.ndjson", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +163,14 @@ class Batches:
 
 def waiting_of(entry: Entry) -> Waiting | None:
     """The batch that a listed object is, or None for a foreign object."""
-    path, _, name = entry.key.removeprefix("batches/").rpartition("/")
-    number, _, suffix = name.partition(".")
-    if suffix != "ndjson" or not number.isdigit() or path.count("/") != 2:
-        return None
-    return Waiting(stream_of(path), int(number), entry)
+    batch = batch_of(entry.key)
+    return None if batch is None else Waiting(*batch, entry)
+
+
+def batch_of(key: str) -> tuple[Stream, int] | None:
+    """The stream and number of the batch with this key; None for any other key."""
+    match = _BATCH.fullmatch(key)
+    return (stream_of(match[1]), int(match[2])) if match else None
 
 
 class Ledger:

@@ -49,7 +49,7 @@ class ObjectStore(Protocol):
         """
 
     def delete(self, key: str, *, expected: int) -> None:
-        """Remove the object if it is still at generation `expected`; ConflictError when it is at another one or gone."""
+        """Remove the object if it is still at generation `expected`; ConflictError when it is not, or is gone."""
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
         """Objects whose key begins with `prefix` and sorts after `after`, in order of key; read page by page."""

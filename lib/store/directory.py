@@ -11,7 +11,7 @@ import heapq
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -120,7 +120,7 @@ class DirectoryStore:
         plain = self._below(found, prefix, after)
         yield from heapq.merge(plain, *continued, key=lambda entry: entry.key) if continued else plain
 
-    def _below(self, found: list[tuple[str, os.DirEntry[str]]], prefix: str, after: str) -> Iterator[Entry]:
+    def _below(self, found: Sequence[tuple[str, os.DirEntry[str]]], prefix: str, after: str) -> Iterator[Entry]:
         for key, entry in found:
             if key.endswith("/"):
                 yield from self._walk(Path(entry.path), key, prefix, after)
@@ -133,7 +133,9 @@ class DirectoryStore:
 
     def _path(self, key: str) -> Path:
         segments = key.split("/")
-        if any(not segment or segment.startswith(".") or "\0" in segment or CONTINUED in segment for segment in segments):
+        if any(
+            not segment or segment.startswith(".") or "\0" in segment or CONTINUED in segment for segment in segments
+        ):
             raise ValueError(f"not an object's key: {key!r}")
         parts: list[str] = []
         for segment in segments:

@@ -1,0 +1,154 @@
+"""HTTP in, calls to use cases, HTTP out; every failure becomes an RFC 9457 problem."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+from uuid import uuid4
+
+from flask import Request, Response
+from marshmallow import Schema, ValidationError
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+
+from lib import telemetry
+from lib.errors import ConfigError, ConnectorError, NotFoundError, RetryableError
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 1 << 20
+RETRY_SECONDS = 10
+FINALIZED = "google.cloud.storage.object.v1.finalized"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An answer that tells a platform to call again: what was done so far, and why not all."""
+
+    results: list[dict[str, Any]]
+    code: str
+    detail: str
+
+
+class BadRequestError(Exception):
+    """A request that cannot be understood: every fault, each at its pointer."""
+
+    def __init__(self, *faults: tuple[str, str]) -> None:
+        super().__init__("; ".join(detail for _, detail in faults))
+        self.faults = [{"pointer": pointer, "detail": detail} for pointer, detail in faults]
+
+
+Call = Callable[..., "dict[str, Any] | Refused"]
+
+
+def answer(request: Request, schema: Schema, call: Call, *, event: Call | None = None) -> Response:
+    """What `call` makes of the request's fields, or `event` of the name of a finalized object."""
+    telemetry.start(call.__name__.replace("_", "-"))
+    try:
+        return _reply(_called(request, schema, call, event))
+    except BadRequestError as error:
+        return problem(400, "bad_request", str(error), errors=error.faults)
+    except NotFoundError as error:
+        return problem(404, error.code, str(error), remedy=error.remedy)
+    except RetryableError as error:
+        log.warning("%s", error)
+        seconds = max(1, round(error.retry_after or RETRY_SECONDS))
+        return problem(503, error.code, str(error), retry_after=seconds, remedy=error.remedy)
+    except ConnectorError as error:
+        log.error("%s", error)  # noqa: TRY400 - a trace tells nothing of an expected failure
+        telemetry.flush()
+        status = 500 if isinstance(error, ConfigError) else 422
+        return problem(status, error.code, str(error), remedy=error.remedy)
+    except Exception:
+        number = str(uuid4())
+        log.exception("unexpected failure %s", number)
+        telemetry.flush()
+        return problem(500, "unexpected", f"An unexpected failure; the log has its trace under {number}.", id=number)
+
+
+def problem(status: int, code: str, detail: str, *, retry_after: int | None = None, **more: object) -> Response:
+    """An RFC 9457 problem."""
+    body = {"title": HTTPStatus(status).phrase, "status": status, "code": code, "detail": detail, **more}
+    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+    return Response(_json(body), status=status, headers=headers, content_type="application/problem+json")
+
+
+def _called(request: Request, schema: Schema, call: Call, event: Call | None) -> dict[str, Any] | Refused | Response:
+    if request.method != "POST":
+        refusal = problem(405, "method_not_allowed", f"{request.method} means nothing here; use POST.")
+        refusal.headers["Allow"] = "POST"
+        return refusal
+    try:
+        # One byte more than allowed shows a body of unknown length that is too long.
+        body = b"" if (request.content_length or 0) > MAX_BODY_BYTES else request.stream.read(MAX_BODY_BYTES + 1)
+    except (RequestEntityTooLarge, ClientDisconnected):
+        raise BadRequestError(("", "the body is not complete")) from None
+    if (request.content_length or 0) > MAX_BODY_BYTES or len(body) > MAX_BODY_BYTES:
+        return problem(413, "too_large", f"The body has over {MAX_BODY_BYTES} bytes.")
+    fields = _fields(body)
+    kind = _event_type(request, fields)
+    if kind is None:
+        return call(**_loaded(schema, fields))
+    if event is None:
+        raise BadRequestError(("", "this function takes no CloudEvents"))
+    if kind != FINALIZED:
+        # Somebody else's event: an error would only make the platform send it again.
+        return {"results": []}
+    return event(_object_name(request, fields))
+
+
+def _fields(body: bytes) -> dict[str, Any]:
+    if not body.strip():
+        return {}
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        raise BadRequestError(("", "the body is not JSON")) from None
+    if not isinstance(fields, dict):
+        raise BadRequestError(("", "the body has to be a JSON object"))
+    return fields
+
+
+def _event_type(request: Request, fields: Mapping[str, Any]) -> str | None:
+    """The CloudEvent's type, in binary or structured mode; None where the request is none."""
+    if request.mimetype == "application/cloudevents+json":
+        kind = fields.get("type")
+        if not isinstance(kind, str):
+            raise BadRequestError(("/type", "a CloudEvent has a type"))
+        return kind
+    return request.headers.get("ce-type")
+
+
+def _object_name(request: Request, fields: Mapping[str, Any]) -> str:
+    structured = request.mimetype == "application/cloudevents+json"
+    data = fields.get("data") if structured else fields
+    name = data.get("name") if isinstance(data, dict) else None
+    if not isinstance(name, str):
+        raise BadRequestError(("/data/name" if structured else "/name", "the storage event names no object"))
+    return name
+
+
+def _loaded(schema: Schema, fields: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return dict(schema.load(fields))
+    except ValidationError as error:
+        faults = [
+            ("" if name == "_schema" else f"/{name}", f"{name}: {' '.join(map(str, messages))}")
+            for name, messages in error.messages_dict.items()
+        ]
+        raise BadRequestError(*faults) from None
+
+
+def _reply(result: dict[str, Any] | Refused | Response) -> Response:
+    if isinstance(result, Response):
+        return result
+    if isinstance(result, Refused):
+        return problem(503, result.code, result.detail, retry_after=RETRY_SECONDS, results=result.results)
+    return Response(_json(result), status=200, content_type="application/json")
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")

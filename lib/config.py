@@ -1,0 +1,442 @@
+"""The configuration: one YAML file, checked as a whole before anything runs.
+
+Beside `lib/secrets.py`, which resolves references, this module alone reads the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cronsim import CronSim, CronSimError
+from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate, validates_schema
+
+from lib.errors import ConfigError, HostRefusedError
+from lib.model.duration import parse_duration
+from lib.model.host import check_url
+from lib.secrets import Reference, fault_of
+
+ENVIRONMENT = "SOPHOS_UTMSTACK_CONFIG"
+UTMSTACK_TENANT = "ce66672c-e36d-4761-a8c8-90058fee1a24"
+"""The only tenant that UTMStack v11 knows."""
+KINDS = ("events", "alerts")
+SOCKET_PATH_BYTES = 107
+"""The longest path of a Unix socket on Linux (unix(7): `sun_path`)."""
+
+Path_ = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """When fetch-page is triggered: each so often, or by a cron line in UTC."""
+
+    interval: timedelta | None = None
+    cron: str | None = None
+
+    def seconds_after(self, started: datetime) -> float:
+        """Seconds from the start of one tick to that of the next."""
+        if self.interval is not None:
+            return self.interval.total_seconds()
+        return (next(CronSim(str(self.cron), started)) - started).total_seconds()
+
+
+@dataclass(frozen=True, slots=True)
+class Sophos:
+    """Where Sophos Central is."""
+
+    auth_url: str = "https://id.sophos.com"
+    api_url: str = "https://api.central.sophos.com"
+    allow_hosts: tuple[str, ...] = ()
+    """Hosts beside *.sophos.com and loopback that credentials may be sent to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds that a site may want to change."""
+
+    max_pending_bytes: int = 2 << 30
+    """Waiting batches of the whole store, before fetching pauses."""
+    ack_timeout: timedelta = timedelta(seconds=30)
+    """How old the oldest unacknowledged log may grow before the engine counts as dead."""
+    deadline: timedelta = timedelta(seconds=50)
+    """How long one call of a function may take before it hands over to the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Integration:
+    """One named set of Sophos credentials, and what is read with it."""
+
+    name: str
+    client_id: Reference = field(repr=False)
+    client_secret: Reference = field(repr=False)
+    region: str = "auto"
+    tenants: tuple[str, ...] | None = None
+    streams: tuple[str, ...] = ("events",)
+    exclude_types: tuple[str, ...] = ()
+    lookback: timedelta = timedelta(hours=24)
+    settle: timedelta = timedelta(0)
+    reconcile: timedelta | None = timedelta(hours=6)
+    utmstack_tenant_id: str = UTMSTACK_TENANT
+    alerts_data_type: str = "sophos-central-alerts"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that can be set."""
+
+    integrations: tuple[Integration, ...]
+    store: str = "file:var/store"
+    engine: str = "unix:/workdir/sockets/engine_server.sock"
+    every: Every = Every(timedelta(seconds=60))
+    listen: tuple[str, int] = ("127.0.0.1", 8080)
+    sophos: Sophos = Sophos()
+    limits: Limits = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong in a configuration."""
+
+    path: str
+    line: int | None
+    message: str
+
+    def __str__(self) -> str:
+        place = "" if self.line is None else f"line {self.line}: "
+        return f"{place}{self.path}: {self.message}" if self.path else f"{place}{self.message}"
+
+
+class InvalidConfigError(ConfigError):
+    """A configuration with every fault that was found in it."""
+
+    def __init__(self, location: str, faults: Sequence[Fault]) -> None:
+        lines = "".join(f"\n  {fault}" for fault in faults)
+        super().__init__(f"{location} cannot be used:{lines}")
+        self.faults = tuple(faults)
+
+
+def located(location: str | None = None) -> str:
+    """Where the configuration is: as named, else by the environment; ConfigError where neither names it."""
+    found = location or os.environ.get(ENVIRONMENT, "")
+    if not found:
+        raise ConfigError(
+            f"no configuration is named: there is no --config, and {ENVIRONMENT} is not set",
+            remedy="Copy connector.example.yaml, fill it in, and name it with --config.",
+        )
+    return found
+
+
+def load(location: str | None = None) -> Config:
+    """The configuration at a path, or where the environment says; ConfigError with every fault and its line."""
+    location = located(location)
+    try:
+        text = Path(location).read_bytes().decode("utf-8")
+    except OSError as error:
+        raise ConfigError(f"{location} cannot be read: {error.strerror}", remedy="Name a readable file.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{location} is not UTF-8 text (byte {error.start})", remedy="Save it as UTF-8.") from None
+    return parse(text, location)
+
+
+def parse(text: str, location: str = "the configuration") -> Config:
+    """The configuration that a text holds; InvalidConfigError with every fault and its line."""
+    document = _Document(text)
+    faults = list(document.faults)
+    if not faults:
+        try:
+            config: Config = ConfigSchema().load(document.value)
+        except ValidationError as error:
+            faults += [document.fault(path, message) for path, message in _flat(error.messages_dict)]
+        else:
+            return config
+    raise InvalidConfigError(location, sorted(set(faults), key=lambda fault: (fault.line or 0, fault.path)))
+
+
+class _Document:
+    """A YAML text as plain values, with the line of each."""
+
+    def __init__(self, text: str) -> None:
+        self.faults: list[Fault] = []
+        self.value: Any = {}
+        self._lines: dict[Path_, int] = {}
+        try:
+            self._loader = yaml.SafeLoader(text)
+            node = self._loader.get_single_node()
+            if node is not None:
+                self.value = self._value(node, (), ())
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            self.faults.append(Fault("", mark.line + 1 if mark else None, f"not YAML: {error.problem}"))
+        except yaml.YAMLError as error:
+            self.faults.append(Fault("", None, f"not YAML: {str(error).splitlines()[0]}"))
+        if not self.faults and not isinstance(self.value, dict):
+            self.faults.append(Fault("", 1, "the file has to begin with keys, such as `store:` and `integrations:`"))
+
+    def fault(self, path: Path_, message: str) -> Fault:
+        """The fault, at the line of its path or of what is around it."""
+        known = next((path[:length] for length in range(len(path), 0, -1) if path[:length] in self._lines), ())
+        text = ""
+        for part in path:
+            text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        return Fault(text, self._lines.get(known, 1), message)
+
+    def _value(self, node: yaml.Node, path: Path_, above: tuple[yaml.Node, ...]) -> Any:
+        self._lines.setdefault(path, node.start_mark.line + 1)
+        if node in above:
+            raise yaml.constructor.ConstructorError(None, None, "an alias that holds itself", node.start_mark)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path, (*above, node))
+        if isinstance(node, yaml.SequenceNode):
+            return [self._value(each, (*path, at), (*above, node)) for at, each in enumerate(node.value)]
+        return self._loader.construct_object(node)
+
+    def _mapping(self, node: yaml.MappingNode, path: Path_, above: tuple[yaml.Node, ...]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            self._lines[(*path, key)] = key_node.start_mark.line + 1
+            if key in found:
+                self.faults.append(self.fault((*path, key), "this key is given twice"))
+            found[key] = self._value(value_node, (*path, key), above)
+        return found
+
+
+def _flat(messages: Mapping[Any, Any], path: Path_ = ()) -> Iterator[tuple[Path_, str]]:
+    for key, value in messages.items():
+        here = path if key == "_schema" else (*path, key)
+        if isinstance(value, Mapping):
+            yield from _flat(value, here)
+        else:
+            yield from ((here, str(message)) for message in value)
+
+
+class _Strict(Schema):
+    """Unknown keys are faults that name the nearest known one."""
+
+    class Meta:
+        unknown = RAISE
+
+    def handle_error(self, error: ValidationError, data: Any, **_: Any) -> None:
+        """Say more of an unknown key than that it is unknown."""
+        if not isinstance(error.messages, dict) or not isinstance(data, Mapping):
+            return
+        known = [each.data_key or name for name, each in self.fields.items()]
+        for key in error.messages:
+            if key in data and key not in known:
+                near = get_close_matches(str(key), known, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}"
+                error.messages[key] = [f"unknown key; {hint}"]
+
+
+class _Text(fields.String):
+    default_error_messages = {  # noqa: RUF012 - marshmallow's form
+        "invalid": "has to be a text; put it in quotes",
+        "null": "is empty",
+        "required": "is missing",
+    }
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(validate=[validate.Length(min=1, error="is empty")], **options)
+
+
+class _Reference(_Text):
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
+        text = super()._deserialize(value, attr, data, **options)
+        fault = fault_of(text)
+        if fault:
+            raise ValidationError(fault)
+        return text
+
+
+class _Duration(fields.Field[timedelta]):
+    """A duration within bounds."""
+
+    def __init__(self, smallest: timedelta = timedelta(0), unit: timedelta | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._smallest = smallest
+        self._unit = unit
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> timedelta:
+        del attr, data
+        if not isinstance(value, str):
+            raise ValidationError(f"{value!r} has no unit: write such as 90s, 5m or 24h")
+        try:
+            duration = parse_duration(value)
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
+        if duration < self._smallest:
+            raise ValidationError(f"has to be at least {int(self._smallest.total_seconds())}s")
+        if self._unit and duration % self._unit:
+            raise ValidationError(f"has to be a multiple of {int(self._unit.total_seconds())}s")
+        return duration
+
+
+class _DurationOrOff(_Duration):
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
+        # A bare `off` is false in YAML 1.1.
+        return None if value is False or value == "off" else super()._deserialize(value, attr, data, **options)
+
+
+class _EveryField(fields.Field[Every]):
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> Every:
+        del attr, data
+        text = str(value).strip()
+        if len(text.split()) > 1 and isinstance(value, str):
+            try:
+                CronSim(text, datetime(2026, 1, 1))  # noqa: DTZ001 - only the line's form is tried
+            except CronSimError as error:
+                raise ValidationError(f"{text!r} is no cron line: {error}") from None
+            return Every(cron=text)
+        try:
+            interval = parse_duration(text)
+        except ValueError:
+            raise ValidationError(f"{text!r} is neither a duration, such as 60s, nor a cron line") from None
+        if interval < timedelta(seconds=1):
+            raise ValidationError("1s is the smallest")
+        return Every(interval)
+
+
+class _Listen(fields.Field[tuple[str, int]]):
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> tuple[str, int]:
+        del attr, data
+        host, colon, port = str(value).rpartition(":")
+        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+            raise ValidationError(f"{value!r} is no address: write HOST:PORT, such as 127.0.0.1:8080")
+        return host.strip("[]") or "127.0.0.1", int(port)
+
+
+class _Location(_Text):
+    """A place with a scheme."""
+
+    def __init__(self, schemes: Mapping[str, str], **options: Any) -> None:
+        super().__init__(**options)
+        self._schemes = schemes
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
+        text: str = super()._deserialize(value, attr, data, **options)
+        scheme = next((each for each in self._schemes if text.startswith(each)), None)
+        if scheme is None or len(text) == len(scheme):
+            raise ValidationError(f"{text!r}: write {' or '.join(self._schemes.values())}")
+        path = text.removeprefix("unix:").removeprefix("//") if text.startswith("unix:") else None
+        if path is not None and not path.startswith("/"):
+            raise ValidationError("the socket's path has to be absolute")
+        if path is not None and len(os.fsencode(path)) > SOCKET_PATH_BYTES:
+            raise ValidationError(f"the socket's path has over {SOCKET_PATH_BYTES} bytes, more than the system takes")
+        return text
+
+
+class _Tenants(fields.Field[tuple[str, ...] | None]):
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> tuple[str, ...] | None:
+        del attr, data
+        if value == "all":
+            return None
+        if isinstance(value, list) and value and all(isinstance(each, str) and each for each in value):
+            return tuple(dict.fromkeys(value))
+        raise ValidationError("write `all`, or a list of tenant ids")
+
+
+def _names(**options: Any) -> fields.List[str]:
+    return fields.List(_Text(), error_messages={"invalid": "has to be a list, such as [one, two]"}, **options)
+
+
+class _SophosSchema(_Strict):
+    auth_url = _Text()
+    api_url = _Text()
+    allow_hosts = _names()
+
+    @post_load
+    def _made(self, data: dict[str, Any], **_: Any) -> Sophos:
+        return Sophos(**data | {"allow_hosts": tuple(data.get("allow_hosts", ()))})
+
+    @validates_schema(skip_on_field_errors=True)
+    def _hosts(self, data: dict[str, Any], **_: Any) -> None:
+        for key in ("auth_url", "api_url"):
+            if key in data:
+                _check_host(data[key], data.get("allow_hosts", ()), key)
+
+
+class _LimitsSchema(_Strict):
+    max_pending_bytes = fields.Integer(strict=True, validate=validate.Range(min=1, error="has to be a number of bytes"))
+    ack_timeout = _Duration(timedelta(seconds=1))
+    deadline = _Duration(timedelta(seconds=1))
+
+    @post_load
+    def _made(self, data: dict[str, Any], **_: Any) -> Limits:
+        return Limits(**data)
+
+
+class _IntegrationSchema(_Strict):
+    name = _Text(required=True)
+    client_id = _Reference(required=True)
+    client_secret = _Reference(required=True)
+    region = _Text()
+    tenants = _Tenants(allow_none=False)
+    streams = fields.List(
+        fields.String(validate=validate.OneOf(KINDS, error=f"has to be one of: {', '.join(KINDS)}")),
+        validate=validate.Length(min=1, error="is empty"),
+        error_messages={"invalid": "has to be a list, such as [events]"},
+    )
+    exclude_types = _names()
+    lookback = _Duration(timedelta(seconds=1))
+    settle = _Duration(unit=timedelta(minutes=1))
+    reconcile = _DurationOrOff(timedelta(minutes=1))
+    utmstack_tenant_id = _Text()
+    alerts_data_type = _Text()
+
+    @post_load
+    def _made(self, data: dict[str, Any], **_: Any) -> Integration:
+        name = data["name"]
+        for key in ("client_id", "client_secret"):
+            data[key] = Reference(data[key], f"{key} of integration {name!r}")
+        for key in ("streams", "exclude_types"):
+            if key in data:
+                data[key] = tuple(dict.fromkeys(data[key]))
+        return Integration(**data)
+
+
+class ConfigSchema(_Strict):
+    """The whole file."""
+
+    store = _Location({"file:": "file:PATH"})
+    engine = _Location({"unix:": "unix:/path/of/engine_server.sock"})
+    every = _EveryField()
+    listen = _Listen()
+    sophos = fields.Nested(_SophosSchema, error_messages={"type": "has to hold keys"})
+    limits = fields.Nested(_LimitsSchema, error_messages={"type": "has to hold keys"})
+    integrations = fields.List(
+        fields.Nested(_IntegrationSchema),
+        required=True,
+        validate=validate.Length(min=1, error="has to hold at least one integration"),
+        error_messages={"invalid": "has to be a list", "null": "has to be a list", "required": "is missing"},
+    )
+
+    @post_load
+    def _made(self, data: dict[str, Any], **_: Any) -> Config:
+        return Config(**data | {"integrations": tuple(data["integrations"])})
+
+    @validates_schema(skip_on_field_errors=True)
+    def _as_a_whole(self, data: dict[str, Any], **_: Any) -> None:
+        seen: set[str] = set()
+        allowed = data["sophos"].allow_hosts if "sophos" in data else ()
+        for at, integration in enumerate(data["integrations"]):
+            if integration.name in seen:
+                raise ValidationError({"integrations": {at: {"name": [f"{integration.name!r} is named twice"]}}})
+            seen.add(integration.name)
+            if "://" in integration.region:
+                try:
+                    check_url(integration.region, allow_hosts=allowed)
+                except HostRefusedError as error:
+                    raise ValidationError({"integrations": {at: {"region": [f"{error}. {error.remedy}"]}}}) from None
+
+
+def _check_host(url: str, allowed: Sequence[str], key: str) -> None:
+    try:
+        check_url(url, allow_hosts=allowed)
+    except HostRefusedError as error:
+        raise ValidationError(f"{error}. {error.remedy}", key) from None

@@ -1,0 +1,101 @@
+"""Secrets by reference: resolved when they are used, so that a rotated one is read anew, and never printed."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib.errors import ConfigError, StoreError
+
+_REFERENCE = re.compile(r"\$\{(env|file|secret):([^}]+)\}")
+_SECRET_NAME = re.compile(r"projects/[^/]+/secrets/[^/]+/versions/[^/]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A text of the configuration that may stand for another one."""
+
+    text: str
+    where: str
+    """What it is for, for people: `client_secret of integration 'acme'`."""
+
+    def __repr__(self) -> str:
+        return f"Reference({self.where})"
+
+    def resolve(self) -> str:
+        """What it stands for; ConfigError where that cannot be had, StoreError where Secret Manager cannot be asked."""
+        match = _REFERENCE.fullmatch(self.text)
+        if match is None:
+            return self.text
+        value = {"env": self._env, "file": self._file, "secret": self._secret}[match[1]](match[2])
+        if not value:
+            raise ConfigError(f"{self.where}: {match[0]} is empty", remedy="Put the value there; nothing was sent.")
+        return value
+
+    def _env(self, name: str) -> str:
+        try:
+            return os.environ[name].strip()
+        except KeyError:
+            raise ConfigError(
+                f"{self.where}: the environment variable {name} is not set", remedy=f"Set {name}, and start again."
+            ) from None
+
+    def _file(self, path: str) -> str:
+        try:
+            return Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise ConfigError(
+                f"{self.where}: {path} cannot be read: {reason}", remedy="Correct the path or its permissions."
+            ) from None
+
+    def _secret(self, name: str) -> str:
+        return access_secret(name, self.where)
+
+
+def fault_of(text: str) -> str | None:
+    """What is wrong with a text that looks like a reference; None for a good one, and for a plain text."""
+    if not text.startswith("${"):
+        return None
+    match = _REFERENCE.fullmatch(text)
+    if match is None:
+        return "not a reference: write ${env:NAME}, ${file:/path} or ${secret:projects/P/secrets/S/versions/V}"
+    if match[1] == "secret" and not _SECRET_NAME.fullmatch(match[2]):
+        return "not a secret's name: write ${secret:projects/P/secrets/S/versions/latest}"
+    return None
+
+
+def access_secret(name: str, where: str) -> str:
+    """A version's payload from Google Cloud's Secret Manager.
+
+    `SECRET_MANAGER_EMULATOR_HOST` (host:port, plain gRPC) stands for the service in tests.
+    """
+    import grpc  # noqa: PLC0415 - heavy, and only for who keeps secrets there
+    from google.api_core.exceptions import GoogleAPIError, NotFound, PermissionDenied  # noqa: PLC0415
+    from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415
+    from google.cloud.secretmanager_v1 import SecretManagerServiceClient  # noqa: PLC0415
+    from google.cloud.secretmanager_v1.services.secret_manager_service.transports import (  # noqa: PLC0415
+        SecretManagerServiceGrpcTransport,
+    )
+
+    emulator = os.environ.get("SECRET_MANAGER_EMULATOR_HOST")
+    try:
+        if emulator:
+            with grpc.insecure_channel(emulator) as channel:
+                client = SecretManagerServiceClient(transport=SecretManagerServiceGrpcTransport(channel=channel))
+                return _payload(client, name)
+        return _payload(SecretManagerServiceClient(), name)
+    except (NotFound, PermissionDenied) as error:
+        raise ConfigError(
+            f"{where}: the secret {name} cannot be read: {error.__class__.__name__}",
+            remedy="Correct its name, or give this service account the role Secret Manager Secret Accessor.",
+        ) from None
+    except (GoogleAPIError, GoogleAuthError) as error:
+        raise StoreError(f"{where}: Secret Manager cannot be asked: {error.__class__.__name__}") from None
+
+
+def _payload(client: object, name: str) -> str:
+    answer = client.access_secret_version(name=name, timeout=10, retry=None)  # type: ignore[attr-defined]
+    return str(answer.payload.data.decode("utf-8")).strip()

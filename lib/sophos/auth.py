@@ -1,0 +1,79 @@
+"""The access token: one in memory for each credential, renewed before it ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from lib.errors import CredentialsError, ProtocolError
+from lib.sophos.http import Answer, Http
+from lib.sophos.schemas import TokenSchema, load
+
+TOKEN_PATH = "/api/v2/oauth2/token"  # noqa: S105 - a path
+EARLY_SECONDS = 120.0
+"""How long before its end a token is renewed, as Sophos's own script does; of a short-lived one, a quarter."""
+
+
+class Credential(Protocol):
+    """A client id and secret, resolved when asked for."""
+
+    @property
+    def client_id(self) -> Callable[[], str]:
+        """Resolves the client id."""
+
+    @property
+    def client_secret(self) -> Callable[[], str]:
+        """Resolves the client secret."""
+
+
+class Tokens:
+    """Tokens of one credential; safe between threads: who comes while one is fetched waits for it."""
+
+    def __init__(self, http: Http, credential: Credential, auth_url: str, monotonic: Callable[[], float]) -> None:
+        self._http = http
+        self._credential = credential
+        self._url = auth_url.rstrip("/") + TOKEN_PATH
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._token = ""
+        self._renew_at = 0.0
+
+    def current(self, *, refused: str | None = None, deadline: float | None = None) -> str:
+        """A token that holds; `refused` is one that an API has just refused.
+
+        Raises CredentialsError where Sophos refuses the credential.
+        """
+        with self._lock:
+            if not self._token or self._token == refused or self._monotonic() >= self._renew_at:
+                self._token = ""
+                self._renew(deadline)
+            return self._token
+
+    def _renew(self, deadline: float | None) -> None:
+        asked_at = self._monotonic()
+        fields = self._http.request(
+            "POST",
+            self._url,
+            form={
+                "grant_type": "client_credentials",
+                "client_id": self._credential.client_id(),
+                "client_secret": self._credential.client_secret(),
+                "scope": "token",
+            },
+            read=_read,
+            deadline=deadline,
+        )
+        lifetime = float(fields["expires_in"])
+        self._renew_at = asked_at + lifetime - min(EARLY_SECONDS, lifetime / 4)
+        self._token = fields["access_token"]
+
+
+def _read(answer: Answer) -> dict[str, Any]:
+    if answer.status in (400, 401, 403):
+        # The token host answers 400 and 403 for credentials too; none of them gets better by asking again.
+        word = answer.word("errorCode", "error")
+        raise CredentialsError(f"Sophos refused the client id or secret: {answer.status}{word}")
+    if answer.status != 200:
+        raise ProtocolError(f"Sophos answered {answer.status} to POST {TOKEN_PATH}")
+    return dict(load(TokenSchema(), answer, f"POST {TOKEN_PATH}"))

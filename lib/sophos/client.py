@@ -1,0 +1,185 @@
+"""Sophos Central's APIs as calls: whoami, tenants, pages of the SIEM API (https://developer.sophos.com)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from lib.errors import CredentialsError, CursorRefusedError, PermissionMissingError, ProtocolError
+from lib.model.page import Page, Tenant, Whoami
+from lib.sophos import pages
+from lib.sophos.auth import Credential, Tokens
+from lib.sophos.http import Answer, Http
+from lib.sophos.schemas import TenantsSchema, WhoamiSchema, load
+
+T = TypeVar("T")
+
+PAGE_ITEMS = 1000
+"""The largest `limit` that the SIEM API takes."""
+TENANTS_A_PAGE = 100
+
+
+class Central:
+    """Sophos Central with one credential; safe between threads."""
+
+    def __init__(
+        self,
+        credential: Credential,
+        *,
+        auth_url: str,
+        api_url: str,
+        allow_hosts: Collection[str] = (),
+        now: Callable[[], datetime],
+        monotonic: Callable[[], float],
+        sleep: Callable[[float], None],
+        random: Callable[[], float],
+    ) -> None:
+        self._api_url = api_url.rstrip("/")
+        self._auth_url = auth_url.rstrip("/")
+        self._http = Http(allow_hosts=allow_hosts, now=now, monotonic=monotonic, sleep=sleep, random=random)
+        self._tokens = Tokens(self._http, credential, auth_url, monotonic)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Requests so far, by outcome."""
+        return dict(self._http.counts)
+
+    def reach(self) -> dict[str, datetime | None]:
+        """What the hosts' clocks show, by host; SophosDownError names the one that cannot be reached."""
+        clocks: dict[str, datetime | None] = {}
+        for url in dict.fromkeys((self._auth_url, self._api_url)):
+            # Any answer will do: without a token, an error is expected.
+            answer = self._http.request("GET", f"{url}/", read=lambda answer: answer)
+            clocks[urlsplit(url).netloc] = answer.date
+        return clocks
+
+    def authenticate(self, *, deadline: float | None = None) -> None:
+        """Get a token; CredentialsError where Sophos refuses the credential."""
+        self._tokens.current(deadline=deadline)
+
+    def whoami(self, *, deadline: float | None = None) -> Whoami:
+        """Whose the credential is."""
+        path = "/whoami/v1"
+        who: Whoami = self._get(
+            self._api_url, path, lambda answer: load(WhoamiSchema(), answer, path), deadline=deadline
+        )
+        if who.global_host:
+            return who
+        return Whoami(who.id, who.id_type, self._api_url, who.data_region)
+
+    def tenants(self, who: Whoami, *, deadline: float | None = None) -> Iterator[Tenant]:
+        """The tenants that the credential can read: its own, or a partner's or organization's customers."""
+        if who.id_type == "tenant":
+            # A tenant credential without a data region is not known; the global host is the only other one there is.
+            yield Tenant(who.id, "", who.data_region or who.global_host)
+            return
+        path = f"/{who.id_type}/v1/tenants"
+        headers = {f"X-{who.id_type.capitalize()}-ID": who.id}
+        seen: set[str] = set()
+        number = 0
+        while True:
+            number += 1
+            params = {"page": str(number), "pageSize": str(TENANTS_A_PAGE), "pageTotal": "true"}
+            found = self._get(
+                who.global_host,
+                path,
+                lambda answer: load(TenantsSchema(), answer, path),
+                deadline=deadline,
+                headers=headers,
+                params=params,
+            )
+            fresh = [tenant for tenant in found["items"] if tenant.id not in seen]
+            seen.update(tenant.id for tenant in fresh)
+            yield from fresh
+            size, total = found["pages"].get("size") or TENANTS_A_PAGE, found["pages"].get("total")
+            if not fresh or (number >= total if total is not None else len(found["items"]) < size):
+                return
+
+    def page(
+        self,
+        host: str,
+        tenant: str,
+        kind: str,
+        *,
+        cursor: str | None,
+        from_date: datetime | None,
+        exclude_types: Sequence[str] = (),
+        offset_minutes: int = 0,
+        deadline: float | None = None,
+    ) -> Page:
+        """The page that follows the cursor, or begins at the date; `kind` is `events` or `alerts`.
+
+        Raises CursorRefusedError where Sophos refuses the cursor.
+        """
+        params = {"limit": str(PAGE_ITEMS)}
+        if cursor is not None:
+            params["cursor"] = cursor
+        elif from_date is not None:
+            params["from_date"] = str(int(from_date.timestamp()))
+        if exclude_types and kind == "events":
+            params["exclude_types"] = ",".join(exclude_types)
+        if offset_minutes:
+            params["from_date_offset_minutes"] = str(offset_minutes)
+
+        def read(answer: Answer) -> Page:
+            if answer.status in (400, 410) and cursor is not None:
+                raise CursorRefusedError(f"Sophos refused the cursor: {answer.status}{answer.word('error')}")
+            return self._page(answer)
+
+        return self._get(
+            host, f"/siem/v1/{kind}", read, deadline=deadline, headers={"X-Tenant-ID": tenant}, params=params
+        )
+
+    @staticmethod
+    def _page(answer: Answer) -> Page:
+        return pages.split(_ok(answer).body, answer.date)
+
+    def _get(
+        self,
+        host: str,
+        path: str,
+        read: Callable[[Answer], T],
+        *,
+        deadline: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
+    ) -> T:
+        """What `read` makes of the answer, with one new token where the API refuses the one that we have."""
+        url = host.rstrip("/") + path
+        refused: str | None = None
+        for _ in range(2):
+            token = self._tokens.current(refused=refused, deadline=deadline)
+            try:
+                return self._http.request(
+                    "GET",
+                    url,
+                    token=token,
+                    headers=headers,
+                    params=params,
+                    deadline=deadline,
+                    read=lambda answer: read(_authorized(answer, path)),
+                )
+            except _TokenRefusedError:
+                refused = token
+        raise CredentialsError(f"Sophos refused a new token twice: 401 to GET {path}")
+
+
+class _TokenRefusedError(Exception):
+    """An API answered 401."""
+
+
+def _authorized(answer: Answer, path: str) -> Answer:
+    if answer.status == 401:
+        raise _TokenRefusedError
+    if answer.status in (403, 404, 451):
+        ids = answer.word("correlationId", "requestId")
+        raise PermissionMissingError(f"Sophos answered {answer.status}{answer.word('error')} to GET {path}{ids}")
+    return answer if answer.status in (400, 410) else _ok(answer)
+
+
+def _ok(answer: Answer) -> Answer:
+    if answer.status != 200:
+        raise ProtocolError(f"Sophos answered {answer.status}{answer.word('error')}, which is not expected")
+    return answer

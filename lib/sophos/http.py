@@ -1,0 +1,207 @@
+"""HTTP to Sophos: one request with time-outs, bounded size and bounded tries, to hosts that may have credentials."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
+
+from lib.errors import ProtocolError, SophosDownError, ThrottledError
+from lib.model.backoff import full_jitter, retry_after
+from lib.model.host import check_url, is_loopback
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 30.0
+TOTAL_SECONDS = 90.0
+"""A body that drips: no single time-out of it ends the request, this bound does."""
+MAX_BODY_BYTES = 64 << 20
+TRIES = 4
+LONGEST_PAUSE_SECONDS = 8.0
+_CHUNK = 1 << 16
+_DIRECT: Any = {"http": None, "https": None, "all": None}
+"""No proxy, whatever the environment says: a proxy's loopback is another one."""
+_WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back, whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def date(self) -> datetime | None:
+        """The other side's clock, UTC."""
+        try:
+            return parsedate_to_datetime(self.headers.get("Date", "")).astimezone(UTC)
+        except ValueError:
+            return None
+
+    def word(self, *names: str) -> str:
+        """The first of the body's fields that holds a plain word, as ` (word)`; nothing else is repeated."""
+        try:
+            fields = json.loads(self.body)
+        except ValueError:
+            return ""
+        found = [fields.get(name) for name in names] if isinstance(fields, dict) else []
+        return next((f" ({each})" for each in found if isinstance(each, str) and _WORD.fullmatch(each)), "")
+
+
+class Bearer(AuthBase):
+    """A token as the request's authorization; being an auth object keeps `requests` from looking into ~/.netrc."""
+
+    def __init__(self, token: str | None) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Give the request its header."""
+        if self._token is not None:
+            request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+class Http:
+    """A pooled session; every request is tried a few times where that can help."""
+
+    def __init__(
+        self,
+        *,
+        allow_hosts: Collection[str],
+        now: Callable[[], datetime],
+        monotonic: Callable[[], float],
+        sleep: Callable[[float], None],
+        random: Callable[[], float],
+    ) -> None:
+        self._allow_hosts = allow_hosts
+        self._now = now
+        self._monotonic = monotonic
+        self._sleep = sleep
+        self._random = random
+        self._session = requests.Session()
+        self._session.cookies.set_policy(_NoCookies())
+        adapter = HTTPAdapter(pool_maxsize=16)
+        self._session.mount("https://", adapter)
+        self._session.mount("http://", adapter)
+        self._session.headers["User-Agent"] = "sophos-utmstack"
+        self._session.headers["Accept"] = "application/json"
+        self._lock = threading.Lock()
+        self.counts: dict[str, int] = {}
+        """Requests so far by outcome: a status, or the error's code."""
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        read: Callable[[Answer], T],
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
+        form: Mapping[str, str] | None = None,
+        deadline: float | None = None,
+    ) -> T:
+        """What `read` makes of the answer, tried again after 5xx, time-outs and what `read` calls a ProtocolError.
+
+        Raises HostRefusedError, ThrottledError at once; SophosDownError and ProtocolError after the last try.
+        """
+        check_url(url, allow_hosts=self._allow_hosts)
+        end = self._monotonic() + TOTAL_SECONDS if deadline is None else deadline
+        for tries in range(1, TRIES + 1):
+            try:
+                answer = self._once(method, url, end, auth=Bearer(token), headers=headers, params=params, data=form)
+                self._refuse_server_faults(answer, method, url)
+                return read(answer)
+            except (SophosDownError, ProtocolError) as error:
+                self._count(error.code)
+                pause = full_jitter(tries, self._random(), base=0.5, cap=LONGEST_PAUSE_SECONDS)
+                pause = max(pause, error.retry_after or 0.0)
+                if tries == TRIES or pause > LONGEST_PAUSE_SECONDS or self._monotonic() + pause >= end:
+                    raise
+                self._sleep(pause)
+        raise AssertionError("the last try returns or raises")
+
+    def _once(self, method: str, url: str, end: float, **options: Any) -> Answer:
+        parts = urlsplit(url)
+        started = self._monotonic()
+        left = max(1.0, min(end - started, TOTAL_SECONDS))
+        what = f"{method} {parts.path} at {parts.netloc}"
+        if is_loopback((parts.hostname or "").lower()):
+            options["proxies"] = _DIRECT
+        try:
+            with closing(
+                self._session.request(
+                    method,
+                    url,
+                    timeout=(min(CONNECT_SECONDS, left), min(READ_SECONDS, left)),
+                    allow_redirects=False,
+                    stream=True,
+                    **options,
+                )
+            ) as response:
+                body = bytearray()
+                for chunk in response.iter_content(_CHUNK):
+                    body += chunk
+                    if len(body) > MAX_BODY_BYTES:
+                        raise ProtocolError(f"{what}: the answer has over {MAX_BODY_BYTES >> 20} MiB")
+                    if self._monotonic() - started > left:
+                        raise SophosDownError(f"{what}: the answer took over {left:.0f} s")
+        except requests.Timeout:
+            raise SophosDownError(f"{what}: no answer in time") from None
+        except requests.RequestException as error:
+            raise SophosDownError(f"{what}: {_reason(error)}") from None
+        self._count(str(response.status_code))
+        return Answer(response.status_code, response.headers, bytes(body))
+
+    def _refuse_server_faults(self, answer: Answer, method: str, url: str) -> None:
+        if answer.status != 429 and answer.status < 500:
+            return
+        wait = retry_after(answer.headers.get("Retry-After"), answer.date or self._now())
+        text = f"Sophos answered {answer.status}{answer.word('error')} to {method} {urlsplit(url).path}"
+        if answer.status == 429:
+            raise ThrottledError(text, retry_after=wait)
+        raise SophosDownError(text, retry_after=wait)
+
+    def _count(self, outcome: str) -> None:
+        with self._lock:
+            self.counts[outcome] = self.counts.get(outcome, 0) + 1
+
+
+class _NoCookies(requests.cookies.cookielib.DefaultCookiePolicy):  # type: ignore[name-defined,misc]
+    """A function keeps nothing between calls, a gateway's cookies least of all."""
+
+    def set_ok(self, *_: object) -> bool:
+        return False
+
+
+def _reason(error: BaseException) -> str:
+    """Why a connection failed, in the system's words where there are any; never a URL."""
+    seen: list[BaseException] = []
+    todo: list[object] = [error]
+    while todo and len(seen) < 20:
+        each = todo.pop()
+        if isinstance(each, BaseException) and each not in seen:
+            seen.append(each)
+            todo += [each.__cause__, each.__context__, getattr(each, "reason", None), *each.args]
+    words = [each.strerror for each in seen if isinstance(each, OSError) and each.strerror]
+    if isinstance(error, requests.exceptions.SSLError):
+        return "its certificate was not accepted"
+    if isinstance(error, requests.exceptions.ProxyError):
+        return "the proxy does not let us through"
+    if isinstance(error, (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError)):
+        return "the answer was cut off"
+    return f"no connection ({words[-1]})" if words else "no connection"
