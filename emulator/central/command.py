@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
 import threading
+from pathlib import Path
 
 from emulator.central.accounts import Credential
 from emulator.central.api import Settings
@@ -41,5 +43,17 @@ def serve(args: argparse.Namespace) -> int:
             f"client_secret={credential.secret}  tenant={central.default_tenant}",
             flush=True,
         )
+        if args.announce:
+            _announce(
+                args.announce,
+                {"url": central.url, "client_id": credential.client_id, "client_secret": credential.secret},
+            )
         stop.wait()
     return 0
+
+
+def _announce(file: Path, told: dict[str, str]) -> None:
+    """Write the file at once: who waits for it never reads half of it."""
+    half = file.with_suffix(".half")
+    half.write_text(json.dumps(told))
+    half.rename(file)

@@ -20,6 +20,21 @@ from lib.model.stream import Stream
 DELIVERED = "delivered"
 
 
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The end of a stream's ledger: what was delivered last."""
+
+    sequence: int = 0
+    key: str = ""
+    digest: str = ""
+    total: int = 0
+    """Events of all receipts so far."""
+
+    def fields(self) -> dict[str, Any]:
+        """As JSON fields."""
+        return asdict(self)
+
+
 def receipt_key(stream: Stream, day: str, sequence: int) -> str:
     """Where the receipt is: by day, then by number, so that the order of keys is the order of the stream."""
     return f"ledger/{stream.path}/{day}/{sequence:020d}.json"
@@ -31,7 +46,7 @@ def digest(body: bytes) -> str:
 
 
 def to_body(
-    header: Header, keys: Sequence[str], *, previous: str, acked_at: datetime, set_aside: int, outcome: str = DELIVERED
+    header: Header, keys: Sequence[str], *, previous: Tail, acked_at: datetime, set_aside: int, outcome: str = DELIVERED
 ) -> bytes:
     """The receipt as a stored object."""
     fields = {
@@ -39,7 +54,8 @@ def to_body(
         "outcome": outcome,
         "acked_at": to_text(acked_at),
         "set_aside": set_aside,
-        "previous": previous,
+        "previous": previous.digest,
+        "total": previous.total + header.count,
         "ids": list(keys),
     }
     return json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
@@ -53,16 +69,3 @@ def fields_of(body: bytes) -> dict[str, Any]:
         return dict(fields)
     except (ValueError, TypeError, AttributeError):
         raise DamagedError("a receipt cannot be read") from None
-
-
-@dataclass(frozen=True, slots=True)
-class Tail:
-    """The end of a stream's ledger: what was delivered last."""
-
-    sequence: int = 0
-    key: str = ""
-    digest: str = ""
-
-    def fields(self) -> dict[str, Any]:
-        """As JSON fields."""
-        return asdict(self)

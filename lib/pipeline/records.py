@@ -181,23 +181,27 @@ class Ledger:
 
     def tail(self, stream: Stream, known: Tail) -> Tail:
         """The stream's last receipt, looked for from the last known one on."""
-        last = _last(self._store.list(f"ledger/{stream.path}/", after=known.key))
-        stored = self._store.read(last.key) if last else None
-        if last is None or stored is None:
-            return known
-        sequence = int(last.key.rpartition("/")[2].removesuffix(".json"))
-        return Tail(sequence, last.key, receipts.digest(stored.body))
+        return self.last(stream, known)[0]
+
+    def last(self, stream: Stream, known: Tail) -> tuple[Tail, str | None]:
+        """The stream's last receipt, and when its batch was acknowledged, as text."""
+        key = known.key
+        for entry in self._store.list(f"ledger/{stream.path}/", after=known.key):
+            key = entry.key
+        stored = self._store.read(key) if key else None
+        if stored is None:
+            return known, None
+        fields = receipts.fields_of(stored.body)
+        return Tail(fields["sequence"], key, receipts.digest(stored.body), fields["total"]), fields["acked_at"]
 
     def write(
         self, header: Header, keys: Sequence[str], tail: Tail, *, acked_at: datetime, set_aside: int, outcome: str
     ) -> Tail:
         """Write the receipt that follows `tail`; the new tail. ConflictError where another run wrote one."""
-        body = receipts.to_body(
-            header, keys, previous=tail.digest, acked_at=acked_at, set_aside=set_aside, outcome=outcome
-        )
+        body = receipts.to_body(header, keys, previous=tail, acked_at=acked_at, set_aside=set_aside, outcome=outcome)
         key = receipt_key(header.stream, header.day, header.sequence)
         self._store.write(key, body, expected=ABSENT)
-        return Tail(header.sequence, key, receipts.digest(body))
+        return Tail(header.sequence, key, receipts.digest(body), tail.total + header.count)
 
     def keys_since(self, stream: Stream, day: str) -> set[str]:
         """The keys of all events with a receipt of that day or later."""

@@ -1,0 +1,81 @@
+"""`python -m emulator`: the product on one machine, its simulators, and the operator's commands."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+# ruff: noqa: PLC0415 - each command loads only what it uses
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit status."""
+    args = _parser().parse_args(arguments)
+    command: Command = args.command
+    return command(args)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from emulator import central, engine
+
+    parser = argparse.ArgumentParser(prog="python -m emulator", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(
+        name: str, text: str, command: Command, *, config: bool = False, json: bool = False
+    ) -> argparse.ArgumentParser:
+        each = commands.add_parser(name, help=text, description=text)
+        each.set_defaults(command=command)
+        if config:
+            each.add_argument("--config", metavar="FILE", help="default: $SOPHOS_UTMSTACK_CONFIG")
+        if json:
+            each.add_argument("--json", action="store_true", help="for machines")
+        return each
+
+    add("run", "run the product until SIGTERM", _run, config=True)
+    demo = add("demo", "run it with a simulated Sophos Central and a stand-in engine", _demo)
+    demo.add_argument("--listen", default="127.0.0.1:8080", metavar="HOST:PORT", help="default: %(default)s")
+    central.add_arguments(add("central", "a simulated Sophos Central alone", central.run))
+    engine.add_arguments(add("engine", "a stand-in for UTMStack's engine alone", engine.run))
+    add("check", "validate the configuration and name every fault", _check, config=True, json=True)
+    add("status", "how every stream stands", _status, config=True, json=True)
+    test = add("test-connection", "test every station, and say what to do", _test_connection, config=True, json=True)
+    test.add_argument("--integration", metavar="NAME", help="default: each")
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    from emulator.run import run
+
+    return run(args.config)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from emulator.demo import demo
+
+    return demo(args.listen)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from emulator.commands import check
+
+    return check(args.config, as_json=args.json)
+
+
+def _status(args: argparse.Namespace) -> int:
+    from emulator.commands import status
+
+    return status(args.config, as_json=args.json)
+
+
+def _test_connection(args: argparse.Namespace) -> int:
+    from emulator.commands import test_connection
+
+    return test_connection(args.config, args.integration, as_json=args.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

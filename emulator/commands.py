@@ -1,0 +1,115 @@
+"""The operator's commands: `check`, `status`, `test-connection`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import requests
+
+from emulator import status as statuses
+from lib import config as configuration
+from lib.config import ENVIRONMENT, Config, InvalidConfigError
+from lib.errors import ConnectorError
+
+
+def check(location: str | None, *, as_json: bool) -> int:
+    """Validate the configuration; 0 where it can be used, else 1 and every fault."""
+    try:
+        location = configuration.located(location)
+        config = configuration.load(location)
+    except InvalidConfigError as error:
+        faults = [{"line": fault.line, "key": fault.path, "fault": fault.message} for fault in error.faults]
+        print(json.dumps({"ok": False, "faults": faults}) if as_json else error)
+        return 1
+    except ConnectorError as error:
+        return _refused(error, as_json=as_json)
+    names = [each.name for each in config.integrations]
+    if as_json:
+        print(json.dumps({"ok": True, "integrations": names}))
+    else:
+        print(f"{location} can be used: {len(names)} integration(s): {', '.join(map(repr, names))}")
+    return 0
+
+
+def status(location: str | None, *, as_json: bool) -> int:
+    """Every stream: state, lag, what waits, gaps, problems with remedies; 1 where something needs a look."""
+    try:
+        config = configuration.load(location)
+        found = _running(config) or statuses.collect(config)
+    except ConnectorError as error:
+        return _refused(error, as_json=as_json)
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+        return 0 if found["ok"] else 1
+    rows = [("STREAM", "STATE", "LAG", "FETCHED", "ACKED", "WAITING", "GAPS", "LAST EVENT")]
+    for line in found["streams"]:
+        lag = "-" if line["lag_seconds"] is None else f"{line['lag_seconds']:.0f}s"
+        name = f"{line['integration']}/{line['tenant']}/{line['stream']}"
+        numbers = (line["events"], line["acked"], line["pending_batches"], len(line["gaps"]))
+        rows.append((name, line["state"], lag, *map(str, numbers), line["last_event"] or "-"))
+    print(_table(rows))
+    for line in (*found["integrations"], *found["streams"]):
+        _print_problem(line)
+    if "engine_problem" in found:
+        _print_problem({"name": "engine", "problem": found["engine_problem"]})
+    return 0 if found["ok"] else 1
+
+
+def test_connection(location: str | None, integration: str | None, *, as_json: bool) -> int:
+    """Test one integration or each; 0 where everything works."""
+    try:
+        os.environ[ENVIRONMENT] = configuration.located(location)
+        from lib import wiring  # noqa: PLC0415 - it reads the configuration that was named just now
+
+        wiring.known(integration)
+        names = [integration] if integration else [each.name for each in wiring.config().integrations]
+        answers = {name: wiring.test_connection(name) for name in names}
+    except ConnectorError as error:
+        return _refused(error, as_json=as_json)
+    if as_json:
+        print(json.dumps(answers, ensure_ascii=False))
+    else:
+        for name, answer in answers.items():
+            print(f"{name}")
+            for each in answer["checks"]:
+                print(f"  {'ok  ' if each['ok'] else 'FAIL'} {each['name']:<17} {each['detail']}")
+                if "remedy" in each:
+                    print(f"       {'':<17} → {each['remedy']}")
+    return 0 if all(answer["ok"] for answer in answers.values()) else 1
+
+
+def _running(config: Config) -> dict[str, Any] | None:
+    """What a running emulator says, which knows more than the store; None where none answers."""
+    host, port = config.listen
+    try:
+        answer = requests.get(f"http://{host}:{port}/status", timeout=5, proxies={"http": "", "https": ""})
+        found: dict[str, Any] = answer.json()
+    except (requests.RequestException, ValueError):
+        return None
+    # Something else may listen there, or an emulator with another store.
+    return found if answer.status_code == 200 and found.get("store") == config.store else None
+
+
+def _refused(error: ConnectorError, *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"ok": False, "problem": {"code": error.code, "detail": str(error), "remedy": error.remedy}}))
+    print(f"{error}\n→ {error.remedy}", file=sys.stderr)
+    return 2
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _print_problem(line: dict[str, Any]) -> None:
+    if "problem" in line:
+        what = line.get("name") or f"{line['integration']}/{line['tenant']}/{line['stream']}"
+        until = f" (next try {line['retry_at']})" if line.get("retry_at") else ""
+        print(f"\n{what}: {line['problem']['detail']}{until}\n→ {line['problem']['remedy']}")

@@ -1,0 +1,182 @@
+"""A function platform for one machine: clock, storage events, sweeps, and the three functions behind them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from emulator.functions import TARGETS, Answer, Function, FunctionDownError
+from emulator.work import Work
+from lib.boundary import FINALIZED
+from lib.config import ENVIRONMENT, Config
+from lib.model.stream import Stream
+
+log = logging.getLogger(__name__)
+
+PAGES_A_CALL = 5
+"""So that the first pages of a long catch-up are on their way while the next ones are fetched."""
+SWEEP_SECONDS = 60.0
+RETRY_SECONDS = 10.0
+DRAIN_SECONDS = 25.0
+MARGIN_SECONDS = 40.0
+"""What a call may take beyond its own deadline: a page that was begun, acknowledgements that were waited for."""
+
+
+class Platform:
+    """Runs the functions, calls them when something is due, and remembers what they answered last."""
+
+    def __init__(self, config: Config, location: str) -> None:
+        """`location` is where the functions find the same configuration."""
+        self._config = config
+        timeout = config.limits.deadline.total_seconds() + MARGIN_SECONDS
+        env = {ENVIRONMENT: location, "PYTHONUNBUFFERED": "1", "CLOUD_RUN_TIMEOUT_SECONDS": str(int(timeout))}
+        self.functions = {name: Function(name, env, timeout) for name in TARGETS}
+        self.calls: Counter[tuple[str, int]] = Counter()
+        """Calls by function and status; 0: no answer."""
+        self.latest: dict[Stream, dict[str, Any]] = {}
+        """What fetch-page answered last for each stream, with the time."""
+        self.engine_problem: dict[str, Any] | None = None
+        self._over = threading.Event()
+        self._fetches: Work[Stream | None] = Work(self._fetch, "fetch", workers=4)
+        self._forwards: Work[str | None] = Work(self._forward, "forward", workers=4)
+        self._names: dict[str, str] = {}
+        self._clocks = [
+            threading.Thread(target=self._tick, name="clock", daemon=True),
+            threading.Thread(target=self._sweep, name="sweep", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Start the functions and the clock."""
+        for function in self.functions.values():
+            function.start()
+        self._fetches.start()
+        self._forwards.start()
+        for clock in self._clocks:
+            clock.start()
+
+    def stop(self) -> None:
+        """Let what has begun come to its end, within bounds; then end the functions."""
+        self._over.set()
+        for clock in self._clocks:
+            clock.join()
+        self._fetches.drain(DRAIN_SECONDS)
+        self._forwards.drain(DRAIN_SECONDS)
+        stoppers = [threading.Thread(target=each.stop) for each in self.functions.values()]
+        for each in stoppers:
+            each.start()
+        self._fetches.stop()
+        self._forwards.stop()
+        for each in stoppers:
+            each.join()
+
+    def call(self, name: str, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
+        """Call a function, and hand on the storage events of the batches that it made."""
+        try:
+            answer = self.functions[name].call(body, headers)
+        except FunctionDownError:
+            self.calls[name, 0] += 1
+            raise
+        self.calls[name, answer.status] += 1
+        results = self._results(answer)
+        if name == "fetch-page":
+            self._fetched(results)
+        elif name == "forward-batch":
+            self._forwarded(answer, results)
+        return answer
+
+    def _tick(self) -> None:
+        delay = 0.0
+        while not self._over.wait(delay):
+            self._fetches.ask(None)
+            delay = self._config.every.seconds_after(datetime.now(UTC))
+
+    def _sweep(self) -> None:
+        while not self._over.is_set():
+            self._forwards.ask(None)
+            self._over.wait(SWEEP_SECONDS)
+
+    def _fetch(self, stream: Stream | None) -> float | None:
+        """A tick, or the next pages of a stream that has more."""
+        if self._over.is_set():
+            return None
+        request: dict[str, Any] = {"max_pages": PAGES_A_CALL}
+        if stream is not None:
+            request |= {"integration": stream.integration, "tenant": stream.tenant, "stream": stream.kind}
+        try:
+            self.call("fetch-page", json.dumps(request).encode())
+        except FunctionDownError as error:
+            log.warning("%s", error)
+            return 1.0
+        return None
+
+    def _forward(self, path: str | None) -> float | None:
+        """The storage event of a stream's newest batch, or a sweep over everything that waits."""
+        body, headers = (b"{}", {}) if path is None else _finalized(self._names[path], self._config.store)
+        try:
+            answer = self.call("forward-batch", body, headers)
+        except FunctionDownError as error:
+            log.warning("%s", error)
+            return 1.0
+        if answer.status != 503:
+            return None
+        wait = answer.headers.get("Retry-After", "")
+        return float(wait) if wait.isdigit() else RETRY_SECONDS
+
+    def _fetched(self, results: list[dict[str, Any]]) -> None:
+        now = datetime.now(UTC)
+        for line in results:
+            if line["tenant"] is not None:
+                stream = Stream(line["integration"], line["tenant"], line["stream"])
+                self.latest[stream] = {**line, "at": now}
+                if line["outcome"] == "fetched":
+                    log.info("%s: %d events in %d pages", stream, line["events"], line["pages"])
+                    if line["has_more"] and "problem" not in line:
+                        self._fetches.ask(stream)
+            for name in line["batches"]:
+                path = name.rpartition("/")[0]
+                self._names[path] = name
+                self._forwards.ask(path)
+
+    def _forwarded(self, answer: Answer, results: list[dict[str, Any]]) -> None:
+        for line in results:
+            if line["outcome"] == "delivered":
+                log.info(
+                    "%s/%s/%s: %d events acknowledged",
+                    line["integration"],
+                    line["tenant"],
+                    line["stream"],
+                    line["acked"],
+                )
+        if answer.status == 503:
+            self.engine_problem = next((line["problem"] for line in results if "problem" in line), None)
+        elif any(line["outcome"] == "delivered" for line in results):
+            self.engine_problem = None
+
+    def _results(self, answer: Answer) -> list[dict[str, Any]]:
+        if answer.status not in (200, 503):
+            log.warning("a function answered %d: %s", answer.status, answer.body[:500].decode("utf-8", "replace"))
+            return []
+        try:
+            results: list[dict[str, Any]] = json.loads(answer.body).get("results", [])
+        except (ValueError, AttributeError):
+            return []
+        return results
+
+
+def _finalized(name: str, bucket: str) -> tuple[bytes, dict[str, str]]:
+    """The CloudEvent, in binary mode, that a platform sends for a new object."""
+    headers = {
+        "ce-specversion": "1.0",
+        "ce-id": str(uuid4()),
+        "ce-type": FINALIZED,
+        "ce-source": "//storage.googleapis.com/projects/_/buckets/emulator",
+        "ce-subject": f"objects/{name}",
+        "ce-time": datetime.now(UTC).isoformat(),
+    }
+    return json.dumps({"bucket": bucket, "name": name}).encode(), headers

@@ -1,0 +1,33 @@
+"""Child processes that never outlive the emulator, and never hear the terminal's Ctrl-C themselves."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+_CHILD = Path(__file__).with_name("child.py")
+
+
+def start(arguments: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Run Python with the arguments, from the repository's root; the calling thread has to outlive the process."""
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", str(_CHILD), str(os.getpid()), sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def stop(process: subprocess.Popen[bytes], seconds: float = 10.0) -> None:
+    """Ask the process to end, and kill it where it does not in time."""
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

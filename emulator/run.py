@@ -1,0 +1,65 @@
+"""`run`: the product on one machine, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from waitress.server import create_server
+
+from emulator import status, web
+from emulator.platform import Platform
+from lib import config as configuration
+from lib import telemetry
+from lib.errors import ConnectorError
+
+log = logging.getLogger(__name__)
+
+
+def run(location: str | None) -> int:
+    """Serve until told to stop, then 0; 2 where the configuration or the address cannot be used."""
+    telemetry.start("emulator")
+    try:
+        location = str(Path(configuration.located(location)).absolute())
+        config = configuration.load(location)
+        status.collect(config)  # the store is opened once, so that a bad one is told here and not each minute
+    except ConnectorError as error:
+        print(f"{error}\n{error.remedy}", file=sys.stderr)
+        return 2
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    platform = Platform(config, location)
+    host, port = config.listen
+    try:
+        server = create_server(
+            web.application(platform, lambda: _status(platform, config)), host=host, port=port, threads=8
+        )
+    except OSError as error:
+        print(f"cannot listen on {host}:{port}: {error.strerror}. Is another emulator running?", file=sys.stderr)
+        return 2
+    serving = threading.Thread(target=server.run, name="web", daemon=True)
+    serving.start()
+    platform.start()
+    log.info("status page at http://%s:%s/", host, server.effective_port)
+    stop.wait()
+    log.info("ending: what has begun is brought to its end")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)  # asked twice, it ends at once
+    platform.stop()
+    server.close()
+    return 0
+
+
+def _status(platform: Platform, config: configuration.Config) -> dict[str, object]:
+    found = status.collect(config, platform.latest)
+    found["functions"] = [
+        {"name": name, "up": each.is_up(), "pid": each.pid, "restarts": each.restarts}
+        for name, each in platform.functions.items()
+    ]
+    if platform.engine_problem is not None:
+        found |= {"ok": False, "engine_problem": platform.engine_problem}
+    return found

@@ -1,0 +1,147 @@
+"""How things stand, stream by stream, as the store knows it; and in a running emulator, as fetch-page said last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from lib.config import Config
+from lib.errors import DamagedError
+from lib.model import lease as leases
+from lib.model.clock import text_or_none, to_text
+from lib.model.duration import duration_text
+from lib.model.lease import Lease, lease_key
+from lib.model.position import Trouble
+from lib.model.stream import Stream
+from lib.pipeline.accounts import Accounts
+from lib.pipeline.records import Books
+
+FETCH_OUTCOMES_THAT_READ = ("fetched", "up_to_date")
+
+
+@dataclass(slots=True)
+class _Pending:
+    batches: int = 0
+    bytes: int = 0
+    oldest: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What one status is made of."""
+
+    books: Books
+    pending: Mapping[Stream, _Pending]
+    gaps: Mapping[Stream, Sequence[Mapping[str, Any]]]
+    latest: Mapping[Stream, Mapping[str, Any]]
+    troubles: Mapping[str, Trouble | None]
+    now: datetime
+
+
+def status(
+    config: Config, books: Books, accounts: Accounts, latest: Mapping[Stream, Mapping[str, Any]], now: datetime
+) -> dict[str, Any]:
+    """Every stream and every integration; `latest` holds fetch-page's last answers, with their time under `at`."""
+    pending: dict[Stream, _Pending] = {}
+    for waiting in books.batches.waiting():
+        one = pending.setdefault(waiting.stream, _Pending())
+        one.batches += 1
+        one.bytes += waiting.entry.size
+        one.oldest = min(one.oldest or waiting.entry.updated, waiting.entry.updated)
+    gaps: dict[Stream, list[dict[str, Any]]] = {}
+    for gap in books.gaps.all():
+        gaps.setdefault(Stream(gap["integration"], gap["tenant"], gap["kind"]), []).append(gap)
+    troubles = {each.name: accounts.read(each.name).trouble for each in config.integrations}
+    view = _View(books, pending, gaps, latest, troubles, now)
+    lines = [_stream(view, stream) for stream in sorted({*books.positions.streams(), *pending, *latest})]
+    total = sum(one.bytes for one in pending.values())
+    paused = total >= config.limits.max_pending_bytes
+    integrations = list(_integrations(config, troubles))
+    return {
+        "ok": not paused and not any("problem" in line for line in (*lines, *integrations)),
+        "now": to_text(now),
+        "every": _every(config),
+        "store": config.store,
+        "engine": config.engine,
+        "paused": paused,
+        "pending_batches": sum(line["pending_batches"] for line in lines),
+        "pending_bytes": total,
+        "events": sum(line["events"] for line in lines),
+        "acked": sum(line["acked"] for line in lines),
+        "gaps": sum(len(line["gaps"]) for line in lines),
+        "integrations": integrations,
+        "streams": lines,
+    }
+
+
+def _every(config: Config) -> str:
+    every = config.every
+    return duration_text(every.interval) if every.interval else str(every.cron)
+
+
+def _integrations(config: Config, troubles: Mapping[str, Trouble | None]) -> Iterator[dict[str, Any]]:
+    for each in config.integrations:
+        line: dict[str, Any] = {"name": each.name, "region": each.region, "streams": list(each.streams)}
+        trouble = troubles[each.name]
+        if trouble is not None:
+            line |= {"problem": trouble.as_problem(), "retry_at": text_or_none(trouble.retry_at)}
+        yield line
+
+
+def _stream(view: _View, stream: Stream) -> dict[str, Any]:
+    now, latest = view.now, view.latest.get(stream)
+    pending = view.pending.get(stream, _Pending())
+    position = view.books.positions.read(stream).position
+    tail, acked_at = view.books.ledger.last(stream, _lease(view.books, stream).tail)
+    trouble = view.troubles.get(stream.integration) or position.trouble
+    problem = trouble.as_problem() if trouble else latest.get("problem") if latest else None
+    read_at = position.as_of
+    if latest and latest["outcome"] in FETCH_OUTCOMES_THAT_READ and not latest["has_more"]:
+        # An idle tick writes nothing: the answer knows more than the store.
+        read_at = max(read_at or latest["at"], latest["at"])
+    line: dict[str, Any] = {
+        "integration": stream.integration,
+        "tenant": stream.tenant,
+        "stream": stream.kind,
+        "state": latest["outcome"] if latest else "failed" if trouble else "idle",
+        "lag_seconds": None if read_at is None else round(max(0.0, (now - read_at).total_seconds()), 3),
+        "has_more": bool(latest and latest["has_more"]),
+        "read_up_to": text_or_none(read_at),
+        "last_event": text_or_none(position.newest),
+        "last_ack": acked_at,
+        "events": position.events,
+        "repeats": position.repeats,
+        "acked": tail.total,
+        "pending_batches": pending.batches,
+        "pending_bytes": pending.bytes,
+        "oldest_pending_seconds": (
+            round(max(0.0, (now - pending.oldest).total_seconds()), 3) if pending.oldest else 0.0
+        ),
+        "gaps": [
+            {key: gap[key] for key in ("from", "to", "reason", "noticed_at")} for gap in view.gaps.get(stream, ())
+        ],
+    }
+    if problem is not None:
+        line["problem"] = problem
+        if trouble is not None and trouble.retry_at is not None:
+            line["retry_at"] = to_text(trouble.retry_at)
+    return line
+
+
+def _lease(books: Books, stream: Stream) -> Lease:
+    stored = books.store.read(lease_key(stream))
+    try:
+        return leases.from_body(stored.body) if stored else Lease()
+    except DamagedError:
+        return Lease()
+
+
+def collect(config: Config, latest: Mapping[Stream, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+    """The status of a configuration's store, just now."""
+    from lib import wiring  # noqa: PLC0415 - opens the store
+
+    store = wiring.open_store(config.store)
+    accounts = Accounts(store, now=wiring.now, jitter=lambda: 0.0)
+    return status(config, Books.of(store), accounts, dict(latest or {}), datetime.now(UTC))
