@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
@@ -26,6 +28,7 @@ class _Facts(msgspec.Struct, gc=False):
     type: object = None
 
 
+_SPACE = " \t\r\n"
 _pages = msgspec.json.Decoder(_Page)
 _facts = msgspec.json.Decoder(_Facts)
 
@@ -34,13 +37,92 @@ def split(body: bytes, served_at: datetime | None) -> Page:
     """The page; each item as the exact bytes between its commas, without the white space around it."""
     try:
         page = _pages.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        reason = str(error) if isinstance(error, msgspec.ValidationError) else "not JSON, or cut off"
-        raise ProtocolError(f"the answer is no page of the SIEM API: {reason}") from None
-    if not page.next_cursor:
+        # A copy of each: a view would keep the whole page in memory.
+        items, next_cursor, has_more = [bytes(item) for item in page.items], page.next_cursor, page.has_more
+    except msgspec.ValidationError as error:
+        raise ProtocolError(f"the answer is no page of the SIEM API: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        items, next_cursor, has_more = _split_odd(body)
+    if not next_cursor:
         raise ProtocolError("the answer is no page of the SIEM API: its next_cursor is empty")
-    # A copy of each: a view would keep the whole page in memory.
-    return Page(tuple([bytes(item) for item in page.items]), page.next_cursor, page.has_more, served_at)
+    return Page(tuple(items), next_cursor, has_more, served_at)
+
+
+def _split_odd(body: bytes) -> tuple[list[bytes], str, bool]:
+    """The page by the standard library's scanner: slower, and it takes lone surrogates and bytes that are not UTF-8.
+
+    One such event must not keep its whole page from being read.
+    """
+    text = body.decode("utf-8", "surrogateescape")
+    fields: dict[str, Any] = {"items": None, "next_cursor": None, "has_more": None}
+    try:
+        for name, start, end in _members(text):
+            if name == "items":
+                spans = _elements(text, start)
+                fields[name] = [text[at:to].encode("utf-8", "surrogateescape") for at, to in spans]
+            elif name in fields:
+                fields[name] = json.loads(text[start:end])
+    except (ValueError, IndexError, RecursionError):
+        raise ProtocolError("the answer is no page of the SIEM API: not JSON, or cut off") from None
+    items, next_cursor, has_more = fields.values()
+    if not isinstance(items, list) or not isinstance(next_cursor, str) or not isinstance(has_more, bool):
+        raise ProtocolError("the answer is no page of the SIEM API: its keys are not those of one")
+    return items, next_cursor, has_more
+
+
+def _members(text: str) -> Iterator[tuple[str, int, int]]:
+    """Name, start and end of each member of the object that is the whole text."""
+    at = _expect(text, 0, "{")
+    while text[at] != "}":
+        name, at = _scan(text, at)
+        start = _expect(text, at, ":")
+        _, end = _scan(text, start)
+        yield str(name), start, end
+        at = _next(text, end, "}")
+    if text[at + 1 :].strip(_SPACE):
+        raise ValueError("something follows")
+
+
+def _elements(text: str, start: int) -> Iterator[tuple[int, int]]:
+    """Start and end of each element of the array that begins there."""
+    at = _expect(text, start, "[")
+    while text[at] != "]":
+        _, end = _scan(text, at)
+        yield at, end
+        at = _next(text, end, "]")
+
+
+def _skip(text: str, at: int) -> int:
+    while text[at] in _SPACE:
+        at += 1
+    return at
+
+
+def _expect(text: str, at: int, what: str) -> int:
+    """The place of the token after the expected one."""
+    at = _skip(text, at)
+    if text[at] != what:
+        raise ValueError(f"no {what}")
+    return _skip(text, at + 1)
+
+
+def _next(text: str, at: int, end: str) -> int:
+    """The place of the next member or element, or of the end."""
+    at = _skip(text, at)
+    if text[at] == end:
+        return at
+    at = _expect(text, at, ",")
+    if text[at] == end:
+        raise ValueError("a comma before the end")
+    return at
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+# Numbers stay text: a long one must not meet a limit of Python's.
+_scan = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_no_constant, strict=False).raw_decode
 
 
 def facts(raw: bytes) -> Facts:

@@ -1,0 +1,131 @@
+"""`raw` is exactly what Sophos sent, however oddly that is written."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib.errors import ProtocolError
+from lib.model.event import Facts
+from lib.sophos import pages
+
+SAMPLES = Path(__file__).resolve().parents[1] / "data"
+SPACE = st.text(" \t\r\n", max_size=4).map(str.encode)
+TEXT = st.text(st.characters(codec="utf-8"), max_size=30) | st.sampled_from(
+    ['{"a": [1, 2}', '"}],{"', "\\", "\\u007b", "𝄞"]
+)
+NUMBERS = st.from_regex(rb"-?(0|[1-9][0-9]{0,40})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
+ESCAPES = st.sampled_from([rb'"\ud834\udd1e"', rb'"\ud800"', rb'"\/\b\f\n\r\t\\"', rb'"\u0000"', rb'"\"}"'])
+
+
+def written(value: Any) -> st.SearchStrategy[bytes]:
+    """JSON texts of one value, with white space between tokens and some characters as escapes."""
+    return st.booleans().map(lambda ascii_: json.dumps(value, ensure_ascii=ascii_).encode())
+
+
+STRINGS = TEXT.flatmap(written) | ESCAPES
+SCALARS = STRINGS | NUMBERS | st.sampled_from([b"true", b"false", b"null"])
+
+
+def joined(parts: list[bytes], spaces: bytes) -> bytes:
+    return (spaces + b"," + spaces).join(parts)
+
+
+def containers(inner: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+    members = st.tuples(STRINGS, SPACE, inner).map(lambda each: each[0] + each[1] + b":" + each[1] + each[2])
+    objects = st.tuples(st.lists(members, max_size=4), SPACE).map(
+        lambda each: b"{" + each[1] + joined(*each) + each[1] + b"}"
+    )
+    arrays = st.tuples(st.lists(inner, max_size=4), SPACE).map(
+        lambda each: b"[" + each[1] + joined(*each) + each[1] + b"]"
+    )
+    return objects | arrays
+
+
+VALUES = st.recursive(SCALARS, containers, max_leaves=12)
+
+
+@given(st.lists(VALUES, max_size=6), SPACE, st.permutations(["items", "has_more", "next_cursor"]), st.booleans())
+def test_items_are_the_bytes_between_the_commas(
+    items: list[bytes], space: bytes, order: list[str], has_more: bool
+) -> None:
+    values = {
+        "items": b"[" + space + joined(items, space) + space + b"]",
+        "has_more": b"true" if has_more else b"false",
+        "next_cursor": b'"c2"',
+    }
+    members = [b'"%s"%s:%s%s' % (name.encode(), space, space, values[name]) for name in order]
+    page = pages.split(space + b"{" + joined(members, space) + b"}" + space, None)
+    assert (list(page.items), page.has_more, page.next_cursor) == (items, has_more, "c2")
+
+
+@pytest.mark.parametrize("name", ["sample-events.jsonl", "sample-alerts.jsonl"])
+def test_samples_go_through_unchanged(name: str) -> None:
+    lines = (SAMPLES / name).read_bytes().splitlines()
+    page = pages.split(b'{"has_more":false,"next_cursor":"c","items":[' + b", ".join(lines) + b"]}", None)
+    assert list(page.items) == lines
+    for line in lines:
+        fields, read = json.loads(line), pages.facts(line)
+        assert (read.id, read.type) == (fields["id"], fields["type"])
+        assert read.created_at == datetime.fromisoformat(fields["created_at"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"null",
+        b"[]",
+        b'{"items": []}',
+        b'{"items": [{}], "has_more": false, "next_cursor": null}',
+        b'{"items": [], "has_more": false, "next_cursor": ""}',
+        b'{"items": [], "pages": {"nextKey": "k"}}',
+        b'{"items": {}, "has_more": false, "next_cursor": "c"}',
+        b'{"has_more": false, "next_cursor": "c", "items": [{"id": "1"}, {"id": ',
+        b'{"has_more": false, "next_cursor": "c", "items": [{"id": "1"}]',
+        b'{"has_more": false, "next_cursor": "c", "items": [}]}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+    ],
+)
+def test_what_is_no_page_is_refused_whole(body: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        pages.split(body, None)
+
+
+@given(st.data())
+def test_a_cut_page_is_never_taken_for_a_whole_one(data: st.DataObject) -> None:
+    items = (SAMPLES / "sample-events.jsonl").read_bytes().splitlines()[:3]
+    body = b'{"has_more": false, "next_cursor": "c", "items": [' + b",".join(items) + b"]}"
+    end = data.draw(st.integers(0, len(body) - 1))
+    with pytest.raises(ProtocolError):
+        pages.split(body[:end], None)
+
+
+@pytest.mark.parametrize(
+    ("raw", "facts"),
+    [
+        (b"{}", Facts()),
+        (b"[]", Facts(is_object=False)),
+        (b'"text"', Facts(is_object=False)),
+        (b'{"id": 7, "created_at": 1, "type": null}', Facts()),
+        (b'{"id": ""}', Facts()),
+        (b'{"id": "a", "id": "b"}', Facts(id="b")),
+        (b'{"id": "a", "name": "\\ud800"}', Facts(id="a")),
+        (b'{"id": "\\ud800"}', Facts(id="\ud800")),
+        (b'{"id": "a", "name": "\xff"}', Facts(id="a")),
+        (b'{"created_at": "yesterday"}', Facts()),
+        (b'{"created_at": "2026-03-10T01:02:03Z"}', Facts(created_at=datetime(2026, 3, 10, 1, 2, 3, tzinfo=UTC))),
+        (
+            b'{"created_at": "2026-03-10T02:02:03.5+01:00"}',
+            Facts(created_at=datetime(2026, 3, 10, 1, 2, 3, 500_000, UTC)),
+        ),
+    ],
+)
+def test_odd_fields_count_as_missing(raw: bytes, facts: Facts) -> None:
+    assert pages.facts(raw) == facts
