@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
@@ -122,14 +123,18 @@ class Http:
         check_url(url, allow_hosts=self._allow_hosts)
         end = self._monotonic() + TOTAL_SECONDS if deadline is None else deadline
         for tries in range(1, TRIES + 1):
+            status = 0
             try:
                 answer = self._once(method, url, end, auth=Bearer(token), headers=headers, params=params, data=form)
+                status = answer.status
                 self._refuse_server_faults(answer, method, url)
                 return read(answer)
             except (SophosDownError, ProtocolError) as error:
                 self._count(error.code)
                 pause = full_jitter(tries, self._random(), base=0.5, cap=LONGEST_PAUSE_SECONDS)
                 pause = max(pause, error.retry_after or 0.0)
+                if 200 < status < 500:
+                    raise  # The same request would get the same answer.
                 if tries == TRIES or pause > LONGEST_PAUSE_SECONDS or self._monotonic() + pause >= end:
                     raise
                 self._sleep(pause)
@@ -154,15 +159,16 @@ class Http:
                 )
             ) as response:
                 body = bytearray()
-                for chunk in response.iter_content(_CHUNK):
+                # Not iter_content: that waits for a whole chunk, and a body that drips would never meet the bound.
+                while chunk := response.raw.read1(_CHUNK, decode_content=True):
                     body += chunk
                     if len(body) > MAX_BODY_BYTES:
                         raise ProtocolError(f"{what}: the answer has over {MAX_BODY_BYTES >> 20} MiB")
                     if self._monotonic() - started > left:
                         raise SophosDownError(f"{what}: the answer took over {left:.0f} s")
-        except requests.Timeout:
+        except (requests.Timeout, urllib3.exceptions.TimeoutError):
             raise SophosDownError(f"{what}: no answer in time") from None
-        except requests.RequestException as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise SophosDownError(f"{what}: {_reason(error)}") from None
         self._count(str(response.status_code))
         return Answer(response.status_code, response.headers, bytes(body))
@@ -202,6 +208,6 @@ def _reason(error: BaseException) -> str:
         return "its certificate was not accepted"
     if isinstance(error, requests.exceptions.ProxyError):
         return "the proxy does not let us through"
-    if isinstance(error, (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError)):
+    if isinstance(error, urllib3.exceptions.ProtocolError | urllib3.exceptions.DecodeError):
         return "the answer was cut off"
     return f"no connection ({words[-1]})" if words else "no connection"
