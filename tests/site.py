@@ -1,0 +1,168 @@
+"""A whole site for tests: a simulated Sophos Central, an engine on a socket, a store, a configuration, functions."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import requests
+import yaml
+
+from emulator.central import CentralServer
+from emulator.engine import StandInEngine
+from emulator.functions import Answer, Function
+from lib.config import ENVIRONMENT
+from lib.pipeline.records import Books
+from lib.store.directory import DirectoryStore
+
+SECRET = "demo-secret"
+WAIT_SECONDS = 60.0
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = WAIT_SECONDS) -> None:
+    """Wait for the condition; it fails loudly when that never comes."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"never came: {what}"
+        time.sleep(0.02)
+
+
+class Site:
+    """Everything in one short folder, since paths of sockets end at 107 bytes."""
+
+    def __init__(self, central: CentralServer | None = None, **settings: Any) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="su-"))
+        self.central = central or CentralServer()
+        self.engine = StandInEngine(self.folder / "engine.sock")
+        self.config = self.folder / "connector.yaml"
+        self.settings: dict[str, Any] = {
+            "store": f"file:{self.folder}/store",
+            "engine": f"unix:{self.folder}/engine.sock",
+            "every": "1s",
+            "listen": "127.0.0.1:0",
+            "sophos": {"auth_url": self.central.url, "api_url": self.central.url},
+            "integrations": [{"name": "acme", "client_id": "demo-client", "client_secret": "${env:SITE_SECRET}"}],
+            **settings,
+        }
+        self.env = {"SITE_SECRET": SECRET, ENVIRONMENT: str(self.config)}
+        self.write_config()
+        self._stack = contextlib.ExitStack()
+        self._functions: dict[str, Function] = {}
+
+    def write_config(self, **settings: Any) -> None:
+        """Write the configuration, with these settings changed."""
+        self.settings |= settings
+        self.config.write_text(yaml.safe_dump(self.settings))
+
+    def __enter__(self) -> Self:
+        self.engine.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for function in self._functions.values():
+            function.stop()
+        self._stack.close()
+        self.engine.close()
+        self.central.close()
+        shutil.rmtree(self.folder)
+
+    @property
+    def books(self) -> Books:
+        """What the store holds."""
+        return Books.of(DirectoryStore(self.folder / "store"))
+
+    def function(self, name: str) -> Function:
+        """The function's process, started at its first use."""
+        if name not in self._functions:
+            self._functions[name] = Function(name, self.env, timeout=100)
+            self._functions[name].start()
+        return self._functions[name]
+
+    def post(self, name: str, body: object = None, headers: Mapping[str, str] | None = None) -> Answer:
+        """Call a function."""
+        return self.function(name).call(json.dumps({} if body is None else body).encode(), headers)
+
+    def results(self, name: str, body: object = None) -> list[dict[str, Any]]:
+        """The results of a call that was answered with 200."""
+        answer = self.post(name, body)
+        assert answer.status == 200, answer.body
+        found: list[dict[str, Any]] = json.loads(answer.body)["results"]
+        return found
+
+    def raws(self) -> list[bytes]:
+        """What the engine has taken, in order."""
+        return [log.raw.encode() for log in list(self.engine.received)]
+
+
+def free_port() -> int:
+    """A port that nobody listens on just now."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Emulator:
+    """`python -m emulator run` as a process."""
+
+    def __init__(self, site: Site) -> None:
+        import subprocess
+        import sys
+
+        self.port = free_port()
+        site.write_config(listen=f"127.0.0.1:{self.port}")
+        self.log = (site.folder / "emulator.log").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "emulator", "run", "--config", str(site.config)],
+            cwd=Path(__file__).resolve().parents[1],
+            env={**os.environ, **site.env},
+            stdout=self.log,
+            stderr=self.log,
+        )
+
+    def url(self, path: str) -> str:
+        """Where it shows the path."""
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def status(self) -> dict[str, Any] | None:
+        """`/status`, or None while it does not answer."""
+        try:
+            answer = requests.get(self.url("/status"), timeout=10)
+        except requests.RequestException:
+            return None
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def end(self) -> int:
+        """SIGTERM, and the exit status."""
+        self.process.terminate()
+        return self.process.wait(60)
+
+    def kill(self) -> None:
+        """SIGKILL, whatever it was doing."""
+        self.process.kill()
+        self.process.wait()
+        self.log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.end()
+        self.log.close()
+
+
+@contextlib.contextmanager
+def site(central: CentralServer | None = None, **settings: Any) -> Iterator[Site]:
+    """A site for the time of the block."""
+    with Site(central, **settings) as found:
+        yield found
