@@ -23,6 +23,7 @@ PAGES_A_CALL = 5
 """So that the first pages of a long catch-up are on their way while the next ones are fetched."""
 SWEEP_SECONDS = 60.0
 RETRY_SECONDS = 10.0
+BUSY_SECONDS = 3.0
 DRAIN_SECONDS = 25.0
 MARGIN_SECONDS = 40.0
 """What a call may take beyond its own deadline: a page that was begun, acknowledgements that were waited for."""
@@ -123,10 +124,11 @@ class Platform:
         except FunctionDownError as error:
             log.warning("%s", error)
             return 1.0
-        if answer.status != 503:
-            return None
-        wait = answer.headers.get("Retry-After", "")
-        return float(wait) if wait.isdigit() else RETRY_SECONDS
+        if answer.status == 503:
+            wait = answer.headers.get("Retry-After", "")
+            return float(wait) if wait.isdigit() else RETRY_SECONDS
+        # Somebody else forwards the stream, or did and died: whoever asks when the lease has ended goes on.
+        return BUSY_SECONDS if any(line["outcome"] == "busy" for line in self._results(answer)) else None
 
     def _fetched(self, results: list[dict[str, Any]]) -> None:
         now = datetime.now(UTC)

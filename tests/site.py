@@ -37,9 +37,10 @@ def until(condition: Callable[[], bool], what: str, seconds: float = WAIT_SECOND
 class Site:
     """Everything in one short folder, since paths of sockets end at 107 bytes."""
 
-    def __init__(self, central: CentralServer | None = None, **settings: Any) -> None:
+    def __init__(self, central: CentralServer | None = None, *, keep_central: bool = False, **settings: Any) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="su-"))
         self.central = central or CentralServer()
+        self._owns_central = not keep_central
         self.engine = StandInEngine(self.folder / "engine.sock")
         self.config = self.folder / "connector.yaml"
         self.settings: dict[str, Any] = {
@@ -70,7 +71,8 @@ class Site:
             function.stop()
         self._stack.close()
         self.engine.close()
-        self.central.close()
+        if self._owns_central:
+            self.central.close()
         shutil.rmtree(self.folder)
 
     @property
@@ -118,10 +120,12 @@ class Emulator:
         import sys
 
         self.port = free_port()
-        site.write_config(listen=f"127.0.0.1:{self.port}")
+        # One of its own, so that two emulators differ in their address only.
+        self.config = site.folder / f"connector-{self.port}.yaml"
+        self.config.write_text(yaml.safe_dump(site.settings | {"listen": f"127.0.0.1:{self.port}"}))
         self.log = (site.folder / "emulator.log").open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "emulator", "run", "--config", str(site.config)],
+            [sys.executable, "-m", "emulator", "run", "--config", str(self.config)],
             cwd=Path(__file__).resolve().parents[1],
             env={**os.environ, **site.env},
             stdout=self.log,

@@ -12,7 +12,7 @@ from lib.model.clock import moment_or_none, text_or_none
 from lib.model.receipt import Tail
 from lib.model.stream import Stream
 
-TERM = timedelta(seconds=20)
+TERM = timedelta(seconds=12)
 """How long a lease holds without renewal: a holder that died stalls its stream no longer."""
 RENEWAL = TERM / 4
 

@@ -1,0 +1,160 @@
+"""The commands as a person types them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+
+from tests.site import Emulator, Site, free_port, site, until
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "emulator", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def told(done: subprocess.CompletedProcess[str]) -> Any:
+    return json.loads(done.stdout)
+
+
+def test_check_says_that_the_example_can_be_used() -> None:
+    done = command("check", "--config", "connector.example.yaml")
+    assert (done.returncode, "'acme'" in done.stdout) == (0, True)
+
+
+def test_check_names_every_fault_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("stor: x\nintegrations:\n  - name: a\n    client_id: x\n")
+    done = command("check", "--config", str(file))
+    assert done.returncode == 1
+    assert "line 1: stor: unknown key; did you mean 'store'?" in done.stdout
+    assert "line 3: integrations[0].client_secret: is missing" in done.stdout
+    faults = told(command("check", "--config", str(file), "--json"))["faults"]
+    assert [(fault["line"], fault["key"]) for fault in faults] == [(1, "stor"), (3, "integrations[0].client_secret")]
+
+
+def test_a_missing_configuration_is_told_with_what_to_do() -> None:
+    done = command("status", "--config", "/nowhere/c.yaml")
+    assert done.returncode == 2
+    assert "/nowhere/c.yaml cannot be read" in done.stderr
+    env = {"SOPHOS_UTMSTACK_CONFIG": ""}
+    assert "connector.example.yaml" in command("check", env=env).stderr
+
+
+def test_status_reads_the_store_when_no_emulator_runs() -> None:
+    with site() as found:
+        found.central.fill(30)
+        found.write_config(listen=f"127.0.0.1:{free_port()}")
+        found.results("fetch-page")
+        status = told(command("status", "--config", str(found.config), "--json"))
+        (stream,) = status["streams"]
+        assert (stream["events"], stream["acked"], stream["pending_batches"]) == (30, 0, 1)
+        found.results("forward-batch")
+        done = command("status", "--config", str(found.config))
+    assert done.returncode == 0
+    assert f"acme/{found.central.default_tenant}/events" in done.stdout
+
+
+def test_status_shows_a_problem_and_its_remedy() -> None:
+    with site() as found:
+        found.write_config(listen=f"127.0.0.1:{free_port()}")
+        found.env["SITE_SECRET"] = "wrong"
+        found.results("fetch-page")
+        done = command("status", "--config", str(found.config))
+    assert done.returncode == 1
+    assert "Sophos refused the client id or secret" in done.stdout
+    assert "→ Check client id and secret" in done.stdout
+
+
+def test_status_asks_a_running_emulator_first() -> None:
+    with site() as found, Emulator(found) as emulator:
+        until(lambda: bool((emulator.status() or {}).get("streams")), "a stream")
+        status = told(command("status", "--config", str(emulator.config), "--json"))
+        assert {each["name"] for each in status["functions"]} == {"fetch-page", "forward-batch", "test-connection"}
+
+
+@pytest.mark.parametrize("secret", ["demo-secret", "wrong"])
+def test_test_connection_from_the_shell(secret: str) -> None:
+    with site() as found:
+        done = command("test-connection", "--config", str(found.config), env={"SITE_SECRET": secret})
+        as_json = told(command("test-connection", "--config", str(found.config), "--json", env={"SITE_SECRET": secret}))
+    works = secret == "demo-secret"
+    assert (done.returncode == 0, as_json["acme"]["ok"]) == (works, works)
+    assert ("FAIL credentials" in done.stdout) != works
+    assert secret not in done.stdout or works
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_demo_shows_events_that_arrive_and_ends_whole(number: int) -> None:
+    port = free_port()
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "emulator", "demo", "--listen", f"127.0.0.1:{port}"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+    def acked() -> int:
+        try:
+            return int(requests.get(f"http://127.0.0.1:{port}/status", timeout=10).json()["acked"])
+        except requests.RequestException:
+            return 0
+
+    until(lambda: acked() >= 1000, "the first thousand events")
+    family = psutil.Process(demo.pid).children(recursive=True)
+    assert len(family) >= 5
+    demo.send_signal(number)
+    output, _ = demo.communicate(timeout=60)
+    assert demo.returncode == 0, output
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+    assert f"http://127.0.0.1:{port}/" in output
+
+
+def test_an_address_that_is_taken_is_told() -> None:
+    with site() as found, Emulator(found) as emulator:
+        until(lambda: emulator.status() is not None, "the status")
+        done = command("run", "--config", str(emulator.config), env=found.env)
+    assert done.returncode == 2
+    assert "cannot listen on" in done.stderr
+
+
+def test_companions_refuse_options_that_make_no_sense(tmp_path: Path) -> None:
+    assert command("engine", "--socket", str(tmp_path / "e"), "--fault", "nonsense=1").returncode == 2
+    assert command("central", "--listen", "127.0.0.1:nonsense").returncode == 2
+    faults = tmp_path / "faults.yaml"
+    faults.write_text("- {fault: nonsense}")
+    assert command("central", "--listen", "127.0.0.1:0", "--faults", str(faults)).returncode == 2
+
+
+def test_an_idle_emulator_asks_sophos_once_a_tick_and_writes_nothing() -> None:
+    with Site() as found:
+        found.central.fill(20)
+        with Emulator(found) as emulator:
+            until(lambda: (emulator.status() or {}).get("acked") == 20, "all events")
+            asked = len(found.central.requests)
+            before = {path: path.stat().st_mtime_ns for path in (found.folder / "store").rglob("*.json")}
+            until(lambda: len(found.central.requests) >= asked + 4, "four idle ticks")
+            after = {path: path.stat().st_mtime_ns for path in (found.folder / "store").rglob("*.json")}
+            assert {seen.path for seen in list(found.central.requests)[asked:]} == {"/siem/v1/events"}
+            assert emulator.end() == 0
+    assert before == after
