@@ -60,8 +60,8 @@ class _Stream:
     in_flight: dict[str, _Entry] = field(default_factory=dict)
     """Sent on this stream and not acknowledged, by id, oldest first."""
     over: threading.Event = field(default_factory=threading.Event)
-    stalled: bool = False
-    """The watchdog has ended it."""
+    stalled: str = ""
+    """Why the watchdog has ended it."""
 
 
 class Engine:
@@ -129,7 +129,6 @@ class Engine:
     def probe(self, timeout: float = PROBE_SECONDS) -> None:
         """Open a stream, send nothing, and see it end; EngineDownError or EngineRefusedError says why it cannot be."""
         self._reach()
-        # `timeout` bounds the call: an engine that takes the stream and keeps it open is reachable all the same.
         call = self._input(iter(()), timeout=timeout)
         try:
             for _ in call:
@@ -174,15 +173,16 @@ class Engine:
         done_at: float | None = None
         while not stream.over.wait(min(1.0, self._ack_timeout / 4)):
             now = time.monotonic()
+            sent_at = delivery.oldest(stream)
             if delivery.done:
                 done_at = done_at or now
-                late = now - done_at > CLOSE_SECONDS
-            else:
-                sent_at = delivery.oldest(stream)
-                late = sent_at is not None and now - sent_at > self._ack_timeout
-                late = late or (deadline is not None and now > deadline)
-            if late:
-                stream.stalled = True
+                if now - done_at > CLOSE_SECONDS:
+                    stream.stalled = "did not end a stream whose logs are all acknowledged"
+            elif sent_at is not None and now - sent_at > self._ack_timeout:
+                stream.stalled = f"did not acknowledge a log within {self._ack_timeout:g} s"
+            elif deadline is not None and now > deadline:
+                stream.stalled = f"had {delivery.unacked} logs unacknowledged at the call's deadline"
+            if stream.stalled:
                 call.cancel()
                 return
 
@@ -211,9 +211,7 @@ class Engine:
     def _error(self, failure: grpc.RpcError, stream: _Stream) -> ConnectorError:
         code, details = failure.code(), failure.details()
         if stream.stalled:
-            return EngineDownError(
-                f"the engine at {self._path} did not acknowledge a log within {self._ack_timeout:.0f} s"
-            )
+            return EngineDownError(f"the engine at {self._path} {stream.stalled}")
         text = f"the engine at {self._path} ended the stream: {code.name}: {details}"
         return EngineRefusedError(text) if code in _REFUSALS else EngineDownError(text)
 
@@ -272,7 +270,7 @@ class _Delivery:
             elif self._exhausted:
                 return
             else:
-                self._read_one(number)
+                self._read_one(number, stream)
 
     def acknowledge(self, stream: _Stream, log_id: str) -> int | None:
         """Settle the log of that id (no id: the oldest); how many are settled now, or None for an unknown id."""
@@ -330,10 +328,10 @@ class _Delivery:
         """Never two logs in flight with one id: their acknowledgements could not be told apart."""
         return len(stream.in_flight) < stream.window_logs and entry.message.id not in stream.in_flight
 
-    def _read_one(self, number: int = 1) -> None:
-        """Read the next log into the window, unless that was done meanwhile for an earlier stream."""
+    def _read_one(self, number: int = 1, stream: _Stream | None = None) -> None:
+        """Read the next log into the window, unless that was done for an earlier stream, or this one has ended."""
         with self._reading:
-            if self._read >= number or self._exhausted:
+            if self._read >= number or self._exhausted or (stream is not None and stream.over.is_set()):
                 return
             try:
                 log = next(self._logs, None)
