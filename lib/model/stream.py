@@ -7,12 +7,10 @@ from urllib.parse import quote, unquote
 
 
 def encode_segment(name: str) -> str:
-    """A name as one path segment: percent-encoded, never empty, never `.` or `..`; lone surrogates survive."""
+    """A name as one path segment: percent-encoded, never empty, never beginning with a dot; lone surrogates survive."""
     encoded = quote(name, safe="", errors="surrogatepass")
-    if encoded.strip(".") == "":
-        # quote() leaves dots alone, and these names mean something else to a file system.
-        return encoded.replace(".", "%2E") or "%"
-    return encoded
+    # quote() leaves dots alone, and names that begin with one mean something else to a file system.
+    return f"%2E{encoded[1:]}" if encoded.startswith(".") else encoded or "%"
 
 
 def decode_segment(segment: str) -> str:
