@@ -44,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     add("status", "how every stream stands", _status, config=True, json=True)
     test = add("test-connection", "test every station, and say what to do", _test_connection, config=True, json=True)
     test.add_argument("--integration", metavar="NAME", help="default: each")
+    audit = add("audit", "add the ledger up: every batch acknowledged, no gap unnamed", _audit, config=True, json=True)
+    audit.add_argument("--since", metavar="DAY", help="a date, or a duration such as 7d; default: everything")
     return parser
 
 
@@ -69,6 +71,12 @@ def _status(args: argparse.Namespace) -> int:
     from emulator.commands import status
 
     return status(args.config, as_json=args.json)
+
+
+def _audit(args: argparse.Namespace) -> int:
+    from emulator.commands import audit
+
+    return audit(args.config, args.since, as_json=args.json)
 
 
 def _test_connection(args: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ from lib.model.clock import from_text, moment_or_none, text_or_none, to_text
 from lib.model.stream import Stream
 
 LAYOUT = 1
+POLL = "poll"
 
 
 def check_layout(fields: dict[str, Any], what: str) -> None:
@@ -60,8 +61,10 @@ class Header:
     count: int
     repeats: int
     """Items of the page that had been stored before, and are left out here."""
-    origin: str = "poll"
-    """`poll`, or what else read it: `reconcile`, `backfill`."""
+    previous_cursor: str | None = None
+    """The `next_cursor` of the last polled batch before: between it and `cursor` lie pages with nothing new."""
+    origin: str = POLL
+    """`poll`, or what else read it: `reconcile`, `backfill`, `replay`, `gap`."""
     digest: str = ""
     """SHA-256 of the lines that follow."""
 
@@ -121,6 +124,7 @@ def header_fields(header: Header) -> dict[str, Any]:
         "tenant": header.stream.tenant,
         "kind": header.stream.kind,
         "sequence": header.sequence,
+        "previous_cursor": header.previous_cursor,
         "cursor": header.cursor,
         "next_cursor": header.next_cursor,
         "has_more": header.has_more,
@@ -147,6 +151,7 @@ def header_of(line: bytes) -> Header:
             stream=Stream(fields["integration"], fields["tenant"], fields["kind"]),
             envelope=Envelope(fields["dataType"], fields["dataSource"], fields["tenantId"]),
             sequence=fields["sequence"],
+            previous_cursor=fields["previous_cursor"],
             cursor=fields["cursor"],
             next_cursor=fields["next_cursor"],
             has_more=fields["has_more"],

@@ -6,10 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 from lib.errors import ConnectorError, DamagedError
-from lib.model.batch import LAYOUT, Header, check_layout
+from lib.model.batch import LAYOUT, POLL, Header, check_layout
 from lib.model.clock import from_text, moment_or_none, text_or_none, to_text
 from lib.model.stream import Stream
 
@@ -80,6 +81,8 @@ class Position:
     sequence: int = 1
     """The number of the stream's next batch."""
     cursor: str | None = None
+    batch_cursor: str | None = None
+    """The `next_cursor` of the last polled batch."""
     as_of: datetime | None = None
     """By Sophos's clock: everything stored up to then has been read. None before the first page."""
     newest: datetime | None = None
@@ -91,6 +94,8 @@ class Position:
     day: str = ""
     events: int = 0
     repeats: int = 0
+    edits: int = 0
+    """How often the object was found to be another than the one that was written."""
     trouble: Trouble | None = None
 
     def remembers(self, created_at: datetime | None) -> bool:
@@ -110,8 +115,9 @@ class Position:
         return replace(
             self,
             sequence=header.sequence + 1,
-            cursor=header.next_cursor if header.origin == "poll" else self.cursor,
-            as_of=_latest(self.as_of, header.as_of) if header.origin == "poll" else self.as_of,
+            cursor=header.next_cursor if header.origin == POLL else self.cursor,
+            batch_cursor=header.next_cursor if header.origin == POLL else self.batch_cursor,
+            as_of=_latest(self.as_of, header.as_of) if header.origin == POLL else self.as_of,
             newest=_latest(self.newest, header.newest),
             recent=recent[-RECENT:],
             recent_since=since,
@@ -150,16 +156,25 @@ def to_body(stream: Stream, position: Position) -> bytes:
         "kind": stream.kind,
         "sequence": position.sequence,
         "cursor": position.cursor,
+        "batch_cursor": position.batch_cursor,
         "as_of": text_or_none(position.as_of),
         "newest": text_or_none(position.newest),
         "day": position.day,
         "events": position.events,
         "repeats": position.repeats,
+        "edits": position.edits,
         "trouble": trouble_fields(position.trouble),
         "recent_since": text_or_none(position.recent_since),
         "recent": position.recent,
     }
+    fields["digest"] = _digest(fields)
     return json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    """Of everything else: an object that was edited by hand has another one."""
+    rest = {name: value for name, value in fields.items() if name != "digest"}
+    return sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def from_body(body: bytes) -> Position:
@@ -167,9 +182,11 @@ def from_body(body: bytes) -> Position:
     try:
         fields = json.loads(body)
         check_layout(fields, "a cursor")
+        edited = fields.get("digest") != _digest(fields)
         return Position(
             sequence=int(fields["sequence"]),
             cursor=fields["cursor"],
+            batch_cursor=fields["batch_cursor"],
             as_of=moment_or_none(fields["as_of"]),
             newest=moment_or_none(fields["newest"]),
             recent=tuple(fields["recent"]),
@@ -177,6 +194,7 @@ def from_body(body: bytes) -> Position:
             day=fields["day"],
             events=fields["events"],
             repeats=fields["repeats"],
+            edits=fields["edits"] + edited,
             trouble=trouble_of(fields["trouble"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -281,6 +281,7 @@ class Reading:
             stream=self._stream,
             envelope=self._feed.envelope(self._stream.kind),
             sequence=position.sequence,
+            previous_cursor=position.batch_cursor,
             cursor=cursor,
             next_cursor=page.next_cursor,
             has_more=page.has_more,

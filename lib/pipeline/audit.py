@@ -1,0 +1,188 @@
+"""Audit: add the ledger up, from the store alone. Every batch has its receipt, every receipt its place in the chain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from lib.errors import DamagedError
+from lib.model import lease as leases
+from lib.model import receipt as receipts
+from lib.model.batch import POLL
+from lib.model.lease import Lease, lease_key
+from lib.model.position import from_body, position_key
+from lib.model.stream import Stream
+from lib.pipeline.gaps import CURSOR_EXPIRED
+from lib.pipeline.records import Books
+
+RECEIPT_MISSING = "receipt_missing"
+RECEIPT_ALTERED = "receipt_altered"
+RECEIPT_MISPLACED = "receipt_misplaced"
+RECEIPT_DAMAGED = "receipt_damaged"
+CURSORS_BROKEN = "cursor_chain_broken"
+BATCH_MISSING = "batch_missing"
+BATCH_DAMAGED = "batch_damaged"
+CURSOR_MISSING = "cursor_missing"
+CURSOR_DAMAGED = "cursor_damaged"
+CURSOR_EDITED = "cursor_edited"
+
+
+@dataclass(frozen=True, slots=True)
+class _Receipt:
+    """What a receipt's key says, and what it holds."""
+
+    sequence: int
+    day: str
+    digest: str
+    fields: dict[str, Any] | None
+    """None where it cannot be read."""
+
+
+@dataclass(slots=True)
+class _Stream:
+    """What was found of one stream."""
+
+    stream: Stream
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    days: dict[str, dict[str, int]] = field(default_factory=dict)
+    last: _Receipt | None = None
+    next_cursor: str | None = None
+    """The cursor that the last polled receipt leads to."""
+    total: int | None = None
+
+    def note(self, code: str, sequence: int | None, detail: str) -> None:
+        self.findings.append({"code": code, "sequence": sequence, "detail": detail})
+
+
+def audit(books: Books, since: str = "") -> dict[str, Any]:
+    """Every stream's chain from the day `since` (`yyyy-mm-dd`) on, and whether all of it holds."""
+    streams = {*books.positions.streams(), *(waiting.stream for waiting in books.batches.waiting())}
+    streams |= set(books.ledger.streams())
+    lines = [_line(books, stream, since) for stream in sorted(streams)]
+    return {"ok": not any(line["findings"] for line in lines), "since": since or None, "streams": lines}
+
+
+def _line(books: Books, stream: Stream, since: str) -> dict[str, Any]:
+    found = _Stream(stream)
+    gaps = list(books.gaps.all(stream))
+    named = {gap["sequence"] for gap in gaps if gap["reason"] != CURSOR_EXPIRED}
+    for receipt in _receipts(books, stream, since):
+        _follow(found, receipt, named, since)
+    _end(books, found)
+    return {
+        "integration": stream.integration,
+        "tenant": stream.tenant,
+        "stream": stream.kind,
+        "ok": not found.findings,
+        "receipts": sum(day["batches"] for day in found.days.values()),
+        "events": sum(day["events"] for day in found.days.values()),
+        "days": found.days,
+        "gaps": [{key: gap[key] for key in ("from", "to", "reason", "noticed_at", "sequence")} for gap in gaps],
+        "findings": found.findings,
+    }
+
+
+def _receipts(books: Books, stream: Stream, since: str) -> Iterator[_Receipt]:
+    for key, body in books.ledger.bodies(stream, since):
+        day, name = key.split("/")[-2:]
+        try:
+            fields: dict[str, Any] | None = receipts.fields_of(body)
+        except DamagedError:
+            fields = None
+        yield _Receipt(int(name.partition(".")[0]), day, receipts.digest(body), fields)
+
+
+def _follow(found: _Stream, receipt: _Receipt, named: set[int], since: str) -> None:
+    """Hold a receipt against the one before."""
+    number, fields, before = receipt.sequence, receipt.fields, found.last
+    found.last = receipt
+    if fields is None:
+        found.note(RECEIPT_DAMAGED, number, f"the receipt of batch {number} cannot be read")
+        return
+    if (fields.get("sequence"), fields.get("day")) != (number, receipt.day):
+        found.note(RECEIPT_MISPLACED, number, f"in the place of receipt {number} lies that of {fields.get('sequence')}")
+        return
+    first = before.sequence + 1 if before else number if since else 1
+    unbroken = fields["previous"] == (before.digest if before else fields["previous"] if since else "")
+    hole = f"{first}" if number == first + 1 else f"{first} to {number - 1}"
+    if number > first and first not in named:
+        code, what = (BATCH_MISSING, "batches") if unbroken else (RECEIPT_MISSING, "receipts")
+        found.note(code, first, f"{what} {hole} are missing")
+    elif not unbroken:
+        altered = before.sequence if before else number
+        found.note(RECEIPT_ALTERED, altered, f"receipt {altered} is not the one that {number} was written after")
+    if fields["origin"] == POLL:
+        if (
+            number == first
+            and before
+            and before.fields
+            and fields["previous_cursor"] != found.next_cursor
+            and not since
+        ):
+            found.note(CURSORS_BROKEN, number, f"batch {number} was not read where the one before ended")
+        found.next_cursor = fields["next_cursor"]
+    _count(found, receipt, fields)
+
+
+def _count(found: _Stream, receipt: _Receipt, fields: dict[str, Any]) -> None:
+    number = receipt.sequence
+    if len(fields["ids"]) != fields["count"] or found.total not in (None, fields["total"] - fields["count"]):
+        found.note(RECEIPT_ALTERED, number, f"the numbers of receipt {number} do not add up")
+    found.total = fields["total"]
+    day = found.days.setdefault(receipt.day, {"batches": 0, "events": 0, "set_aside": 0, "repeats": 0})
+    day["batches"] += 1
+    for key, name in (("events", "count"), ("set_aside", "set_aside"), ("repeats", "repeats")):
+        day[key] += fields[name]
+
+
+def _end(books: Books, found: _Stream) -> None:
+    """Hold the end of the chain against the lease, the batches that wait, and the cursor."""
+    stream, last = found.stream, found.last.sequence if found.last else 0
+    tail = _lease(books, stream).tail
+    if tail.sequence > last:
+        found.note(RECEIPT_MISSING, last + 1, f"receipts {last + 1} to {tail.sequence} are missing")
+        last = tail.sequence
+    elif found.last and tail.sequence == last and tail.digest != found.last.digest:
+        found.note(RECEIPT_ALTERED, last, f"receipt {last} is not the one that was written")
+    expected = last + 1
+    for waiting in books.batches.waiting(stream):
+        if waiting.sequence <= last:
+            continue  # A leftover of an overtaken fetch: delivered before, and removed by the next call.
+        if waiting.sequence > expected:
+            _missing(found, expected, waiting.sequence - 1)
+        expected = waiting.sequence + 1
+        try:
+            books.batches.read(stream, waiting.sequence)
+        except DamagedError as error:
+            found.note(BATCH_DAMAGED, waiting.sequence, str(error))
+    _cursor(books, found, expected)
+
+
+def _cursor(books: Books, found: _Stream, expected: int) -> None:
+    stored = books.store.read(position_key(found.stream))
+    if stored is None:
+        found.note(CURSOR_MISSING, None, "there is no cursor; it is made again from the last batch or receipt")
+        return
+    try:
+        position = from_body(stored.body)
+    except DamagedError as error:
+        found.note(CURSOR_DAMAGED, None, str(error))
+        return
+    if position.edits:
+        found.note(CURSOR_EDITED, None, f"the cursor was edited by hand ({position.edits} times)")
+    elif position.sequence > expected:
+        _missing(found, expected, position.sequence - 1)
+
+
+def _missing(found: _Stream, first: int, last: int) -> None:
+    numbers = f"batch {first} is" if first == last else f"batches {first} to {last} are"
+    found.note(BATCH_MISSING, first, f"{numbers} missing: fetched, never acknowledged, and gone")
+
+
+def _lease(books: Books, stream: Stream) -> Lease:
+    stored = books.store.read(lease_key(stream))
+    try:
+        return leases.from_body(stored.body) if stored else Lease()
+    except DamagedError:
+        return Lease()
