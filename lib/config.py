@@ -97,6 +97,8 @@ class Config:
     listen: tuple[str, int] = ("127.0.0.1", 8080)
     sophos: Sophos = Sophos()
     limits: Limits = Limits()
+    gap_data_type: str | None = "sophos-central-gaps"
+    """Under which data type the engine is told of a gap; None: it is not told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +245,17 @@ class _Text(fields.String):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(validate=[validate.Length(min=1, error="is empty")], **options)
+
+
+class _TextOrOff(fields.Field[str | None]):
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str | None:
+        del attr, data, options
+        # A bare `off` is false in YAML 1.1.
+        if value is False or value == "off":
+            return None
+        if not isinstance(value, str) or not value:
+            raise ValidationError("has to be a text, or off")
+        return value
 
 
 class _Reference(_Text):
@@ -407,6 +420,7 @@ class ConfigSchema(_Strict):
     engine = _Location({"unix:": "unix:/path/of/engine_server.sock"})
     every = _EveryField()
     listen = _Listen()
+    gap_data_type = _TextOrOff()
     sophos = fields.Nested(_SophosSchema, error_messages={"type": "has to hold keys"})
     limits = fields.Nested(_LimitsSchema, error_messages={"type": "has to hold keys"})
     integrations = fields.List(

@@ -104,6 +104,7 @@ def feed_of(integration: configuration.Integration) -> Feed:
         settle=integration.settle,
         utmstack_tenant_id=integration.utmstack_tenant_id,
         alerts_data_type=integration.alerts_data_type,
+        gap_data_type=config().gap_data_type,
     )
 
 
@@ -170,6 +171,8 @@ def _forward_batch() -> ForwardBatch:
         holder=lambda: str(uuid.uuid4()),
         now=now,
         monotonic=time.monotonic,
+        gap_data_type=config().gap_data_type,
+        utmstack_tenant_id=configuration.UTMSTACK_TENANT,
     )
 
 

@@ -20,6 +20,8 @@ from lib.model.stream import Stream
 
 LAYOUT = 1
 POLL = "poll"
+RECONCILE = "reconcile"
+GAP = "gap"
 
 
 def check_layout(fields: dict[str, Any], what: str) -> None:
@@ -64,9 +66,14 @@ class Header:
     previous_cursor: str | None = None
     """The `next_cursor` of the last polled batch before: between it and `cursor` lie pages with nothing new."""
     origin: str = POLL
-    """`poll`, or what else read it: `reconcile`, `backfill`, `replay`, `gap`."""
+    """`poll`; `reconcile`: found by reading again; `gap`: our own event about a hole, none of Sophos's."""
     digest: str = ""
     """SHA-256 of the lines that follow."""
+
+    @property
+    def events(self) -> int:
+        """How many of Sophos's events it holds."""
+        return 0 if self.origin == GAP else self.count
 
     @property
     def key(self) -> str:

@@ -26,8 +26,16 @@ class Feed:
     settle: timedelta
     utmstack_tenant_id: str
     alerts_data_type: str
+    gap_data_type: str | None
+    """Under which data type the engine is told of a gap; None: it is not told."""
 
     def envelope(self, kind: str) -> Envelope:
         """What this feed's logs of a kind have in common."""
         data_type = EVENTS_DATA_TYPE if kind == EVENTS else self.alerts_data_type
         return Envelope(data_type=data_type, data_source=self.name, tenant_id=self.utmstack_tenant_id)
+
+    def gap_envelope(self) -> Envelope | None:
+        """What this feed's events about gaps have in common; None where there are to be none."""
+        if self.gap_data_type is None:
+            return None
+        return Envelope(data_type=self.gap_data_type, data_source=self.name, tenant_id=self.utmstack_tenant_id)

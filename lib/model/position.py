@@ -122,7 +122,7 @@ class Position:
             recent=recent[-RECENT:],
             recent_since=since,
             day=header.day,
-            events=self.events + header.count,
+            events=self.events + header.events,
             repeats=self.repeats + header.repeats,
             trouble=None,
         )

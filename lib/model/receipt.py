@@ -55,7 +55,7 @@ def to_body(
         "acked_at": to_text(acked_at),
         "set_aside": set_aside,
         "previous": previous.digest,
-        "total": previous.total + header.count,
+        "total": previous.total + header.events,
         "ids": list(keys),
     }
     return json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"

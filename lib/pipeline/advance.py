@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from lib.model.batch import Header
+from lib.errors import ConflictError
+from lib.model.batch import GAP, Envelope, Header
 from lib.model.event import Facts
 from lib.model.ids import KEY_LENGTH, group_key, log_id
-from lib.model.position import RECENT
-from lib.pipeline.records import Positions, SavedPosition, StoredBatch
+from lib.model.position import RECENT, Position
+from lib.model.stream import Stream
+from lib.pipeline.gaps import Gap
+from lib.pipeline.records import Books, Positions, SavedPosition, StoredBatch, day_of
+
+log = logging.getLogger(__name__)
+
+INSERT_TRIES = 5
 
 ReadFacts = Callable[[bytes], Facts]
 
@@ -49,3 +58,60 @@ def advance(positions: Positions, saved: SavedPosition, header: Header, items: S
 def adopt(positions: Positions, saved: SavedPosition, batch: StoredBatch, facts: ReadFacts) -> SavedPosition:
     """Move the position past a batch that somebody else stored: the cursor is in its header."""
     return advance(positions, saved, batch.header, [item_of(raw, batch.header, facts) for raw in batch.items])
+
+
+def insert(
+    books: Books, stream: Stream, header_of: Callable[[Position], Header], items: Sequence[bytes], facts: ReadFacts
+) -> str | None:
+    """Store items beside those that are polled, as the stream's next batch; its key, or None where none is new.
+
+    The cursor stays where it is. Raises ConflictError when other runs are quicker again and again.
+    """
+    for _ in range(INSERT_TRIES):
+        saved = books.positions.read(stream)
+        waiting = books.batches.read(stream, saved.position.sequence)
+        if waiting is not None:
+            adopt(books.positions, saved, waiting, facts)
+            continue
+        header = header_of(saved.position)
+        recent = set(saved.position.recent)
+        fresh = [item for raw in items if (item := item_of(raw, header, facts)).key not in recent]
+        if not fresh:
+            return None
+        header = replace(header, newest=newest_of(fresh))
+        with suppress(ConflictError):
+            header, _size = books.batches.create(header, [item.raw for item in fresh])
+            advance(books.positions, saved, header, fresh)
+            return header.key
+    raise ConflictError(f"{stream}: other runs were quicker {INSERT_TRIES} times")
+
+
+def announce(books: Books, gap: Gap, envelope: Envelope | None, facts: ReadFacts) -> str | None:
+    """Write a gap down, after its event has been stored for the engine; the event's batch, where one was made.
+
+    The event comes first, so that a crash between the two repeats it under its id rather than keeps it back.
+    """
+
+    def header_of(position: Position) -> Header:
+        return Header(
+            stream=gap.stream,
+            envelope=envelope or Envelope("", "", ""),
+            sequence=position.sequence,
+            cursor=None,
+            next_cursor=None,
+            has_more=False,
+            fetched_at=gap.noticed_at,
+            as_of=position.as_of or gap.noticed_at,
+            day=max(position.day, day_of(gap.noticed_at)),
+            newest=None,
+            count=0,
+            repeats=0,
+            origin=GAP,
+        )
+
+    if books.store.read(gap.key) is not None:
+        return None
+    key = None if envelope is None else insert(books, gap.stream, header_of, [gap.event()], facts)
+    if books.gaps.record(gap):
+        log.error("%s: a gap: %s, from %s to %s", gap.stream, gap.reason, gap.start, gap.end)
+    return key

@@ -9,7 +9,7 @@ from typing import Any
 from lib.errors import DamagedError
 from lib.model import lease as leases
 from lib.model import receipt as receipts
-from lib.model.batch import POLL
+from lib.model.batch import GAP, POLL
 from lib.model.lease import Lease, lease_key
 from lib.model.position import from_body, position_key
 from lib.model.stream import Stream
@@ -127,13 +127,15 @@ def _follow(found: _Stream, receipt: _Receipt, named: set[int], since: str) -> N
 
 def _count(found: _Stream, receipt: _Receipt, fields: dict[str, Any]) -> None:
     number = receipt.sequence
-    if len(fields["ids"]) != fields["count"] or found.total not in (None, fields["total"] - fields["count"]):
+    events = 0 if fields["origin"] == GAP else fields["count"]
+    if len(fields["ids"]) != fields["count"] or found.total not in (None, fields["total"] - events):
         found.note(RECEIPT_ALTERED, number, f"the numbers of receipt {number} do not add up")
     found.total = fields["total"]
     day = found.days.setdefault(receipt.day, {"batches": 0, "events": 0, "set_aside": 0, "repeats": 0})
     day["batches"] += 1
-    for key, name in (("events", "count"), ("set_aside", "set_aside"), ("repeats", "repeats")):
-        day[key] += fields[name]
+    day["events"] += events
+    day["set_aside"] += fields["set_aside"]
+    day["repeats"] += fields["repeats"]
 
 
 def _end(books: Books, found: _Stream) -> None:

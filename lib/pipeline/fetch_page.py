@@ -26,8 +26,8 @@ from lib.model.feed import Feed
 from lib.model.page import Page
 from lib.model.position import HORIZON, IDLE_WRITE, Position, Trouble, lost_interval, oldest_request, trouble_after
 from lib.pipeline.accounts import Accounts, Directory, Target, wait_after
-from lib.pipeline.advance import Item, ReadFacts, adopt, advance, item_of, newest_of
-from lib.pipeline.gaps import CURSOR_EXPIRED
+from lib.pipeline.advance import Item, ReadFacts, adopt, advance, announce, item_of, newest_of
+from lib.pipeline.gaps import CURSOR_EXPIRED, Gap
 from lib.pipeline.records import Books, SavedPosition, day_before, day_of
 from lib.store.base import ABSENT
 
@@ -274,9 +274,10 @@ class Reading:
 
     def _take(self, page: Page, cursor: str | None) -> None:
         """Store what is new in the page, then move the position."""
-        position, run = self._saved.position, self._run
+        run = self._run
         served_at = served_time(page) or self._use_case.now()
         self._note_hole(served_at)
+        position = self._saved.position
         header = Header(
             stream=self._stream,
             envelope=self._feed.envelope(self._stream.kind),
@@ -317,10 +318,11 @@ class Reading:
             return
         start, end = lost
         sequence = self._saved.position.sequence
-        if self._books.gaps.record(
-            self._stream, sequence, CURSOR_EXPIRED, start=start, end=end, now=self._use_case.now()
-        ):
-            log.error("%s: what Sophos stored between %s and %s can no longer be fetched", self._stream, start, end)
+        gap = Gap(self._stream, sequence, CURSOR_EXPIRED, start=start, end=end, noticed_at=self._use_case.now())
+        key = announce(self._books, gap, self._feed.gap_envelope(), self._use_case.facts)
+        if key is not None:
+            self._run.batches.append(key)
+            self._saved = self._books.positions.read(self._stream)
 
     def _idle(self, page: Page, header: Header) -> None:
         """Nothing new: the cursor moves in memory, and in the store when that is worth a write."""

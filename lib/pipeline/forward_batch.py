@@ -19,14 +19,14 @@ from lib.errors import (
     EngineRefusedError,
     LogRefusedError,
 )
-from lib.model.batch import Header
+from lib.model.batch import Envelope, Header
 from lib.model.clock import to_text
 from lib.model.ids import KEY_LENGTH, group_key, log_id
 from lib.model.log import MAX_LOG_BYTES, Log, unacceptable
 from lib.model.receipt import DELIVERED, Tail
 from lib.model.stream import Stream
-from lib.pipeline.advance import ReadFacts, adopt
-from lib.pipeline.gaps import BATCH_DAMAGED, BATCH_MISSING
+from lib.pipeline.advance import ReadFacts, adopt, announce
+from lib.pipeline.gaps import BATCH_DAMAGED, BATCH_MISSING, Gap
 from lib.pipeline.leases import Held, held
 from lib.pipeline.records import Books, StoredBatch, set_aside
 
@@ -106,7 +106,18 @@ class ForwardBatch:
     """Names each holder of a lease."""
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
+    gap_data_type: str | None
+    """Under which data type the engine is told of a gap; None: it is not told."""
+    utmstack_tenant_id: str
+    """Whose events about gaps are, where no batch tells."""
     workers: int = 4
+
+    def gap_envelope(self, integration: str, beside: Envelope | None) -> Envelope | None:
+        """The envelope of an event about a gap, found while `beside` was delivered."""
+        if self.gap_data_type is None:
+            return None
+        tenant = beside.tenant_id if beside else self.utmstack_tenant_id
+        return Envelope(self.gap_data_type, integration, tenant)
 
     def run(
         self,
@@ -287,15 +298,20 @@ class Delivery:
     def _note_missing(self, header: Header) -> None:
         """A number that has neither batch nor receipt was removed by hand; its events are named as a gap."""
         first = self._tail.sequence + 1
-        if header.sequence > first and self._books.gaps.record(
-            self._stream, first, BATCH_MISSING, start=None, end=header.as_of, now=self._use_case.now()
-        ):
-            log.error("%s: batches %d to %d were removed before delivery", self._stream, first, header.sequence - 1)
+        if header.sequence > first:
+            self._announce(first, BATCH_MISSING, header.as_of, header.envelope)
 
     def _bury(self, sequence: int) -> None:
         """A damaged batch goes to `dead/`; the stream goes on with the next one."""
-        self._books.gaps.record(self._stream, sequence, BATCH_DAMAGED, start=None, end=None, now=self._use_case.now())
+        if self._books.positions.read(self._stream).position.sequence > sequence:
+            self._announce(sequence, BATCH_DAMAGED, None, None)
+        # Otherwise nothing is lost: the cursor has not moved, and fetch-page asks for the same page again.
         self._books.batches.bury(self._stream, sequence)
+
+    def _announce(self, sequence: int, reason: str, end: datetime | None, beside: Envelope | None) -> None:
+        gap = Gap(self._stream, sequence, reason, start=None, end=end, noticed_at=self._use_case.now())
+        envelope = self._use_case.gap_envelope(self._stream.integration, beside)
+        announce(self._books, gap, envelope, self._use_case.facts)
 
     def _set_refused(self, error: LogRefusedError) -> None:
         for parcel in self._parcels:

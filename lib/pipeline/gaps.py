@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 
 from lib.errors import ConflictError
@@ -18,33 +20,68 @@ BATCH_DAMAGED = "batch_damaged"
 BATCH_MISSING = "batch_missing"
 
 
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """An interval whose events can no longer be fetched, or no longer be delivered."""
+
+    stream: Stream
+    sequence: int
+    """The number of the batch that is lost, or of the next one when the hole was noticed."""
+    reason: str
+    start: datetime | None
+    end: datetime | None
+    noticed_at: datetime
+
+    @property
+    def key(self) -> str:
+        """The same for the same hole, whenever and by whomever it is noticed."""
+        if self.reason == CURSOR_EXPIRED:
+            name = f"{self.start:%Y%m%dT%H%M%S%fZ}-cursor"
+        else:
+            # A batch is either damaged or missing: whichever was noticed first names it.
+            name = f"{self.sequence:020d}-batch"
+        return f"gaps/{self.stream.path}/{name}.json"
+
+    def fields(self) -> dict[str, Any]:
+        """As JSON fields."""
+        return {
+            "integration": self.stream.integration,
+            "tenant": self.stream.tenant,
+            "kind": self.stream.kind,
+            "sequence": self.sequence,
+            "reason": self.reason,
+            "from": text_or_none(self.start),
+            "to": text_or_none(self.end),
+            "noticed_at": to_text(self.noticed_at),
+            # Neither Sophos nor a lost batch tells how many there were.
+            "estimated_events": None,
+        }
+
+    def event(self) -> bytes:
+        """One JSON object for the engine, so that a rule can fire."""
+        fields = self.fields()
+        del fields["kind"]
+        known = {
+            "id": sha256(self.key.encode()).hexdigest(),
+            "type": "Connector::Gap",
+            "severity": "high",
+            "name": f"Events of {self.stream} are missing: {self.reason}",
+            "stream": self.stream.kind,
+        }
+        return json.dumps(known | fields, ensure_ascii=False).encode("utf-8", "replace")
+
+
 class Gaps:
-    """`gaps/`: one object a gap, named by the batch number at which it was noticed."""
+    """`gaps/`: one object a gap."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 
-    def record(
-        self, stream: Stream, sequence: int, reason: str, *, start: datetime | None, end: datetime | None, now: datetime
-    ) -> bool:
+    def record(self, gap: Gap) -> bool:
         """Write the gap down, and say whether it is new: noticing it again, after a crash, changes nothing."""
-        fields = {
-            "layout": LAYOUT,
-            "integration": stream.integration,
-            "tenant": stream.tenant,
-            "kind": stream.kind,
-            "sequence": sequence,
-            "reason": reason,
-            "from": text_or_none(start),
-            "to": text_or_none(end),
-            "noticed_at": to_text(now),
-            "estimated_events": None,
-        }
-        # A batch is either damaged or missing: whichever was noticed first names it.
-        what = "cursor" if reason == CURSOR_EXPIRED else "batch"
-        key = f"gaps/{stream.path}/{sequence:020d}-{what}.json"
+        body = json.dumps({"layout": LAYOUT, **gap.fields()}, ensure_ascii=False).encode("utf-8", "surrogatepass")
         try:
-            self._store.write(key, json.dumps(fields, ensure_ascii=False).encode() + b"\n", expected=ABSENT)
+            self._store.write(gap.key, body + b"\n", expected=ABSENT)
         except ConflictError:
             return False
         return True

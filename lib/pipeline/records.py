@@ -208,7 +208,7 @@ class Ledger:
         body = receipts.to_body(header, keys, previous=tail, acked_at=acked_at, set_aside=set_aside, outcome=outcome)
         key = receipt_key(header.stream, header.day, header.sequence)
         self._store.write(key, body, expected=ABSENT)
-        return Tail(header.sequence, key, receipts.digest(body), tail.total + header.count)
+        return Tail(header.sequence, key, receipts.digest(body), tail.total + header.events)
 
     def keys_since(self, stream: Stream, day: str) -> set[str]:
         """The keys of all events with a receipt of that day or later."""

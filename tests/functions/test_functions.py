@@ -275,7 +275,9 @@ def test_a_damaged_batch_is_set_aside_and_its_stream_goes_on(own: Site) -> None:
     path.write_bytes(path.read_bytes()[:-200])
     (line,) = own.results("forward-batch")
     assert line["pending"] == 0
-    assert own.raws() == own.central.raws(own.central.default_tenant)[1000:]
+    sent = [log.raw.encode() for log in own.engine.received if log.dataType == "sophos-central"]
+    assert sent == own.central.raws(own.central.default_tenant)[1000:]
+    assert [json.loads(log.raw)["reason"] for log in own.engine.received[200:]] == ["batch_damaged"]
     assert [gap["reason"] for gap in own.books.gaps.all()] == ["batch_damaged"]
     assert list((own.folder / "store/dead").rglob("*.ndjson"))
 

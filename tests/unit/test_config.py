@@ -128,6 +128,8 @@ def test_any_text_is_a_configuration_or_has_faults(text: str) -> None:
 
 
 def test_off_means_never() -> None:
+    assert parse(ONE + "gap_data_type: off").gap_data_type is None
+    assert "gap_data_type" in faults(ONE + "gap_data_type: 5")
     assert parse(ONE + "    reconcile: off").integrations[0].reconcile is None
 
 

@@ -1,0 +1,143 @@
+"""A hole is an event too: never silent, never claimed where nothing was lost, never a reason for doubles."""
+
+import json
+from datetime import datetime, timedelta
+
+import pytest
+
+from emulator.central import Fault
+from lib.pipeline.audit import audit
+from tests.site import Site, site
+
+HOUR = 3600
+
+
+def read(found: Site) -> None:
+    """Fetch and forward until Sophos has no more."""
+    while found.results("fetch-page")[0]["has_more"]:
+        continue
+    found.results("forward-batch")
+
+
+def natives(found: Site) -> list[str]:
+    """The native ids that the engine has taken, in order."""
+    return [json.loads(log.raw)["id"] for log in found.engine.received if log.dataType == "sophos-central"]
+
+
+def gaps(found: Site) -> list[tuple[str, datetime, datetime]]:
+    return [
+        (gap["reason"], datetime.fromisoformat(gap["from"]), datetime.fromisoformat(gap["to"]))
+        for gap in found.books.gaps.all()
+    ]
+
+
+def told(found: Site) -> list[dict[str, str]]:
+    """What the engine was told of gaps."""
+    return [json.loads(log.raw) for log in found.engine.received if log.dataType == "sophos-central-gaps"]
+
+
+def test_a_cursor_that_sophos_silently_ignores_doubles_nothing_and_claims_no_gap() -> None:
+    with site() as found:
+        found.central.fill(2600)
+        read(found)
+        found.central.expire_cursors()
+        new = found.central.emit(30)
+        read(found)
+        assert natives(found) == found.central.ids(found.central.default_tenant)
+        assert natives(found)[-30:] == new
+        assert not gaps(found)
+        assert not told(found)
+        position = found.books.positions.read(next(iter(found.books.positions.streams()))).position
+        assert (position.events, position.repeats) == (2630, 2600)
+
+
+@pytest.mark.parametrize("status", [400, 410])
+def test_a_refused_cursor_doubles_nothing_and_claims_no_gap(status: int) -> None:
+    with site() as found:
+        found.central.fill(1500)
+        read(found)
+        new = found.central.emit(30)
+        found.central.faults.add(Fault("status", status=status, with_cursor=True))
+        read(found)
+        assert natives(found)[-30:] == new
+        assert sorted(natives(found)) == sorted(found.central.ids(found.central.default_tenant))
+        assert gaps(found) == []
+
+
+def test_a_rest_of_less_than_24_hours_loses_nothing() -> None:
+    with site() as found:
+        found.central.fill(100, hours=1)
+        read(found)
+        for _ in range(3):
+            found.central.clock.advance(7 * HOUR)
+            found.central.emit(10)
+        read(found)
+        assert natives(found) == found.central.ids(found.central.default_tenant)
+        assert gaps(found) == []
+
+
+def test_what_a_longer_rest_lost_is_written_down_with_its_bounds_and_told_to_the_engine_once() -> None:
+    with site() as found:
+        found.central.fill(100, hours=1)
+        read(found)
+        rested_at = datetime.fromtimestamp(found.central.clock.now() / 1000).astimezone()
+        before = natives(found)
+        found.central.clock.advance(2 * HOUR)
+        lost = found.central.emit(20)
+        found.central.clock.advance(28 * HOUR)
+        new = found.central.emit(20)
+        served_at = datetime.fromtimestamp(found.central.clock.now() / 1000).astimezone()
+        read(found)
+        read(found)
+        assert natives(found) == before + new
+        assert not set(lost) & set(natives(found))
+        ((reason, start, end),) = gaps(found)
+        assert reason == "cursor_expired"
+        assert abs(start - rested_at) < timedelta(minutes=1)
+        assert abs(end - (served_at - timedelta(hours=24))) < timedelta(minutes=1)
+        (event,) = told(found)
+        assert (event["type"], event["reason"], event["integration"]) == ("Connector::Gap", reason, "acme")
+        assert datetime.fromisoformat(event["from"]) == start
+        line = audit(found.books)["streams"][0]
+        assert (line["ok"], line["events"], len(line["gaps"])) == (True, 120, 1)
+
+
+def test_the_engine_is_not_told_where_that_is_not_wanted() -> None:
+    with site(gap_data_type=False) as found:
+        found.central.fill(10, hours=1)
+        read(found)
+        found.central.clock.advance(30 * HOUR)
+        found.central.emit(5)
+        read(found)
+        assert len(gaps(found)) == 1
+        assert len(found.engine.received) == 15
+
+
+def test_a_crash_between_the_gaps_event_and_its_record_repeats_neither() -> None:
+    with site() as found:
+        found.central.fill(10, hours=1)
+        read(found)
+        found.central.clock.advance(30 * HOUR)
+        found.central.faults.add(Fault("status", status=503, times=None, path="/siem/v1/events"))
+        found.results("fetch-page")
+        found.central.faults.clear()
+        found.results("fetch-page", {"max_pages": 1})
+        for path in (found.folder / "store/gaps").rglob("*.json"):
+            path.unlink()  # as if the process had died before the record
+        read(found)
+        found.central.clock.advance(60)
+        read(found)
+        assert len(told(found)) == 1
+
+
+def test_a_damaged_batch_whose_cursor_did_not_move_is_fetched_again() -> None:
+    with site() as found:
+        found.central.fill(50)
+        (line,) = found.results("fetch-page")
+        (found.folder / "store" / line["batches"][0]).write_bytes(b"{")
+        for path in (found.folder / "store/cursors").rglob("*.json"):
+            path.unlink()  # as if the process had died between the two writes
+        found.results("forward-batch")
+        read(found)
+        assert natives(found) == found.central.ids(found.central.default_tenant)
+        assert gaps(found) == []
