@@ -46,6 +46,13 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("--integration", metavar="NAME", help="default: each")
     audit = add("audit", "add the ledger up: every batch acknowledged, no gap unnamed", _audit, config=True, json=True)
     audit.add_argument("--since", metavar="DAY", help="a date, or a duration such as 7d; default: everything")
+    again = add(
+        "reconcile", "read the last 24 hours again, and forward what is missing", _reconcile, config=True, json=True
+    )
+    window = add("backfill", "the same for a window of them", _reconcile, config=True, json=True)
+    window.add_argument("--since", required=True, metavar="TIME", help="a time, or a duration such as 12h; at most 24h")
+    for each in (again, window):
+        each.add_argument("--integration", metavar="NAME", help="default: each")
     return parser
 
 
@@ -77,6 +84,12 @@ def _audit(args: argparse.Namespace) -> int:
     from emulator.commands import audit
 
     return audit(args.config, args.since, as_json=args.json)
+
+
+def _reconcile(args: argparse.Namespace) -> int:
+    from emulator.commands import reconcile
+
+    return reconcile(args.config, args.integration, getattr(args, "since", None), as_json=args.json)
 
 
 def _test_connection(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The operator's commands: `check`, `status`, `test-connection`, `audit`."""
+"""The operator's commands: `check`, `status`, `test-connection`, `audit`, `reconcile`, `backfill`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import requests
 
 from emulator import status as statuses
 from lib import config as configuration
+from lib.boundary import Refused
 from lib.config import ENVIRONMENT, Config, InvalidConfigError
 from lib.errors import ConfigError, ConnectorError
 from lib.model.duration import parse_duration
@@ -114,6 +115,44 @@ def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
             print(f"FINDING  {name}: {finding['code']}: {finding['detail']}")
     print("The chain is whole." if found["ok"] else "The chain does not hold: see the findings.")
     return 0 if found["ok"] else 1
+
+
+def reconcile(location: str | None, integration: str | None, since: str | None, *, as_json: bool) -> int:
+    """Read Sophos again, store what the ledger does not hold, and forward it; 0 where the engine has taken it."""
+    try:
+        os.environ[ENVIRONMENT] = configuration.located(location)
+        from lib import wiring  # noqa: PLC0415 - it reads the configuration that was named just now
+
+        reports = wiring.reconcile(integration, None if since is None else _window(since))
+        forwarded = wiring.forward_batch(integration)
+    except ConnectorError as error:
+        return _refused(error, as_json=as_json)
+    waits = isinstance(forwarded, Refused)
+    if as_json:
+        print(json.dumps({"ok": not waits, "results": reports}, ensure_ascii=False))
+        return 1 if waits else 0
+    rows = [("STREAM", "READ", "MISSING", "HOW LATE")]
+    for line in reports:
+        late = ", ".join(f"{count} within {bound}" for bound, count in line["lateness"].items())
+        name = f"{line['integration']}/{line['tenant']}/{line['stream']}"
+        rows.append((name, str(line["read"]), str(line["missing"]), late or "-"))
+    print(_table(rows))
+    if isinstance(forwarded, Refused):
+        print(f"\nWhat was missing is stored, and waits: {forwarded.detail}")
+    return 1 if waits else 0
+
+
+def _window(since: str) -> timedelta:
+    """How long ago a date, or the duration itself."""
+    with suppress(ValueError):
+        return parse_duration(since)
+    with suppress(ValueError):
+        window = datetime.now(UTC) - datetime.fromisoformat(since).astimezone(UTC)
+        if window > timedelta(0):
+            return window
+    raise ConfigError(
+        f"--since {since!r} is neither a past time nor a duration", remedy="Write 12h, or 2026-03-10T08:00."
+    )
 
 
 def _day(since: str | None) -> str:

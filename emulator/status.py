@@ -16,6 +16,7 @@ from lib.model.lease import Lease, lease_key
 from lib.model.position import Trouble
 from lib.model.stream import Stream
 from lib.pipeline.accounts import Accounts
+from lib.pipeline.reconcile import last_report, progress_key
 from lib.pipeline.records import Books
 
 FETCH_OUTCOMES_THAT_READ = ("fetched", "up_to_date")
@@ -123,6 +124,9 @@ def _stream(view: _View, stream: Stream) -> dict[str, Any]:
             {key: gap[key] for key in ("from", "to", "reason", "noticed_at")} for gap in view.gaps.get(stream, ())
         ],
     }
+    progress = view.books.store.read(progress_key(stream))
+    if progress is not None:
+        line["reconciled"] = last_report(progress.body)
     if problem is not None:
         line["problem"] = problem
         if trouble is not None and trouble.retry_at is not None:

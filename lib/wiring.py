@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +24,17 @@ from lib.store.base import ObjectStore
 
 if TYPE_CHECKING:
     from lib.config import Config
-    from lib.pipeline.fetch_page import FetchPage, Integration
+    from lib.pipeline.accounts import Accounts, Integration
+    from lib.pipeline.fetch_page import FetchPage
     from lib.pipeline.forward_batch import ForwardBatch
+    from lib.pipeline.reconcile import Reconcile
     from lib.sophos.client import Central
     from lib.utmstack.engine import Engine
 
 # ruff: noqa: PLC0415 - see above
+
+COMMAND_SECONDS = 3600.0
+"""How long an operator's command may read one stream."""
 
 
 def now() -> datetime:
@@ -102,6 +107,7 @@ def feed_of(integration: configuration.Integration) -> Feed:
         exclude_types=integration.exclude_types,
         lookback=integration.lookback,
         settle=integration.settle,
+        reconcile=integration.reconcile,
         utmstack_tenant_id=integration.utmstack_tenant_id,
         alerts_data_type=integration.alerts_data_type,
         gap_data_type=config().gap_data_type,
@@ -111,7 +117,7 @@ def feed_of(integration: configuration.Integration) -> Feed:
 @cache
 def integrations() -> Mapping[str, Integration]:
     """Every configured integration, by name, each with one pooled session."""
-    from lib.pipeline.fetch_page import Integration
+    from lib.pipeline.accounts import Integration
 
     return {
         each.name: Integration(
@@ -130,17 +136,33 @@ def deadline() -> float:
 
 
 @cache
-def _fetch_page() -> FetchPage:
+def _accounts() -> Accounts:
     from lib.pipeline.accounts import Accounts
+
+    return Accounts(store(), now=now, jitter=random.SystemRandom().random)
+
+
+@cache
+def _reconcile() -> Reconcile:
+    from lib.pipeline.reconcile import Reconcile
+    from lib.pipeline.records import Books
+    from lib.sophos.pages import facts
+
+    return Reconcile(books=Books.of(store()), facts=facts, now=now, monotonic=time.monotonic)
+
+
+@cache
+def _fetch_page() -> FetchPage:
     from lib.pipeline.fetch_page import FetchPage
     from lib.pipeline.records import Books
     from lib.sophos.pages import facts
 
     return FetchPage(
         books=Books.of(store()),
-        accounts=Accounts(store(), now=now, jitter=random.SystemRandom().random),
+        accounts=_accounts(),
         integrations=integrations(),
         facts=facts,
+        reconcile=_reconcile(),
         max_pending_bytes=config().limits.max_pending_bytes,
         now=now,
         monotonic=time.monotonic,
@@ -156,6 +178,18 @@ def fetch_page(
         integration=integration, tenant=tenant, kind=stream, max_pages=max_pages, deadline=deadline()
     )
     return {"results": results}
+
+
+def reconcile(integration: str | None = None, since: timedelta | None = None) -> list[dict[str, Any]]:
+    """Read what Sophos still serves, or a window of it, to its end, and store what the ledger does not hold."""
+    known(integration)
+    reports = []
+    for name, each in integrations().items():
+        if integration in (None, name):
+            for target in _accounts().targets(each.feed, each.source, each.client_id(), each.api_url):
+                end = time.monotonic() + COMMAND_SECONDS
+                reports.append(_reconcile().run(each, target, deadline=end, pages=None, since=since))
+    return reports
 
 
 @cache

@@ -24,6 +24,8 @@ class Feed:
     exclude_types: tuple[str, ...]
     lookback: timedelta
     settle: timedelta
+    reconcile: timedelta | None
+    """How often the last 24 hours are read again; None: never."""
     utmstack_tenant_id: str
     alerts_data_type: str
     gap_data_type: str | None

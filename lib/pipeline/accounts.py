@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -13,7 +13,7 @@ from lib.errors import ConflictError, ConnectorError, CredentialsError, Permissi
 from lib.model.batch import LAYOUT, check_layout
 from lib.model.clock import from_text, to_text
 from lib.model.feed import Feed
-from lib.model.page import Tenant, Whoami
+from lib.model.page import Page, Tenant, Whoami
 from lib.model.position import SLOWEST, Trouble, trouble_after, trouble_fields, trouble_of
 from lib.model.region import mismatch
 from lib.model.stream import Stream, encode_segment
@@ -31,6 +31,34 @@ class Directory(Protocol):
 
     def tenants(self, who: Whoami) -> Iterator[Tenant]:
         """The tenants that it can read."""
+
+
+class Source(Directory, Protocol):
+    """Sophos Central, with one credential."""
+
+    def page(
+        self,
+        host: str,
+        tenant: str,
+        kind: str,
+        *,
+        cursor: str | None,
+        from_date: datetime | None,
+        exclude_types: Sequence[str] = (),
+        offset_minutes: int = 0,
+        deadline: float | None = None,
+    ) -> Page:
+        """The page that follows the cursor, or the date."""
+
+
+@dataclass(frozen=True, slots=True)
+class Integration:
+    """An integration's settings and its way to Sophos."""
+
+    feed: Feed
+    source: Source
+    client_id: Callable[[], str]
+    api_url: str
 
 
 @dataclass(frozen=True, slots=True)

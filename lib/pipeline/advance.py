@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -61,11 +61,18 @@ def adopt(positions: Positions, saved: SavedPosition, batch: StoredBatch, facts:
 
 
 def insert(
-    books: Books, stream: Stream, header_of: Callable[[Position], Header], items: Sequence[bytes], facts: ReadFacts
+    books: Books,
+    stream: Stream,
+    items: Sequence[bytes],
+    *,
+    header_of: Callable[[Position], Header],
+    known: Callable[[Position], Collection[str]],
+    facts: ReadFacts,
 ) -> str | None:
     """Store items beside those that are polled, as the stream's next batch; its key, or None where none is new.
 
-    The cursor stays where it is. Raises ConflictError when other runs are quicker again and again.
+    `known` tells the keys of what was stored before; it is asked anew after another run was quicker. The cursor stays
+    where it is. Raises ConflictError when other runs are quicker again and again.
     """
     for _ in range(INSERT_TRIES):
         saved = books.positions.read(stream)
@@ -74,8 +81,8 @@ def insert(
             adopt(books.positions, saved, waiting, facts)
             continue
         header = header_of(saved.position)
-        recent = set(saved.position.recent)
-        fresh = [item for raw in items if (item := item_of(raw, header, facts)).key not in recent]
+        before = known(saved.position)
+        fresh = [item for raw in items if (item := item_of(raw, header, facts)).key not in before]
         if not fresh:
             return None
         header = replace(header, newest=newest_of(fresh))
@@ -111,7 +118,10 @@ def announce(books: Books, gap: Gap, envelope: Envelope | None, facts: ReadFacts
 
     if books.store.read(gap.key) is not None:
         return None
-    key = None if envelope is None else insert(books, gap.stream, header_of, [gap.event()], facts)
+    key = None
+    if envelope is not None:
+        event = [gap.event()]
+        key = insert(books, gap.stream, event, header_of=header_of, known=lambda position: position.recent, facts=facts)
     if books.gaps.record(gap):
         log.error("%s: a gap: %s, from %s to %s", gap.stream, gap.reason, gap.start, gap.end)
     return key

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from lib.errors import (
     ConflictError,
@@ -25,9 +25,10 @@ from lib.model.clock import from_text, text_or_none
 from lib.model.feed import Feed
 from lib.model.page import Page
 from lib.model.position import HORIZON, IDLE_WRITE, Position, Trouble, lost_interval, oldest_request, trouble_after
-from lib.pipeline.accounts import Accounts, Directory, Target, wait_after
+from lib.pipeline.accounts import Accounts, Integration, Target, wait_after
 from lib.pipeline.advance import Item, ReadFacts, adopt, advance, announce, item_of, newest_of
 from lib.pipeline.gaps import CURSOR_EXPIRED, Gap
+from lib.pipeline.reconcile import Reconcile
 from lib.pipeline.records import Books, SavedPosition, day_before, day_of
 from lib.store.base import ABSENT
 
@@ -44,34 +45,6 @@ CLOCK_TOLERANCE = timedelta(minutes=1)
 """A hole shorter than this is within what the two clocks of an answer can differ by."""
 
 
-class Source(Directory, Protocol):
-    """Sophos Central, with one credential."""
-
-    def page(
-        self,
-        host: str,
-        tenant: str,
-        kind: str,
-        *,
-        cursor: str | None,
-        from_date: datetime | None,
-        exclude_types: Sequence[str] = (),
-        offset_minutes: int = 0,
-        deadline: float | None = None,
-    ) -> Page:
-        """The page that follows the cursor, or the date."""
-
-
-@dataclass(frozen=True, slots=True)
-class Integration:
-    """An integration's settings and its way to Sophos."""
-
-    feed: Feed
-    source: Source
-    client_id: Callable[[], str]
-    api_url: str
-
-
 @dataclass(slots=True)
 class Run:
     """What one call did with one stream."""
@@ -82,6 +55,7 @@ class Run:
     batches: list[str] = field(default_factory=list)
     has_more: bool = False
     lag_seconds: float | None = None
+    reconciled: dict[str, Any] | None = None
     trouble: Trouble | None = None
 
     def result(self, integration: str, tenant: str | None, kind: str) -> dict[str, Any]:
@@ -97,6 +71,8 @@ class Run:
             "has_more": self.has_more,
             "lag_seconds": self.lag_seconds,
         }
+        if self.reconciled is not None:
+            line["reconciled"] = self.reconciled
         if self.trouble is not None:
             line["problem"] = self.trouble.as_problem()
             if self.trouble.retry_at is not None:
@@ -112,6 +88,7 @@ class FetchPage:
     accounts: Accounts
     integrations: Mapping[str, Integration]
     facts: ReadFacts
+    reconcile: Reconcile
     max_pending_bytes: int
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
@@ -203,6 +180,7 @@ class Reading:
                 run.outcome, run.trouble = _outcome_of(trouble), trouble
             else:
                 self._pages()
+                self._reconcile()
         except ConflictError:
             # Another call moved the stream meanwhile: what it stored counts, and ours is dropped or adopted.
             run.outcome = BUSY
@@ -247,6 +225,16 @@ class Reading:
             if page.next_cursor == cursor:
                 self._stuck()
                 return
+
+    def _reconcile(self) -> None:
+        """Where nothing new waits at Sophos: on the slower clock, look for what lies behind the cursor."""
+        every, run = self._feed.reconcile, self._run
+        if every is None or run.has_more or run.trouble is not None or self._room <= 0:
+            return
+        if self._use_case.reconcile.due(self._stream, every):
+            integration = self._use_case.integrations[self._feed.name]
+            run.reconciled = self._use_case.reconcile.run(integration, self._target, deadline=self._deadline)
+            run.batches += run.reconciled["batches"]
 
     def _ask(self) -> tuple[Page, str | None]:
         """The next page, and the cursor that it was read with."""

@@ -1,0 +1,301 @@
+"""Reconciliation: ask Sophos again for the last 24 hours, and store what the ledger does not hold.
+
+Late events lie behind the live cursor, which never sees them; this looks there. It reads with a cursor of its own, a
+few pages a call, and never moves the live one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from lib.errors import ConflictError, CursorRefusedError, DamagedError
+from lib.model.batch import LAYOUT, RECONCILE, Header, check_layout
+from lib.model.clock import moment_or_none, text_or_none, to_text
+from lib.model.position import HORIZON, Position, oldest_request
+from lib.model.stream import Stream
+from lib.pipeline.accounts import Integration, Target
+from lib.pipeline.advance import Item, ReadFacts, insert, item_of
+from lib.pipeline.records import Books, day_before, day_of
+from lib.store.base import ABSENT
+
+log = logging.getLogger(__name__)
+
+PAGES_A_CALL = 5
+"""Of the 100 requests a minute that a credential has."""
+LATENESS = {"1m": 60, "5m": 300, "15m": 900, "1h": 3600, "6h": 21_600, "24h": 86_400}
+"""Upper bounds of the histogram, in seconds from `created_at` to the time of being fetched at last."""
+BATCH_ITEMS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a reconciliation has come, and what the last one found."""
+
+    began_at: datetime | None = None
+    """None: none is under way."""
+    cursor: str | None = None
+    read: int = 0
+    missing: int = 0
+    lateness: Mapping[str, int] = field(default_factory=dict)
+    ended_at: datetime | None = None
+    last: Mapping[str, Any] | None = None
+    """The report of the last one that came to its end."""
+
+    def due(self, every: timedelta, now: datetime) -> bool:
+        """Whether it is time for the next one. An end in the future is a clock that jumped back."""
+        return self.ended_at is None or not timedelta(0) <= now - self.ended_at < every
+
+
+def progress_key(stream: Stream) -> str:
+    """Where the stream's progress is."""
+    return f"reconciliations/{stream.path}.json"
+
+
+def last_report(body: bytes) -> dict[str, Any] | None:
+    """What the last reconciliation that came to its end found; None where none did."""
+    try:
+        last = json.loads(body)["last"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return last if isinstance(last, dict) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Reconcile:
+    """The use case; safe to call while fetch-page and forward-batch are at work."""
+
+    books: Books
+    facts: ReadFacts
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float]
+
+    def due(self, stream: Stream, every: timedelta) -> bool:
+        """Whether a reconciliation is under way, or time for one has come. A new stream's first comes after a while."""
+        progress, generation = self.load(stream)
+        if generation == ABSENT:
+            # Everything has just been read for the first time.
+            self.save(stream, Progress(ended_at=self.now()), ABSENT)
+            return False
+        return progress.began_at is not None or progress.due(every, self.now())
+
+    def run(
+        self,
+        integration: Integration,
+        target: Target,
+        *,
+        deadline: float,
+        pages: int | None = PAGES_A_CALL,
+        since: timedelta | None = None,
+    ) -> dict[str, Any]:
+        """Read on for so many pages (None: all), store what is missing; the report so far.
+
+        With `since`, that long a window is read from its beginning, apart from a reconciliation that is under way.
+
+        Raises ConnectorError, with the progress kept.
+        """
+        return _Comparison(self, integration, target, since).run(deadline, pages)
+
+    def load(self, stream: Stream) -> tuple[Progress, int]:
+        """The stream's progress, and the generation of its object."""
+        stored = self.books.store.read(progress_key(stream))
+        if stored is None:
+            return Progress(), ABSENT
+        try:
+            fields = json.loads(stored.body)
+            check_layout(fields, "a reconciliation's progress")
+            return Progress(
+                began_at=moment_or_none(fields["began_at"]),
+                cursor=fields["cursor"],
+                read=fields["read"],
+                missing=fields["missing"],
+                lateness=fields["lateness"],
+                ended_at=moment_or_none(fields["ended_at"]),
+                last=fields["last"],
+            ), stored.generation
+        except (ValueError, KeyError, TypeError):
+            # Nothing is lost with it: the next reconciliation begins anew.
+            return Progress(), stored.generation
+
+    def save(self, stream: Stream, progress: Progress, generation: int) -> int:
+        """Keep the progress; ConflictError where another run was quicker."""
+        fields = {
+            "layout": LAYOUT,
+            "began_at": text_or_none(progress.began_at),
+            "cursor": progress.cursor,
+            "read": progress.read,
+            "missing": progress.missing,
+            "lateness": progress.lateness,
+            "ended_at": text_or_none(progress.ended_at),
+            "last": progress.last,
+        }
+        body = json.dumps(fields).encode() + b"\n"
+        return self.books.store.write(progress_key(stream), body, expected=generation)
+
+
+class _Comparison:
+    """One call's part of a reconciliation of one stream."""
+
+    def __init__(self, use_case: Reconcile, integration: Integration, target: Target, since: timedelta | None) -> None:
+        self._use_case = use_case
+        self._books = use_case.books
+        self._integration = integration
+        self._target = target
+        self._stream = target.stream
+        self._progress, self._generation = use_case.load(target.stream)
+        self._since = since
+        self._known: set[str] = set()
+        self._as_of: datetime | None = None
+        self._batches: list[str] = []
+
+    def run(self, deadline: float, pages: int | None) -> dict[str, Any]:
+        now = self._use_case.now()
+        if self._since or self._progress.began_at is None or now - self._progress.began_at > HORIZON:
+            self._progress = Progress(began_at=now, ended_at=self._progress.ended_at, last=self._progress.last)
+        # What was stored up to then is among the known ids, which are read after it.
+        self._as_of = self._books.positions.read(self._stream).position.as_of
+        self._known = self._delivered()
+        read = 0
+        while (pages is None or read < pages) and self._use_case.monotonic() < deadline:
+            read += 1
+            if not self._page(deadline):
+                self._end()
+                break
+        if self._since is None:
+            try:
+                self._use_case.save(self._stream, self._progress, self._generation)
+            except ConflictError:
+                log.info("%s: another run reconciles it", self._stream)
+        return self._report()
+
+    def _delivered(self) -> set[str]:
+        """The keys of all that was stored within the time that Sophos serves, delivered or waiting."""
+        books, stream = self._books, self._stream
+        # In this order: what is delivered meanwhile is found in one of the two. Not the cursor's recent ids: those of a
+        # batch that was lost are among them.
+        known: set[str] = set()
+        for waiting in books.batches.waiting(stream):
+            known.update(self._keys(waiting.sequence))
+        return known | books.ledger.keys_since(stream, day_before(self._use_case.now() - HORIZON))
+
+    def _keys(self, sequence: int) -> Iterator[str]:
+        try:
+            batch = self._books.batches.read(self._stream, sequence)
+        except DamagedError:
+            return  # Its events are not known to be delivered.
+        if batch is not None:
+            yield from (item_of(raw, batch.header, self._use_case.facts).key for raw in batch.items)
+
+    def _page(self, deadline: float) -> bool:
+        """Compare the next page; whether there are more."""
+        feed, progress = self._integration.feed, self._progress
+        ask = partial(
+            self._integration.source.page,
+            self._target.host,
+            self._stream.tenant,
+            self._stream.kind,
+            exclude_types=feed.exclude_types,
+            offset_minutes=int(feed.settle.total_seconds()) // 60,
+            deadline=deadline,
+        )
+        start = oldest_request(self._use_case.now(), self._since or HORIZON)
+        try:
+            page = ask(cursor=progress.cursor, from_date=None if progress.cursor else start)
+        except CursorRefusedError:
+            page = ask(cursor=None, from_date=start)
+        header = self._header(Position())
+        items = [item_of(raw, header, self._use_case.facts) for raw in page.items]
+        missing = [item for item in items if item.key not in self._known and self._is_behind(item)]
+        if missing:
+            self._store(missing)
+        stuck = page.next_cursor == progress.cursor
+        lateness = dict(progress.lateness)
+        for item in missing:
+            name = _bound(self._use_case.now() - item.created_at) if item.created_at else "unknown"
+            lateness[name] = lateness.get(name, 0) + 1
+        self._progress = replace(
+            progress,
+            cursor=page.next_cursor,
+            read=progress.read + len(items),
+            missing=progress.missing + len(missing),
+            lateness=lateness,
+        )
+        return page.has_more and not stuck
+
+    def _is_behind(self, item: Item) -> bool:
+        """Whether the live cursor had passed the item: what lies ahead of it comes by itself."""
+        return self._as_of is not None and (item.created_at is None or item.created_at <= self._as_of)
+
+    def _store(self, missing: Sequence[Item]) -> None:
+        raws = [item.raw for item in missing]
+        for at in range(0, len(raws), BATCH_ITEMS):
+            key = insert(
+                self._books,
+                self._stream,
+                raws[at : at + BATCH_ITEMS],
+                header_of=self._header,
+                known=lambda _: self._delivered(),
+                facts=self._use_case.facts,
+            )
+            if key is not None:
+                self._batches.append(key)
+        self._known.update(item.key for item in missing)
+
+    def _header(self, position: Position) -> Header:
+        now = self._use_case.now()
+        return Header(
+            stream=self._stream,
+            envelope=self._integration.feed.envelope(self._stream.kind),
+            sequence=position.sequence,
+            cursor=None,
+            next_cursor=None,
+            has_more=False,
+            fetched_at=now,
+            as_of=position.as_of or now,
+            day=max(position.day, day_of(now)),
+            newest=None,
+            count=0,
+            repeats=0,
+            origin=RECONCILE,
+        )
+
+    def _end(self) -> None:
+        now, progress = self._use_case.now(), self._progress
+        last = {
+            "began_at": text_or_none(progress.began_at),
+            "ended_at": to_text(now),
+            **_sums(progress),
+        }
+        log.info("%s: reconciled: %d read, %d were missing", self._stream, progress.read, progress.missing)
+        self._progress = Progress(ended_at=now, last=last)
+
+    def _report(self) -> dict[str, Any]:
+        progress = self._progress
+        ended = progress.began_at is None
+        found = progress.last if ended and progress.last else _sums(progress)
+        return {
+            "integration": self._stream.integration,
+            "tenant": self._stream.tenant,
+            "stream": self._stream.kind,
+            "outcome": "reconciled" if ended else "under_way",
+            "batches": self._batches,
+            **found,
+        }
+
+
+def _sums(progress: Progress) -> dict[str, Any]:
+    names = (*LATENESS, "more", "unknown")
+    lateness = {name: progress.lateness[name] for name in names if name in progress.lateness}
+    return {"read": progress.read, "missing": progress.missing, "lateness": lateness}
+
+
+def _bound(late: timedelta) -> str:
+    names = list(LATENESS)
+    at = bisect_left(list(LATENESS.values()), late.total_seconds())
+    return names[at] if at < len(names) else "more"

@@ -1,0 +1,159 @@
+"""Sophos is asked again: late events are found, exactly those, and the live cursor stays where it is."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emulator.central import Fault
+from lib.model.position import from_body
+from lib.pipeline.audit import audit
+from tests.site import SECRET, Site, free_port, site
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def integration(reconcile: str) -> list[dict[str, str]]:
+    return [{"name": "acme", "client_id": "demo-client", "client_secret": SECRET, "reconcile": reconcile}]
+
+
+def read(found: Site) -> dict[str, Any]:
+    """Fetch and forward until Sophos has no more; the last answer of fetch-page."""
+    while (line := found.results("fetch-page")[0])["has_more"]:
+        continue
+    found.results("forward-batch")
+    return line
+
+
+def natives(found: Site) -> list[str]:
+    return [json.loads(log.raw)["id"] for log in found.engine.received]
+
+
+def cursor(found: Site) -> tuple[str | None, object]:
+    (path,) = (found.folder / "store/cursors").rglob("*.json")
+    position = from_body(path.read_bytes())
+    return position.cursor, position.as_of
+
+
+def progress(found: Site) -> Path:
+    (path,) = (found.folder / "store/reconciliations").rglob("*.json")
+    return path
+
+
+def make_due(found: Site) -> None:
+    """The last one ended a day ago."""
+    path = progress(found)
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps(fields | {"ended_at": "2026-01-01T00:00:00.000000Z"}))
+
+
+def command(found: Site, *arguments: str) -> dict[str, Any]:
+    found.write_config(listen=f"127.0.0.1:{free_port()}")
+    done = subprocess.run(
+        [sys.executable, "-m", "emulator", *arguments, "--config", str(found.config), "--json"],
+        cwd=ROOT,
+        env={**os.environ, **found.env},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=True,
+    )
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def test_late_events_are_found_exactly_those_and_the_live_cursor_stays() -> None:
+    with site(integrations=integration("1h")) as found:
+        found.central.fill(1500)
+        read(found)
+        assert "reconciled" not in read(found)
+        before = cursor(found)
+        late = found.central.insert_late(found.central.default_tenant, "events", 7, seconds=600)
+        late += found.central.insert_late(found.central.default_tenant, "events", 3, seconds=30)
+        assert "reconciled" not in read(found)
+        make_due(found)
+        line = found.results("fetch-page")[0]
+        report = line["reconciled"]
+        assert (report["outcome"], report["read"], report["missing"]) == ("reconciled", 1510, 10)
+        assert report["lateness"] == {"1m": 3, "15m": 7}
+        assert line["batches"] == report["batches"]
+        assert cursor(found)[0] == before[0]
+        found.results("forward-batch")
+        assert natives(found)[1500:] == [
+            each for each in found.central.ids(found.central.default_tenant) if each in late
+        ]
+        assert len(set(natives(found))) == 1510
+        make_due(found)
+        again = found.results("fetch-page")[0]["reconciled"]
+        assert (again["missing"], again["batches"]) == (0, [])
+        new = found.central.emit(5)
+        read(found)
+        assert natives(found)[1510:] == new
+        (told,) = audit(found.books)["streams"]
+        assert (told["ok"], told["events"]) == (True, 1515)
+
+
+def test_a_long_reconciliation_goes_on_over_several_calls() -> None:
+    with site(integrations=integration("1h")) as found:
+        found.central.fill(7300)
+        read(found)
+        late = found.central.insert_late(found.central.default_tenant, "events", 4, seconds=3600)
+        make_due(found)
+        reports = [found.results("fetch-page")[0]["reconciled"] for _ in range(2)]
+        assert [report["outcome"] for report in reports] == ["under_way", "reconciled"]
+        assert (reports[1]["read"], reports[1]["missing"]) == (7304, 4)
+        read(found)
+        assert set(natives(found)[7300:]) == set(late)
+
+
+def test_never_means_never() -> None:
+    with site(integrations=integration("off")) as found:
+        found.central.fill(5)
+        read(found)
+        assert not list((found.folder / "store").glob("reconciliations"))
+
+
+def test_events_of_a_batch_that_was_lost_are_forwarded_after_all() -> None:
+    with site(integrations=integration("1h")) as found:
+        found.central.fill(1500)
+        (line,) = found.results("fetch-page")
+        (found.folder / "store" / line["batches"][0]).unlink()
+        read(found)
+        make_due(found)
+        assert found.results("fetch-page")[0]["reconciled"]["missing"] == 1000
+        found.results("forward-batch")
+        sent = {json.loads(log.raw)["id"] for log in found.engine.received if log.dataType == "sophos-central"}
+        assert sent == set(found.central.ids(found.central.default_tenant))
+
+
+@pytest.mark.parametrize("arguments", [("reconcile",), ("backfill", "--since", "12h")])
+def test_an_operator_can_ask_for_it_at_any_time(arguments: tuple[str, ...]) -> None:
+    with site() as found:
+        found.central.fill(1200, hours=3)
+        read(found)
+        late = found.central.insert_late(found.central.default_tenant, "events", 6, seconds=900)
+        answer = command(found, *arguments)
+        assert answer["ok"]
+        assert [(line["read"], line["missing"]) for line in answer["results"]] == [(1206, 6)]
+        assert set(natives(found)[1200:]) == set(late)
+        status = command(found, "status")
+        assert (status["streams"][0].get("reconciled") or {}).get("missing") == (
+            6 if arguments[0] == "reconcile" else None
+        )
+
+
+def test_a_failing_sophos_leaves_the_live_stream_alone() -> None:
+    with site(integrations=integration("1h")) as found:
+        found.central.fill(50)
+        read(found)
+        make_due(found)
+        found.central.faults.add(Fault("status", status=400, with_cursor=False))
+        new = found.central.emit(3)
+        (line,) = found.results("fetch-page")
+        assert line["events"] == 3
+        read(found)
+        assert natives(found)[50:] == new
