@@ -53,6 +53,10 @@ def _parser() -> argparse.ArgumentParser:
     window.add_argument("--since", required=True, metavar="TIME", help="a time, or a duration such as 12h; at most 24h")
     for each in (again, window):
         each.add_argument("--integration", metavar="NAME", help="default: each")
+    replay = add("replay", "send kept or set-aside events to the engine again", _replay, config=True, json=True)
+    which = replay.add_mutually_exclusive_group(required=True)
+    which.add_argument("--since", metavar="TIME", help="batches fetched since a time, or a duration such as 3d")
+    which.add_argument("--batch", metavar="NAME", help="an object below archive/ or dead/")
     return parser
 
 
@@ -90,6 +94,12 @@ def _reconcile(args: argparse.Namespace) -> int:
     from emulator.commands import reconcile
 
     return reconcile(args.config, args.integration, getattr(args, "since", None), as_json=args.json)
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from emulator.commands import replay
+
+    return replay(args.config, args.since, args.batch, as_json=args.json)
 
 
 def _test_connection(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The operator's commands: `check`, `status`, `test-connection`, `audit`, `reconcile`, `backfill`."""
+"""The operator's commands: `check`, `status`, `test-connection`, `audit`, `reconcile`, `backfill`, `replay`."""
 
 from __future__ import annotations
 
@@ -140,6 +140,24 @@ def reconcile(location: str | None, integration: str | None, since: str | None, 
     if isinstance(forwarded, Refused):
         print(f"\nWhat was missing is stored, and waits: {forwarded.detail}")
     return 1 if waits else 0
+
+
+def replay(location: str | None, since: str | None, name: str | None, *, as_json: bool) -> int:
+    """Send kept batches, or what was set aside, to the engine again; 0 where it has taken all."""
+    try:
+        os.environ[ENVIRONMENT] = configuration.located(location)
+        from lib import wiring  # noqa: PLC0415 - it reads the configuration that was named just now
+
+        found = wiring.replay(since=None if since is None else datetime.now(UTC) - _window(since), name=name)
+    except ConnectorError as error:
+        return _refused(error, as_json=as_json)
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+    else:
+        print(
+            f"{found['acked']} events of {found['batches']} batches were acknowledged; {found['refused']} were refused."
+        )
+    return 0 if found["ok"] else 1
 
 
 def _window(since: str) -> timedelta:

@@ -97,6 +97,8 @@ class Config:
     listen: tuple[str, int] = ("127.0.0.1", 8080)
     sophos: Sophos = Sophos()
     limits: Limits = Limits()
+    archive: timedelta | None = None
+    """How long delivered batches are kept for `replay`; None: not at all."""
     gap_data_type: str | None = "sophos-central-gaps"
     """Under which data type the engine is told of a gap; None: it is not told."""
 
@@ -421,6 +423,7 @@ class ConfigSchema(_Strict):
     every = _EveryField()
     listen = _Listen()
     gap_data_type = _TextOrOff()
+    archive = _DurationOrOff(timedelta(days=1))
     sophos = fields.Nested(_SophosSchema, error_messages={"type": "has to hold keys"})
     limits = fields.Nested(_LimitsSchema, error_messages={"type": "has to hold keys"})
     integrations = fields.List(

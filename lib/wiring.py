@@ -207,6 +207,7 @@ def _forward_batch() -> ForwardBatch:
         monotonic=time.monotonic,
         gap_data_type=config().gap_data_type,
         utmstack_tenant_id=configuration.UTMSTACK_TENANT,
+        archive=config().archive,
     )
 
 
@@ -216,6 +217,16 @@ def forward_batch(
     """Forward every stream's waiting batches, or those named; NotFoundError for an unknown integration."""
     known(integration)
     return _forwarded(integration=integration, tenant=tenant, kind=stream)
+
+
+def replay(*, since: datetime | None = None, name: str | None = None) -> dict[str, Any]:
+    """Send kept batches, or what was set aside under a name, to the engine again, under the same ids."""
+    from lib.pipeline.records import Books
+    from lib.pipeline.replay import Replay
+    from lib.sophos.pages import facts
+
+    use_case = Replay(Books.of(store()), engine(), facts)
+    return use_case.archived(since) if name is None else use_case.named(name)
 
 
 def forward_object(name: str) -> dict[str, Any] | Refused:

@@ -86,6 +86,11 @@ def batch_key(stream: Stream, sequence: int) -> str:
     return f"batches/{stream.path}/{sequence:020d}.ndjson"
 
 
+def archive_key(header: Header) -> str:
+    """Where the delivered batch is kept: by the ledger's day, so that whole days expire."""
+    return f"archive/{header.stream.path}/{header.day}/{header.sequence:020d}.ndjson.gz"
+
+
 def to_line(item: bytes) -> bytes:
     """The item as one line, without its line break."""
     if item[:1] == b"{" and b"\n" not in item:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 MAX_LOG_BYTES = 4 * 1024 * 1024
 """grpc-go's default limit for a received message; beyond it the engine ends the whole stream."""
@@ -37,3 +39,14 @@ def unacceptable(raw: bytes, *, is_object: bool) -> str | None:
     except UnicodeDecodeError as error:
         return f"not valid UTF-8 at byte {error.start}"
     return None
+
+
+def to_fields(log: Log) -> dict[str, Any]:
+    """The log as JSON fields; bytes that are not UTF-8 survive."""
+    return {**asdict(log), "raw": log.raw.decode("utf-8", "surrogateescape")}
+
+
+def from_fields(fields: Mapping[str, Any]) -> Log:
+    """The log that `to_fields` wrote; KeyError or AttributeError where there is none."""
+    texts = {name: fields[name] for name in ("id", "data_type", "data_source", "timestamp", "tenant_id")}
+    return Log(**texts, raw=fields["raw"].encode("utf-8", "surrogateescape"))

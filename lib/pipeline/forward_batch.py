@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from lib.errors import (
@@ -22,18 +22,21 @@ from lib.errors import (
 from lib.model.batch import Envelope, Header
 from lib.model.clock import to_text
 from lib.model.ids import KEY_LENGTH, group_key, log_id
-from lib.model.log import MAX_LOG_BYTES, Log, unacceptable
+from lib.model.log import MAX_LOG_BYTES, Log, to_fields, unacceptable
 from lib.model.receipt import DELIVERED, Tail
 from lib.model.stream import Stream
 from lib.pipeline.advance import ReadFacts, adopt, announce
 from lib.pipeline.gaps import BATCH_DAMAGED, BATCH_MISSING, Gap
 from lib.pipeline.leases import Held, held
-from lib.pipeline.records import Books, StoredBatch, set_aside
+from lib.pipeline.records import Books, StoredBatch, day_of, set_aside
 
 log = logging.getLogger(__name__)
 
 GRACE = 5.0
 """Seconds past the deadline for the acknowledgements of what was sent before it."""
+
+EXPIRED_A_CALL = 100
+"""Kept batches that one call removes at most: expiry never holds delivery up."""
 
 IDLE = "idle"
 BUSY = "busy"
@@ -110,6 +113,8 @@ class ForwardBatch:
     """Under which data type the engine is told of a gap; None: it is not told."""
     utmstack_tenant_id: str
     """Whose events about gaps are, where no batch tells."""
+    archive: timedelta | None = None
+    """How long delivered batches are kept; None: not at all."""
     workers: int = 4
 
     def gap_envelope(self, integration: str, beside: Envelope | None) -> Envelope | None:
@@ -154,6 +159,8 @@ class ForwardBatch:
                     run.outcome = BUSY
                 else:
                     Delivery(self, run, stream, lease, deadline).drain()
+                    if self.archive is not None and run.batches:
+                        self.books.batches.expire(stream, day_of(self.now() - self.archive), EXPIRED_A_CALL)
         except ConflictError:
             run.outcome = BUSY
         except (EngineDownError, EngineRefusedError) as error:
@@ -164,6 +171,18 @@ class ForwardBatch:
             run.outcome, run.error = FAILED, error
         run.pending = sum(1 for _ in self.books.batches.waiting(stream))
         return run
+
+
+def logs_of(batch: StoredBatch, facts: ReadFacts) -> Iterator[tuple[bytes, Log, bool]]:
+    """Each item of the batch, its log, and whether it is a JSON object."""
+    envelope = batch.header.envelope
+    group = group_key(envelope.tenant_id, envelope.data_source)
+    timestamp = to_text(batch.header.fetched_at)
+    for raw in batch.items:
+        read = facts(raw)
+        identity = log_id(group, batch.header.stream.kind, read.id, raw)
+        log = Log(identity, envelope.data_type, envelope.data_source, timestamp, envelope.tenant_id, raw)
+        yield raw, log, read.is_object
 
 
 class Delivery:
@@ -234,24 +253,15 @@ class Delivery:
         if sequence > expected and self._books.batches.read(self._stream, expected) is None:
             log.error("%s: batches %d to %d are missing", self._stream, expected, sequence - 1)
         parcel = Parcel(batch, [], [], first)
-        envelope = batch.header.envelope
-        group = group_key(envelope.tenant_id, envelope.data_source)
-        timestamp = to_text(batch.header.fetched_at)
-        for number, raw in enumerate(batch.items, 1):
-            facts = self._use_case.facts(raw)
-            identity = log_id(group, self._stream.kind, facts.id, raw)
-            parcel.keys.append(identity[:KEY_LENGTH])
-            made = Log(identity, envelope.data_type, envelope.data_source, timestamp, envelope.tenant_id, raw)
-            reason = self._refused.get((sequence, identity)) or unacceptable(raw, is_object=facts.is_object)
+        for number, (raw, made, is_object) in enumerate(logs_of(batch, self._use_case.facts), 1):
+            parcel.keys.append(made.id[:KEY_LENGTH])
+            reason = self._refused.get((sequence, made.id)) or unacceptable(raw, is_object=is_object)
             if reason is None and len(raw) > MAX_LOG_BYTES // 2 and made.wire_size() > MAX_LOG_BYTES:
                 reason = f"{made.wire_size()} bytes; the engine takes {MAX_LOG_BYTES}"
             if reason is None:
                 parcel.logs.append(made)
             else:
-                parcel.refused.append(
-                    {"sequence": sequence, "line": number, "id": identity, "reason": reason}
-                    | {"raw": raw.decode("utf-8", "surrogateescape")}
-                )
+                parcel.refused.append({"sequence": sequence, "line": number, "reason": reason, **to_fields(made)})
         state = self._lease.state
         if state.acked_sequence == sequence:
             parcel.skipped = min(state.acked, len(parcel.logs))
@@ -261,6 +271,8 @@ class Delivery:
         while self._parcels and self._parcels[0].end <= acked:
             parcel = self._parcels.popleft()
             self._finish(parcel.batch.header, parcel.keys, parcel.refused, DELIVERED)
+            if self._use_case.archive is not None:
+                self._books.batches.archive(parcel.batch)
             self._books.batches.delete(parcel.batch)
             self._run.batches += 1
             self._run.acked += len(parcel.logs)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import re
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -14,7 +16,7 @@ from lib.errors import ConflictError, DamagedError
 from lib.model import batch as batches
 from lib.model import position as positions
 from lib.model import receipt as receipts
-from lib.model.batch import Header, batch_key
+from lib.model.batch import Header, archive_key, batch_key
 from lib.model.position import Position, position_key
 from lib.model.receipt import Tail, receipt_key
 from lib.model.stream import Stream, stream_of
@@ -153,6 +155,36 @@ class Batches:
         if stored is not None:
             set_aside(self._store, key, stored.body)
             self._store.delete(key, expected=stored.generation)
+
+    def archive(self, batch: StoredBatch) -> None:
+        """Keep a delivered batch, compressed; keeping it twice keeps one."""
+        body = batches.to_body(batch.header, batch.items)[1]
+        with suppress(ConflictError):
+            # No time in it: the same batch is the same object.
+            self._store.write(archive_key(batch.header), gzip.compress(body, 6, mtime=0), expected=ABSENT)
+
+    def archived(self, since: str = "") -> Iterator[StoredBatch]:
+        """The batches that were kept, from a day on, stream by stream in order; DamagedError for a damaged one."""
+        for entry in self._store.list("archive/"):
+            stored = self._store.read(entry.key)
+            if stored is None or entry.key.split("/")[-2] < since:
+                continue
+            try:
+                header, items = batches.from_body(gzip.decompress(stored.body))
+            except (OSError, EOFError, zlib.error):
+                raise DamagedError(f"{entry.key} is not what was written") from None
+            yield StoredBatch(header, items, stored.generation)
+
+    def expire(self, stream: Stream, before: str, most: int) -> int:
+        """Remove batches that were kept from days before that one, at most so many; how many were."""
+        removed = 0
+        for entry in self._store.list(f"archive/{stream.path}/"):
+            if entry.key.split("/")[-2] >= before or removed == most:
+                break
+            with suppress(ConflictError):
+                self._store.delete(entry.key, expected=entry.generation)
+                removed += 1
+        return removed
 
     def delete(self, batch: StoredBatch) -> None:
         """Remove a delivered batch; one that is gone already is no matter."""

@@ -1,0 +1,89 @@
+"""Replay: what was kept or set aside goes to the engine again, under the same ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from lib.errors import DamagedError, LogRefusedError, NotFoundError
+from lib.model.batch import archive_key
+from lib.model.log import MAX_LOG_BYTES, Log, from_fields, unacceptable
+from lib.pipeline.advance import ReadFacts
+from lib.pipeline.forward_batch import Engine, logs_of
+from lib.pipeline.records import Books, StoredBatch, day_of
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """The use case. It writes no receipts: that the events were delivered once stands in the ledger already."""
+
+    books: Books
+    engine: Engine
+    facts: ReadFacts
+
+    def archived(self, since: datetime | None) -> dict[str, Any]:
+        """Send the kept batches that were fetched at that time or later (None: all)."""
+        kept = self.books.batches.archived(day_of(since) if since else "")
+        return self._sent(batch for batch in kept if since is None or batch.header.fetched_at >= since)
+
+    def named(self, key: str) -> dict[str, Any]:
+        """Send one kept batch, or what is set aside under the key; what the engine takes is set aside no more.
+
+        Raises NotFoundError for an unknown key, DamagedError for an object that holds no events.
+        """
+        if key.startswith("archive/"):
+            found = [batch for batch in self.books.batches.archived() if archive_key(batch.header) == key]
+            if not found:
+                raise NotFoundError(f"no batch is kept as {key!r}", remedy="List the folder archive/ of the store.")
+            return self._sent(found)
+        stored = self.books.store.read(key) if key.startswith("dead/") else None
+        if stored is None:
+            raise NotFoundError(f"nothing is set aside as {key!r}", remedy="List the folder dead/ of the store.")
+        lines = stored.body.splitlines(keepends=True)
+        try:
+            logs = [from_fields(json.loads(line)) for line in lines]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise DamagedError(
+                f"{key} holds no events that could be sent",
+                remedy="It is a damaged object, kept for inspection; `reconcile` reads its events from Sophos again.",
+            ) from None
+        refused = self._refused(logs)
+        if len(refused) < len(logs):
+            if refused:
+                body = b"".join(line for line, log in zip(lines, logs, strict=True) if log.id in refused)
+                self.books.store.write(key, body, expected=stored.generation)
+            else:
+                self.books.store.delete(key, expected=stored.generation)
+        return _report(1, len(logs) - len(refused), len(refused))
+
+    def _sent(self, batches: Iterator[StoredBatch] | Sequence[StoredBatch]) -> dict[str, Any]:
+        count = acked = refused = 0
+        for batch in batches:
+            logs = [log for _, log, _ in logs_of(batch, self.facts)]
+            left = len(self._refused(logs))
+            count, acked, refused = count + 1, acked + len(logs) - left, refused + left
+        return _report(count, acked, refused)
+
+    def _refused(self, logs: Sequence[Log]) -> set[str]:
+        """Send the logs; the ids of those that the engine does not take."""
+        refused = {log.id for log in logs if self._reason(log)}
+        while True:
+            try:
+                for _ in self.engine.deliver(iter([log for log in logs if log.id not in refused])):
+                    continue
+            except LogRefusedError as error:
+                refused.add(error.log_id)
+                continue
+            return refused
+
+    def _reason(self, log: Log) -> str | None:
+        if log.wire_size() > MAX_LOG_BYTES:
+            return "too large"
+        return unacceptable(log.raw, is_object=self.facts(log.raw).is_object)
+
+
+def _report(batches: int, acked: int, refused: int) -> dict[str, Any]:
+    return {"ok": refused == 0, "batches": batches, "acked": acked, "refused": refused}

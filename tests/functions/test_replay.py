@@ -1,0 +1,102 @@
+"""Delivered batches can be kept, and sent again under the same ids; so can what was set aside."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.site import Site, free_port, site
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def replay(found: Site, *arguments: str, status: int = 0) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "emulator", "replay", *arguments, "--config", str(found.config), "--json"],
+        cwd=ROOT,
+        env={**os.environ, **found.env},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def kept(found: Site) -> list[Path]:
+    return sorted((found.folder / "store/archive").rglob("*.gz"))
+
+
+def read(found: Site) -> None:
+    while found.results("fetch-page")[0]["has_more"]:
+        continue
+    found.results("forward-batch")
+
+
+def test_delivered_batches_are_kept_only_where_that_is_wanted() -> None:
+    with site() as found:
+        found.central.fill(10)
+        read(found)
+        assert kept(found) == []
+        assert replay(found, "--since", "1d")["acked"] == 0
+
+
+def test_kept_batches_are_sent_again_as_they_were() -> None:
+    with site(archive="7d", listen=f"127.0.0.1:{free_port()}") as found:
+        found.central.fill(1500)
+        read(found)
+        assert len(kept(found)) == 2
+        assert sum(path.stat().st_size for path in kept(found)) < 300_000
+        first = [(log.id, log.raw, log.timestamp) for log in found.engine.received]
+        assert replay(found, "--since", "1h") == {"ok": True, "batches": 2, "acked": 1500, "refused": 0}
+        assert [(log.id, log.raw, log.timestamp) for log in found.engine.received] == first * 2
+        name = str(kept(found)[1].relative_to(found.folder / "store"))
+        assert replay(found, "--batch", name)["acked"] == 500
+        assert len(found.engine.received) == 3500
+        assert [line["outcome"] for line in found.results("forward-batch")] == ["idle"]
+
+
+def test_whole_days_expire() -> None:
+    with site(archive="1d") as found:
+        found.central.fill(10)
+        read(found)
+        (path,) = kept(found)
+        old = path.parent.with_name("2026-01-01")
+        old.mkdir()
+        path.rename(old / path.name)
+        found.central.emit(5)
+        read(found)
+        assert [each.parent.name == "2026-01-01" for each in kept(found)] == [False]
+
+
+def test_what_was_set_aside_is_sent_once_the_engine_takes_it() -> None:
+    with site() as found:
+        found.central.append(found.central.default_tenant, "events", [b'{"id": "ok"}', b"7"])
+        found.engine.stop()
+        found.engine.faults["max_bytes"] = "300000"
+        found.engine.start()
+        large = b'{"id": "large", "name": "%s"}' % (b"x" * 400_000)
+        found.central.append(found.central.default_tenant, "events", [large])
+        read(found)
+        assert sorted(found.raws()) == [b'{"id": "ok"}']
+        (dead,) = (found.folder / "store/dead").rglob("*.ndjson")
+        name = str(dead.relative_to(found.folder / "store"))
+        assert replay(found, "--batch", name, status=1)["refused"] == 2
+        found.engine.stop()
+        del found.engine.faults["max_bytes"]
+        found.engine.start()
+        assert replay(found, "--batch", name, status=1) == {"ok": False, "batches": 1, "acked": 1, "refused": 1}
+        assert large in found.raws()
+        assert [json.loads(line)["raw"] for line in dead.read_text().splitlines()] == ["7"]
+
+
+def test_a_name_that_is_nothing_is_told() -> None:
+    with site() as found:
+        found.central.fill(1)
+        for name in ("dead/nothing.ndjson", "archive/nothing.gz", "cursors/acme.json"):
+            answer = replay(found, "--batch", name, status=2)
+            assert answer["problem"]["code"] == "not_found"
