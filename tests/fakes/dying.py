@@ -1,0 +1,189 @@
+"""The use cases over a store, a Sophos and an engine whose calls are counted, in a process that kills itself at one.
+
+Run as a program: `python -m tests.fakes.dying SITE`, SITE being a `Life` as JSON; prints how many calls there were.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lib.model.feed import Feed
+from lib.model.log import Log
+from lib.model.page import Page, Tenant, Whoami
+from lib.pipeline.accounts import Accounts, Integration
+from lib.pipeline.fetch_page import FetchPage
+from lib.pipeline.forward_batch import ForwardBatch
+from lib.pipeline.reconcile import Reconcile
+from lib.pipeline.records import Books
+from lib.sophos.client import Central
+from lib.sophos.pages import facts
+from lib.store.base import Entry, Stored
+from lib.store.directory import DirectoryStore
+from lib.utmstack.engine import Engine
+from lib.wiring import Credential
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """Where a run lives, and where it dies."""
+
+    store: str
+    socket: str
+    url: str
+    ahead: float = 0.0
+    """Seconds that its clock is ahead: a lease that somebody died with has ended."""
+    dies_at: int = 0
+    """The number of the call at which it is killed; 0: never."""
+    after: bool = False
+    """Killed right after the call, else right before."""
+
+    def to_text(self) -> str:
+        return json.dumps(asdict(self))
+
+
+class Fate:
+    """Counts calls, and ends the process at one of them as nothing else can: by SIGKILL."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._lock = threading.Lock()
+        self.calls: list[str] = []
+
+    def call(self, name: str, do: Callable[[], T]) -> T:
+        with self._lock:
+            self.calls.append(name)
+            doomed = len(self.calls) == self._life.dies_at
+        if doomed and not self._life.after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = do()
+        if doomed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+
+class MortalStore:
+    """A store whose calls are counted."""
+
+    def __init__(self, store: DirectoryStore, fate: Fate) -> None:
+        self._store = store
+        self._fate = fate
+
+    def read(self, key: str) -> Stored | None:
+        return self._fate.call(f"read {key}", lambda: self._store.read(key))
+
+    def write(self, key: str, body: bytes, *, expected: int) -> int:
+        return self._fate.call(f"write {key}", lambda: self._store.write(key, body, expected=expected))
+
+    def delete(self, key: str, *, expected: int) -> None:
+        self._fate.call(f"delete {key}", lambda: self._store.delete(key, expected=expected))
+
+    def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
+        return iter(self._fate.call(f"list {prefix}", lambda: [*self._store.list(prefix, after=after)]))
+
+
+class MortalSophos:
+    """A Sophos whose calls are counted."""
+
+    def __init__(self, central: Central, fate: Fate) -> None:
+        self._central = central
+        self._fate = fate
+
+    def whoami(self) -> Whoami:
+        return self._fate.call("whoami", self._central.whoami)
+
+    def tenants(self, who: Whoami) -> Iterator[Tenant]:
+        return self._central.tenants(who)
+
+    def page(self, host: str, tenant: str, kind: str, **request: Any) -> Page:
+        return self._fate.call("page", lambda: self._central.page(host, tenant, kind, **request))
+
+
+class MortalEngine:
+    """An engine whose deliveries are counted: their beginning, some acknowledgements, their end."""
+
+    def __init__(self, engine: Engine, fate: Fate) -> None:
+        self._engine = engine
+        self._fate = fate
+
+    def deliver(self, logs: Iterator[Log], *, deadline: float | None = None) -> Iterator[int]:
+        acks = self._fate.call("deliver", lambda: self._engine.deliver(logs, deadline=deadline))
+        for acked in acks:
+            if acked % 70 == 1:
+                self._fate.call(f"ack {acked}", lambda: None)
+            yield acked
+        self._fate.call("delivered", lambda: None)
+
+
+def live(life: Life) -> tuple[list[str], list[dict[str, Any]]]:
+    """Fetch everything and forward everything; the calls that were made, and the answers."""
+    fate = Fate(life)
+    store = MortalStore(DirectoryStore(Path(life.store)), fate)
+    books = Books.of(store)
+
+    def now() -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=life.ahead)
+
+    central = Central(
+        Credential(lambda: "demo-client", lambda: "demo-secret"),
+        auth_url=life.url,
+        api_url=life.url,
+        now=now,
+        monotonic=time.monotonic,
+        sleep=time.sleep,
+        random=lambda: 0.0,
+    )
+    feed = Feed(
+        name="acme",
+        region="auto",
+        tenants=None,
+        kinds=("events",),
+        exclude_types=(),
+        lookback=timedelta(hours=24),
+        settle=timedelta(0),
+        reconcile=timedelta(hours=6),
+        utmstack_tenant_id="ce66672c-e36d-4761-a8c8-90058fee1a24",
+        alerts_data_type="alerts",
+        gap_data_type="gaps",
+    )
+    fetch = FetchPage(
+        books=books,
+        accounts=Accounts(store, now=now, jitter=lambda: 0.0),
+        integrations={"acme": Integration(feed, MortalSophos(central, fate), lambda: "demo-client", life.url)},
+        facts=facts,
+        reconcile=Reconcile(books, facts, now, time.monotonic),
+        max_pending_bytes=1 << 30,
+        now=now,
+        monotonic=time.monotonic,
+    )
+    engine = Engine(f"unix:{life.socket}")
+    forward = ForwardBatch(
+        books=books,
+        engine=MortalEngine(engine, fate),
+        facts=facts,
+        holder=lambda: "somebody",
+        now=now,
+        monotonic=time.monotonic,
+        gap_data_type="gaps",
+        utmstack_tenant_id=feed.utmstack_tenant_id,
+        archive=timedelta(days=7),
+    )
+    answers = fetch.run(deadline=time.monotonic() + 60)
+    answers += forward.run(deadline=time.monotonic() + 60)
+    engine.close()
+    return fate.calls, answers
+
+
+if __name__ == "__main__":
+    print(json.dumps(live(Life(**json.loads(sys.argv[1])))[0]))
