@@ -125,6 +125,12 @@ class InvalidConfigError(ConfigError):
         self.faults = tuple(faults)
 
 
+def platform_timeout() -> timedelta | None:
+    """How long the platform lets a request take, where it says so (functions-framework reads the same variable)."""
+    text = os.environ.get("CLOUD_RUN_TIMEOUT_SECONDS", "")
+    return timedelta(seconds=int(text)) if text.isascii() and text.isdigit() else None
+
+
 def located(location: str | None = None) -> str:
     """Where the configuration is: as named, else by the environment; ConfigError where neither names it."""
     found = location or os.environ.get(ENVIRONMENT, "")

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # ruff: noqa: PLC0415 - see above
 
+HAND_OVER_SECONDS = 15.0
+"""What bringing a call to its end takes at most: acknowledgements, a receipt, the answer."""
 COMMAND_SECONDS = 3600.0
 """How long an operator's command may read one stream."""
 
@@ -131,8 +133,12 @@ def integrations() -> Mapping[str, Integration]:
 
 
 def deadline() -> float:
-    """When a call that begins now has to be answered, as a monotonic time."""
-    return time.monotonic() + config().limits.deadline.total_seconds()
+    """When a call that begins now has to hand over, as a monotonic time: in good time before the platform ends it."""
+    seconds = config().limits.deadline.total_seconds()
+    platform = configuration.platform_timeout()
+    if platform is not None:
+        seconds = min(seconds, max(1.0, platform.total_seconds() - HAND_OVER_SECONDS))
+    return time.monotonic() + seconds
 
 
 @cache

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -203,6 +204,30 @@ def test_fetching_pauses_when_too_much_waits_and_resumes_by_itself() -> None:
             assert rounds < 20
             found.results("forward-batch")
             found.results("fetch-page")
+        assert found.raws() == found.central.raws(found.central.default_tenant)
+
+
+def test_a_call_hands_over_at_its_deadline_and_the_next_goes_on() -> None:
+    with site(limits={"deadline": "2s"}) as found:
+        found.central.fill(4000)
+        found.central.faults.add(Fault("slow", seconds=0.8, times=None))
+        began = time.monotonic()
+        (line,) = found.results("fetch-page")
+        assert time.monotonic() - began < 10
+        assert line["has_more"]
+        assert 1 <= line["pages"] < 4
+        found.central.faults.clear()
+        while found.results("fetch-page")[0]["has_more"]:
+            continue
+        found.engine.faults["delay"] = "0.002"
+        began = time.monotonic()
+        (line,) = found.results("forward-batch")
+        assert time.monotonic() - began < 20
+        assert 0 < len(found.raws()) < 4000
+        assert line["pending"] > 0
+        del found.engine.faults["delay"]
+        while found.results("forward-batch")[0]["pending"]:
+            continue
         assert found.raws() == found.central.raws(found.central.default_tenant)
 
 
