@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PB := lib/utmstack/pb
 WORKERS ?= auto
 
-.PHONY: help setup run test check lint format types proto proto-check bench clean
+.PHONY: help setup run test check lint format types proto proto-check bench soak clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -52,6 +52,9 @@ go-engine:  # The engine that tests and measurements speak to, in Go as UTMStack
 
 bench: setup go-engine  ## The measurements: end to end, baselines, cold start, idle cost
 	$(BIN)/python -m tests.bench
+
+soak: setup go-engine  ## Ten minutes of random kills; then everything is counted
+	$(BIN)/python -m tests.soak
 
 clean:  ## Remove what was built and what the demo left; the environment stays
 	rm -rf build var .mypy_cache .pytest_cache .ruff_cache .hypothesis

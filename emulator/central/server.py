@@ -76,6 +76,7 @@ class CentralServer:
         self._control = Control(self) if control else None
         self._counting = threading.Lock()
         self._making = threading.Lock()
+        self._quiet = threading.Event()
         self._emitter: threading.Thread | None = None
         self._listener = Listener((host, port), self._answer, self.clock.now)
         self.url = f"http://{host}:{self._listener.server_port}"
@@ -92,8 +93,7 @@ class CentralServer:
     def close(self) -> None:
         """Stop emitting and listening; every connection ends."""
         self._listener.closing.set()
-        if self._emitter is not None:
-            self._emitter.join()
+        self.stop_emitting()
         self._listener.close()
 
     # What it holds
@@ -181,6 +181,12 @@ class CentralServer:
         self._emitter = threading.Thread(target=self._emit, args=arguments, name="emitter", daemon=True)
         self._emitter.start()
 
+    def stop_emitting(self) -> None:
+        """Invent no more events."""
+        self._quiet.set()
+        if self._emitter is not None:
+            self._emitter.join()
+
     # What is broken in it
 
     def revoke_tokens(self, client_id: str | None = None) -> None:
@@ -218,7 +224,7 @@ class CentralServer:
         # At most some ten wake-ups a second; one in 40 brings a burst, which the pauses make up for.
         batch = max(1, round(per_minute / 600))
         pause = 60 / per_minute * batch * 1.35
-        while not self._listener.closing.wait(random.expovariate(1 / pause)):
+        while not self._quiet.wait(random.expovariate(1 / pause)):
             burst = random.randrange(40) == 0
             self.emit(batch * (15 if burst else 1), tenant=tenant)
             if burst:

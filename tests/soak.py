@@ -1,0 +1,138 @@
+"""`python -m tests.soak`: everything runs, and something is killed every few seconds; then everything is counted.
+
+Killed by SIGKILL, at random: each function's process, the whole emulator, the engine (in Go, recording what it takes).
+The simulator stays: what it holds is what has to arrive. It is made silent now and then instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+
+from emulator.central import CentralServer, Fault
+from lib.model.stream import Stream
+from lib.pipeline.audit import audit
+from tests.fakes.go_engine import build_go_engine
+from tests.site import Emulator, Site
+
+
+class Engine:
+    """The engine in Go, started again by whoever killed it."""
+
+    def __init__(self, socket: Path, record: Path) -> None:
+        self._command = [str(build_go_engine()), "-socket", str(socket), "-record", str(record)]
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def kill(pid: int) -> None:
+    """SIGKILL for a process and all that it has started."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for victim in [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.send_signal(signal.SIGKILL)
+
+
+def arrived(record: Path) -> Counter[str]:
+    """How often each native id has arrived; a line that a killed engine left unfinished does not count."""
+    found: Counter[str] = Counter()
+    for line in record.read_bytes().split(b"\n"):
+        with contextlib.suppress(ValueError):
+            found[json.loads(json.loads(line)["raw"])["id"]] += 1
+    return found
+
+
+class Soak:
+    """One run."""
+
+    def __init__(self, site: Site, seed: int) -> None:
+        self.site = site
+        self.record = site.folder / "engine.jsonl"
+        self.engine = Engine(site.folder / "engine.sock", self.record)
+        self.emulator = Emulator(site)
+        self.deeds: Counter[str] = Counter()
+        self._random = random.Random(seed)
+
+    def disturb(self) -> None:
+        """Kill something."""
+        deed = self._random.choices(["function", "emulator", "engine", "silence"], weights=[5, 2, 3, 2])[0]
+        self.deeds[deed] += 1
+        if deed == "function":
+            status = self.emulator.status()
+            pids = [each["pid"] for each in status["functions"] if each["pid"]] if status else []
+            if pids:
+                kill(self._random.choice(pids))
+        elif deed == "emulator":
+            kill(self.emulator.process.pid)
+            self.emulator.process.wait()
+            self.emulator.log.close()
+            self.emulator = Emulator(self.site)
+        elif deed == "engine":
+            self.engine.kill()
+            time.sleep(self._random.random() * 2)
+            self.engine.start()
+        else:
+            self.site.central.faults.add(Fault("close", times=self._random.randrange(1, 6)))
+
+    def settled(self) -> int:
+        """How many events have receipts."""
+        (line,) = audit(self.site.books)["streams"] or [{"events": 0}]
+        return int(line["events"])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--events", type=int, default=60_000, help="at the start; more are made all the time")
+    parser.add_argument("--per-minute", type=float, default=6000)
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    args = parser.parse_args()
+    print(f"seed {args.seed}", flush=True)
+    site = Site(CentralServer())
+    site.central.fill(args.events)
+    site.central.start_emitting(args.per_minute)
+    soak = Soak(site, args.seed)
+    rng = random.Random(args.seed)
+    end = time.monotonic() + args.seconds
+    while time.monotonic() < end:
+        time.sleep(rng.uniform(1, 12))
+        soak.disturb()
+    # No more events, no more deeds: now everything has to arrive.
+    site.central.stop_emitting()
+    ids = site.central.ids(site.central.default_tenant)
+    limit = time.monotonic() + 300
+    while soak.settled() < len(ids) and time.monotonic() < limit:
+        time.sleep(1)
+    status = soak.emulator.end()
+    soak.engine.kill()
+    found, told = arrived(soak.record), audit(site.books)
+    lost = [each for each in ids if each not in found]
+    repeats = sum(found.values()) - len(found)
+    stream = Stream("acme", site.central.default_tenant, "events")
+    receipts = sum(1 for _ in site.books.ledger.receipts(stream))
+    print(f"{dict(soak.deeds)}; {len(ids)} events, {receipts} receipts")
+    print(f"lost: {len(lost)}; repeats: {repeats} ({repeats / len(ids):.2%}); audit holds: {told['ok']}; exit {status}")
+    site.central.close()
+    shutil.rmtree(site.folder)
+    return 1 if lost or not told["ok"] or status else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
