@@ -111,7 +111,14 @@ class Function:
     def _arguments(self) -> list[str]:
         target = TARGETS[self.name]
         return [
-            *("-m", "functions_framework", "--source", f"functions/{target}/main.py", "--target", target),
+            *(
+                "-m",
+                "functions_framework",
+                "--source",
+                str(process.ROOT / "functions" / target / "main.py"),
+                "--target",
+                target,
+            ),
             *("--host", "127.0.0.1", "--port", str(self._port)),
         ]
 

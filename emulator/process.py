@@ -13,11 +13,11 @@ _CHILD = Path(__file__).with_name("child.py")
 
 
 def start(arguments: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Run Python with the arguments, from the repository's root; the calling thread has to outlive the process."""
+    """Run Python with the arguments, in the present folder; the calling thread has to outlive the process."""
     return subprocess.Popen(
         [sys.executable, "-I", "-S", str(_CHILD), str(os.getpid()), sys.executable, *arguments],
-        cwd=ROOT,
-        env={**os.environ, **(env or {})},
+        # The present folder stays, since paths of the configuration are relative to it; ours are found all the same.
+        env={**os.environ, "PYTHONPATH": _search_path(), **(env or {})},
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
@@ -31,3 +31,7 @@ def stop(process: subprocess.Popen[bytes], seconds: float = 10.0) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def _search_path() -> str:
+    return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))

@@ -22,6 +22,7 @@ from lib.config import ENVIRONMENT
 from lib.pipeline.records import Books
 from lib.store.directory import DirectoryStore
 
+ROOT = Path(__file__).resolve().parents[1]
 SECRET = "demo-secret"
 WAIT_SECONDS = 60.0
 
@@ -115,7 +116,8 @@ def free_port() -> int:
 class Emulator:
     """`python -m emulator run` as a process."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, folder: Path | None = None) -> None:
+        """`folder` is where it is started; default: the repository's root."""
         import subprocess
         import sys
 
@@ -126,8 +128,8 @@ class Emulator:
         self.log = (site.folder / "emulator.log").open("ab")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "emulator", "run", "--config", str(self.config)],
-            cwd=Path(__file__).resolve().parents[1],
-            env={**os.environ, **site.env},
+            cwd=folder or ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **site.env},
             stdout=self.log,
             stderr=self.log,
         )

@@ -148,6 +148,15 @@ def test_two_emulators_on_one_store_neither_lose_nor_double() -> None:
         assert found.raws() == found.central.raws(found.central.default_tenant)
 
 
+def test_paths_of_the_configuration_are_relative_to_where_it_is_started() -> None:
+    with site(store="file:kept/here") as found:
+        found.central.fill(10)
+        with Emulator(found, found.folder) as emulator:
+            until(lambda: (emulator.status() or {}).get("acked") == 10, "all events")
+            assert emulator.end() == 0
+        assert list((found.folder / "kept/here/ledger").rglob("*.json"))
+
+
 def test_what_the_emulator_shows() -> None:
     with site() as found:
         found.central.fill(40)

@@ -48,9 +48,15 @@ class Life:
     """The number of the call at which it is killed; 0: never."""
     after: bool = False
     """Killed right after the call, else right before."""
+    kills: bool = True
+    """By SIGKILL; else by an exception that nobody catches, after which no call is answered any more."""
 
     def to_text(self) -> str:
         return json.dumps(asdict(self))
+
+
+class Died(BaseException):
+    """The run is over."""
 
 
 class Fate:
@@ -60,17 +66,26 @@ class Fate:
         self._life = life
         self._lock = threading.Lock()
         self.calls: list[str] = []
+        self._over = False
 
     def call(self, name: str, do: Callable[[], T]) -> T:
         with self._lock:
+            if self._over:
+                raise Died
             self.calls.append(name)
             doomed = len(self.calls) == self._life.dies_at
         if doomed and not self._life.after:
-            os.kill(os.getpid(), signal.SIGKILL)
+            self._die()
         result = do()
         if doomed:
-            os.kill(os.getpid(), signal.SIGKILL)
+            self._die()
         return result
+
+    def _die(self) -> None:
+        if self._life.kills:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._over = True
+        raise Died
 
 
 class MortalStore:

@@ -1,0 +1,162 @@
+"""Any order of appends, ticks, crashes, restarts and expiries: nothing is lost, and first deliveries keep their order.
+
+The simulator, the store and the engine are the real ones; only the clock is modelled, so that leases and cursors age.
+"""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from emulator.central import CentralServer, Fault, Settings
+from emulator.engine import StandInEngine
+from lib.model.position import from_body
+from lib.pipeline.audit import audit
+from lib.pipeline.records import Books
+from lib.store.directory import DirectoryStore
+from tests.fakes.dying import Died, Life, live
+
+LEASE_SECONDS = 13.0
+COUNTS = st.integers(0, 60)
+SOPHOS_FAULTS = ["close", "cut", "not_json", "same_cursor", "empty_page", "repeat", "revoke_tokens"]
+ENGINE_FAULTS = [
+    {"hang_up_after": "7"},
+    {"abort_after": "5"},
+    {"empty_ids": "1"},
+    {"odd": "3"},
+    {"twice": "1"},
+]
+
+
+class Protocol(RuleBasedStateMachine):
+    """Runs of fetch-page and forward-batch, whole and broken, over one store."""
+
+    @initialize(cap=st.integers(3, 40))
+    def begin(self, cap: int) -> None:
+        self.folder = TemporaryDirectory(prefix="p-")
+        path = Path(self.folder.name)
+        self.central = CentralServer(settings=Settings(page_cap=cap))
+        self.engine = StandInEngine(path / "s").start()
+        self.store = str(path / "store")
+        self.central.fill(20)
+        self.ahead = 0.0
+        self.is_calm = True
+        self.as_of = self.sequence = 0.0
+
+    def teardown(self) -> None:
+        if not hasattr(self, "folder"):
+            return
+        try:
+            self.end_well()
+        finally:
+            self.engine.close()
+            self.central.close()
+            self.folder.cleanup()
+
+    def life(self, dies_at: int = 0, *, after: bool = False) -> Life:
+        return Life(
+            self.store,
+            str(self.engine.socket),
+            self.central.url,
+            ahead=self.ahead,
+            dies_at=dies_at,
+            after=after,
+            kills=False,
+        )
+
+    @rule(count=COUNTS)
+    def tick(self, count: int) -> None:
+        self.central.emit(count)
+        live(self.life())
+
+    @rule(count=COUNTS, at=st.integers(1, 50), after=st.booleans(), waits=st.booleans())
+    def crash(self, count: int, at: int, *, after: bool, waits: bool) -> None:
+        self.central.emit(count)
+        self.is_calm = False
+        with suppress(Died):
+            live(self.life(at, after=after))
+        if waits:
+            self.ahead += LEASE_SECONDS
+
+    @rule(count=COUNTS, faults=st.sampled_from(ENGINE_FAULTS))
+    def the_engine_errs(self, count: int, faults: dict[str, str]) -> None:
+        self.central.emit(count)
+        self.is_calm = False
+        self.engine.faults = dict(faults)
+        live(self.life())
+        self.engine.faults = {}
+
+    @rule(count=COUNTS)
+    def the_engine_goes_and_comes(self, count: int) -> None:
+        self.central.emit(count)
+        self.engine.stop()
+        live(self.life())
+        self.engine.start()
+
+    @rule(count=COUNTS, waits=st.booleans())
+    def cursors_expire(self, count: int, *, waits: bool) -> None:
+        self.central.expire_cursors()
+        self.central.emit(count)
+        if not waits:
+            live(self.life())
+
+    @rule(count=COUNTS, status=st.sampled_from([400, 410, 500, 503]), times=st.integers(1, 5))
+    def sophos_fails(self, count: int, status: int, times: int) -> None:
+        self.central.emit(count)
+        self.central.faults.add(Fault("status", status=status, times=times, with_cursor=True))
+        live(self.life())
+
+    @rule(count=COUNTS, name=st.sampled_from(SOPHOS_FAULTS), skip=st.integers(0, 2))
+    def sophos_is_odd(self, count: int, name: str, skip: int) -> None:
+        self.central.emit(count)
+        self.central.faults.add(Fault(name, skip=skip))
+        live(self.life())
+
+    @rule(count=COUNTS, seconds=st.sampled_from([60, 3600, 6 * 3600]))
+    def time_passes(self, count: int, seconds: int) -> None:
+        # Always within 24 hours of the last reading: longer rests lose events, and have tests of their own.
+        self.central.faults.clear()
+        self.central.emit(count)
+        live(self.life())
+        self.central.clock.advance(seconds)
+        self.ahead += seconds
+        self.central.emit(count)
+        live(self.life())
+
+    @invariant()
+    def the_cursor_never_moves_back(self) -> None:
+        for path in Path(self.store).glob("cursors/*/*/*.json"):
+            position = from_body(path.read_bytes())
+            as_of = position.as_of.timestamp() if position.as_of else 0.0
+            assert as_of >= self.as_of
+            assert position.sequence >= self.sequence
+            self.as_of, self.sequence = as_of, position.sequence
+
+    def end_well(self) -> None:
+        """Left alone, everything arrives; nothing but repeats of what was in flight."""
+        self.engine.faults = {}
+        self.central.faults.clear()
+        self.ahead += LEASE_SECONDS
+        for _ in range(2):
+            live(self.life())
+        arrived = [json.loads(log.raw)["id"] for log in self.engine.received]
+        first = list(dict.fromkeys(arrived))
+        assert first == self.central.ids(self.central.default_tenant)
+        assert len({log.id for log in self.engine.received}) == len(first)
+        if self.is_calm:
+            assert arrived == first, "where neither a process nor the engine failed, nothing is repeated"
+        books = Books.of(DirectoryStore(Path(self.store)))
+        told = audit(books)
+        assert told["ok"], told
+        assert not list(books.batches.waiting())
+        assert not list(books.gaps.all())
+
+
+Protocol.TestCase.settings = settings(
+    max_examples=25, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestProtocol = Protocol.TestCase
