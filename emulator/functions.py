@@ -74,6 +74,8 @@ class Function:
     def stop(self) -> None:
         """End the process, after the calls that it has begun."""
         self._over.set()
+        # A connection that is kept open for the next call would be waited for.
+        self._session.close()
         self._keeper.join()
 
     def call(self, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:

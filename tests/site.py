@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
@@ -68,8 +69,8 @@ class Site:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for function in self._functions.values():
-            function.stop()
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda function: function.stop(), self._functions.values()))
         self._stack.close()
         self.engine.close()
         if self._owns_central:
