@@ -10,6 +10,7 @@ import fcntl
 import heapq
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -28,6 +29,8 @@ LONGEST = 240
 """The longest part of a segment that becomes one file name: file systems take 255 bytes."""
 CONTINUED = "%+"
 """Ends a folder's name whose segment goes on in the next one; percent-encoded names never hold it."""
+LEAD = "+"
+"""Begins each name in which a segment goes on, so that none begins with a dot, or is one."""
 STALE_SECONDS = 3600
 """A temporary file this old was left by a process that died."""
 
@@ -96,7 +99,7 @@ class DirectoryStore:
         except OSError as error:
             _refuse(error, prefix)
 
-    def _walk(self, folder: Path, above: str, prefix: str, after: str) -> Iterator[Entry]:
+    def _walk(self, folder: Path, above: str, prefix: str, after: str, lead: str = "") -> Iterator[Entry]:
         """The objects below a folder whose keys begin with `above`."""
         found: list[tuple[str, os.DirEntry[str]]] = []
         continued: list[Iterator[Entry]] = []
@@ -105,13 +108,14 @@ class DirectoryStore:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
-                    if entry.name.endswith(CONTINUED):
-                        start = above + entry.name.removesuffix(CONTINUED)
+                    name = entry.name.removeprefix(lead)
+                    if name.endswith(CONTINUED):
+                        start = above + name.removesuffix(CONTINUED)
                         if _may_hold(start, prefix, after):
-                            continued.append(self._walk(Path(entry.path), start, prefix, after))
+                            continued.append(self._walk(Path(entry.path), start, prefix, after, LEAD))
                         continue
                     # A folder sorts as its keys do: with the slash that follows its name.
-                    key = f"{above}{entry.name}/" if entry.is_dir() else above + entry.name
+                    key = f"{above}{name}/" if entry.is_dir() else above + name
                     if _may_hold(key, prefix, after) if key.endswith("/") else key.startswith(prefix) and key > after:
                         found.append((key, entry))
         except (FileNotFoundError, NotADirectoryError):
@@ -127,9 +131,9 @@ class DirectoryStore:
                 continue
             with suppress(FileNotFoundError):
                 # Asked for only now, and not of the listing: the object may have been replaced or removed meanwhile.
-                stat = Path(entry.path).stat()
-                updated = datetime.fromtimestamp(stat.st_mtime, UTC)
-                yield Entry(key, stat.st_mtime_ns, stat.st_size, updated)
+                found_now = Path(entry.path).stat()
+                updated = datetime.fromtimestamp(found_now.st_mtime, UTC)
+                yield Entry(key, found_now.st_mtime_ns, found_now.st_size, updated)
 
     def _path(self, key: str) -> Path:
         segments = key.split("/")
@@ -142,7 +146,7 @@ class DirectoryStore:
             rest = segment
             while len(rest) > LONGEST:
                 parts.append(rest[:LONGEST] + CONTINUED)
-                rest = rest[LONGEST:]
+                rest = LEAD + rest[LONGEST:]
             parts.append(rest)
         return self._root.joinpath(*parts)
 
@@ -175,7 +179,9 @@ class DirectoryStore:
                 self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
                 self._temporary.mkdir(exist_ok=True)
                 self._locks.mkdir(exist_ok=True)
-                marker.write_text(json.dumps({"layout": LAYOUT}) + "\n")
+                temporary = self._temporary / uuid4().hex
+                temporary.write_text(json.dumps({"layout": LAYOUT}) + "\n")
+                temporary.replace(marker)  # whole or not at all: other processes may be opening the store too
                 _sync_folder(self._root)
             self._remove_stale()
         except OSError as error:
@@ -199,9 +205,11 @@ def _may_hold(start: str, prefix: str, after: str) -> bool:
 
 def _generation(path: Path) -> int:
     try:
-        return path.stat().st_mtime_ns
+        found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return ABSENT
+    # A folder is where other keys lie, and no object.
+    return ABSENT if stat.S_ISDIR(found.st_mode) else found.st_mtime_ns
 
 
 def _sync_folder(folder: Path) -> None:

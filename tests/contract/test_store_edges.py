@@ -1,0 +1,194 @@
+"""What every object store has to do, at its edges: long names, late starts, listings that change underway."""
+
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from lib.errors import ConflictError, StoreError
+from lib.model.stream import Stream, stream_of
+from lib.store.base import ABSENT, ObjectStore
+from lib.store.directory import DirectoryStore
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(params=["directory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    """Every kind of store, empty."""
+    return DirectoryStore(tmp_path / "store")
+
+
+def keys(store: ObjectStore, prefix: str = "", after: str = "") -> list[str]:
+    return [entry.key for entry in store.list(prefix, after=after)]
+
+
+LONG = ["x" * 240 + ".log", "x" * 240 + ".", "x" * 240 + "..", "x" * 480 + "..", "." * 400, "x" * 239 + "%", "ü" * 80]
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_long_names_go_round_wherever_their_dots_are(store: ObjectStore, name: str) -> None:
+    key = f"cursors/{Stream('i', name, 'events').path}.json"
+    store.write(key, b"1", expected=ABSENT)
+    assert keys(store) == [key]
+    assert stream_of(key.removeprefix("cursors/").removesuffix(".json")) == Stream("i", name, "events")
+
+
+def test_a_long_name_is_no_other_objects(store: ObjectStore) -> None:
+    store.write("a/y", b"other", expected=ABSENT)
+    store.write(f"a/{'x' * 240}z/q", b"", expected=ABSENT)
+    assert store.read(f"a/{'x' * 240}../y") is None
+
+
+def test_a_key_that_is_another_keys_folder_is_refused_and_not_retried_for_ever(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    store.write("a/b", b"", expected=ABSENT)
+    assert store.read("a") is None
+    with pytest.raises(StoreError):
+        store.write("a", b"", expected=ABSENT)
+    assert keys(store) == ["a/b"]
+
+
+def test_what_shares_a_long_beginning_is_listed_in_order(store: ObjectStore) -> None:
+    start = "x" * 240
+    written = [f"{start}-", f"{start}/y", f"{start}0", f"{start}a/y", "w", "y", start[1:], f"{start[1:]}-/y"]
+    for key in written:
+        store.write(key, b"", expected=ABSENT)
+    for prefix in ("", "x", start, f"{start}/", f"{start}a"):
+        for after in ("", "x", *written):
+            expected = sorted(key for key in written if key.startswith(prefix) and key > after)
+            assert keys(store, prefix, after) == expected
+
+
+def test_keys_sort_by_their_own_characters_not_by_folder(store: ObjectStore) -> None:
+    written = ["a/b-c", "a/b.d", "a/b/c", "a/b0"]
+    for key in reversed(written):
+        store.write(key, b"", expected=ABSENT)
+    assert keys(store, "a/b") == written
+    assert keys(store, "a/b", after="a/b.d") == written[2:]
+
+
+def test_a_listing_goes_on_while_what_it_names_is_removed(store: ObjectStore) -> None:
+    written = [f"d{number}/{number}" for number in range(10)]
+    for key in written:
+        store.write(key, b"", expected=ABSENT)
+    seen = []
+    for entry in store.list(""):
+        seen.append(entry.key)
+        store.delete(entry.key, expected=entry.generation)
+    assert seen == written
+    assert keys(store) == []
+
+
+def test_a_listing_tells_generation_size_and_time(store: ObjectStore) -> None:
+    generation = store.write("k", b"four", expected=ABSENT)
+    (entry,) = store.list("")
+    assert (entry.generation, entry.size) == (generation, 4)
+    assert abs(entry.updated - datetime.now(UTC)) < timedelta(minutes=5)
+
+
+def test_a_refused_write_or_delete_changes_nothing(store: ObjectStore) -> None:
+    first = store.write("k", b"1", expected=ABSENT)
+    second = store.write("k", b"2", expected=first)
+    before = list(store.list(""))
+    for stale in (ABSENT, first, second + 1):
+        with pytest.raises(ConflictError):
+            store.write("k", b"3", expected=stale)
+        with pytest.raises(ConflictError):
+            store.delete("k", expected=stale)
+    with pytest.raises(ConflictError):
+        store.write("new", b"", expected=first)
+    assert list(store.list("")) == before
+
+
+@pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", "../a", "a/..", ".hidden", "a/.b", "a\0b"])
+def test_what_is_no_key_is_neither_read_nor_removed(store: ObjectStore, key: str) -> None:
+    with pytest.raises(ValueError, match="not an object's key"):
+        store.read(key)
+    with pytest.raises(ValueError, match="not an object's key"):
+        store.delete(key, expected=1)
+
+
+STARTED = """
+import sys
+from pathlib import Path
+from lib.errors import ConflictError, StoreError
+from lib.store.directory import DirectoryStore
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+RACING = """
+won = []
+store = DirectoryStore(Path(sys.argv[1]))
+for number in range(100):
+    try:
+        store.write(f"race/{number}", sys.argv[2].encode(), expected=0)
+        won.append(number)
+    except ConflictError:
+        pass
+print(*won)
+"""
+OPENING = """
+for number in range(300):
+    DirectoryStore(Path(sys.argv[1]) / str(number))
+print("opened")
+"""
+
+
+def together(code: str, folder: Path, count: int) -> list[str]:
+    """What each process prints, all let go once all have started."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", STARTED + code, str(folder), str(number)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(count)
+    ]
+    for each in started:
+        assert each.stdout is not None
+        assert each.stdout.readline() == "ready\n"
+    for each in started:
+        assert each.stdin is not None
+        each.stdin.write("\n")
+        each.stdin.flush()
+    said = [each.communicate(timeout=60)[0] for each in started]
+    assert [each.returncode for each in started] == [0] * count
+    return said
+
+
+def test_exactly_one_of_eight_processes_makes_an_object(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    won = [[int(number) for number in said.split()] for said in together(RACING, tmp_path, 8)]
+    assert sorted(number for each in won for number in each) == list(range(100))
+    for racer, each in enumerate(won):
+        for number in each:
+            stored = store.read(f"race/{number}")
+            assert stored is not None
+            assert stored.body == b"%d" % racer
+
+
+def test_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
+    assert together(OPENING, tmp_path, 4) == ["opened\n"] * 4
+
+
+def test_a_generation_rises_though_the_clock_is_behind(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    store.write("k", b"1", expected=ABSENT)
+    ahead = 4_000_000_000_000_000_000
+    os.utime(tmp_path / "k", ns=(ahead, ahead))
+    generation = store.write("k", b"2", expected=ahead)
+    assert generation > ahead
+    stored = store.read("k")
+    assert stored is not None
+    assert stored.generation == generation
+
+
+def test_an_object_is_the_file_of_its_key(tmp_path: Path) -> None:
+    DirectoryStore(tmp_path).write("a/b.json", b"\x00\r\n", expected=ABSENT)
+    assert (tmp_path / "a" / "b.json").read_bytes() == b"\x00\r\n"
