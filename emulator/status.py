@@ -8,14 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lib.config import Config
-from lib.errors import DamagedError
-from lib.model import lease as leases
 from lib.model.clock import text_or_none, to_text
 from lib.model.duration import duration_text
-from lib.model.lease import Lease, lease_key
 from lib.model.position import Trouble
 from lib.model.stream import Stream
 from lib.pipeline.accounts import Accounts
+from lib.pipeline.leases import lease_of
 from lib.pipeline.reconcile import last_report, progress_key
 from lib.pipeline.records import Books
 
@@ -95,7 +93,7 @@ def _stream(view: _View, stream: Stream) -> dict[str, Any]:
     now, latest = view.now, view.latest.get(stream)
     pending = view.pending.get(stream, _Pending())
     position = view.books.positions.read(stream).position
-    tail, acked_at = view.books.ledger.last(stream, _lease(view.books, stream).tail)
+    tail, acked_at = view.books.ledger.last(stream, lease_of(view.books.store, stream)[0].tail)
     trouble = view.troubles.get(stream.integration) or position.trouble
     problem = trouble.as_problem() if trouble else latest.get("problem") if latest else None
     read_at = position.as_of
@@ -132,14 +130,6 @@ def _stream(view: _View, stream: Stream) -> dict[str, Any]:
         if trouble is not None and trouble.retry_at is not None:
             line["retry_at"] = to_text(trouble.retry_at)
     return line
-
-
-def _lease(books: Books, stream: Stream) -> Lease:
-    stored = books.store.read(lease_key(stream))
-    try:
-        return leases.from_body(stored.body) if stored else Lease()
-    except DamagedError:
-        return Lease()
 
 
 def collect(config: Config, latest: Mapping[Stream, Mapping[str, Any]] | None = None) -> dict[str, Any]:

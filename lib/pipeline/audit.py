@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lib.errors import DamagedError
-from lib.model import lease as leases
 from lib.model import receipt as receipts
 from lib.model.batch import GAP, POLL
-from lib.model.lease import Lease, lease_key
 from lib.model.position import from_body, position_key
 from lib.model.stream import Stream
 from lib.pipeline.gaps import CURSOR_EXPIRED
+from lib.pipeline.leases import lease_of
 from lib.pipeline.records import Books
 
 RECEIPT_MISSING = "receipt_missing"
@@ -141,7 +140,7 @@ def _count(found: _Stream, receipt: _Receipt, fields: dict[str, Any]) -> None:
 def _end(books: Books, found: _Stream) -> None:
     """Hold the end of the chain against the lease, the batches that wait, and the cursor."""
     stream, last = found.stream, found.last.sequence if found.last else 0
-    tail = _lease(books, stream).tail
+    tail = lease_of(books.store, stream)[0].tail
     if tail.sequence > last:
         found.note(RECEIPT_MISSING, last + 1, f"receipts {last + 1} to {tail.sequence} are missing")
         last = tail.sequence
@@ -180,11 +179,3 @@ def _cursor(books: Books, found: _Stream, expected: int) -> None:
 def _missing(found: _Stream, first: int, last: int) -> None:
     numbers = f"batch {first} is" if first == last else f"batches {first} to {last} are"
     found.note(BATCH_MISSING, first, f"{numbers} missing: fetched, never acknowledged, and gone")
-
-
-def _lease(books: Books, stream: Stream) -> Lease:
-    stored = books.store.read(lease_key(stream))
-    try:
-        return leases.from_body(stored.body) if stored else Lease()
-    except DamagedError:
-        return Lease()

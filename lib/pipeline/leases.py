@@ -84,23 +84,27 @@ class Held:
         self._state = state
 
 
+def lease_of(store: ObjectStore, stream: Stream) -> tuple[Lease, int]:
+    """The stream's lease and the generation of its object; a damaged one is an empty one: the ledger tells the rest."""
+    stored = store.read(lease_key(stream))
+    if stored is None:
+        return Lease(), ABSENT
+    try:
+        return leases.from_body(stored.body), stored.generation
+    except DamagedError:
+        return Lease(), stored.generation
+
+
 @contextmanager
 def held(store: ObjectStore, stream: Stream, holder: str, now: Callable[[], datetime]) -> Iterator[Held | None]:
     """The stream's lease for the time of the block, or None while somebody else has it."""
-    stored = store.read(lease_key(stream))
-    try:
-        state = leases.from_body(stored.body) if stored else Lease()
-    except DamagedError:
-        # All that it tells is in the ledger too.
-        state = Lease()
+    state, present = lease_of(store, stream)
     if state.is_held(now()):
         yield None
         return
     taken = replace(state, holder=holder, until=now() + TERM)
     try:
-        generation = store.write(
-            lease_key(stream), leases.to_body(taken), expected=stored.generation if stored else ABSENT
-        )
+        generation = store.write(lease_key(stream), leases.to_body(taken), expected=present)
     except ConflictError:
         yield None
         return
