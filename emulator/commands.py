@@ -110,7 +110,8 @@ def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
     for line in found["streams"]:
         name = f"{line['integration']}/{line['tenant']}/{line['stream']}"
         for gap in line["gaps"]:
-            print(f"gap      {name}: {gap['reason']}, from {gap['from'] or '?'} to {gap['to'] or '?'}")
+            lost = "" if gap["estimated_events"] is None else f", about {gap['estimated_events']} events"
+            print(f"gap      {name}: {gap['reason']}, from {gap['from'] or '?'} to {gap['to'] or '?'}{lost}")
         for finding in line["findings"]:
             print(f"FINDING  {name}: {finding['code']}: {finding['detail']}")
     print("The chain is whole." if found["ok"] else "The chain does not hold: see the findings.")

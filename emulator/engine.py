@@ -8,6 +8,7 @@ Faults, each `name=value` on the command line:
     abort_after=N        end each stream with UNAVAILABLE after N logs
     lose=N               never acknowledge every Nth log
     odd=N                name an unknown id in every Nth acknowledgement, then the right one
+    shuffle=N            acknowledge N logs together, the last first; what is left over, at the stream's end
     empty_ids=1          acknowledge with an empty id
     twice=1              acknowledge everything twice
     status=NAME          end each stream at once with that gRPC status
@@ -38,6 +39,7 @@ FAULTS = (
     "abort_after",
     "lose",
     "odd",
+    "shuffle",
     "empty_ids",
     "twice",
     "status",
@@ -101,14 +103,18 @@ class StandInEngine(plugins_pb2_grpc.EngineServicer):
         status = self.faults.get("status")
         if status:
             context.abort(grpc.StatusCode[status], "a scripted fault")
+        late: list[str] = []
         for taken, log in enumerate(request_iterator, 1):
             number = self._take(log)
             if taken == int(self.faults.get("hang_up_after", 0)):
                 return
             if taken == int(self.faults.get("abort_after", 0)):
                 context.abort(grpc.StatusCode.UNAVAILABLE, "a scripted fault")
-            for log_id in self._acks(log.id, number):
-                yield plugins_pb2.Ack(lastId=log_id)
+            late[:0] = self._acks(log.id, number)
+            if taken % int(self.faults.get("shuffle", 1)) == 0:
+                yield from (plugins_pb2.Ack(lastId=log_id) for log_id in late)
+                late.clear()
+        yield from (plugins_pb2.Ack(lastId=log_id) for log_id in late)
 
     def Notify(self, request_iterator: Iterator[plugins_pb2.Message], context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: N802
         """Acknowledge messages."""

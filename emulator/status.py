@@ -119,7 +119,8 @@ def _stream(view: _View, stream: Stream) -> dict[str, Any]:
             round(max(0.0, (now - pending.oldest).total_seconds()), 3) if pending.oldest else 0.0
         ),
         "gaps": [
-            {key: gap[key] for key in ("from", "to", "reason", "noticed_at")} for gap in view.gaps.get(stream, ())
+            {key: gap[key] for key in ("from", "to", "reason", "noticed_at", "estimated_events")}
+            for gap in view.gaps.get(stream, ())
         ],
     }
     progress = view.books.store.read(progress_key(stream))

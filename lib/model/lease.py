@@ -29,6 +29,8 @@ class Lease:
     """A batch that was delivered in part."""
     acked: int = 0
     """How many of its first logs the engine has acknowledged."""
+    tidied: str = ""
+    """The day of the last receipt when the ledger was last tidied to its end."""
 
     def is_held(self, now: datetime) -> bool:
         """Whether somebody holds it. An end farther off than a term is a clock that jumped back."""
@@ -49,6 +51,7 @@ def to_body(lease: Lease) -> bytes:
         "tail": lease.tail.fields(),
         "acked_sequence": lease.acked_sequence,
         "acked": lease.acked,
+        "tidied": lease.tidied,
     }
     return json.dumps(fields).encode() + b"\n"
 
@@ -64,6 +67,7 @@ def from_body(body: bytes) -> Lease:
             tail=Tail(**fields["tail"]),
             acked_sequence=fields["acked_sequence"],
             acked=fields["acked"],
+            tidied=fields.get("tidied", ""),
         )
     except (ValueError, KeyError, TypeError):
         raise DamagedError("a lease cannot be read") from None

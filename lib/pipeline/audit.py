@@ -31,7 +31,9 @@ CURSOR_EDITED = "cursor_edited"
 class _Receipt:
     """What a receipt's key says, and what it holds."""
 
+    first: int
     sequence: int
+    """The same, but for a pack that cannot be read."""
     day: str
     digest: str
     fields: dict[str, Any] | None
@@ -49,6 +51,8 @@ class _Stream:
     next_cursor: str | None = None
     """The cursor that the last polled receipt leads to."""
     total: int | None = None
+    removed_until: str | None = None
+    """The last day whose receipts were removed for their age."""
 
     def note(self, code: str, sequence: int | None, detail: str) -> None:
         self.findings.append({"code": code, "sequence": sequence, "detail": detail})
@@ -66,8 +70,11 @@ def _line(books: Books, stream: Stream, since: str) -> dict[str, Any]:
     found = _Stream(stream)
     gaps = list(books.gaps.all(stream))
     named = {gap["sequence"] for gap in gaps if gap["reason"] != CURSOR_EXPIRED}
+    if not since:
+        _begin(books, found)
     for receipt in _receipts(books, stream, since):
-        _follow(found, receipt, named, since)
+        if found.last is None or receipt.sequence > found.last.sequence:
+            _follow(found, receipt, named, since)
     _end(books, found)
     return {
         "integration": stream.integration,
@@ -77,19 +84,35 @@ def _line(books: Books, stream: Stream, since: str) -> dict[str, Any]:
         "receipts": sum(day["batches"] for day in found.days.values()),
         "events": sum(day["events"] for day in found.days.values()),
         "days": found.days,
-        "gaps": [{key: gap[key] for key in ("from", "to", "reason", "noticed_at", "sequence")} for gap in gaps],
+        "removed_until": found.removed_until,
+        "gaps": [
+            {key: gap[key] for key in ("from", "to", "reason", "noticed_at", "sequence", "estimated_events")}
+            for gap in gaps
+        ],
         "findings": found.findings,
     }
 
 
 def _receipts(books: Books, stream: Stream, since: str) -> Iterator[_Receipt]:
-    for key, body in books.ledger.bodies(stream, since):
-        day, name = key.split("/")[-2:]
+    for place, body in books.ledger.bodies(stream, since):
         try:
             fields: dict[str, Any] | None = receipts.fields_of(body)
         except DamagedError:
             fields = None
-        yield _Receipt(int(name.partition(".")[0]), day, receipts.digest(body), fields)
+        yield _Receipt(place.first, place.last, place.day, receipts.digest(body), fields)
+
+
+def _begin(books: Books, found: _Stream) -> None:
+    """Where receipts were removed for their age, the chain begins with the last of them."""
+    try:
+        anchor = books.ledger.anchor(found.stream)
+    except DamagedError as error:
+        found.note(RECEIPT_DAMAGED, None, str(error))
+        return
+    if anchor is not None:
+        found.removed_until = anchor.day
+        found.last = _Receipt(anchor.sequence, anchor.sequence, anchor.day, anchor.digest, {})
+        found.total, found.next_cursor = anchor.total, anchor.next_cursor
 
 
 def _follow(found: _Stream, receipt: _Receipt, named: set[int], since: str) -> None:
@@ -97,17 +120,20 @@ def _follow(found: _Stream, receipt: _Receipt, named: set[int], since: str) -> N
     number, fields, before = receipt.sequence, receipt.fields, found.last
     found.last = receipt
     if fields is None:
-        found.note(RECEIPT_DAMAGED, number, f"the receipt of batch {number} cannot be read")
+        found.total = None
+        found.note(
+            RECEIPT_DAMAGED, receipt.first, f"the receipt of batch {_range(receipt.first, number)} cannot be read"
+        )
         return
     if (fields.get("sequence"), fields.get("day")) != (number, receipt.day):
         found.note(RECEIPT_MISPLACED, number, f"in the place of receipt {number} lies that of {fields.get('sequence')}")
         return
     first = before.sequence + 1 if before else number if since else 1
     unbroken = fields["previous"] == (before.digest if before else fields["previous"] if since else "")
-    hole = f"{first}" if number == first + 1 else f"{first} to {number - 1}"
     if number > first and first not in named:
         code, what = (BATCH_MISSING, "batches") if unbroken else (RECEIPT_MISSING, "receipts")
-        found.note(code, first, f"{what} {hole} are missing")
+        found.note(code, first, f"{what} {_range(first, number - 1)} are missing")
+        found.total = found.total if unbroken else None
     elif not unbroken:
         altered = before.sequence if before else number
         found.note(RECEIPT_ALTERED, altered, f"receipt {altered} is not the one that {number} was written after")
@@ -115,7 +141,7 @@ def _follow(found: _Stream, receipt: _Receipt, named: set[int], since: str) -> N
         if (
             number == first
             and before
-            and before.fields
+            and before.fields is not None
             and fields["previous_cursor"] != found.next_cursor
             and not since
         ):
@@ -174,6 +200,10 @@ def _cursor(books: Books, found: _Stream, expected: int) -> None:
         found.note(CURSOR_EDITED, None, f"the cursor was edited by hand ({position.edits} times)")
     elif position.sequence > expected:
         _missing(found, expected, position.sequence - 1)
+
+
+def _range(first: int, last: int) -> str:
+    return f"{first}" if first == last else f"{first} to {last}"
 
 
 def _missing(found: _Stream, first: int, last: int) -> None:

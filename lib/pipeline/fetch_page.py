@@ -27,6 +27,7 @@ from lib.model.page import Page
 from lib.model.position import HORIZON, IDLE_WRITE, Position, Trouble, lost_interval, oldest_request, trouble_after
 from lib.pipeline.accounts import Accounts, Integration, Target, wait_after
 from lib.pipeline.advance import Item, ReadFacts, adopt, advance, announce, item_of, newest_of
+from lib.pipeline.estimates import not_fetched
 from lib.pipeline.gaps import CURSOR_EXPIRED, Gap
 from lib.pipeline.reconcile import Reconcile
 from lib.pipeline.records import Books, SavedPosition, day_before, day_of
@@ -306,7 +307,8 @@ class Reading:
             return
         start, end = lost
         sequence = self._saved.position.sequence
-        gap = Gap(self._stream, sequence, CURSOR_EXPIRED, start=start, end=end, noticed_at=self._use_case.now())
+        lost_events = not_fetched(self._books, self._stream, start, end)
+        gap = Gap(self._stream, sequence, CURSOR_EXPIRED, start, end, self._use_case.now(), lost_events)
         key = announce(self._books, gap, self._feed.gap_envelope(), self._use_case.facts)
         if key is not None:
             self._run.batches.append(key)

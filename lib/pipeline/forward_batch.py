@@ -26,8 +26,10 @@ from lib.model.log import MAX_LOG_BYTES, Log, to_fields, unacceptable
 from lib.model.receipt import DELIVERED, Tail
 from lib.model.stream import Stream
 from lib.pipeline.advance import ReadFacts, adopt, announce
+from lib.pipeline.estimates import not_delivered
 from lib.pipeline.gaps import BATCH_DAMAGED, BATCH_MISSING, Gap
 from lib.pipeline.leases import Held, held
+from lib.pipeline.ledger import KEPT, place_of
 from lib.pipeline.records import Books, StoredBatch, day_of, set_aside
 
 log = logging.getLogger(__name__)
@@ -159,6 +161,7 @@ class ForwardBatch:
                     run.outcome = BUSY
                 else:
                     Delivery(self, run, stream, lease, deadline).drain()
+                    self._tidy(stream, lease, deadline)
                     if self.archive is not None and run.batches:
                         self.books.batches.expire(stream, day_of(self.now() - self.archive), EXPIRED_A_CALL)
         except ConflictError:
@@ -171,6 +174,15 @@ class ForwardBatch:
             run.outcome, run.error = FAILED, error
         run.pending = sum(1 for _ in self.books.batches.waiting(stream))
         return run
+
+    def _tidy(self, stream: Stream, lease: Held, deadline: float) -> None:
+        """Once a day: pack the receipts of the days that are over, and remove those that are too old."""
+        tail = place_of(lease.state.tail.key)
+        if tail is None or tail.day == lease.state.tidied:
+            return
+        goes_on = lambda: self.monotonic() < deadline  # noqa: E731
+        if self.books.ledger.tidy(stream, closed=tail.day, oldest=day_of(self.now() - KEPT), goes_on=goes_on):
+            lease.tidied(tail.day)
 
 
 def logs_of(batch: StoredBatch, facts: ReadFacts) -> Iterator[tuple[bytes, Log, bool]]:
@@ -290,7 +302,7 @@ class Delivery:
         self._tail = self._books.ledger.write(
             header, keys, self._tail, acked_at=self._use_case.now(), set_aside=len(refused), outcome=outcome
         )
-        self._lease.note(tail=self._tail)
+        self._lease.delivered(self._tail)
 
     def _move_cursor(self, sequence: int) -> None:
         """See that the cursor has moved past the batch, so that its number is never given again."""
@@ -321,7 +333,8 @@ class Delivery:
         self._books.batches.bury(self._stream, sequence)
 
     def _announce(self, sequence: int, reason: str, end: datetime | None, beside: Envelope | None) -> None:
-        gap = Gap(self._stream, sequence, reason, start=None, end=end, noticed_at=self._use_case.now())
+        lost = not_delivered(self._books, self._stream, self._tail)
+        gap = Gap(self._stream, sequence, reason, None, end, self._use_case.now(), lost)
         envelope = self._use_case.gap_envelope(self._stream.integration, beside)
         announce(self._books, gap, envelope, self._use_case.facts)
 
@@ -338,4 +351,4 @@ class Delivery:
             parcel = self._parcels[0]
             done = acked - parcel.first + parcel.skipped
             if done > 0:
-                self._lease.note(acked_sequence=parcel.batch.header.sequence, acked=done)
+                self._lease.delivered_in_part(parcel.batch.header.sequence, done)

@@ -31,6 +31,8 @@ class Gap:
     start: datetime | None
     end: datetime | None
     noticed_at: datetime
+    estimated: int | None = None
+    """How many events it has cost, as far as can be told."""
 
     @property
     def key(self) -> str:
@@ -53,8 +55,7 @@ class Gap:
             "from": text_or_none(self.start),
             "to": text_or_none(self.end),
             "noticed_at": to_text(self.noticed_at),
-            # Neither Sophos nor a lost batch tells how many there were.
-            "estimated_events": None,
+            "estimated_events": self.estimated,
         }
 
     def event(self) -> bytes:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from lib.errors import ConflictError, ConnectorError, DamagedError
 from lib.model import lease as leases
@@ -39,12 +39,21 @@ class Held:
         """What the lease says."""
         return self._state
 
-    def note(self, *, tail: Tail | None = None, acked_sequence: int = 0, acked: int = 0) -> None:
-        """Keep how far delivery has come; written with the next renewal, or at the end."""
+    def delivered(self, tail: Tail) -> None:
+        """Keep that a whole batch is delivered; written with the next renewal, or at the end, as the other two are."""
+        self._note(tail=tail, acked_sequence=0, acked=0)
+
+    def delivered_in_part(self, sequence: int, acked: int) -> None:
+        """Keep how far into a batch delivery has come."""
+        self._note(acked_sequence=sequence, acked=acked)
+
+    def tidied(self, day: str) -> None:
+        """Keep up to which day the ledger is tidy."""
+        self._note(tidied=day)
+
+    def _note(self, **changes: Any) -> None:
         with self._lock:
-            self._state = replace(
-                self._state, tail=tail or self._state.tail, acked_sequence=acked_sequence, acked=acked
-            )
+            self._state = replace(self._state, **changes)
 
     def check(self) -> None:
         """Raise ConflictError when another call has taken the lease."""

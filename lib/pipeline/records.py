@@ -1,26 +1,24 @@
-"""A stream's objects in the store: position, batches, receipts."""
+"""A stream's objects in the store: its position, and the batches that wait."""
 
 from __future__ import annotations
 
 import gzip
 import re
 import zlib
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Self
+from typing import Self
 
 from lib.errors import ConflictError, DamagedError
 from lib.model import batch as batches
 from lib.model import position as positions
-from lib.model import receipt as receipts
 from lib.model.batch import Header, archive_key, batch_key
 from lib.model.position import Position, position_key
-from lib.model.receipt import Tail, receipt_key
 from lib.model.stream import Stream, stream_of
 from lib.pipeline.gaps import Gaps
+from lib.pipeline.ledger import Ledger, last_of
 from lib.store.base import ABSENT, Entry, ObjectStore
 
 _BATCH = re.compile(r"batches/([^/]+/[^/]+/[^/]+)/(\d{20})\.ndjson", re.ASCII)
@@ -113,7 +111,7 @@ class Positions:
                     return batches.header_of(stored.body.partition(b"\n")[0])
                 except DamagedError:
                     continue
-        last = _last(self._store.list(f"ledger/{stream.path}/"))
+        last = last_of(self._store.list(f"ledger/{stream.path}/"))
         stored = self._store.read(last.key) if last else None
         return batches.header_of(stored.body) if stored else None
 
@@ -207,73 +205,6 @@ def batch_of(key: str) -> tuple[Stream, int] | None:
     return (stream_of(match[1]), int(match[2])) if match else None
 
 
-class Ledger:
-    """`ledger/`: receipts."""
-
-    def __init__(self, store: ObjectStore) -> None:
-        self._store = store
-
-    def tail(self, stream: Stream, known: Tail) -> Tail:
-        """The stream's last receipt, looked for from the last known one on."""
-        return self.last(stream, known)[0]
-
-    def last(self, stream: Stream, known: Tail) -> tuple[Tail, str | None]:
-        """The stream's last receipt, and when its batch was acknowledged, as text."""
-        key = known.key
-        for entry in self._store.list(f"ledger/{stream.path}/", after=known.key):
-            key = entry.key
-        stored = self._store.read(key) if key else None
-        if stored is None:
-            return known, None
-        digest = receipts.digest(stored.body)
-        try:
-            fields = receipts.fields_of(stored.body)
-        except DamagedError:
-            # Its key tells all that delivery needs; audit names what is wrong with it.
-            return Tail(int(key.rpartition("/")[2].partition(".")[0]), key, digest, known.total), None
-        return Tail(fields["sequence"], key, digest, fields["total"]), fields["acked_at"]
-
-    def write(
-        self, header: Header, keys: Sequence[str], tail: Tail, *, acked_at: datetime, set_aside: int, outcome: str
-    ) -> Tail:
-        """Write the receipt that follows `tail`; the new tail. ConflictError where another run wrote one."""
-        body = receipts.to_body(header, keys, previous=tail, acked_at=acked_at, set_aside=set_aside, outcome=outcome)
-        key = receipt_key(header.stream, header.day, header.sequence)
-        self._store.write(key, body, expected=ABSENT)
-        return Tail(header.sequence, key, receipts.digest(body), tail.total + header.events)
-
-    def keys_since(self, stream: Stream, day: str) -> set[str]:
-        """The keys of all events with a receipt of that day or later."""
-        found: set[str] = set()
-        for _, body in self.bodies(stream, day):
-            # What a damaged receipt told is not known: a repeat is welcome, and audit names the receipt.
-            with suppress(DamagedError):
-                found.update(receipts.fields_of(body)["ids"])
-        return found
-
-    def streams(self) -> Iterator[Stream]:
-        """Every stream that has receipts."""
-        after = ""
-        while (entry := next(self._store.list("ledger/", after=after), None)) is not None:
-            stream = stream_of(entry.key.removeprefix("ledger/"))
-            yield stream
-            # The next key behind all of this stream's: "0" is the character after the slash.
-            after = f"ledger/{stream.path}0"
-
-    def bodies(self, stream: Stream, since: str = "") -> Iterator[tuple[str, bytes]]:
-        """Every receipt of the stream in order, from a day on: key and bytes."""
-        prefix = f"ledger/{stream.path}/"
-        for entry in self._store.list(prefix, after=prefix + since):
-            stored = self._store.read(entry.key)
-            if stored is not None:
-                yield entry.key, stored.body
-
-    def receipts(self, stream: Stream) -> Iterator[tuple[str, dict[str, Any], str]]:
-        """Every receipt of the stream in order: key, fields, digest."""
-        for key, body in self.bodies(stream):
-            yield key, receipts.fields_of(body), receipts.digest(body)
-
-
 @dataclass(frozen=True, slots=True)
 class Books:
     """All of a store's records."""
@@ -288,11 +219,6 @@ class Books:
     def of(cls, store: ObjectStore) -> Self:
         """The records that the store holds."""
         return cls(store, Positions(store), Batches(store), Ledger(store), Gaps(store))
-
-
-def _last(entries: Iterable[Entry]) -> Entry | None:
-    newest = deque(entries, maxlen=1)
-    return newest[0] if newest else None
 
 
 def day_of(moment: datetime) -> str:

@@ -325,11 +325,13 @@ def test_parallel_deliveries_keep_each_its_order_and_its_count(stand_in: StandIn
         {"twice": "1"},
         {"odd": "3"},
         {"odd": "1", "twice": "1"},
+        {"shuffle": "7"},
+        {"shuffle": "5", "twice": "1", "odd": "2"},
         {"odd": "2", "empty_ids": "1", "delay": "0.001"},
     ],
     ids=str,
 )
-def test_late_nameless_doubled_and_odd_acknowledgements_settle_every_log_once(
+def test_late_nameless_doubled_odd_and_disordered_acknowledgements_settle_every_log_once(
     stand_in: StandInEngine, faults: dict[str, str]
 ) -> None:
     stand_in.faults = faults
@@ -337,7 +339,9 @@ def test_late_nameless_doubled_and_odd_acknowledgements_settle_every_log_once(
     with client(stand_in.socket, window_logs=30) as engine:
         counts = list(engine.deliver(iter(sent)))
     assert taken_ids(stand_in) == ids(sent)
-    assert counts == list(range(1, 101))
+    assert counts == sorted(counts)
+    assert counts[-1] == 100
+    assert "shuffle" in faults or counts == list(range(1, 101))
 
 
 def test_acknowledgements_that_name_no_log_in_flight_are_counted(stand_in: StandInEngine) -> None:

@@ -29,6 +29,7 @@ ENGINE_FAULTS = [
     {"empty_ids": "1"},
     {"odd": "3"},
     {"twice": "1"},
+    {"shuffle": "4"},
 ]
 
 

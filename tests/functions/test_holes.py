@@ -2,6 +2,7 @@
 
 import json
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def gaps(found: Site) -> list[tuple[str, datetime, datetime]]:
     ]
 
 
-def told(found: Site) -> list[dict[str, str]]:
+def told(found: Site) -> list[dict[str, Any]]:
     """What the engine was told of gaps."""
     return [json.loads(log.raw) for log in found.engine.received if log.dataType == "sophos-central-gaps"]
 
@@ -98,6 +99,7 @@ def test_what_a_longer_rest_lost_is_written_down_with_its_bounds_and_told_to_the
         (event,) = told(found)
         assert (event["type"], event["reason"], event["integration"]) == ("Connector::Gap", reason, "acme")
         assert datetime.fromisoformat(event["from"]) == start
+        assert event["estimated_events"] is None, "an hour's reading says too little"
         line = audit(found.books)["streams"][0]
         assert (line["ok"], line["events"], len(line["gaps"])) == (True, 120, 1)
 
@@ -141,3 +143,36 @@ def test_a_damaged_batch_whose_cursor_did_not_move_is_fetched_again() -> None:
         read(found)
         assert natives(found) == found.central.ids(found.central.default_tenant)
         assert gaps(found) == []
+
+
+def test_a_gap_says_how_many_events_the_day_before_it_would_have_brought() -> None:
+    with site() as found:
+        found.central.emit(10)
+        read(found)
+        for _ in range(12):
+            found.central.clock.advance(HOUR)
+            found.central.emit(10)
+            read(found)
+        found.central.clock.advance(24 * HOUR + 6 * HOUR)
+        found.central.emit(1)
+        read(found)
+        (gap,) = found.books.gaps.all()
+        assert gap["estimated_events"] == 60
+        assert told(found)[0]["estimated_events"] == 60
+
+
+def test_a_lost_batch_says_how_many_events_it_held() -> None:
+    with site() as found:
+        keys = []
+        for count in (20, 13, 20, 7, 20):
+            found.central.emit(count)
+            keys.append(found.results("fetch-page")[0]["batches"][0])
+        (found.folder / "store" / keys[1]).unlink()
+        found.results("forward-batch")
+        found.central.emit(5)
+        keys.append(found.results("fetch-page")[0]["batches"][0])
+        found.central.emit(5)
+        found.results("fetch-page")
+        (found.folder / "store" / keys[-1]).write_bytes(b"{")
+        found.results("forward-batch")
+        assert [gap["estimated_events"] for gap in found.books.gaps.all()] == [13, 5]
