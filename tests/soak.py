@@ -1,7 +1,7 @@
 """`python -m tests.soak`: everything runs, and something is killed every few seconds; then everything is counted.
 
-Killed by SIGKILL, at random: each function's process, the whole emulator, the engine (in Go, recording what it takes).
-The simulator stays: what it holds is what has to arrive. It is made silent now and then instead.
+Killed by SIGKILL, at random: each function's process, the whole emulator, the engine (in Go, recording what it takes),
+and the simulator, which keeps a journal: what that holds is what has to arrive.
 """
 
 from __future__ import annotations
@@ -14,17 +14,67 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import psutil
+import requests
 
-from emulator.central import CentralServer, Fault
+from emulator.central import DEFAULT_TENANT_ID
 from lib.model.stream import Stream
 from lib.pipeline.audit import audit
 from tests.fakes.go_engine import build_go_engine
-from tests.site import Emulator, Site
+from tests.site import Emulator, Site, free_port, until
+
+
+class Central:
+    """The simulator as a process, started again by whoever killed it."""
+
+    default_tenant = DEFAULT_TENANT_ID
+
+    def __init__(self, folder: Path, *, events: int, per_minute: float) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._journal = folder / "journal.jsonl"
+        self._rate = per_minute
+        self.start(events)
+
+    def start(self, events: int = 0) -> None:
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "emulator", "central", "--listen", f"127.0.0.1:{self.port}"),
+                *("--backlog", str(events), "--rate", str(self._rate), "--journal", str(self._journal)),
+            ],
+            stdout=subprocess.DEVNULL,
+        )
+        until(lambda: self._answers("stats") is not None, "the simulator")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def fall_silent(self, times: int) -> None:
+        fault = {"fault": "close", "times": times}
+        requests.post(f"{self.url}/_control/faults", json=fault, timeout=10).raise_for_status()
+
+    def quiet(self) -> None:
+        """No more events."""
+        self.kill()
+        self._rate = 0
+        self.start()
+
+    def ids(self) -> list[str]:
+        return [str(each) for each in self._answers("ids") or []]
+
+    def close(self) -> None:
+        self.kill()
+
+    def _answers(self, what: str) -> Any:
+        with contextlib.suppress(requests.ConnectionError):
+            return requests.get(f"{self.url}/_control/{what}", timeout=30).json()
 
 
 class Engine:
@@ -62,8 +112,9 @@ def arrived(record: Path) -> Counter[str]:
 class Soak:
     """One run."""
 
-    def __init__(self, site: Site, seed: int) -> None:
+    def __init__(self, site: Site, central: Central, seed: int) -> None:
         self.site = site
+        self.central = central
         self.record = site.folder / "engine.jsonl"
         self.engine = Engine(site.folder / "engine.sock", self.record)
         self.emulator = Emulator(site)
@@ -72,7 +123,9 @@ class Soak:
 
     def disturb(self) -> None:
         """Kill something."""
-        deed = self._random.choices(["function", "emulator", "engine", "silence"], weights=[5, 2, 3, 2])[0]
+        deed = self._random.choices(["function", "emulator", "engine", "central", "silence"], weights=[5, 2, 3, 2, 1])[
+            0
+        ]
         self.deeds[deed] += 1
         if deed == "function":
             status = self.emulator.status()
@@ -88,8 +141,12 @@ class Soak:
             self.engine.kill()
             time.sleep(self._random.random() * 2)
             self.engine.start()
+        elif deed == "central":
+            self.central.kill()
+            time.sleep(self._random.random() * 2)
+            self.central.start()
         else:
-            self.site.central.faults.add(Fault("close", times=self._random.randrange(1, 6)))
+            self.central.fall_silent(self._random.randrange(1, 6))
 
     def settled(self) -> int:
         """How many events have receipts."""
@@ -105,18 +162,18 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     args = parser.parse_args()
     print(f"seed {args.seed}", flush=True)
-    site = Site(CentralServer())
-    site.central.fill(args.events)
-    site.central.start_emitting(args.per_minute)
-    soak = Soak(site, args.seed)
+    folder = Path(tempfile.mkdtemp(prefix="soak-"))
+    central = Central(folder, events=args.events, per_minute=args.per_minute)
+    site = Site(sophos={"auth_url": central.url, "api_url": central.url})
+    soak = Soak(site, central, args.seed)
     rng = random.Random(args.seed)
     end = time.monotonic() + args.seconds
     while time.monotonic() < end:
         time.sleep(rng.uniform(1, 12))
         soak.disturb()
     # No more events, no more deeds: now everything has to arrive.
-    site.central.stop_emitting()
-    ids = site.central.ids(site.central.default_tenant)
+    central.quiet()
+    ids = central.ids()
     limit = time.monotonic() + 300
     while soak.settled() < len(ids) and time.monotonic() < limit:
         time.sleep(1)
@@ -125,12 +182,14 @@ def main() -> int:
     found, told = arrived(soak.record), audit(site.books)
     lost = [each for each in ids if each not in found]
     repeats = sum(found.values()) - len(found)
-    stream = Stream("acme", site.central.default_tenant, "events")
+    stream = Stream("acme", central.default_tenant, "events")
     receipts = sum(1 for _ in site.books.ledger.receipts(stream))
     print(f"{dict(soak.deeds)}; {len(ids)} events, {receipts} receipts")
     print(f"lost: {len(lost)}; repeats: {repeats} ({repeats / len(ids):.2%}); audit holds: {told['ok']}; exit {status}")
+    central.close()
     site.central.close()
     shutil.rmtree(site.folder)
+    shutil.rmtree(folder)
     return 1 if lost or not told["ok"] or status else 0
 
 

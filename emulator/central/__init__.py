@@ -111,6 +111,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="what is invented; default: %(default)s")
     parser.add_argument("--faults", type=Path, metavar="FILE", help="YAML or JSON list of scripted faults")
     parser.add_argument(
+        "--journal", type=Path, metavar="FILE", help="keep every record there, and begin with those that are"
+    )
+    parser.add_argument(
         "--announce", type=Path, metavar="FILE", help="write url, client_id, client_secret there as JSON"
     )
     parser.add_argument("--control", action=argparse.BooleanOptionalAction, default=True, help="serve /_control/")

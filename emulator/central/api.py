@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -14,6 +15,7 @@ from emulator.central.accounts import OWN_HOST, Credential, RateLimiter, Tenant,
 from emulator.central.clock import DAY_MS, Clock, iso
 from emulator.central.feed import KINDS, CursorRule, Feed, Query
 from emulator.central.generator import Generator
+from emulator.central.journal import Journal
 from emulator.central.listener import Answer, Request
 
 TOKEN_PATH = "/api/v2/oauth2/token"  # noqa: S105 - a path
@@ -65,6 +67,7 @@ class Account:
     settings: Settings
     disabled: set[str] = field(default_factory=set)
     """Client ids of credentials that expired or were deleted."""
+    journal: Journal | None = None
     _feeds: dict[tuple[str, str], Feed] = field(default_factory=dict)
     _generators: dict[str, Generator] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -75,7 +78,8 @@ class Account:
             if (tenant_id, kind) not in self._feeds:
                 if tenant_id not in self.tenants or kind not in KINDS:
                     raise KeyError(f"no stream {kind!r} of tenant {tenant_id!r}")
-                self._feeds[tenant_id, kind] = Feed(kind, self.clock)
+                keep = partial(self.journal.keep, tenant_id, kind) if self.journal else None
+                self._feeds[tenant_id, kind] = Feed(kind, self.clock, keep)
             return self._feeds[tenant_id, kind]
 
     def feeds(self) -> dict[tuple[str, str], Feed]:
@@ -87,7 +91,8 @@ class Account:
         """The tenant's source of invented records and devices."""
         with self._lock:
             if tenant_id not in self._generators:
-                self._generators[tenant_id] = Generator(tenant_id, self.settings.seed)
+                told = len(self.feed(tenant_id, "events")) if self.journal else 0
+                self._generators[tenant_id] = Generator(tenant_id, self.settings.seed, told=told)
             return self._generators[tenant_id]
 
 

@@ -30,12 +30,14 @@ def serve(args: argparse.Namespace) -> int:
             faults=load_faults(args.faults) if args.faults else (),
             settings=Settings(seed=args.seed),
             control=args.control,
+            journal=args.journal,
         )
     except (OSError, OverflowError, ValueError) as error:
         print(f"central: {error}", file=sys.stderr)
         return 2
     with central:
-        central.fill(args.backlog)
+        if not central.stats["held"]:
+            central.fill(args.backlog)
         if args.rate > 0:
             central.start_emitting(args.rate)
         print(

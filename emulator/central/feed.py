@@ -78,9 +78,11 @@ class Page:
 class Feed:
     """One stream's records, ordered by `created_at` and then by arrival. Safe to use from many threads."""
 
-    def __init__(self, kind: str, clock: Clock) -> None:
+    def __init__(self, kind: str, clock: Clock, keep: Callable[[Record], None] | None = None) -> None:
+        """`keep` is called with each record before anybody can read it."""
         self.kind = kind
         self._clock = clock
+        self._keep = keep
         self._lock = threading.Lock()
         self._keys: list[int] = []
         self._records: list[Record] = []
@@ -155,7 +157,17 @@ class Feed:
     def _present(self, earliest: int = 0) -> int:
         return self._clock.at_least(max(self._answered_until + 1, earliest))
 
+    def restore(self, record: Record) -> None:
+        """Store a record that was kept before."""
+        with self._lock:
+            self._place(record)
+
     def _add(self, record: Record) -> None:
+        if self._keep is not None:
+            self._keep(record)
+        self._place(record)
+
+    def _place(self, record: Record) -> None:
         self._arrivals += 1
         key = (record.created << _SEQUENCE_BITS) | self._arrivals
         index = len(self._keys) if not self._keys or key > self._keys[-1] else bisect_right(self._keys, key)

@@ -58,10 +58,13 @@ class Happening:
 class Generator:
     """Makes events of all five families, and the alerts that some of them raise. For one thread at a time."""
 
-    def __init__(self, tenant_id: str, seed: int = 0, *, devices: int = 60) -> None:
+    def __init__(self, tenant_id: str, seed: int = 0, *, devices: int = 60, told: int = 0) -> None:
+        """`told` is how many events an earlier one has made: none of them comes again."""
         self._tenant = tenant_id
         self._random = Random(f"{seed}/{tenant_id}")
         self.devices = [self._device(number) for number in range(1, devices + 1)]
+        if told:
+            self._random.seed(f"{seed}/{tenant_id}/{told}")
         self._stories = list(STORIES)
         self._weights = list(accumulate(STORIES.values()))
         self._told: deque[tuple[Device, Fields]] = deque()

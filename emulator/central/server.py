@@ -17,6 +17,7 @@ from emulator.central.control import PREFIX, Control
 from emulator.central.faults import PAGE_FAULTS, Fault, FaultQueue
 from emulator.central.feed import KINDS, Record, record_of
 from emulator.central.generator import Happening
+from emulator.central.journal import Journal
 from emulator.central.listener import Answer, Listener, Request
 from emulator.central.samples import newest, shifted
 
@@ -57,7 +58,9 @@ class CentralServer:
         rate_limits: Iterable[Sequence[float]] = (),
         retry_after: bool = False,
         control: bool = True,
+        journal: Path | None = None,
     ) -> None:
+        """With a `journal`, the records of an earlier server are there again; OSError where it cannot be used."""
         self.clock = clock or Clock()
         self.faults = FaultQueue(faults)
         self.limiter = RateLimiter(self.clock, rate_limits, retry_after=retry_after)
@@ -70,7 +73,11 @@ class CentralServer:
             tokens=Tokens(self.clock, token_seconds),
             limiter=self.limiter,
             settings=settings or Settings(),
+            journal=Journal(journal) if journal else None,
         )
+        if self._account.journal is not None:
+            for tenant, kind, record in self._account.journal.records():
+                self._account.feed(tenant, kind).restore(record)
         self.default_tenant = next(iter(self._account.tenants))
         self._counts: Counter[tuple[str, int]] = Counter()
         self._control = Control(self) if control else None
@@ -95,6 +102,8 @@ class CentralServer:
         self._listener.closing.set()
         self.stop_emitting()
         self._listener.close()
+        if self._account.journal is not None:
+            self._account.journal.close()
 
     # What it holds
 

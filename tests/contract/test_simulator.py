@@ -6,6 +6,7 @@ from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -211,3 +212,20 @@ def test_pages_can_be_wrong_on_purpose(own: CentralServer, name: str) -> None:
             assert page["items"] == right["items"][::-1]
         case "repeat":
             assert page["items"][0] == first["items"][-1]
+
+
+def test_a_journal_brings_every_record_back_after_a_kill(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.jsonl"
+    with CentralServer(journal=journal) as central:
+        central.fill(50)
+        central.append(central.default_tenant, "events", [b'{"id":"odd \xc3\xa9","x":1}'])
+        before = [central.raws(central.default_tenant, kind) for kind in ("events", "alerts")]
+        known = set(central.ids(central.default_tenant))
+    journal.write_bytes(journal.read_bytes() + b'{"tenant": "half a li')
+    with CentralServer(journal=journal) as central:
+        assert [central.raws(central.default_tenant, kind) for kind in ("events", "alerts")] == before
+        new = central.emit(5)
+        assert not set(new) & known
+        assert len(set(central.ids(central.default_tenant))) == 56
+    with CentralServer(journal=journal) as central:
+        assert central.ids(central.default_tenant)[-5:] == new
