@@ -20,6 +20,7 @@ from marshmallow import RAISE, Schema, ValidationError, fields, post_load, valid
 from lib.errors import ConfigError, HostRefusedError
 from lib.model.duration import parse_duration
 from lib.model.host import check_url
+from lib.model.quota import PUBLISHED
 from lib.secrets import Reference, fault_of
 
 ENVIRONMENT = "SOPHOS_UTMSTACK_CONFIG"
@@ -84,6 +85,10 @@ class Integration:
     reconcile: timedelta | None = timedelta(hours=6)
     utmstack_tenant_id: str = UTMSTACK_TENANT
     alerts_data_type: str = "sophos-central-alerts"
+    data_source: str | None = None
+    """How a tenant's data source is made; None: the name, and for one of many tenants the tenant's behind it."""
+    calls_per_minute: int = PUBLISHED
+    """What the credential may be used for here; less where others use it too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,6 +414,8 @@ class _IntegrationSchema(_Strict):
     reconcile = _DurationOrOff(timedelta(minutes=1))
     utmstack_tenant_id = _Text()
     alerts_data_type = _Text()
+    data_source = _Text()
+    calls_per_minute = fields.Integer(strict=True, validate=validate.Range(min=1, error="has to be 1 or more"))
 
     @post_load
     def _made(self, data: dict[str, Any], **_: Any) -> Integration:

@@ -3,6 +3,7 @@
 ConnectorError
 ├── RetryableError          call again later; nothing was lost
 │   ├── ThrottledError        Sophos asked us to slow down
+│   ├── OverBudgetError       the credential's calls are used up for now
 │   ├── SophosDownError       Sophos cannot be reached, or answers 5xx
 │   ├── ProtocolError         Sophos answered something that is not its protocol
 │   ├── EngineDownError       the engine did not acknowledge everything
@@ -50,6 +51,13 @@ class ThrottledError(RetryableError):
 
     code = "rate_limited"
     remedy = "Nothing to do: fetching goes on by itself. If it lasts, give this connector a credential of its own."
+
+
+class OverBudgetError(RetryableError):
+    """The calls that the credential may make are used up for now; `retry_after` says until when."""
+
+    code = "over_budget"
+    remedy = "Nothing to do: reading goes on by itself, as fast as Sophos's published limits allow."
 
 
 class SophosDownError(RetryableError):

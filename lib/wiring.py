@@ -10,7 +10,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 from lib import config as configuration
 from lib.boundary import Refused
 from lib.errors import ConfigError, NotFoundError
+from lib.model import quota
 from lib.model.feed import Feed
 from lib.store.base import ObjectStore
 
 if TYPE_CHECKING:
     from lib.config import Config
     from lib.pipeline.accounts import Accounts, Integration
+    from lib.pipeline.budget import Budget
     from lib.pipeline.fetch_page import FetchPage
     from lib.pipeline.forward_batch import ForwardBatch
     from lib.pipeline.reconcile import Reconcile
@@ -82,7 +84,29 @@ class Credential:
     client_secret: Callable[[], str]
 
 
-def central(credential: Credential) -> Central:
+@cache
+def _instance() -> str:
+    """Tells this process from others that use the same credentials."""
+    return uuid.uuid4().hex[:12]
+
+
+def budget(client_id: Callable[[], str], per_minute: int) -> Budget:
+    """The calls that a credential may make."""
+    from lib.pipeline.budget import Budget
+
+    return Budget(
+        store,
+        client_id,
+        per_minute,
+        holder=_instance(),
+        now=now,
+        monotonic=time.monotonic,
+        sleep=time.sleep,
+        jitter=random.SystemRandom().random,
+    )
+
+
+def central(credential: Credential, budget: Budget) -> Central:
     """A way to Sophos Central with that credential."""
     from lib.sophos.client import Central
 
@@ -96,10 +120,11 @@ def central(credential: Credential) -> Central:
         monotonic=time.monotonic,
         sleep=time.sleep,
         random=random.SystemRandom().random,
+        budget=budget,
     )
 
 
-def feed_of(integration: configuration.Integration) -> Feed:
+def feed_of(integration: configuration.Integration, gap_data_type: str | None) -> Feed:
     """The integration's settings as the use cases know them."""
     return Feed(
         name=integration.name,
@@ -112,7 +137,8 @@ def feed_of(integration: configuration.Integration) -> Feed:
         reconcile=integration.reconcile,
         utmstack_tenant_id=integration.utmstack_tenant_id,
         alerts_data_type=integration.alerts_data_type,
-        gap_data_type=config().gap_data_type,
+        data_source=integration.data_source,
+        gap_data_type=gap_data_type,
     )
 
 
@@ -121,15 +147,17 @@ def integrations() -> Mapping[str, Integration]:
     """Every configured integration, by name, each with one pooled session."""
     from lib.pipeline.accounts import Integration
 
-    return {
-        each.name: Integration(
-            feed=feed_of(each),
-            source=central(Credential(each.client_id.resolve, each.client_secret.resolve)),
+    found = {}
+    for each in config().integrations:
+        calls = budget(each.client_id.resolve, each.calls_per_minute)
+        found[each.name] = Integration(
+            feed=feed_of(each, config().gap_data_type),
+            source=central(Credential(each.client_id.resolve, each.client_secret.resolve), calls),
             client_id=each.client_id.resolve,
             api_url=config().sophos.api_url,
+            budget=calls,
         )
-        for each in config().integrations
-    }
+    return found
 
 
 def deadline() -> float:
@@ -161,6 +189,7 @@ def _reconcile() -> Reconcile:
 def _fetch_page() -> FetchPage:
     from lib.pipeline.fetch_page import FetchPage
     from lib.pipeline.records import Books
+    from lib.pipeline.schedules import Schedules
     from lib.sophos.pages import facts
 
     return FetchPage(
@@ -169,6 +198,8 @@ def _fetch_page() -> FetchPage:
         integrations=integrations(),
         facts=facts,
         reconcile=_reconcile(),
+        schedules=Schedules(store()),
+        every=lambda: config().every.seconds_after(now()),
         max_pending_bytes=config().limits.max_pending_bytes,
         now=now,
         monotonic=time.monotonic,
@@ -180,10 +211,11 @@ def fetch_page(
 ) -> dict[str, Any]:
     """Fetch for every stream, or for those named; NotFoundError for an unknown integration."""
     known(integration)
-    results = _fetch_page().run(
+    fetched = _fetch_page().run(
         integration=integration, tenant=tenant, kind=stream, max_pages=max_pages, deadline=deadline()
     )
-    return {"results": results}
+    budgets = [{"integration": name, **asdict(each.budget.used())} for name, each in integrations().items()]
+    return {"results": fetched.lines, "deferred": fetched.deferred, "budgets": budgets}
 
 
 def reconcile(integration: str | None = None, since: timedelta | None = None) -> list[dict[str, Any]]:
@@ -192,6 +224,7 @@ def reconcile(integration: str | None = None, since: timedelta | None = None) ->
     reports = []
     for name, each in integrations().items():
         if integration in (None, name):
+            each.budget.patience = COMMAND_SECONDS
             for target in _accounts().targets(each.feed, each.source, each.client_id(), each.api_url):
                 end = time.monotonic() + COMMAND_SECONDS
                 reports.append(_reconcile().run(each, target, deadline=end, pages=None, since=since))
@@ -264,12 +297,14 @@ def test_connection(
 
     known(integration)
     if integration is None:
-        subject = Subject(
-            central(Credential(lambda: client_id, lambda: client_secret)), region, (tenant,) if tenant else None
+        source = central(
+            Credential(lambda: client_id, lambda: client_secret), budget(lambda: client_id, quota.PUBLISHED)
         )
+        subject = Subject(source, region, (tenant,) if tenant else None)
     else:
         chosen = next(each for each in config().integrations if each.name == integration)
-        source = central(Credential(chosen.client_id.resolve, chosen.client_secret.resolve))
+        calls = budget(chosen.client_id.resolve, chosen.calls_per_minute)
+        source = central(Credential(chosen.client_id.resolve, chosen.client_secret.resolve), calls)
         subject = Subject(source, chosen.region, chosen.tenants, chosen.streams)
     use_case = TestConnection(store=lambda: check_store(store()), engine=lambda: engine().probe(), now=now)
     return use_case.run(subject)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -15,6 +15,7 @@ from lib.model.clock import from_text, to_text
 from lib.model.feed import Feed
 from lib.model.page import Page, Tenant, Whoami
 from lib.model.position import SLOWEST, Trouble, trouble_after, trouble_fields, trouble_of
+from lib.model.quota import Used
 from lib.model.region import mismatch
 from lib.model.stream import Stream, encode_segment
 from lib.store.base import ABSENT, ObjectStore
@@ -51,6 +52,23 @@ class Source(Directory, Protocol):
         """The page that follows the cursor, or the date."""
 
 
+class Budget(Protocol):
+    """The calls that a credential may make."""
+
+    def expect(self, streams: int, every: float) -> int:
+        """Keep calls free for so many streams, each asked so often (seconds); how many of them may be asked now."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a page beyond a stream's first could be asked for right now."""
+
+    def used(self) -> Used:
+        """What was used up to now."""
+
+    patience: float
+    """Seconds that a page beyond a stream's first waits for its turn within a call."""
+
+
 @dataclass(frozen=True, slots=True)
 class Integration:
     """An integration's settings and its way to Sophos."""
@@ -59,6 +77,7 @@ class Integration:
     source: Source
     client_id: Callable[[], str]
     api_url: str
+    budget: Budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +85,15 @@ class Target:
     """A stream, and where it is read."""
 
     stream: Stream
-    host: str
+    tenant: Tenant
+    data_source: str
+    refusal: ConnectorError | None = None
+    """Why it cannot be read, where that is known without asking."""
+
+    @property
+    def host(self) -> str:
+        """The URL of the tenant's own API host."""
+        return str(self.tenant.api_host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +159,13 @@ class Accounts:
             account = Account(fingerprint, who, tuple(source.tenants(who)), self._now(), account.trouble)
             self._save(feed.name, account, generation)
         return list(_targets(feed, account))
+
+    def known(self, feed: Feed) -> list[Target]:
+        """The streams that the integration reads, as far as that is known; Sophos is not asked."""
+        try:
+            return list(_targets(feed, self.read(feed.name)))
+        except PermissionMissingError:
+            return []
 
     def failed(self, feed: Feed, error: ConnectorError) -> Trouble:
         """Remember that the integration as a whole failed; the trouble, with its next try."""
@@ -201,18 +235,27 @@ def _targets(feed: Feed, account: Account) -> Iterator[Target]:
     known = {tenant.id: tenant for tenant in account.tenants}
     wanted = [tenant.id for tenant in account.tenants if tenant.api_host] if feed.tenants is None else feed.tenants
     for tenant_id in wanted:
-        tenant = known.get(tenant_id)
-        if tenant is None or tenant.api_host is None:
-            readable = ", ".join(list(known)[:5]) or "none"
-            raise PermissionMissingError(
-                f"integration {feed.name!r}: this credential does not read tenant {tenant_id}; it reads {readable}",
-                remedy="Correct `tenants` of the integration, or give the credential access to that tenant.",
-            )
-        right = mismatch(feed.region, tenant.api_host) if who.id_type == "tenant" else None
+        tenant = known.get(tenant_id, Tenant(tenant_id, "", None))
+        refusal = None if tenant.api_host else _unreadable(feed, tenant, known)
+        right = mismatch(feed.region, tenant.api_host) if tenant.api_host and who.id_type == "tenant" else None
         if right is not None:
             raise PermissionMissingError(
                 f"integration {feed.name!r}: region {feed.region!r} is not this tenant's; its data region is {right}",
                 remedy=f"Set `region: {right}` or `region: auto` for the integration {feed.name!r}.",
             )
+        source = feed.source_of(tenant, one_of_many=who.id_type != "tenant")
         for kind in feed.kinds:
-            yield Target(Stream(feed.name, tenant.id, kind), tenant.api_host)
+            yield Target(Stream(feed.name, tenant.id, kind), tenant, source, refusal)
+
+
+def _unreadable(feed: Feed, tenant: Tenant, known: Mapping[str, Tenant]) -> PermissionMissingError:
+    if tenant.id in known:
+        return PermissionMissingError(
+            f"integration {feed.name!r}: Sophos names no API host for tenant {tenant.id} ({tenant.name})",
+            remedy="It is not provisioned yet, or dormant: wait, or take it out of `tenants` of the integration.",
+        )
+    readable = ", ".join(list(known)[:5]) or "none"
+    return PermissionMissingError(
+        f"integration {feed.name!r}: this credential does not read tenant {tenant.id}; it reads {readable}",
+        remedy="Correct `tenants` of the integration, or give the credential access to that tenant.",
+    )

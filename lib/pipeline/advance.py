@@ -36,7 +36,7 @@ class Item:
 def item_of(raw: bytes, header: Header, facts: ReadFacts) -> Item:
     """The item that the bytes are in that batch's stream."""
     read = facts(raw)
-    group = group_key(header.envelope.tenant_id, header.envelope.data_source)
+    group = group_key(header.envelope.tenant_id, header.stream.integration)
     return Item(raw, log_id(group, header.stream.kind, read.id, raw)[:KEY_LENGTH], read.created_at)
 
 

@@ -17,11 +17,12 @@ from lib.errors import (
     CredentialsError,
     CursorRefusedError,
     DamagedError,
+    OverBudgetError,
     ProtocolError,
     ThrottledError,
 )
 from lib.model.batch import Header
-from lib.model.clock import from_text, text_or_none
+from lib.model.clock import from_text, to_text
 from lib.model.feed import Feed
 from lib.model.page import Page
 from lib.model.position import HORIZON, IDLE_WRITE, Position, Trouble, lost_interval, oldest_request, trouble_after
@@ -31,6 +32,7 @@ from lib.pipeline.estimates import not_fetched
 from lib.pipeline.gaps import CURSOR_EXPIRED, Gap
 from lib.pipeline.reconcile import Reconcile
 from lib.pipeline.records import Books, SavedPosition, day_before, day_of
+from lib.pipeline.schedules import ALL_ASKED, Schedules
 from lib.store.base import ABSENT
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,10 @@ class Run:
     lag_seconds: float | None = None
     reconciled: dict[str, Any] | None = None
     trouble: Trouble | None = None
+    retry_at: datetime | None = None
+    """When the credential's next call may go, where its calls were used up."""
+    is_missed: bool = False
+    """Whether the call was over before it came to this stream."""
 
     def result(self, integration: str, tenant: str | None, kind: str) -> dict[str, Any]:
         """The answer's line."""
@@ -76,9 +82,23 @@ class Run:
             line["reconciled"] = self.reconciled
         if self.trouble is not None:
             line["problem"] = self.trouble.as_problem()
-            if self.trouble.retry_at is not None:
-                line["retry_at"] = text_or_none(self.trouble.retry_at)
+        retry_at = self.retry_at or (self.trouble.retry_at if self.trouble else None)
+        if retry_at is not None:
+            line["retry_at"] = to_text(retry_at)
         return line
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What one call did."""
+
+    lines: list[dict[str, Any]]
+    """One a stream that was asked, or that cannot be."""
+    deferred: int = 0
+    """Streams that have to wait for a later call: their credential has not calls enough to ask all at once."""
+
+
+Job = tuple[Integration, Target]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +110,10 @@ class FetchPage:
     integrations: Mapping[str, Integration]
     facts: ReadFacts
     reconcile: Reconcile
+    schedules: Schedules
     max_pending_bytes: int
+    every: Callable[[], float]
+    """Seconds between two ticks."""
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
     workers: int = 8
@@ -103,36 +126,63 @@ class FetchPage:
         kind: str | None = None,
         max_pages: int | None = None,
         deadline: float,
-    ) -> list[dict[str, Any]]:
-        """Fetch for every stream, or for those named; one answer line a stream.
+    ) -> Fetched:
+        """Fetch for every stream, or for those named.
 
         `deadline` is a monotonic time: no page is begun after it.
         """
         names = list(self.integrations) if integration is None else [integration]
         room = self.max_pending_bytes - sum(waiting.entry.size for waiting in self.books.batches.waiting())
         lines: list[dict[str, Any]] = []
+        jobs: list[Job] = []
+        deferred = 0
+
+        def wanted(target: Target) -> bool:
+            return tenant in (None, target.stream.tenant) and kind in (None, target.stream.kind)
+
         with ThreadPoolExecutor(self.workers) as pool:
             resolved = pool.map(lambda name: self._targets(self.integrations[name]), names)
-            jobs: list[tuple[Integration, Target]] = []
             for name, found in zip(names, resolved, strict=True):
                 if isinstance(found, Trouble):
                     kinds = self.integrations[name].feed.kinds
                     blocked = Run(outcome=_outcome_of(found), trouble=found)
                     lines += [blocked.result(name, tenant, each) for each in kinds if kind in (None, each)]
-                else:
-                    jobs += [(self.integrations[name], target) for target in found]
-            jobs = [
-                job for job in jobs if tenant in (None, job[1].stream.tenant) and kind in (None, job[1].stream.kind)
-            ]
+                    continue
+                chosen = self._chosen(self.integrations[name], found, all_asked=tenant is not None)
+                jobs += [(self.integrations[name], target) for target in chosen if wanted(target)]
+                deferred += len(found) - len(chosen)
             runs = list(
                 pool.map(lambda job: Reading(self, job, room=room, max_pages=max_pages, deadline=deadline).run(), jobs)
             )
-            for (_, target), run in zip(jobs, runs, strict=True):
-                stream = target.stream
-                lines.append(run.result(stream.integration, stream.tenant, stream.kind))
-        for name in {target.stream.integration for (_, target), run in zip(jobs, runs, strict=True) if not run.trouble}:
-            self.accounts.worked(name)
-        return lines
+        for (_, target), run in zip(jobs, runs, strict=True):
+            lines.append(run.result(target.stream.integration, target.stream.tenant, target.stream.kind))
+        self._note(jobs, runs)
+        return Fetched(lines, deferred)
+
+    def _chosen(self, integration: Integration, targets: list[Target], *, all_asked: bool) -> list[Target]:
+        """The streams to ask now: all of them, unless the credential has not calls enough."""
+        most = integration.budget.expect(len(targets), self.every())
+        if all_asked or len(targets) <= ALL_ASKED:
+            return targets
+        by_path = {target.stream.path: target for target in targets}
+        try:
+            chosen = self.schedules.choose(integration.feed.name, list(by_path), most, self.now())
+        except ConflictError:
+            return []  # Another tick has just chosen.
+        return [by_path[path] for path in chosen]
+
+    def _note(self, jobs: Sequence[Job], runs: Sequence[Run]) -> None:
+        """Keep what the runs told of integrations: that they work, and which of their streams speak."""
+        done: dict[str, list[tuple[str, Run]]] = {}
+        for (integration, target), run in zip(jobs, runs, strict=True):
+            done.setdefault(integration.feed.name, []).append((target.stream.path, run))
+        for name, each in done.items():
+            if any(run.trouble is None and not run.is_missed for _, run in each):
+                self.accounts.worked(name)
+            spoke = {path for path, run in each if run.events}
+            missed = {path for path, run in each if run.is_missed}
+            if len(each) > ALL_ASKED:
+                self.schedules.answered(name, spoke=spoke, missed=missed, now=self.now())
 
     def _targets(self, integration: Integration) -> list[Target] | Trouble:
         feed = integration.feed
@@ -152,7 +202,7 @@ class Reading:
     def __init__(
         self,
         use_case: FetchPage,
-        job: tuple[Integration, Target],
+        job: Job,
         *,
         room: int,
         max_pages: int | None,
@@ -161,6 +211,7 @@ class Reading:
         self._use_case = use_case
         self._books = use_case.books
         self._source = job[0].source
+        self._budget = job[0].budget
         self._feed = job[0].feed
         self._target = job[1]
         self._stream = job[1].stream
@@ -174,17 +225,25 @@ class Reading:
     def run(self) -> Run:
         """Read until Sophos has no more, or pages, room or time are used up; every failure is an answer."""
         run = self._run
+        if self._target.refusal is not None:
+            run.trouble = trouble_after(None, self._target.refusal, self._use_case.now(), None)
+            run.outcome = FAILED
+            return run
         try:
             self._saved = self._healed(self._books.positions.read(self._stream))
             trouble = self._saved.position.trouble
             if trouble is not None and trouble.holds_back(self._use_case.now()):
                 run.outcome, run.trouble = _outcome_of(trouble), trouble
+            elif self._use_case.monotonic() >= self._deadline:
+                run.outcome, run.has_more, run.is_missed = BUSY, True, True
             else:
                 self._pages()
                 self._reconcile()
         except ConflictError:
             # Another call moved the stream meanwhile: what it stored counts, and ours is dropped or adopted.
             run.outcome = BUSY
+        except OverBudgetError as error:
+            self._over_budget(error)
         except (CredentialsError, ThrottledError) as error:
             # These concern the whole credential: its other streams wait too.
             log.warning("%s: %s", self._stream, error)
@@ -232,7 +291,7 @@ class Reading:
         every, run = self._feed.reconcile, self._run
         if every is None or run.has_more or run.trouble is not None or self._room <= 0:
             return
-        if self._use_case.reconcile.due(self._stream, every):
+        if self._use_case.reconcile.due(self._stream, every) and self._budget.has_room:
             integration = self._use_case.integrations[self._feed.name]
             run.reconciled = self._use_case.reconcile.run(integration, self._target, deadline=self._deadline)
             run.batches += run.reconciled["batches"]
@@ -269,7 +328,7 @@ class Reading:
         position = self._saved.position
         header = Header(
             stream=self._stream,
-            envelope=self._feed.envelope(self._stream.kind),
+            envelope=self._feed.envelope(self._stream.kind, self._target.data_source),
             sequence=position.sequence,
             previous_cursor=position.batch_cursor,
             cursor=cursor,
@@ -309,7 +368,7 @@ class Reading:
         sequence = self._saved.position.sequence
         lost_events = not_fetched(self._books, self._stream, start, end)
         gap = Gap(self._stream, sequence, CURSOR_EXPIRED, start, end, self._use_case.now(), lost_events)
-        key = announce(self._books, gap, self._feed.gap_envelope(), self._use_case.facts)
+        key = announce(self._books, gap, self._feed.gap_envelope(self._target.data_source), self._use_case.facts)
         if key is not None:
             self._run.batches.append(key)
             self._saved = self._books.positions.read(self._stream)
@@ -333,6 +392,16 @@ class Reading:
         self._run.trouble = trouble_after(self._saved.position.trouble, error, self._use_case.now(), None)
         if self._run.outcome != FETCHED:
             self._run.outcome = FAILED
+
+    def _over_budget(self, error: OverBudgetError) -> None:
+        """Nothing is wrong: reading goes on when the credential may be used again."""
+        run, now = self._run, self._use_case.now()
+        wait = timedelta(seconds=error.retry_after or 0.0)
+        run.retry_at = now + wait
+        if run.pages == 0:
+            run.outcome = RATE_LIMITED
+            run.trouble = trouble_after(None, error, now, wait)
+            run.is_missed = True
 
     def _failed(self, error: ConnectorError) -> None:
         """Write the trouble down, where that tells anything new; the cursor stays."""

@@ -124,7 +124,7 @@ class ForwardBatch:
         if self.gap_data_type is None:
             return None
         tenant = beside.tenant_id if beside else self.utmstack_tenant_id
-        return Envelope(self.gap_data_type, integration, tenant)
+        return Envelope(self.gap_data_type, beside.data_source if beside else integration, tenant)
 
     def run(
         self,
@@ -188,7 +188,7 @@ class ForwardBatch:
 def logs_of(batch: StoredBatch, facts: ReadFacts) -> Iterator[tuple[bytes, Log, bool]]:
     """Each item of the batch, its log, and whether it is a JSON object."""
     envelope = batch.header.envelope
-    group = group_key(envelope.tenant_id, envelope.data_source)
+    group = group_key(envelope.tenant_id, batch.header.stream.integration)
     timestamp = to_text(batch.header.fetched_at)
     for raw in batch.items:
         read = facts(raw)

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
+from zlib import crc32
 
-from lib.errors import ConflictError, CursorRefusedError, DamagedError
+from lib.errors import ConflictError, CursorRefusedError, DamagedError, OverBudgetError
 from lib.model.batch import LAYOUT, RECONCILE, Header, check_layout
 from lib.model.clock import moment_or_none, text_or_none, to_text
 from lib.model.position import HORIZON, Position, oldest_request
@@ -80,8 +81,9 @@ class Reconcile:
         """Whether a reconciliation is under way, or time for one has come. A new stream's first comes after a while."""
         progress, generation = self.load(stream)
         if generation == ABSENT:
-            # Everything has just been read for the first time.
-            self.save(stream, Progress(ended_at=self.now()), ABSENT)
+            # Everything has just been read for the first time. Streams that began together part.
+            part = crc32(stream.path.encode()) / 2**32
+            self.save(stream, Progress(ended_at=self.now() - part * every / 2), ABSENT)
             return False
         return progress.began_at is not None or progress.due(every, self.now())
 
@@ -164,7 +166,11 @@ class _Comparison:
         read = 0
         while (pages is None or read < pages) and self._use_case.monotonic() < deadline:
             read += 1
-            if not self._page(deadline):
+            try:
+                more = self._page(deadline)
+            except OverBudgetError:
+                break
+            if not more:
                 self._end()
                 break
         if self._since is None:
@@ -251,7 +257,7 @@ class _Comparison:
         now = self._use_case.now()
         return Header(
             stream=self._stream,
-            envelope=self._integration.feed.envelope(self._stream.kind),
+            envelope=self._integration.feed.envelope(self._stream.kind, self._target.data_source),
             sequence=position.sequence,
             cursor=None,
             next_cursor=None,

@@ -11,7 +11,7 @@ from lib.errors import CredentialsError, CursorRefusedError, PermissionMissingEr
 from lib.model.page import Page, Tenant, Whoami
 from lib.sophos import pages
 from lib.sophos.auth import Credential, Tokens
-from lib.sophos.http import Answer, Http
+from lib.sophos.http import Answer, Budget, Http
 from lib.sophos.schemas import TenantsSchema, WhoamiSchema, load
 
 T = TypeVar("T")
@@ -35,10 +35,13 @@ class Central:
         monotonic: Callable[[], float],
         sleep: Callable[[float], None],
         random: Callable[[], float],
+        budget: Budget,
     ) -> None:
         self._api_url = api_url.rstrip("/")
         self._auth_url = auth_url.rstrip("/")
-        self._http = Http(allow_hosts=allow_hosts, now=now, monotonic=monotonic, sleep=sleep, random=random)
+        self._http = Http(
+            allow_hosts=allow_hosts, now=now, monotonic=monotonic, sleep=sleep, random=random, budget=budget
+        )
         self._tokens = Tokens(self._http, credential, auth_url, monotonic)
 
     @property
@@ -129,7 +132,13 @@ class Central:
             return self._page(answer)
 
         return self._get(
-            host, f"/siem/v1/{kind}", read, deadline=deadline, headers={"X-Tenant-ID": tenant}, params=params
+            host,
+            f"/siem/v1/{kind}",
+            read,
+            deadline=deadline,
+            headers={"X-Tenant-ID": tenant},
+            params=params,
+            stream=f"{tenant}/{kind}",
         )
 
     @staticmethod
@@ -145,6 +154,7 @@ class Central:
         deadline: float | None = None,
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
+        stream: str = "",
     ) -> T:
         """What `read` makes of the answer, with one new token where the API refuses the one that we have."""
         url = host.rstrip("/") + path
@@ -159,6 +169,7 @@ class Central:
                     headers=headers,
                     params=params,
                     deadline=deadline,
+                    stream=stream,
                     read=lambda answer: read(_authorized(answer, path)),
                 )
             except _TokenRefusedError:

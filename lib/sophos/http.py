@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -63,6 +63,16 @@ class Answer:
         return next((f" ({each})" for each in found if isinstance(each, str) and _WORD.fullmatch(each)), "")
 
 
+class Budget(Protocol):
+    """The calls that a credential may make."""
+
+    def take(self, stream: str, deadline: float) -> None:
+        """Wait for a call's turn; OverBudgetError where it comes too late."""
+
+    def refused(self, retry_after: float | None) -> float:
+        """Sophos answered 429; the seconds until the next call."""
+
+
 class Bearer(AuthBase):
     """A token as the request's authorization; being an auth object keeps `requests` from looking into ~/.netrc."""
 
@@ -87,7 +97,9 @@ class Http:
         monotonic: Callable[[], float],
         sleep: Callable[[float], None],
         random: Callable[[], float],
+        budget: Budget,
     ) -> None:
+        self._budget = budget
         self._allow_hosts = allow_hosts
         self._now = now
         self._monotonic = monotonic
@@ -115,15 +127,20 @@ class Http:
         params: Mapping[str, str] | None = None,
         form: Mapping[str, str] | None = None,
         deadline: float | None = None,
+        stream: str = "",
     ) -> T:
         """What `read` makes of the answer, tried again after 5xx, time-outs and what `read` calls a ProtocolError.
 
-        Raises HostRefusedError, ThrottledError at once; SophosDownError and ProtocolError after the last try.
+        Every try with a token is a call of the credential's budget; `stream` is whose page it is. Raises
+        HostRefusedError, ThrottledError and OverBudgetError at once; SophosDownError and ProtocolError after the last
+        try.
         """
         check_url(url, allow_hosts=self._allow_hosts)
         end = self._monotonic() + TOTAL_SECONDS if deadline is None else deadline
         for tries in range(1, TRIES + 1):
             status = 0
+            if token is not None:
+                self._budget.take(stream, end)
             try:
                 answer = self._once(method, url, end, auth=Bearer(token), headers=headers, params=params, data=form)
                 status = answer.status
@@ -179,7 +196,7 @@ class Http:
         wait = retry_after(answer.headers.get("Retry-After"), answer.date or self._now())
         text = f"Sophos answered {answer.status}{answer.word('error')} to {method} {urlsplit(url).path}"
         if answer.status == 429:
-            raise ThrottledError(text, retry_after=wait)
+            raise ThrottledError(text, retry_after=self._budget.refused(wait))
         raise SophosDownError(text, retry_after=wait)
 
     def _count(self, outcome: str) -> None:

@@ -51,6 +51,16 @@ class Clocks:
         self.ahead += seconds
 
 
+class Generous:
+    """A budget without an end."""
+
+    def take(self, stream: str, deadline: float) -> None:
+        """A call's turn."""
+
+    def refused(self, retry_after: float | None) -> float:
+        return retry_after or 30.0
+
+
 def client(url: str, clocks: Clocks | None = None, secret: str = SECRET, client_id: str = "demo-client") -> Central:
     clocks = clocks or Clocks()
     return Central(
@@ -61,6 +71,7 @@ def client(url: str, clocks: Clocks | None = None, secret: str = SECRET, client_
         monotonic=clocks.monotonic,
         sleep=clocks.sleep,
         random=lambda: 0.5,
+        budget=Generous(),
     )
 
 

@@ -20,11 +20,14 @@ from typing import Any, TypeVar
 from lib.model.feed import Feed
 from lib.model.log import Log
 from lib.model.page import Page, Tenant, Whoami
+from lib.model.quota import PUBLISHED
 from lib.pipeline.accounts import Accounts, Integration
+from lib.pipeline.budget import Budget
 from lib.pipeline.fetch_page import FetchPage
 from lib.pipeline.forward_batch import ForwardBatch
 from lib.pipeline.reconcile import Reconcile
 from lib.pipeline.records import Books
+from lib.pipeline.schedules import Schedules
 from lib.sophos.client import Central
 from lib.sophos.pages import facts
 from lib.store.base import Entry, Stored
@@ -150,6 +153,16 @@ def live(life: Life) -> tuple[list[str], list[dict[str, Any]]]:
     def now() -> datetime:
         return datetime.now(UTC) + timedelta(seconds=life.ahead)
 
+    budget = Budget(
+        lambda: store,
+        lambda: "demo-client",
+        PUBLISHED,
+        holder="somebody",
+        now=now,
+        monotonic=time.monotonic,
+        sleep=time.sleep,
+        jitter=lambda: 0.0,
+    )
     central = Central(
         Credential(lambda: "demo-client", lambda: "demo-secret"),
         auth_url=life.url,
@@ -158,6 +171,7 @@ def live(life: Life) -> tuple[list[str], list[dict[str, Any]]]:
         monotonic=time.monotonic,
         sleep=time.sleep,
         random=lambda: 0.0,
+        budget=budget,
     )
     feed = Feed(
         name="acme",
@@ -170,14 +184,17 @@ def live(life: Life) -> tuple[list[str], list[dict[str, Any]]]:
         reconcile=timedelta(hours=6),
         utmstack_tenant_id="ce66672c-e36d-4761-a8c8-90058fee1a24",
         alerts_data_type="alerts",
+        data_source=None,
         gap_data_type="gaps",
     )
     fetch = FetchPage(
         books=books,
         accounts=Accounts(store, now=now, jitter=lambda: 0.0),
-        integrations={"acme": Integration(feed, MortalSophos(central, fate), lambda: "demo-client", life.url)},
+        integrations={"acme": Integration(feed, MortalSophos(central, fate), lambda: "demo-client", life.url, budget)},
         facts=facts,
         reconcile=Reconcile(books, facts, now, time.monotonic),
+        schedules=Schedules(store),
+        every=lambda: 60.0,
         max_pending_bytes=1 << 30,
         now=now,
         monotonic=time.monotonic,
@@ -194,7 +211,7 @@ def live(life: Life) -> tuple[list[str], list[dict[str, Any]]]:
         utmstack_tenant_id=feed.utmstack_tenant_id,
         archive=timedelta(days=7),
     )
-    answers = fetch.run(deadline=time.monotonic() + 60)
+    answers = fetch.run(deadline=time.monotonic() + 60).lines
     answers += forward.run(deadline=time.monotonic() + 60)
     engine.close()
     return fate.calls, answers

@@ -1,0 +1,243 @@
+"""The calls that a credential may make, shared by every instance that uses it.
+
+Each instance counts its own calls exactly, and tells the others in the store, at most once in 20 calls: no object is
+hot, and an instance that makes few calls never writes. What others did since they last told is not known; a 429
+corrects it, and is known to all at once.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from bisect import bisect_right, insort
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Any
+
+from lib.errors import ConflictError, OverBudgetError, StoreError
+from lib.model.batch import LAYOUT
+from lib.model.quota import KEPT_SECONDS, Quota, Used, count
+from lib.store.base import ABSENT, ObjectStore
+
+TOLD_EACH = 20
+"""Calls of the last minute that the others do not know of, before they are told; of a larger budget, a fifth."""
+PATIENCE_SECONDS = 2.0
+"""How long a page beyond a stream's first waits for its turn within a call; the platform asks again later."""
+STRICT_FOR = timedelta(days=1)
+"""How long bursts are not tried again after a 429."""
+BACK_OFF_SECONDS = 30.0
+LONGEST_SECONDS = 900.0
+_HOUR = 3600.0
+_STEP = 5.0
+"""Seconds that are told as one number."""
+
+
+class Budget:
+    """One credential's calls, in one instance; safe between threads."""
+
+    def __init__(
+        self,
+        store: Callable[[], ObjectStore],
+        client_id: Callable[[], str],
+        per_minute: int,
+        *,
+        holder: str,
+        now: Callable[[], datetime],
+        monotonic: Callable[[], float],
+        sleep: Callable[[float], None],
+        jitter: Callable[[], float],
+    ) -> None:
+        """`client_id` tells credentials apart, `holder` instances."""
+        self._store = store
+        self._client_id = client_id
+        self._per_minute = per_minute
+        self._holder = holder
+        self._now = now
+        self._monotonic = monotonic
+        self._sleep = sleep
+        self._jitter = jitter
+        self._lock = threading.Lock()
+        self._mine: list[float] = []
+        self._others: list[float] = []
+        self._told_at = 0.0
+        self._firsts: list[float] = []
+        self._asked: dict[str, float] = {}
+        self._streams = 0
+        self._every = 60.0
+        self._strict_at: float | None = None
+        self._blocked_until = 0.0
+        self._refusals = 0
+        self._refused = 0
+        self.patience = PATIENCE_SECONDS
+        """Seconds that a page beyond a stream's first waits for its turn within a call."""
+
+    def expect(self, streams: int, every: float) -> int:
+        """Keep calls free for so many streams, each asked so often (seconds); how many of them may be asked now."""
+        self._refresh()
+        with self._lock:
+            now = self._time()
+            self._streams, self._every = streams, max(1.0, every)
+            quota = self._quota(now)
+            return max(quota.firsts(self._every), quota.spare(self._everybody(now), now))
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a page beyond a stream's first could be asked for right now."""
+        with self._lock:
+            return self._wait(self._time(), first=False) <= self.patience
+
+    def used(self) -> Used:
+        """What was used up to now."""
+        with self._lock:
+            now = self._time()
+            return Used(
+                last_minute=count(self._everybody(now), 60.0, now),
+                last_hour=count(self._mine, _HOUR, now),
+                per_minute=self._per_minute,
+                refused=self._refused,
+                is_strict=self._quota(now).strict,
+            )
+
+    def take(self, stream: str, deadline: float) -> None:
+        """Wait for a call's turn, and count it; OverBudgetError, with the seconds, where the turn comes too late.
+
+        A stream's first page in a while waits up to the deadline (a monotonic time), as do calls that are of no
+        stream (""); any other waits for a moment only.
+        """
+        began = self._monotonic()
+        while True:
+            with self._lock:
+                now = self._time()
+                first = not stream or not 0.0 <= now - self._asked.get(stream, 0.0) < self._every / 2
+                wait = self._wait(now, first=first)
+                if wait <= 0:
+                    untold = self._count(now, stream, first=first)
+                    break
+            left = deadline - self._monotonic() if first else self.patience - (self._monotonic() - began)
+            if wait > left:
+                raise OverBudgetError(
+                    f"the {self._per_minute} calls a minute of this credential are used up", retry_after=wait
+                )
+            self._sleep(min(wait, 1.0))
+        if untold >= max(TOLD_EACH, self._per_minute // 5):
+            self._tell()
+
+    def refused(self, retry_after: float | None) -> float:
+        """Sophos answered 429; what is learned from it, and the seconds until the next call."""
+        with self._lock:
+            now = self._time()
+            self._refused += 1
+            if now >= self._blocked_until:
+                # Of the calls that were under way together, the first one tells.
+                self._refusals += 1
+            wait = Quota(self._per_minute, strict=True).wait((), self._everybody(now), now)
+            if wait <= 0:
+                # Fewer calls than allowed: somebody else uses the credential, or the limit is a lower one.
+                wait = BACK_OFF_SECONDS * 2 ** min(self._refusals - 1, 5) * (0.5 + self._jitter() / 2)
+            wait = min(wait if retry_after is None else max(retry_after, 1.0), LONGEST_SECONDS)
+            self._strict_at = now
+            self._blocked_until = max(self._blocked_until, now + wait)
+        self._tell()
+        return wait
+
+    def _quota(self, now: float) -> Quota:
+        strict = self._strict_at is not None and 0.0 <= now - self._strict_at < STRICT_FOR.total_seconds()
+        return Quota(self._per_minute, strict=strict)
+
+    def _wait(self, now: float, *, first: bool) -> float:
+        # An end farther off than any wait is a clock that jumped back.
+        blocked = self._blocked_until - now if self._blocked_until <= now + LONGEST_SECONDS else 0.0
+        quota, free = self._quota(now), 0
+        if not first:
+            free = max(0, quota.reserved(self._streams, self._every) - count(self._firsts, 60.0, now))
+        return max(blocked, quota.wait(self._mine, self._everybody(now), now, kept_free=free))
+
+    def _count(self, now: float, stream: str, *, first: bool) -> int:
+        """Count a call; how many of the last minute the others do not know of."""
+        if self._blocked_until <= now - 60.0:
+            self._refusals = 0
+        insort(self._mine, now)
+        if first:
+            insort(self._firsts, now)
+        if stream:
+            self._asked[stream] = now if first else self._asked[stream]
+        for times in (self._mine, self._firsts):
+            while times and not now - _HOUR < times[0] <= now:
+                times.pop(0)
+        return count(self._mine, now - max(self._told_at, now - 60.0), now)
+
+    def _everybody(self, now: float) -> Sequence[float]:
+        """Times of all calls that are known of and still matter, in order."""
+        mine = self._mine[bisect_right(self._mine, now - KEPT_SECONDS) :]
+        return sorted(mine + self._others) if self._others else mine
+
+    def _refresh(self) -> None:
+        """Learn what other instances have told."""
+        with suppress(StoreError):
+            stored = self._store().read(self._key())
+            if stored is not None:
+                with self._lock:
+                    self._learn(_fields(stored.body))
+
+    def _tell(self) -> None:
+        """Publish this instance's calls, and learn the others'. Failing is no matter: a 429 corrects it."""
+        for _ in range(2):
+            with suppress(ConflictError, StoreError):
+                stored = self._store().read(self._key())
+                fields = _fields(stored.body) if stored else {}
+                with self._lock:
+                    self._learn(fields)
+                    body = json.dumps(self._told(fields)).encode() + b"\n"
+                    self._told_at = self._time()
+                self._store().write(self._key(), body, expected=stored.generation if stored else ABSENT)
+                return
+
+    def _key(self) -> str:
+        return f"budgets/{sha256(self._client_id().encode()).hexdigest()[:16]}.json"
+
+    def _told(self, fields: dict[str, Any]) -> dict[str, Any]:
+        now = self._time()
+        holders = {
+            name: steps
+            for name, steps in fields.get("holders", {}).items()
+            if steps and now - KEPT_SECONDS < steps[-1][0] <= now + _STEP and name != self._holder
+        }
+        steps: dict[float, int] = {}
+        for each in self._mine[bisect_right(self._mine, now - KEPT_SECONDS) :]:
+            # As late as it can have been: told so, no window is taken for empty too early.
+            at = (each // _STEP + 1) * _STEP
+            steps[at] = steps.get(at, 0) + 1
+        holders[self._holder] = [[at, calls] for at, calls in steps.items()]
+        strict, blocked = self._strict_at, self._blocked_until
+        return {"layout": LAYOUT, "holders": holders, "strict_at": strict, "blocked_until": blocked}
+
+    def _learn(self, fields: dict[str, Any]) -> None:
+        now = self._time()
+        self._others = sorted(
+            float(at)
+            for name, steps in fields.get("holders", {}).items()
+            if name != self._holder
+            for at, calls in steps
+            if now - KEPT_SECONDS < at <= now + _STEP
+            for _ in range(calls)
+        )
+        if fields.get("strict_at") is not None:
+            self._strict_at = max(self._strict_at or 0.0, float(fields["strict_at"]))
+        self._blocked_until = max(self._blocked_until, float(fields.get("blocked_until", 0.0)))
+
+    def _time(self) -> float:
+        return self._now().timestamp()
+
+
+def _fields(body: bytes) -> dict[str, Any]:
+    """What instances have told; nothing where it cannot be read, since a 429 tells it anew."""
+    with suppress(ValueError, TypeError, AttributeError):
+        fields = json.loads(body)
+        for steps in fields.get("holders", {}).values():
+            for at, calls in steps:
+                float(at), int(calls)
+        float(fields.get("blocked_until", 0.0)), float(fields.get("strict_at") or 0.0)
+        return dict(fields)
+    return {}
