@@ -8,12 +8,10 @@ import sys
 import threading
 from pathlib import Path
 
-from waitress.server import create_server
-
 from emulator import status, web
 from emulator.platform import Platform
 from lib import config as configuration
-from lib import telemetry
+from lib import telemetry, wiring
 from lib.errors import ConnectorError
 
 log = logging.getLogger(__name__)
@@ -34,10 +32,9 @@ def run(location: str | None) -> int:
         signal.signal(number, lambda *_: stop.set())
     platform = Platform(config, location)
     host, port = config.listen
+    app = web.application(platform, lambda: _status(platform, config), wiring.access_of(config))
     try:
-        server = create_server(
-            web.application(platform, lambda: _status(platform, config)), host=host, port=port, threads=8
-        )
+        server = web.listening(app, host, port)
     except OSError as error:
         print(f"cannot listen on {host}:{port}: {error.strerror}. Is another emulator running?", file=sys.stderr)
         return 2

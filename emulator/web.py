@@ -12,10 +12,12 @@ from flask import Flask, Request, Response, request
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from waitress.server import create_server
 
 from emulator.functions import TARGETS, FunctionDownError
 from emulator.platform import Platform
-from lib.boundary import MAX_BODY_BYTES, problem
+from lib.access import Access, AccessError
+from lib.boundary import MAX_BODY_BYTES, problem, refusal
 from lib.errors import ConnectorError
 
 log = logging.getLogger(__name__)
@@ -23,13 +25,16 @@ log = logging.getLogger(__name__)
 Status = Callable[[], dict[str, Any]]
 
 
-def application(platform: Platform, status: Status) -> Flask:
-    """The WSGI application."""
+def application(platform: Platform, status: Status, access: Access) -> Flask:
+    """The WSGI application; `access` says who may call the functions."""
     app = Flask("emulator")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
 
     def function() -> Response:
-        return _proxied(platform, request.path.strip("/"), request)
+        name = request.path.strip("/")
+        # The function is called from here, on loopback: it would let everybody in.
+        access.admit(request.remote_addr, dict(request.headers), rare=name == "test-connection")
+        return _proxied(platform, name, request)
 
     for name in TARGETS:
         app.add_url_rule(f"/{name}", name, function, methods=["POST"])
@@ -59,8 +64,15 @@ def application(platform: Platform, status: Status) -> Flask:
         }
         return Response(page(status()), content_type="text/html; charset=utf-8", headers=headers)
 
+    app.register_error_handler(AccessError, refusal)
     app.register_error_handler(ConnectorError, _failed)
     return app
+
+
+def listening(app: Flask, host: str, port: int) -> Any:
+    """A server of the application that listens already, and has yet to `run`; OSError where it cannot."""
+    # A proxy's headers tell that a caller on loopback is none of this machine.
+    return create_server(app, host=host, port=port, threads=8, clear_untrusted_proxy_headers=False)
 
 
 def _failed(error: ConnectorError) -> Response:

@@ -15,6 +15,7 @@ from marshmallow import Schema, ValidationError
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from lib import telemetry
+from lib.access import Access, AccessError, AccessUnknownError, is_local
 from lib.errors import ConfigError, ConnectorError, NotFoundError, RetryableError
 
 log = logging.getLogger(__name__)
@@ -44,29 +45,47 @@ class BadRequestError(Exception):
 Call = Callable[..., "dict[str, Any] | Refused"]
 
 
-def answer(request: Request, schema: Schema, call: Call, *, event: Call | None = None) -> Response:
-    """What `call` makes of the request's fields, or `event` of the name of a finalized object."""
+def answer(
+    request: Request,
+    schema: Schema,
+    call: Call,
+    *,
+    access: Callable[[], Access],
+    event: Call | None = None,
+    rare: bool = False,
+) -> Response:
+    """What `call` makes of the request's fields, or `event` of the name of a finalized object.
+
+    `access` says who may call from elsewhere; `rare` calls a few times a minute only.
+    """
     telemetry.start(call.__name__.replace("_", "-"))
     try:
+        _admit(request, access, rare=rare)
         return _reply(_called(request, schema, call, event))
     except BadRequestError as error:
         return problem(400, "bad_request", str(error), errors=error.faults)
-    except NotFoundError as error:
-        return problem(404, error.code, str(error), remedy=error.remedy)
-    except RetryableError as error:
-        log.warning("%s", error)
-        seconds = max(1, round(error.retry_after or RETRY_SECONDS))
-        return problem(503, error.code, str(error), retry_after=seconds, remedy=error.remedy)
     except ConnectorError as error:
-        log.error("%s", error)  # noqa: TRY400 - a trace tells nothing of an expected failure
-        telemetry.flush()
-        status = 500 if isinstance(error, ConfigError) else 422
-        return problem(status, error.code, str(error), remedy=error.remedy)
+        return _failed(error)
     except Exception:
         number = str(uuid4())
         log.exception("unexpected failure %s", number)
         telemetry.flush()
         return problem(500, "unexpected", f"An unexpected failure; the log has its trace under {number}.", id=number)
+
+
+def _failed(error: ConnectorError) -> Response:
+    if isinstance(error, AccessError):
+        return refusal(error)
+    if isinstance(error, NotFoundError):
+        return problem(404, error.code, str(error), remedy=error.remedy)
+    if isinstance(error, RetryableError):
+        log.warning("%s", error)
+        seconds = max(1, round(error.retry_after or RETRY_SECONDS))
+        return problem(503, error.code, str(error), retry_after=seconds, remedy=error.remedy)
+    log.error("%s", error)
+    telemetry.flush()
+    status = 500 if isinstance(error, ConfigError) else 422
+    return problem(status, error.code, str(error), remedy=error.remedy)
 
 
 def problem(status: int, code: str, detail: str, *, retry_after: int | None = None, **more: object) -> Response:
@@ -76,11 +95,32 @@ def problem(status: int, code: str, detail: str, *, retry_after: int | None = No
     return Response(_json(body), status=status, headers=headers, content_type="application/problem+json")
 
 
+def refusal(error: AccessError) -> Response:
+    """The answer to a caller who is not let in."""
+    wait = None if error.retry_after is None else max(1, round(error.retry_after))
+    response = problem(error.status, error.code, str(error), retry_after=wait, remedy=error.remedy)
+    if error.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def _admit(request: Request, access: Callable[[], Access], *, rare: bool) -> None:
+    headers = dict(request.headers)
+    if is_local(request.remote_addr, headers):
+        return  # whatever the configuration says, and where it cannot be read
+    try:
+        guard = access()
+    except ConnectorError as error:
+        log.error("%s", error)  # noqa: TRY400 - a trace tells nothing of an expected failure
+        raise AccessUnknownError("It cannot be told who may call.") from None
+    guard.admit(request.remote_addr, headers, rare=rare)
+
+
 def _called(request: Request, schema: Schema, call: Call, event: Call | None) -> dict[str, Any] | Refused | Response:
     if request.method != "POST":
-        refusal = problem(405, "method_not_allowed", f"{request.method} means nothing here; use POST.")
-        refusal.headers["Allow"] = "POST"
-        return refusal
+        refused = problem(405, "method_not_allowed", f"{request.method} means nothing here; use POST.")
+        refused.headers["Allow"] = "POST"
+        return refused
     try:
         # One byte more than allowed shows a body of unknown length that is too long.
         body = b"" if (request.content_length or 0) > MAX_BODY_BYTES else request.stream.read(MAX_BODY_BYTES + 1)

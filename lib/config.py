@@ -17,6 +17,7 @@ import yaml
 from cronsim import CronSim, CronSimError
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate, validates_schema
 
+from lib.access import GOOGLE_CERTS, SHORTEST_KEY, names_loopback
 from lib.errors import ConfigError, HostRefusedError
 from lib.model.duration import parse_duration
 from lib.model.host import check_url
@@ -27,6 +28,7 @@ ENVIRONMENT = "SOPHOS_UTMSTACK_CONFIG"
 UTMSTACK_TENANT = "ce66672c-e36d-4761-a8c8-90058fee1a24"
 """The only tenant that UTMStack v11 knows."""
 KINDS = ("events", "alerts")
+CLOUD_RUN = "cloud-run"
 SOCKET_PATH_BYTES = 107
 """The longest path of a Unix socket on Linux (unix(7): `sun_path`)."""
 
@@ -92,6 +94,18 @@ class Integration:
 
 
 @dataclass(frozen=True, slots=True)
+class AccessRules:
+    """Who may call the functions from elsewhere than loopback; by default nobody."""
+
+    keys: tuple[Reference, ...] = field(default=(), repr=False)
+    audiences: tuple[str, ...] = ()
+    emails: tuple[str, ...] = ()
+    platform: str | None = None
+    """`cloud-run`: its IAM has checked every caller."""
+    certs_url: str = GOOGLE_CERTS
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be set."""
 
@@ -102,6 +116,7 @@ class Config:
     listen: tuple[str, int] = ("127.0.0.1", 8080)
     sophos: Sophos = Sophos()
     limits: Limits = Limits()
+    access: AccessRules = AccessRules()
     archive: timedelta | None = None
     """How long delivered batches are kept for `replay`; None: not at all."""
     gap_data_type: str | None = "sophos-central-gaps"
@@ -134,6 +149,11 @@ def platform_timeout() -> timedelta | None:
     """How long the platform lets a request take, where it says so (functions-framework reads the same variable)."""
     text = os.environ.get("CLOUD_RUN_TIMEOUT_SECONDS", "")
     return timedelta(seconds=int(text)) if text.isascii() and text.isdigit() else None
+
+
+def on_cloud_run() -> bool:
+    """Whether this process is a service of Cloud Run, which names it so."""
+    return bool(os.environ.get("K_SERVICE"))
 
 
 def located(location: str | None = None) -> str:
@@ -397,6 +417,33 @@ class _LimitsSchema(_Strict):
         return Limits(**data)
 
 
+class _AccessSchema(_Strict):
+    keys = fields.List(_Reference(), error_messages={"invalid": "has to be a list, such as [${env:ACCESS_KEY}]"})
+    audiences = _names()
+    emails = _names()
+    platform = fields.String(validate=validate.Equal(CLOUD_RUN, error=f"{CLOUD_RUN} is the only one known"))
+    certs_url = _Text()
+
+    @post_load
+    def _made(self, data: dict[str, Any], **_: Any) -> AccessRules:
+        keys = tuple(Reference(key, f"access.keys[{at}]") for at, key in enumerate(data.get("keys", ())))
+        lists = {key: tuple(data.get(key, ())) for key in ("audiences", "emails")}
+        return AccessRules(**data | {"keys": keys} | lists)
+
+    @validates_schema(skip_on_field_errors=True)
+    def _as_a_whole(self, data: dict[str, Any], **_: Any) -> None:
+        for at, key in enumerate(data.get("keys", ())):
+            if not key.startswith("${") and len(key) < SHORTEST_KEY:
+                raise ValidationError({"keys": {at: [f"has under {SHORTEST_KEY} characters, and could be guessed"]}})
+        if bool(data.get("audiences")) != bool(data.get("emails")):
+            raise ValidationError("`audiences` and `emails` go together: whom a token is meant for, and whose it is")
+        if "platform" in data and data.get("audiences"):
+            raise ValidationError("that platform checks tokens itself: leave `audiences` and `emails` out", "platform")
+        url = data.get("certs_url", GOOGLE_CERTS)
+        if url != GOOGLE_CERTS and not names_loopback(url):
+            raise ValidationError(f"has to be {GOOGLE_CERTS}; another one is for tests, on loopback", "certs_url")
+
+
 class _IntegrationSchema(_Strict):
     name = _Text(required=True)
     client_id = _Reference(required=True)
@@ -439,6 +486,7 @@ class ConfigSchema(_Strict):
     archive = _DurationOrOff(timedelta(days=1))
     sophos = fields.Nested(_SophosSchema, error_messages={"type": "has to hold keys"})
     limits = fields.Nested(_LimitsSchema, error_messages={"type": "has to hold keys"})
+    access = fields.Nested(_AccessSchema, error_messages={"type": "has to hold keys"})
     integrations = fields.List(
         fields.Nested(_IntegrationSchema),
         required=True,

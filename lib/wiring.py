@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib import config as configuration
+from lib.access import Access, Rules
 from lib.boundary import Refused
 from lib.errors import ConfigError, NotFoundError
 from lib.model import quota
@@ -74,6 +75,27 @@ def engine() -> Engine:
     from lib.utmstack.engine import Engine
 
     return Engine(config().engine, ack_timeout=config().limits.ack_timeout.total_seconds())
+
+
+def access_of(settings: Config) -> Access:
+    """Who may call from elsewhere, by that configuration."""
+    rules = settings.access
+    return Access(
+        Rules(
+            keys=lambda: [each.resolve() for each in rules.keys],
+            audiences=rules.audiences,
+            emails=rules.emails,
+            # Elsewhere than on that platform nobody has checked anybody.
+            checked_by_platform=rules.platform == configuration.CLOUD_RUN and configuration.on_cloud_run(),
+            certs_url=rules.certs_url,
+        )
+    )
+
+
+@cache
+def access() -> Access:
+    """Who may call this process from elsewhere."""
+    return access_of(config())
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,4 +20,4 @@ class FetchPageRequest(Schema):
 @functions_framework.http
 def fetch_page(request: Request) -> Response:
     """Answer one call."""
-    return answer(request, FetchPageRequest(), wiring.fetch_page)
+    return answer(request, FetchPageRequest(), wiring.fetch_page, access=wiring.access)

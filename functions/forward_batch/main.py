@@ -19,4 +19,6 @@ class ForwardBatchRequest(Schema):
 @functions_framework.http
 def forward_batch(request: Request) -> Response:
     """Answer one call, or one storage event."""
-    return answer(request, ForwardBatchRequest(), wiring.forward_batch, event=wiring.forward_object)
+    return answer(
+        request, ForwardBatchRequest(), wiring.forward_batch, access=wiring.access, event=wiring.forward_object
+    )

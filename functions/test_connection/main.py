@@ -29,4 +29,4 @@ class TestConnectionRequest(Schema):
 @functions_framework.http
 def test_connection(request: Request) -> Response:
     """Answer one call."""
-    return answer(request, TestConnectionRequest(), wiring.test_connection)
+    return answer(request, TestConnectionRequest(), wiring.test_connection, access=wiring.access, rare=True)

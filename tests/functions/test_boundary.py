@@ -21,6 +21,7 @@ from flask import Flask, Request, Response, request
 from google.cloud import secretmanager_v1
 from marshmallow import Schema, fields
 
+from lib.access import Access, Rules
 from lib.boundary import answer
 from lib.errors import ConfigError, ConnectorError, CredentialsError, StoreError
 from lib.secrets import Reference
@@ -42,9 +43,9 @@ def answered(error: Exception) -> Response:
         raise error
 
     app = Flask("test")
-    with app.test_request_context("/", method="POST", data=b"{}"):
+    with app.test_request_context("/", method="POST", data=b"{}", environ_base={"REMOTE_ADDR": "127.0.0.1"}):
         asked: Request = request
-        return answer(asked, Nothing(), call)
+        return answer(asked, Nothing(), call, access=lambda: Access(Rules()))
 
 
 @pytest.mark.parametrize(
@@ -133,6 +134,7 @@ REPORTING = """
 import sys
 from flask import Flask, request
 from marshmallow import Schema, fields
+from lib.access import Access, Rules
 from lib.boundary import answer
 
 class Body(Schema):
@@ -145,7 +147,7 @@ def failing(client_secret):
 app = Flask("x")
 @app.post("/")
 def main():
-    return answer(request, Body(), failing)
+    return answer(request, Body(), failing, access=lambda: Access(Rules()))
 
 print(app.test_client().post("/?token=hunter2", json={"client_secret": "hunter2"}).status_code)
 """
