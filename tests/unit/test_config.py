@@ -108,6 +108,13 @@ integrations:
         (ONE + "limits: 5", "limits"),
         (ONE + "limits: {max_pending_bytes: -1}", "limits.max_pending_bytes"),
         (ONE + "store: file:a\nstore: file:b", "store"),
+        (ONE + "access: {keys: [too-short]}", "access.keys[0]"),
+        (ONE + "access: {keys: a-key-that-is-in-no-list}", "access.keys"),
+        (ONE + "access: {audiences: [https://x.example.com]}", "access"),
+        (ONE + "access: {emails: [x@example.com]}", "access"),
+        (ONE + "access: {platform: elsewhere}", "access.platform"),
+        (ONE + "access: {platform: cloud-run, audiences: [x], emails: [y]}", "access.platform"),
+        (ONE + "access: {certs_url: 'https://www.example.com/certs'}", "access.certs_url"),
     ],
 )
 def test_a_fault_is_told_where_it_is(text: str, path: str) -> None:

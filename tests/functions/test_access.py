@@ -1,0 +1,390 @@
+"""Who may call the functions: keys, Google-signed ID tokens, loopback; on real sockets where headers matter."""
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, hmac, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.x509.oid import NameOID
+
+from emulator import web
+from emulator.platform import Platform
+from lib import config as configuration
+from lib.access import (
+    RARE_CALLS,
+    Access,
+    AccessError,
+    AccessUnknownError,
+    ForbiddenError,
+    Rules,
+    TooManyCallsError,
+    UnauthenticatedError,
+    is_local,
+)
+from lib.secrets import Reference
+from tests.site import SECRET, Site, free_port, site
+
+KEY, NEXT_KEY = "k" * 16, "n" * 24
+AUDIENCE, EMAIL = "https://fetch-page.example.com", "scheduler@example.iam.gserviceaccount.com"
+ELSEWHERE = "192.0.2.7"
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}", "Host": "fetch-page.example.com"}
+
+
+@dataclass
+class Clock:
+    """A monotonic clock that is set."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def encoded(value: bytes | Mapping[str, Any]) -> str:
+    body = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return base64.urlsafe_b64encode(body).rstrip(b"=").decode()
+
+
+@dataclass
+class Issuer:
+    """Signs ID tokens, and publishes its certificates as Google does."""
+
+    key: rsa.RSAPrivateKey = field(default_factory=lambda: rsa.generate_private_key(65537, 2048))
+    url: str = ""
+    fetched: int = 0
+    status: int = 200
+
+    def certificate(self) -> str:
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "issuer.example.com")])
+        now = datetime.now(UTC)
+        made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(self.key.public_key())
+        made = made.serial_number(1).not_valid_before(now - timedelta(1)).not_valid_after(now + timedelta(1))
+        return made.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+    def token(
+        self, sign: Callable[[bytes], bytes] | None = None, kid: str = "one", alg: str = "RS256", **claims: Any
+    ) -> str:
+        now = int(time.time())
+        good = {"iss": "https://accounts.google.com", "aud": AUDIENCE, "email": EMAIL, "email_verified": True}
+        body = f"{encoded({'alg': alg, 'kid': kid})}.{encoded(good | {'iat': now, 'exp': now + 3600} | claims)}"
+        return f"{body}.{encoded((sign or self.sign)(body.encode()))}"
+
+    def sign(self, body: bytes) -> bytes:
+        return self.key.sign(body, padding.PKCS1v15(), hashes.SHA256())
+
+
+@pytest.fixture(scope="module")
+def issuer() -> Iterator[Issuer]:
+    found = Issuer()
+    certificates = json.dumps({"one": found.certificate()}).encode()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found.fetched += 1
+            self.send_response(found.status)
+            self.send_header("Content-Length", str(len(certificates)))
+            self.end_headers()
+            self.wfile.write(certificates)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        found.url = f"http://127.0.0.1:{server.server_port}/certs"
+        yield found
+        server.shutdown()
+        thread.join()
+
+
+def google(issuer: Issuer, clock: Clock | None = None) -> Access:
+    return Access(Rules(audiences=(AUDIENCE,), emails=(EMAIL,), certs_url=issuer.url), clock or Clock())
+
+
+def keyed(*keys: str, clock: Clock | None = None) -> Access:
+    return Access(Rules(keys=lambda: keys), clock or Clock())
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.3.2.1", "::1", "::ffff:127.0.0.1"])
+@pytest.mark.parametrize("host", ["localhost:8080", "127.0.0.1", "[::1]:80"])
+def test_who_calls_on_this_machine_needs_nothing(address: str, host: str) -> None:
+    Access(Rules()).admit(address, {"Host": host, "Origin": f"http://{host}"}, rare=True)
+
+
+@pytest.mark.parametrize(
+    ("address", "headers"),
+    [
+        (ELSEWHERE, {"Host": "localhost"}),
+        (None, {"Host": "localhost"}),
+        ("nonsense", {"Host": "localhost"}),
+        ("127.0.0.1", {}),
+        ("127.0.0.1", {"Host": "functions.example.com"}),
+        ("127.0.0.1", {"Host": "localhost.example.com"}),
+        ("127.0.0.1", {"Host": "localhost", "X-Forwarded-For": "192.0.2.7"}),
+        ("127.0.0.1", {"Host": "localhost", "X-Forwarded-Proto": "https"}),
+        ("127.0.0.1", {"Host": "localhost", "Forwarded": "for=192.0.2.7"}),
+        ("127.0.0.1", {"Host": "localhost", "Via": "1.1 proxy"}),
+        ("127.0.0.1", {"Host": "localhost", "X-Envoy-External-Address": "192.0.2.7"}),
+        ("127.0.0.1", {"Host": "localhost", "Origin": "https://elsewhere.example.com"}),
+        ("127.0.0.1", {"Host": "localhost", "Origin": "null"}),
+    ],
+)
+def test_nothing_that_may_come_from_elsewhere_counts_as_local(address: str | None, headers: dict[str, str]) -> None:
+    assert not is_local(address, headers)
+    with pytest.raises(ForbiddenError, match="no key and no audience is configured") as refused:
+        Access(Rules()).admit(address, headers)
+    assert "access.keys" in refused.value.remedy
+
+
+def test_each_of_several_keys_lets_in_and_no_other_text_does() -> None:
+    access = keyed(KEY, NEXT_KEY)
+    for key in (KEY, NEXT_KEY):
+        access.admit(ELSEWHERE, bearer(key))
+        access.admit(ELSEWHERE, {"Authorization": f"bearer  {key} "})
+    for header in (
+        "",
+        f"Basic {KEY}",
+        KEY,
+        "Bearer",
+        "Bearer ",
+        f"Bearer {KEY[:-1]}",
+        f"Bearer {KEY}{KEY}",
+        "Bearer é",
+    ):
+        with pytest.raises(UnauthenticatedError):
+            access.admit(ELSEWHERE, {"Authorization": header})
+
+
+def test_a_key_that_could_be_guessed_lets_nobody_in() -> None:
+    with pytest.raises(ForbiddenError):
+        keyed("k" * 15).admit(ELSEWHERE, bearer("k" * 15))
+
+
+def test_a_key_is_rotated_without_a_restart(tmp_path: Path) -> None:
+    file, clock = tmp_path / "key", Clock()
+    file.write_text(f"{KEY}\n")
+    reference = Reference(f"${{file:{file}}}", "access.keys[0]")
+    access = Access(Rules(keys=lambda: [reference.resolve()]), clock)
+    access.admit(ELSEWHERE, bearer(KEY))
+    file.write_text(f"{NEXT_KEY}\n")
+    clock.now += 61
+    access.admit(ELSEWHERE, bearer(NEXT_KEY))
+    with pytest.raises(UnauthenticatedError):
+        access.admit(ELSEWHERE, bearer(KEY))
+
+
+def test_with_a_key_that_cannot_be_read_nobody_is_told_where_it_is(tmp_path: Path) -> None:
+    reference = Reference(f"${{file:{tmp_path}/missing}}", "access.keys[0]")
+    with pytest.raises(AccessUnknownError) as unknown:
+        Access(Rules(keys=lambda: [reference.resolve()])).admit(ELSEWHERE, bearer(KEY))
+    assert unknown.value.status == 503
+    assert str(tmp_path) not in f"{unknown.value} {unknown.value.remedy}"
+
+
+def test_a_good_id_token_lets_in_and_the_certificates_are_fetched_once(issuer: Issuer) -> None:
+    access, before = google(issuer), issuer.fetched
+    for _ in range(3):
+        access.admit(ELSEWHERE, bearer(issuer.token()))
+    access.admit(ELSEWHERE, bearer(issuer.token(iss="accounts.google.com")))
+    assert issuer.fetched == before + 1
+
+
+@pytest.mark.parametrize(
+    ("claims", "error"),
+    [
+        ({"aud": "https://somebody-else.example.com"}, UnauthenticatedError),
+        ({"aud": [AUDIENCE, "x"]}, UnauthenticatedError),
+        ({"aud": None}, UnauthenticatedError),
+        ({"iss": "https://elsewhere.example.com"}, UnauthenticatedError),
+        ({"exp": 1_700_000_000}, UnauthenticatedError),
+        ({"iat": 99_999_999_999, "exp": 99_999_999_999}, UnauthenticatedError),
+        ({"exp": "soon"}, UnauthenticatedError),
+        ({"kid": "two"}, UnauthenticatedError),
+        ({"email": "somebody@example.iam.gserviceaccount.com"}, ForbiddenError),
+        ({"email": None}, ForbiddenError),
+        ({"email": [EMAIL]}, ForbiddenError),
+        ({"email_verified": False}, ForbiddenError),
+        ({"email_verified": "true"}, ForbiddenError),
+    ],
+)
+def test_an_id_token_has_to_be_for_us_now_and_of_a_named_account(
+    issuer: Issuer, claims: dict[str, Any], error: type[AccessError]
+) -> None:
+    with pytest.raises(error) as refused:
+        google(issuer).admit(ELSEWHERE, bearer(issuer.token(**claims)))
+    assert "access." in refused.value.remedy
+
+
+def test_a_signature_of_anybody_else_is_not_accepted(issuer: Issuer) -> None:
+    access = google(issuer)
+
+    def shared(body: bytes) -> bytes:
+        # The public certificate taken for a shared secret.
+        mac = hmac.HMAC(issuer.certificate().encode(), hashes.SHA256())
+        mac.update(body)
+        return mac.finalize()
+
+    good = issuer.token()
+    forged = [
+        issuer.token(Issuer().sign),
+        issuer.token(lambda _: b"", alg="none"),
+        issuer.token(shared, alg="HS256"),
+        issuer.token(lambda _: b"SIGNATURE_REMOVED_BY_GOOGLE"),
+        good[:-4],
+        f"{good.rpartition('.')[0]}.SIGNATURE_REMOVED_BY_GOOGLE",
+        "a.b.c",
+        "..",
+        f"{encoded(b'[]')}.{encoded(b'[]')}.",
+        f"{encoded(b'7')}.{encoded(b'7')}.x",
+        good.replace(".", "..", 1),
+        good.partition(".")[0] + ".é.x",
+    ]
+    for token in forged:
+        with pytest.raises(UnauthenticatedError):
+            access.admit(ELSEWHERE, bearer(token))
+
+
+def test_unknown_keys_do_not_make_us_fetch_certificates_at_each_call(issuer: Issuer) -> None:
+    clock = Clock()
+    access, before = google(issuer, clock), issuer.fetched
+    for number in range(5):
+        with pytest.raises(UnauthenticatedError):
+            access.admit(ELSEWHERE, bearer(issuer.token(kid=f"k{number}")))
+    assert issuer.fetched == before + 1
+    clock.now += 61
+    with pytest.raises(UnauthenticatedError):
+        access.admit(ELSEWHERE, bearer(issuer.token(kid="k9")))
+    assert issuer.fetched == before + 2
+
+
+def test_without_certificates_nobody_is_let_in_and_a_platform_calls_again(issuer: Issuer) -> None:
+    issuer.status = 500
+    try:
+        with pytest.raises(AccessUnknownError) as unknown:
+            google(issuer).admit(ELSEWHERE, bearer(issuer.token()))
+    finally:
+        issuer.status = 200
+    assert unknown.value.retry_after
+    gone = Access(Rules(audiences=(AUDIENCE,), emails=(EMAIL,), certs_url=f"http://127.0.0.1:{free_port()}/"))
+    with pytest.raises(AccessUnknownError):
+        gone.admit(ELSEWHERE, bearer(issuer.token()))
+
+
+def test_a_platform_that_has_checked_the_caller_is_believed_but_not_without_a_token() -> None:
+    access = Access(Rules(checked_by_platform=True))
+    access.admit(ELSEWHERE, bearer("eyJhbGciOiJSUzI1NiJ9.e30.SIGNATURE_REMOVED_BY_GOOGLE"))
+    with pytest.raises(UnauthenticatedError) as refused:
+        access.admit(ELSEWHERE, {"Host": "x.run.app"})
+    assert "allUsers" in refused.value.remedy
+
+
+def test_a_rare_call_may_be_made_a_few_times_a_minute() -> None:
+    clock = Clock()
+    access = keyed(KEY, clock=clock)
+    for _ in range(RARE_CALLS):
+        access.admit(ELSEWHERE, bearer(KEY), rare=True)
+    with pytest.raises(TooManyCallsError) as refused:
+        access.admit(ELSEWHERE, bearer(KEY), rare=True)
+    assert (refused.value.status, refused.value.retry_after) == (429, 60)
+    access.admit(ELSEWHERE, bearer(KEY))
+    clock.now += 60
+    access.admit(ELSEWHERE, bearer(KEY), rare=True)
+
+
+def test_calls_that_are_not_let_in_use_up_nobodys_turn() -> None:
+    access = keyed(KEY)
+    for _ in range(RARE_CALLS * 2):
+        with pytest.raises(UnauthenticatedError):
+            access.admit(ELSEWHERE, bearer("w" * 16), rare=True)
+    access.admit(ELSEWHERE, bearer(KEY), rare=True)
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Site]:
+    """A site whose functions take calls with a key."""
+    with site(access={"keys": ["${env:ACCESS_KEY}"]}) as found:
+        found.env["ACCESS_KEY"] = KEY
+        yield found
+
+
+PROXIED = {"X-Forwarded-For": ELSEWHERE}
+
+
+def test_a_function_that_a_proxy_leads_to_asks_for_the_key(guarded: Site) -> None:
+    body = {"integration": "acme"}
+    assert guarded.post("test-connection", body).status == 200
+    answer = guarded.post("test-connection", body, PROXIED)
+    told = json.loads(answer.body)
+    assert (answer.status, told["code"], answer.headers["WWW-Authenticate"]) == (401, "unauthenticated", "Bearer")
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert "access.keys" in told["remedy"]
+    assert guarded.post("test-connection", body, PROXIED | {"Authorization": f"Bearer {KEY}"}).status == 200
+    # Whoever is not let in is told nothing of the request, either.
+    assert guarded.post("test-connection", {"nope": 1}, PROXIED).status == 401
+
+
+def test_with_a_configuration_that_cannot_be_read_nobody_from_elsewhere_is_let_in() -> None:
+    with site() as found:
+        found.config.write_text("store: s3://x\n")
+        answer = found.post("fetch-page", {}, PROXIED)
+    assert (answer.status, json.loads(answer.body)["code"]) == (503, "access_unknown")
+    assert b"s3" not in answer.body
+
+
+@pytest.fixture(scope="module")
+def emulator(guarded: Site) -> Iterator[str]:
+    """The emulator's own web before test-connection; its clock stands still."""
+    platform = Platform(configuration.load(str(guarded.config)), str(guarded.config))
+    platform.functions["test-connection"] = guarded.function("test-connection")
+    server = web.listening(web.application(platform, dict, keyed(KEY)), "127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.effective_port}/test-connection"
+    server.close()
+    thread.join()
+
+
+def test_the_emulators_web_asks_whom_the_functions_would_ask(emulator: str) -> None:
+    body = {"client_id": "demo-client", "client_secret": SECRET}
+    statuses: dict[str, int] = {}
+    for name, headers in {
+        "local": {},
+        "proxied": PROXIED,
+        "wrong key": PROXIED | {"Authorization": "Bearer wrong"},
+        "key": PROXIED | {"Authorization": f"Bearer {KEY}"},
+        "another site's page": {"Origin": "https://elsewhere.example.com"},
+        "a name made to lead here": {"Host": "elsewhere.example.com"},
+    }.items():
+        answer = requests.post(emulator, json=body, headers=headers, timeout=30)
+        statuses[name] = answer.status_code
+        assert (answer.headers.get("WWW-Authenticate") == "Bearer") == (answer.status_code == 401)
+    assert statuses == {
+        "local": 200,
+        "proxied": 401,
+        "wrong key": 401,
+        "key": 200,
+        "another site's page": 401,
+        "a name made to lead here": 401,
+    }
+
+
+def test_the_emulators_web_limits_test_connection_from_elsewhere(emulator: str) -> None:
+    headers = PROXIED | {"Authorization": f"Bearer {KEY}"}
+    answers = [requests.post(emulator, data=b"{", headers=headers, timeout=30) for _ in range(RARE_CALLS + 1)]
+    assert (answers[-1].status_code, answers[-1].json()["code"]) == (429, "too_many_calls")
+    assert 0 < int(answers[-1].headers["Retry-After"]) <= 60
