@@ -418,7 +418,7 @@ class _LimitsSchema(_Strict):
 
 
 class _AccessSchema(_Strict):
-    keys = fields.List(_Reference(), error_messages={"invalid": "has to be a list, such as [${env:ACCESS_KEY}]"})
+    keys = fields.List(_Reference(), error_messages={"invalid": "has to be a list, such as [${{env:ACCESS_KEY}}]"})
     audiences = _names()
     emails = _names()
     platform = fields.String(validate=validate.Equal(CLOUD_RUN, error=f"{CLOUD_RUN} is the only one known"))
