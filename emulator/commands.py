@@ -51,12 +51,15 @@ def status(location: str | None, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(found, ensure_ascii=False))
         return 0 if found["ok"] else 1
-    rows = [("STREAM", "STATE", "LAG", "FETCHED", "ACKED", "WAITING", "GAPS", "LAST EVENT")]
+    rows = [("STREAM", "TENANT", "STATE", "EVERY", "LAG", "FETCHED", "ACKED", "WAITING", "GAPS", "LAST EVENT")]
     for line in found["streams"]:
         lag = "-" if line["lag_seconds"] is None else f"{line['lag_seconds']:.0f}s"
         name = f"{line['integration']}/{line['tenant']}/{line['stream']}"
         numbers = (line["events"], line["acked"], line["pending_batches"], len(line["gaps"]))
-        rows.append((name, line["state"], lag, *map(str, numbers), line["last_event"] or "-"))
+        every = "-" if line["interval_seconds"] is None else f"{line['interval_seconds']:.0f}s"
+        rows.append(
+            (name, line["tenant_name"] or "-", line["state"], every, lag, *map(str, numbers), line["last_event"] or "-")
+        )
     print(_table(rows))
     for line in (*found["integrations"], *found["streams"]):
         _print_problem(line)

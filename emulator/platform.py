@@ -15,6 +15,8 @@ from emulator.functions import TARGETS, Answer, Function, FunctionDownError
 from emulator.work import Work
 from lib.boundary import FINALIZED
 from lib.config import ENVIRONMENT, Config
+from lib.errors import OverBudgetError
+from lib.model.clock import from_text
 from lib.model.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,8 @@ class Platform:
         """Calls by function and status; 0: no answer."""
         self.latest: dict[Stream, dict[str, Any]] = {}
         """What fetch-page answered last for each stream, with the time."""
+        self.budgets: list[dict[str, Any]] = []
+        """What it told last of the credentials' calls."""
         self.engine_problem: dict[str, Any] | None = None
         self._over = threading.Event()
         self._fetches: Work[Stream | None] = Work(self._fetch, "fetch", workers=4)
@@ -86,7 +90,7 @@ class Platform:
         self.calls[name, answer.status] += 1
         results = self._results(answer)
         if name == "fetch-page":
-            self._fetched(results)
+            self._fetched(answer, results)
         elif name == "forward-batch":
             self._forwarded(answer, results)
         return answer
@@ -130,16 +134,19 @@ class Platform:
         # Somebody else forwards the stream, or did and died: whoever asks when the lease has ended goes on.
         return BUSY_SECONDS if any(line["outcome"] == "busy" for line in self._results(answer)) else None
 
-    def _fetched(self, results: list[dict[str, Any]]) -> None:
+    def _fetched(self, answer: Answer, results: list[dict[str, Any]]) -> None:
         now = datetime.now(UTC)
+        if answer.status == 200:
+            self.budgets = json.loads(answer.body)["budgets"]
         for line in results:
             if line["tenant"] is not None:
                 stream = Stream(line["integration"], line["tenant"], line["stream"])
                 self.latest[stream] = {**line, "at": now}
                 if line["outcome"] == "fetched":
                     log.info("%s: %d events in %d pages", stream, line["events"], line["pages"])
-                    if line["has_more"] and "problem" not in line:
-                        self._fetches.ask(stream)
+                if _goes_on(line):
+                    wait = (from_text(line["retry_at"]) - now).total_seconds() if "retry_at" in line else 0.0
+                    self._fetches.ask(stream, max(0.0, wait))
             for name in line["batches"]:
                 path = name.rpartition("/")[0]
                 self._names[path] = name
@@ -169,6 +176,13 @@ class Platform:
         except (ValueError, AttributeError):
             return []
         return results
+
+
+def _goes_on(line: Mapping[str, Any]) -> bool:
+    """Whether the stream is asked for more before the next tick: it has more, and nothing but the calls ran out."""
+    if "problem" in line:
+        return bool(line["has_more"] and line["problem"]["code"] == OverBudgetError.code)
+    return bool(line["has_more"] and line["outcome"] == "fetched")
 
 
 def _finalized(name: str, bucket: str) -> tuple[bytes, dict[str, str]]:

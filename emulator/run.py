@@ -52,7 +52,7 @@ def run(location: str | None) -> int:
 
 
 def _status(platform: Platform, config: configuration.Config) -> dict[str, object]:
-    found = status.collect(config, platform.latest)
+    found = status.collect(config, platform.latest, platform.budgets)
     found["functions"] = [
         {"name": name, "up": each.is_up(), "pid": each.pid, "restarts": each.restarts}
         for name, each in platform.functions.items()

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from lib.config import Config
+from lib.errors import OverBudgetError
 from lib.model.clock import text_or_none, to_text
 from lib.model.duration import duration_text
-from lib.model.position import Trouble
+from lib.model.feed import Feed
+from lib.model.position import Trouble, trouble_after
+from lib.model.schedule import Asked
 from lib.model.stream import Stream
-from lib.pipeline.accounts import Accounts
+from lib.pipeline.accounts import Accounts, Target
 from lib.pipeline.leases import lease_of
 from lib.pipeline.reconcile import last_report, progress_key
 from lib.pipeline.records import Books
+from lib.pipeline.schedules import Schedules
 
 FETCH_OUTCOMES_THAT_READ = ("fetched", "up_to_date")
 
@@ -36,13 +40,28 @@ class _View:
     gaps: Mapping[Stream, Sequence[Mapping[str, Any]]]
     latest: Mapping[Stream, Mapping[str, Any]]
     troubles: Mapping[str, Trouble | None]
+    targets: Mapping[Stream, Target]
+    retired: Set[Stream]
+    """Those that the configuration, or Sophos, no longer names: their cursors stay, should they come back."""
+    asked: Mapping[str, Asked]
+    every: float | None
     now: datetime
 
 
 def status(
-    config: Config, books: Books, accounts: Accounts, latest: Mapping[Stream, Mapping[str, Any]], now: datetime
+    config: Config,
+    books: Books,
+    accounts: Accounts,
+    *,
+    feeds: Sequence[Feed],
+    latest: Mapping[Stream, Mapping[str, Any]],
+    budgets: Sequence[Mapping[str, Any]],
+    now: datetime,
 ) -> dict[str, Any]:
-    """Every stream and every integration; `latest` holds fetch-page's last answers, with their time under `at`."""
+    """Every stream and every integration.
+
+    `latest` holds fetch-page's last answers, with their time under `at`; `budgets` what it told last of the calls.
+    """
     pending: dict[Stream, _Pending] = {}
     for waiting in books.batches.waiting():
         one = pending.setdefault(waiting.stream, _Pending())
@@ -53,13 +72,31 @@ def status(
     for gap in books.gaps.all():
         gaps.setdefault(Stream(gap["integration"], gap["tenant"], gap["kind"]), []).append(gap)
     troubles = {each.name: accounts.read(each.name).trouble for each in config.integrations}
-    view = _View(books, pending, gaps, latest, troubles, now)
-    lines = [_stream(view, stream) for stream in sorted({*books.positions.streams(), *pending, *latest})]
+    targets = {target.stream: target for feed in feeds for target in accounts.known(feed)}
+    streams = {*books.positions.streams(), *pending, *latest, *targets}
+    asked: dict[str, Asked] = {}
+    for feed in feeds:
+        asked |= Schedules(books.store).asked(feed.name)
+    unknown = {feed.name for feed in feeds} - {stream.integration for stream in targets}
+    view = _View(
+        books,
+        pending,
+        gaps,
+        latest,
+        troubles,
+        targets,
+        # As long as nothing is known of an integration, nothing is known to be gone.
+        {stream for stream in streams - targets.keys() if stream.integration not in unknown},
+        asked,
+        config.every.interval.total_seconds() if config.every.interval else None,
+        now,
+    )
+    lines = [_stream(view, stream) for stream in sorted(streams)]
     total = sum(one.bytes for one in pending.values())
     paused = total >= config.limits.max_pending_bytes
-    integrations = list(_integrations(config, troubles))
+    integrations = list(_integrations(config, troubles, budgets))
     return {
-        "ok": not paused and not any("problem" in line for line in (*lines, *integrations)),
+        "ok": not paused and not any(_is_wrong(line) for line in (*lines, *integrations)),
         "now": to_text(now),
         "every": _every(config),
         "store": config.store,
@@ -80,9 +117,19 @@ def _every(config: Config) -> str:
     return duration_text(every.interval) if every.interval else str(every.cron)
 
 
-def _integrations(config: Config, troubles: Mapping[str, Trouble | None]) -> Iterator[dict[str, Any]]:
+def _is_wrong(line: Mapping[str, Any]) -> bool:
+    """Whether somebody has to look; not where a stream only waits until its credential may be used again."""
+    return "problem" in line and line["problem"]["code"] != OverBudgetError.code
+
+
+def _integrations(
+    config: Config, troubles: Mapping[str, Trouble | None], budgets: Sequence[Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    calls = {each["integration"]: {key: each[key] for key in each if key != "integration"} for each in budgets}
     for each in config.integrations:
         line: dict[str, Any] = {"name": each.name, "region": each.region, "streams": list(each.streams)}
+        if each.name in calls:
+            line["calls"] = calls[each.name]
         trouble = troubles[each.name]
         if trouble is not None:
             line |= {"problem": trouble.as_problem(), "retry_at": text_or_none(trouble.retry_at)}
@@ -94,8 +141,12 @@ def _stream(view: _View, stream: Stream) -> dict[str, Any]:
     pending = view.pending.get(stream, _Pending())
     position = view.books.positions.read(stream).position
     tail, acked_at = view.books.ledger.last(stream, lease_of(view.books.store, stream)[0].tail)
-    trouble = view.troubles.get(stream.integration) or position.trouble
-    problem = trouble.as_problem() if trouble else latest.get("problem") if latest else None
+    target, retired = view.targets.get(stream), stream in view.retired
+    trouble = None if retired else view.troubles.get(stream.integration) or position.trouble
+    problem = trouble.as_problem() if trouble else latest.get("problem") if latest and not retired else None
+    if problem is None and target is not None and target.refusal is not None:
+        problem = trouble_after(None, target.refusal, now, None).as_problem()
+    asked = view.asked.get(stream.path)
     read_at = position.as_of
     if latest and latest["outcome"] in FETCH_OUTCOMES_THAT_READ and not latest["has_more"]:
         # An idle tick writes nothing: the answer knows more than the store.
@@ -103,8 +154,10 @@ def _stream(view: _View, stream: Stream) -> dict[str, Any]:
     line: dict[str, Any] = {
         "integration": stream.integration,
         "tenant": stream.tenant,
+        "tenant_name": target.tenant.name if target else "",
         "stream": stream.kind,
-        "state": latest["outcome"] if latest else "failed" if trouble else "idle",
+        "state": "retired" if retired else latest["outcome"] if latest else "failed" if problem else "idle",
+        "interval_seconds": asked.every if asked and asked.every else view.every,
         "lag_seconds": None if read_at is None else round(max(0.0, (now - read_at).total_seconds()), 3),
         "has_more": bool(latest and latest["has_more"]),
         "read_up_to": text_or_none(read_at),
@@ -133,10 +186,23 @@ def _stream(view: _View, stream: Stream) -> dict[str, Any]:
     return line
 
 
-def collect(config: Config, latest: Mapping[Stream, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+def collect(
+    config: Config,
+    latest: Mapping[Stream, Mapping[str, Any]] | None = None,
+    budgets: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
     """The status of a configuration's store, just now."""
     from lib import wiring  # noqa: PLC0415 - opens the store
 
     store = wiring.open_store(config.store)
     accounts = Accounts(store, now=wiring.now, jitter=lambda: 0.0)
-    return status(config, Books.of(store), accounts, dict(latest or {}), datetime.now(UTC))
+    feeds = [wiring.feed_of(each, config.gap_data_type) for each in config.integrations]
+    return status(
+        config,
+        Books.of(store),
+        accounts,
+        feeds=feeds,
+        latest=dict(latest or {}),
+        budgets=budgets,
+        now=datetime.now(UTC),
+    )

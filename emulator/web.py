@@ -164,7 +164,8 @@ every {escape(status["every"])}</p>
 def _row(line: dict[str, Any]) -> str:
     lag = "–" if line["lag_seconds"] is None else f"{line['lag_seconds']:.0f} s"
     state = "bad" if "problem" in line else "good"
-    cells = "".join(f"<td>{escape(str(line[key]))}" for key in ("integration", "tenant", "stream"))
+    tenant = line["tenant_name"] or line["tenant"]
+    cells = "".join(f"<td>{escape(text)}" for text in (line["integration"], tenant, line["stream"]))
     numbers = (lag, line["events"], line["acked"], line["pending_batches"], len(line["gaps"]))
     return (
         f"<tr>{cells}<td class={state}>{escape(line['state'])}"
