@@ -19,7 +19,11 @@ BURST = 3
 KEPT_SECONDS = 600.0
 """How long a call matters: a full burst is forgotten long before."""
 FIRSTS = 0.9
-"""The share of the calls that streams' first pages may take up before any is left for their further ones."""
+"""The share of the calls that streams' first pages may take up where further pages are wanted as well."""
+FIRSTS_ALONE = 0.98
+"""The same, where none are."""
+_UNKNOWN = 5
+"""What one other instance may have called without having told yet, in hundredths of a minute's calls."""
 _MARGIN_SECONDS = 0.5
 """Calls reach Sophos a little later than they are counted here, and not all equally late."""
 _PER_SECOND = 0.1
@@ -47,20 +51,44 @@ class Quota:
     strict: bool = False
     """Whether a 429 has shown that bursts are refused."""
 
-    def wait(self, mine: Sequence[float], everybody: Sequence[float], now: float, *, kept_free: int = 0) -> float:
+    def wait(
+        self, mine: Sequence[float], others: Sequence[float], now: float, *, instances: int = 0, kept_free: int = 0
+    ) -> float:
         """Seconds until one more call may go, with so many kept free for others.
 
-        Times of calls in order, Unix seconds: this instance's, which are exact, and those of all that are known of.
+        Times of calls in order, Unix seconds: this instance's, which are exact, and those that so many other
+        instances have told of.
         """
         second = _window_wait(mine, max(1, round(self.per_minute * _PER_SECOND)), 1.0 + _MARGIN_SECONDS / 2, now)
-        if self.strict:
-            calls = max(1, self.per_minute - kept_free)
-            return max(second, _window_wait(everybody, calls, 60.0 + _MARGIN_SECONDS, now))
-        return max(second, self._bucket_wait(everybody, now, kept_free))
+        if not self.strict:
+            return max(second, self._bucket_wait(merged(mine, others, now), now, kept_free))
+        return max(second, self._strict_wait(mine, others, now, instances, kept_free))
 
-    def firsts(self, every: float) -> int:
-        """How many streams can be asked at each tick, the ticks so many seconds apart, and go on like that."""
-        return max(1, int(FIRSTS * self.per_minute * every / 60.0))
+    def _strict_wait(
+        self, mine: Sequence[float], others: Sequence[float], now: float, instances: int, kept_free: int
+    ) -> float:
+        def window(times: Sequence[float], calls: int) -> float:
+            return _window_wait(times, max(1, calls), 60.0 + _MARGIN_SECONDS, now)
+
+        everybody = merged(mine, others, now)
+        if not instances:
+            return window(everybody, self.per_minute - kept_free)
+        # Where each keeps to its share nothing is exceeded, whatever is not known yet; more is taken where others
+        # leave it.
+        share = self.per_minute // (instances + 1)
+        unknown = instances * max(1, self.per_minute * _UNKNOWN // 100)
+        fair = max(window(mine, share), window(others, share * instances + 1))
+        left = max(
+            window(everybody, self.per_minute - kept_free - unknown), window(others, share * instances - 2 * unknown)
+        )
+        return left if kept_free else min(fair, left)
+
+    def firsts(self, every: float, *, alone: bool = False) -> int:
+        """How many streams can be asked at each tick, the ticks so many seconds apart, and go on like that.
+
+        `alone` where no stream has wanted more than its first page.
+        """
+        return max(1, int((FIRSTS_ALONE if alone else FIRSTS) * self.per_minute * every / 60.0))
 
     def reserved(self, streams: int, every: float) -> int:
         """The calls of a minute that first pages of so many streams need, each asked so often (seconds)."""
@@ -86,8 +114,17 @@ class Quota:
         return max(0.0, level - max(0.0, now - before) * self.per_minute / 60.0)
 
     def _bucket_wait(self, everybody: Sequence[float], now: float, kept_free: int) -> float:
-        excess = self._level(everybody, now) + 1.0 - max(1, self._capacity - kept_free)
+        room = max(1, self._capacity - kept_free)
+        if len(everybody) < room:
+            return 0.0
+        excess = self._level(everybody, now) + 1.0 - room
         return max(0.0, excess * 60.0 / self.per_minute)
+
+
+def merged(mine: Sequence[float], others: Sequence[float], now: float) -> Sequence[float]:
+    """Times of all calls that still matter, in order."""
+    recent = mine[bisect_right(mine, now - KEPT_SECONDS) :]
+    return sorted([*recent, *others]) if others else recent
 
 
 def count(times: Sequence[float], seconds: float, now: float) -> int:

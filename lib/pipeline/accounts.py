@@ -22,6 +22,8 @@ from lib.store.base import ABSENT, ObjectStore
 
 FRESH = {"tenant": timedelta(days=1), "partner": timedelta(hours=1), "organization": timedelta(hours=1)}
 """How long an answer of whoami and of the list of tenants holds."""
+SOON = timedelta(seconds=10)
+"""What is allowed so soon is tried: calls that come too early wait for the budget."""
 
 
 class Directory(Protocol):
@@ -145,7 +147,7 @@ class Accounts:
         A process that has not tried refused credentials yet may: somebody started it, perhaps having set them right.
         """
         trouble = self.read(feed.name).trouble
-        if trouble is None or not trouble.holds_back(self._now()):
+        if trouble is None or not trouble.holds_back(self._now() + SOON):
             return None
         return trouble if feed.name in self._tried or trouble.code == ThrottledError.code else None
 

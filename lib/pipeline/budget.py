@@ -18,16 +18,20 @@ from typing import Any
 
 from lib.errors import ConflictError, OverBudgetError, StoreError
 from lib.model.batch import LAYOUT
-from lib.model.quota import KEPT_SECONDS, Quota, Used, count
+from lib.model.quota import KEPT_SECONDS, Quota, Used, count, merged
 from lib.store.base import ABSENT, ObjectStore
 
 TOLD_EACH = 20
 """Calls of the last minute that the others do not know of, before they are told; of a larger budget, a fifth."""
+TOLD_EACH_AMONG_OTHERS = 5
+"""The same, while others use the credential as well; of a larger budget, a twentieth."""
 PATIENCE_SECONDS = 2.0
 """How long a page beyond a stream's first waits for its turn within a call; the platform asks again later."""
 STRICT_FOR = timedelta(days=1)
 """How long bursts are not tried again after a 429."""
-BACK_OFF_SECONDS = 30.0
+BACK_OFF_SECONDS = 5.0
+ALONE_AFTER = 2
+"""Ticks without a stream that wanted a further page, after which first pages may use their calls."""
 LONGEST_SECONDS = 900.0
 _HOUR = 3600.0
 _STEP = 5.0
@@ -64,6 +68,8 @@ class Budget:
         self._told_at = 0.0
         self._firsts: list[float] = []
         self._asked: dict[str, float] = {}
+        self._instances = 0
+        self._wanted_more_at = 0.0
         self._streams = 0
         self._every = 60.0
         self._strict_at: float | None = None
@@ -80,7 +86,8 @@ class Budget:
             now = self._time()
             self._streams, self._every = streams, max(1.0, every)
             quota = self._quota(now)
-            return max(quota.firsts(self._every), quota.spare(self._everybody(now), now))
+            alone = not 0.0 <= now - self._wanted_more_at < ALONE_AFTER * self._every
+            return max(quota.firsts(self._every, alone=alone), quota.spare(self._everybody(now), now))
 
     @property
     def has_room(self) -> bool:
@@ -111,6 +118,7 @@ class Budget:
             with self._lock:
                 now = self._time()
                 first = not stream or not 0.0 <= now - self._asked.get(stream, 0.0) < self._every / 2
+                self._wanted_more_at = self._wanted_more_at if first else now
                 wait = self._wait(now, first=first)
                 if wait <= 0:
                     untold = self._count(now, stream, first=first)
@@ -121,26 +129,34 @@ class Budget:
                     f"the {self._per_minute} calls a minute of this credential are used up", retry_after=wait
                 )
             self._sleep(min(wait, 1.0))
-        if untold >= max(TOLD_EACH, self._per_minute // 5):
+        if untold >= self._told_each():
             self._tell()
 
     def refused(self, retry_after: float | None) -> float:
         """Sophos answered 429; what is learned from it, and the seconds until the next call."""
+        self._refresh()
         with self._lock:
             now = self._time()
             self._refused += 1
             if now >= self._blocked_until:
                 # Of the calls that were under way together, the first one tells.
                 self._refusals += 1
-            wait = Quota(self._per_minute, strict=True).wait((), self._everybody(now), now)
+            wait = Quota(self._per_minute, strict=True).wait(self._everybody(now), (), now)
             if wait <= 0:
-                # Fewer calls than allowed: somebody else uses the credential, or the limit is a lower one.
-                wait = BACK_OFF_SECONDS * 2 ** min(self._refusals - 1, 5) * (0.5 + self._jitter() / 2)
+                # Fewer calls than allowed: somebody unknown uses the credential, or the limit is a lower one.
+                wait = BACK_OFF_SECONDS * 2 ** min(self._refusals - 1, 8) * (0.5 + self._jitter() / 2)
             wait = min(wait if retry_after is None else max(retry_after, 1.0), LONGEST_SECONDS)
             self._strict_at = now
             self._blocked_until = max(self._blocked_until, now + wait)
         self._tell()
         return wait
+
+    def _told_each(self) -> int:
+        with self._lock:
+            now = self._time()
+            if count(self._others, 60.0, now):
+                return max(TOLD_EACH_AMONG_OTHERS, self._per_minute // 20)
+        return max(TOLD_EACH, self._per_minute // 5)
 
     def _quota(self, now: float) -> Quota:
         strict = self._strict_at is not None and 0.0 <= now - self._strict_at < STRICT_FOR.total_seconds()
@@ -152,7 +168,8 @@ class Budget:
         quota, free = self._quota(now), 0
         if not first:
             free = max(0, quota.reserved(self._streams, self._every) - count(self._firsts, 60.0, now))
-        return max(blocked, quota.wait(self._mine, self._everybody(now), now, kept_free=free))
+        wait = quota.wait(self._mine, self._others, now, instances=self._instances, kept_free=free)
+        return max(blocked, wait)
 
     def _count(self, now: float, stream: str, *, first: bool) -> int:
         """Count a call; how many of the last minute the others do not know of."""
@@ -170,8 +187,7 @@ class Budget:
 
     def _everybody(self, now: float) -> Sequence[float]:
         """Times of all calls that are known of and still matter, in order."""
-        mine = self._mine[bisect_right(self._mine, now - KEPT_SECONDS) :]
-        return sorted(mine + self._others) if self._others else mine
+        return merged(self._mine, self._others, now)
 
     def _refresh(self) -> None:
         """Learn what other instances have told."""
@@ -215,14 +231,15 @@ class Budget:
 
     def _learn(self, fields: dict[str, Any]) -> None:
         now = self._time()
+        holders = {name: steps for name, steps in fields.get("holders", {}).items() if name != self._holder}
         self._others = sorted(
             float(at)
-            for name, steps in fields.get("holders", {}).items()
-            if name != self._holder
+            for steps in holders.values()
             for at, calls in steps
             if now - KEPT_SECONDS < at <= now + _STEP
             for _ in range(calls)
         )
+        self._instances = sum(1 for steps in holders.values() if any(now - 60.0 < at for at, _ in steps))
         if fields.get("strict_at") is not None:
             self._strict_at = max(self._strict_at or 0.0, float(fields["strict_at"]))
         self._blocked_until = max(self._blocked_until, float(fields.get("blocked_until", 0.0)))

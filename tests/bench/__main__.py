@@ -40,7 +40,7 @@ listen: 127.0.0.1:{port}
 limits: {{max_pending_bytes: 8000000000, deadline: 600s}}
 sophos: {{auth_url: "{url}", api_url: "{url}"}}
 integrations:
-  - {{name: bench, client_id: "{client_id}", client_secret: "{client_secret}"}}
+  - {{name: bench, client_id: "{client_id}", client_secret: "{client_secret}", calls_per_minute: 1000000}}
 """
 
 

@@ -1,0 +1,218 @@
+"""One credential's calls on a modelled clock, against the simulator's own count of them, over a real store."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from emulator.central.accounts import PUBLISHED_LIMITS, RateLimiter
+from emulator.central.clock import Clock
+from lib.errors import OverBudgetError, ThrottledError
+from lib.model.feed import Feed
+from lib.model.page import Page, Tenant, Whoami
+from lib.pipeline.accounts import Accounts, Integration
+from lib.pipeline.budget import Budget
+from lib.pipeline.fetch_page import FetchPage
+from lib.pipeline.reconcile import Reconcile
+from lib.pipeline.records import Books
+from lib.pipeline.schedules import Schedules
+from lib.sophos.pages import facts
+from lib.store.directory import DirectoryStore
+
+ENFORCED = PUBLISHED_LIMITS[1::2]
+"""A hundred a minute, and 200,000 a day."""
+
+
+class World:
+    """A clock that moves when somebody waits, a store, and Sophos's count of calls."""
+
+    def __init__(self, folder: Path, limits: Sequence[Sequence[float]] = ENFORCED) -> None:
+        self.store = DirectoryStore(folder / "store")
+        self.clock = Clock(start=1_790_000_000.0)
+        self.limiter = RateLimiter(self.clock, limits)
+        self.allowed = self.refused = 0
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.monotonic(), UTC)
+
+    def monotonic(self) -> float:
+        return self.clock.now() / 1000
+
+    def sleep(self, seconds: float) -> None:
+        self.clock.advance(seconds + 0.001)
+
+    def budget(self, holder: str, per_minute: int = 100, client_id: str = "partner") -> Budget:
+        return Budget(
+            lambda: self.store,
+            lambda: client_id,
+            per_minute,
+            holder=holder,
+            now=self.now,
+            monotonic=self.monotonic,
+            sleep=self.sleep,
+            jitter=lambda: 1.0,
+        )
+
+    def call(self, budget: Budget) -> None:
+        """What Sophos says to one more call; ThrottledError where it refuses it."""
+        wait = self.limiter.wait_seconds("partner")
+        if wait is None:
+            self.allowed += 1
+        else:
+            self.refused += 1
+            raise ThrottledError("Sophos answered 429", retry_after=budget.refused(None))
+
+    def catch_up(self, budgets: Sequence[Budget], minutes: float) -> None:
+        """Every instance calls whenever it may."""
+        start = self.monotonic()
+        due = dict.fromkeys(range(len(budgets)), start)
+        while (now := min(due.values())) < start + 60 * minutes:
+            self.sleep(max(0.0, now - self.monotonic()))
+            one = min(due, key=due.__getitem__)
+            try:
+                budgets[one].take(f"stream {one}", self.monotonic())
+                self.call(budgets[one])
+                due[one] = self.monotonic() + 0.05
+            except (OverBudgetError, ThrottledError) as error:
+                due[one] = self.monotonic() + max(0.001, error.retry_after or 0.0)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.mark.parametrize(("instances", "most_refused"), [(1, 1), (2, 6), (4, 18)])
+def test_catching_up_uses_95_of_100_allowed_calls_and_draws_few_429s(
+    world: World, instances: int, most_refused: int
+) -> None:
+    world.catch_up([world.budget(f"i{number}") for number in range(instances)], minutes=20)
+    assert world.allowed >= 0.95 * 20 * 100
+    assert world.refused <= most_refused
+
+
+def test_a_burst_is_used_where_sophos_grants_it(tmp_path: Path) -> None:
+    world = World(tmp_path, [(300, 60), (1200, 600)])
+    world.catch_up([world.budget("one")], minutes=10)
+    assert world.refused == 0
+    assert world.allowed >= 0.95 * 1200
+
+
+def test_a_lower_share_is_kept(world: World) -> None:
+    world.catch_up([world.budget("one", per_minute=30)], minutes=10)
+    assert world.refused == 0
+    assert 0.95 * 300 <= world.allowed <= 300 + 2 * 30
+
+
+def test_a_429_that_one_instance_met_holds_the_others_back(world: World) -> None:
+    one, other = world.budget("one"), world.budget("other")
+    one.take("a", world.monotonic())
+    assert one.refused(40.0) == 40.0
+    other.expect(1, 60.0)
+    with pytest.raises(OverBudgetError) as over:
+        other.take("b", world.monotonic())
+    assert over.value.retry_after == pytest.approx(40.0, abs=1.0)
+    assert other.used().is_strict
+    world.sleep(41.0)
+    other.take("b", world.monotonic())
+
+
+def test_few_calls_write_nothing(world: World) -> None:
+    budget = world.budget("one")
+    for _ in range(60):
+        for number in range(15):
+            budget.take(f"s{number}", world.monotonic() + 50)
+        world.sleep(60.0)
+    assert not [*world.store.list("budgets/")]
+
+
+def test_another_credential_has_calls_of_its_own(world: World) -> None:
+    one, other = world.budget("one"), world.budget("other", client_id="somebody else")
+    world.catch_up([one], minutes=3)
+    other.expect(1, 60.0)
+    assert other.used().last_minute == 0
+
+
+@dataclass
+class Quiet:
+    """A partner's tenants, some of which have something new at each asking."""
+
+    world: World
+    budget: Budget
+    tenants_: list[Tenant]
+    busy: frozenset[str]
+    asked: dict[str, list[float]] = field(default_factory=dict)
+
+    def whoami(self) -> Whoami:
+        return Whoami("p", "partner", "https://api.example.com", None)
+
+    def tenants(self, _who: Whoami) -> Iterator[Tenant]:
+        return iter(self.tenants_)
+
+    def page(self, host: str, tenant: str, kind: str, *, deadline: float | None = None, **_: object) -> Page:
+        self.budget.take(f"{host}/{tenant}/{kind}", deadline or 0.0)
+        self.world.sleep(0.02)
+        self.world.call(self.budget)
+        times = self.asked.setdefault(tenant, [])
+        times.append(self.world.monotonic())
+        raw = f'{{"id":"{tenant}-{len(times)}","created_at":"{self.world.now():%Y-%m-%dT%H:%M:%SZ}"}}'
+        items = (raw.encode(),) if tenant in self.busy else ()
+        return Page(items, f"{tenant}-{len(times)}", has_more=False, served_at=self.world.now())
+
+
+def fetch_page(world: World, source: Quiet, every: Callable[[], float]) -> FetchPage:
+    feed = Feed(
+        name="partner",
+        region="auto",
+        tenants=None,
+        kinds=("events",),
+        exclude_types=(),
+        lookback=timedelta(hours=24),
+        settle=timedelta(0),
+        reconcile=None,
+        utmstack_tenant_id="ce66672c-e36d-4761-a8c8-90058fee1a24",
+        alerts_data_type="alerts",
+        data_source=None,
+        gap_data_type=None,
+    )
+    books = Books.of(world.store)
+    one = Integration(feed, source, lambda: "partner", "https://api.example.com", source.budget)
+    return FetchPage(
+        books=books,
+        accounts=Accounts(world.store, now=world.now, jitter=lambda: 0.0),
+        integrations={"partner": one},
+        facts=facts,
+        reconcile=Reconcile(books, facts, world.now, world.monotonic),
+        schedules=Schedules(world.store),
+        max_pending_bytes=1 << 30,
+        every=every,
+        now=world.now,
+        monotonic=world.monotonic,
+        workers=1,
+    )
+
+
+def test_of_1000_tenants_each_is_asked_within_12_minutes_and_a_busy_one_within_2(world: World) -> None:
+    tenants = [Tenant(f"t-{number:04}", f"Tenant {number}", "https://api.example.com") for number in range(1000)]
+    busy = frozenset(tenant.id for tenant in tenants[::50])
+    source = Quiet(world, world.budget("one"), tenants, busy)
+    use_case = fetch_page(world, source, lambda: 60.0)
+    start = world.monotonic()
+    for tick in range(28):
+        world.sleep(max(0.0, start + 60.0 * tick - world.monotonic()))
+        fetched = use_case.run(deadline=world.monotonic() + 50)
+        assert len(fetched.lines) + fetched.deferred == 1000 or fetched.lines[0]["outcome"] == "rate_limited"
+    end = world.monotonic()
+    waits = [longest([start, *source.asked[tenant.id], end]) for tenant in tenants]
+    spoke = [longest(source.asked[tenant]) for tenant in busy]
+    assert max(waits) <= 12 * 60
+    assert max(spoke) <= 2 * 60 + 1
+    assert world.refused <= 3
+
+
+def longest(times: Sequence[float]) -> float:
+    """The longest time between two that follow each other."""
+    return max(later - sooner for sooner, later in pairwise(times))
