@@ -27,7 +27,10 @@ from emulator.central import DEFAULT_TENANT_ID
 from lib.model.stream import Stream
 from lib.pipeline.audit import audit
 from tests.fakes.go_engine import build_go_engine
-from tests.site import Emulator, Site, free_port, until
+from tests.site import SECRET, Emulator, Site, free_port, until
+
+# A tick a second, and many processes that each count anew: this is not about the rate budget.
+INTEGRATIONS = [{"name": "acme", "client_id": "demo-client", "client_secret": SECRET, "calls_per_minute": 100_000}]
 
 
 class Central:
@@ -164,7 +167,7 @@ def main() -> int:
     print(f"seed {args.seed}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     central = Central(folder, events=args.events, per_minute=args.per_minute)
-    site = Site(sophos={"auth_url": central.url, "api_url": central.url})
+    site = Site(sophos={"auth_url": central.url, "api_url": central.url}, integrations=INTEGRATIONS)
     soak = Soak(site, central, args.seed)
     rng = random.Random(args.seed)
     end = time.monotonic() + args.seconds

@@ -25,6 +25,7 @@ import requests
 
 from emulator import process
 from emulator.functions import TARGETS, Function
+from lib import config as configuration
 from lib.config import ENVIRONMENT
 from lib.pipeline.records import Books
 from lib.store.directory import DirectoryStore
@@ -280,24 +281,27 @@ def answers(url: str) -> bool:
         return False
 
 
+@contextmanager
+def emulator(folder: Path, config: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The emulator as a process, with its functions."""
+    with (folder / "emulator.log").open("ab") as log:
+        arguments = [sys.executable, "-m", "emulator", "run", "--config", str(config)]
+        child = subprocess.Popen(arguments, cwd=process.ROOT, stdout=log, stderr=log)
+    try:
+        yield child
+    finally:
+        process.stop(child, 60)
+
+
 def idle(folder: Path, socket: Path, seconds: float) -> Figures:
     """The emulator while nothing happens, at `every: 60s`."""
     with simulator(folder, 100) as central:
         config = write_config(folder, socket, central)
-        with (folder / "emulator.log").open("ab") as log:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "emulator", "run", "--config", str(config)],
-                cwd=process.ROOT,
-                stdout=log,
-                stderr=log,
-            )
-        try:
+        with emulator(folder, config) as child:
             time.sleep(15)
             watch = Watch(child.pid)
             time.sleep(seconds)
             (cpu,), (peak,) = watch.end()
-        finally:
-            process.stop(child, 60)
     return {
         "idle, % of a core": cpu / seconds * 100,
         "idle, CPU s an hour": cpu / seconds * 3600,
@@ -323,24 +327,35 @@ with CentralServer(tenants=tenants, credentials=[Credential(id_type="partner", i
 
 
 def scale(folder: Path, socket: Path, streams: int) -> Figures:
-    """One idle tick over so many streams."""
+    """One quiet tick over so many tenants of one partner, and the memory of all processes together."""
     with simulator(folder, 0, TENANTS.format(count=streams)) as central:
-        config = write_config(folder, socket, central)
-        with functions(config, "fetch-page", "forward-batch") as (fetch, forward):
-            results(fetch, {})
-            results(forward, {})
+        config = write_config(folder, socket, central, every="1d")
+        with emulator(folder, config) as child:
+            url = "http://{}:{}".format(*configuration.load(str(config)).listen)
+            watch = Watch(child.pid)
+            wait(lambda: status(url).get("acked") == streams, "the first tick", 900)
             times, calls = [], []
             for _ in range(3):
                 before = asked(central["url"])
                 began = time.perf_counter()
-                lines = results(fetch, {})
+                lines = requests.post(f"{url}/fetch-page", json={}, timeout=900).json()["results"]
                 times.append(time.perf_counter() - began)
                 calls.append(asked(central["url"]) - before)
-                assert {line["outcome"] for line in lines} == {"up_to_date"}
+                assert [line["outcome"] for line in lines] == ["up_to_date"] * streams
+            _, (peak,) = watch.end()
     return {
         f"tick over {streams} streams, s": statistics.median(times),
         f"calls to Sophos a tick, {streams} streams": statistics.median(calls),
+        f"all processes, {streams} streams, peak RSS MiB": peak,
     }
+
+
+def status(url: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = requests.get(f"{url}/status", timeout=60).json()
+    except requests.RequestException:
+        return {}
+    return found
 
 
 def asked(url: str) -> int:
@@ -372,7 +387,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--idle", type=float, default=60.0, metavar="SECONDS")
-    parser.add_argument("--streams", type=int, nargs="*", default=[1, 10, 100])
+    parser.add_argument("--streams", type=int, nargs="*", default=[1, 10, 100, 1000])
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
     rounds = []
