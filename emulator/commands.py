@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,9 @@ from lib.errors import ConfigError, ConnectorError
 from lib.model.duration import parse_duration
 from lib.pipeline import audit as audits
 from lib.pipeline.records import Books, day_of
+
+TEST_SECONDS = 300.0
+"""How long testing one integration may take; a person can end it before."""
 
 
 def check(location: str | None, *, as_json: bool) -> int:
@@ -76,19 +80,30 @@ def test_connection(location: str | None, integration: str | None, *, as_json: b
 
         wiring.known(integration)
         names = [integration] if integration else [each.name for each in wiring.config().integrations]
-        answers = {name: wiring.test_connection(name) for name in names}
+        answers = {}
+        for name in names:
+            if not as_json:
+                print(name, flush=True)
+            tell = _untold if as_json else _print_check
+            answers[name] = wiring.examine(name, deadline=time.monotonic() + TEST_SECONDS, tell=tell)
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
     if as_json:
         print(json.dumps(answers, ensure_ascii=False))
-    else:
-        for name, answer in answers.items():
-            print(f"{name}")
-            for each in answer["checks"]:
-                print(f"  {'ok  ' if each['ok'] else 'FAIL'} {each['name']:<17} {each['detail']}")
-                if "remedy" in each:
-                    print(f"       {'':<17} → {each['remedy']}")
     return 0 if all(answer["ok"] for answer in answers.values()) else 1
+
+
+def _untold(_: dict[str, Any]) -> None:
+    """For machines, all checks are told at once."""
+
+
+def _print_check(check: dict[str, Any]) -> None:
+    marks = {"ok": "ok  ", "failed": "FAIL", "skipped": "skip" if check["ok"] else "----"}
+    print(
+        f"  {marks[check['outcome']]} {check['name']:<17} {check['milliseconds']:>6} ms  {check['detail']}", flush=True
+    )
+    if "remedy" in check:
+        print(f"       {'':<17} {'':>9}  → {check['remedy']}", flush=True)
 
 
 def audit(location: str | None, since: str | None, *, as_json: bool) -> int:

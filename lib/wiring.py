@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lib.pipeline.fetch_page import FetchPage
     from lib.pipeline.forward_batch import ForwardBatch
     from lib.pipeline.reconcile import Reconcile
+    from lib.pipeline.test_connection import TestConnection
     from lib.sophos.client import Central
     from lib.utmstack.engine import Engine
 
@@ -309,27 +310,50 @@ def _forwarded(**stream: str | None) -> dict[str, Any] | Refused:
 
 def test_connection(
     integration: str | None = None,
+    *,
     client_id: str = "",
     client_secret: str = "",
     region: str = "auto",
     tenant: str | None = None,
+    streams: Sequence[str] = ("events",),
 ) -> dict[str, Any]:
     """Test a configured integration, or credentials that are kept nowhere."""
-    from lib.pipeline.test_connection import Subject, TestConnection, check_store
+    from lib.pipeline.test_connection import Subject
 
     known(integration)
-    if integration is None:
-        source = central(
-            Credential(lambda: client_id, lambda: client_secret), budget(lambda: client_id, quota.PUBLISHED)
-        )
-        subject = Subject(source, region, (tenant,) if tenant else None)
-    else:
-        chosen = next(each for each in config().integrations if each.name == integration)
-        calls = budget(chosen.client_id.resolve, chosen.calls_per_minute)
-        source = central(Credential(chosen.client_id.resolve, chosen.client_secret.resolve), calls)
-        subject = Subject(source, chosen.region, chosen.tenants, chosen.streams)
-    use_case = TestConnection(store=lambda: check_store(store()), engine=lambda: engine().probe(), now=now)
-    return use_case.run(subject)
+    if integration is not None:
+        return examine(integration, deadline=deadline())
+    calls = budget(lambda: client_id, quota.PUBLISHED)
+    source = central(Credential(lambda: client_id, lambda: client_secret), calls)
+    subject = Subject(source, calls, region, (tenant,) if tenant else None, tuple(streams))
+    return _test_connection().run(subject, deadline=deadline())
+
+
+def examine(
+    integration: str, *, deadline: float, tell: Callable[[dict[str, Any]], None] = lambda _: None
+) -> dict[str, Any]:
+    """Test a configured integration; `tell` hears of each check once it is made."""
+    from lib.pipeline.test_connection import Subject
+
+    chosen = next(each for each in config().integrations if each.name == integration)
+    calls = budget(chosen.client_id.resolve, chosen.calls_per_minute)
+    source = central(Credential(chosen.client_id.resolve, chosen.client_secret.resolve), calls)
+    subject = Subject(source, calls, chosen.region, chosen.tenants, chosen.streams)
+    return _test_connection().run(subject, deadline=deadline, tell=tell)
+
+
+@cache
+def _test_connection() -> TestConnection:
+    from lib.pipeline.test_connection import Surroundings, TestConnection, check_store
+    from lib.sophos.pages import facts
+
+    def probe() -> str:
+        engine().probe()
+        return config().engine
+
+    return TestConnection(
+        Surroundings(store=lambda: check_store(store()), engine=probe, facts=facts, now=now, monotonic=time.monotonic)
+    )
 
 
 def known(integration: str | None) -> None:

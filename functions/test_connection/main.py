@@ -6,21 +6,29 @@ from marshmallow import Schema, ValidationError, fields, validate, validates_sch
 
 from lib import wiring
 from lib.boundary import answer
+from lib.config import KINDS
+
+
+def sendable(text: str) -> None:
+    """Refuse what is no text: half of a surrogate pair."""
+    if not text.isprintable():
+        raise ValidationError("has characters that no credential has")
 
 
 class TestConnectionRequest(Schema):
     """A configured integration, or credentials that are not saved anywhere."""
 
     integration = fields.String()
-    client_id = fields.String(validate=validate.Length(min=1))
-    client_secret = fields.String(validate=validate.Length(min=1), load_only=True)
+    client_id = fields.String(validate=[validate.Length(1, 200), sendable])
+    client_secret = fields.String(validate=[validate.Length(1, 1000), sendable], load_only=True)
     region = fields.String()
     tenant = fields.String(validate=validate.Length(min=1))
+    streams = fields.List(fields.String(validate=validate.OneOf(KINDS)), validate=validate.Length(min=1))
 
     @validates_schema
     def _one_of_two(self, data: dict[str, object], **_: object) -> None:
         given = {name for name in ("client_id", "client_secret") if name in data}
-        if "integration" in data and (given or "region" in data or "tenant" in data):
+        if "integration" in data and len(data) > 1:
             raise ValidationError("Name either an integration or credentials, not both.", "integration")
         if "integration" not in data and len(given) != 2:
             raise ValidationError("Name an integration, or both client_id and client_secret.", "integration")

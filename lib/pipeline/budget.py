@@ -107,6 +107,14 @@ class Budget:
                 is_strict=self._quota(now).strict,
             )
 
+    def headroom(self) -> int:
+        """How many calls may go at once, by what this instance knows and others have told."""
+        self._refresh()
+        with self._lock:
+            now = self._time()
+            blocked = now < self._blocked_until <= now + LONGEST_SECONDS
+            return 0 if blocked else self._quota(now).spare(self._everybody(now), now)
+
     def take(self, stream: str, deadline: float) -> None:
         """Wait for a call's turn, and count it; OverBudgetError, with the seconds, where the turn comes too late.
 

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import uuid4
 
-from lib.errors import ConnectorError, PermanentError, StoreError
+from lib.errors import ConflictError, ConnectorError, PermanentError, StoreError
+from lib.model.event import Facts
 from lib.model.page import Page, Tenant, Whoami
+from lib.model.quota import Used
 from lib.model.region import AUTO, mismatch, region_of
 from lib.store.base import ABSENT, ObjectStore
 
 LARGEST_SKEW = timedelta(seconds=60)
 SAMPLE = timedelta(minutes=15)
 """How far back the SIEM API is read to see that it can be."""
+LONGER_SAMPLE = timedelta(hours=24)
+"""How far back where nothing happened lately: as far as Sophos serves."""
 TENANTS_TRIED = 5
 """Of a partner's or organization's tenants: one call each, of the 100 a minute that there are."""
+
+Check = dict[str, Any]
+"""name, ok, outcome (`ok`, `failed`, `skipped`), milliseconds, detail; code and remedy of a failed one."""
 
 
 class CheckFailedError(PermanentError):
@@ -26,23 +35,69 @@ class CheckFailedError(PermanentError):
     code = "check_failed"
 
 
+class _NotNeededError(Exception):
+    """There is nothing to check, and nothing wrong with that."""
+
+
+class Way(Protocol):
+    """The way to a host; each method goes it up to one station, and says in a sentence how that was."""
+
+    @property
+    def host(self) -> str:
+        """The host."""
+
+    def resolve(self) -> str:
+        """Look up the name."""
+
+    def connect(self) -> str:
+        """Open a connection."""
+
+    def secure(self) -> str | None:
+        """Do a TLS handshake; None where the way needs none."""
+
+
 class Sophos(Protocol):
-    """Sophos Central, with the credential in question."""
+    """Sophos Central, with the credential in question. `deadline` is a monotonic time."""
 
-    def reach(self) -> dict[str, datetime | None]:
-        """What the hosts' clocks show, by host; SophosDownError names the one that cannot be reached."""
+    def way(self, url: str) -> Way:
+        """The way to a host; HostRefusedError where credentials must not go there."""
 
-    def authenticate(self) -> None:
+    def ways(self) -> Sequence[Way]:
+        """The ways to the hosts that every credential needs."""
+
+    def reach(self, *, deadline: float | None = None) -> Mapping[str, datetime | None]:
+        """What the hosts' clocks show, by host; SophosDownError names the one that does not answer."""
+
+    def authenticate(self, *, deadline: float | None = None) -> None:
         """Get a token."""
 
-    def whoami(self) -> Whoami:
+    def whoami(self, *, deadline: float | None = None) -> Whoami:
         """Whose the credential is."""
 
-    def tenants(self, who: Whoami) -> Iterator[Tenant]:
+    def tenants(self, who: Whoami, *, deadline: float | None = None) -> Iterator[Tenant]:
         """The tenants that it can read."""
 
-    def page(self, host: str, tenant: str, kind: str, *, cursor: str | None, from_date: datetime | None) -> Page:
+    def page(
+        self,
+        host: str,
+        tenant: str,
+        kind: str,
+        *,
+        cursor: str | None,
+        from_date: datetime | None,
+        deadline: float | None = None,
+    ) -> Page:
         """A page of the SIEM API."""
+
+
+class Budget(Protocol):
+    """The calls that the credential may make."""
+
+    def used(self) -> Used:
+        """What was used up to now."""
+
+    def headroom(self) -> int:
+        """How many calls may go at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +105,22 @@ class Subject:
     """What is to be tested."""
 
     sophos: Sophos
+    budget: Budget
     region: str = AUTO
     tenants: tuple[str, ...] | None = None
     kinds: Sequence[str] = ("events",)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the checks need beside the subject; `store` and `engine` raise what keeps them from being used."""
+
+    store: Callable[[], None]
+    engine: Callable[[], str]
+    """Opens a stream at the engine; says which way."""
+    facts: Callable[[bytes], Facts]
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float]
 
 
 class TestConnection:
@@ -60,88 +128,181 @@ class TestConnection:
 
     __test__ = False
 
-    def __init__(self, *, store: Callable[[], None], engine: Callable[[], None], now: Callable[[], datetime]) -> None:
-        """`store` and `engine` raise what keeps them from being used."""
-        self._store = store
-        self._engine = engine
-        self._now = now
+    def __init__(self, surroundings: Surroundings) -> None:
+        self._surroundings = surroundings
 
-    def run(self, subject: Subject) -> dict[str, Any]:
-        """Every check's outcome; a failed check is an answer, no error."""
-        return _Examination(subject, self._store, self._engine, self._now).answer()
+    def run(
+        self, subject: Subject, *, deadline: float, tell: Callable[[Check], None] = lambda _: None
+    ) -> dict[str, Any]:
+        """Every check's outcome; a failed check is an answer, no error.
+
+        `tell` hears of each check once it is made. At the deadline (a monotonic time) the answer is what was found so
+        far, and what was not reached is listed as such.
+        """
+        examination = _Examination(subject, self._surroundings, deadline, tell)
+        # A thread, since a name server, a disk or a bucket may keep whoever asks it for longer than there is time.
+        worker = threading.Thread(target=examination.make, name="test-connection", daemon=True)
+        worker.start()
+        worker.join(max(0.0, deadline - self._surroundings.monotonic()))
+        return examination.answer()
 
 
 def check_store(store: ObjectStore) -> None:
-    """Write an object, read it and remove it; StoreError where one of them cannot be done."""
-    key, body = f"probes/{uuid4()}", b"test-connection"
-    generation = store.write(key, body, expected=ABSENT)
-    stored = store.read(key)
-    store.delete(key, expected=generation)
-    if stored is None or stored.body != body:
-        raise StoreError("what was written to the store could not be read again")
+    """Create an object, replace it, read it and remove it; StoreError where that, or compare-and-set, does not work."""
+    key = f"probes/{uuid4()}"
+    first = store.write(key, b"first", expected=ABSENT)
+    latest = first
+    try:
+        _has_to_conflict(store, key, ABSENT, "an object that exists was created again")
+        latest = store.write(key, b"second", expected=first)
+        _has_to_conflict(store, key, first, "an object that had changed was replaced")
+        stored = store.read(key)
+        if stored is None or (stored.body, stored.generation) != (b"second", latest):
+            raise StoreError("what was written to the store could not be read again")
+    finally:
+        with suppress(ConflictError):
+            store.delete(key, expected=latest)
+
+
+def _has_to_conflict(store: ObjectStore, key: str, generation: int, what: str) -> None:
+    try:
+        store.write(key, b"stale", expected=generation)
+    except ConflictError:
+        return
+    raise StoreError(
+        f"the store does not compare before it writes: {what}",
+        remedy="Use a store that keeps to generations: a local disk, or Google Cloud Storage itself.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    name: str
+    make: Callable[[], str]
+    needs: str = ""
+    """The step that has to have succeeded before."""
 
 
 class _Examination:
     def __init__(
-        self, subject: Subject, store: Callable[[], None], engine: Callable[[], None], now: Callable[[], datetime]
+        self, subject: Subject, surroundings: Surroundings, deadline: float, tell: Callable[[Check], None]
     ) -> None:
         self._subject = subject
         self._sophos = subject.sophos
-        self._check_store = store
-        self._check_engine = engine
-        self._now = now
-        self._checks: list[dict[str, Any]] = []
-        self._streams: dict[str, dict[str, Any]] = {}
+        self._around = surroundings
+        self._deadline = deadline
+        self._tell = tell
+        self._steps = self._planned()
+        self._lock = threading.Lock()
+        self._checks: list[Check] = []
+        self._over = False
+        self._fault: BaseException | None = None
+        self._blame: dict[str, str] = {}
+        """Of each step that did not succeed, the one that is to blame."""
+        self._clocks: Mapping[str, datetime | None] = {}
         self._who: Whoami | None = None
         self._tenants: list[Tenant] = []
+        self._pages: dict[str, list[Page]] = {}
+        self._streams: dict[str, dict[str, Any]] = {}
+
+    def _planned(self) -> list[_Step]:
+        readers = {
+            "events": _Step("siem_events", lambda: self._siem("events"), needs="tenant_hosts"),
+            "alerts": _Step("siem_alerts", lambda: self._siem("alerts"), needs="tenant_hosts"),
+        }
+        return [
+            _Step("dns", lambda: self._along(self._sophos.ways(), lambda way: way.resolve())),
+            _Step("tcp", lambda: self._along(self._sophos.ways(), lambda way: way.connect()), needs="dns"),
+            _Step("tls", self._secure, needs="tcp"),
+            _Step("sophos_reachable", self._reachable, needs="tls"),
+            _Step("clock", self._clock, needs="sophos_reachable"),
+            _Step("credentials", self._credentials, needs="sophos_reachable"),
+            _Step("whoami", self._whoami, needs="credentials"),
+            _Step("region", self._region, needs="whoami"),
+            _Step("tenants", self._readable_tenants, needs="whoami"),
+            _Step("tenant_hosts", self._tenant_hosts, needs="tenants"),
+            *[readers[kind] for kind in self._subject.kinds],
+            _Step("page", self._page, needs="tenant_hosts"),
+            _Step("newest_event", self._newest_event, needs="tenant_hosts"),
+            _Step("rate", self._rate, needs="credentials"),
+            _Step("store", self._store),
+            _Step("engine", self._engine),
+        ]
+
+    def make(self) -> None:
+        """Make all checks. What depends on a failed one is listed as not made."""
+        try:
+            for step in self._steps:
+                if self._over:
+                    return
+                self._note(self._made(step))
+        except BaseException as error:  # noqa: BLE001 - raised where the answer is waited for
+            self._fault = error
 
     def answer(self) -> dict[str, Any]:
-        """Make all checks. What depends on a failed one is listed as not made."""
-        steps: list[tuple[str, Callable[[], str]]] = [
-            ("sophos_reachable", self._reachable),
-            ("clock", self._clock),
-            ("credentials", self._credentials),
-            ("whoami", self._whoami),
-            ("region", self._region),
-            ("tenants", self._readable_tenants),
-            *[(f"siem_{kind}", lambda kind=kind: self._siem(kind)) for kind in self._subject.kinds],
-        ]
-        failed: str | None = None
-        for name, step in steps:
-            if failed in (None, "clock", "region") or (name.startswith("siem_") and failed.startswith("siem_")):
-                failed = failed if self._made(name, step) else name
-            else:
-                self._note(name, ok=False, detail=f"Not tried, since {failed} failed.")
-        self._made("store", self._store)
-        self._made("engine", self._engine)
+        """What was found up to now; nothing is added to it any more."""
+        with self._lock:
+            self._over = True
+        if self._fault is not None:
+            raise self._fault
+        made = len(self._checks)
+        for at, step in enumerate(self._steps[made:]):
+            detail = "Not reached within the call's time." if at else "Not done within the call's time."
+            check = _check(step.name, "skipped" if at else "failed", detail, ok=False)
+            remedy = (
+                {} if at else {"code": "too_slow", "remedy": "Call again; if it lasts, this station is the slow one."}
+            )
+            self._checks.append(check | remedy)
         return {
             "ok": all(check["ok"] for check in self._checks),
             "checks": self._checks,
             "tenant": self._tenant(),
-            "streams": self._streams,
+            "streams": dict(self._streams),
         }
 
-    def _made(self, name: str, step: Callable[[], str]) -> bool:
+    def _made(self, step: _Step) -> Check:
+        blamed = self._blame.get(step.needs)
+        if blamed is not None:
+            self._blame[step.name] = blamed
+            return _check(step.name, "skipped", f"Not tried, since {blamed} failed.", ok=False)
+        began = self._around.monotonic()
         try:
-            self._note(name, ok=True, detail=step())
+            check = _check(step.name, "ok", step.make(), ok=True)
+        except _NotNeededError as reason:
+            check = _check(step.name, "skipped", str(reason), ok=True)
         except ConnectorError as error:
-            self._note(name, ok=False, detail=str(error), remedy=error.remedy)
-            return False
-        return True
+            self._blame[step.name] = step.name
+            check = _check(step.name, "failed", str(error), ok=False) | {"code": error.code, "remedy": error.remedy}
+        return check | {"milliseconds": round((self._around.monotonic() - began) * 1000)}
 
-    def _note(self, name: str, *, ok: bool, detail: str, remedy: str | None = None) -> None:
-        check: dict[str, Any] = {"name": name, "ok": ok, "detail": detail}
-        self._checks.append(check if remedy is None else check | {"remedy": remedy})
+    def _note(self, check: Check) -> None:
+        with self._lock:
+            if self._over:
+                return
+            self._checks.append(check)
+        self._tell(check)
+
+    # The way there
+
+    @staticmethod
+    def _along(ways: Sequence[Way], station: Callable[[Way], str]) -> str:
+        return f"{'; '.join(dict.fromkeys(station(way) for way in ways))}."
+
+    def _secure(self) -> str:
+        told = [text for way in self._sophos.ways() if (text := way.secure()) is not None]
+        if not told:
+            raise _NotNeededError("Sophos is on this machine, without TLS.")
+        return f"{'; '.join(told)}."
 
     def _reachable(self) -> str:
-        self._clocks = self._sophos.reach()
+        self._clocks = self._sophos.reach(deadline=self._deadline)
         return f"{' and '.join(self._clocks)} answer."
 
     def _clock(self) -> str:
         shown = next((clock for clock in self._clocks.values() if clock is not None), None)
         if shown is None:
             return "Sophos's answers name no time; not compared."
-        skew = self._now() - shown
+        skew = self._around.now() - shown
         text = f"This machine's clock differs from Sophos's by {abs(skew.total_seconds()):.0f} s"
         if abs(skew) > LARGEST_SKEW:
             way = "ahead" if skew > timedelta(0) else "behind"
@@ -150,12 +311,14 @@ class _Examination:
             )
         return f"{text}."
 
+    # Whose the credential is
+
     def _credentials(self) -> str:
-        self._sophos.authenticate()
+        self._sophos.authenticate(deadline=self._deadline)
         return "Sophos issued a token."
 
     def _whoami(self) -> str:
-        self._who = who = self._sophos.whoami()
+        self._who = who = self._sophos.whoami(deadline=self._deadline)
         where = f", data region {region_of(who.data_region) or who.data_region}" if who.data_region else ""
         return f"The credential is that of {who.id_type} {who.id}{where}."
 
@@ -173,7 +336,7 @@ class _Examination:
 
     def _readable_tenants(self) -> str:
         assert self._who is not None  # noqa: S101 - whoami is made before
-        found = {tenant.id: tenant for tenant in self._sophos.tenants(self._who)}
+        found = {tenant.id: tenant for tenant in self._sophos.tenants(self._who, deadline=self._deadline)}
         wanted = self._subject.tenants
         missing = [each for each in wanted or () if each not in found or found[each].api_host is None]
         if missing:
@@ -189,23 +352,94 @@ class _Examination:
         asleep = len(found) - sum(1 for each in found.values() if each.api_host)
         return f"It reads {len(self._tenants)} tenant(s)." + (f" {asleep} have no API host yet." if asleep else "")
 
+    def _tenant_hosts(self) -> str:
+        known = {way.host for way in self._sophos.ways()}
+        hosts = dict.fromkeys(str(each.api_host) for each in self._tenants)
+        ways = [way for way in map(self._sophos.way, hosts) if way.host not in known]
+        if not ways:
+            raise _NotNeededError("Tenants are read at a host that was reached before.")
+
+        def station(way: Way) -> str:
+            way.resolve()
+            return way.secure() or way.connect()
+
+        return self._along(ways, station)
+
+    # What it can read
+
     def _siem(self, kind: str) -> str:
         self._streams[kind] = {"readable": False}
-        count = 0
+        refused: list[tuple[Tenant, ConnectorError]] = []
+        pages: list[Page] = []
         for tenant in self._tenants[:TENANTS_TRIED]:
-            page = self._sophos.page(str(tenant.api_host), tenant.id, kind, cursor=None, from_date=self._now() - SAMPLE)
-            count += len(page.items)
-        minutes = int(SAMPLE.total_seconds()) // 60
+            try:
+                pages.append(self._sample(tenant, kind, SAMPLE))
+            except ConnectorError as error:
+                refused.append((tenant, error))
+        if refused:
+            raise _named(refused, tried=len(pages) + len(refused))
+        span = SAMPLE
+        if not any(page.items for page in pages):
+            span, pages = LONGER_SAMPLE, [self._sample(self._tenants[0], kind, LONGER_SAMPLE)]
+        self._pages[kind] = pages
+        count, minutes = sum(len(page.items) for page in pages), int(span.total_seconds()) // 60
         self._streams[kind] = {"readable": True, "sample": count, "sample_minutes": minutes}
         return f"{count} {kind} of the last {minutes} minutes were read."
 
+    def _sample(self, tenant: Tenant, kind: str, span: timedelta) -> Page:
+        return self._sophos.page(
+            str(tenant.api_host),
+            tenant.id,
+            kind,
+            cursor=None,
+            from_date=self._around.now() - span,
+            deadline=self._deadline,
+        )
+
+    def _facts(self, *kinds: str) -> list[Facts]:
+        pages = [page for kind, read in self._pages.items() if not kinds or kind in kinds for page in read]
+        return [self._around.facts(item) for page in pages for item in page.items]
+
+    def _page(self) -> str:
+        if not self._pages:
+            raise _NotNeededError("Nothing was read.")
+        found = self._facts()
+        if not found:
+            return "The page is one of the SIEM API, and holds nothing."
+        whole = sum(1 for each in found if each.id and each.created_at)
+        types = len({each.type for each in found})
+        return f"{len(found)} items were cut out of their pages, {whole} of them with id and time, of {types} type(s)."
+
+    def _newest_event(self) -> str:
+        if "events" not in self._pages:
+            raise _NotNeededError("No events were read.")
+        times = [each.created_at for each in self._facts("events") if each.created_at]
+        if not times:
+            return "Sophos holds no event of the last 24 hours: none happened, or no device reports to this tenant."
+        age = max(timedelta(0), self._around.now() - max(times))
+        more = any(page.has_more for page in self._pages["events"])
+        self._streams["events"] |= {"newest": max(times).isoformat(), "newest_age_seconds": round(age.total_seconds())}
+        return f"The newest event is {'at most ' if more else ''}{_span(age)} old."
+
+    def _rate(self) -> str:
+        used, headroom = self._subject.budget.used(), self._subject.budget.headroom()
+        text = (
+            f"{used.last_minute} of {used.per_minute} calls were made within a minute; {headroom} more may go at once"
+        )
+        if headroom == 0:
+            raise CheckFailedError(
+                f"{text}.", remedy="Give this connector a credential of its own, or wait for a catch-up to end."
+            )
+        return f"{text}."
+
+    # Where it goes
+
     def _store(self) -> str:
-        self._check_store()
-        return "An object was written, read and removed."
+        self._around.store()
+        return "An object was created, replaced, read and removed; stale writes were refused."
 
     def _engine(self) -> str:
-        self._check_engine()
-        return "The engine takes logs."
+        return f"{self._around.engine()} took a stream, and ended it in order."
 
     def _tenant(self) -> dict[str, Any]:
         if self._who is None:
@@ -218,3 +452,22 @@ class _Examination:
             "host": host,
             "tenants": len(self._tenants),
         }
+
+
+def _check(name: str, outcome: str, detail: str, *, ok: bool) -> Check:
+    return {"name": name, "ok": ok, "outcome": outcome, "milliseconds": 0, "detail": detail}
+
+
+def _named(refused: Sequence[tuple[Tenant, ConnectorError]], *, tried: int) -> ConnectorError:
+    """The first tenant's error, with the tenant's name where there are several."""
+    tenant, error = refused[0]
+    if tried > 1:
+        error.args = (f"{len(refused)} of {tried} tenants, such as {tenant.id}: {error}",)
+    return error
+
+
+def _span(age: timedelta) -> str:
+    seconds = int(age.total_seconds())
+    if seconds < 120:
+        return f"{seconds} s"
+    return f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"

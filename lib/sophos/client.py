@@ -12,6 +12,7 @@ from lib.model.page import Page, Tenant, Whoami
 from lib.sophos import pages
 from lib.sophos.auth import Credential, Tokens
 from lib.sophos.http import Answer, Budget, Http
+from lib.sophos.reach import Way
 from lib.sophos.schemas import TenantsSchema, WhoamiSchema, load
 
 T = TypeVar("T")
@@ -49,12 +50,20 @@ class Central:
         """Requests so far, by outcome."""
         return dict(self._http.counts)
 
-    def reach(self) -> dict[str, datetime | None]:
+    def way(self, url: str) -> Way:
+        """The way to a host, station by station; HostRefusedError where credentials must not go there."""
+        return self._http.way(url)
+
+    def ways(self) -> list[Way]:
+        """The ways to the hosts that every credential needs."""
+        return [self.way(url) for url in dict.fromkeys((self._auth_url, self._api_url))]
+
+    def reach(self, *, deadline: float | None = None) -> dict[str, datetime | None]:
         """What the hosts' clocks show, by host; SophosDownError names the one that cannot be reached."""
         clocks: dict[str, datetime | None] = {}
         for url in dict.fromkeys((self._auth_url, self._api_url)):
             # Any answer will do: without a token, an error is expected.
-            answer = self._http.request("GET", f"{url}/", read=lambda answer: answer)
+            answer = self._http.request("GET", f"{url}/", read=lambda answer: answer, deadline=deadline)
             clocks[urlsplit(url).netloc] = answer.date
         return clocks
 

@@ -17,10 +17,12 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
+from requests.utils import select_proxy
 
 from lib.errors import ProtocolError, SophosDownError, ThrottledError
 from lib.model.backoff import full_jitter, retry_after
 from lib.model.host import check_url, is_loopback
+from lib.sophos.reach import Way
 
 T = TypeVar("T")
 
@@ -156,6 +158,13 @@ class Http:
                     raise
                 self._sleep(pause)
         raise AssertionError("the last try returns or raises")
+
+    def way(self, url: str) -> Way:
+        """The way that requests to the URL take; HostRefusedError where they take none."""
+        host = (check_url(url, allow_hosts=self._allow_hosts).hostname or "").lower()
+        found = self._session.merge_environment_settings(url, {}, None, None, None)
+        proxy = select_proxy(url, _DIRECT if is_loopback(host) else found["proxies"])
+        return Way(url, proxy if not proxy or "://" in proxy else f"http://{proxy}", found["verify"] or True)
 
     def _once(self, method: str, url: str, end: float, **options: Any) -> Answer:
         parts = urlsplit(url)

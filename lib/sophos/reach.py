@@ -1,0 +1,149 @@
+"""The way to a host, station by station, just as the HTTP client goes it: name, connection, certificate."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPSConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from requests.adapters import HTTPAdapter
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+from lib.errors import SophosDownError
+
+STATION_SECONDS = 5.0
+"""How long a connection, and then a TLS handshake, may take."""
+_CLOCK = (9, 10)
+"""OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
+_OTHER_NAME = (62, 64)
+"""X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The way to a host; each method goes it up to one station, and says in a sentence how that was."""
+
+    url: str
+    proxy: str | None
+    """The URL of the proxy that stands between."""
+    verify: bool | str
+    """As `requests` means it: certificates of its own, or a file or folder of them."""
+
+    @property
+    def host(self) -> str:
+        """The host, with its port where that is a special one."""
+        return urlsplit(self.url).netloc
+
+    def resolve(self) -> str:
+        """Look up the name; SophosDownError where there is none."""
+        host, port = self._first()
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise SophosDownError(
+                f"the name {host} cannot be resolved: {getattr(error, 'strerror', None) or 'no such name'}",
+                remedy=f"Let this machine's DNS resolve {host} (`getent hosts {host}`; /etc/resolv.conf).",
+            ) from None
+        addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
+        return f"{host} is {', '.join(addresses[:3])}"
+
+    def connect(self) -> str:
+        """Open a connection, to the proxy where there is one; SophosDownError where nobody answers."""
+        host, port = self._first()
+        try:
+            socket.create_connection((host, port), timeout=STATION_SECONDS).close()
+        except OSError as error:
+            raise SophosDownError(
+                f"{host} port {port} cannot be reached: {_reason(error)}",
+                remedy=f"Let this machine out to {host}, TCP port {port}: firewall, routes"
+                f"{', the proxy of the environment' if self.proxy else ', or HTTPS_PROXY for a proxy'}.",
+            ) from None
+        return f"{host} takes connections on port {port}" + (" (the proxy)" if self.proxy else "")
+
+    def secure(self) -> str | None:
+        """Do a TLS handshake; None where the way needs none. SophosDownError names who broke it."""
+        parts = urlsplit(self.url)
+        if parts.scheme != "https":
+            return None
+        if self.proxy and urlsplit(self.proxy).scheme != "http":
+            return f"{self.host} is behind a proxy that only the request itself can try"
+        try:
+            with closing(self._tunnelled(self._context())) as connection:
+                connection.connect()
+                version, shown = connection.sock.version(), connection.sock.getpeercert()
+        except ssl.SSLCertVerificationError as error:
+            raise self._refused(error) from None
+        except (OSError, HTTPException) as error:
+            raise SophosDownError(
+                f"no TLS connection to {self.host}: {_reason(error)}",
+                remedy="Something on the way ends the connection: check the proxy and the firewall for *.sophos.com.",
+            ) from None
+        return f"{self.host} has {version} and a certificate of {_organization(shown or {})}"
+
+    def _first(self) -> tuple[str, int]:
+        """Host and port that a connection goes to."""
+        parts = urlsplit(self.proxy or self.url)
+        return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+    def _context(self) -> ssl.SSLContext:
+        place = DEFAULT_CA_BUNDLE_PATH if self.verify is True else str(self.verify)
+        is_folder = Path(place).is_dir()
+        return ssl.create_default_context(cafile=None if is_folder else place, capath=place if is_folder else None)
+
+    def _tunnelled(self, context: ssl.SSLContext) -> HTTPSConnection:
+        host, port = self._first()
+        connection = HTTPSConnection(host, port, timeout=STATION_SECONDS, context=context)
+        if self.proxy:
+            parts = urlsplit(self.url)
+            headers = {key: str(value) for key, value in HTTPAdapter().proxy_headers(self.proxy).items()}
+            connection.set_tunnel(parts.hostname or "", parts.port or 443, headers)
+        return connection
+
+    def _refused(self, error: ssl.SSLCertVerificationError) -> SophosDownError:
+        text = f"the certificate of {self.host} is not accepted: {error.verify_message}; it was issued by"
+        if error.verify_code in _CLOCK:
+            remedy = f"Check this machine's clock; it shows {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC."
+        elif error.verify_code in _OTHER_NAME:
+            remedy = "Something else answers in this host's name: check DNS, /etc/hosts and the proxy."
+        else:
+            remedy = (
+                "A proxy seems to inspect TLS on the way. Exempt *.sophos.com from that, or trust the proxy's CA: "
+                "REQUESTS_CA_BUNDLE=/path/to/ca.pem in this program's environment."
+            )
+        return SophosDownError(f"{text} {self._issuer()}", remedy=remedy)
+
+    def _issuer(self) -> str:
+        """Whose certificate it is, whether it is to be trusted or not; nothing is sent."""
+        from cryptography import x509  # noqa: PLC0415 - heavy, and only who is refused waits for it
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        try:
+            with closing(self._tunnelled(context)) as connection:
+                connection.connect()
+                shown = connection.sock.getpeercert(binary_form=True) or b""
+            names = [str(each.value) for each in x509.load_der_x509_certificate(shown).issuer]
+        except (OSError, HTTPException, ValueError):
+            return "nobody who could be asked again"
+        return repr(", ".join(names)[:200])
+
+
+def _reason(error: Exception) -> str:
+    """Why, in the system's words where there are any."""
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    words = error.reason if isinstance(error, ssl.SSLError) else getattr(error, "strerror", None) or str(error)
+    return words or type(error).__name__
+
+
+def _organization(certificate: Mapping[str, Any]) -> str:
+    """Who issued it."""
+    names = dict(pair for each in certificate.get("issuer", ()) for pair in each)
+    return repr(names.get("organizationName") or names.get("commonName") or "nobody")
