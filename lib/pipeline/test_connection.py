@@ -20,8 +20,8 @@ from lib.store.base import ABSENT, ObjectStore
 LARGEST_SKEW = timedelta(seconds=60)
 SAMPLE = timedelta(minutes=15)
 """How far back the SIEM API is read to see that it can be."""
-LONGER_SAMPLE = timedelta(hours=24)
-"""How far back where nothing happened lately: as far as Sophos serves."""
+LONGER_SAMPLE = timedelta(hours=23)
+"""How far back where nothing happened lately; Sophos refuses a date over 24 hours ago, and clocks differ."""
 TENANTS_TRIED = 5
 """Of a partner's or organization's tenants: one call each, of the 100 a minute that there are."""
 
@@ -384,7 +384,7 @@ class _Examination:
         self._pages[kind] = pages
         count, minutes = sum(len(page.items) for page in pages), int(span.total_seconds()) // 60
         self._streams[kind] = {"readable": True, "sample": count, "sample_minutes": minutes}
-        return f"{count} {kind} of the last {minutes} minutes were read."
+        return f"{count} {kind} of the last {_span(span)} were read."
 
     def _sample(self, tenant: Tenant, kind: str, span: timedelta) -> Page:
         return self._sophos.page(
@@ -415,7 +415,8 @@ class _Examination:
             raise _NotNeededError("No events were read.")
         times = [each.created_at for each in self._facts("events") if each.created_at]
         if not times:
-            return "Sophos holds no event of the last 24 hours: none happened, or no device reports to this tenant."
+            when = f"of the last {_span(LONGER_SAMPLE)}"
+            return f"Sophos holds no event {when}: none happened, or no device reports to this tenant."
         age = max(timedelta(0), self._around.now() - max(times))
         more = any(page.has_more for page in self._pages["events"])
         self._streams["events"] |= {"newest": max(times).isoformat(), "newest_age_seconds": round(age.total_seconds())}

@@ -1,0 +1,318 @@
+"""test-connection's checks, each against a real fault: names, sockets, certificates, stores, clocks, deadlines."""
+
+import json
+import random
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from emulator.central import CentralServer, Credential, Fault, Tenant
+from emulator.engine import StandInEngine
+from lib.errors import HostRefusedError, SophosDownError, StoreError
+from lib.pipeline.budget import Budget
+from lib.pipeline.test_connection import Check, Subject, Surroundings, TestConnection, check_store
+from lib.sophos.client import Central
+from lib.sophos.pages import facts
+from lib.sophos.reach import Way
+from lib.store.directory import DirectoryStore
+from lib.utmstack.engine import Engine
+from lib.wiring import Credential as Keys
+from tests.site import free_port
+
+SECRET = "demo-secret"
+
+
+class Bench:
+    """All that test-connection needs, in this process."""
+
+    def __init__(self, folder: Path, central: CentralServer) -> None:
+        self.central = central
+        self.folder = folder
+        self.store = DirectoryStore(folder / "store")
+        self.engine = StandInEngine(folder / "e.sock")
+
+    def subject(self, secret: str = SECRET, *, url: str = "", **settings: Any) -> Subject:
+        budget = Budget(
+            lambda: self.store,
+            lambda: "demo-client",
+            100,
+            holder="h",
+            now=lambda: datetime.now(UTC),
+            monotonic=time.monotonic,
+            sleep=time.sleep,
+            jitter=random.random,
+        )
+        sophos = Central(
+            Keys(lambda: "demo-client", lambda: secret),
+            auth_url=url or self.central.url,
+            api_url=url or self.central.url,
+            now=lambda: datetime.now(UTC),
+            monotonic=time.monotonic,
+            sleep=time.sleep,
+            random=random.random,
+            budget=budget,
+        )
+        return Subject(sophos, budget, **settings)
+
+    def run(self, subject: Subject, seconds: float = 30.0, told: list[Check] | None = None) -> dict[str, Any]:
+        def probe() -> str:
+            engine = Engine(f"unix:{self.folder}/e.sock")
+            try:
+                engine.probe()
+            finally:
+                engine.close()
+            return "the engine"
+
+        surroundings = Surroundings(
+            store=lambda: check_store(self.store),
+            engine=probe,
+            facts=facts,
+            now=lambda: datetime.now(UTC),
+            monotonic=time.monotonic,
+        )
+        heard = told if told is not None else []
+        return TestConnection(surroundings).run(subject, deadline=time.monotonic() + seconds, tell=heard.append)
+
+    def checks(self, subject: Subject, seconds: float = 30.0) -> dict[str, Check]:
+        return {check["name"]: check for check in self.run(subject, seconds)["checks"]}
+
+
+@pytest.fixture
+def central() -> Iterator[CentralServer]:
+    with CentralServer() as server:
+        yield server
+
+
+@pytest.fixture
+def bench(tmp_path: Path, central: CentralServer) -> Iterator[Bench]:
+    found = Bench(tmp_path, central)
+    with found.engine:
+        yield found
+
+
+def test_every_check_has_its_outcome_time_and_text_and_is_told_as_it_is_made(bench: Bench) -> None:
+    bench.central.fill(20, hours=0.1)
+    told: list[Check] = []
+    answer = bench.run(bench.subject(kinds=("events", "alerts")), told=told)
+    assert answer["ok"], answer
+    assert told == answer["checks"]
+    for check in told:
+        assert check["outcome"] in ("ok", "skipped")
+        assert check["milliseconds"] >= 0
+        assert check["detail"].endswith(".")
+    checks = {check["name"]: check for check in told}
+    assert {"siem_events", "siem_alerts"} <= set(checks)
+    assert checks["page"]["detail"].split()[0].isdigit()
+    assert (checks["tls"]["outcome"], checks["tls"]["ok"]) == ("skipped", True)
+    assert "of 100 calls" in checks["rate"]["detail"]
+    assert answer["streams"]["events"]["newest_age_seconds"] < 600
+    assert not list(bench.store.list("probes/"))
+
+
+def test_where_nothing_happened_lately_the_newest_event_of_the_day_is_named(bench: Bench) -> None:
+    when = datetime.now(UTC) - timedelta(hours=5)
+    bench.central.append(
+        bench.central.default_tenant,
+        "events",
+        [json.dumps({"id": "1", "type": "x", "created_at": f"{when:%Y-%m-%dT%H:%M:%S}.000Z"}).encode()],
+    )
+    checks = bench.checks(bench.subject())
+    assert "5 h old" in checks["newest_event"]["detail"]
+    assert "1 events of the last 23 h" in checks["siem_events"]["detail"]
+
+
+def test_an_empty_tenant_is_told_and_no_failure(bench: Bench) -> None:
+    answer = bench.run(bench.subject())
+    assert answer["ok"]
+    assert "no event of the last 23 h" in json.dumps(answer)
+
+
+def test_at_the_deadline_it_answers_with_what_was_found_so_far(bench: Bench) -> None:
+    bench.central.faults.add(Fault("slow", seconds=20, times=None, path="/whoami"))
+    began = time.monotonic()
+    checks = bench.checks(bench.subject(), seconds=1.5)
+    assert time.monotonic() - began < 5
+    assert checks["credentials"]["ok"]
+    assert (checks["whoami"]["outcome"], checks["whoami"]["ok"]) == ("failed", False)
+    assert (checks["engine"]["outcome"], checks["engine"]["ok"]) == ("skipped", False)
+    assert "Not reached" in checks["engine"]["detail"]
+
+
+def test_what_failed_is_told_with_its_code_and_what_depends_on_it_with_the_cause(bench: Bench) -> None:
+    checks = bench.checks(bench.subject("wrong"))
+    assert (checks["credentials"]["outcome"], checks["credentials"]["code"]) == ("failed", "credentials_refused")
+    assert checks["newest_event"]["detail"] == "Not tried, since credentials failed."
+    assert checks["store"]["ok"]
+    assert checks["engine"]["ok"]
+
+
+def test_one_tenant_of_many_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    tenants = [Tenant(id="t-1"), Tenant(id="t-2", forbidden=True), Tenant(id="t-3", api_host=None)]
+    with CentralServer(tenants=tenants, credentials=[Credential(id_type="partner", id="p-1")]) as central:
+        bench = Bench(tmp_path, central)
+        with bench.engine:
+            checks = bench.checks(bench.subject())
+    assert "It reads 2 tenant(s). 1 have no API host yet." in checks["tenants"]["detail"]
+    assert "1 of 2 tenants, such as t-2" in checks["siem_events"]["detail"]
+    assert "Service Principal" in checks["siem_events"]["remedy"]
+
+
+def test_a_host_that_sophos_names_and_that_is_none_of_sophos_is_never_asked(tmp_path: Path) -> None:
+    evil = "https://api-eu01.central.sophos.com.example.com"
+    with CentralServer(credentials=[Credential(data_region=evil)]) as central:
+        bench = Bench(tmp_path, central)
+        with bench.engine:
+            checks = bench.checks(bench.subject())
+    assert (checks["tenant_hosts"]["code"], checks["siem_events"]["outcome"]) == ("host_refused", "skipped")
+
+
+def test_used_up_calls_are_told(bench: Bench) -> None:
+    bench.central.faults.add(Fault("status", status=429, retry_after=30))
+    checks = bench.checks(bench.subject())
+    assert checks["siem_events"]["code"] == "rate_limited"
+    assert not checks["rate"]["ok"]
+
+
+class Careless(DirectoryStore):
+    """A store that takes every write."""
+
+    def write(self, key: str, body: bytes, *, expected: int) -> int:
+        found = self.read(key)
+        return super().write(key, body, expected=found.generation if found else 0)
+
+
+def test_a_store_without_compare_and_set_is_found_out(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="does not compare"):
+        check_store(Careless(tmp_path))
+
+
+def test_a_store_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError):
+        check_store(DirectoryStore(tmp_path / "file"))
+
+
+def test_a_name_that_does_not_exist_is_told() -> None:
+    with pytest.raises(SophosDownError, match=r"nowhere\.invalid cannot be resolved") as failed:
+        Way("https://nowhere.invalid", None, verify=True).resolve()
+    assert "DNS" in failed.value.remedy
+
+
+@pytest.mark.parametrize("proxy", [False, True])
+def test_a_port_where_nobody_listens_is_told(proxy: bool) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    way = Way("https://api.central.sophos.com", nobody, verify=True) if proxy else Way(nobody, None, verify=True)
+    with pytest.raises(SophosDownError, match="refused") as failed:
+        way.connect()
+    assert ("the proxy of the environment" in failed.value.remedy) == proxy
+
+
+class Inspector:
+    """A proxy that inspects TLS: its own CA stands for everybody."""
+
+    def __init__(self, folder: Path, name: str = "127.0.0.1", age: timedelta = timedelta(0)) -> None:
+        self.connects: list[str] = []
+        self.ca = folder / "ca.pem"
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name(
+            [
+                x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Example Inspection"),
+                x509.NameAttribute(NameOID.COMMON_NAME, name),
+            ]
+        )
+        now = datetime.now(UTC) - age
+        made = x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
+        made = made.serial_number(7).not_valid_before(now - timedelta(1)).not_valid_after(now + timedelta(1))
+        names = x509.SubjectAlternativeName([x509.DNSName(name), x509.DNSName("localhost")])
+        made = made.add_extension(names, critical=False)
+        made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        self.ca.write_bytes(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        (folder / "key.pem").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(self.ca, folder / "key.pem")
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.settimeout(5)
+                if connection.recv(1, socket.MSG_PEEK) == b"C":
+                    self.connects.append(connection.recv(4096).decode().splitlines()[0])
+                    connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                try:
+                    with self.context.wrap_socket(connection, server_side=True) as secured:
+                        secured.recv(1)
+                except OSError:
+                    continue
+
+
+@contextmanager
+def inspecting(folder: Path, **options: Any) -> Iterator[Inspector]:
+    found = Inspector(folder, **options)
+    thread = threading.Thread(target=found.serve, daemon=True)
+    thread.start()
+    yield found
+    found.listener.shutdown(socket.SHUT_RDWR)
+    found.listener.close()
+    thread.join()
+
+
+def test_a_proxy_that_inspects_tls_is_named_by_its_issuer(tmp_path: Path) -> None:
+    with inspecting(tmp_path, name="api.central.sophos.com") as inspector:
+        way = Way("https://api.central.sophos.com", inspector.url, verify=True)
+        assert "the proxy" in way.connect()
+        with pytest.raises(SophosDownError, match=r"not accepted: self.signed.*'Example Inspection") as failed:
+            way.secure()
+        assert "inspect" in failed.value.remedy
+        trusting = Way("https://api.central.sophos.com", inspector.url, verify=str(inspector.ca))
+        told = trusting.secure()
+    assert "'Example Inspection'" in str(told)
+    assert set(inspector.connects) == {"CONNECT api.central.sophos.com:443 HTTP/1.1"} or set(inspector.connects) == {
+        "CONNECT api.central.sophos.com:443 HTTP/1.0"
+    }
+
+
+def test_a_certificate_that_is_over_and_one_of_another_name_are_told_apart(tmp_path: Path) -> None:
+    with inspecting(tmp_path, age=timedelta(days=9)) as inspector:
+        with pytest.raises(SophosDownError, match="expired") as failed:
+            Way(
+                inspector.url.replace("http:", "https:").replace("127.0.0.1", "localhost"), None, str(inspector.ca)
+            ).secure()
+        assert "clock" in failed.value.remedy
+    with inspecting(tmp_path, name="other.example.com") as inspector:
+        with pytest.raises(SophosDownError, match="not valid for") as failed:
+            Way(inspector.url.replace("http:", "https:"), None, str(inspector.ca)).secure()
+        assert "in this host's name" in failed.value.remedy
+
+
+def test_what_speaks_no_tls_is_told(central: CentralServer) -> None:
+    with pytest.raises(SophosDownError, match="no TLS connection"):
+        Way(central.url.replace("http:", "https:"), None, verify=True).secure()
+
+
+def test_no_way_leads_to_a_host_that_credentials_must_not_go_to(bench: Bench) -> None:
+    sophos = bench.subject().sophos
+    for url in ("https://api.example.com", "http://api.central.sophos.com", "https://a@sophos.com", "file:///etc"):
+        with pytest.raises(HostRefusedError):
+            sophos.way(url)
