@@ -175,7 +175,9 @@ class Budget:
         blocked = self._blocked_until - now if self._blocked_until <= now + LONGEST_SECONDS else 0.0
         quota, free = self._quota(now), 0
         if not first:
-            free = max(0, quota.reserved(self._streams, self._every) - count(self._firsts, 60.0, now))
+            # Of a window, those that have been asked in it have had theirs.
+            had = count(self._firsts, 60.0, now) if quota.strict else 0
+            free = max(0, quota.reserved(self._streams, self._every) - had)
         wait = quota.wait(self._mine, self._others, now, instances=self._instances, kept_free=free)
         return max(blocked, wait)
 

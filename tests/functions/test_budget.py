@@ -120,6 +120,28 @@ def test_a_429_that_one_instance_met_holds_the_others_back(world: World) -> None
     other.take("b", world.monotonic())
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_noisy_stream_leaves_the_others_their_calls_and_uses_all_the_rest(world: World, strict: bool) -> None:
+    budget, minutes, pages, slowest = world.budget("one"), 10, 0, 0.0
+    if strict:
+        budget.refused(1.0)
+    start = world.monotonic()
+    for minute in range(minutes):
+        began = max(start + 60.0 * minute, world.monotonic())
+        budget.expect(30, 60.0)
+        for number in range(30):
+            budget.take(f"quiet {number}", began + 50)
+        slowest = max(slowest, world.monotonic() - began)
+        while world.monotonic() < start + 60.0 * (minute + 1):
+            try:
+                budget.take("noisy", world.monotonic())
+                pages += 1
+            except OverBudgetError as over:
+                world.sleep(over.retry_after or 0.0)
+    assert slowest <= 10
+    assert pages >= 0.95 * minutes * (100 - 30)
+
+
 def test_few_calls_write_nothing(world: World) -> None:
     budget = world.budget("one")
     for _ in range(60):
