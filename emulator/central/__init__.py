@@ -7,15 +7,17 @@
         central.append(central.default_tenant, "events", [b'{"id": "…", "type": "…"}'])
         central.faults.add(Fault("status", status=503, times=2))
 
-One listener serves every role by path: `POST /api/v2/oauth2/token`, `GET /whoami/v1`, `/partner/v1/tenants`,
-`/organization/v1/tenants`, `/siem/v1/events`, `/siem/v1/alerts`, `/endpoint/v1/endpoints`.
+Without `regions`, one listener serves every role by path: `POST /api/v2/oauth2/token`, `GET /whoami/v1`,
+`/partner/v1/tenants`, `/organization/v1/tenants`, `/siem/v1/events`, `/siem/v1/alerts`, `/endpoint/v1/endpoints`. With
+them (`us03`, `eu01`, …) the last three are each region's own: another region's tenant is refused there (403), and other
+paths are unknown (404).
 
 Faults
 ------
 Faults wait in a queue; the next matching requests meet them, the first match in the queue first. From Python
 `central.faults.add(Fault(…))`, from a YAML or JSON file (`--faults FILE`: one, or a list of them), or by HTTP.
-Every fault may have `path` (a prefix, default `/siem/v1/`), `tenant`, `with_cursor` (true: only requests with a
-cursor, false: only those without), `skip` (so many pass first), `times` (default 1; null: until cleared).
+Every fault may have `path` (a prefix, default `/siem/v1/`), `region`, `tenant`, `with_cursor` (true: only requests
+with a cursor, false: only those without), `skip` (so many pass first), `times` (default 1; null: until cleared).
 
     {"path": "/siem/v1/events", "times": 2, "fault": "status", "status": 503, "body": "html", "retry_after": 3}
 
@@ -103,6 +105,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("--listen", default="127.0.0.1:8181", metavar="HOST:PORT", help="default: %(default)s")
     parser.add_argument(
+        "--regions",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="A,B",
+        help="a host of its own for each, such as us03,eu01, at the ports that follow; default: one host for all",
+    )
+    parser.add_argument(
+        "--tls-ca", type=Path, metavar="FILE", help="speak HTTPS; the certificate authority to trust is written there"
+    )
+    parser.add_argument(
         "--backlog", type=int, default=1000, metavar="N", help="events of the past hours; default: %(default)s"
     )
     parser.add_argument(
@@ -114,7 +126,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--journal", type=Path, metavar="FILE", help="keep every record there, and begin with those that are"
     )
     parser.add_argument(
-        "--announce", type=Path, metavar="FILE", help="write url, client_id, client_secret there as JSON"
+        "--announce", type=Path, metavar="FILE", help="write url, regions, client_id, client_secret there as JSON"
     )
     parser.add_argument("--control", action=argparse.BooleanOptionalAction, default=True, help="serve /_control/")
 

@@ -19,14 +19,18 @@ from emulator.central.journal import Journal
 from emulator.central.listener import Answer, Request
 
 TOKEN_PATH = "/api/v2/oauth2/token"  # noqa: S105 - a path
+GLOBAL = "global"
+"""The host of whoami and of the tenants' lists, where regions have hosts of their own."""
 _WORDS = {
     400: "badRequest",
     401: "Unauthorized",
     403: "forbidden",
     404: "notFound",
     405: "methodNotAllowed",
+    409: "conflict",
     410: "gone",
     429: "tooManyRequests",
+    451: "unavailableForLegalReasons",
     500: "internalServerError",
     502: "badGateway",
     503: "serviceUnavailable",
@@ -97,11 +101,12 @@ class Account:
 
 
 class Api:
-    """Answers requests from an account; `own_url` is where this simulator listens."""
+    """Answers requests from an account; `own_url` is where this simulator listens, `regions` where each region does."""
 
-    def __init__(self, account: Account, own_url: str) -> None:
+    def __init__(self, account: Account, own_url: str, regions: Mapping[str, str]) -> None:
         self._account = account
         self._own_url = own_url
+        self._regions = regions
         self._routes: dict[str, tuple[str, Callable[[Request], Answer]]] = {
             TOKEN_PATH: ("POST", self._token),
             "/whoami/v1": ("GET", self._whoami),
@@ -139,7 +144,7 @@ class Api:
         path = request.path
         if path.startswith(("/partner/v1/tenants/", "/organization/v1/tenants/")):
             path = path.rpartition("/")[0]
-        if path not in self._routes:
+        if path not in self._routes or not _is_served(path, request.region):
             raise RefusedError(404, "No such resource")
         method, handler = self._routes[path]
         if request.method != method:
@@ -170,7 +175,7 @@ class Api:
         credential = self._caller(request)
         hosts = {"global": self._own_url}
         if credential.id_type == "tenant" and credential.data_region is not None:
-            hosts["dataRegion"] = self._host(credential.data_region)
+            hosts["dataRegion"] = self._host(credential.data_region, self._account.tenants.get(credential.id))
         return _json({"id": credential.id, "idType": credential.id_type, "apiHosts": hosts})
 
     def _tenants(self, request: Request) -> Answer:
@@ -206,7 +211,7 @@ class Api:
             credential.id_type: {"id": credential.id},
             "status": tenant.status,
         }
-        return item if tenant.api_host is None else item | {"apiHost": self._host(tenant.api_host)}
+        return item if tenant.api_host is None else item | {"apiHost": self._host(tenant.api_host, tenant)}
 
     def _siem(self, request: Request, twist: str | None = None) -> Answer:
         kind = request.path.rpartition("/")[2]
@@ -290,12 +295,22 @@ class Api:
         tenant = self._account.tenants.get(tenant_id)
         if tenant is None:
             raise RefusedError(404, "No such tenant")
-        if tenant.forbidden or not credential.may_see(tenant_id) or permission not in credential.permissions:
+        elsewhere = request.region not in ("", tenant.region)
+        if elsewhere or tenant.forbidden or not credential.may_see(tenant_id):
+            raise RefusedError(403, "Access is denied")
+        if permission not in credential.permissions:
             raise RefusedError(403, "Access is denied")
         return tenant_id
 
-    def _host(self, host: str) -> str:
-        return self._own_url if host == OWN_HOST else host
+    def _host(self, host: str, tenant: Tenant | None) -> str:
+        if host != OWN_HOST:
+            return host
+        return self._regions.get(tenant.region, self._own_url) if tenant else self._own_url
+
+
+def _is_served(path: str, region: str) -> bool:
+    """Whether that host has that path: tenants' data is with their regions, all else with the global host."""
+    return not region or path.startswith(("/siem/", "/endpoint/")) == (region != GLOBAL)
 
 
 def _whole(request: Request, name: str, default: int, smallest: int, largest: int | None = None) -> int:

@@ -31,6 +31,8 @@ def serve(args: argparse.Namespace) -> int:
             settings=Settings(seed=args.seed),
             control=args.control,
             journal=args.journal,
+            regions=args.regions,
+            tls_ca=args.tls_ca,
         )
     except (OSError, OverflowError, ValueError) as error:
         print(f"central: {error}", file=sys.stderr)
@@ -48,13 +50,18 @@ def serve(args: argparse.Namespace) -> int:
         if args.announce:
             _announce(
                 args.announce,
-                {"url": central.url, "client_id": credential.client_id, "client_secret": credential.secret},
+                {
+                    "url": central.url,
+                    "regions": central.regions,
+                    "client_id": credential.client_id,
+                    "client_secret": credential.secret,
+                },
             )
         stop.wait()
     return 0
 
 
-def _announce(file: Path, told: dict[str, str]) -> None:
+def _announce(file: Path, told: dict[str, object]) -> None:
     """Write the file at once: who waits for it never reads half of it."""
     half = file.with_suffix(".half")
     half.write_text(json.dumps(told))

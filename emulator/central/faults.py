@@ -35,6 +35,8 @@ class Fault:
     """Requests whose path begins so."""
     tenant: str | None = None
     """Only requests with this `X-Tenant-ID`."""
+    region: str | None = None
+    """Only requests to this region's host, or to `global`, where regions have hosts of their own."""
     with_cursor: bool | None = None
     """Only requests with a cursor (true) or without one (false)."""
     skip: int = 0
@@ -65,6 +67,7 @@ class Fault:
         """Whether the fault is meant for this request."""
         return (
             request.path.startswith(self.path)
+            and self.region in (None, request.region)
             and self.tenant in (None, request.headers.get("X-Tenant-ID"))
             and self.with_cursor in (None, "cursor" in request.query)
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import socketserver
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -28,6 +29,8 @@ class Request:
     headers: Mapping[str, str]
     """Names are compared without case."""
     body: bytes
+    region: str = ""
+    """Whose host was asked: a region's, or `global`; empty where one host has every role."""
 
     def param(self, name: str) -> str | None:
         """The first value of a query parameter."""
@@ -52,13 +55,26 @@ class Answer:
 
 
 class Listener(ThreadingHTTPServer):
-    """Serves `app` at `address`, a thread a connection, with `Date` from `now` (Unix milliseconds)."""
+    """Serves `app` at `address`, a thread a connection, with `Date` from `now` (Unix milliseconds).
+
+    With `tls` it speaks HTTPS. `region` is told with each request.
+    """
 
     request_queue_size = 512
 
-    def __init__(self, address: tuple[str, int], app: Callable[[Request], Answer], now: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        app: Callable[[Request], Answer],
+        now: Callable[[], int],
+        *,
+        region: str = "",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.app = app
         self.now = now
+        self.region = region
+        self._tls = tls
         self.closing = threading.Event()
         self._open: dict[threading.Thread, socket.socket] = {}
         self._lock = threading.Lock()
@@ -74,6 +90,18 @@ class Listener(ThreadingHTTPServer):
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[0], self.server_address[1]  # type: ignore[assignment]
 
+    @property
+    def url(self) -> str:
+        """Where it listens, with no slash at the end."""
+        return f"{'https' if self._tls else 'http'}://{self.server_name}:{self.server_port}"
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """The next connection; hands are shaken in its own thread, so that a slow client holds up nobody."""
+        connection, client = super().get_request()
+        if self._tls is None:
+            return connection, client
+        return self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), client
+
     def opened(self, connection: socket.socket) -> None:
         """Remember a connection, to end it with the server."""
         with self._lock:
@@ -86,7 +114,7 @@ class Listener(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients may hang up at any time; everything else is a fault of the simulator and is shown."""
-        if not isinstance(sys.exception(), ConnectionError):
+        if not isinstance(sys.exception(), ConnectionError | ssl.SSLError):
             super().handle_error(request, client_address)
 
     def close(self) -> None:
@@ -132,7 +160,8 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         query = parse_qs(url.query, keep_blank_values=True)
         headers = cast("Mapping[str, str]", self.headers)
-        self._send(self._listener.app(Request(self.command, url.path, query, headers, body)))
+        listener = self._listener
+        self._send(listener.app(Request(self.command, url.path, query, headers, body, listener.region)))
 
     do_POST = do_PUT = do_DELETE = do_PATCH = do_GET  # noqa: N815 - names of the standard library
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from emulator.central.accounts import Credential, RateLimiter, Tenant, Tokens
-from emulator.central.api import Account, Api, RefusedError, Settings
+from emulator.central.api import GLOBAL, Account, Api, RefusedError, Settings
 from emulator.central.clock import DAY_MS, Clock
 from emulator.central.control import PREFIX, Control
 from emulator.central.faults import PAGE_FAULTS, Fault, FaultQueue
@@ -20,6 +20,9 @@ from emulator.central.generator import Happening
 from emulator.central.journal import Journal
 from emulator.central.listener import Answer, Listener, Request
 from emulator.central.samples import newest, shifted
+
+if TYPE_CHECKING:
+    import ssl
 
 _HTML = b"<html><head><title>Error</title></head><body><h1>The gateway could not answer</h1></body></html>"
 _REQUESTS_KEPT = 10_000
@@ -59,8 +62,14 @@ class CentralServer:
         retry_after: bool = False,
         control: bool = True,
         journal: Path | None = None,
+        regions: Sequence[str] = (),
+        tls_ca: Path | None = None,
     ) -> None:
-        """With a `journal`, the records of an earlier server are there again; OSError where it cannot be used."""
+        """With a `journal`, the records of an earlier server are there again; OSError where it cannot be used.
+
+        With `regions` each of them has a host of its own, at the ports that follow (any free ones after port 0).
+        With `tls_ca` every host speaks HTTPS, and the certificate to trust is written there.
+        """
         self.clock = clock or Clock()
         self.faults = FaultQueue(faults)
         self.limiter = RateLimiter(self.clock, rate_limits, retry_after=retry_after)
@@ -85,11 +94,23 @@ class CentralServer:
         self._making = threading.Lock()
         self._quiet = threading.Event()
         self._emitter: threading.Thread | None = None
-        self._listener = Listener((host, port), self._answer, self.clock.now)
-        self.url = f"http://{host}:{self._listener.server_port}"
-        """Where it listens, with no slash at the end."""
-        self._api = Api(self._account, self.url)
-        self._listener.start()
+        tls = _tls(host, tls_ca)
+        self._listeners: list[Listener] = []
+        try:
+            for number, region in enumerate([GLOBAL if regions else "", *regions]):
+                address = host, port + number if port else 0
+                self._listeners.append(Listener(address, self._answer, self.clock.now, region=region, tls=tls))
+        except OSError:
+            for listener in self._listeners:
+                listener.server_close()
+            raise
+        self.url = self._listeners[0].url
+        """Where it listens, with no slash at the end: the global host and the token's."""
+        self.regions = {listener.region: listener.url for listener in self._listeners[1:]}
+        """Where each region listens; empty where `url` has every role."""
+        self._api = Api(self._account, self.url, self.regions)
+        for listener in self._listeners:
+            listener.start()
 
     def __enter__(self) -> Self:
         return self
@@ -99,9 +120,11 @@ class CentralServer:
 
     def close(self) -> None:
         """Stop emitting and listening; every connection ends."""
-        self._listener.closing.set()
+        for listener in self._listeners:
+            listener.closing.set()
         self.stop_emitting()
-        self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         if self._account.journal is not None:
             self._account.journal.close()
 
@@ -282,3 +305,11 @@ class CentralServer:
             case "empty":
                 return Answer(fault.status, headers=refusal.headers)
         return self._api.refuse(request.path, refusal)
+
+
+def _tls(host: str, ca_file: Path | None) -> ssl.SSLContext | None:
+    if ca_file is None:
+        return None
+    from emulator.central.certificates import tls_context  # noqa: PLC0415 - only who wants TLS waits for it
+
+    return tls_context(host, ca_file)
