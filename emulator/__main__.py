@@ -44,6 +44,12 @@ def _parser() -> argparse.ArgumentParser:
     add("status", "how every stream stands", _status, config=True, json=True)
     test = add("test-connection", "test every station, and say what to do", _test_connection, config=True, json=True)
     test.add_argument("--integration", metavar="NAME", help="default: each")
+    for name, text in (
+        ("pause", "fetch nothing for an integration until it is resumed; what is stored is delivered"),
+        ("resume", "fetch again, from where it was"),
+    ):
+        add(name, text, _pause, config=True, json=True).add_argument("integration", metavar="NAME")
+        commands.choices[name].set_defaults(resume=name == "resume")
     audit = add("audit", "add the ledger up: every batch acknowledged, no gap unnamed", _audit, config=True, json=True)
     audit.add_argument("--since", metavar="DAY", help="a date, or a duration such as 7d; default: everything")
     again = add(
@@ -82,6 +88,12 @@ def _status(args: argparse.Namespace) -> int:
     from emulator.commands import status
 
     return status(args.config, as_json=args.json)
+
+
+def _pause(args: argparse.Namespace) -> int:
+    from emulator.commands import pause
+
+    return pause(args.config, args.integration, resume=args.resume, as_json=args.json)
 
 
 def _audit(args: argparse.Namespace) -> int:

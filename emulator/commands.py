@@ -106,6 +106,22 @@ def _print_check(check: dict[str, Any]) -> None:
         print(f"       {'':<17} {'':>9}  → {check['remedy']}", flush=True)
 
 
+def pause(location: str | None, integration: str, *, resume: bool, as_json: bool) -> int:
+    """Pause an integration, or go on with it."""
+    try:
+        os.environ[ENVIRONMENT] = configuration.located(location)
+        from lib import wiring  # noqa: PLC0415 - it reads the configuration that was named just now
+
+        wiring.pause(integration, resume=resume)
+    except ConnectorError as error:
+        return _refused(error, as_json=as_json)
+    if as_json:
+        print(json.dumps({"integration": integration, "paused": not resume}))
+    else:
+        print(f"{integration}: {'goes on with the next tick' if resume else 'nothing is fetched until `resume`'}")
+    return 0
+
+
 def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
     """Add the ledger up; 0 where the chain is whole, 1 where it is not."""
     try:

@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lib.config import Config
-from lib.errors import OverBudgetError
+from lib.errors import OverBudgetError, ThrottledError
 from lib.model.clock import text_or_none, to_text
 from lib.model.duration import duration_text
 from lib.model.feed import Feed
-from lib.model.position import Trouble, trouble_after
+from lib.model.position import trouble_after
 from lib.model.schedule import Asked
 from lib.model.stream import Stream
-from lib.pipeline.accounts import Accounts, Target
+from lib.pipeline.accounts import Account, Accounts, Target
 from lib.pipeline.leases import lease_of
 from lib.pipeline.reconcile import last_report, progress_key
 from lib.pipeline.records import Books
@@ -39,7 +39,7 @@ class _View:
     pending: Mapping[Stream, _Pending]
     gaps: Mapping[Stream, Sequence[Mapping[str, Any]]]
     latest: Mapping[Stream, Mapping[str, Any]]
-    troubles: Mapping[str, Trouble | None]
+    accounts: Mapping[str, Account]
     targets: Mapping[Stream, Target]
     retired: Set[Stream]
     """Those that the configuration, or Sophos, no longer names: their cursors stay, should they come back."""
@@ -71,7 +71,7 @@ def status(
     gaps: dict[Stream, list[dict[str, Any]]] = {}
     for gap in books.gaps.all():
         gaps.setdefault(Stream(gap["integration"], gap["tenant"], gap["kind"]), []).append(gap)
-    troubles = {each.name: accounts.read(each.name).trouble for each in config.integrations}
+    known = {each.name: accounts.read(each.name) for each in config.integrations}
     targets = {target.stream: target for feed in feeds for target in accounts.known(feed)}
     streams = {*books.positions.streams(), *pending, *latest, *targets}
     asked: dict[str, Asked] = {}
@@ -83,7 +83,7 @@ def status(
         pending,
         gaps,
         latest,
-        troubles,
+        known,
         targets,
         # As long as nothing is known of an integration, nothing is known to be gone.
         {stream for stream in streams - targets.keys() if stream.integration not in unknown},
@@ -94,7 +94,7 @@ def status(
     lines = [_stream(view, stream) for stream in sorted(streams)]
     total = sum(one.bytes for one in pending.values())
     paused = total >= config.limits.max_pending_bytes
-    integrations = list(_integrations(config, troubles, budgets))
+    integrations = list(_integrations(config, known, lines, budgets))
     return {
         "ok": not paused and not any(_is_wrong(line) for line in (*lines, *integrations)),
         "now": to_text(now),
@@ -123,17 +123,43 @@ def _is_wrong(line: Mapping[str, Any]) -> bool:
 
 
 def _integrations(
-    config: Config, troubles: Mapping[str, Trouble | None], budgets: Sequence[Mapping[str, Any]]
+    config: Config,
+    accounts: Mapping[str, Account],
+    streams: Sequence[Mapping[str, Any]],
+    budgets: Sequence[Mapping[str, Any]],
 ) -> Iterator[dict[str, Any]]:
     calls = {each["integration"]: {key: each[key] for key in each if key != "integration"} for each in budgets}
     for each in config.integrations:
-        line: dict[str, Any] = {"name": each.name, "region": each.region, "streams": list(each.streams)}
+        account = accounts[each.name]
+        trouble = account.trouble
+        own = [line for line in streams if line["integration"] == each.name and line["state"] != "retired"]
+        line: dict[str, Any] = {
+            "name": each.name,
+            "state": _state(account, own),
+            "since": text_or_none(trouble.since if trouble else account.paused_at),
+            "credential": account.who.id_type if account.who else None,
+            "tenants": len({line["tenant"] for line in own}),
+            "region": each.region,
+            "streams": list(each.streams),
+        }
         if each.name in calls:
             line["calls"] = calls[each.name]
-        trouble = troubles[each.name]
         if trouble is not None:
             line |= {"problem": trouble.as_problem(), "retry_at": text_or_none(trouble.retry_at)}
         yield line
+
+
+def _state(account: Account, streams: Sequence[Mapping[str, Any]]) -> str:
+    """One word for how an integration stands."""
+    if account.paused_at is not None:
+        return "paused"
+    if account.trouble is not None:
+        return "throttled" if account.trouble.code == ThrottledError.code else "failed"
+    if account.who is None:
+        return "pending"
+    if not any(line["read_up_to"] for line in streams):
+        return "authenticated"
+    return "collecting"
 
 
 def _stream(view: _View, stream: Stream) -> dict[str, Any]:
@@ -142,7 +168,8 @@ def _stream(view: _View, stream: Stream) -> dict[str, Any]:
     position = view.books.positions.read(stream).position
     tail, acked_at = view.books.ledger.last(stream, lease_of(view.books.store, stream)[0].tail)
     target, retired = view.targets.get(stream), stream in view.retired
-    trouble = None if retired else view.troubles.get(stream.integration) or position.trouble
+    account = view.accounts.get(stream.integration)
+    trouble = None if retired else (account.trouble if account else None) or position.trouble
     problem = trouble.as_problem() if trouble else latest.get("problem") if latest and not retired else None
     if problem is None and target is not None and target.refusal is not None:
         problem = trouble_after(None, target.refusal, now, None).as_problem()
@@ -179,6 +206,10 @@ def _stream(view: _View, stream: Stream) -> dict[str, Any]:
     progress = view.books.store.read(progress_key(stream))
     if progress is not None:
         line["reconciled"] = last_report(progress.body)
+    silent = None if trouble or retired else position.silent_since(read_at)
+    if silent is not None:
+        # Sophos answers, and has nothing: neither Sophos nor the credential is down.
+        line["silent_since"] = to_text(silent)
     if problem is not None:
         line["problem"] = problem
         if trouble is not None and trouble.retry_at is not None:

@@ -254,6 +254,12 @@ def reconcile(integration: str | None = None, since: timedelta | None = None) ->
     return reports
 
 
+def pause(integration: str, *, resume: bool = False) -> None:
+    """Have nothing fetched for the integration until it is resumed; what is stored is still delivered."""
+    known(integration)
+    _accounts().pause(integration, resume=resume)
+
+
 @cache
 def _forward_batch() -> ForwardBatch:
     from lib.pipeline.forward_batch import ForwardBatch

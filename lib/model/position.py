@@ -22,6 +22,11 @@ OLDEST_REQUEST = HORIZON - timedelta(minutes=5)
 """The farthest look back that is asked for: the API answers 400 beyond its edge, and clocks differ."""
 IDLE_WRITE = timedelta(minutes=15)
 """How old a stored cursor may grow while nothing happens: an idle tick writes nothing, an idle hour four times."""
+SPEAKS_FROM = 50
+"""Events from which on a stream is known well enough to say that it usually speaks."""
+SILENCE_SECONDS = 3600.0
+SILENCE_PACES = 20.0
+"""A stream is silent after so long without an event, and after so many times its usual pace."""
 SLOWEST = timedelta(minutes=15)
 """The longest wait between two tries with refused credentials."""
 
@@ -96,7 +101,16 @@ class Position:
     repeats: int = 0
     edits: int = 0
     """How often the object was found to be another than the one that was written."""
+    pace_seconds: float | None = None
+    """How far apart the newest events of batches usually are; None until there were two batches."""
     trouble: Trouble | None = None
+
+    def silent_since(self, read_up_to: datetime | None) -> datetime | None:
+        """Since when a stream that usually speaks has said nothing; None where it speaks, or never spoke much."""
+        if self.newest is None or self.pace_seconds is None or read_up_to is None or self.events < SPEAKS_FROM:
+            return None
+        quiet = (read_up_to - self.newest).total_seconds()
+        return self.newest if quiet > max(SILENCE_SECONDS, SILENCE_PACES * self.pace_seconds) else None
 
     def remembers(self, created_at: datetime | None) -> bool:
         """Whether `recent` alone can tell if an event of that time was stored before."""
@@ -124,6 +138,7 @@ class Position:
             day=header.day,
             events=self.events + header.events,
             repeats=self.repeats + header.repeats,
+            pace_seconds=_pace(self, header.newest),
             trouble=None,
         )
 
@@ -136,6 +151,14 @@ class Position:
             repeats=self.repeats + repeats,
             trouble=None,
         )
+
+
+def _pace(before: Position, newest: datetime | None) -> float | None:
+    """The pace, with the newest batch's step: each counts a tenth, so that some twenty decide."""
+    if before.newest is None or newest is None or newest <= before.newest:
+        return before.pace_seconds
+    step = (newest - before.newest).total_seconds()
+    return step if before.pace_seconds is None else 0.9 * before.pace_seconds + 0.1 * step
 
 
 def _latest(*moments: datetime | None) -> datetime | None:
@@ -163,6 +186,7 @@ def to_body(stream: Stream, position: Position) -> bytes:
         "events": position.events,
         "repeats": position.repeats,
         "edits": position.edits,
+        "pace_seconds": position.pace_seconds,
         "trouble": trouble_fields(position.trouble),
         "recent_since": text_or_none(position.recent_since),
         "recent": position.recent,
@@ -195,6 +219,7 @@ def from_body(body: bytes) -> Position:
             events=fields["events"],
             repeats=fields["repeats"],
             edits=fields["edits"] + edited,
+            pace_seconds=fields.get("pace_seconds"),
             trouble=trouble_of(fields["trouble"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from lib.errors import ConflictError, ConnectorError, CredentialsError, PermissionMissingError, ThrottledError
 from lib.model.batch import LAYOUT, check_layout
-from lib.model.clock import from_text, to_text
+from lib.model.clock import from_text, moment_or_none, text_or_none, to_text
 from lib.model.feed import Feed
 from lib.model.page import Page, Tenant, Whoami
 from lib.model.position import SLOWEST, Trouble, trouble_after, trouble_fields, trouble_of
@@ -22,6 +22,7 @@ from lib.store.base import ABSENT, ObjectStore
 
 FRESH = {"tenant": timedelta(days=1), "partner": timedelta(hours=1), "organization": timedelta(hours=1)}
 """How long an answer of whoami and of the list of tenants holds."""
+WRITE_TRIES = 5
 SOON = timedelta(seconds=10)
 """What is allowed so soon is tried: calls that come too early wait for the budget."""
 
@@ -108,6 +109,8 @@ class Account:
     tenants: tuple[Tenant, ...] = ()
     checked_at: datetime | None = None
     trouble: Trouble | None = None
+    paused_at: datetime | None = None
+    """Since when an operator wants nothing to be fetched."""
 
 
 def account_key(name: str) -> str:
@@ -158,7 +161,13 @@ class Accounts:
         fingerprint = sha256(f"{client_id}|{api_url}".encode()).hexdigest()[:16]
         if account.fingerprint != fingerprint or not self._fresh(account):
             who = source.whoami()
-            account = Account(fingerprint, who, tuple(source.tenants(who)), self._now(), account.trouble)
+            account = replace(
+                account,
+                fingerprint=fingerprint,
+                who=who,
+                tenants=tuple(source.tenants(who)),
+                checked_at=self._now(),
+            )
             self._save(feed.name, account, generation)
         return list(_targets(feed, account))
 
@@ -187,6 +196,16 @@ class Accounts:
         if account.trouble is not None and not account.trouble.holds_back(self._now()):
             self._save(name, replace(account, trouble=None), generation)
 
+    def pause(self, name: str, *, resume: bool = False) -> None:
+        """Have nothing fetched for the integration until it is resumed; ConflictError where others keep writing."""
+        for _ in range(WRITE_TRIES):
+            account, generation = self._load(name)
+            if (account.paused_at is None) == resume:
+                return
+            if self._save(name, replace(account, paused_at=None if resume else self._now()), generation):
+                return
+        raise ConflictError(account_key(name))
+
     def _fresh(self, account: Account) -> bool:
         if account.who is None or account.checked_at is None:
             return False
@@ -207,12 +226,13 @@ class Accounts:
                 tenants=tuple(Tenant(**tenant) for tenant in fields["tenants"]),
                 checked_at=from_text(fields["checked_at"]) if fields["checked_at"] else None,
                 trouble=trouble_of(fields["trouble"]),
+                paused_at=moment_or_none(fields.get("paused_at")),
             ), stored.generation
         except (ValueError, KeyError, TypeError):
             # Nothing is lost with it: Sophos tells all of it again.
             return Account(), stored.generation
 
-    def _save(self, name: str, account: Account, generation: int) -> None:
+    def _save(self, name: str, account: Account, generation: int) -> bool:
         fields = {
             "layout": LAYOUT,
             "integration": name,
@@ -221,13 +241,15 @@ class Accounts:
             "tenants": [asdict(tenant) for tenant in account.tenants],
             "checked_at": to_text(account.checked_at) if account.checked_at else None,
             "trouble": trouble_fields(account.trouble),
+            "paused_at": text_or_none(account.paused_at),
         }
         try:
             self._store.write(
                 account_key(name), json.dumps(fields, ensure_ascii=False).encode() + b"\n", expected=generation
             )
         except ConflictError:
-            return  # Another run has just written what it found out: as good as ours.
+            return False  # Another run has just written what it found out: as good as ours.
+        return True
 
 
 def _targets(feed: Feed, account: Account) -> Iterator[Target]:

@@ -143,10 +143,9 @@ class FetchPage:
         with ThreadPoolExecutor(self.workers) as pool:
             resolved = pool.map(lambda name: self._targets(self.integrations[name]), names)
             for name, found in zip(names, resolved, strict=True):
-                if isinstance(found, Trouble):
+                if isinstance(found, Run):
                     kinds = self.integrations[name].feed.kinds
-                    blocked = Run(outcome=_outcome_of(found), trouble=found)
-                    lines += [blocked.result(name, tenant, each) for each in kinds if kind in (None, each)]
+                    lines += [found.result(name, tenant, each) for each in kinds if kind in (None, each)]
                     continue
                 chosen = self._chosen(self.integrations[name], found, all_asked=tenant is not None)
                 jobs += [(self.integrations[name], target) for target in chosen if wanted(target)]
@@ -184,16 +183,20 @@ class FetchPage:
             if len(each) > ALL_ASKED:
                 self.schedules.answered(name, spoke=spoke, missed=missed, now=self.now())
 
-    def _targets(self, integration: Integration) -> list[Target] | Trouble:
+    def _targets(self, integration: Integration) -> list[Target] | Run:
+        """The integration's streams, or what is said of all of them at once."""
         feed = integration.feed
+        if self.accounts.read(feed.name).paused_at is not None:
+            return Run(outcome=PAUSED)
         held_back = self.accounts.held_back(feed)
         if held_back is not None:
-            return held_back
+            return Run(outcome=_outcome_of(held_back), trouble=held_back)
         try:
             return self.accounts.targets(feed, integration.source, integration.client_id(), integration.api_url)
         except ConnectorError as error:
             log.warning("integration %s: %s", feed.name, error)
-            return self.accounts.failed(feed, error)
+            trouble = self.accounts.failed(feed, error)
+            return Run(outcome=_outcome_of(trouble), trouble=trouble)
 
 
 class Reading:

@@ -132,3 +132,18 @@ def test_a_clock_that_jumped_back_does_not_hold_a_stream_for_ever() -> None:
 def test_what_is_no_position_is_damaged(body: bytes) -> None:
     with pytest.raises(DamagedError):
         from_body(body)
+
+
+@given(st.lists(st.integers(1, 7200), min_size=60, max_size=120), st.integers(0, 10**6))
+def test_only_a_stream_that_usually_speaks_is_silent_and_only_after_its_own_pace(steps: list[int], quiet: int) -> None:
+    position, now = Position(), START
+    for number, step in enumerate(steps, 1):
+        now += timedelta(seconds=step)
+        position = position.after(header(number, now), [f"{number:024x}"], None)
+    since = position.silent_since(now + timedelta(seconds=quiet))
+    assert since in (None, now)
+    if quiet <= 3600 or quiet <= 20 * min(steps):
+        assert since is None
+    if quiet > 3600 and quiet > 20 * max(steps):
+        assert since == now
+    assert Position(newest=now, events=9, pace_seconds=1.0).silent_since(now + timedelta(days=1)) is None
