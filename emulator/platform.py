@@ -15,9 +15,9 @@ from emulator.functions import TARGETS, Answer, Function, FunctionDownError
 from emulator.work import Work
 from lib.boundary import FINALIZED
 from lib.config import ENVIRONMENT, Config
-from lib.errors import OverBudgetError
 from lib.model.clock import from_text
 from lib.model.stream import Stream
+from lib.pipeline.fan_out import goes_on
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class Platform:
                 self.latest[stream] = {**line, "at": now}
                 if line["outcome"] == "fetched":
                     log.info("%s: %d events in %d pages", stream, line["events"], line["pages"])
-                if _goes_on(line):
+                if goes_on(line):
                     wait = (from_text(line["retry_at"]) - now).total_seconds() if "retry_at" in line else 0.0
                     self._fetches.ask(stream, max(0.0, wait))
             for name in line["batches"]:
@@ -176,13 +176,6 @@ class Platform:
         except (ValueError, AttributeError):
             return []
         return results
-
-
-def _goes_on(line: Mapping[str, Any]) -> bool:
-    """Whether the stream is asked for more before the next tick: it has more, and nothing but the calls ran out."""
-    if "problem" in line:
-        return bool(line["has_more"] and line["problem"]["code"] == OverBudgetError.code)
-    return bool(line["has_more"] and line["outcome"] == "fetched")
 
 
 def _finalized(name: str, bucket: str) -> tuple[bytes, dict[str, str]]:

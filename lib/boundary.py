@@ -21,8 +21,12 @@ from lib.errors import ConfigError, ConnectorError, NotFoundError, RetryableErro
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 1 << 20
+STRUCTURED = "application/cloudevents+json"
 RETRY_SECONDS = 10
 FINALIZED = "google.cloud.storage.object.v1.finalized"
+PUBLISHED = "google.cloud.pubsub.topic.v1.messagePublished"
+NOTIFIED = "OBJECT_FINALIZE"
+"""The same, as a bucket's own notification to Pub/Sub says it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +138,17 @@ def _called(request: Request, schema: Schema, call: Call, event: Call | None) ->
         return call(**_loaded(schema, fields))
     if event is None:
         raise BadRequestError(("", "this function takes no CloudEvents"))
+    structured = request.mimetype == STRUCTURED
+    data = fields.get("data") if structured else fields
+    if kind == PUBLISHED:
+        kind, data = _unwrapped(data)
     if kind != FINALIZED:
         # Somebody else's event: an error would only make the platform send it again.
         return {"results": []}
-    return event(_object_name(request, fields))
+    name = data.get("name") if isinstance(data, dict) else None
+    if not isinstance(name, str):
+        raise BadRequestError(("/data/name" if structured else "/name", "the storage event names no object"))
+    return event(name)
 
 
 def _fields(body: bytes) -> dict[str, Any]:
@@ -153,22 +164,26 @@ def _fields(body: bytes) -> dict[str, Any]:
 
 
 def _event_type(request: Request, fields: Mapping[str, Any]) -> str | None:
-    """The CloudEvent's type, in binary or structured mode; None where the request is none."""
-    if request.mimetype == "application/cloudevents+json":
+    """The CloudEvent's type, in binary or structured mode; None where the request is none.
+
+    What a Pub/Sub subscription pushes is one of its events, without the envelope.
+    """
+    if request.mimetype == STRUCTURED:
         kind = fields.get("type")
         if not isinstance(kind, str):
             raise BadRequestError(("/type", "a CloudEvent has a type"))
         return kind
-    return request.headers.get("ce-type")
+    pushed = PUBLISHED if isinstance(fields.get("message"), dict) and "subscription" in fields else None
+    return request.headers.get("ce-type", pushed)
 
 
-def _object_name(request: Request, fields: Mapping[str, Any]) -> str:
-    structured = request.mimetype == "application/cloudevents+json"
-    data = fields.get("data") if structured else fields
-    name = data.get("name") if isinstance(data, dict) else None
-    if not isinstance(name, str):
-        raise BadRequestError(("/data/name" if structured else "/name", "the storage event names no object"))
-    return name
+def _unwrapped(data: object) -> tuple[str | None, dict[str, Any]]:
+    """The type and the data of the storage event that a Pub/Sub message carries; other messages have no type here."""
+    message = data.get("message") if isinstance(data, dict) else None
+    attributes = message.get("attributes") if isinstance(message, dict) else None
+    if not isinstance(attributes, dict) or attributes.get("eventType") != NOTIFIED:
+        return None, {}
+    return FINALIZED, {"name": attributes.get("objectId")}
 
 
 def _loaded(schema: Schema, fields: Mapping[str, Any]) -> dict[str, Any]:

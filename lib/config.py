@@ -6,6 +6,7 @@ Beside `lib/secrets.py`, which resolves references, this module alone reads the 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -29,6 +30,7 @@ UTMSTACK_TENANT = "ce66672c-e36d-4761-a8c8-90058fee1a24"
 """The only tenant that UTMStack v11 knows."""
 KINDS = ("events", "alerts")
 CLOUD_RUN = "cloud-run"
+TASKS_URL = "https://cloudtasks.googleapis.com"
 SOCKET_PATH_BYTES = 107
 """The longest path of a Unix socket on Linux (unix(7): `sun_path`)."""
 
@@ -106,6 +108,19 @@ class AccessRules:
 
 
 @dataclass(frozen=True, slots=True)
+class Tasks:
+    """A Cloud Tasks queue, through which a tick becomes one call a stream."""
+
+    queue: str
+    """`projects/P/locations/L/queues/Q`."""
+    url: str
+    """Where fetch-page is called."""
+    service_account: str
+    """As whom."""
+    api_url: str = TASKS_URL
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be set."""
 
@@ -117,6 +132,8 @@ class Config:
     sophos: Sophos = Sophos()
     limits: Limits = Limits()
     access: AccessRules = AccessRules()
+    tasks: Tasks | None = None
+    """None: one call does the work of a tick."""
     archive: timedelta | None = None
     """How long delivered batches are kept for `replay`; None: not at all."""
     gap_data_type: str | None = "sophos-central-gaps"
@@ -444,6 +461,30 @@ class _AccessSchema(_Strict):
             raise ValidationError(f"has to be {GOOGLE_CERTS}; another one is for tests, on loopback", "certs_url")
 
 
+class _TasksSchema(_Strict):
+    queue = _Text(required=True)
+    url = _Text(required=True)
+    service_account = _Text(required=True)
+    api_url = _Text()
+
+    @post_load
+    def _made(self, data: dict[str, Any], **_: Any) -> Tasks:
+        return Tasks(**data)
+
+    @validates_schema(skip_on_field_errors=True)
+    def _as_a_whole(self, data: dict[str, Any], **_: Any) -> None:
+        if not re.fullmatch(r"projects/[^/\s]+/locations/[^/\s]+/queues/[A-Za-z0-9-]+", data["queue"]):
+            raise ValidationError("write projects/P/locations/L/queues/Q", "queue")
+        if not data["url"].startswith("https://") and not names_loopback(data["url"]):
+            raise ValidationError("has to begin with https://", "url")
+        if "@" not in data["service_account"]:
+            raise ValidationError(
+                "write the account's address, such as tasks@P.iam.gserviceaccount.com", "service_account"
+            )
+        if data.get("api_url", TASKS_URL) != TASKS_URL and not names_loopback(data["api_url"]):
+            raise ValidationError(f"has to be {TASKS_URL}; another one is for tests, on loopback", "api_url")
+
+
 class _IntegrationSchema(_Strict):
     name = _Text(required=True)
     client_id = _Reference(required=True)
@@ -487,6 +528,7 @@ class ConfigSchema(_Strict):
     sophos = fields.Nested(_SophosSchema, error_messages={"type": "has to hold keys"})
     limits = fields.Nested(_LimitsSchema, error_messages={"type": "has to hold keys"})
     access = fields.Nested(_AccessSchema, error_messages={"type": "has to hold keys"})
+    tasks = fields.Nested(_TasksSchema, error_messages={"type": "has to hold keys"})
     integrations = fields.List(
         fields.Nested(_IntegrationSchema),
         required=True,

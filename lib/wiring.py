@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lib.config import Config
     from lib.pipeline.accounts import Accounts, Integration
     from lib.pipeline.budget import Budget
+    from lib.pipeline.fan_out import FanOut
     from lib.pipeline.fetch_page import FetchPage
     from lib.pipeline.forward_batch import ForwardBatch
     from lib.pipeline.reconcile import Reconcile
@@ -229,16 +230,48 @@ def _fetch_page() -> FetchPage:
     )
 
 
+@cache
+def _fan_out() -> FanOut | None:
+    """None where one call does the work of a tick."""
+    settings = config().tasks
+    if settings is None:
+        return None
+    from lib.pipeline.fan_out import FanOut
+    from lib.tasks import CloudTasks, Target
+
+    timeout = configuration.platform_timeout() or config().limits.deadline + timedelta(seconds=HAND_OVER_SECONDS)
+    queue = CloudTasks(
+        settings.queue,
+        Target(settings.url, settings.service_account, dispatch_deadline=timeout),
+        api_url=settings.api_url,
+        jitter=random.SystemRandom().random,
+    )
+    return FanOut(queue, interval=config().every.interval or timedelta(minutes=1), now=now)
+
+
 def fetch_page(
     integration: str | None = None, tenant: str | None = None, stream: str | None = None, max_pages: int | None = None
 ) -> dict[str, Any]:
-    """Fetch for every stream, or for those named; NotFoundError for an unknown integration."""
+    """Fetch for every stream, or for those named; NotFoundError for an unknown integration.
+
+    Where there is a task queue, a tick asks it for one call a stream instead, and such a call for the next one.
+    """
     known(integration)
+    fan_out = _fan_out()
+    if fan_out is not None and (integration, tenant, stream, max_pages) == (None, None, None, None):
+        plan = _fetch_page().plan()
+        queued = fan_out.tick([target.stream for _, target in plan.jobs])
+        return {"results": plan.lines, "deferred": plan.deferred, "budgets": _budgets(), "queued": queued}
     fetched = _fetch_page().run(
         integration=integration, tenant=tenant, kind=stream, max_pages=max_pages, deadline=deadline()
     )
-    budgets = [{"integration": name, **asdict(each.budget.used())} for name, each in integrations().items()]
-    return {"results": fetched.lines, "deferred": fetched.deferred, "budgets": budgets}
+    if fan_out is not None and tenant is not None and max_pages is None:
+        fan_out.follow(fetched.lines)
+    return {"results": fetched.lines, "deferred": fetched.deferred, "budgets": _budgets()}
+
+
+def _budgets() -> list[dict[str, Any]]:
+    return [{"integration": name, **asdict(each.budget.used())} for name, each in integrations().items()]
 
 
 def reconcile(integration: str | None = None, since: timedelta | None = None) -> list[dict[str, Any]]:

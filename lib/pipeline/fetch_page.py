@@ -101,6 +101,18 @@ class Fetched:
 Job = tuple[Integration, Target]
 
 
+@dataclass(slots=True)
+class Plan:
+    """What one call has to do."""
+
+    jobs: list[Job] = field(default_factory=list)
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    """The answer's lines of integrations that cannot be asked just now."""
+    deferred: int = 0
+    many: set[str] = field(default_factory=set)
+    """The integrations that have more streams than are all asked at each tick."""
+
+
 @dataclass(frozen=True, slots=True)
 class FetchPage:
     """The use case; safe to call from several threads and processes at once."""
@@ -131,11 +143,24 @@ class FetchPage:
 
         `deadline` is a monotonic time: no page is begun after it.
         """
-        names = list(self.integrations) if integration is None else [integration]
+        plan = self.plan(integration=integration, tenant=tenant, kind=kind)
         room = self.max_pending_bytes - sum(waiting.entry.size for waiting in self.books.batches.waiting())
-        lines: list[dict[str, Any]] = []
-        jobs: list[Job] = []
-        deferred = 0
+        with ThreadPoolExecutor(self.workers) as pool:
+            runs = list(
+                pool.map(
+                    lambda job: Reading(self, job, room=room, max_pages=max_pages, deadline=deadline).run(), plan.jobs
+                )
+            )
+        lines = list(plan.lines)
+        for (_, target), run in zip(plan.jobs, runs, strict=True):
+            lines.append(run.result(target.stream.integration, target.stream.tenant, target.stream.kind))
+        self._note(plan, runs)
+        return Fetched(lines, plan.deferred)
+
+    def plan(self, *, integration: str | None = None, tenant: str | None = None, kind: str | None = None) -> Plan:
+        """Which streams to ask now: all of them or those named, as far as their credentials have calls for them."""
+        names = list(self.integrations) if integration is None else [integration]
+        plan = Plan()
 
         def wanted(target: Target) -> bool:
             return tenant in (None, target.stream.tenant) and kind in (None, target.stream.kind)
@@ -145,18 +170,14 @@ class FetchPage:
             for name, found in zip(names, resolved, strict=True):
                 if isinstance(found, Run):
                     kinds = self.integrations[name].feed.kinds
-                    lines += [found.result(name, tenant, each) for each in kinds if kind in (None, each)]
+                    plan.lines += [found.result(name, tenant, each) for each in kinds if kind in (None, each)]
                     continue
                 chosen = self._chosen(self.integrations[name], found, all_asked=tenant is not None)
-                jobs += [(self.integrations[name], target) for target in chosen if wanted(target)]
-                deferred += len(found) - len(chosen)
-            runs = list(
-                pool.map(lambda job: Reading(self, job, room=room, max_pages=max_pages, deadline=deadline).run(), jobs)
-            )
-        for (_, target), run in zip(jobs, runs, strict=True):
-            lines.append(run.result(target.stream.integration, target.stream.tenant, target.stream.kind))
-        self._note(jobs, runs)
-        return Fetched(lines, deferred)
+                plan.jobs += [(self.integrations[name], target) for target in chosen if wanted(target)]
+                plan.deferred += len(found) - len(chosen)
+                if len(found) > ALL_ASKED:
+                    plan.many.add(name)
+        return plan
 
     def _chosen(self, integration: Integration, targets: list[Target], *, all_asked: bool) -> list[Target]:
         """The streams to ask now: all of them, unless the credential has not calls enough."""
@@ -170,17 +191,17 @@ class FetchPage:
             return []  # Another tick has just chosen.
         return [by_path[path] for path in chosen]
 
-    def _note(self, jobs: Sequence[Job], runs: Sequence[Run]) -> None:
+    def _note(self, plan: Plan, runs: Sequence[Run]) -> None:
         """Keep what the runs told of integrations: that they work, and which of their streams speak."""
         done: dict[str, list[tuple[str, Run]]] = {}
-        for (integration, target), run in zip(jobs, runs, strict=True):
+        for (integration, target), run in zip(plan.jobs, runs, strict=True):
             done.setdefault(integration.feed.name, []).append((target.stream.path, run))
         for name, each in done.items():
             if any(run.trouble is None and not run.is_missed for _, run in each):
                 self.accounts.worked(name)
             spoke = {path for path, run in each if run.events}
             missed = {path for path, run in each if run.is_missed}
-            if len(each) > ALL_ASKED:
+            if name in plan.many:
                 self.schedules.answered(name, spoke=spoke, missed=missed, now=self.now())
 
     def _targets(self, integration: Integration) -> list[Target] | Run:

@@ -126,17 +126,36 @@ def test_the_log_is_what_utmstack_expects(own: Site) -> None:
     assert log.timestamp.endswith("Z")
 
 
-@pytest.mark.parametrize("structured", [False, True])
-def test_a_storage_event_forwards_its_stream(own: Site, *, structured: bool) -> None:
+FINALIZED = "google.cloud.storage.object.v1.finalized"
+PUBLISHED = "google.cloud.pubsub.topic.v1.messagePublished"
+
+
+def pushed(name: str, kind: str = "OBJECT_FINALIZE") -> dict[str, object]:
+    """What a Pub/Sub subscription posts for a bucket's notification."""
+    attributes = {"bucketId": "b", "objectId": name, "eventType": kind, "payloadFormat": "JSON_API_V1"}
+    return {"message": {"attributes": attributes, "data": "e30=", "messageId": "1"}, "subscription": "projects/p/x"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrapped", "structured"),
+    [
+        (FINALIZED, False, False),
+        (FINALIZED, False, True),
+        (PUBLISHED, True, False),
+        (PUBLISHED, True, True),
+        (None, True, False),
+    ],
+)
+def test_a_storage_event_forwards_its_stream(own: Site, kind: str | None, *, wrapped: bool, structured: bool) -> None:
     (line,) = own.results("fetch-page")
-    kind, data = "google.cloud.storage.object.v1.finalized", {"bucket": "b", "name": line["batches"][0]}
+    name = line["batches"][0]
+    data = pushed(name) if wrapped else {"bucket": "b", "name": name}
     if structured:
         event = {"specversion": "1.0", "id": "1", "type": kind, "source": "s", "data": data}
         answer = own.post("forward-batch", event, {"Content-Type": "application/cloudevents+json"})
     else:
-        answer = own.post(
-            "forward-batch", data, {"ce-type": kind, "ce-id": "1", "ce-source": "s", "ce-specversion": "1.0"}
-        )
+        headers = {"ce-type": kind, "ce-id": "1", "ce-source": "s", "ce-specversion": "1.0"} if kind else {}
+        answer = own.post("forward-batch", data, headers)
     assert answer.status == 200
     assert [line["acked"] for line in json.loads(answer.body)["results"]] == [1200]
 
@@ -149,10 +168,15 @@ def test_a_storage_event_forwards_its_stream(own: Site, *, structured: bool) -> 
         ({"ce-type": "google.cloud.storage.object.v1.finalized"}, {"name": "batches/../../x.ndjson"}, 200),
         ({"ce-type": "google.cloud.storage.object.v1.finalized"}, {}, 400),
         ({"Content-Type": "application/cloudevents+json"}, {"data": {}}, 400),
+        ({}, pushed("batches/a/b/events/1.ndjson", "OBJECT_DELETE"), 200),
+        ({}, {"message": {"data": "e30="}, "subscription": "s"}, 200),
+        ({"ce-type": PUBLISHED}, {"message": 7}, 200),
+        ({}, {"message": {"attributes": {"eventType": "OBJECT_FINALIZE"}}, "subscription": "s"}, 400),
+        ({}, {"message": {}}, 400),
     ],
 )
 def test_other_events_are_let_pass_and_senseless_ones_refused(
-    shared: Site, headers: dict[str, str], body: dict[str, str], status: int
+    shared: Site, headers: dict[str, str], body: dict[str, object], status: int
 ) -> None:
     answer = shared.post("forward-batch", body, headers)
     assert answer.status == status

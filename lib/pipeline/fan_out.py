@@ -1,0 +1,82 @@
+"""One task a stream and tick, where a task queue stands between the clock and the reading of streams.
+
+Names are made of what a task is for, so that a tick that comes twice, or is tried again half-way, adds nothing twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Any, Protocol
+
+from lib.errors import ConnectorError, OverBudgetError
+from lib.model.clock import from_text
+from lib.model.stream import Stream
+from lib.pipeline.fetch_page import FETCHED, RATE_LIMITED
+
+log = logging.getLogger(__name__)
+
+WORKERS = 16
+
+
+class TaskQueue(Protocol):
+    """Calls fetch-page later, at least once."""
+
+    def add(self, name: str, request: Mapping[str, Any], not_before: datetime | None = None) -> bool:
+        """Have fetch-page called with that request; False where a task of that name was added before."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FanOut:
+    """The use case; safe to call from several threads and processes at once."""
+
+    queue: TaskQueue
+    interval: timedelta
+    """From one tick to the next; ticks closer together than half of it are one."""
+    now: Callable[[], datetime]
+
+    def tick(self, streams: Sequence[Stream]) -> int:
+        """Ask for one call a stream, and say how many were not asked for before; RetryableError where some are not."""
+        tick = self._tick(self.now())
+        with ThreadPoolExecutor(WORKERS) as pool:
+            added = pool.map(lambda stream: self._add(stream, "tick", tick), streams)
+            return sum(added)
+
+    def follow(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Ask for the next call of each stream that has more; where that fails, the next tick goes on."""
+        for line in lines:
+            if goes_on(line) or (line["outcome"] == RATE_LIMITED and "retry_at" in line):
+                after = from_text(line["retry_at"]) if "retry_at" in line else None
+                # The newest batch says how far the stream has come: two calls that came as far ask for one more,
+                # and a wait that two measured differently by a little is one.
+                point = [*line["batches"][-1:], self._tick(after or self.now())]
+                stream = Stream(line["integration"], line["tenant"], line["stream"])
+                try:
+                    self._add(stream, "more", *point, not_before=after)
+                except ConnectorError as error:
+                    log.warning("%s: %s", stream, error)
+
+    def _tick(self, moment: datetime) -> str:
+        # The nearest, since a clock may run a little ahead of the scheduler's.
+        return str(round(moment.timestamp() / self.interval.total_seconds()))
+
+    def _add(self, stream: Stream, *reason: str, not_before: datetime | None = None) -> bool:
+        request = {"integration": stream.integration, "tenant": stream.tenant, "stream": stream.kind}
+        return self.queue.add(name_of(stream, *reason), request, not_before)
+
+
+def name_of(stream: Stream, *reason: str) -> str:
+    """A task's name: letters and digits only, and spread evenly, as Cloud Tasks wants it."""
+    return sha256("\n".join([stream.path, *reason]).encode("utf-8", "surrogatepass")).hexdigest()[:40]
+
+
+def goes_on(line: Mapping[str, Any]) -> bool:
+    """Whether the stream is asked for more before the next tick: it has more, and nothing but the calls ran out."""
+    if "problem" in line:
+        return bool(line["has_more"] and line["problem"]["code"] == OverBudgetError.code)
+    return bool(line["has_more"] and line["outcome"] == FETCHED)
