@@ -265,7 +265,7 @@ def fetch_page(
     fetched = _fetch_page().run(
         integration=integration, tenant=tenant, kind=stream, max_pages=max_pages, deadline=deadline()
     )
-    if fan_out is not None and tenant is not None and max_pages is None:
+    if fan_out is not None and tenant is not None:
         fan_out.follow(fetched.lines)
     return {"results": fetched.lines, "deferred": fetched.deferred, "budgets": _budgets()}
 
