@@ -17,7 +17,7 @@ from waitress.server import create_server
 from emulator.functions import TARGETS, FunctionDownError
 from emulator.platform import Platform
 from lib.access import Access, AccessError
-from lib.boundary import MAX_BODY_BYTES, problem, refusal
+from lib.boundary import DESCRIPTION_PATH, MAX_BODY_BYTES, description, problem, refusal
 from lib.errors import ConnectorError
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,8 @@ def application(platform: Platform, status: Status, access: Access) -> Flask:
 
     for name in TARGETS:
         app.add_url_rule(f"/{name}", name, function, methods=["POST"])
+
+    app.add_url_rule(DESCRIPTION_PATH, "description", description, methods=["GET"])
 
     @app.get("/status")
     def _status() -> Response:

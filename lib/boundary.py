@@ -6,7 +6,9 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 1 << 20
 STRUCTURED = "application/cloudevents+json"
 RETRY_SECONDS = 10
+DESCRIPTION_PATH = "/openapi.json"
 FINALIZED = "google.cloud.storage.object.v1.finalized"
 PUBLISHED = "google.cloud.pubsub.topic.v1.messagePublished"
 NOTIFIED = "OBJECT_FINALIZE"
@@ -63,6 +66,8 @@ def answer(
     `access` says who may call from elsewhere; `rare` calls a few times a minute only.
     """
     telemetry.start(call.__name__.replace("_", "-"))
+    if request.method == "GET" and request.path == DESCRIPTION_PATH:
+        return description()
     try:
         _admit(request, access, rare=rare)
         return _reply(_called(request, schema, call, event))
@@ -106,6 +111,18 @@ def refusal(error: AccessError) -> Response:
     if error.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response
+
+
+@cache
+def _described() -> bytes:
+    import yaml  # noqa: PLC0415 - only who asks waits for it
+
+    return _json(yaml.safe_load((Path(__file__).parent / "openapi.yaml").read_text("utf-8")))
+
+
+def description() -> Response:
+    """What can be called, as OpenAPI; it is published anyway, and tells nothing of this installation."""
+    return Response(_described(), status=200, content_type="application/json")
 
 
 def _admit(request: Request, access: Callable[[], Access], *, rare: bool) -> None:
@@ -206,4 +223,5 @@ def _reply(result: dict[str, Any] | Refused | Response) -> Response:
 
 
 def _json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
+    # Half of a surrogate pair has no UTF-8; what replaces it is JSON's own escape for it.
+    return json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace")

@@ -18,9 +18,6 @@ from cryptography.hazmat.primitives import hashes, hmac, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import NameOID
 
-from emulator import web
-from emulator.platform import Platform
-from lib import config as configuration
 from lib.access import (
     RARE_CALLS,
     Access,
@@ -33,7 +30,7 @@ from lib.access import (
     is_local,
 )
 from lib.secrets import Reference
-from tests.site import SECRET, Site, free_port, site
+from tests.site import SECRET, Emulator, Site, free_port, site, until
 
 KEY, NEXT_KEY = "k" * 16, "n" * 24
 AUDIENCE, EMAIL = "https://fetch-page.example.com", "scheduler@example.iam.gserviceaccount.com"
@@ -348,15 +345,10 @@ def test_with_a_configuration_that_cannot_be_read_nobody_from_elsewhere_is_let_i
 
 @pytest.fixture(scope="module")
 def emulator(guarded: Site) -> Iterator[str]:
-    """The emulator's own web before test-connection; its clock stands still."""
-    platform = Platform(configuration.load(str(guarded.config)), str(guarded.config))
-    platform.functions["test-connection"] = guarded.function("test-connection")
-    server = web.listening(web.application(platform, dict, keyed(KEY)), "127.0.0.1", 0)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.effective_port}/test-connection"
-    server.close()
-    thread.join()
+    """The emulator's own web, in front of test-connection."""
+    with Emulator(guarded) as found:
+        until(lambda: found.status() is not None, "the emulator")
+        yield found.url("/test-connection")
 
 
 def test_the_emulators_web_asks_whom_the_functions_would_ask(emulator: str) -> None:
