@@ -39,7 +39,8 @@ types: setup  ## Strict types
 	$(BIN)/mypy
 
 proto: setup  ## Make lib/utmstack/pb anew from proto/
-	$(BIN)/python -m grpc_tools.protoc -I $(PB)=proto --python_out=. --pyi_out=. --grpc_python_out=. $(PB)/plugins.proto
+	$(BIN)/python -m grpc_tools.protoc -I $(PB)=proto --python_out=. --pyi_out=. --grpc_python_out=. \
+	  $(PB)/plugins.proto $(PB)/modules_config.proto
 
 proto-check: proto  ## Fail when the committed code is not what proto/ makes
 	git diff --exit-code -- $(PB)

@@ -16,7 +16,7 @@ import requests
 from emulator import status as statuses
 from lib import config as configuration
 from lib.boundary import Refused
-from lib.config import ENVIRONMENT, Config, InvalidConfigError
+from lib.config import ENVIRONMENT, FOLLOWED, Config, InvalidConfigError
 from lib.errors import ConfigError, ConnectorError
 from lib.model.duration import parse_duration
 from lib.pipeline import audit as audits
@@ -75,7 +75,7 @@ def status(location: str | None, *, as_json: bool) -> int:
 def test_connection(location: str | None, integration: str | None, *, as_json: bool) -> int:
     """Test one integration or each; 0 where everything works."""
     try:
-        os.environ[ENVIRONMENT] = configuration.located(location)
+        _configure(location)
         from lib import wiring  # noqa: PLC0415 - it reads the configuration that was named just now
 
         wiring.known(integration)
@@ -155,7 +155,7 @@ def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
 def reconcile(location: str | None, integration: str | None, since: str | None, *, as_json: bool) -> int:
     """Read Sophos again, store what the ledger does not hold, and forward it; 0 where the engine has taken it."""
     try:
-        os.environ[ENVIRONMENT] = configuration.located(location)
+        _configure(location)
         from lib import wiring  # noqa: PLC0415 - it reads the configuration that was named just now
 
         reports = wiring.reconcile(integration, None if since is None else _window(since))
@@ -180,7 +180,7 @@ def reconcile(location: str | None, integration: str | None, since: str | None, 
 def replay(location: str | None, since: str | None, name: str | None, *, as_json: bool) -> int:
     """Send kept batches, or what was set aside, to the engine again; 0 where it has taken all."""
     try:
-        os.environ[ENVIRONMENT] = configuration.located(location)
+        _configure(location)
         from lib import wiring  # noqa: PLC0415 - it reads the configuration that was named just now
 
         found = wiring.replay(since=None if since is None else datetime.now(UTC) - _window(since), name=name)
@@ -193,6 +193,20 @@ def replay(location: str | None, since: str | None, name: str | None, *, as_json
             f"{found['acked']} events of {found['batches']} batches were acknowledged; {found['refused']} were refused."
         )
     return 0 if found["ok"] else 1
+
+
+def _configure(location: str | None) -> None:
+    """Have what runs in this process use the configuration, and what UTMStack configures beside it."""
+    os.environ[ENVIRONMENT] = configuration.located(location)
+    config = configuration.load(location)
+    if config.utmstack:
+        from emulator.follow import Follower  # noqa: PLC0415 - only where UTMStack is followed
+
+        follower = Follower(config.utmstack.workdir)
+        follower.look()
+        for each in follower.problems:
+            print(f"{each}\n→ {each.remedy}", file=sys.stderr)
+        os.environ[FOLLOWED] = follower.path
 
 
 def _window(since: str) -> timedelta:

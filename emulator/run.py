@@ -8,11 +8,13 @@ import sys
 import threading
 from pathlib import Path
 
-from emulator import status, web
+from emulator import status, validation, web
+from emulator.follow import Follower
 from emulator.platform import Platform
 from lib import config as configuration
 from lib import telemetry, wiring
 from lib.errors import ConnectorError
+from lib.live import Live
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +33,15 @@ def run(location: str | None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     platform = Platform(config, location)
+    follower = Follower(config.utmstack.workdir, platform.tick) if config.utmstack else None
+    if follower:
+        follower.look()
+        platform.hand(follower.path)
+    live = Live(location, follower.path if follower else None)
     host, port = config.listen
-    app = web.application(platform, lambda: _status(platform, config), wiring.access_of(config))
+    app = web.application(platform, lambda: _status(platform, live, follower), wiring.access_of(config))
+    if follower:
+        validation.serve(app, platform, follower)
     try:
         server = web.listening(app, host, port)
     except OSError as error:
@@ -41,22 +50,31 @@ def run(location: str | None) -> int:
     serving = threading.Thread(target=server.run, name="web", daemon=True)
     serving.start()
     platform.start()
+    if follower:
+        follower.start()
     log.info("status page at http://%s:%s/", host, server.effective_port)
     stop.wait()
     log.info("ending: what has begun is brought to its end")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)  # asked twice, it ends at once
+    if follower:
+        follower.stop()
     platform.stop()
+    if follower:
+        follower.close()
     server.close()
     return 0
 
 
-def _status(platform: Platform, config: configuration.Config) -> dict[str, object]:
-    found = status.collect(config, platform.latest, platform.budgets)
+def _status(platform: Platform, live: Live, follower: Follower | None) -> dict[str, object]:
+    found = status.collect(live.current(), platform.latest, platform.budgets)
     found["functions"] = [
         {"name": name, "up": each.is_up(), "pid": each.pid, "restarts": each.restarts}
         for name, each in platform.functions.items()
     ]
     if platform.engine_problem is not None:
         found |= {"ok": False, "engine_problem": platform.engine_problem}
+    if follower is not None:
+        found["utmstack"] = follower.status()
+        found["ok"] = found["ok"] and not follower.problems
     return found

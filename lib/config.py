@@ -26,6 +26,8 @@ from lib.model.quota import PUBLISHED
 from lib.secrets import Reference, fault_of
 
 ENVIRONMENT = "SOPHOS_UTMSTACK_CONFIG"
+FOLLOWED = "SOPHOS_UTMSTACK_FOLLOWED"
+"""Names a file of integrations that come from elsewhere (`lib/live.py`); set by the emulator for its functions."""
 UTMSTACK_TENANT = "ce66672c-e36d-4761-a8c8-90058fee1a24"
 """The only tenant that UTMStack v11 knows."""
 KINDS = ("events", "alerts")
@@ -121,6 +123,14 @@ class Tasks:
 
 
 @dataclass(frozen=True, slots=True)
+class UTMStack:
+    """Where UTMStack's own configuration is."""
+
+    workdir: str
+    """The work folder of its event processor, which holds `pipeline/`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be set."""
 
@@ -138,6 +148,8 @@ class Config:
     """How long delivered batches are kept for `replay`; None: not at all."""
     gap_data_type: str | None = "sophos-central-gaps"
     """Under which data type the engine is told of a gap; None: it is not told."""
+    utmstack: UTMStack | None = None
+    """Where integrations are read from beside those of the file; None: nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +194,11 @@ def located(location: str | None = None) -> str:
             remedy="Copy connector.example.yaml, fill it in, and name it with --config.",
         )
     return found
+
+
+def followed() -> str | None:
+    """Where the integrations are that the emulator follows; None where there is no such file."""
+    return os.environ.get(FOLLOWED) or None
 
 
 def load(location: str | None = None) -> Config:
@@ -516,6 +533,14 @@ class _IntegrationSchema(_Strict):
         return Integration(**data)
 
 
+class _UTMStackSchema(_Strict):
+    workdir = _Text(required=True)
+
+    @post_load
+    def _made(self, data: dict[str, Any], **_: Any) -> UTMStack:
+        return UTMStack(**data)
+
+
 class ConfigSchema(_Strict):
     """The whole file."""
 
@@ -529,22 +554,27 @@ class ConfigSchema(_Strict):
     limits = fields.Nested(_LimitsSchema, error_messages={"type": "has to hold keys"})
     access = fields.Nested(_AccessSchema, error_messages={"type": "has to hold keys"})
     tasks = fields.Nested(_TasksSchema, error_messages={"type": "has to hold keys"})
+    utmstack = fields.Nested(_UTMStackSchema, error_messages={"type": "has to hold keys"})
     integrations = fields.List(
         fields.Nested(_IntegrationSchema),
-        required=True,
-        validate=validate.Length(min=1, error="has to hold at least one integration"),
-        error_messages={"invalid": "has to be a list", "null": "has to be a list", "required": "is missing"},
+        error_messages={"invalid": "has to be a list", "null": "has to be a list"},
     )
+
+    @validates_schema(pass_original=True, skip_on_field_errors=False)
+    def _some(self, _: dict[str, Any], original: Any, **__: Any) -> None:
+        if not original.get("integrations", []) and "utmstack" not in original:
+            missing = "is missing" if "integrations" not in original else "has to hold at least one integration"
+            raise ValidationError(f"{missing}, or `utmstack` beside it", "integrations")
 
     @post_load
     def _made(self, data: dict[str, Any], **_: Any) -> Config:
-        return Config(**data | {"integrations": tuple(data["integrations"])})
+        return Config(**data | {"integrations": tuple(data.get("integrations", ()))})
 
     @validates_schema(skip_on_field_errors=True)
     def _as_a_whole(self, data: dict[str, Any], **_: Any) -> None:
         seen: set[str] = set()
         allowed = data["sophos"].allow_hosts if "sophos" in data else ()
-        for at, integration in enumerate(data["integrations"]):
+        for at, integration in enumerate(data.get("integrations", ())):
             if integration.name in seen:
                 raise ValidationError({"integrations": {at: {"name": [f"{integration.name!r} is named twice"]}}})
             seen.add(integration.name)

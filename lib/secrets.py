@@ -20,13 +20,15 @@ class Reference:
     text: str
     where: str
     """What it is for, for people: `client_secret of integration 'acme'`."""
+    literal: bool = False
+    """Whether it stands for itself, whatever it looks like."""
 
     def __repr__(self) -> str:
         return f"Reference({self.where})"
 
     def resolve(self) -> str:
         """What it stands for; ConfigError where that cannot be had, StoreError where Secret Manager cannot be asked."""
-        match = _REFERENCE.fullmatch(self.text)
+        match = None if self.literal else _REFERENCE.fullmatch(self.text)
         if match is None:
             return self.text
         value = {"env": self._env, "file": self._file, "secret": self._secret}[match[1]](match[2])

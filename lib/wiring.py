@@ -1,18 +1,20 @@
 """Which adapter stands behind which protocol: the only place that knows.
 
-Everything here is made at the first call and kept: a warm function has its token, its connections and its channel.
-Adapters are imported where they are made, so that a function loads only what it uses.
+What is warm is made at its first use and kept, as long as its own settings stay the same: the token and connections of
+each integration, the channel to the engine. Adapters are imported where they are made, so that a function loads only
+what it uses.
 """
 
 from __future__ import annotations
 
 import random
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ from lib import config as configuration
 from lib.access import Access, Rules
 from lib.boundary import Refused
 from lib.errors import ConfigError, NotFoundError
+from lib.live import Live
 from lib.model import quota
 from lib.model.feed import Feed
 from lib.store.base import ObjectStore
@@ -50,9 +53,13 @@ def now() -> datetime:
 
 
 @cache
+def _live() -> Live:
+    return Live(configuration.located(), configuration.followed())
+
+
 def config() -> Config:
-    """The configuration that this process runs with."""
-    return configuration.load()
+    """The configuration as it is now."""
+    return _live().current()
 
 
 def open_store(location: str) -> ObjectStore:
@@ -65,18 +72,26 @@ def open_store(location: str) -> ObjectStore:
     return DirectoryStore(Path(rest))
 
 
-@cache
 def store() -> ObjectStore:
     """The configured store."""
-    return open_store(config().store)
+    return _opened(config().store)
 
 
-@cache
+@lru_cache(maxsize=1)
+def _opened(location: str) -> ObjectStore:
+    return open_store(location)
+
+
 def engine() -> Engine:
     """The configured engine, behind its socket or relay."""
+    return _engine(config().engine, config().limits.ack_timeout)
+
+
+@lru_cache(maxsize=1)
+def _engine(location: str, ack_timeout: timedelta) -> Engine:
     from lib.utmstack.engine import Engine
 
-    return Engine(config().engine, ack_timeout=config().limits.ack_timeout.total_seconds())
+    return Engine(location, ack_timeout=ack_timeout.total_seconds())
 
 
 def access_of(settings: Config) -> Access:
@@ -166,22 +181,35 @@ def feed_of(integration: configuration.Integration, gap_data_type: str | None) -
     )
 
 
-@cache
+_kept: dict[Any, Integration] = {}
+"""The integrations of the last call, by all that makes them what they are."""
+_keeping = threading.Lock()
+
+
 def integrations() -> Mapping[str, Integration]:
-    """Every configured integration, by name, each with one pooled session."""
+    """Every configured integration, by name, each with one pooled session; those that have not changed are kept."""
+    settings = config()
+    with _keeping:
+        present = {(each, settings.sophos, settings.gap_data_type): each for each in settings.integrations}
+        made = {key: _kept.get(key) or _integration(each) for key, each in present.items()}
+        _kept.clear()
+        _kept.update(made)
+    return {each.feed.name: each for each in made.values()}
+
+
+def _integration(each: configuration.Integration) -> Integration:
     from lib.pipeline.accounts import Integration
 
-    found = {}
-    for each in config().integrations:
-        calls = budget(each.client_id.resolve, each.calls_per_minute)
-        found[each.name] = Integration(
-            feed=feed_of(each, config().gap_data_type),
-            source=central(Credential(each.client_id.resolve, each.client_secret.resolve), calls),
-            client_id=each.client_id.resolve,
-            api_url=config().sophos.api_url,
-            budget=calls,
-        )
-    return found
+    # Whoever changed it may have set right what Sophos refused.
+    _accounts().forget(each.name)
+    calls = budget(each.client_id.resolve, each.calls_per_minute)
+    return Integration(
+        feed=feed_of(each, config().gap_data_type),
+        source=central(Credential(each.client_id.resolve, each.client_secret.resolve), calls),
+        client_id=each.client_id.resolve,
+        api_url=config().sophos.api_url,
+        budget=calls,
+    )
 
 
 def deadline() -> float:
@@ -193,14 +221,17 @@ def deadline() -> float:
     return time.monotonic() + seconds
 
 
-@cache
 def _accounts() -> Accounts:
+    return _accounts_of(config().store)
+
+
+@lru_cache(maxsize=1)
+def _accounts_of(location: str) -> Accounts:
     from lib.pipeline.accounts import Accounts
 
-    return Accounts(store(), now=now, jitter=random.SystemRandom().random)
+    return Accounts(_opened(location), now=now, jitter=random.SystemRandom().random)
 
 
-@cache
 def _reconcile() -> Reconcile:
     from lib.pipeline.reconcile import Reconcile
     from lib.pipeline.records import Books
@@ -209,7 +240,6 @@ def _reconcile() -> Reconcile:
     return Reconcile(books=Books.of(store()), facts=facts, now=now, monotonic=time.monotonic)
 
 
-@cache
 def _fetch_page() -> FetchPage:
     from lib.pipeline.fetch_page import FetchPage
     from lib.pipeline.records import Books
@@ -293,7 +323,6 @@ def pause(integration: str, *, resume: bool = False) -> None:
     _accounts().pause(integration, resume=resume)
 
 
-@cache
 def _forward_batch() -> ForwardBatch:
     from lib.pipeline.forward_batch import ForwardBatch
     from lib.pipeline.records import Books

@@ -190,6 +190,10 @@ class Accounts:
             self._save(feed.name, replace(account, trouble=trouble, checked_at=checked_at), generation)
         return trouble
 
+    def forget(self, name: str) -> None:
+        """Let the integration be tried at once, though it was refused: its settings have changed."""
+        self._tried.discard(name)
+
     def worked(self, name: str) -> None:
         """Forget the integration's trouble, once it is over."""
         account, generation = self._load(name)

@@ -183,3 +183,10 @@ def test_where_it_is_read_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     (tmp_path / "c.yaml").write_text(ONE)
     monkeypatch.setenv("SOPHOS_UTMSTACK_CONFIG", str(tmp_path / "c.yaml"))
     assert load().integrations[0].name == "acme"
+
+
+def test_integrations_may_come_from_utmstack_alone_but_not_from_nowhere() -> None:
+    assert parse("utmstack: {workdir: /workdir}").integrations == ()
+    for text in ("store: file:x", "integrations: []", "integrations:"):
+        with pytest.raises(InvalidConfigError, match="integrations"):
+            parse(text)

@@ -1,0 +1,65 @@
+"""UTMStack's Test Connection: what its backend asks of v11's `modules-config` when the Sophos form is saved."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from typing import Any
+
+from flask import Flask, Response, request
+
+from emulator.follow import Follower
+from emulator.functions import FunctionDownError
+from emulator.platform import Platform
+from lib.errors import ConfigError
+from lib.utmstack import settings
+
+
+def serve(app: Flask, platform: Platform, follower: Follower) -> None:
+    """Add the two addresses to the application; the caller shows UTMStack's internal key."""
+
+    @app.post("/api/v1/modules-config/validate")
+    def _validate() -> Response:
+        base = follower.base
+        shown = request.headers.get("internal-key", "")
+        if not shown:
+            return _answer(404, error="not found")
+        if base is None or not base.internal_key or not hmac.compare_digest(shown.encode(), base.internal_key.encode()):
+            return _answer(403, error="the internal key is another one")
+        if request.args.get("nameShort") != settings.MODULE:
+            return _answer(400, error=f"this connector tests {settings.MODULE} only")
+        try:
+            form = request.get_json(force=True, silent=True)
+            groups = form.get("moduleGroupConfigurations") if isinstance(form, dict) else None
+            client_id, secret = settings.credential_of_form(groups, base.keys)
+        except ConfigError as error:
+            return _answer(400, error=f"{error}.")
+        except (AttributeError, TypeError):
+            return _answer(400, error="moduleGroupConfigurations has to be a list of keys with values.")
+        return _tested(platform, client_id, secret)
+
+    @app.get("/api/v1/health")
+    def _health() -> Response:
+        return _answer(200, status="ok")
+
+
+def _tested(platform: Platform, client_id: str, secret: str) -> Response:
+    try:
+        answer = platform.call(
+            "test-connection", json.dumps({"client_id": client_id, "client_secret": secret}).encode()
+        )
+        found: dict[str, Any] = json.loads(answer.body)
+    except (FunctionDownError, ValueError) as error:
+        return _answer(400, error=f"the connector could not test it: {error}")
+    if answer.status != 200:
+        return _answer(400, error=f"the connector could not test it: {found.get('detail', answer.status)}")
+    failed = next((check for check in found["checks"] if not check["ok"]), None)
+    if failed is None:
+        return _answer(200, status=f"{len(found['checks'])} checks passed; {found['checks'][3]['detail']}")
+    return _answer(400, error=f"{failed['detail']} {failed.get('remedy', '')}".strip())
+
+
+def _answer(code: int, **fields: str) -> Response:
+    # UTMStack's backend takes a text with this for an error of another vendor.
+    plain = {key: text.replace('{"meta"', '{ "meta"') for key, text in fields.items()}
+    return Response(json.dumps(plain, ensure_ascii=False), status=code, content_type="application/json")

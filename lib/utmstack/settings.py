@@ -1,0 +1,342 @@
+"""UTMStack's own configuration of its Sophos module, in the three forms that its versions hand it over.
+
+A file in the pipeline folder (v12 and shortly before), a gRPC stream of the plugin `modules-config` (v11), an HTTP
+endpoint of the backend (before): whichever there is, in this order. What is read here is never logged.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lib.errors import ConfigError, ConnectorError, EngineRefusedError, RetryableError
+
+# ruff: noqa: PLC0415 - gRPC, HTTP and ciphers are loaded by whoever needs them
+
+MODULE = "SOPHOS"
+FILE = "system_plugins_sophos.yaml"
+DEFAULT_TENANT = "ce66672c-e36d-4761-a8c8-90058fee1a24"
+CLIENT_ID = ("sophos_client_id", "client id")
+CLIENT_SECRET = ("sophos_x_api_key", "client secret")
+"""The key, and the name by which versions before March 2025 told it; the secret's key is that of an older API."""
+BLOCK = 16
+ROUNDS = 65536
+HTTP_SECONDS = 10
+LARGEST_SECTION = 64 << 20
+
+SAVE_AGAIN = "Open Integrations → Sophos Central in UTMStack, correct the group, and save."
+
+
+class SettingsDownError(RetryableError):
+    """UTMStack does not tell its configuration just now; the last one is used."""
+
+    code = "utmstack_unavailable"
+    remedy = "Nothing to do while UTMStack starts. If it lasts, see whether its services run."
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One named set of credentials, as UTMStack's form has it."""
+
+    name: str
+    client_id: str = field(repr=False)
+    client_secret: str = field(repr=False)
+    tenant: str = DEFAULT_TENANT
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The groups of a module, and what is wrong with the others."""
+
+    groups: tuple[Group, ...] = ()
+    faults: Mapping[str, ConnectorError] = field(default_factory=dict)
+    """By the group's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """UTMStack's basic settings, `plugins.com.utmstack` of its pipeline folder."""
+
+    pipeline: Path
+    internal_key: str = field(default="", repr=False)
+    encryption_key: str = field(default="", repr=False)
+    modules_config: str = ""
+    backend: str = ""
+
+    @property
+    def file(self) -> Path:
+        """Where the module's own file is, if there is one."""
+        return self.pipeline / FILE
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What secrets may be encrypted with; installers give the backend the internal key."""
+        return tuple(dict.fromkeys(filter(None, (self.encryption_key, self.internal_key))))
+
+
+def base_of(workdir: str) -> Base:
+    """The basic settings below a work folder; ConfigError where one of its files cannot be read."""
+    folder = Path(workdir) / "pipeline"
+    found: dict[str, Any] = {}
+    for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
+        if path.name != FILE:
+            part = _below(_yaml(path), "plugins", "com.utmstack")
+            found |= part if isinstance(part, dict) else {}
+    text = {key: str(found.get(key) or "") for key in ("internalKey", "encryptionKey", "modulesConfig", "backend")}
+    return Base(
+        pipeline=Path(_moved(str(found.get("pipelineDir") or ""), workdir) or folder),
+        internal_key=text["internalKey"],
+        encryption_key=text["encryptionKey"],
+        modules_config=text["modulesConfig"],
+        backend=text["backend"],
+    )
+
+
+def _moved(path: str, workdir: str) -> str:
+    """A path of the engine's container, as it is seen here."""
+    inside = "/workdir"
+    return workdir.rstrip("/") + path[len(inside) :] if path == inside or path.startswith(inside + "/") else path
+
+
+def of_file(base: Base) -> Found | None:
+    """What the module's file says; None where there is none, ConfigError where it cannot be read."""
+    try:
+        document = _yaml(base.file)
+    except FileNotFoundError:
+        return None
+    tenants = _below(document, "plugins", "sophos", "tenants") or []
+    try:
+        return _collected(
+            (str(group["name"]), str(tenant.get("id") or DEFAULT_TENANT), _opened(group, base.keys))
+            for tenant in tenants
+            for group in tenant.get("groups") or []
+        )
+    except (AttributeError, KeyError, TypeError):
+        raise ConfigError(f"{base.file} does not have the shape of UTMStack's file", remedy=SAVE_AGAIN) from None
+
+
+def _opened(group: Mapping[str, Any], keys: Iterable[str]) -> Callable[[], Mapping[str, str]]:
+    values = {str(key).casefold(): str(value or "") for key, value in dict(group["config"]).items()}
+
+    def read() -> Mapping[str, str]:
+        secret = values.get(CLIENT_SECRET[0], "")
+        return values | {CLIENT_SECRET[0]: decrypted(secret, keys) if secret else ""}
+
+    return read
+
+
+def of_section(section: Mapping[str, Any]) -> Found:
+    """What a module's section says, as the stream and the backend hand it over; ConfigError for another shape."""
+    if not section.get("moduleActive"):
+        return Found()
+    try:
+        return _collected(
+            (str(group["groupName"]), DEFAULT_TENANT, partial(_values, group))
+            for group in section.get("moduleGroups") or []
+        )
+    except (AttributeError, KeyError, TypeError):
+        raise ConfigError("UTMStack's answer does not have the shape of a module's section") from None
+
+
+def _values(group: Mapping[str, Any]) -> Mapping[str, str]:
+    """By key; what only its name tells, by its name."""
+    values: dict[str, str] = {}
+    for each in group.get("moduleGroupConfigurations") or []:
+        for key in ("confName", "confKey"):
+            values[str(each.get(key) or "").strip().casefold()] = str(each.get("confValue") or "")
+    return values
+
+
+def credential_of(values: Mapping[str, str]) -> tuple[str, str]:
+    """Client id and secret; ConfigError names what is missing."""
+    found = [
+        next((values[name].strip() for name in names if values.get(name)), "") for names in (CLIENT_ID, CLIENT_SECRET)
+    ]
+    missing = [name for name, value in zip(("client id", "client secret"), found, strict=True) if not value]
+    if missing:
+        raise ConfigError(f"{' and '.join(missing)} not filled in", remedy=SAVE_AGAIN)
+    return found[0], found[1]
+
+
+def credential_of_form(groups: Any, keys: Iterable[str]) -> tuple[str, str]:
+    """What UTMStack's form sends to be tried: the secret in plain text, or encrypted by later versions."""
+    client_id, secret = credential_of(_values({"moduleGroupConfigurations": groups}))
+    try:
+        return client_id, decrypted(secret, keys)
+    except ConfigError:
+        return client_id, secret
+
+
+def _collected(entries: Iterable[tuple[str, str, Callable[[], Mapping[str, str]]]]) -> Found:
+    groups: dict[str, Group] = {}
+    faults: dict[str, ConnectorError] = {}
+    for name, tenant, read in entries:
+        try:
+            credential = credential_of(read())
+        except ConfigError as error:
+            faults[name] = ConfigError(f"UTMStack's group {name!r}: {error}", remedy=error.remedy)
+            continue
+        if name in groups:
+            faults[name] = ConfigError(f"UTMStack has two groups named {name!r}", remedy="Name one of them otherwise.")
+        else:
+            groups[name] = Group(name, *credential, tenant)
+    return Found(tuple(groups.values()), faults)
+
+
+def decrypted(value: str, keys: Iterable[str]) -> str:
+    """The text of an encrypted value; a value that is not encrypted as it is, ConfigError where no key opens it."""
+    try:
+        blocks = base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        return value
+    if not blocks or len(blocks) % BLOCK:
+        return value
+    for key in keys:
+        text = _deciphered(blocks, key)
+        if text is not None:
+            return text
+    raise ConfigError(
+        "its secret cannot be decrypted: it was encrypted with another key than the one that UTMStack's settings name",
+        remedy="Make `encryptionKey` in the pipeline folder's utmstack_plugins.yaml the backend's ENCRYPTION_KEY, "
+        "or save the group in UTMStack again.",
+    )
+
+
+def _deciphered(blocks: bytes, key: str) -> str | None:
+    """AES-128-CBC with PKCS#7; None where padding or text show that it is not the key."""
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+    salt = hashlib.sha1(key.encode(), usedforsecurity=False).digest()
+    derived = hashlib.pbkdf2_hmac("sha1", key.encode(), salt, ROUNDS, BLOCK)
+    decryptor = Cipher(algorithms.AES(derived), modes.CBC(salt[:BLOCK])).decryptor()
+    plain = decryptor.update(blocks) + decryptor.finalize()
+    padding = plain[-1]
+    if not 1 <= padding <= BLOCK or plain[-padding:] != bytes([padding]) * padding:
+        return None
+    try:
+        return plain[:-padding].decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def polled(base: Base) -> Found:
+    """What the backend says; SettingsDownError while it does not, ConfigError where it refuses the key."""
+    import requests
+
+    url = base.backend.rstrip("/") + "/api/utm-modules/module-details-decrypted"
+    try:
+        answer = requests.get(
+            url,
+            params={"nameShort": MODULE, "serverId": "1"},
+            headers={"Utm-Internal-Key": base.internal_key},
+            timeout=HTTP_SECONDS,
+            allow_redirects=False,
+        )
+        if answer.status_code in (400, 401, 403):
+            raise ConfigError(f"UTMStack's backend at {base.backend} refuses the internal key", remedy=_KEY)
+        section = answer.json()
+    except (requests.RequestException, ValueError) as error:
+        # While the backend starts, its proxy answers with a page.
+        raise SettingsDownError(f"UTMStack's backend at {base.backend} is not ready: {type(error).__name__}") from None
+    if answer.status_code != 200 or not isinstance(section, dict):
+        raise SettingsDownError(f"UTMStack's backend at {base.backend} answers {answer.status_code}")
+    return of_section(section)
+
+
+_KEY = "Correct `internalKey` in the pipeline folder's utmstack_plugins.yaml: the backend's INTERNAL_KEY."
+
+
+def streamed(base: Base, over: Callable[[], bool], pause: float) -> Iterator[Found]:
+    """Every section that the plugin `modules-config` sends, as long as it does and `over` says no.
+
+    SettingsDownError when the stream ends, ConfigError where the key is refused.
+    """
+    import grpc
+
+    from lib.utmstack.pb import modules_config_pb2 as pb
+    from lib.utmstack.pb import modules_config_pb2_grpc as pb_grpc
+
+    ended = threading.Event()
+    inbox: queue.Queue[Any] = queue.Queue()
+
+    def hello() -> Iterator[Any]:
+        yield pb.BiDirectionalMessage(plugin_init=pb.PluginInit(type=pb.SOPHOS))
+        ended.wait()  # the server ends a stream whose client has said all
+
+    def listen(call: Any) -> None:
+        try:
+            for message in call:
+                if message.HasField("config"):
+                    inbox.put(message.config)
+            inbox.put(SettingsDownError(f"{base.modules_config} ended the stream of the configuration"))
+        except grpc.RpcError as error:
+            inbox.put(_refusal(error, base.modules_config))
+
+    options = [("grpc.max_receive_message_length", LARGEST_SECTION), ("grpc.enable_http_proxy", 0)]
+    with grpc.insecure_channel(base.modules_config, options=options) as channel:
+        call = pb_grpc.ConfigServiceStub(channel).StreamConfig(  # type: ignore[no-untyped-call] # generated
+            hello(), metadata=(("internal-key", base.internal_key),)
+        )
+        threading.Thread(target=listen, args=(call,), name="modules-config", daemon=True).start()
+        try:
+            while not over():
+                try:
+                    got = inbox.get(timeout=pause)
+                except queue.Empty:
+                    continue
+                if isinstance(got, ConnectorError):
+                    raise got
+                yield of_section(_plain(got))
+        finally:
+            ended.set()
+            call.cancel()
+
+
+def _refusal(error: Any, address: str) -> ConnectorError:
+    import grpc
+
+    code = error.code()
+    if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        return ConfigError(f"UTMStack's modules-config at {address} refuses the internal key", remedy=_KEY)
+    if code == grpc.StatusCode.UNIMPLEMENTED:
+        return EngineRefusedError(f"{address} is not UTMStack's modules-config")
+    return SettingsDownError(f"UTMStack's modules-config at {address} cannot be followed: {code.name}")
+
+
+def _plain(section: Any) -> dict[str, Any]:
+    from google.protobuf.json_format import MessageToDict
+
+    found: dict[str, Any] = MessageToDict(section)
+    return found
+
+
+def _yaml(path: Path) -> Any:
+    """The document; FileNotFoundError, or ConfigError in words that hold nothing of its content."""
+    try:
+        return yaml.safe_load(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}", remedy="Run as root, or as the file's owner (mode 0600)."
+        ) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" (line {mark.line + 1})" if mark else ""
+        raise ConfigError(f"{path} is not YAML{place}", remedy=SAVE_AGAIN) from None
+
+
+def _below(document: Any, *keys: str) -> Any:
+    for key in keys:
+        document = document.get(key) if isinstance(document, Mapping) else None
+    return document

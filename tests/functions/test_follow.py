@@ -1,0 +1,305 @@
+"""UTMStack's own configuration is followed, in its three forms: real files, a real gRPC server, a real HTTP server."""
+
+import base64
+import contextlib
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import grpc
+import pytest
+import requests
+import yaml
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from emulator.central import CentralServer
+from emulator.follow import Follower
+from lib.live import read_followed
+from lib.utmstack import settings
+from lib.utmstack.pb import modules_config_pb2 as pb
+from lib.utmstack.pb import modules_config_pb2_grpc as pb_grpc
+from tests.site import SECRET, Emulator, site, until
+
+KEY = "demo-internal-key"
+
+
+def encrypted(text: str, key: str = KEY) -> str:
+    """As UTMStack's backend does it."""
+    salt = hashlib.sha1(key.encode(), usedforsecurity=False).digest()
+    derived = hashlib.pbkdf2_hmac("sha1", key.encode(), salt, 65536, 16)
+    padding = 16 - len(text.encode()) % 16
+    encryptor = Cipher(algorithms.AES(derived), modes.CBC(salt[:16])).encryptor()
+    return base64.b64encode(
+        encryptor.update(text.encode() + bytes([padding]) * padding) + encryptor.finalize()
+    ).decode()
+
+
+class Workdir:
+    """UTMStack's work folder, written as its backend does."""
+
+    def __init__(self, path: Path, **base: str) -> None:
+        self.path = path
+        self.pipeline = path / "pipeline"
+        self.pipeline.mkdir()
+        plugins = {"plugins": {"com.utmstack": {"internalKey": KEY, "pipelineDir": "/workdir/pipeline", **base}}}
+        (self.pipeline / "utmstack_plugins.yaml").write_text(yaml.safe_dump(plugins))
+
+    def save(self, *groups: tuple[str, str], key: str = KEY) -> None:
+        entries = [
+            {"name": name, "config": {"sophos_client_id": "demo-client", "sophos_x_api_key": encrypted(secret, key)}}
+            for name, secret in groups
+        ]
+        self.put(yaml.safe_dump({"plugins": {"sophos": {"tenants": [{"id": "t-1", "groups": entries}]}}}))
+
+    def put(self, text: str) -> None:
+        file = self.pipeline / settings.FILE
+        file.with_suffix(".yaml.tmp").write_text(text)
+        (self.pipeline / (settings.FILE + ".lock")).touch()
+        file.with_suffix(".yaml.tmp").replace(file)
+
+
+@pytest.fixture
+def workdir(tmp_path: Path) -> Workdir:
+    return Workdir(tmp_path)
+
+
+@contextlib.contextmanager
+def following(workdir: Workdir) -> Iterator[Follower]:
+    follower = Follower(str(workdir.path), look=0.1, again=0.3)
+    follower.start()
+    try:
+        yield follower
+    finally:
+        follower.stop()
+        follower.close()
+
+
+def handed(follower: Follower) -> dict[str, tuple[str, str, str]]:
+    return {
+        each.name: (each.client_id.resolve(), each.client_secret.resolve(), each.utmstack_tenant_id)
+        for each in read_followed(Path(follower.path))
+    }
+
+
+def has(follower: Follower, *names: str) -> None:
+    until(lambda: set(handed(follower)) == set(names), f"groups {names}")
+
+
+def test_the_backends_encryption_is_understood() -> None:
+    assert settings.decrypted("urdb0BaDZQ0gAew6bLXShn3p8FFNjMlTHB2r9IVeTkY=", ["other", KEY]) == "client-secret-value"
+
+
+@pytest.mark.parametrize("value", ["", "plain secret", "abcd", "0123456789abcdef" * 6 + "0123"])
+def test_a_value_that_is_not_encrypted_stands_for_itself(value: str) -> None:
+    assert settings.decrypted(value, [KEY]) == value
+
+
+def test_each_saved_file_is_followed_until_the_module_is_off(workdir: Workdir) -> None:
+    with following(workdir) as follower:
+        workdir.save(("acme", "s-1"))
+        has(follower, "acme")
+        assert handed(follower)["acme"] == ("demo-client", "s-1", "t-1")
+        workdir.save(("acme", "s-2"), ("Bäcker & Söhne", "s-3"))
+        has(follower, "acme", "Bäcker & Söhne")
+        assert handed(follower)["acme"][1] == "s-2"
+        (workdir.pipeline / settings.FILE).unlink()
+        has(follower)
+        assert not follower.problems
+
+
+def test_a_file_that_cannot_be_parsed_leaves_the_last_good_one(workdir: Workdir) -> None:
+    workdir.save(("acme", "s-1"))
+    with following(workdir) as follower:
+        has(follower, "acme")
+        workdir.put("plugins: [sophos: hush-hush")
+        until(lambda: bool(follower.problems), "a problem")
+        assert "is not YAML" in str(follower.problems[0])
+        assert "hush" not in str(follower.problems[0])
+        assert set(handed(follower)) == {"acme"}
+        workdir.save(("other", "s-1"))
+        has(follower, "other")
+        until(lambda: not follower.problems, "no problem")
+
+
+def test_a_wrong_encryption_key_is_told_in_words_and_keeps_the_group_as_it_was(
+    workdir: Workdir, caplog: pytest.LogCaptureFixture
+) -> None:
+    workdir.save(("acme", "secret-one"))
+    with following(workdir) as follower:
+        has(follower, "acme")
+        sealed = encrypted("secret-two", "another key")
+        workdir.save(("acme", "secret-two"), key="another key")
+        until(lambda: bool(follower.problems), "a problem")
+        problem = follower.problems[0]
+        assert "group 'acme'" in str(problem)
+        assert "another key than" in str(problem)
+        assert "encryptionKey" in problem.remedy
+        assert handed(follower)["acme"][1] == "secret-one"
+        told = caplog.text + json.dumps(follower.status()) + repr(follower.base)
+        assert not any(each in told for each in ("secret-one", "secret-two", sealed, KEY))
+
+
+def test_a_group_without_a_secret_is_named_and_the_others_go_on(workdir: Workdir) -> None:
+    group = {"name": "empty", "config": {"sophos_client_id": "x"}}
+    good = {"name": "good", "config": {"Sophos_Client_ID": "x", "sophos_x_api_key": "plain secret"}}
+    workdir.put(yaml.safe_dump({"plugins": {"sophos": {"tenants": [{"id": "", "groups": [group, good]}]}}}))
+    with following(workdir) as follower:
+        has(follower, "good")
+        assert handed(follower)["good"][2] == settings.DEFAULT_TENANT
+        assert [str(each) for each in follower.problems] == ["UTMStack's group 'empty': client secret not filled in"]
+
+
+class ModulesConfig(pb_grpc.ConfigServiceServicer):
+    """Sends each section to everybody who has the key."""
+
+    def __init__(self) -> None:
+        self.sections: Queue[pb.ConfigurationSection | None] = Queue()
+
+    def StreamConfig(  # noqa: N802 - the contract's name
+        self, requests: Iterator[pb.BiDirectionalMessage], context: grpc.ServicerContext
+    ) -> Any:
+        if dict(context.invocation_metadata()).get("internal-key") != KEY:
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "no")
+        assert next(requests).plugin_init.type == 7
+        while (section := self.sections.get()) is not None:
+            yield pb.BiDirectionalMessage(config=section)
+
+    def send(self, *names: str, active: bool = True) -> None:
+        self.sections.put(
+            pb.ConfigurationSection(
+                moduleName="SOPHOS",
+                moduleActive=active,
+                moduleGroups=[
+                    pb.ModuleGroup(
+                        groupName=name,
+                        moduleGroupConfigurations=[
+                            pb.Configuration(confKey="sophos_client_id", confValue="id"),
+                            pb.Configuration(confKey="sophos_x_api_key", confValue=f"{name} secret"),
+                        ],
+                    )
+                    for name in names
+                ],
+            )
+        )
+
+
+@contextlib.contextmanager
+def modules_config() -> Iterator[tuple[ModulesConfig, str]]:
+    service, server = ModulesConfig(), grpc.server(ThreadPoolExecutor(4))
+    pb_grpc.add_ConfigServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call] # generated
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield service, f"127.0.0.1:{port}"
+    finally:
+        service.sections.put(None)
+        server.stop(0).wait()
+
+
+def test_the_stream_of_version_11_is_followed(tmp_path: Path) -> None:
+    with modules_config() as (service, address), following(Workdir(tmp_path, modulesConfig=address)) as follower:
+        service.send("acme")
+        has(follower, "acme")
+        assert handed(follower)["acme"] == ("id", "acme secret", settings.DEFAULT_TENANT)
+        service.send("acme", "other")
+        has(follower, "acme", "other")
+        service.sections.put(None)
+        until(lambda: bool(follower.problems), "the stream's end is told")
+        assert set(handed(follower)) == {"acme", "other"}, "an end of the stream changes nothing"
+        service.send("acme", active=False)
+        has(follower)
+
+
+def test_a_refused_internal_key_is_told(tmp_path: Path) -> None:
+    with modules_config() as (_, address):
+        workdir = Workdir(tmp_path, modulesConfig=address, internalKey="wrong")
+        with following(workdir) as follower:
+            until(lambda: bool(follower.problems), "a problem")
+            assert "refuses the internal key" in str(follower.problems[0])
+            workdir.save(("acme", "s-1"), key="wrong")
+            has(follower, "acme")
+
+
+@contextlib.contextmanager
+def backend(answers: Callable[[str], tuple[int, str]]) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = answers(self.headers.get("Utm-Internal-Key", ""))
+            assert self.path == "/api/utm-modules/module-details-decrypted?nameShort=SOPHOS&serverId=1"
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_the_older_backend_is_asked_again_while_it_starts(tmp_path: Path) -> None:
+    pair = [
+        {"confKey": None, "confName": "Client Id", "confValue": "id"},
+        {"confKey": "x", "confName": "Client Secret", "confValue": "s"},
+    ]
+    section = {"moduleActive": True, "moduleGroups": [{"groupName": "old", "moduleGroupConfigurations": pair}]}
+    replies = iter([(200, "<html>starting</html>")])
+
+    def answers(key: str) -> tuple[int, str]:
+        return next(replies, (200, json.dumps(section))) if key == KEY else (400, "{}")
+
+    with backend(answers) as url, following(Workdir(tmp_path, backend=url)) as follower:
+        until(lambda: bool(follower.problems), "not ready")
+        assert "is not ready" in str(follower.problems[0])
+        has(follower, "old")
+        assert handed(follower)["old"][:2] == ("id", "s")
+
+
+def test_the_product_follows_utmstack_and_serves_its_test_connection(workdir: Workdir) -> None:
+    workdir.save(("acme", SECRET))
+    central = CentralServer()
+    central.fill(20)
+    settings_ = {"utmstack": {"workdir": str(workdir.path)}, "integrations": []}
+    with central, site(central, **settings_) as here, Emulator(here) as emulator:
+
+        def acked(name: str) -> int:
+            found = (emulator.status() or {"streams": []})["streams"]
+            return sum(each["acked"] for each in found if each["integration"] == name)
+
+        until(lambda: acked("acme") > 0, "events of acme")
+        workdir.save(("bob", SECRET))
+        until(lambda: acked("bob") > 0, "events of bob")
+        assert {log.dataSource for log in here.engine.received} == {"acme", "bob"}
+        cursors = {path.parts[-3] for path in (here.folder / "store/cursors").rglob("*.json")}
+        assert cursors == {"acme", "bob"}, "a removed group's cursor stays"
+
+        def validate(secret: str, **headers: str) -> requests.Response:
+            values = [("sophos_client_id", "demo-client"), ("sophos_x_api_key", secret)]
+            form = {"moduleGroupConfigurations": [{"confKey": key, "confValue": value} for key, value in values]}
+            url = emulator.url("/api/v1/modules-config/validate?nameShort=SOPHOS")
+            return requests.post(url, json=form, headers=headers, timeout=30)
+
+        assert validate(SECRET).status_code == 404
+        assert validate(SECRET, **{"internal-key": "wrong"}).status_code == 403
+        for secret in (SECRET, encrypted(SECRET)):
+            good = validate(secret, **{"internal-key": KEY})
+            assert good.status_code == 200, good.text
+            assert set(good.json()) == {"status"}
+        bad = validate("no such secret", **{"internal-key": KEY})
+        assert bad.status_code == 400
+        assert set(bad.json()) == {"error"}
+        assert "secret" in bad.json()["error"]
+        for file in here.folder.rglob("*"):
+            if file.is_file() and not file.name.startswith("connector"):
+                assert SECRET.encode() not in file.read_bytes(), file
