@@ -304,6 +304,9 @@ class Api:
         settings, now = self._account.settings, self._account.clock.now()
         smallest, largest = settings.page_sizes
         limit = _whole(request, "limit", smallest, smallest, largest)
+        if "pageFromKey" in request.query:
+            # Whether Sophos ignores it is not known; a client that pages so would lose events, and shall see it.
+            raise RefusedError(400, "pageFromKey is not a parameter of this API: use cursor")
         cursor = request.param("cursor")
         from_ms = None
         if cursor is None and request.param("from_date") is not None:
