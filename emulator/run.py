@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -24,6 +25,7 @@ def run(location: str | None) -> int:
     telemetry.start("emulator")
     try:
         location = str(Path(configuration.located(location)).absolute())
+        os.environ[configuration.ENVIRONMENT] = location  # for what the page asks of the use cases
         config = configuration.load(location)
         status.collect(config)  # the store is opened once, so that a bad one is told here and not each minute
     except ConnectorError as error:
