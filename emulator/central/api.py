@@ -331,10 +331,11 @@ class Api:
         if view not in _VIEWS:
             raise RefusedError(400, f"view must be one of {', '.join(_VIEWS)}")
         devices = [device for device in self._account.devices(tenant) if _is_wanted(device, request)]
-        size = _whole(request, "pageSize", 50, 1, 500)
+        largest = min(500, self._account.settings.page_cap or 500)
+        size = min(_whole(request, "pageSize", 50, 1, 500), largest)
         from_key = request.param("pageFromKey")
         start = 0 if from_key is None else bisect_right([device["id"] for device in devices], _id_of(from_key))
-        pages: dict[str, Any] = {"size": size, "maxSize": 500}
+        pages: dict[str, Any] = {"size": size, "maxSize": largest}
         if from_key is not None:
             pages["fromKey"] = from_key
         shown = devices[start : start + size]
