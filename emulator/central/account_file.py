@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from emulator.central.accounts import LIMITS, PERMISSIONS, Credential, Tenant
+from emulator.central.feed import CursorRule
 from emulator.central.stories import Fields
 
 ROLES = ("tenant", "partner", "organization")
-_ACCOUNT_KEYS = frozenset({"regions", "limits", "retry_after", "token_seconds", "tenants", "credentials"})
+_ACCOUNT_KEYS = frozenset({"tenants", "credentials", "regions", "limits", "retry_after", "token_seconds"}) | {
+    "cursor_rule",
+    "page_cap",
+}
 _BOOLEANS = frozenset({"forbidden", "expired"})
 _NULLABLE = frozenset({"api_host", "data_region"})
 
@@ -29,6 +33,8 @@ class Described:
     limits: tuple[tuple[float, float], ...] = ()
     retry_after: bool = False
     token_seconds: int = 3600
+    cursor_rule: CursorRule = "query"
+    page_cap: int | None = None
 
 
 def load_account(path: Path) -> Described:
@@ -64,7 +70,16 @@ def described(value: object) -> Described:
         limits=limits_from(said.get("limits", "none")),
         retry_after=_typed("retry_after", said.get("retry_after", False), bool),
         token_seconds=_typed("token_seconds", said.get("token_seconds", 3600), int),
+        cursor_rule=_cursor_rule(said.get("cursor_rule", "query")),
+        page_cap=_typed("page_cap", said.get("page_cap"), int, nullable=True),
     )
+
+
+def _cursor_rule(value: object) -> CursorRule:
+    match value:
+        case "query" | "newest":
+            return value
+    raise ValueError(f"cursor_rule is query or newest, not {value!r}")
 
 
 def limits_from(value: object) -> tuple[tuple[float, float], ...]:

@@ -33,7 +33,7 @@ def serve(args: argparse.Namespace) -> int:
             retry_after=account.retry_after,
             token_seconds=account.token_seconds,
             faults=load_faults(args.faults) if args.faults else (),
-            settings=Settings(seed=args.seed),
+            settings=Settings(page_cap=account.page_cap, cursor_rule=account.cursor_rule, seed=args.seed),
             control=args.control,
             journal=args.journal,
             regions=account.regions or args.regions,

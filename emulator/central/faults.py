@@ -11,7 +11,7 @@ from typing import Any
 from emulator.central.listener import Request
 
 PAGE_FAULTS = frozenset({"same_cursor", "empty_page", "unsorted", "repeat"})
-_NAMES = PAGE_FAULTS | {
+NAMES = PAGE_FAULTS | {
     "status",
     "not_json",
     "redirect",
@@ -56,8 +56,8 @@ class Fault:
     """How many bytes `huge` adds."""
 
     def __post_init__(self) -> None:
-        if self.fault not in _NAMES:
-            raise ValueError(f"unknown fault {self.fault!r}; there are: {', '.join(sorted(_NAMES))}")
+        if self.fault not in NAMES:
+            raise ValueError(f"unknown fault {self.fault!r}; there are: {', '.join(sorted(NAMES))}")
         if self.body not in _BODIES:
             raise ValueError(f"unknown body {self.body!r}; there are: {', '.join(sorted(_BODIES))}")
         if self.fault == "redirect" and not 300 <= self.status <= 399:

@@ -1,14 +1,22 @@
 """The simulated account as Sophos lays it out: hosts of regions over TLS, tenants, permissions, limits, devices."""
 
+import json
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import requests
+import yaml
 
 from emulator.central import CentralServer, Clock, Credential, Tenant
 from emulator.central.account_file import described, load_account
+from emulator.central.faults import NAMES
+from tests.site import until
 
 TENANTS = [
     Tenant(id="t-us", name="Example Inc", region="us03"),
@@ -24,7 +32,13 @@ KEYS = [
 class Caller:
     """A plain client with a token: `ask(path)` answers with status and JSON."""
 
-    def __init__(self, central: CentralServer, client_id: str = "partner", secret: str = "s", ca: Path | None = None):
+    def __init__(
+        self,
+        central: CentralServer | SimpleNamespace,
+        client_id: str = "partner",
+        secret: str = "s",
+        ca: Path | None = None,
+    ):
         self.central = central
         self.session = requests.Session()
         self.session.trust_env = False  # the environment's own authorities would go first
@@ -253,6 +267,7 @@ def test_an_account_file_describes_everything(tmp_path: Path) -> None:
         ({"credentials": [{"id_type": "admin"}]}, "id_type is one of"),
         ({"limits": "few"}, "unknown limits 'few'"),
         ({"limits": [[0, 60]]}, "a limit is"),
+        ({"cursor_rule": "oldest"}, "cursor_rule is"),
     ],
     ids=lambda value: str(value) if isinstance(value, str) else "",
 )
@@ -264,3 +279,65 @@ def test_a_fault_in_an_account_is_named(account: object, told: str) -> None:
 def test_a_tenant_whose_region_has_no_host_is_refused() -> None:
     with pytest.raises(ValueError, match="no host for region 'us03'"):
         CentralServer(tenants=[Tenant()], regions=["eu01"])
+
+
+def central_process(folder: Path, account: str, *options: str) -> "subprocess.Popen[str]":
+    (folder / "account.yaml").write_text(account)
+    command = [sys.executable, "-m", "emulator", "central", "--listen", "127.0.0.1:0", "--rate", "0", *options]
+    command += ["--account", str(folder / "account.yaml")]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_the_command_serves_an_account_over_tls_until_sigterm(tmp_path: Path) -> None:
+    told, ca = tmp_path / "told.json", tmp_path / "ca.pem"
+    options = ("--announce", str(told), "--tls-ca", str(ca), "--backlog", "10")
+    with central_process(tmp_path, ACCOUNT, *options) as process:
+        try:
+            until(told.exists, "the announcement")
+            where = json.loads(told.read_text())
+            partner = Caller(SimpleNamespace(url=where["url"]), where["client_id"], where["client_secret"], ca)
+            _, page = partner.ask("/siem/v1/events", "t-1", where["regions"]["us03"])
+            _, devices = partner.ask("/endpoint/v1/endpoints", "t-1", where["regions"]["us03"])
+        finally:
+            process.terminate()
+        assert process.wait(10) == 0
+    assert len(page["items"]) == 2
+    assert [device["hostname"] for device in devices["items"]] == ["WS-1"]
+
+
+def test_the_command_names_what_is_wrong_with_an_account(tmp_path: Path) -> None:
+    with central_process(tmp_path, "tenants: [{region: us03}]\nregions: [eu01]") as process:
+        _, told = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "no host for region 'us03'" in told
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text(encoding="utf-8")
+EXAMPLES = [(path, body, "DELETE" in rest) for path, body, rest in re.findall(r"curl \$C/(\S+) +-d '(.+?)'(.*)", PAGE)]
+
+
+def test_the_account_file_of_the_page_can_be_served() -> None:
+    account = described(yaml.safe_load(re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[0]))
+    assert len(account.tenants) == 1003
+    assert [credential.expired for credential in account.credentials] == [False, False, True]
+    with CentralServer(tenants=account.tenants, credentials=account.credentials, regions=account.regions) as central:
+        assert Caller(central, "narrow").ask("/whoami/v1")[0] == 200
+        assert Caller(central, "old").status == 401
+
+
+@pytest.mark.parametrize(("path", "body", "is_removal"), EXAMPLES)
+def test_every_control_request_of_the_page_is_taken(path: str, body: str, is_removal: bool) -> None:
+    with CentralServer() as central:
+        some = central.default_tenant if path == "tenants" else central.devices()[0]["id"]
+        method = "DELETE" if is_removal else "POST"
+        answer = requests.request(method, f"{central.url}/_control/{path}", data=body.replace("…", some), timeout=10)
+    assert answer.status_code == 200, answer.text
+
+
+def test_the_page_shows_every_control_request_and_fault() -> None:
+    with CentralServer() as central:
+        told = requests.get(f"{central.url}/_control/nothing", timeout=10).json()["error"]
+    for path in set(re.findall(r"[A-Z]+ ([a-z-]+)", told)) - {"disable"}:
+        assert f"$C/{path}" in PAGE
+    for name in NAMES:
+        assert f"`{name}`" in PAGE
