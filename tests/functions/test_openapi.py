@@ -99,6 +99,7 @@ def test_no_bytes_and_no_headers_make_a_500(called: Site, name: str) -> None:
     "fields",
     [
         {"integration": "\ud800"},
+        {"\ud800": "x"},
         {"client_id": "\ud800", "client_secret": "x"},
         {"client_id": "a\r\nX-Evil: 1", "client_secret": "x"},
         {"client_id": "x", "client_secret": "x", "region": "https://\ud800"},
