@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 import threading
-from pathlib import Path
 
 from emulator import status, validation, web
 from emulator.follow import Follower
@@ -24,8 +22,7 @@ def run(location: str | None) -> int:
     """Serve until told to stop, then 0; 2 where the configuration or the address cannot be used."""
     telemetry.start("emulator")
     try:
-        location = str(Path(configuration.located(location)).absolute())
-        os.environ[configuration.ENVIRONMENT] = location  # for what the page asks of the use cases
+        location = configuration.absolute(configuration.located(location))
         config = configuration.load(location)
         status.collect(config)  # the store is opened once, so that a bad one is told here and not each minute
     except ConnectorError as error:

@@ -23,15 +23,16 @@ from lib.errors import ConfigError, HostRefusedError
 from lib.model.duration import parse_duration
 from lib.model.host import check_url
 from lib.model.quota import PUBLISHED
-from lib.model.stream import EVENTS, KINDS
-from lib.secrets import Reference, fault_of
+from lib.secrets import Reference, access_secret, fault_of
 
 ENVIRONMENT = "SOPHOS_UTMSTACK_CONFIG"
 FOLLOWED = "SOPHOS_UTMSTACK_FOLLOWED"
 """Names a file of integrations that come from elsewhere (`lib/live.py`); set by the emulator for its functions."""
 UTMSTACK_TENANT = "ce66672c-e36d-4761-a8c8-90058fee1a24"
 """The only tenant that UTMStack v11 knows."""
+KINDS = ("events", "alerts")
 CLOUD_RUN = "cloud-run"
+_BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]*[a-z0-9](/[^\r\n?#]*)?")
 TASKS_URL = "https://cloudtasks.googleapis.com"
 SOCKET_PATH_BYTES = 107
 """The longest path of a Unix socket on Linux (unix(7): `sun_path`)."""
@@ -84,7 +85,7 @@ class Integration:
     client_secret: Reference = field(repr=False)
     region: str = "auto"
     tenants: tuple[str, ...] | None = None
-    streams: tuple[str, ...] = (EVENTS,)
+    streams: tuple[str, ...] = ("events",)
     exclude_types: tuple[str, ...] = ()
     lookback: timedelta = timedelta(hours=24)
     settle: timedelta = timedelta(0)
@@ -95,8 +96,6 @@ class Integration:
     """How a tenant's data source is made; None: the name, and for one of many tenants the tenant's behind it."""
     calls_per_minute: int = PUBLISHED
     """What the credential may be used for here; less where others use it too."""
-    endpoints_data_type: str = "sophos-central-endpoints"
-    inventory: timedelta = timedelta(hours=6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,15 +203,32 @@ def followed() -> str | None:
 
 
 def load(location: str | None = None) -> Config:
-    """The configuration at a path, or where the environment says; ConfigError with every fault and its line."""
+    """The configuration at a path, `gs://bucket/object` or `secret:projects/P/secrets/S/versions/V`, or where the
+    environment says; ConfigError with every fault and its line.
+    """
     location = located(location)
     try:
-        text = Path(location).read_bytes().decode("utf-8")
+        text = _bytes_of(location).decode("utf-8")
     except OSError as error:
         raise ConfigError(f"{location} cannot be read: {error.strerror}", remedy="Name a readable file.") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{location} is not UTF-8 text (byte {error.start})", remedy="Save it as UTF-8.") from None
     return parse(text, location)
+
+
+def absolute(location: str) -> str:
+    """The same place, named so that a process with another folder finds it."""
+    return location if location.startswith(("gs://", "secret:")) else str(Path(location).absolute())
+
+
+def _bytes_of(location: str) -> bytes:
+    if location.startswith("gs://"):
+        from lib.store.gcs import read_object  # noqa: PLC0415 - heavy, and only for who keeps it there
+
+        return read_object(location)
+    if location.startswith("secret:"):
+        return access_secret(location.removeprefix("secret:"), "the configuration").encode()
+    return Path(location).read_bytes()
 
 
 def parse(text: str, location: str = "the configuration") -> Config:
@@ -405,6 +421,8 @@ class _Location(_Text):
         scheme = next((each for each in self._schemes if text.startswith(each)), None)
         if scheme is None or len(text) == len(scheme):
             raise ValidationError(f"{text!r}: write {' or '.join(self._schemes.values())}")
+        if text.startswith("gs://") and not _BUCKET.fullmatch(text):
+            raise ValidationError(f"{text!r} names no bucket: write {self._schemes[scheme]}")
         path = text.removeprefix("unix:").removeprefix("//") if text.startswith("unix:") else None
         if path is not None and not path.startswith("/"):
             raise ValidationError("the socket's path has to be absolute")
@@ -523,8 +541,6 @@ class _IntegrationSchema(_Strict):
     alerts_data_type = _Text()
     data_source = _Text()
     calls_per_minute = fields.Integer(strict=True, validate=validate.Range(min=1, error="has to be 1 or more"))
-    endpoints_data_type = _Text()
-    inventory = _Duration(timedelta(minutes=1))
 
     @post_load
     def _made(self, data: dict[str, Any], **_: Any) -> Integration:
@@ -548,7 +564,7 @@ class _UTMStackSchema(_Strict):
 class ConfigSchema(_Strict):
     """The whole file."""
 
-    store = _Location({"file:": "file:PATH"})
+    store = _Location({"file:": "file:PATH", "gs://": "gs://BUCKET/PREFIX"})
     engine = _Location({"unix:": "unix:/path/of/engine_server.sock"})
     every = _EveryField()
     listen = _Listen()

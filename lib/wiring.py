@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from lib import config as configuration
 from lib.access import Access, Rules
 from lib.boundary import Refused
-from lib.errors import ConfigError, NotFoundError
+from lib.errors import NotFoundError
 from lib.live import Live
 from lib.model import quota
 from lib.model.feed import Feed
@@ -63,13 +63,14 @@ def config() -> Config:
 
 
 def open_store(location: str) -> ObjectStore:
-    """The store at `file:path`; ConfigError for a kind of store that this version does not know."""
-    scheme, _, rest = location.partition(":")
-    if scheme != "file":
-        raise ConfigError(f"store {location!r}: this version keeps its objects in file: stores only")
+    """The store at `file:path` or `gs://bucket/prefix`."""
+    if location.startswith("gs://"):
+        from lib.store.gcs import GcsStore
+
+        return GcsStore(location)
     from lib.store.directory import DirectoryStore
 
-    return DirectoryStore(Path(rest))
+    return DirectoryStore(Path(location.removeprefix("file:")))
 
 
 def store() -> ObjectStore:
@@ -176,8 +177,6 @@ def feed_of(integration: configuration.Integration, gap_data_type: str | None) -
         reconcile=integration.reconcile,
         utmstack_tenant_id=integration.utmstack_tenant_id,
         alerts_data_type=integration.alerts_data_type,
-        endpoints_data_type=integration.endpoints_data_type,
-        inventory=integration.inventory,
         data_source=integration.data_source,
         gap_data_type=gap_data_type,
     )
@@ -365,6 +364,10 @@ def forward_object(name: str) -> dict[str, Any] | Refused:
     """Forward what waits in the stream whose batch has just been stored; nothing for any other object."""
     from lib.pipeline.records import batch_of
 
+    if config().store.startswith("gs://"):
+        from lib.store.gcs import place_of
+
+        name = name.removeprefix(place_of(config().store)[1])  # a bucket names its objects with the store's prefix
     batch = batch_of(name)
     if batch is None:
         return {"results": []}

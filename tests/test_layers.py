@@ -20,7 +20,7 @@ ALLOWED = {
     "lib/secrets.py": BASE,
     "lib/access.py": BASE,
     "lib/tasks.py": BASE,
-    "lib/config.py": BASE | {"lib.access", "lib.secrets"},
+    "lib/config.py": BASE | {"lib.access", "lib.secrets", "lib.store.gcs"},
     "lib/live.py": BASE | {"lib.config", "lib.secrets"},
     "lib/boundary.py": BASE | {"lib.access", "lib.telemetry"},
     "lib/wiring.py": {"lib"},

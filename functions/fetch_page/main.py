@@ -6,7 +6,6 @@ from marshmallow import Schema, fields, validate
 
 from lib import wiring
 from lib.boundary import answer
-from lib.model.stream import KINDS
 
 
 class FetchPageRequest(Schema):
@@ -14,7 +13,7 @@ class FetchPageRequest(Schema):
 
     integration = fields.String()
     tenant = fields.String()
-    stream = fields.String(validate=validate.OneOf(KINDS))
+    stream = fields.String(validate=validate.OneOf(["events", "alerts"]))
     max_pages = fields.Integer(strict=True, validate=validate.Range(min=1))
 
 

@@ -6,7 +6,6 @@ from marshmallow import Schema, fields, validate
 
 from lib import wiring
 from lib.boundary import answer
-from lib.model.stream import KINDS
 
 
 class ForwardBatchRequest(Schema):
@@ -14,7 +13,7 @@ class ForwardBatchRequest(Schema):
 
     integration = fields.String()
     tenant = fields.String()
-    stream = fields.String(validate=validate.OneOf(KINDS))
+    stream = fields.String(validate=validate.OneOf(["events", "alerts"]))
 
 
 @functions_framework.http

@@ -6,7 +6,7 @@ from marshmallow import Schema, ValidationError, fields, validate, validates_sch
 
 from lib import wiring
 from lib.boundary import answer
-from lib.model.stream import KINDS
+from lib.config import KINDS
 
 
 def sendable(text: str) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from lib.model.stream import EVENTS
-
+EVENTS = "events"
 KEY_LENGTH = 24
 """Hex digits of a log id that the ledger keeps: 96 bits, shared by two of a day's million events with p < 1e-17."""
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+LAYOUT = 1
+"""The arrangement of keys that this version writes, and the newest that it reads."""
 ABSENT = 0
 """The generation of an object that does not exist."""
 
@@ -31,6 +33,14 @@ class Entry:
     generation: int
     size: int
     updated: datetime
+
+
+def segments_of(key: str) -> list[str]:
+    """A key's parts; ValueError for what is no key: an empty part, or one that begins with a dot."""
+    segments = key.split("/")
+    if any(not segment or segment.startswith(".") or "\0" in segment for segment in segments):
+        raise ValueError(f"not an object's key: {key!r}")
+    return segments
 
 
 class ObjectStore(Protocol):

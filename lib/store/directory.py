@@ -21,9 +21,8 @@ from uuid import uuid4
 from zlib import crc32
 
 from lib.errors import ConflictError, LayoutError, StoreError
-from lib.store.base import ABSENT, Entry, Stored
+from lib.store.base import ABSENT, LAYOUT, Entry, Stored, segments_of
 
-LAYOUT = 1
 LOCKS = 64
 LONGEST = 240
 """The longest part of a segment that becomes one file name: file systems take 255 bytes."""
@@ -136,10 +135,8 @@ class DirectoryStore:
                 yield Entry(key, found_now.st_mtime_ns, found_now.st_size, updated)
 
     def _path(self, key: str) -> Path:
-        segments = key.split("/")
-        if any(
-            not segment or segment.startswith(".") or "\0" in segment or CONTINUED in segment for segment in segments
-        ):
+        segments = segments_of(key)
+        if CONTINUED in key:
             raise ValueError(f"not an object's key: {key!r}")
         parts: list[str] = []
         for segment in segments:

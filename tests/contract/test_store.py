@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import time
@@ -14,20 +15,23 @@ from time import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 
 from lib.errors import ConflictError, LayoutError, StoreError
 from lib.model.stream import Stream, stream_of
 from lib.store.base import ABSENT, ObjectStore
 from lib.store.directory import DirectoryStore
+from lib.wiring import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(params=["directory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    """Every kind of store, empty."""
-    return DirectoryStore(tmp_path / "store")
 
 
 def keys(store: ObjectStore, prefix: str = "", after: str = "") -> list[str]:
@@ -129,15 +133,15 @@ class StoreMachine(RuleBasedStateMachine):
 
     objects = Bundle("objects")
 
+    root: str
+    numbers = count()
+
     def __init__(self) -> None:
         super().__init__()
-        self.folder = TemporaryDirectory()
-        self.store: ObjectStore = DirectoryStore(Path(self.folder.name))
+        self.location = f"{self.root}/{next(self.numbers)}"
+        self.store = open_store(self.location)
         self.model: dict[str, tuple[bytes, int]] = {}
         self.generations: dict[str, set[int]] = {}
-
-    def teardown(self) -> None:
-        self.folder.cleanup()
 
     def _written(self, key: str, body: bytes, generation: int) -> None:
         assert generation not in self.generations.setdefault(key, {ABSENT})
@@ -188,7 +192,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def open_again(self) -> None:
-        self.store = DirectoryStore(Path(self.folder.name))
+        self.store = open_store(self.location)
 
     @rule(prefix=st.sampled_from(["", "x", "x/", "x/a", "x/a/", "x/a-", "y"]), data=st.data())
     def listed(self, prefix: str, data: st.DataObject) -> None:
@@ -205,8 +209,14 @@ class StoreMachine(RuleBasedStateMachine):
             assert (None if stored is None else (stored.body, stored.generation)) == self.model.get(key)
 
 
-StoreMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
-TestStoreMachine = StoreMachine.TestCase
+def test_a_store_is_a_dictionary_with_generations(location: str) -> None:
+    examples = 60 if location.startswith("file:") else 12
+
+    class Located(StoreMachine):
+        root = location
+
+    run_state_machine_as_test(Located, settings=settings(max_examples=examples, stateful_step_count=25, deadline=None))
+
 
 COUNTING = """
 import sys

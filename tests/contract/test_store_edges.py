@@ -16,12 +16,6 @@ from lib.store.directory import DirectoryStore
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(params=["directory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    """Every kind of store, empty."""
-    return DirectoryStore(tmp_path / "store")
-
-
 def keys(store: ObjectStore, prefix: str = "", after: str = "") -> list[str]:
     return [entry.key for entry in store.list(prefix, after=after)]
 
