@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PB := lib/utmstack/pb
 WORKERS ?= auto
 
-.PHONY: help setup run test check lint format types proto proto-check bench soak clean
+.PHONY: help setup run test check lint format types proto proto-check bench soak screenshots clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -22,7 +22,7 @@ setup: $(VENV)/.done  ## Make the virtual environment with the locked packages
 run: setup  ## The demo: a simulated Sophos Central, the three functions, a stand-in engine
 	$(BIN)/python -m emulator demo
 
-test: setup go-engine  ## All tests
+test: setup go-engine browser  ## All tests
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 check: setup lint types proto-check test  ## What a reviewer runs: format, lint, strict types, generated code, tests
@@ -50,6 +50,14 @@ go-engine:  # The engine that tests and measurements speak to, in Go as UTMStack
 	@command -v go >/dev/null && test -d /usr/share/gocode/src/google.golang.org/grpc || \
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	    golang-go golang-google-grpc-dev golang-goprotobuf-dev protobuf-compiler protoc-gen-go-1-3; }
+
+.PHONY: browser
+browser:  # The browser that tests of the operator's page use: needs Debian's package once
+	@command -v chromium >/dev/null || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
+
+screenshots: setup browser  ## Pictures of the operator's page, in docs/images
+	SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/browser
 
 bench: setup go-engine  ## The measurements: end to end, baselines, cold start, idle cost
 	$(BIN)/python -m tests.bench

@@ -27,6 +27,7 @@ SWEEP_SECONDS = 60.0
 RETRY_SECONDS = 10.0
 BUSY_SECONDS = 3.0
 DRAIN_SECONDS = 25.0
+HISTORY_MINUTES = 360
 MARGIN_SECONDS = 40.0
 """What a call may take beyond its own deadline: a page that was begun, acknowledgements that were waited for."""
 
@@ -44,6 +45,8 @@ class Platform:
         """Calls by function and status; 0: no answer."""
         self.latest: dict[Stream, dict[str, Any]] = {}
         """What fetch-page answered last for each stream, with the time."""
+        self.fetched: Counter[int] = Counter()
+        """Events by the minute (of Unix time) in which they were fetched, for some hours."""
         self.budgets: list[dict[str, Any]] = []
         """What it told last of the credentials' calls."""
         self.engine_problem: dict[str, Any] | None = None
@@ -145,6 +148,10 @@ class Platform:
 
     def _fetched(self, answer: Answer, results: list[dict[str, Any]]) -> None:
         now = datetime.now(UTC)
+        minute = int(now.timestamp()) // 60
+        self.fetched[minute] += sum(line["events"] for line in results)
+        for old in [each for each in self.fetched if each < minute - HISTORY_MINUTES]:
+            del self.fetched[old]
         if answer.status == 200:
             self.budgets = json.loads(answer.body)["budgets"]
         for line in results:

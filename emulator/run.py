@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -23,6 +24,7 @@ def run(location: str | None) -> int:
     telemetry.start("emulator")
     try:
         location = configuration.absolute(configuration.located(location))
+        os.environ[configuration.ENVIRONMENT] = location  # for what the page asks of the use cases
         config = configuration.load(location)
         status.collect(config)  # the store is opened once, so that a bad one is told here and not each minute
     except ConnectorError as error:

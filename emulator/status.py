@@ -14,7 +14,7 @@ from lib.model.duration import duration_text
 from lib.model.feed import Feed
 from lib.model.position import trouble_after
 from lib.model.schedule import Asked
-from lib.model.stream import Stream
+from lib.model.stream import ENDPOINTS, Stream
 from lib.pipeline.accounts import Account, Accounts, Target
 from lib.pipeline.leases import lease_of
 from lib.pipeline.reconcile import last_report, progress_key
@@ -45,6 +45,8 @@ class _View:
     """Those that the configuration, or Sophos, no longer names: their cursors stay, should they come back."""
     asked: Mapping[str, Asked]
     every: float | None
+    inventory: Mapping[str, float]
+    """Seconds between two looks at an integration's devices."""
     now: datetime
 
 
@@ -89,6 +91,7 @@ def status(
         {stream for stream in streams - targets.keys() if stream.integration not in unknown},
         asked,
         config.every.interval.total_seconds() if config.every.interval else None,
+        {feed.name: feed.inventory.total_seconds() for feed in feeds},
         now,
     )
     lines = [_stream(view, stream) for stream in sorted(streams)]
@@ -162,6 +165,14 @@ def _state(account: Account, streams: Sequence[Mapping[str, Any]]) -> str:
     return "collecting"
 
 
+def _interval(view: _View, stream: Stream) -> float | None:
+    """Seconds between two times that the stream is asked."""
+    if stream.kind == ENDPOINTS:
+        return view.inventory.get(stream.integration)
+    asked = view.asked.get(stream.path)
+    return asked.every if asked and asked.every else view.every
+
+
 def _stream(view: _View, stream: Stream) -> dict[str, Any]:
     now, latest = view.now, view.latest.get(stream)
     pending = view.pending.get(stream, _Pending())
@@ -173,9 +184,8 @@ def _stream(view: _View, stream: Stream) -> dict[str, Any]:
     problem = trouble.as_problem() if trouble else latest.get("problem") if latest and not retired else None
     if problem is None and target is not None and target.refusal is not None:
         problem = trouble_after(None, target.refusal, now, None).as_problem()
-    asked = view.asked.get(stream.path)
     read_at = position.as_of
-    if latest and latest["outcome"] in FETCH_OUTCOMES_THAT_READ and not latest["has_more"]:
+    if latest and stream.kind != ENDPOINTS and latest["outcome"] in FETCH_OUTCOMES_THAT_READ and not latest["has_more"]:
         # An idle tick writes nothing: the answer knows more than the store.
         read_at = max(read_at or latest["at"], latest["at"])
     line: dict[str, Any] = {
@@ -184,7 +194,7 @@ def _stream(view: _View, stream: Stream) -> dict[str, Any]:
         "tenant_name": target.tenant.name if target else "",
         "stream": stream.kind,
         "state": "retired" if retired else latest["outcome"] if latest else "failed" if problem else "idle",
-        "interval_seconds": asked.every if asked and asked.every else view.every,
+        "interval_seconds": _interval(view, stream),
         "lag_seconds": None if read_at is None else round(max(0.0, (now - read_at).total_seconds()), 3),
         "has_more": bool(latest and latest["has_more"]),
         "read_up_to": text_or_none(read_at),

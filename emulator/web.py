@@ -1,11 +1,10 @@
-"""What the emulator shows on `listen`: the functions, /status, /metrics, /healthz, and a page for people."""
+"""What the emulator shows on `listen`: the functions, /status, /metrics, /healthz, and the operator's page."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Callable, Iterator
-from html import escape
 from typing import Any
 
 from flask import Flask, Request, Response, request
@@ -15,10 +14,11 @@ from prometheus_client.registry import Collector
 from waitress.server import create_server
 
 from emulator.functions import TARGETS, FunctionDownError
+from emulator.page import Page, StaleTokenError
 from emulator.platform import Platform
 from lib.access import Access, AccessError
 from lib.boundary import DESCRIPTION_PATH, MAX_BODY_BYTES, description, problem, refusal
-from lib.errors import ConnectorError
+from lib.errors import ConnectorError, NotFoundError
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ def application(platform: Platform, status: Status, access: Access) -> Flask:
     """The WSGI application; `access` says who may call the functions."""
     app = Flask("emulator")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
 
     def function() -> Response:
         name = request.path.strip("/")
@@ -58,14 +59,7 @@ def application(platform: Platform, status: Status, access: Access) -> Flask:
             return problem(503, "starting", f"not running: {', '.join(down)}", retry_after=1)
         return Response('{"ok": true}', content_type="application/json")
 
-    @app.get("/")
-    def _page() -> Response:
-        headers = {
-            "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
-            "Cache-Control": "no-store",
-        }
-        return Response(page(status()), content_type="text/html; charset=utf-8", headers=headers)
-
+    Page(app, platform, status, access)
     app.register_error_handler(AccessError, refusal)
     app.register_error_handler(ConnectorError, _failed)
     return app
@@ -78,6 +72,10 @@ def listening(app: Flask, host: str, port: int) -> Any:
 
 
 def _failed(error: ConnectorError) -> Response:
+    if isinstance(error, NotFoundError):
+        return problem(404, error.code, str(error), remedy=error.remedy)
+    if isinstance(error, StaleTokenError):
+        return problem(403, error.code, str(error), remedy=error.remedy)
     return problem(503, error.code, str(error), remedy=error.remedy, retry_after=10)
 
 
@@ -133,52 +131,3 @@ class _Metrics(Collector):
         for (name, status), count in sorted(self._platform.calls.items()):
             calls.add_metric([name, str(status)], count)
         yield from (up, restarts, calls)
-
-
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#1c2330;background:#fff}
-table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .7rem;border-bottom:1px solid #dde2ea}
-th{font-weight:600;color:#556}td.n{text-align:right;font-variant-numeric:tabular-nums}
-.good{color:#157347}.bad{color:#b02a37}.box{border-left:4px solid #b02a37;padding:.3rem .8rem;margin:.6rem 0;
-background:#fbf1f2}
-@media(prefers-color-scheme:dark){body{background:#12161d;color:#dde3ec}th{color:#9aa6b8}th,td{border-color:#2b3340}
-.box{background:#2a1c20}}
-"""
-
-
-def page(status: dict[str, Any]) -> str:
-    """The status as a plain page that loads itself again."""
-    rows = "".join(_row(line) for line in status["streams"])
-    state = "<b class=good>all is well</b>" if status["ok"] else "<b class=bad>needs a look</b>"
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="3">
-<meta name="viewport" content="width=device-width"><title>Sophos Central → UTMStack</title><style>{_STYLE}</style>
-<h1>Sophos Central → UTMStack</h1>
-<p>{state} · {status["events"]} events fetched · {status["acked"]} acknowledged by the engine ·
-{status["pending_batches"]} batches wait ({status["pending_bytes"]} bytes) · {status["gaps"]} gaps ·
-every {escape(status["every"])}</p>
-{"".join(_problem(line["name"], line) for line in status["integrations"])}
-{"".join(_problem(f"{line['integration']} · {line['stream']}", line) for line in status["streams"])}
-<table><thead><tr><th>Integration<th>Tenant<th>Stream<th>State<th>Lag<th>Fetched<th>Acknowledged<th>Waiting<th>Gaps
-<th>Last event</tr></thead><tbody>{rows or "<tr><td colspan=10>Nothing has been fetched yet.</td></tr>"}</tbody></table>
-<p>{escape(status["now"])} · <a href="/status">status</a> · <a href="/metrics">metrics</a></p></html>"""
-
-
-def _row(line: dict[str, Any]) -> str:
-    lag = "–" if line["lag_seconds"] is None else f"{line['lag_seconds']:.0f} s"
-    state = "bad" if "problem" in line else "good"
-    tenant = line["tenant_name"] or line["tenant"]
-    cells = "".join(f"<td>{escape(text)}" for text in (line["integration"], tenant, line["stream"]))
-    numbers = (lag, line["events"], line["acked"], line["pending_batches"], len(line["gaps"]))
-    return (
-        f"<tr>{cells}<td class={state}>{escape(line['state'])}"
-        + "".join(f"<td class=n>{escape(str(number))}" for number in numbers)
-        + f"<td>{escape(line['last_event'] or '–')}</tr>"
-    )
-
-
-def _problem(what: str, line: dict[str, Any]) -> str:
-    if "problem" not in line:
-        return ""
-    told = line["problem"]
-    until = f" Next try: {escape(line['retry_at'])}." if line.get("retry_at") else ""
-    return f"<div class=box><b>{escape(what)}</b>: {escape(told['detail'])}{until}<br>{escape(told['remedy'])}</div>"

@@ -23,6 +23,7 @@ from lib.errors import ConfigError, HostRefusedError
 from lib.model.duration import parse_duration
 from lib.model.host import check_url
 from lib.model.quota import PUBLISHED
+from lib.model.stream import EVENTS, KINDS
 from lib.secrets import Reference, access_secret, fault_of
 
 ENVIRONMENT = "SOPHOS_UTMSTACK_CONFIG"
@@ -30,7 +31,6 @@ FOLLOWED = "SOPHOS_UTMSTACK_FOLLOWED"
 """Names a file of integrations that come from elsewhere (`lib/live.py`); set by the emulator for its functions."""
 UTMSTACK_TENANT = "ce66672c-e36d-4761-a8c8-90058fee1a24"
 """The only tenant that UTMStack v11 knows."""
-KINDS = ("events", "alerts")
 CLOUD_RUN = "cloud-run"
 _BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]*[a-z0-9](/[^\r\n?#]*)?")
 TASKS_URL = "https://cloudtasks.googleapis.com"
@@ -85,7 +85,7 @@ class Integration:
     client_secret: Reference = field(repr=False)
     region: str = "auto"
     tenants: tuple[str, ...] | None = None
-    streams: tuple[str, ...] = ("events",)
+    streams: tuple[str, ...] = (EVENTS,)
     exclude_types: tuple[str, ...] = ()
     lookback: timedelta = timedelta(hours=24)
     settle: timedelta = timedelta(0)
@@ -96,6 +96,8 @@ class Integration:
     """How a tenant's data source is made; None: the name, and for one of many tenants the tenant's behind it."""
     calls_per_minute: int = PUBLISHED
     """What the credential may be used for here; less where others use it too."""
+    endpoints_data_type: str = "sophos-central-endpoints"
+    inventory: timedelta = timedelta(hours=6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -541,6 +543,8 @@ class _IntegrationSchema(_Strict):
     alerts_data_type = _Text()
     data_source = _Text()
     calls_per_minute = fields.Integer(strict=True, validate=validate.Range(min=1, error="has to be 1 or more"))
+    endpoints_data_type = _Text()
+    inventory = _Duration(timedelta(minutes=1))
 
     @post_load
     def _made(self, data: dict[str, Any], **_: Any) -> Integration:

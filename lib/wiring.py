@@ -177,6 +177,8 @@ def feed_of(integration: configuration.Integration, gap_data_type: str | None) -
         reconcile=integration.reconcile,
         utmstack_tenant_id=integration.utmstack_tenant_id,
         alerts_data_type=integration.alerts_data_type,
+        endpoints_data_type=integration.endpoints_data_type,
+        inventory=integration.inventory,
         data_source=integration.data_source,
         gap_data_type=gap_data_type,
     )

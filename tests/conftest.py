@@ -1,11 +1,16 @@
-"""What several test files share."""
+"""What several test files share, and what holds for every test."""
 
 import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.fakes.gcs import ENDPOINT, FakeGcs
+
+# Speed is measured by `make bench`; a machine that is busy with other things makes no test fail.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,8 @@ with a cursor, false: only those without), `skip` (so many pass first), `times` 
 
     {"path": "/siem/v1/events", "times": 2, "fault": "status", "status": 503, "body": "html", "retry_after": 3}
 
-    status          answers `status` (default 503) with `body` json (default), html or empty, and `retry_after`
+    status          answers `status` (default 503) with `body` json (default), bare (no message), html or empty, and
+                    `retry_after`
     not_json        200 with a body that is not JSON
     redirect        302 to `location`, a foreign host
     close           closes the connection without an answer
@@ -48,7 +49,14 @@ JSON in and out, at `/_control/`; `tenant` defaults to the first, `kind` to `eve
     POST   revoke                 {"client_id"?}: tokens become invalid
     POST   disable                {"client_id"}: the credential expires
     POST   expire-cursors         {}
-    POST   limits                 {"limits": [[requests, seconds], …], "retry_after": bool}
+    POST   limits                 {"limits": [[requests, seconds], …] or none, enforced, published; "retry_after"?}
+    POST   tokens                 {"seconds": n}: how long new tokens are valid
+    POST   renew                  {"tenant"?}: the event Event::Task::RenewApiToken happens
+    GET    account                tenants, credentials, where each region listens
+    POST   tenants                {"id"?, …}: one more, or the named fields changed;  DELETE: {"id"}
+    POST   credentials            {"client_id", …}: likewise (secret, permissions, tenants, expired);  DELETE
+    GET    devices?tenant=        a tenant's devices
+    POST   devices                {"tenant"?, "device": {"id"?, …}}: likewise;  DELETE: {"tenant"?, "id"}
 """
 
 from __future__ import annotations
@@ -103,7 +111,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     import argparse  # noqa: PLC0415
     from pathlib import Path  # noqa: PLC0415
 
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = __doc__[__doc__.index("Faults\n") :]
+
     parser.add_argument("--listen", default="127.0.0.1:8181", metavar="HOST:PORT", help="default: %(default)s")
+    parser.add_argument(
+        "--account", type=Path, metavar="FILE", help="YAML: tenants, credentials, permissions, regions, limits, devices"
+    )
+    parser.add_argument(
+        "--limits",
+        default="none",
+        choices=["none", "enforced", "published"],
+        help="requests a credential may make, where no --account says it; default: %(default)s",
+    )
     parser.add_argument(
         "--regions",
         type=lambda text: text.split(","),
@@ -115,7 +135,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tls-ca", type=Path, metavar="FILE", help="speak HTTPS; the certificate authority to trust is written there"
     )
     parser.add_argument(
-        "--backlog", type=int, default=1000, metavar="N", help="events of the past hours; default: %(default)s"
+        "--backlog",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="events of the past hours, all tenants together; default: %(default)s",
     )
     parser.add_argument(
         "--rate", type=float, default=60, metavar="N", help="live events a minute; 0: none; default: %(default)s"

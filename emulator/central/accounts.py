@@ -19,8 +19,15 @@ OWN_HOST = "own"
 DEFAULT_TENANT_ID = "894af375-a52f-4d5a-a92d-9d9c279b1489"
 PUBLISHED_LIMITS = ((10, 1), (100, 60), (1_000, 3_600), (200_000, 86_400))
 """Requests per seconds that Sophos publishes, for `rate_limits`."""
+ENFORCED_LIMITS = ((100, 60), (200_000, 86_400))
+"""Those of them that are enforced; the others are recommended."""
+LIMITS: dict[str, tuple[tuple[float, float], ...]] = {
+    "none": (),
+    "enforced": ENFORCED_LIMITS,
+    "published": PUBLISHED_LIMITS,
+}
 
-_ALL_PERMISSIONS = frozenset({"events", "alerts", "endpoints"})
+PERMISSIONS = frozenset({"events", "alerts", "endpoints"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,8 @@ class Tenant:
     region: str = "us03"
     billing_type: str = "term"
     status: str = "active"
+    devices: int = 60
+    """So many devices are invented for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +60,12 @@ class Credential:
     """The tenant's, partner's or organization's own id."""
     tenants: tuple[str, ...] | None = None
     """The tenants of a partner or organization; None means all that there are."""
-    permissions: frozenset[str] = _ALL_PERMISSIONS
+    permissions: frozenset[str] = PERMISSIONS
     """Of `events`, `alerts`, `endpoints`; what is not in it answers 403."""
     data_region: str | None = OWN_HOST
     """`apiHosts.dataRegion` of a tenant credential; None leaves the field out."""
+    expired: bool = False
+    """Refuse its secret and its tokens."""
 
     def may_see(self, tenant_id: str) -> bool:
         """Whether the tenant is this credential's own or one of its customers."""

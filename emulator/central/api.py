@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from base64 import b64decode, b64encode
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
 from emulator.central.accounts import OWN_HOST, Credential, RateLimiter, Tenant, Tokens
@@ -17,6 +19,9 @@ from emulator.central.feed import KINDS, CursorRule, Feed, Query
 from emulator.central.generator import Generator
 from emulator.central.journal import Journal
 from emulator.central.listener import Answer, Request
+from emulator.central.stories import Fields
+
+T = TypeVar("T")
 
 TOKEN_PATH = "/api/v2/oauth2/token"  # noqa: S105 - a path
 GLOBAL = "global"
@@ -65,16 +70,44 @@ class Account:
 
     clock: Clock
     tenants: dict[str, Tenant]
+    """Never changed, only replaced: requests read it meanwhile."""
     credentials: dict[str, Credential]
+    """As `tenants`."""
     tokens: Tokens
     limiter: RateLimiter
     settings: Settings
-    disabled: set[str] = field(default_factory=set)
-    """Client ids of credentials that expired or were deleted."""
+    regions: frozenset[str] = frozenset()
+    """Those that have a host of their own."""
     journal: Journal | None = None
     _feeds: dict[tuple[str, str], Feed] = field(default_factory=dict)
+    _put: dict[str, dict[str, Fields]] = field(default_factory=dict)
+    """By tenant, devices that were added or changed; an empty one was removed."""
     _generators: dict[str, Generator] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def put_tenants(self, tenants: Iterable[Tenant]) -> None:
+        """Add tenants, or change those that have these ids. ValueError: a region has no host."""
+        new = {tenant.id: tenant for tenant in tenants}
+        for tenant in new.values():
+            if self.regions and tenant.region not in self.regions:
+                raise ValueError(f"tenant {tenant.id!r}: no host for region {tenant.region!r}; {sorted(self.regions)}")
+        with self._lock:
+            self.tenants = self.tenants | new
+
+    def remove_tenant(self, tenant_id: str) -> None:
+        """Make a tenant unknown; KeyError where it is."""
+        with self._lock:
+            self.tenants = _without(self.tenants, tenant_id)
+
+    def put_credentials(self, credentials: Iterable[Credential]) -> None:
+        """Add credentials, or change those that have these client ids."""
+        with self._lock:
+            self.credentials = self.credentials | {one.client_id: one for one in credentials}
+
+    def remove_credential(self, client_id: str) -> None:
+        """Make a credential unknown; KeyError where it is."""
+        with self._lock:
+            self.credentials = _without(self.credentials, client_id)
 
     def feed(self, tenant_id: str, kind: str) -> Feed:
         """One stream; KeyError where there is no such tenant or kind."""
@@ -96,8 +129,50 @@ class Account:
         with self._lock:
             if tenant_id not in self._generators:
                 told = len(self.feed(tenant_id, "events")) if self.journal else 0
-                self._generators[tenant_id] = Generator(tenant_id, self.settings.seed, told=told)
+                devices = max(self.tenants[tenant_id].devices, 1)  # Somewhere events must happen.
+                made = Generator(tenant_id, self.settings.seed, devices=devices, told=told)
+                self._generators[tenant_id] = made
             return self._generators[tenant_id]
+
+    def devices(self, tenant_id: str) -> list[Fields]:
+        """The inventory as the endpoint API shows it now, ordered by id: those invented, changed by hand."""
+        invented = self.generator(tenant_id).endpoints(self.clock.now())[: self.tenants[tenant_id].devices]
+        with self._lock:
+            found = {device["id"]: device for device in invented} | self._put.get(tenant_id, {})
+        return [found[id_] for id_ in sorted(found) if found[id_]]
+
+    def put_device(self, tenant_id: str, fields: Fields) -> str:
+        """Add a device, or change the fields that are named of the one that has this id; its id."""
+        if tenant_id not in self.tenants:
+            raise KeyError(f"no tenant {tenant_id!r}")
+        with self._lock:
+            id_ = str(fields.get("id") or uuid.uuid4())
+            known = next((device for device in self.devices(tenant_id) if device["id"] == id_), None)
+            device = known or self.generator(tenant_id).new_endpoint(id_, self.clock.now())
+            self._put.setdefault(tenant_id, {})[id_] = _merged(device, fields | {"id": id_})
+            return id_
+
+    def remove_device(self, tenant_id: str, id_: str) -> None:
+        """Remove a device; KeyError where there is none with this id."""
+        with self._lock:
+            if id_ not in {device["id"] for device in self.devices(tenant_id)}:
+                raise KeyError(f"no device {id_!r}")
+            self._put.setdefault(tenant_id, {})[id_] = {}
+
+
+def _without(held: dict[str, T], name: str) -> dict[str, T]:
+    if name not in held:
+        raise KeyError(f"no {name!r}")
+    return {key: value for key, value in held.items() if key != name}
+
+
+def _merged(old: Fields, new: Fields) -> Fields:
+    """The old fields with the new ones; objects are merged likewise."""
+    both = {
+        name: _merged(old[name], value) if isinstance(value, dict) and isinstance(old.get(name), dict) else value
+        for name, value in new.items()
+    }
+    return old | both
 
 
 class Api:
@@ -125,8 +200,8 @@ class Api:
         except RefusedError as refusal:
             return self.refuse(request.path, refusal)
 
-    def refuse(self, path: str, refusal: RefusedError) -> Answer:
-        """The error in the envelope that the path's host uses."""
+    def refuse(self, path: str, refusal: RefusedError, *, bare: bool = False) -> Answer:
+        """The error in the envelope that the path's host uses; `bare`: in its other spelling, which has no message."""
         word = _WORDS.get(refusal.status, "error")
         if path == TOKEN_PATH:
             body = {"errorCode": f"oauth.{word}", "message": str(refusal), "trackingId": str(uuid.uuid4())}
@@ -138,6 +213,8 @@ class Api:
                 "createdAt": iso(self._account.clock.now()),
                 "message": str(refusal),
             }
+            if bare:
+                body = {name: value for name, value in body.items() if name != "message"} | {"error": word.capitalize()}
         return _json(body, refusal.status, refusal.headers)
 
     def _route(self, request: Request) -> Callable[[Request], Answer]:
@@ -158,7 +235,7 @@ class Api:
         credential = self._account.credentials.get(form.get("client_id", ""))
         if credential is None:
             return _token_error(401, "oauth.invalid_client_id", "Unauthorized")
-        if form.get("client_secret") != credential.secret or credential.client_id in self._account.disabled:
+        if form.get("client_secret") != credential.secret or credential.expired:
             return _token_error(401, "oauth.invalid_client_secret", "Unauthorized")
         body = {
             "access_token": self._account.tokens.issue(credential.client_id),
@@ -227,6 +304,9 @@ class Api:
         settings, now = self._account.settings, self._account.clock.now()
         smallest, largest = settings.page_sizes
         limit = _whole(request, "limit", smallest, smallest, largest)
+        if "pageFromKey" in request.query:
+            # Whether Sophos ignores it is not known; a client that pages so would lose events, and shall see it.
+            raise RefusedError(400, "pageFromKey is not a parameter of this API: use cursor")
         cursor = request.param("cursor")
         from_ms = None
         if cursor is None and request.param("from_date") is not None:
@@ -246,45 +326,41 @@ class Api:
         )
 
     def _endpoints(self, request: Request) -> Answer:
-        devices: Sequence[dict[str, Any]] = self._account.generator(self._tenant_asked(request, "endpoints")).endpoints(
-            self._account.clock.now()
-        )
-        wanted = [id_ for text in request.query.get("ids", []) for id_ in text.split(",")]
-        part = (request.param("hostnameContains") or "").lower()[:10]
-        devices = [
-            device
-            for device in devices
-            if (not wanted or device["id"] in wanted) and part in device["hostname"].lower()
-        ]
-        size = _whole(request, "pageSize", 50, 1, 500)
+        tenant = self._tenant_asked(request, "endpoints")
+        view = request.param("view") or "summary"
+        if view not in _VIEWS:
+            raise RefusedError(400, f"view must be one of {', '.join(_VIEWS)}")
+        devices = [device for device in self._account.devices(tenant) if _is_wanted(device, request)]
+        largest = min(500, self._account.settings.page_cap or 500)
+        size = min(_whole(request, "pageSize", 50, 1, 500), largest)
         from_key = request.param("pageFromKey")
-        start = 0
-        if from_key is not None:
-            keys = [device["id"] for device in devices]
-            if from_key not in keys:
-                raise RefusedError(400, "Invalid pageFromKey")
-            start = keys.index(from_key)
-        pages: dict[str, Any] = {"size": size, "maxSize": 500}
+        start = 0 if from_key is None else bisect_right([device["id"] for device in devices], _id_of(from_key))
+        pages: dict[str, Any] = {"size": size, "maxSize": largest}
         if from_key is not None:
             pages["fromKey"] = from_key
+        shown = devices[start : start + size]
         if start + size < len(devices):
-            pages["nextKey"] = devices[start + size]["id"]
+            pages["nextKey"] = b64encode(shown[-1]["id"].encode()).decode()
         if request.param("pageTotal") == "true":
             pages |= {"total": -(-len(devices) // size), "items": len(devices)}
-        return _json({"items": devices[start : start + size], "pages": pages})
+        named = _VIEWS[view] or {name for text in request.query.get("fields", []) for name in text.split(",")} | {"id"}
+        if named != {"id"}:
+            shown = [{name: value for name, value in device.items() if name in named} for device in shown]
+        return _json({"items": shown, "pages": pages})
 
     def _caller(self, request: Request) -> Credential:
         """Whose token it is, within the rate limits."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         owner = self._account.tokens.owner(token) if scheme.lower() == "bearer" else None
-        if owner is None or owner in self._account.disabled:
+        credential = self._account.credentials.get(owner or "")
+        if owner is None or credential is None or credential.expired:
             raise RefusedError(401, "Missing, invalid or expired token")
         wait = self._account.limiter.wait_seconds(owner)
         if wait is not None:
             raise RefusedError(
                 429, "Rate limit exceeded", retry_after=wait if self._account.limiter.retry_after else None
             )
-        return self._account.credentials[owner]
+        return credential
 
     def _tenant_asked(self, request: Request, permission: str) -> str:
         """The tenant of a request that may read it."""
@@ -311,6 +387,35 @@ class Api:
 def _is_served(path: str, region: str) -> bool:
     """Whether that host has that path: tenants' data is with their regions, all else with the global host."""
     return not region or path.startswith(("/siem/", "/endpoint/")) == (region != GLOBAL)
+
+
+_VIEWS: dict[str, set[str]] = {
+    "basic": {"id", "type", "tenant", "hostname", "health", "os", "lastSeenAt"},
+    "summary": set(),
+    "full": set(),
+}
+
+
+def _is_wanted(device: Fields, request: Request) -> bool:
+    """Whether the request's filters let the device pass."""
+    for name, value in (
+        ("ids", device["id"]),
+        ("type", device.get("type")),
+        ("healthStatus", device.get("health", {}).get("overall")),
+    ):
+        asked = [one for text in request.query.get(name, []) for one in text.split(",")]
+        if asked and value not in asked:
+            return False
+    part = (request.param("hostnameContains") or "").lower()[:10]
+    return part in device.get("hostname", "").lower()
+
+
+def _id_of(key: str) -> str:
+    """The device that a page ended with; 400 where the key is none of ours."""
+    try:
+        return b64decode(key, validate=True).decode()
+    except ValueError:
+        raise RefusedError(400, "Invalid pageFromKey") from None
 
 
 def _whole(request: Request, name: str, default: int, smallest: int, largest: int | None = None) -> int:

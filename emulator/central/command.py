@@ -9,7 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
-from emulator.central.accounts import Credential
+from emulator.central.account_file import Described, limits_from, load_account
 from emulator.central.api import Settings
 from emulator.central.faults import load_faults
 from emulator.central.server import CentralServer
@@ -20,26 +20,34 @@ def serve(args: argparse.Namespace) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    credential = Credential()
     try:
+        account = load_account(args.account) if args.account else Described(limits=limits_from(args.limits))
+        credential = account.credentials[0]
         host, _, port = args.listen.rpartition(":")
         central = CentralServer(
             host=host or "127.0.0.1",
             port=int(port),
-            credentials=[credential],
+            tenants=account.tenants,
+            credentials=account.credentials,
+            rate_limits=account.limits,
+            retry_after=account.retry_after,
+            token_seconds=account.token_seconds,
             faults=load_faults(args.faults) if args.faults else (),
-            settings=Settings(seed=args.seed),
+            settings=Settings(page_cap=account.page_cap, cursor_rule=account.cursor_rule, seed=args.seed),
             control=args.control,
             journal=args.journal,
-            regions=args.regions,
+            regions=account.regions or args.regions,
             tls_ca=args.tls_ca,
         )
     except (OSError, OverflowError, ValueError) as error:
         print(f"central: {error}", file=sys.stderr)
         return 2
     with central:
+        for tenant, device in account.devices:
+            central.put_device(device, tenant=tenant)
         if not central.stats["held"]:
-            central.fill(args.backlog)
+            for place, tenant in enumerate(central.tenants):
+                central.fill(share(args.backlog, place, len(central.tenants)), tenant=tenant)
         if args.rate > 0:
             central.start_emitting(args.rate)
         print(
@@ -59,6 +67,11 @@ def serve(args: argparse.Namespace) -> int:
             )
         stop.wait()
     return 0
+
+
+def share(total: int, number: int, of: int) -> int:
+    """The part of `total` that the one with this number gets, where it is split as evenly as can be."""
+    return total // of + (number < total % of)
 
 
 def _announce(file: Path, told: dict[str, object]) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from emulator.central.account_file import credential_fields, credential_from, limits_from, tenant_from
+from emulator.central.accounts import Credential
 from emulator.central.faults import faults_from
 from emulator.central.listener import Answer, Request
 
@@ -33,8 +36,18 @@ class Control:
             "POST disable": lambda asked: central.disable(asked["client_id"]),
             "POST expire-cursors": lambda _: central.expire_cursors(),
             "POST limits": lambda asked: central.limiter.set(
-                asked["limits"], retry_after=bool(asked.get("retry_after"))
+                limits_from(asked["limits"]), retry_after=bool(asked.get("retry_after"))
             ),
+            "POST tokens": lambda asked: central.set_token_seconds(int(asked["seconds"])),
+            "POST renew": lambda asked: {"ids": [central.announce_renewal(tenant=asked.get("tenant"))]},
+            "GET account": lambda _: self._shown(),
+            "POST tenants": self._put_tenant,
+            "DELETE tenants": lambda asked: central.remove_tenant(asked["id"]),
+            "POST credentials": self._put_credential,
+            "DELETE credentials": lambda asked: central.remove_credential(asked["client_id"]),
+            "GET devices": lambda asked: central.devices(asked.get("tenant")),
+            "POST devices": self._put_device,
+            "DELETE devices": lambda asked: central.remove_device(asked["id"], tenant=asked.get("tenant")),
         }
 
     def answer(self, request: Request) -> Answer:
@@ -52,6 +65,32 @@ class Control:
         except (KeyError, TypeError, ValueError) as error:
             return _reply(400, {"error": f"{type(error).__name__}: {error}"})
         return _reply(200, {"ok": True} if result is None else result)
+
+    def _shown(self) -> dict[str, Any]:
+        central = self._central
+        return {
+            "url": central.url,
+            "regions": central.regions,
+            "tenants": [asdict(tenant) for tenant in central.tenants.values()],
+            "credentials": [credential_fields(credential) for credential in central.credentials.values()],
+        }
+
+    def _put_tenant(self, asked: dict[str, Any]) -> dict[str, Any]:
+        tenant = tenant_from(asked, self._central.tenants.get(str(asked.get("id"))))
+        self._central.put_tenant(tenant)
+        return asdict(tenant)
+
+    def _put_credential(self, asked: dict[str, Any]) -> dict[str, Any]:
+        own = Credential(id=self._central.default_tenant)
+        credential = credential_from(asked, self._central.credentials.get(str(asked["client_id"]), own))
+        self._central.put_credential(credential)
+        return credential_fields(credential)
+
+    def _put_device(self, asked: dict[str, Any]) -> dict[str, Any]:
+        device = asked.get("device")
+        if not isinstance(device, dict):
+            raise TypeError("device is an object")
+        return {"id": self._central.put_device(device, tenant=asked.get("tenant"))}
 
     def _stream(self, asked: dict[str, Any]) -> tuple[str, str]:
         return asked.get("tenant", self._central.default_tenant), asked.get("kind", "events")

@@ -42,6 +42,7 @@ _CATEGORIES = {
     "SECURITY": "security",
 }
 """The alert category of the groups whose events raise alerts."""
+RENEW_API_TOKEN = "Event::Task::RenewApiToken"  # noqa: S105 - a type of events
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -126,6 +127,26 @@ class Generator:
     def endpoints(self, now: int) -> list[Fields]:
         """The devices as the endpoint API shows them at `now` (Unix milliseconds)."""
         return [self._endpoint(number, device, now) for number, device in enumerate(self.devices)]
+
+    def new_endpoint(self, id_: str, now: int) -> Fields:
+        """A computer that was not there before."""
+        number = 1 + uuid.uuid5(uuid.NAMESPACE_OID, id_).int % 200
+        device = Device(id_, f"WS-NEW-{number:03d}", "computer", "windows", f"192.0.2.{number}", "n/a", "", None)
+        return self._endpoint(number, device, now)
+
+    def renewal(self, created: int) -> Record:
+        """The event that announces the end of an API credential."""
+        fields = {
+            "id": self._uuid(),
+            "customer_id": self._tenant,
+            "type": RENEW_API_TOKEN,
+            "severity": "medium",
+            "name": "The API token 'SIEM export' expires in 30 days",
+            "group": "SECURITY",
+            "when": iso(created),
+            "created_at": iso(created),
+        }
+        return Record(created, fields["id"], fields["type"], _encode(fields).encode())
 
     def _uuid(self) -> str:
         text = hex_digits(self._random, 32)

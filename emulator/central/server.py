@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -15,11 +16,12 @@ from emulator.central.api import GLOBAL, Account, Api, RefusedError, Settings
 from emulator.central.clock import DAY_MS, Clock
 from emulator.central.control import PREFIX, Control
 from emulator.central.faults import PAGE_FAULTS, Fault, FaultQueue
-from emulator.central.feed import KINDS, Record, record_of
+from emulator.central.feed import Record, record_of
 from emulator.central.generator import Happening
 from emulator.central.journal import Journal
 from emulator.central.listener import Answer, Listener, Request
 from emulator.central.samples import newest, shifted
+from emulator.central.stories import Fields
 
 if TYPE_CHECKING:
     import ssl
@@ -77,16 +79,20 @@ class CentralServer:
         """The newest answered requests, oldest first."""
         self._account = Account(
             clock=self.clock,
-            tenants={tenant.id: tenant for tenant in tenants},
-            credentials={credential.client_id: credential for credential in credentials},
+            tenants={},
+            credentials={},
+            regions=frozenset(regions),
             tokens=Tokens(self.clock, token_seconds),
             limiter=self.limiter,
             settings=settings or Settings(),
             journal=Journal(journal) if journal else None,
         )
+        self._account.put_tenants(tenants)
+        self._account.put_credentials(credentials)
         if self._account.journal is not None:
             for tenant, kind, record in self._account.journal.records():
-                self._account.feed(tenant, kind).restore(record)
+                if tenant in self.tenants:
+                    self._account.feed(tenant, kind).restore(record)
         self.default_tenant = next(iter(self._account.tenants))
         self._counts: Counter[tuple[str, int]] = Counter()
         self._control = Control(self) if control else None
@@ -206,11 +212,13 @@ class CentralServer:
             self.append(tenant or self.default_tenant, kind, shifted(held, by))
 
     def start_emitting(self, per_minute: float, *, tenant: str | None = None) -> None:
-        """Invent events in the background until `close`, some in bursts; records over two days old are forgotten."""
+        """Invent events of one or of all tenants in the background until `close`, some in bursts.
+
+        Records over two days old are forgotten.
+        """
         if per_minute <= 0 or self._emitter is not None:
             raise ValueError("the rate must be above 0, and emitting started once")
-        arguments = (per_minute, tenant or self.default_tenant)
-        self._emitter = threading.Thread(target=self._emit, args=arguments, name="emitter", daemon=True)
+        self._emitter = threading.Thread(target=self._emit, args=(per_minute, tenant), name="emitter", daemon=True)
         self._emitter.start()
 
     def stop_emitting(self) -> None:
@@ -218,6 +226,63 @@ class CentralServer:
         self._quiet.set()
         if self._emitter is not None:
             self._emitter.join()
+
+    def announce_renewal(self, *, tenant: str | None = None) -> str:
+        """Let the event happen that announces the end of the API credential; its id."""
+        tenant, made = tenant or self.default_tenant, list[Record]()
+        with self._making:
+            generator = self._account.generator(tenant)
+
+            def renewal(created: int) -> Record:
+                made.append(generator.renewal(created))
+                return made[0]
+
+            self._account.feed(tenant, "events").add_now(renewal)
+        return str(made[0].id)
+
+    # Who is in it
+
+    @property
+    def tenants(self) -> Mapping[str, Tenant]:
+        """By id."""
+        return self._account.tenants
+
+    @property
+    def credentials(self) -> Mapping[str, Credential]:
+        """By client id."""
+        return self._account.credentials
+
+    def put_tenant(self, tenant: Tenant) -> None:
+        """Add a tenant, or change the one that has this id. ValueError: its region has no host."""
+        self._account.put_tenants([tenant])
+
+    def remove_tenant(self, tenant: str) -> None:
+        """Remove a tenant: unknown from now on. What it held is there again when it is added again."""
+        self._account.remove_tenant(tenant)
+
+    def put_credential(self, credential: Credential) -> None:
+        """Add a credential, or change the one that has this client id; tokens issued before stay valid."""
+        self._account.put_credentials([credential])
+
+    def remove_credential(self, client_id: str) -> None:
+        """Delete a credential: neither it nor its tokens are known from now on."""
+        self._account.remove_credential(client_id)
+
+    def set_token_seconds(self, seconds: int) -> None:
+        """How long tokens are valid that are issued from now on."""
+        self._account.tokens.lifetime_seconds = seconds
+
+    def devices(self, tenant: str | None = None) -> list[Fields]:
+        """A tenant's devices as the endpoint API shows them now, ordered by id."""
+        return self._account.devices(tenant or self.default_tenant)
+
+    def put_device(self, fields: Fields, *, tenant: str | None = None) -> str:
+        """Add a device, or change the named fields of the one that has this `id`; its id."""
+        return self._account.put_device(tenant or self.default_tenant, fields)
+
+    def remove_device(self, id_: str, *, tenant: str | None = None) -> None:
+        """Remove a device; KeyError where there is none with this id."""
+        self._account.remove_device(tenant or self.default_tenant, id_)
 
     # What is broken in it
 
@@ -227,7 +292,7 @@ class CentralServer:
 
     def disable(self, client_id: str) -> None:
         """Let a credential expire: its tokens and its secret are refused from now on."""
-        self._account.disabled.add(client_id)
+        self.put_credential(replace(self.credentials[client_id], expired=True))
 
     def expire_cursors(self) -> None:
         """Treat every cursor issued so far as older than 24 hours: ignored, without an error."""
@@ -251,17 +316,18 @@ class CentralServer:
             alerts.add_now(lambda created: generator.alert(made[0], created), earliest=record.created + 3)
         return made[0].fields["id"]  # type: ignore[no-any-return]
 
-    def _emit(self, per_minute: float, tenant: str) -> None:
+    def _emit(self, per_minute: float, tenant: str | None) -> None:
         random = Random(self._account.settings.seed)
         # At most some ten wake-ups a second; one in 40 brings a burst, which the pauses make up for.
         batch = max(1, round(per_minute / 600))
         pause = 60 / per_minute * batch * 1.35
         while not self._quiet.wait(random.expovariate(1 / pause)):
             burst = random.randrange(40) == 0
-            self.emit(batch * (15 if burst else 1), tenant=tenant)
+            with suppress(KeyError):  # The tenant may have been removed this moment.
+                self.emit(batch * (15 if burst else 1), tenant=tenant or random.choice(list(self.tenants)))
             if burst:
-                for kind in KINDS:
-                    self._account.feed(tenant, kind).drop_before(self.clock.now() - 2 * DAY_MS)
+                for feed in self._account.feeds().values():
+                    feed.drop_before(self.clock.now() - 2 * DAY_MS)
 
     def _answer(self, request: Request) -> Answer:
         if request.path.startswith(PREFIX) and self._control is not None:
@@ -304,7 +370,7 @@ class CentralServer:
                 return Answer(fault.status, _HTML, "text/html", refusal.headers)
             case "empty":
                 return Answer(fault.status, headers=refusal.headers)
-        return self._api.refuse(request.path, refusal)
+        return self._api.refuse(request.path, refusal, bare=fault.body == "bare")
 
 
 def _tls(host: str, ca_file: Path | None) -> ssl.SSLContext | None:

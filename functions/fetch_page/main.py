@@ -6,6 +6,7 @@ from marshmallow import Schema, fields, validate
 
 from lib import wiring
 from lib.boundary import answer
+from lib.model.stream import KINDS
 
 
 class FetchPageRequest(Schema):
@@ -13,7 +14,7 @@ class FetchPageRequest(Schema):
 
     integration = fields.String()
     tenant = fields.String()
-    stream = fields.String(validate=validate.OneOf(["events", "alerts"]))
+    stream = fields.String(validate=validate.OneOf(KINDS))
     max_pages = fields.Integer(strict=True, validate=validate.Range(min=1))
 
 

@@ -6,6 +6,7 @@ from marshmallow import Schema, fields, validate
 
 from lib import wiring
 from lib.boundary import answer
+from lib.model.stream import KINDS
 
 
 class ForwardBatchRequest(Schema):
@@ -13,7 +14,7 @@ class ForwardBatchRequest(Schema):
 
     integration = fields.String()
     tenant = fields.String()
-    stream = fields.String(validate=validate.OneOf(["events", "alerts"]))
+    stream = fields.String(validate=validate.OneOf(KINDS))
 
 
 @functions_framework.http

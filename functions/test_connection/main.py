@@ -6,7 +6,7 @@ from marshmallow import Schema, ValidationError, fields, validate, validates_sch
 
 from lib import wiring
 from lib.boundary import answer
-from lib.config import KINDS
+from lib.model.stream import KINDS
 
 
 def sendable(text: str) -> None:

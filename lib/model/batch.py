@@ -16,7 +16,8 @@ from typing import Any
 
 from lib.errors import DamagedError, LayoutError
 from lib.model.clock import from_text, moment_or_none, text_or_none, to_text
-from lib.model.stream import Stream
+from lib.model.ids import group_key, log_id
+from lib.model.stream import ENDPOINTS, Stream
 
 LAYOUT = 1
 POLL = "poll"
@@ -50,8 +51,9 @@ class Header:
     envelope: Envelope
     sequence: int
     cursor: str | None
-    """What the page was read with; None: with a date, or with nothing."""
+    """What the page was read with (for devices: its page key); None: with a date, or with nothing."""
     next_cursor: str | None
+    """What follows; None: what was inserted, or the last page of an inventory."""
     has_more: bool
     fetched_at: datetime
     as_of: datetime
@@ -74,6 +76,13 @@ class Header:
     def events(self) -> int:
         """How many of Sophos's events it holds."""
         return 0 if self.origin == GAP else self.count
+
+    def log_id(self, native_id: str | None, raw: bytes) -> str:
+        """The id under which an item of the batch reaches the engine."""
+        # A device's id names the device. Its record has none: the text is hashed, so that each version has its own.
+        is_device = self.stream.kind == ENDPOINTS and self.origin == POLL
+        group = group_key(self.envelope.tenant_id, self.stream.integration)
+        return log_id(group, self.stream.kind, None if is_device else native_id, raw)
 
     @property
     def key(self) -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from lib.model.batch import Envelope
-from lib.model.ids import EVENTS
 from lib.model.page import Tenant
+from lib.model.stream import ALERTS, ENDPOINTS, EVENTS
 
 EVENTS_DATA_TYPE = "sophos-central"
 """What UTMStack's filter and rules for Sophos Central select on."""
@@ -32,6 +32,9 @@ class Feed:
     alerts_data_type: str
     data_source: str | None
     """How a tenant's data source is made of {integration}, {tenant} and {tenant_id}; None: as is usual."""
+    endpoints_data_type: str
+    inventory: timedelta
+    """How often the device inventory is read."""
     gap_data_type: str | None
     """Under which data type the engine is told of a gap; None: it is not told."""
 
@@ -43,8 +46,12 @@ class Feed:
 
     def envelope(self, kind: str, data_source: str) -> Envelope:
         """What this feed's logs of a kind have in common."""
-        data_type = EVENTS_DATA_TYPE if kind == EVENTS else self.alerts_data_type
-        return Envelope(data_type=data_type, data_source=data_source, tenant_id=self.utmstack_tenant_id)
+        data_types = {
+            EVENTS: EVENTS_DATA_TYPE,
+            ALERTS: self.alerts_data_type,
+            ENDPOINTS: self.endpoints_data_type,
+        }
+        return Envelope(data_type=data_types[kind], data_source=data_source, tenant_id=self.utmstack_tenant_id)
 
     def gap_envelope(self, data_source: str) -> Envelope | None:
         """What this feed's events about gaps have in common; None where there are to be none."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-EVENTS = "events"
+from lib.model.stream import EVENTS
+
 KEY_LENGTH = 24
 """Hex digits of a log id that the ledger keeps: 96 bits, shared by two of a day's million events with p < 1e-17."""
 

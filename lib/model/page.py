@@ -19,6 +19,19 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class DevicePage:
+    """One answer of the endpoint API."""
+
+    items: tuple[bytes, ...]
+    """Each device's exact bytes, in the order of the page."""
+    next_key: str | None
+    """What the next page begins from; None: this is the last one."""
+    max_size: int | None
+    """How many devices a page may hold, where Sophos told."""
+    served_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Whoami:
     """Whose a credential is (`GET /whoami/v1`)."""
 

@@ -5,6 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
+EVENTS = "events"
+ALERTS = "alerts"
+ENDPOINTS = "endpoints"
+"""The device inventory: no stream of what happened, but of records that changed."""
+KINDS = (EVENTS, ALERTS, ENDPOINTS)
+
 
 def encode_segment(name: str) -> str:
     """A name as one path segment: percent-encoded, never empty, never beginning with a dot; lone surrogates survive."""
@@ -20,7 +26,7 @@ def decode_segment(segment: str) -> str:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Stream:
-    """One kind of records (`events`, `alerts`) of one tenant, read with one integration's credentials."""
+    """One kind of records (of KINDS) of one tenant, read with one integration's credentials."""
 
     integration: str
     tenant: str

@@ -13,7 +13,7 @@ from lib.errors import ConflictError, ConnectorError, CredentialsError, Permissi
 from lib.model.batch import LAYOUT, check_layout
 from lib.model.clock import from_text, moment_or_none, text_or_none, to_text
 from lib.model.feed import Feed
-from lib.model.page import Page, Tenant, Whoami
+from lib.model.page import DevicePage, Page, Tenant, Whoami
 from lib.model.position import SLOWEST, Trouble, trouble_after, trouble_fields, trouble_of
 from lib.model.quota import Used
 from lib.model.region import mismatch
@@ -53,6 +53,11 @@ class Source(Directory, Protocol):
         deadline: float | None = None,
     ) -> Page:
         """The page that follows the cursor, or the date."""
+
+    def devices(
+        self, host: str, tenant: str, *, page_key: str | None, page_size: int, deadline: float | None = None
+    ) -> DevicePage:
+        """The page of devices that begins at the key, or the first one."""
 
 
 class Budget(Protocol):

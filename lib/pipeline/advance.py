@@ -11,7 +11,7 @@ from datetime import datetime
 from lib.errors import ConflictError
 from lib.model.batch import GAP, Envelope, Header
 from lib.model.event import Facts
-from lib.model.ids import KEY_LENGTH, group_key, log_id
+from lib.model.ids import KEY_LENGTH
 from lib.model.position import RECENT, Position
 from lib.model.stream import Stream
 from lib.pipeline.gaps import Gap
@@ -36,8 +36,7 @@ class Item:
 def item_of(raw: bytes, header: Header, facts: ReadFacts) -> Item:
     """The item that the bytes are in that batch's stream."""
     read = facts(raw)
-    group = group_key(header.envelope.tenant_id, header.stream.integration)
-    return Item(raw, log_id(group, header.stream.kind, read.id, raw)[:KEY_LENGTH], read.created_at)
+    return Item(raw, header.log_id(read.id, raw)[:KEY_LENGTH], read.created_at)
 
 
 def newest_of(items: Sequence[Item]) -> datetime | None:
@@ -55,9 +54,11 @@ def advance(positions: Positions, saved: SavedPosition, header: Header, items: S
     return positions.write(header.stream, position, expected=saved.generation)
 
 
-def adopt(positions: Positions, saved: SavedPosition, batch: StoredBatch, facts: ReadFacts) -> SavedPosition:
+def adopt(books: Books, saved: SavedPosition, batch: StoredBatch, facts: ReadFacts) -> SavedPosition:
     """Move the position past a batch that somebody else stored: the cursor is in its header."""
-    return advance(positions, saved, batch.header, [item_of(raw, batch.header, facts) for raw in batch.items])
+    # First, or nobody would know that these versions of the devices are sent.
+    books.inventories.fold(batch)
+    return advance(books.positions, saved, batch.header, [item_of(raw, batch.header, facts) for raw in batch.items])
 
 
 def insert(
@@ -78,7 +79,7 @@ def insert(
         saved = books.positions.read(stream)
         waiting = books.batches.read(stream, saved.position.sequence)
         if waiting is not None:
-            adopt(books.positions, saved, waiting, facts)
+            adopt(books, saved, waiting, facts)
             continue
         header = header_of(saved.position)
         before = known(saved.position)

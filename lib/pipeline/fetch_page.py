@@ -26,8 +26,10 @@ from lib.model.clock import from_text, to_text
 from lib.model.feed import Feed
 from lib.model.page import Page
 from lib.model.position import HORIZON, IDLE_WRITE, Position, Trouble, lost_interval, oldest_request, trouble_after
+from lib.model.stream import ENDPOINTS
 from lib.pipeline.accounts import Accounts, Integration, Target, wait_after
 from lib.pipeline.advance import Item, ReadFacts, adopt, advance, announce, item_of, newest_of
+from lib.pipeline.devices import Look, is_due
 from lib.pipeline.estimates import not_fetched
 from lib.pipeline.gaps import CURSOR_EXPIRED, Gap
 from lib.pipeline.reconcile import Reconcile
@@ -181,15 +183,17 @@ class FetchPage:
 
     def _chosen(self, integration: Integration, targets: list[Target], *, all_asked: bool) -> list[Target]:
         """The streams to ask now: all of them, unless the credential has not calls enough."""
-        most = integration.budget.expect(len(targets), self.every())
-        if all_asked or len(targets) <= ALL_ASKED:
+        by_path = {target.stream.path: target for target in targets if target.stream.kind != ENDPOINTS}
+        most = integration.budget.expect(len(by_path), self.every())
+        if all_asked or len(by_path) <= ALL_ASKED:
             return targets
-        by_path = {target.stream.path: target for target in targets}
         try:
             chosen = self.schedules.choose(integration.feed.name, list(by_path), most, self.now())
         except ConflictError:
             return []  # Another tick has just chosen.
-        return [by_path[path] for path in chosen]
+        # Inventories come last, and take only what calls are left.
+        slow = [target for target in targets if target.stream.kind == ENDPOINTS]
+        return [*(by_path[path] for path in chosen), *slow]
 
     def _note(self, plan: Plan, runs: Sequence[Run]) -> None:
         """Keep what the runs told of integrations: that they work, and which of their streams speak."""
@@ -234,6 +238,7 @@ class Reading:
     ) -> None:
         self._use_case = use_case
         self._books = use_case.books
+        self._integration = job[0]
         self._source = job[0].source
         self._budget = job[0].budget
         self._feed = job[0].feed
@@ -260,6 +265,8 @@ class Reading:
                 run.outcome, run.trouble = _outcome_of(trouble), trouble
             elif self._use_case.monotonic() >= self._deadline:
                 run.outcome, run.has_more, run.is_missed = BUSY, True, True
+            elif self._stream.kind == ENDPOINTS:
+                self._devices()
             else:
                 self._pages()
                 self._reconcile()
@@ -289,7 +296,7 @@ class Reading:
             return saved
         if batch is None:
             return saved
-        return adopt(self._books.positions, saved, batch, self._use_case.facts)
+        return adopt(self._books, saved, batch, self._use_case.facts)
 
     def _pages(self) -> None:
         run = self._run
@@ -310,14 +317,48 @@ class Reading:
                 self._stuck()
                 return
 
+    def _devices(self) -> None:
+        """On its own slow clock, and only with calls that nothing else needs: a look at the tenant's devices."""
+        run, use_case, every = self._run, self._use_case, self._feed.inventory
+        if not is_due(self._saved.position, every, use_case.now()):
+            return
+        if not self._budget.has_room:
+            run.has_more = True
+            return
+        look = Look(self._books, self._integration, self._target, self._saved, facts=use_case.facts, now=use_case.now)
+        try:
+            self._pages_of(look)
+        finally:
+            # What was read stays read, should the credential's calls be used up here.
+            self._saved = look.pause()
+
+    def _pages_of(self, look: Look) -> None:
+        run = self._run
+        while self._max_pages is None or run.pages < self._max_pages:
+            run.has_more = True
+            if self._room <= 0:
+                run.outcome = PAUSED
+                return
+            if run.pages and self._use_case.monotonic() >= self._deadline:
+                return
+            looked = look.page(self._deadline)
+            run.pages += 1
+            self._room -= looked.size
+            if looked.header is not None:
+                run.outcome = FETCHED
+                run.events += looked.header.count
+                run.batches.append(looked.header.key)
+            run.has_more = looked.has_more
+            if not looked.has_more:
+                return
+
     def _reconcile(self) -> None:
         """Where nothing new waits at Sophos: on the slower clock, look for what lies behind the cursor."""
         every, run = self._feed.reconcile, self._run
         if every is None or run.has_more or run.trouble is not None or self._room <= 0:
             return
         if self._use_case.reconcile.due(self._stream, every) and self._budget.has_room:
-            integration = self._use_case.integrations[self._feed.name]
-            run.reconciled = self._use_case.reconcile.run(integration, self._target, deadline=self._deadline)
+            run.reconciled = self._use_case.reconcile.run(self._integration, self._target, deadline=self._deadline)
             run.batches += run.reconciled["batches"]
 
     def _ask(self) -> tuple[Page, str | None]:

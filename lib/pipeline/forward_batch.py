@@ -21,7 +21,7 @@ from lib.errors import (
 )
 from lib.model.batch import Envelope, Header
 from lib.model.clock import to_text
-from lib.model.ids import KEY_LENGTH, group_key, log_id
+from lib.model.ids import KEY_LENGTH
 from lib.model.log import MAX_LOG_BYTES, Log, to_fields, unacceptable
 from lib.model.receipt import DELIVERED, Tail
 from lib.model.stream import Stream
@@ -188,12 +188,17 @@ class ForwardBatch:
 def logs_of(batch: StoredBatch, facts: ReadFacts) -> Iterator[tuple[bytes, Log, bool]]:
     """Each item of the batch, its log, and whether it is a JSON object."""
     envelope = batch.header.envelope
-    group = group_key(envelope.tenant_id, batch.header.stream.integration)
     timestamp = to_text(batch.header.fetched_at)
     for raw in batch.items:
         read = facts(raw)
-        identity = log_id(group, batch.header.stream.kind, read.id, raw)
-        log = Log(identity, envelope.data_type, envelope.data_source, timestamp, envelope.tenant_id, raw)
+        log = Log(
+            batch.header.log_id(read.id, raw),
+            envelope.data_type,
+            envelope.data_source,
+            timestamp,
+            envelope.tenant_id,
+            raw,
+        )
         yield raw, log, read.is_object
 
 
@@ -315,7 +320,7 @@ class Delivery:
             if batch is None:
                 return
             try:
-                adopt(self._books.positions, saved, batch, self._use_case.facts)
+                adopt(self._books, saved, batch, self._use_case.facts)
             except ConflictError:
                 continue  # fetch-page has just moved it: look again.
 

@@ -13,10 +13,12 @@ from typing import Self
 
 from lib.errors import ConflictError, DamagedError
 from lib.model import batch as batches
+from lib.model import inventory as inventories
 from lib.model import position as positions
-from lib.model.batch import Header, archive_key, batch_key
+from lib.model.batch import POLL, Header, archive_key, batch_key
+from lib.model.inventory import Inventory, inventory_key
 from lib.model.position import Position, position_key
-from lib.model.stream import Stream, stream_of
+from lib.model.stream import ENDPOINTS, Stream, stream_of
 from lib.pipeline.gaps import Gaps
 from lib.pipeline.ledger import Ledger, last_of
 from lib.store.base import ABSENT, Entry, ObjectStore
@@ -205,6 +207,37 @@ def batch_of(key: str) -> tuple[Stream, int] | None:
     return (stream_of(match[1]), int(match[2])) if match else None
 
 
+class Inventories:
+    """`devices/`: what was sent last of each device of a tenant."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def read(self, stream: Stream) -> tuple[Inventory, int]:
+        """The stream's inventory, and the generation of its object; of a damaged one nothing is known."""
+        stored = self._store.read(inventory_key(stream))
+        if stored is None:
+            return Inventory(), ABSENT
+        with suppress(DamagedError):
+            return inventories.from_body(stored.body), stored.generation
+        # Nothing is lost with it: every record is sent again.
+        return Inventory(), stored.generation
+
+    def write(self, stream: Stream, inventory: Inventory, generation: int) -> int:
+        """Keep the inventory; ConflictError where another run was quicker."""
+        return self._store.write(inventory_key(stream), inventories.to_body(inventory), expected=generation)
+
+    def fold(self, batch: StoredBatch) -> None:
+        """Note that a stored batch's records are sent, where it holds any and that is not noted yet."""
+        stream = batch.header.stream
+        if stream.kind != ENDPOINTS or batch.header.origin != POLL:
+            return
+        before, generation = self.read(stream)
+        after = before.folding(batch.header.sequence, batch.items)
+        if after is not before:
+            self.write(stream, after, generation)
+
+
 @dataclass(frozen=True, slots=True)
 class Books:
     """All of a store's records."""
@@ -214,11 +247,12 @@ class Books:
     batches: Batches
     ledger: Ledger
     gaps: Gaps
+    inventories: Inventories
 
     @classmethod
     def of(cls, store: ObjectStore) -> Self:
         """The records that the store holds."""
-        return cls(store, Positions(store), Batches(store), Ledger(store), Gaps(store))
+        return cls(store, Positions(store), Batches(store), Ledger(store), Gaps(store), Inventories(store))
 
 
 def day_of(moment: datetime) -> str:

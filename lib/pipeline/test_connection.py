@@ -12,7 +12,8 @@ from uuid import uuid4
 
 from lib.errors import ConflictError, ConnectorError, PermanentError, StoreError
 from lib.model.event import Facts
-from lib.model.page import Page, Tenant, Whoami
+from lib.model.inventory import FIRST_PAGE_SIZE
+from lib.model.page import DevicePage, Page, Tenant, Whoami
 from lib.model.quota import Used
 from lib.model.region import AUTO, mismatch, region_of
 from lib.store.base import ABSENT, ObjectStore
@@ -88,6 +89,11 @@ class Sophos(Protocol):
         deadline: float | None = None,
     ) -> Page:
         """A page of the SIEM API."""
+
+    def devices(
+        self, host: str, tenant: str, *, page_key: str | None, page_size: int, deadline: float | None = None
+    ) -> DevicePage:
+        """A page of the endpoint API."""
 
 
 class Budget(Protocol):
@@ -209,6 +215,7 @@ class _Examination:
         readers = {
             "events": _Step("siem_events", lambda: self._siem("events"), needs="tenant_hosts"),
             "alerts": _Step("siem_alerts", lambda: self._siem("alerts"), needs="tenant_hosts"),
+            "endpoints": _Step("endpoints", self._endpoints, needs="tenant_hosts"),
         }
         return [
             _Step("dns", lambda: self._along(self._sophos.ways(), lambda way: way.resolve())),
@@ -385,6 +392,24 @@ class _Examination:
         count, minutes = sum(len(page.items) for page in pages), int(span.total_seconds()) // 60
         self._streams[kind] = {"readable": True, "sample": count, "sample_minutes": minutes}
         return f"{count} {kind} of the last {_span(span)} were read."
+
+    def _endpoints(self) -> str:
+        self._streams["endpoints"] = {"readable": False}
+        refused: list[tuple[Tenant, ConnectorError]] = []
+        tried = self._tenants[:TENANTS_TRIED]
+        count = 0
+        for tenant in tried:
+            try:
+                page = self._sophos.devices(
+                    str(tenant.api_host), tenant.id, page_key=None, page_size=FIRST_PAGE_SIZE, deadline=self._deadline
+                )
+                count += len(page.items)
+            except ConnectorError as error:
+                refused.append((tenant, error))
+        if refused:
+            raise _named(refused, tried=len(tried))
+        self._streams["endpoints"] = {"readable": True, "sample": count}
+        return f"{count} devices of the inventory's first page were read."
 
     def _sample(self, tenant: Tenant, kind: str, span: timedelta) -> Page:
         return self._sophos.page(

@@ -1,4 +1,4 @@
-"""Sophos Central's APIs as calls: whoami, tenants, pages of the SIEM API (https://developer.sophos.com)."""
+"""Sophos Central's APIs as calls: whoami, tenants, pages of events, alerts, devices (https://developer.sophos.com)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from lib.errors import CredentialsError, CursorRefusedError, PermissionMissingError, ProtocolError
-from lib.model.page import Page, Tenant, Whoami
+from lib.model.page import DevicePage, Page, Tenant, Whoami
 from lib.sophos import pages
 from lib.sophos.auth import Credential, Tokens
 from lib.sophos.http import Answer, Budget, Http
@@ -148,6 +148,33 @@ class Central:
             headers={"X-Tenant-ID": tenant},
             params=params,
             stream=f"{tenant}/{kind}",
+        )
+
+    def devices(
+        self, host: str, tenant: str, *, page_key: str | None, page_size: int, deadline: float | None = None
+    ) -> DevicePage:
+        """The page of devices that begins at the key, or the first one.
+
+        Raises CursorRefusedError where Sophos refuses the key.
+        """
+        # `full`: other views leave out what an inventory is read for, such as serial numbers.
+        params = {"pageSize": str(page_size), "view": "full"}
+        if page_key is not None:
+            params["pageFromKey"] = page_key
+
+        def read(answer: Answer) -> DevicePage:
+            if answer.status in (400, 410) and page_key is not None:
+                raise CursorRefusedError(f"Sophos refused the page key: {answer.status}{answer.word('error')}")
+            return pages.split_devices(_ok(answer).body, answer.date)
+
+        return self._get(
+            host,
+            "/endpoint/v1/endpoints",
+            read,
+            deadline=deadline,
+            headers={"X-Tenant-ID": tenant},
+            params=params,
+            stream=f"{tenant}/endpoints",
         )
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Pages of the SIEM API, cut into items without touching a byte."""
+"""Pages of the SIEM API and of the endpoint API, cut into items without touching a byte."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 
 from lib.errors import ProtocolError
 from lib.model.event import Facts
-from lib.model.page import Page
+from lib.model.page import DevicePage, Page
 
 
 class _Page(msgspec.Struct, gc=False):
@@ -22,6 +22,18 @@ class _Page(msgspec.Struct, gc=False):
     items: list[msgspec.Raw]
 
 
+class _Keys(msgspec.Struct, gc=False):
+    nextKey: object = None  # noqa: N815 - Sophos's name
+    maxSize: object = None  # noqa: N815
+
+
+class _DevicePage(msgspec.Struct, gc=False):
+    """The endpoint API's answer (https://developer.sophos.com/docs/endpoint-v1)."""
+
+    items: list[msgspec.Raw]
+    pages: _Keys
+
+
 class _Facts(msgspec.Struct, gc=False):
     id: object = None
     created_at: object = None
@@ -30,6 +42,7 @@ class _Facts(msgspec.Struct, gc=False):
 
 _SPACE = " \t\r\n"
 _pages = msgspec.json.Decoder(_Page)
+_device_pages = msgspec.json.Decoder(_DevicePage)
 _facts = msgspec.json.Decoder(_Facts)
 
 
@@ -42,32 +55,59 @@ def split(body: bytes, served_at: datetime | None) -> Page:
     except msgspec.ValidationError as error:
         raise ProtocolError(f"the answer is no page of the SIEM API: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        items, next_cursor, has_more = _split_odd(body)
+        items, fields = _split_odd(body, "the SIEM API")
+        cursor, more = fields.get("next_cursor"), fields.get("has_more")
+        if not isinstance(cursor, str) or not isinstance(more, bool):
+            raise ProtocolError("the answer is no page of the SIEM API: its keys are not those of one") from None
+        next_cursor, has_more = cursor, more
     if not next_cursor:
         raise ProtocolError("the answer is no page of the SIEM API: its next_cursor is empty")
     return Page(tuple(items), next_cursor, has_more, served_at)
 
 
-def _split_odd(body: bytes) -> tuple[list[bytes], str, bool]:
-    """The page by the standard library's scanner: slower, and it takes lone surrogates and bytes that are not UTF-8.
+def split_devices(body: bytes, served_at: datetime | None) -> DevicePage:
+    """The page of devices, each as its exact bytes; where it names no next page, it is the last one."""
+    try:
+        page = _device_pages.decode(body)
+        items = [bytes(item) for item in page.items]
+        next_key, max_size = page.pages.nextKey, page.pages.maxSize
+    except msgspec.ValidationError as error:
+        raise ProtocolError(f"the answer is no page of the endpoint API: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        items, fields = _split_odd(body, "the endpoint API")
+        keys = fields.get("pages")
+        if not isinstance(keys, dict):
+            # Without it nobody could tell the last page from one of many.
+            raise ProtocolError("the answer is no page of the endpoint API: it has no `pages`") from None
+        next_key, max_size = keys.get("nextKey"), keys.get("maxSize")
+    return DevicePage(
+        tuple(items),
+        next_key if isinstance(next_key, str) and next_key else None,
+        max_size if isinstance(max_size, int) else None,
+        served_at,
+    )
+
+
+def _split_odd(body: bytes, api: str) -> tuple[list[bytes], dict[str, Any]]:
+    """Items and other members, by the standard library's scanner: slower, and it takes lone surrogates and bytes that
+    are not UTF-8.
 
     One such event must not keep its whole page from being read.
     """
     text = body.decode("utf-8", "surrogateescape")
-    fields: dict[str, Any] = {"items": None, "next_cursor": None, "has_more": None}
+    items: list[bytes] | None = None
+    fields: dict[str, Any] = {}
     try:
         for name, start, end in _members(text):
             if name == "items":
-                spans = _elements(text, start)
-                fields[name] = [text[at:to].encode("utf-8", "surrogateescape") for at, to in spans]
-            elif name in fields:
+                items = [text[at:to].encode("utf-8", "surrogateescape") for at, to in _elements(text, start)]
+            else:
                 fields[name] = json.loads(text[start:end])
     except (ValueError, IndexError, RecursionError):
-        raise ProtocolError("the answer is no page of the SIEM API: not JSON, or cut off") from None
-    items, next_cursor, has_more = fields.values()
-    if not isinstance(items, list) or not isinstance(next_cursor, str) or not isinstance(has_more, bool):
-        raise ProtocolError("the answer is no page of the SIEM API: its keys are not those of one")
-    return items, next_cursor, has_more
+        raise ProtocolError(f"the answer is no page of {api}: not JSON, or cut off") from None
+    if items is None:
+        raise ProtocolError(f"the answer is no page of {api}: it has no items")
+    return items, fields
 
 
 def _members(text: str) -> Iterator[tuple[str, int, int]]:

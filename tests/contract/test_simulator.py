@@ -70,6 +70,7 @@ def test_the_default_page_has_200_items(shared: CentralServer) -> None:
         {"limit": 1001},
         {"limit": "many"},
         {"cursor": "nonsense"},
+        {"pageFromKey": "key"},
         {"from_date": int(time.time()) - DAY - 60},
         {"from_date": "yesterday"},
     ],

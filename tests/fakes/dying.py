@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from lib.model.feed import Feed
 from lib.model.log import Log
-from lib.model.page import Page, Tenant, Whoami
+from lib.model.page import DevicePage, Page, Tenant, Whoami
 from lib.model.quota import PUBLISHED
 from lib.pipeline.accounts import Accounts, Integration
 from lib.pipeline.budget import Budget
@@ -53,6 +53,8 @@ class Life:
     """Killed right after the call, else right before."""
     kills: bool = True
     """By SIGKILL; else by an exception that nobody catches, after which no call is answered any more."""
+
+    kinds: Sequence[str] = ("events",)
 
     def to_text(self) -> str:
         return json.dumps(asdict(self))
@@ -124,6 +126,9 @@ class MortalSophos:
     def tenants(self, who: Whoami) -> Iterator[Tenant]:
         return self._central.tenants(who)
 
+    def devices(self, host: str, tenant: str, **request: Any) -> DevicePage:
+        return self._fate.call("devices", lambda: self._central.devices(host, tenant, **request))
+
     def page(self, host: str, tenant: str, kind: str, **request: Any) -> Page:
         return self._fate.call("page", lambda: self._central.page(host, tenant, kind, **request))
 
@@ -177,13 +182,15 @@ def live(life: Life) -> tuple[list[str], list[dict[str, Any]]]:
         name="acme",
         region="auto",
         tenants=None,
-        kinds=("events",),
+        kinds=tuple(life.kinds),
         exclude_types=(),
         lookback=timedelta(hours=24),
         settle=timedelta(0),
         reconcile=timedelta(hours=6),
         utmstack_tenant_id="ce66672c-e36d-4761-a8c8-90058fee1a24",
         alerts_data_type="alerts",
+        endpoints_data_type="devices",
+        inventory=timedelta(hours=6),
         data_source=None,
         gap_data_type="gaps",
     )

@@ -12,7 +12,7 @@ from emulator.central.accounts import PUBLISHED_LIMITS, RateLimiter
 from emulator.central.clock import Clock
 from lib.errors import OverBudgetError, ThrottledError
 from lib.model.feed import Feed
-from lib.model.page import Page, Tenant, Whoami
+from lib.model.page import DevicePage, Page, Tenant, Whoami
 from lib.pipeline.accounts import Accounts, Integration
 from lib.pipeline.budget import Budget
 from lib.pipeline.fetch_page import FetchPage
@@ -174,6 +174,9 @@ class Quiet:
     def tenants(self, _who: Whoami) -> Iterator[Tenant]:
         return iter(self.tenants_)
 
+    def devices(self, host: str, tenant: str, **_: object) -> DevicePage:
+        raise NotImplementedError
+
     def page(self, host: str, tenant: str, kind: str, *, deadline: float | None = None, **_: object) -> Page:
         self.budget.take(f"{host}/{tenant}/{kind}", deadline or 0.0)
         self.world.sleep(0.02)
@@ -197,6 +200,8 @@ def fetch_page(world: World, source: Quiet, every: Callable[[], float]) -> Fetch
         reconcile=None,
         utmstack_tenant_id="ce66672c-e36d-4761-a8c8-90058fee1a24",
         alerts_data_type="alerts",
+        endpoints_data_type="devices",
+        inventory=timedelta(hours=6),
         data_source=None,
         gap_data_type=None,
     )

@@ -21,6 +21,7 @@ from functions.forward_batch import main as forward_batch
 from functions.test_connection import main as connection
 from lib import config as configuration
 from lib.access import Access, Rules
+from lib.model.stream import KINDS
 from tests.site import Site, site, until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,6 +99,7 @@ def test_no_bytes_and_no_headers_make_a_500(called: Site, name: str) -> None:
     "fields",
     [
         {"integration": "\ud800"},
+        {"\ud800": "x"},
         {"client_id": "\ud800", "client_secret": "x"},
         {"client_id": "a\r\nX-Evil: 1", "client_secret": "x"},
         {"client_id": "x", "client_secret": "x", "region": "https://\ud800"},
@@ -138,4 +140,4 @@ def test_the_description_names_every_field_of_every_request() -> None:
         "ForwardBatchRequest": set(forward_batch.ForwardBatchRequest().fields),
         "TestConnectionRequest": set(connection.TestConnectionRequest().fields),
     }
-    assert schemas["Kind"]["enum"] == list(configuration.KINDS)
+    assert schemas["Kind"]["enum"] == list(KINDS)

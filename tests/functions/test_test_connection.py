@@ -29,7 +29,7 @@ from lib.sophos.reach import Way
 from lib.store.directory import DirectoryStore
 from lib.utmstack.engine import Engine
 from lib.wiring import Credential as Keys
-from tests.site import free_port
+from tests.site import free_port, site
 
 SECRET = "demo-secret"
 
@@ -316,3 +316,46 @@ def test_no_way_leads_to_a_host_that_credentials_must_not_go_to(bench: Bench) ->
     for url in ("https://api.example.com", "http://api.central.sophos.com", "https://a@sophos.com", "file:///etc"):
         with pytest.raises(HostRefusedError):
             sophos.way(url)
+
+
+def test_over_tls_the_issuer_is_named_whether_it_is_trusted_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ca = tmp_path / "ca.pem"
+    with CentralServer(tls_ca=ca) as central:
+        bench = Bench(tmp_path, central)
+        with bench.engine:
+            checks = bench.checks(bench.subject())
+            assert (checks["tls"]["outcome"], checks["credentials"]["outcome"]) == ("failed", "skipped")
+            assert "REQUESTS_CA_BUNDLE" in checks["tls"]["remedy"]
+            # Nothing was sent to whom is not trusted, the credential least of all.
+            assert not central.requests
+            monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(ca))
+            trusted = bench.checks(bench.subject())
+    assert all(check["ok"] for check in trusted.values()), trusted
+    for told in (checks, trusted):
+        assert "'Simulated Sophos Central CA'" in told["tls"]["detail"]
+    assert "TLSv1" in trusted["tls"]["detail"]
+
+
+def test_nothing_that_a_caller_writes_is_a_host_that_is_asked(bench: Bench) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as foreign:
+        foreign.setblocking(False)
+        url = f"http://127.0.0.1:{foreign.getsockname()[1]}"
+        checks = bench.checks(bench.subject(region=url, tenants=(url,)))
+        with pytest.raises(BlockingIOError):
+            foreign.accept()
+    assert bench.central.url in checks["region"]["remedy"]
+    assert not checks["tenants"]["ok"]
+
+
+def test_the_function_answers_within_its_deadline() -> None:
+    with site(limits={"deadline": "1s"}) as found:
+        found.central.faults.add(Fault("slow", seconds=20, times=None, path="/whoami"))
+        found.function("test-connection").is_up(30)
+        began = time.monotonic()
+        answer = json.loads(found.post("test-connection", {"integration": "acme"}).body)
+        assert time.monotonic() - began < 10
+    outcomes = {check["name"]: check["outcome"] for check in answer["checks"]}
+    assert not answer["ok"]
+    assert (outcomes["credentials"], outcomes["whoami"], outcomes["engine"]) == ("ok", "failed", "skipped")

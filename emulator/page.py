@@ -1,0 +1,279 @@
+"""The operator's page: how everything stands, and what can be done about it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import queue
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib import metadata
+from typing import Any
+
+from flask import Flask, Response, redirect, render_template, request
+from werkzeug.wrappers import Response as AnyResponse
+
+from emulator.platform import Platform
+from lib import wiring
+from lib.access import Access
+from lib.boundary import problem
+from lib.errors import ConnectorError, DamagedError
+from lib.model import batch as batches
+from lib.model import receipt
+from lib.model.clock import to_text
+from lib.model.duration import parse_duration
+from lib.model.stream import Stream
+from lib.pipeline.records import Books, day_of
+
+log = logging.getLogger(__name__)
+
+MINUTES = 180
+"""How far back the chart goes."""
+RECEIPTS = 20
+EVENTS = 20
+JOBS = 5
+TEST_SECONDS = 60.0
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+}
+
+Status = Callable[[], dict[str, Any]]
+
+
+@dataclass(slots=True)
+class Job:
+    """What somebody asked for on the page."""
+
+    what: str
+    at: str
+    result: str = "under way"
+
+
+class Page:
+    """The page's routes; `access` says who may do more than look."""
+
+    def __init__(self, app: Flask, platform: Platform, status: Status, access: Access) -> None:
+        self._platform = platform
+        self._status = status
+        self._access = access
+        self._token = secrets.token_urlsafe(32)
+        """Only a page of ours holds it: another site cannot make a browser act here."""
+        self._jobs: deque[Job] = deque(maxlen=JOBS)
+        for name, show in (("number", _number), ("bytes", _bytes), ("seconds", _seconds), ("short", _short)):
+            app.jinja_env.filters[name] = show
+        app.jinja_env.globals["version"] = _version()
+        app.add_url_rule("/", "page", self._index)
+        app.add_url_rule("/streams/<integration>/<tenant>/<kind>", "stream", self._stream)
+        app.add_url_rule("/events", "events", self._events)
+        app.add_url_rule("/test/<name>", "test", self._test, methods=["GET", "POST"])
+        app.add_url_rule("/actions/<name>", "action", self._action, methods=["POST"])
+
+    def _index(self) -> Response:
+        return _html(
+            "index.html",
+            s=self._status(),
+            chart=chart(self._platform.fetched),
+            jobs=[*self._jobs][::-1],
+            token=self._token,
+        )
+
+    def _stream(self, integration: str, tenant: str, kind: str) -> Response:
+        stream = Stream(integration, tenant, kind)
+        lines = self._status()["streams"]
+        line = next(
+            (each for each in lines if Stream(each["integration"], each["tenant"], each["stream"]) == stream), None
+        )
+        if line is None:
+            return problem(404, "not_found", f"no stream {integration}/{tenant}/{kind} is known")
+        books = Books.of(wiring.store())
+        return _html(
+            "stream.html",
+            line=line,
+            waiting=[
+                {"sequence": each.sequence, "size": each.entry.size, "since": to_text(each.entry.updated)}
+                for each in books.batches.waiting(stream)
+            ],
+            receipts=last_receipts(books, stream),
+            dead=[entry.key for entry in books.store.list(f"dead/batches/{stream.path}/")]
+            + [entry.key for entry in books.store.list(f"dead/{stream.path}/")],
+            newest=newest_events(books, stream),
+        )
+
+    def _events(self) -> Response:
+        parts = request.args.get("stream", "").split("/")
+        if len(parts) != 3:
+            return problem(400, "invalid_request", "name a stream: /events?stream=INTEGRATION/TENANT/KIND")
+        raws = newest_events(Books.of(wiring.store()), Stream(*parts))
+        return Response("".join(f"{raw}\n" for raw in raws), content_type="application/x-ndjson", headers=HEADERS)
+
+    def _test(self, name: str) -> Response:
+        wiring.known(name)
+        if request.method == "GET":
+            return _html("test.html", name=name, token=self._token, checks=[], ok=None)
+        self._admit(rare=True)
+        if "ndjson" in request.headers.get("Accept", ""):
+            return Response(_told(name), content_type="application/x-ndjson", headers=HEADERS)
+        answer = wiring.examine(name, deadline=time.monotonic() + TEST_SECONDS)
+        return _html("test.html", name=name, token=self._token, checks=answer["checks"], ok=answer["ok"])
+
+    def _action(self, name: str) -> AnyResponse:
+        self._admit()
+        integration = request.form.get("integration")
+        wiring.known(integration)
+        match name:
+            case "run":
+                self._platform.tick()
+            case "pause" | "resume" if integration:
+                wiring.pause(integration, resume=name == "resume")
+                self._platform.tick()
+            case "reconcile":
+                self._begin(f"reconcile {integration or 'all'}", lambda: _reconciled(integration))
+            case "replay":
+                try:
+                    since = datetime.now(UTC) - parse_duration(request.form.get("since", ""))
+                except ValueError as error:
+                    return problem(400, "invalid_request", f"since: {error}")
+                self._begin(f"replay since {to_text(since)}", lambda: json.dumps(wiring.replay(since=since)))
+            case _:
+                return problem(404, "not_found", f"there is no action {name!r}")
+        return redirect("/", 303)
+
+    def _admit(self, *, rare: bool = False) -> None:
+        self._access.admit(request.remote_addr, dict(request.headers), rare=rare)
+        if not secrets.compare_digest(request.form.get("token", "").encode(), self._token.encode()):
+            raise StaleTokenError
+
+    def _begin(self, what: str, do: Callable[[], str]) -> None:
+        job = Job(what, to_text(datetime.now(UTC)))
+        self._jobs.append(job)
+
+        def run() -> None:
+            try:
+                job.result = do()
+            except ConnectorError as error:
+                job.result = f"{error} {error.remedy}"
+            except Exception:
+                log.exception("%s", what)
+                job.result = "failed; the log says why"
+
+        threading.Thread(target=run, name=what, daemon=True).start()
+
+
+class StaleTokenError(ConnectorError):
+    """A form that is not from a page of this process."""
+
+    code = "stale_page"
+    remedy = "Load the page again, and repeat what you did."
+
+    def __init__(self) -> None:
+        super().__init__("This page is from before the emulator was started.")
+
+
+def _told(name: str) -> Iterator[str]:
+    """Each check once it is made, then the verdict, as JSON lines."""
+    told: queue.Queue[dict[str, Any] | None] = queue.Queue()
+
+    def run() -> None:
+        try:
+            told.put(wiring.examine(name, deadline=time.monotonic() + TEST_SECONDS, tell=told.put))
+        except ConnectorError as error:
+            told.put({"detail": f"{error} {error.remedy}"})
+        finally:
+            told.put(None)
+
+    threading.Thread(target=run, name=f"test {name}", daemon=True).start()
+    while (line := told.get()) is not None:
+        yield json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def _reconciled(integration: str | None) -> str:
+    reports = wiring.reconcile(integration)
+    return f"{sum(each['read'] for each in reports)} read, {sum(each['missing'] for each in reports)} were missing"
+
+
+def chart(fetched: dict[int, int]) -> dict[str, Any]:
+    """Bars for the events of each of the last minutes."""
+    now = int(time.time()) // 60
+    counts = [(minute, fetched.get(minute, 0)) for minute in range(now - MINUTES + 1, now + 1)]
+    most = max(count for _, count in counts)
+    bars = [
+        {
+            "x": index * 4,
+            "count": count,
+            "height": max(1, round(58 * count / most)) if count else 0,
+            "minute": f"{datetime.fromtimestamp(minute * 60, UTC):%H:%M}",
+        }
+        for index, (minute, count) in enumerate(counts)
+    ]
+    return {"bars": bars, "most": most, "total": sum(count for _, count in counts)}
+
+
+def last_receipts(books: Books, stream: Stream) -> list[dict[str, Any]]:
+    """The stream's newest receipts of today and yesterday, newest first."""
+    since = day_of(datetime.now(UTC) - timedelta(days=1))
+    bodies = deque((body for _, body in books.ledger.bodies(stream, since)), maxlen=RECEIPTS)
+    found = []
+    for body in reversed(bodies):
+        with suppress(DamagedError):
+            fields = receipt.fields_of(body)
+            found.append({**fields, "digest": receipt.digest(body)[:16]})
+    return found
+
+
+def newest_events(books: Books, stream: Stream) -> list[str]:
+    """The newest events that the store still has, newest first: of a batch that waits, else of one that was kept."""
+    items: list[bytes] = []
+    for each in [*books.batches.waiting(stream)][-1:]:
+        with suppress(DamagedError):
+            found = books.batches.read(stream, each.sequence)
+            items = found.items if found else []
+    if not items:
+        for entry in [*books.store.list(f"archive/{stream.path}/")][-1:]:
+            stored = books.store.read(entry.key)
+            with suppress(DamagedError, OSError, EOFError):
+                items = batches.from_body(gzip.decompress(stored.body))[1] if stored else []
+    return [raw.decode("utf-8", "replace") for raw in reversed(items[-EVENTS:])]
+
+
+def _html(template: str, **values: Any) -> Response:
+    return Response(render_template(template, **values), content_type="text/html; charset=utf-8", headers=HEADERS)
+
+
+def _version() -> str:
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.version("sophos-utmstack")
+    return "from the source tree"
+
+
+def _number(value: int) -> str:
+    return f"{value:,}".replace(",", "\u202f")
+
+
+def _bytes(value: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.0f} s" if value < 600 else f"{value / 60:.0f} min" if value < 36_000 else f"{value / 3600:.0f} h"
+
+
+def _short(text: str | None) -> str:
+    """A time to the second."""
+    return f"{text[:10]} {text[11:19]}" if text else "–"

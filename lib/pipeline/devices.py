@@ -1,0 +1,152 @@
+"""Looks at a tenant's devices: page by page, a batch of the records that changed since they were sent last.
+
+Three objects change for a page with changes, in this order: the batch, the inventory (what was sent of each device),
+the position (the key of the next page). Whoever finds a batch that the other two do not know yet puts its records into
+the inventory and moves the position, so that no change is lost, and none sent in two versions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from lib.errors import CursorRefusedError
+from lib.model.batch import Header
+from lib.model.inventory import Inventory
+from lib.model.page import DevicePage
+from lib.model.position import Position
+from lib.pipeline.accounts import Integration, Target
+from lib.pipeline.advance import ReadFacts, advance, item_of
+from lib.pipeline.gaps import BATCH_DAMAGED, BATCH_MISSING
+from lib.pipeline.records import Books, SavedPosition, day_of
+
+log = logging.getLogger(__name__)
+
+
+def is_due(position: Position, every: timedelta, now: datetime) -> bool:
+    """Whether a look is under way, or time for one has come. An end in the future is a clock that jumped back."""
+    if position.cursor is not None or position.as_of is None:
+        return True
+    return not timedelta(0) <= now - position.as_of < every
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What one page of a look brought."""
+
+    saved: SavedPosition
+    header: Header | None
+    """Of the batch, where records had changed."""
+    size: int
+    has_more: bool
+
+
+class Look:
+    """One call's part of a look at one tenant's devices."""
+
+    def __init__(
+        self,
+        books: Books,
+        integration: Integration,
+        target: Target,
+        saved: SavedPosition,
+        *,
+        facts: ReadFacts,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._books = books
+        self._integration = integration
+        self._target = target
+        self._stream = target.stream
+        self._saved = saved
+        self._facts = facts
+        self._now = now
+        self._known, self._generation = books.inventories.read(target.stream)
+        self._is_dirty = False
+        if self._known.folded >= saved.position.sequence:
+            # It knows of a batch that is not there: set aside as damaged before the position had moved.
+            self._known = self._known.forgotten()
+
+    def page(self, deadline: float) -> Looked:
+        """Ask for the next page, and store what changed in it."""
+        if self._saved.position.cursor is None:
+            self._known = self._known.begun(self._lost())
+        page, key = self._ask(deadline)
+        known, changed = self._known.shown(page.items)
+        if page.next_key == key and key is not None:
+            log.warning(
+                "%s: Sophos names the page that was asked for as the next one; the look ends here", self._stream
+            )
+            page = replace(page, next_key=None)
+        header, size = self._header(page, key, len(page.items) - len(changed)), 0
+        if not changed:
+            self._known, self._is_dirty = known, True
+            self._idle(header)
+            return Looked(self._saved, None, 0, header.has_more)
+        header, size = self._books.batches.create(header, changed)
+        self._keep(replace(known, folded=header.sequence))
+        items = [item_of(raw, header, self._facts) for raw in changed]
+        self._saved = advance(self._books.positions, self._saved, header, items)
+        return Looked(self._saved, header, size, header.has_more)
+
+    def pause(self) -> SavedPosition:
+        """Write down how far the look has come, where that is not written yet."""
+        if self._is_dirty:
+            self._keep(self._known)
+            position = self._saved.position
+            self._saved = self._books.positions.write(self._stream, position, expected=self._saved.generation)
+        return self._saved
+
+    def _ask(self, deadline: float) -> tuple[DevicePage, str | None]:
+        """The next page, and the key that it was read with."""
+        key = self._saved.position.cursor
+        if key is not None:
+            try:
+                return self._page(key, deadline), key
+            except CursorRefusedError as error:
+                log.warning("%s: %s; the look begins anew", self._stream, error)
+        page = self._page(None, deadline)
+        larger = self._known.asking(page.max_size)
+        if page.next_key is not None and larger.page_size > self._known.page_size:
+            self._known = larger
+            page = self._page(None, deadline)
+        return page, None
+
+    def _page(self, key: str | None, deadline: float) -> DevicePage:
+        return self._integration.source.devices(
+            self._target.host, self._stream.tenant, page_key=key, page_size=self._known.page_size, deadline=deadline
+        )
+
+    def _header(self, page: DevicePage, key: str | None, unchanged: int) -> Header:
+        position, feed, now = self._saved.position, self._integration.feed, self._now()
+        return Header(
+            stream=self._stream,
+            envelope=feed.envelope(self._stream.kind, self._target.data_source),
+            sequence=position.sequence,
+            previous_cursor=position.batch_cursor,
+            cursor=key,
+            next_cursor=page.next_key,
+            has_more=page.next_key is not None,
+            fetched_at=now,
+            # Only a look that has come to its end tells up to when all is known.
+            as_of=now if page.next_key is None else position.as_of or now - feed.inventory,
+            day=max(position.day, day_of(now)),
+            newest=None,
+            count=0,
+            repeats=unchanged,
+        )
+
+    def _idle(self, header: Header) -> None:
+        """Nothing changed: the look goes on in memory, and is written down when it ends or pauses."""
+        position = self._saved.position.idle(header.next_cursor, header.as_of, header.repeats)
+        self._saved = SavedPosition(position, self._saved.generation)
+
+    def _keep(self, known: Inventory) -> None:
+        self._generation = self._books.inventories.write(self._stream, known, self._generation)
+        self._known, self._is_dirty = known, False
+
+    def _lost(self) -> int:
+        gaps = self._books.gaps.all(self._stream)
+        return sum(1 for gap in gaps if gap["reason"] in (BATCH_DAMAGED, BATCH_MISSING))

@@ -1,0 +1,146 @@
+"""The operator's page, in a browser.
+
+With SCREENSHOTS set to a folder, pictures of it are kept there.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from emulator.central import DEFAULT_TENANT_ID
+from tests.site import SECRET, Emulator, Site, site, until
+
+WRONG = {"name": "wrong", "client_id": "demo-client", "client_secret": "no-such-secret"}
+RIGHT = {"name": "acme", "client_id": "demo-client", "client_secret": "${env:SITE_SECRET}"}
+SERIOUS = ("serious", "critical")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = shutil.which("chromium")
+    assert program, "Debian's package chromium is missing: make browser"
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[Site, Emulator]]:
+    with site(integrations=[RIGHT, WRONG], archive="1d") as found:
+        found.central.fill(200)
+        with Emulator(found) as emulator:
+            until(lambda: (emulator.status() or {}).get("acked", 0) >= 200, "everything delivered")
+            yield found, emulator
+
+
+@pytest.fixture
+def page(browser: Browser, served: tuple[Site, Emulator]) -> Iterator[Page]:
+    with browser.new_context(base_url=served[1].url("")) as context:
+        found = context.new_page()
+        wrong: list[str] = []
+        found.on("pageerror", lambda error: wrong.append(str(error)))
+        found.on("console", lambda told: wrong.append(told.text) if told.type == "error" else None)
+        yield found
+        assert not wrong
+
+
+def keep(page: Page, name: str) -> None:
+    folder = os.environ.get("SCREENSHOTS")
+    if folder:
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def accessible(page: Page) -> None:
+    found = Axe().run(page).response["violations"]
+    assert [(each["id"], each["nodes"]) for each in found if each["impact"] in SERIOUS] == []
+
+
+def test_a_first_visit_shows_what_arrives_and_a_failing_integration_with_its_remedy(page: Page) -> None:
+    page.goto("/")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Needs a look")
+    row = page.get_by_role("region", name="Integrations").get_by_role("row", name="acme")
+    expect(row).to_contain_text("collecting")
+    failing = page.locator(".box.bad", has_text="wrong")
+    expect(failing).to_contain_text("client_secret")
+    expect(page.get_by_role("img")).to_have_attribute(
+        "aria-label", "Events fetched in each of the last 180 minutes: at most 200, 200 in all"
+    )
+    assert SECRET not in page.content()
+    assert "no-such-secret" not in page.content()
+    accessible(page)
+    keep(page, "page")
+
+
+def test_a_connection_is_tested_before_ones_eyes(page: Page) -> None:
+    page.goto("/")
+    page.get_by_role("row", name="acme").get_by_role("link", name="Test connection").first.click()
+    page.get_by_role("button", name="Test now").click()
+    expect(page.locator("#verdict")).to_have_text("Everything works.", timeout=20_000)
+    expect(page.locator("#checks li").first).to_contain_text("ok")
+    accessible(page)
+    page.goto("/test/wrong")
+    page.get_by_role("button", name="Test now").press("Enter")
+    expect(page.locator("#verdict")).to_have_text("Something does not work.", timeout=20_000)
+    expect(page.locator("#checks li.failed").first).to_contain_text("→")
+    keep(page, "test-connection")
+
+
+def test_an_integration_is_paused_and_resumed(page: Page, served: tuple[Site, Emulator]) -> None:
+    page.goto("/")
+    row = page.get_by_role("region", name="Integrations").get_by_role("row", name="acme")
+    row.get_by_role("button", name="Pause").click()
+    expect(row).to_contain_text("paused since")
+    served[0].central.emit(3)
+    row.get_by_role("button", name="Resume").click()
+    expect(row).to_contain_text("collecting")
+    expect(page.locator(".sum")).to_contain_text("203 events fetched", timeout=10_000)
+
+
+def test_a_gap_appears_by_itself_and_is_explained(page: Page, served: tuple[Site, Emulator]) -> None:
+    page.goto("/")
+    expect(page.locator(".sum")).to_contain_text("0 gaps")
+    served[0].central.clock.advance(30 * 3600)
+    served[0].central.emit(1)
+    expect(page.locator(".sum")).to_contain_text("1 gaps", timeout=20_000)
+    page.goto(f"/streams/acme/{DEFAULT_TENANT_ID}/events")
+    expect(page.get_by_text("cursor_expired")).to_be_visible()
+    expect(page.get_by_role("region", name="Last receipts").get_by_role("row")).not_to_have_count(1)
+    expect(page.locator("pre").first).to_contain_text("{")
+    accessible(page)
+
+
+def test_it_is_dark_where_wanted_and_fits_a_narrow_window(browser: Browser, served: tuple[Site, Emulator]) -> None:
+    with browser.new_context(
+        base_url=served[1].url(""), color_scheme="dark", viewport={"width": 360, "height": 740}
+    ) as context:
+        page = context.new_page()
+        page.goto("/")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 22, 29)"
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        accessible(page)
+        keep(page, "dark-narrow")
+
+
+def test_another_site_cannot_make_a_browser_act(served: tuple[Site, Emulator]) -> None:
+    url = served[1].url("/actions/pause")
+    without = requests.post(url, data={"integration": "acme"}, timeout=10)
+    foreign = requests.post(
+        url, data={"integration": "acme"}, headers={"Origin": "https://elsewhere.example.com"}, timeout=10
+    )
+    assert (without.status_code, without.json()["code"]) == (403, "stale_page")
+    assert foreign.status_code in (401, 403)
+
+
+def test_the_newest_events_are_shown_raw(served: tuple[Site, Emulator]) -> None:
+    answer = requests.get(served[1].url(f"/events?stream=acme/{DEFAULT_TENANT_ID}/events"), timeout=10)
+    assert answer.status_code == 200
+    raws = {raw.decode() for raw in served[0].central.raws(DEFAULT_TENANT_ID)}
+    assert answer.text.splitlines()
+    assert set(answer.text.splitlines()) <= raws

@@ -1,0 +1,180 @@
+"""The device inventory: one log for each device whose record changed, whatever dies in between."""
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emulator.central import CentralServer, Fault, Settings
+from emulator.engine import StandInEngine
+from lib.pipeline.audit import audit
+from lib.pipeline.records import Books
+from lib.store.directory import DirectoryStore
+from tests.fakes.dying import Died, Life, live
+
+HOURS = 3600.0
+LEASE_SECONDS = 13.0
+
+
+@pytest.fixture
+def central() -> Iterator[CentralServer]:
+    with CentralServer(settings=Settings(page_cap=20)) as server:
+        yield server
+
+
+@pytest.fixture
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandInEngine]:
+    with StandInEngine(tmp_path_factory.mktemp("e", numbered=True) / "s") as server:
+        yield server
+
+
+class Place:
+    """One tenant's inventory, looked at again and again."""
+
+    def __init__(self, central: CentralServer, engine: StandInEngine, store: Path) -> None:
+        self.central, self.engine, self.store = central, engine, store
+        self.hours = 0.0
+
+    def life(self, **more: Any) -> Life:
+        return Life(
+            str(self.store),
+            str(self.engine.socket),
+            self.central.url,
+            ahead=self.hours * HOURS + more.pop("seconds", 0.0),
+            kinds=("endpoints",),
+            kills=False,
+            **more,
+        )
+
+    def look(self) -> dict[str, Any]:
+        """What fetch-page answers."""
+        return live(self.life())[1][0]
+
+    def sent(self) -> list[dict[str, Any]]:
+        """What the engine has taken since this was asked last."""
+        logs = [json.loads(log.raw) for log in self.engine.received]
+        self.engine.received.clear()
+        return logs
+
+    def is_whole(self) -> bool:
+        books = Books.of(DirectoryStore(self.store))
+        return bool(audit(books)["ok"]) and not list(books.batches.waiting()) and not list(books.gaps.all())
+
+
+@pytest.fixture
+def place(central: CentralServer, engine: StandInEngine, tmp_path: Path) -> Place:
+    return Place(central, engine, tmp_path / "store")
+
+
+def ids(devices: list[dict[str, Any]]) -> list[str]:
+    return [device["id"] for device in devices]
+
+
+def test_the_first_look_sends_every_device_once_under_its_own_data_type(place: Place) -> None:
+    line = place.look()
+    devices = place.central.devices()
+    assert (line["stream"], line["outcome"], line["pages"], line["events"]) == ("endpoints", "fetched", 3, len(devices))
+    assert {log.dataType for log in place.engine.received} == {"devices"}
+    assert len({log.id for log in place.engine.received}) == len(devices)
+    assert ids(place.sent()) == ids(devices)
+    assert place.is_whole()
+
+
+def test_only_records_that_changed_are_sent_and_being_seen_is_no_change(place: Place) -> None:
+    place.look()
+    place.sent()
+    place.hours = 7
+    place.central.clock.advance(7 * HOURS)  # lastSeenAt moves
+    one, other = ids(place.central.devices())[3::30]
+    place.central.put_device({"id": one, "online": True, "lastSeenAt": "2026-11-25T10:00:00.000Z"})
+    place.central.put_device({"id": other, "hostname": "RENAMED"})
+    line = place.look()
+    assert (line["pages"], line["events"]) == (3, 1)
+    assert [(each["id"], each["hostname"]) for each in place.sent()] == [(other, "RENAMED")]
+    place.hours = 14
+    assert place.look()["outcome"] == "up_to_date"
+    place.central.remove_device(other)
+    place.hours = 21
+    place.look()
+    place.central.put_device({"id": other, "hostname": "BACK"})
+    place.hours = 28
+    place.look()
+    assert ids(place.sent()) == [other]
+    assert place.is_whole()
+
+
+def test_between_two_looks_nothing_is_asked_and_nothing_written(place: Place) -> None:
+    place.look()
+    place.hours = 5.9
+    calls = live(place.life())[0]
+    assert "devices" not in calls
+    assert not [call for call in calls if call.startswith(("write cursors/", "write devices/"))]
+
+
+def test_a_look_that_is_interrupted_goes_on_where_it_was(place: Place) -> None:
+    place.central.faults.add(Fault("status", status=403, path="/endpoint/", skip=1, times=9))
+    line = place.look()
+    assert (line["outcome"], line["pages"], line["has_more"]) == ("failed", 1, True)
+    place.central.faults.clear()
+    place.hours = 0.1
+    line = place.look()
+    assert (line["pages"], line["has_more"]) == (2, False)
+    assert ids(place.sent()) == ids(place.central.devices())
+    assert place.is_whole()
+
+
+def test_a_page_key_that_sophos_refuses_begins_the_look_anew(place: Place) -> None:
+    place.central.faults.add(Fault("status", status=403, path="/endpoint/", skip=1, times=9))
+    place.look()
+    place.central.faults.clear()
+    place.central.faults.add(Fault("status", status=400, path="/endpoint/"))
+    place.hours = 0.1
+    assert place.look()["pages"] == 3
+    assert ids(place.sent()) == ids(place.central.devices())
+
+
+def test_a_larger_page_is_asked_for_as_soon_as_sophos_tells_of_one(engine: StandInEngine, tmp_path: Path) -> None:
+    with CentralServer() as central:
+        for number in range(70):
+            central.put_device({"id": f"extra-{number:02}"})
+        place = Place(central, engine, tmp_path / "store")
+        assert place.look()["events"] == len(central.devices())
+        sizes = [seen.query["pageSize"] for seen in central.requests if seen.path.startswith("/endpoint/")]
+        assert sizes == ["100", "500"]
+
+
+def test_a_process_that_dies_at_any_call_loses_no_change_and_sends_none_in_two_versions(place: Place) -> None:
+    base = place.store
+    calls = live(place.life())[0]
+    devices = place.central.devices()
+    place.sent()
+    assert sum(call == "devices" for call in calls) == 3
+    for number, name in enumerate(calls, 1):
+        # Right before a call is right after the one before it.
+        where = f"before call {number}, {name}"
+        place.store = base.with_name(str(number))
+        with suppress(Died):
+            live(place.life(dies_at=number))
+        # `lastSeenAt` has moved meanwhile: a record that was stored twice would have two ids.
+        live(place.life(seconds=LEASE_SECONDS))
+        received = {log.id for log in place.engine.received}
+        told = ids(place.sent())
+        assert set(told) == set(ids(devices)), where
+        assert len(received) == len(devices), where
+        assert place.is_whole(), where
+
+
+def test_records_of_a_batch_that_was_lost_are_sent_again(place: Place) -> None:
+    place.engine.stop()
+    line = place.look()
+    (place.store / line["batches"][1]).unlink()
+    place.engine.start()
+    place.hours = 1
+    place.look()
+    assert len(place.sent()) == len(place.central.devices()) - 20
+    place.hours = 7
+    place.look()
+    assert set(ids(place.sent())) >= set(ids(place.central.devices()))
