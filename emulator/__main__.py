@@ -52,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
         commands.choices[name].set_defaults(resume=name == "resume")
     audit = add("audit", "add the ledger up: every batch acknowledged, no gap unnamed", _audit, config=True, json=True)
     audit.add_argument("--since", metavar="DAY", help="a date, or a duration such as 7d; default: everything")
+    types = add("types", "which types of events there are, and what each costs", _types, config=True, json=True)
+    types.add_argument("--hours", type=_hours, default=24.0, metavar="N", help="how far back; at most 24, the default")
+    types.add_argument("--integration", metavar="NAME", help="default: each")
     again = add(
         "reconcile", "read the last 24 hours again, and forward what is missing", _reconcile, config=True, json=True
     )
@@ -100,6 +103,19 @@ def _audit(args: argparse.Namespace) -> int:
     from emulator.commands import audit
 
     return audit(args.config, args.since, as_json=args.json)
+
+
+def _types(args: argparse.Namespace) -> int:
+    from emulator.commands import types
+
+    return types(args.config, args.integration, args.hours, as_json=args.json)
+
+
+def _hours(text: str) -> float:
+    hours = float(text)
+    if not 0 < hours <= 24:
+        raise argparse.ArgumentTypeError("Sophos serves the last 24 hours")
+    return hours
 
 
 def _reconcile(args: argparse.Namespace) -> int:

@@ -144,6 +144,7 @@ def _integrations(
             "tenants": len({line["tenant"] for line in own}),
             "region": each.region,
             "streams": list(each.streams),
+            "exclude_types": list(each.exclude_types),
         }
         if each.name in calls:
             line["calls"] = calls[each.name]

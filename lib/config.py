@@ -20,6 +20,7 @@ from marshmallow import RAISE, Schema, ValidationError, fields, post_load, valid
 
 from lib.access import GOOGLE_CERTS, SHORTEST_KEY, names_loopback
 from lib.errors import ConfigError, HostRefusedError
+from lib.model import families
 from lib.model.duration import parse_duration
 from lib.model.host import check_url
 from lib.model.quota import PUBLISHED
@@ -524,6 +525,17 @@ class _TasksSchema(_Strict):
             raise ValidationError(f"has to be {TASKS_URL}; another one is for tests, on loopback", "api_url")
 
 
+class _Type(fields.String):
+    """A type of events, or a family of them."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        name: str = super()._deserialize(value, attr, data, **kwargs)
+        fault = families.fault_of(name)
+        if fault is not None:
+            raise ValidationError(fault)
+        return name
+
+
 class _IntegrationSchema(_Strict):
     name = _Text(required=True)
     client_id = _Reference(required=True)
@@ -535,7 +547,10 @@ class _IntegrationSchema(_Strict):
         validate=validate.Length(min=1, error="is empty"),
         error_messages={"invalid": "has to be a list, such as [events]"},
     )
-    exclude_types = _names()
+    exclude_types = fields.List(
+        _Type(),
+        error_messages={"invalid": "has to be a list, such as [family:web_control]", "null": "has to be a list"},
+    )
     lookback = _Duration(timedelta(seconds=1))
     settle = _Duration(unit=timedelta(minutes=1))
     reconcile = _DurationOrOff(timedelta(minutes=1))
@@ -545,6 +560,13 @@ class _IntegrationSchema(_Strict):
     calls_per_minute = fields.Integer(strict=True, validate=validate.Range(min=1, error="has to be 1 or more"))
     endpoints_data_type = _Text()
     inventory = _Duration(timedelta(minutes=1))
+
+    @validates_schema(skip_on_field_errors=True)
+    def _fits(self, data: dict[str, Any], **_: Any) -> None:
+        if families.length(families.expanded(data.get("exclude_types", ()))) > families.LONGEST:
+            raise ValidationError(
+                "names more types than an address has room for; leave out fewer families", "exclude_types"
+            )
 
     @post_load
     def _made(self, data: dict[str, Any], **_: Any) -> Integration:

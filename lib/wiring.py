@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
 from pathlib import Path
@@ -24,7 +24,9 @@ from lib.boundary import Refused
 from lib.errors import NotFoundError
 from lib.live import Live
 from lib.model import quota
+from lib.model.families import expanded
 from lib.model.feed import Feed
+from lib.model.stream import ENDPOINTS, EVENTS
 from lib.store.base import ObjectStore
 
 if TYPE_CHECKING:
@@ -171,7 +173,7 @@ def feed_of(integration: configuration.Integration, gap_data_type: str | None) -
         region=integration.region,
         tenants=integration.tenants,
         kinds=integration.streams,
-        exclude_types=integration.exclude_types,
+        exclude_types=expanded(integration.exclude_types),
         lookback=integration.lookback,
         settle=integration.settle,
         reconcile=integration.reconcile,
@@ -315,8 +317,29 @@ def reconcile(integration: str | None = None, since: timedelta | None = None) ->
         if integration in (None, name):
             each.budget.patience = COMMAND_SECONDS
             for target in _accounts().targets(each.feed, each.source, each.client_id(), each.api_url):
+                if target.stream.kind == ENDPOINTS:
+                    continue  # Each look reads the whole inventory.
                 end = time.monotonic() + COMMAND_SECONDS
                 reports.append(_reconcile().run(each, target, deadline=end, pages=None, since=since))
+    return reports
+
+
+def count_types(integration: str | None, window: timedelta) -> list[dict[str, Any]]:
+    """Which types of events Sophos holds of a window, by family, and what leaving them out would save."""
+    from lib.pipeline.count_types import CountTypes
+    from lib.sophos.pages import facts
+
+    known(integration)
+    use_case = CountTypes(facts, now, time.monotonic)
+    reports = []
+    for name, each in integrations().items():
+        if integration in (None, name):
+            each.budget.patience = COMMAND_SECONDS
+            targets = _accounts().targets(
+                replace(each.feed, kinds=(EVENTS,)), each.source, each.client_id(), each.api_url
+            )
+            end = time.monotonic() + COMMAND_SECONDS
+            reports.append(use_case.run(each, targets, window=window, deadline=end))
     return reports
 
 

@@ -89,6 +89,10 @@ class Site:
             self._functions[name].start()
         return self._functions[name]
 
+    def end(self, name: str) -> None:
+        """End the function's process: the next call starts one that reads the configuration anew."""
+        self._functions.pop(name).stop()
+
     def post(self, name: str, body: object = None, headers: Mapping[str, str] | None = None) -> Answer:
         """Call a function."""
         return self.function(name).call(json.dumps({} if body is None else body).encode(), headers)

@@ -103,6 +103,8 @@ class Position:
     """How often the object was found to be another than the one that was written."""
     pace_seconds: float | None = None
     """How far apart the newest events of batches usually are; None until there were two batches."""
+    excluded: tuple[str, ...] | None = None
+    """The types that are left out of the run under way; None where the cursor is that of a last page."""
     trouble: Trouble | None = None
 
     def silent_since(self, read_up_to: datetime | None) -> datetime | None:
@@ -188,6 +190,7 @@ def to_body(stream: Stream, position: Position) -> bytes:
         "edits": position.edits,
         "pace_seconds": position.pace_seconds,
         "trouble": trouble_fields(position.trouble),
+        "excluded": position.excluded,
         "recent_since": text_or_none(position.recent_since),
         "recent": position.recent,
     }
@@ -220,6 +223,7 @@ def from_body(body: bytes) -> Position:
             repeats=fields["repeats"],
             edits=fields["edits"] + edited,
             pace_seconds=fields.get("pace_seconds"),
+            excluded=None if fields.get("excluded") is None else tuple(fields["excluded"]),
             trouble=trouble_of(fields["trouble"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -380,17 +380,27 @@ class Reading:
             self._stream.kind,
             cursor=cursor,
             from_date=from_date,
-            exclude_types=self._feed.exclude_types,
+            exclude_types=self._excluded(cursor),
             offset_minutes=int(self._feed.settle.total_seconds()) // 60,
             deadline=self._deadline,
         )
 
+    def _excluded(self, cursor: str | None) -> tuple[str, ...]:
+        """The types to leave out: throughout a run of pages the same ones, whatever is configured meanwhile.
+
+        What a cursor in mid-run holds is not documented; that of a last page names a time and nothing else.
+        """
+        begun = self._saved.position.excluded
+        return self._feed.exclude_types if cursor is None or begun is None else begun
+
     def _take(self, page: Page, cursor: str | None) -> None:
         """Store what is new in the page, then move the position."""
         run = self._run
+        excluded = self._excluded(cursor) if page.has_more else None
         served_at = served_time(page) or self._use_case.now()
         self._note_hole(served_at)
-        position = self._saved.position
+        position = replace(self._saved.position, excluded=excluded)
+        self._saved = replace(self._saved, position=position)
         header = Header(
             stream=self._stream,
             envelope=self._feed.envelope(self._stream.kind, self._target.data_source),

@@ -1,0 +1,68 @@
+"""Families of event types: one table, and names of families among names of types."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lib.config import InvalidConfigError, parse
+from lib.model.families import FAMILIES, LONGEST, NEEDED, expanded, family_of, length
+
+SAMPLES = Path(__file__).resolve().parents[1] / "data/sample-events.jsonl"
+GROUPS = {
+    "endpoint_protection": {"PROTECTION", "POLICY", "APPLICATION_CONTROL", "ISOLATION", "ENDPOINT_FIREWALL"},
+    "threat": {"MALWARE", "PUA", "RUNTIME_DETECTIONS", "BLOCKLISTED", "APP_REPUTATION"},
+    "data_control": {"DATA_LOSS_PREVENTION", "PERIPHERALS", "DENC", "FENC"},
+    "web_control": {"WEB"},
+    "system": {"UPDATING", "CONNECTIVITY", "AD_SYNC", "SECURITY", "SYSTEM_HEALTH"},
+}
+
+
+def config(*excluded: str) -> str:
+    names = json.dumps(excluded)
+    return f"integrations:\n  - name: a\n    client_id: b\n    client_secret: c\n    exclude_types: {names}\n"
+
+
+def test_each_type_has_one_family() -> None:
+    names = [name for family in FAMILIES.values() for name in family]
+    assert len(names) == len(set(names)) > 190
+    assert all(name.startswith("Event::") and name.isascii() and "{" not in name for name in names)
+
+
+def test_types_of_sophos_s_samples_are_in_the_family_that_their_group_names() -> None:
+    events = [json.loads(line) for line in SAMPLES.read_bytes().splitlines()]
+    group_of = {group: family for family, groups in GROUPS.items() for group in groups}
+    known = [event for event in events if event.get("group") in group_of and family_of(event["type"])]
+    assert len(known) > 60
+    wrong = [(e["type"], e["group"]) for e in known if family_of(e["type"]) != group_of[e["group"]]]
+    assert wrong == []
+
+
+def test_a_family_stands_for_its_types_each_once() -> None:
+    names = expanded(["Event::Endpoint::WebControlViolation", "family:web_control", "Event::New"])
+    assert names == ("Event::Endpoint::WebControlViolation", "Event::Endpoint::WebFilteringBlocked", "Event::New")
+
+
+def test_no_family_leaves_out_what_this_connector_needs_to_know() -> None:
+    assert not NEEDED & set(expanded(f"family:{name}" for name in FAMILIES))
+    assert set(expanded(NEEDED)) == NEEDED
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_family_fits_into_an_address(family: str) -> None:
+    assert length(expanded([f"family:{family}"])) <= LONGEST
+    parse(config(f"family:{family}"))
+
+
+@pytest.mark.parametrize(
+    ("excluded", "message"),
+    [
+        (["family:web"], "family:endpoint_protection, family:threat, family:data_control, family:web_control"),
+        (["Event::A,Event::B"], "has to be one type"),
+        ([" "], "has to be one type"),
+        ([f"family:{name}" for name in FAMILIES], "names more types than an address has room for"),
+    ],
+)
+def test_what_cannot_be_left_out_is_refused_at_load(excluded: list[str], message: str) -> None:
+    with pytest.raises(InvalidConfigError, match=message):
+        parse(config(*excluded))
