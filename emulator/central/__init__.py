@@ -21,8 +21,8 @@ with a cursor, false: only those without), `skip` (so many pass first), `times` 
 
     {"path": "/siem/v1/events", "times": 2, "fault": "status", "status": 503, "body": "html", "retry_after": 3}
 
-    status          answers `status` (default 503) with `body` json (default), bare (no message), html or empty, and
-                    `retry_after`
+    status          answers `status` (default 503) with `body` json (default), bare (no message), gateway, html or
+                    empty, and `retry_after`
     not_json        200 with a body that is not JSON
     redirect        302 to `location`, a foreign host
     close           closes the connection without an answer

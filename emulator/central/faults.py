@@ -23,7 +23,7 @@ NAMES = PAGE_FAULTS | {
     "expire_cursors",
 }
 _WHOLE_NUMBERS = frozenset({"skip", "times", "status", "size"})
-_BODIES = frozenset({"json", "bare", "html", "empty"})
+_BODIES = frozenset({"json", "bare", "gateway", "html", "empty"})
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class Fault:
     """So many requests meet it; None: all, until the faults are cleared."""
     status: int = 503
     body: str = "json"
-    """Of a `status` fault: `json` (the envelope), `bare` (it, with no message), `html` or `empty`."""
+    """Of a `status` fault: `json` (the envelope), `bare` (it, with no message), `gateway`, `html` or `empty`."""
     retry_after: int | str | None = None
     """The `Retry-After` header of a `status` fault."""
     seconds: float = 1.0

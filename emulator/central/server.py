@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import ssl
 
 _HTML = b"<html><head><title>Error</title></head><body><h1>The gateway could not answer</h1></body></html>"
+_GATEWAY = b'{"fault": {"faultstring": "A scripted fault", "detail": {"errorcode": "messaging.adaptors.http.Fault"}}}'
 _REQUESTS_KEPT = 10_000
 
 
@@ -366,6 +367,8 @@ class CentralServer:
     def _error(self, request: Request, fault: Fault) -> Answer:
         refusal = RefusedError(fault.status, "A scripted fault", retry_after=fault.retry_after)
         match fault.body:
+            case "gateway":
+                return Answer(fault.status, _GATEWAY, headers=refusal.headers)
             case "html":
                 return Answer(fault.status, _HTML, "text/html", refusal.headers)
             case "empty":

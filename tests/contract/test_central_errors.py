@@ -70,7 +70,7 @@ def total(requests: dict[str, dict[str, int]]) -> int:
     return sum(sum(each.values()) for each in requests.values())
 
 
-@pytest.mark.parametrize("body", ["json", "bare", "html", "empty"])
+@pytest.mark.parametrize("body", ["json", "bare", "gateway", "html", "empty"])
 @pytest.mark.parametrize(
     ("status", "family", "tries"),
     [
@@ -96,7 +96,7 @@ def test_each_status_is_told_by_its_number_whatever_its_body(
     assert (asked, str(status) in str(error)) == (tries, True)
 
 
-@pytest.mark.parametrize("body", ["json", "bare", "html", "empty"])
+@pytest.mark.parametrize("body", ["json", "bare", "gateway", "html", "empty"])
 def test_401_costs_one_new_token_and_ends_as_a_refused_credential(central: CentralServer, body: str) -> None:
     found = source(central)
     central.faults.add(Fault("status", status=401, body=body, times=None))
