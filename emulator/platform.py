@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 from emulator.functions import TARGETS, Answer, Function, FunctionDownError
+from emulator.metrics import delivery_histogram
 from emulator.work import Work
 from lib.boundary import FINALIZED
 from lib.config import ENVIRONMENT, FOLLOWED, Config
@@ -47,6 +49,10 @@ class Platform:
         """What fetch-page answered last for each stream, with the time."""
         self.fetched: Counter[int] = Counter()
         """Events by the minute (of Unix time) in which they were fetched, for some hours."""
+        self.bytes: Counter[tuple[str, str, str]] = Counter()
+        """Of batches, by stream."""
+        self.delivery = delivery_histogram()
+        self._waiting_since: dict[str, float] = {}
         self.budgets: list[dict[str, Any]] = []
         """What it told last of the credentials' calls."""
         self.engine_problem: dict[str, Any] | None = None
@@ -158,6 +164,7 @@ class Platform:
             if line["tenant"] is not None:
                 stream = Stream(line["integration"], line["tenant"], line["stream"])
                 self.latest[stream] = {**line, "at": now}
+                self.bytes[stream.integration, stream.tenant, stream.kind] += line["bytes"]
                 if line["outcome"] == "fetched":
                     log.info("%s: %d events in %d pages", stream, line["events"], line["pages"])
                 if goes_on(line):
@@ -166,11 +173,16 @@ class Platform:
             for name in line["batches"]:
                 path = name.rpartition("/")[0]
                 self._names[path] = name
+                self._waiting_since.setdefault(path, time.monotonic())
                 self._forwards.ask(path)
 
     def _forwarded(self, answer: Answer, results: list[dict[str, Any]]) -> None:
         for line in results:
             if line["outcome"] == "delivered":
+                stream = Stream(line["integration"], line["tenant"], line["stream"])
+                since = self._waiting_since.pop(f"batches/{stream.path}", None)
+                if since is not None:
+                    self.delivery.observe(time.monotonic() - since)
                 log.info(
                     "%s/%s/%s: %d events acknowledged",
                     line["integration"],

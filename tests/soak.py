@@ -53,7 +53,12 @@ class Central:
             ],
             stdout=subprocess.DEVNULL,
         )
-        until(lambda: self._answers("stats") is not None, "the simulator")
+        # It listens before it has made its backlog: whoever asks before gets less, and rightly never asks again.
+        until(lambda: self._held() >= events, "the simulator", 300)
+
+    def _held(self) -> int:
+        stats = self._answers("stats")
+        return -1 if stats is None else int(stats["held"].get(DEFAULT_TENANT_ID, {}).get("events", 0))
 
     def kill(self) -> None:
         self.process.kill()

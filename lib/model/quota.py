@@ -38,6 +38,8 @@ class Used:
     last_hour: int
     """This instance's own; Sophos recommends at most 1,000."""
     per_minute: int
+    made: int
+    """Calls of this instance."""
     refused: int
     """429s that this instance has met."""
     is_strict: bool

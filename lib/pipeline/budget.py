@@ -76,6 +76,7 @@ class Budget:
         self._blocked_until = 0.0
         self._refusals = 0
         self._refused = 0
+        self._made = 0
         self.patience = PATIENCE_SECONDS
         """Seconds that a page beyond a stream's first waits for its turn within a call."""
 
@@ -103,6 +104,7 @@ class Budget:
                 last_minute=count(self._everybody(now), 60.0, now),
                 last_hour=count(self._mine, _HOUR, now),
                 per_minute=self._per_minute,
+                made=self._made,
                 refused=self._refused,
                 is_strict=self._quota(now).strict,
             )
@@ -186,6 +188,7 @@ class Budget:
         if self._blocked_until <= now - 60.0:
             self._refusals = 0
         insort(self._mine, now)
+        self._made += 1
         if first:
             insort(self._firsts, now)
         if stream:

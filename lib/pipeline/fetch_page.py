@@ -57,6 +57,8 @@ class Run:
     outcome: str = UP_TO_DATE
     pages: int = 0
     events: int = 0
+    bytes: int = 0
+    """Of the batches."""
     batches: list[str] = field(default_factory=list)
     has_more: bool = False
     lag_seconds: float | None = None
@@ -76,6 +78,7 @@ class Run:
             "outcome": self.outcome,
             "pages": self.pages,
             "events": self.events,
+            "bytes": self.bytes,
             "batches": self.batches,
             "has_more": self.has_more,
             "lag_seconds": self.lag_seconds,
@@ -430,6 +433,7 @@ class Reading:
             self._room -= size
             run.outcome = FETCHED
             run.events += header.count
+            run.bytes += size
             run.batches.append(header.key)
         else:
             self._idle(page, header)
