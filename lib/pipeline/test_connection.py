@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 from lib.errors import ConflictError, ConnectorError, PermanentError, StoreError
@@ -17,6 +17,8 @@ from lib.model.page import DevicePage, Page, Tenant, Whoami
 from lib.model.quota import Used
 from lib.model.region import AUTO, mismatch, region_of
 from lib.store.base import ABSENT, ObjectStore
+
+T = TypeVar("T")
 
 LARGEST_SKEW = timedelta(seconds=60)
 SAMPLE = timedelta(minutes=15)
@@ -376,16 +378,7 @@ class _Examination:
 
     def _siem(self, kind: str) -> str:
         self._streams[kind] = {"readable": False}
-        refused: list[tuple[Tenant, ConnectorError]] = []
-        pages: list[Page] = []
-        for tenant in self._tenants[:TENANTS_TRIED]:
-            try:
-                pages.append(self._sample(tenant, kind, SAMPLE))
-            except ConnectorError as error:
-                refused.append((tenant, error))
-        if refused:
-            raise _named(refused, tried=len(pages) + len(refused))
-        span = SAMPLE
+        span, pages = SAMPLE, self._of_tenants(lambda tenant: self._sample(tenant, kind, SAMPLE))
         if not any(page.items for page in pages):
             span, pages = LONGER_SAMPLE, [self._sample(self._tenants[0], kind, LONGER_SAMPLE)]
         self._pages[kind] = pages
@@ -395,21 +388,27 @@ class _Examination:
 
     def _endpoints(self) -> str:
         self._streams["endpoints"] = {"readable": False}
+        pages = self._of_tenants(
+            lambda tenant: self._sophos.devices(
+                str(tenant.api_host), tenant.id, page_key=None, page_size=FIRST_PAGE_SIZE, deadline=self._deadline
+            )
+        )
+        count = sum(len(page.items) for page in pages)
+        self._streams["endpoints"] = {"readable": True, "sample": count}
+        return f"{count} devices of the inventory's first page were read."
+
+    def _of_tenants(self, read: Callable[[Tenant], T]) -> list[T]:
+        """What is read of the first few tenants; the error names the first one that cannot be read."""
+        found: list[T] = []
         refused: list[tuple[Tenant, ConnectorError]] = []
-        tried = self._tenants[:TENANTS_TRIED]
-        count = 0
-        for tenant in tried:
+        for tenant in self._tenants[:TENANTS_TRIED]:
             try:
-                page = self._sophos.devices(
-                    str(tenant.api_host), tenant.id, page_key=None, page_size=FIRST_PAGE_SIZE, deadline=self._deadline
-                )
-                count += len(page.items)
+                found.append(read(tenant))
             except ConnectorError as error:
                 refused.append((tenant, error))
         if refused:
-            raise _named(refused, tried=len(tried))
-        self._streams["endpoints"] = {"readable": True, "sample": count}
-        return f"{count} devices of the inventory's first page were read."
+            raise _named(refused, tried=len(found) + len(refused))
+        return found
 
     def _sample(self, tenant: Tenant, kind: str, span: timedelta) -> Page:
         return self._sophos.page(

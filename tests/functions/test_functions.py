@@ -479,6 +479,7 @@ def test_an_archive_of_the_function_alone_serves_it(name: str, tmp_path: Path) -
             body = {"integration": "acme"} if name == "test_connection" else {}
             answer = requests.post(url, json=body, timeout=30)
             assert answer.status_code == 200, answer.text
+            assert requests.get(f"{url}openapi.json", timeout=30).status_code == 200
         finally:
             process.terminate()
             process.wait()

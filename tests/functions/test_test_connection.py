@@ -105,7 +105,7 @@ def bench(tmp_path: Path, central: CentralServer) -> Iterator[Bench]:
 def test_every_check_has_its_outcome_time_and_text_and_is_told_as_it_is_made(bench: Bench) -> None:
     bench.central.fill(20, hours=0.1)
     told: list[Check] = []
-    answer = bench.run(bench.subject(kinds=("events", "alerts")), told=told)
+    answer = bench.run(bench.subject(kinds=("events", "alerts", "endpoints")), told=told)
     assert answer["ok"], answer
     assert told == answer["checks"]
     for check in told:
@@ -113,7 +113,7 @@ def test_every_check_has_its_outcome_time_and_text_and_is_told_as_it_is_made(ben
         assert check["milliseconds"] >= 0
         assert check["detail"].endswith(".")
     checks = {check["name"]: check for check in told}
-    assert {"siem_events", "siem_alerts"} <= set(checks)
+    assert {"siem_events", "siem_alerts", "endpoints"} <= set(checks)
     assert checks["page"]["detail"].split()[0].isdigit()
     assert (checks["tls"]["outcome"], checks["tls"]["ok"]) == ("skipped", True)
     assert "of 100 calls" in checks["rate"]["detail"]
