@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--listen", default="127.0.0.1:8080", metavar="HOST:PORT", help="default: %(default)s")
     central.add_arguments(add("central", "a simulated Sophos Central alone", central.run))
     engine.add_arguments(add("engine", "a stand-in for UTMStack's engine alone", engine.run))
+    add("relay", "the relay in front of the engine's socket alone", _relay, config=True)
     add("check", "validate the configuration and name every fault", _check, config=True, json=True)
     add("status", "how every stream stands", _status, config=True, json=True)
     test = add("test-connection", "test every station, and say what to do", _test_connection, config=True, json=True)
@@ -79,6 +80,12 @@ def _demo(args: argparse.Namespace) -> int:
     from emulator.demo import demo
 
     return demo(args.listen)
+
+
+def _relay(args: argparse.Namespace) -> int:
+    from emulator.relay.command import run
+
+    return run(args.config)
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -135,6 +135,38 @@ class UTMStack:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineAccess:
+    """What a relay asks of who calls it, each as PEM or text behind a reference; with a socket, nothing."""
+
+    ca: Reference | None = None
+    """Whom to trust for the relay's certificate; None: the authorities that everybody trusts."""
+    certificate: Reference | None = None
+    key: Reference | None = field(default=None, repr=False)
+    token: Reference | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """The relay in front of the engine's socket: files are paths, since it reads them anew when they change."""
+
+    certificate: str
+    key: str
+    client_ca: str | None = None
+    """Whose certificates callers have to show; None: they need none."""
+    tokens: str | None = None
+    """A file with one accepted token a line; None: callers need none."""
+    listen: tuple[str, int] = ("0.0.0.0", 7443)  # noqa: S104 - being reached from elsewhere is what it is for
+    metrics: tuple[str, int] | None = ("127.0.0.1", 7444)
+    streams: int = 64
+    bytes_in_flight: int = 128 << 20
+    """Of all streams together; each has an equal share, and always room for one message."""
+    rate: int | None = 5000
+    """Messages a second, of all streams together; None: as fast as the engine takes them."""
+    idle: timedelta = timedelta(minutes=5)
+    """How long a stream may stand still."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be set."""
 
@@ -154,6 +186,8 @@ class Config:
     """Under which data type the engine is told of a gap; None: it is not told."""
     utmstack: UTMStack | None = None
     """Where integrations are read from beside those of the file; None: nowhere."""
+    engine_access: EngineAccess = EngineAccess()
+    relay: Relay | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,6 +446,22 @@ class _Listen(fields.Field[tuple[str, int]]):
         return host.strip("[]") or "127.0.0.1", int(port)
 
 
+class _ListenOrOff(_Listen):
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
+        # A bare `off` is false in YAML 1.1.
+        return None if value is False or value == "off" else super()._deserialize(value, attr, data, **options)
+
+
+class _CountOrOff(fields.Field[int | None]):
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> int | None:
+        del attr, data, options
+        if value is False or value == "off":
+            return None
+        if type(value) is not int or value < 1:
+            raise ValidationError("has to be 1 or more, or off")
+        return value
+
+
 class _Location(_Text):
     """A place with a scheme."""
 
@@ -426,6 +476,10 @@ class _Location(_Text):
             raise ValidationError(f"{text!r}: write {' or '.join(self._schemes.values())}")
         if text.startswith("gs://") and not _BUCKET.fullmatch(text):
             raise ValidationError(f"{text!r} names no bucket: write {self._schemes[scheme]}")
+        if text.startswith("grpcs:") and not re.fullmatch(
+            r"(\[[0-9a-fA-F:.]+\]|[^\s/:@\[\]]+):\d{1,5}", text[len(scheme) :]
+        ):
+            raise ValidationError(f"{text!r}: write {self._schemes[scheme]}")
         path = text.removeprefix("unix:").removeprefix("//") if text.startswith("unix:") else None
         if path is not None and not path.startswith("/"):
             raise ValidationError("the socket's path has to be absolute")
@@ -536,6 +590,47 @@ class _Type(fields.String):
         return name
 
 
+class _EngineAccessSchema(_Strict):
+    ca = _Reference()
+    certificate = _Reference()
+    key = _Reference()
+    token = _Reference()
+
+    @post_load
+    def _made(self, data: dict[str, Any], **_: Any) -> EngineAccess:
+        return EngineAccess(**{name: Reference(text, f"engine_access.{name}") for name, text in data.items()})
+
+    @validates_schema(skip_on_field_errors=True)
+    def _as_a_whole(self, data: dict[str, Any], **_: Any) -> None:
+        if ("certificate" in data) != ("key" in data):
+            raise ValidationError("`certificate` and `key` go together")
+
+
+class _RelaySchema(_Strict):
+    listen = _Listen()
+    certificate = _Text(required=True)
+    key = _Text(required=True)
+    client_ca = _Text()
+    tokens = _Text()
+    metrics = _ListenOrOff()
+    streams = fields.Integer(strict=True, validate=validate.Range(1, 1000, error="has to be between 1 and 1000"))
+    bytes_in_flight = fields.Integer(strict=True, validate=validate.Range(min=1, error="has to be a number of bytes"))
+    rate = _CountOrOff()
+    idle = _Duration(timedelta(seconds=1))
+
+    @post_load
+    def _made(self, data: dict[str, Any], **_: Any) -> Relay:
+        return Relay(**data)
+
+    @validates_schema(skip_on_field_errors=True)
+    def _as_a_whole(self, data: dict[str, Any], **_: Any) -> None:
+        if "client_ca" not in data and "tokens" not in data:
+            raise ValidationError("everybody could write to the engine: name `client_ca`, or `tokens`, or both")
+        host = (data.get("metrics") or ("127.0.0.1", 0))[0]
+        if not names_loopback(f"//[{host}]" if ":" in host else f"//{host}"):
+            raise ValidationError("has to be an address of loopback, since everybody may read there", "metrics")
+
+
 class _IntegrationSchema(_Strict):
     name = _Text(required=True)
     client_id = _Reference(required=True)
@@ -591,7 +686,7 @@ class ConfigSchema(_Strict):
     """The whole file."""
 
     store = _Location({"file:": "file:PATH", "gs://": "gs://BUCKET/PREFIX"})
-    engine = _Location({"unix:": "unix:/path/of/engine_server.sock"})
+    engine = _Location({"unix:": "unix:/path/of/engine_server.sock", "grpcs://": "grpcs://relay.example.com:7443"})
     every = _EveryField()
     listen = _Listen()
     gap_data_type = _TextOrOff()
@@ -601,6 +696,8 @@ class ConfigSchema(_Strict):
     access = fields.Nested(_AccessSchema, error_messages={"type": "has to hold keys"})
     tasks = fields.Nested(_TasksSchema, error_messages={"type": "has to hold keys"})
     utmstack = fields.Nested(_UTMStackSchema, error_messages={"type": "has to hold keys"})
+    engine_access = fields.Nested(_EngineAccessSchema, error_messages={"type": "has to hold keys"})
+    relay = fields.Nested(_RelaySchema, error_messages={"type": "has to hold keys"})
     integrations = fields.List(
         fields.Nested(_IntegrationSchema),
         error_messages={"invalid": "has to be a list", "null": "has to be a list"},
@@ -608,7 +705,7 @@ class ConfigSchema(_Strict):
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _some(self, _: dict[str, Any], original: Any, **__: Any) -> None:
-        if not original.get("integrations", []) and "utmstack" not in original:
+        if not original.get("integrations", []) and "utmstack" not in original and "relay" not in original:
             missing = "is missing" if "integrations" not in original else "has to hold at least one integration"
             raise ValidationError(f"{missing}, or `utmstack` beside it", "integrations")
 
@@ -618,6 +715,8 @@ class ConfigSchema(_Strict):
 
     @validates_schema(skip_on_field_errors=True)
     def _as_a_whole(self, data: dict[str, Any], **_: Any) -> None:
+        if "engine_access" in data and not data.get("engine", "").startswith("grpcs:"):
+            raise ValidationError("is for an engine behind a relay: `engine: grpcs://HOST:PORT`", "engine_access")
         seen: set[str] = set()
         allowed = data["sophos"].allow_hosts if "sophos" in data else ()
         for at, integration in enumerate(data.get("integrations", ())):

@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from lib.pipeline.forward_batch import ForwardBatch
     from lib.pipeline.reconcile import Reconcile
     from lib.pipeline.test_connection import TestConnection
+    from lib.secrets import Reference
     from lib.sophos.client import Central
+    from lib.utmstack.channel import Credentials
     from lib.utmstack.engine import Engine
 
 # ruff: noqa: PLC0415 - see above
@@ -87,14 +89,25 @@ def _opened(location: str) -> ObjectStore:
 
 def engine() -> Engine:
     """The configured engine, behind its socket or relay."""
-    return _engine(config().engine, config().limits.ack_timeout)
+    settings = config()
+    return _engine(settings.engine, settings.engine_access, settings.limits.ack_timeout)
 
 
 @lru_cache(maxsize=1)
-def _engine(location: str, ack_timeout: timedelta) -> Engine:
+def _engine(location: str, shown: configuration.EngineAccess, ack_timeout: timedelta) -> Engine:
     from lib.utmstack.engine import Engine
 
-    return Engine(location, ack_timeout=ack_timeout.total_seconds())
+    return Engine(location, credentials=lambda: _credentials(shown), ack_timeout=ack_timeout.total_seconds())
+
+
+def _credentials(shown: configuration.EngineAccess) -> Credentials:
+    from lib.utmstack.channel import Credentials
+
+    def pem(reference: Reference | None) -> bytes | None:
+        return None if reference is None else reference.resolve().encode()
+
+    token = None if shown.token is None else shown.token.resolve()
+    return Credentials(ca=pem(shown.ca), certificate=pem(shown.certificate), key=pem(shown.key), token=token)
 
 
 def access_of(settings: Config) -> Access:

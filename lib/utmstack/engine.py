@@ -1,4 +1,4 @@
-"""UTMStack's engine behind its Unix socket: `plugins.Engine/Input`, one acknowledgement a log.
+"""UTMStack's engine behind its Unix socket or a relay: `plugins.Engine/Input`, one acknowledgement a log.
 
 One gRPC stream carries a delivery, since only within a stream is order defined. Logs are sent ahead of their
 acknowledgements up to a window; what is not acknowledged when a stream ends is sent again, in order, on the next one.
@@ -6,17 +6,13 @@ acknowledgements up to a window; what is not acknowledged when a stream ends is 
 
 from __future__ import annotations
 
-import errno
 import random
-import socket
-import stat
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -24,20 +20,16 @@ import grpc
 from lib.errors import ConnectorError, EngineDownError, EngineRefusedError, LogRefusedError
 from lib.model.backoff import full_jitter
 from lib.model.log import Log
+from lib.utmstack.channel import OPTIONS, RECONNECTION, Credentials, reach, socket_path
 from lib.utmstack.pb import plugins_pb2, plugins_pb2_grpc
 
 CLOSE_SECONDS = 5.0
 """How long the engine may take to end a stream whose logs are all acknowledged."""
 PROBE_SECONDS = 5.0
-_OPTIONS = [
-    # A Unix socket's path would be sent as :authority; stricter servers than grpc-go reset that (grpc/grpc #38142).
-    ("grpc.default_authority", "localhost"),
-    ("grpc.enable_http_proxy", 0),
-    # An engine that comes back is found soon. Keepalive stays off: grpc-go takes pings for abuse.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1000),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-]
+_RELAY_REMEDY = (
+    "Check that the relay runs, that this host reaches it, and that `engine_access` is what the relay asks for "
+    "(it hangs up on a missing or expired client certificate); waiting batches are kept and sent by themselves."
+)
 _REFUSALS = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
 
 
@@ -65,20 +57,31 @@ class _Stream:
 
 
 class Engine:
-    """The engine at `unix:/path`; safe between threads, each delivery on a stream of its own."""
+    """The engine at `unix:/path`, or behind the relay at `grpcs://host:port`.
+
+    Safe between threads; each delivery has a stream of its own.
+    """
 
     def __init__(
         self,
         target: str,
         *,
+        credentials: Callable[[], Credentials] = Credentials,
         ack_timeout: float = 30.0,
         window_logs: int = 500,
         window_bytes: int = 8 << 20,
         tries: int = 4,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`ack_timeout` in seconds; `tries` counts streams in a row that brought no acknowledgement."""
-        self._path = target.removeprefix("unix:").removeprefix("//")
+        """`ack_timeout` in seconds; `tries` counts streams in a row that brought no acknowledgement.
+
+        `credentials` are what a relay is shown, asked for when the channel is made.
+        """
+        self._path = socket_path(target)
+        self._place = self._path or target
+        self._relay = target.removeprefix("grpcs://")
+        self._credentials = credentials
+        self._metadata: tuple[tuple[str, str], ...] = ()
         self._ack_timeout = ack_timeout
         self._window_logs = window_logs
         self._window_bytes = window_bytes
@@ -86,6 +89,8 @@ class Engine:
         self._jitter = jitter
         self._channel: grpc.Channel | None = None
         self._opening = threading.Lock()
+        self._calls = 0
+        self._stale = False
         self.counts: Counter[str] = Counter()
         """Streams opened, logs sent again, acknowledgements that name no log in flight."""
 
@@ -129,44 +134,40 @@ class Engine:
     def probe(self, timeout: float = PROBE_SECONDS) -> None:
         """Open a stream, send nothing, and see it end; EngineDownError or EngineRefusedError says why it cannot be."""
         self._reach()
-        call = self._input(iter(()), timeout=timeout)
         try:
-            for _ in call:
-                pass
+            with self._call(iter(()), timeout) as call:
+                for _ in call:
+                    pass
         except grpc.RpcError as failure:
             raise self._error(failure, _Stream(0)) from None
-        finally:
-            call.cancel()
 
     def close(self) -> None:
         """Close the channel."""
         with self._opening:
-            if self._channel is not None:
-                self._channel.close()
-                self._channel = None
+            self._hang_up()
 
     def _run(self, delivery: _Delivery, stream: _Stream, deadline: float | None) -> Iterator[int]:
         """One stream, until it ends; grpc.RpcError when it ends badly."""
         self.counts["streams"] += 1
-        call = self._input(delivery.requests(stream))
-        watchdog = threading.Thread(
-            target=self._watch, args=(delivery, stream, call, deadline), name="ack watchdog", daemon=True
-        )
-        watchdog.start()
-        try:
-            for ack in call:
-                settled = delivery.acknowledge(stream, ack.lastId)
-                if settled is None:
-                    self.counts["odd_acks"] += 1
-                else:
-                    yield settled
-        except grpc.RpcError:
-            if not delivery.done:
-                raise
-        finally:
-            delivery.end(stream)
-            call.cancel()
-            watchdog.join()
+        with self._call(delivery.requests(stream)) as call:
+            watchdog = threading.Thread(
+                target=self._watch, args=(delivery, stream, call, deadline), name="ack watchdog", daemon=True
+            )
+            watchdog.start()
+            try:
+                for ack in call:
+                    settled = delivery.acknowledge(stream, ack.lastId)
+                    if settled is None:
+                        self.counts["odd_acks"] += 1
+                    else:
+                        yield settled
+            except grpc.RpcError:
+                if not delivery.done:
+                    raise
+            finally:
+                delivery.end(stream)
+                call.cancel()
+                watchdog.join()
 
     def _watch(self, delivery: _Delivery, stream: _Stream, call: grpc.Call, deadline: float | None) -> None:
         """Cancel a stream whose oldest log waits too long for its acknowledgement, or that does not end."""
@@ -186,34 +187,54 @@ class Engine:
                 call.cancel()
                 return
 
-    def _input(self, requests: Iterator[plugins_pb2.Log], timeout: float | None = None) -> Any:
+    @contextmanager
+    def _call(self, requests: Iterator[plugins_pb2.Log], timeout: float | None = None) -> Iterator[Any]:
+        """A stream, cancelled in the end."""
         with self._opening:
             if self._channel is None:
-                self._channel = grpc.insecure_channel(f"unix://{self._path}", options=_OPTIONS)
+                self._channel = self._open()
             stub = plugins_pb2_grpc.EngineStub(self._channel)  # type: ignore[no-untyped-call]
-        return stub.Input(requests, timeout=timeout)
+            metadata = self._metadata
+            self._calls += 1
+        call = stub.Input(requests, timeout=timeout, metadata=metadata)
+        try:
+            yield call
+        except grpc.RpcError:
+            # The channel to a relay is made anew, and shows what is valid then, once nobody uses this one.
+            self._stale = self._path is None
+            raise
+        finally:
+            call.cancel()
+            with self._opening:
+                self._calls -= 1
+                if self._stale and not self._calls:
+                    self._hang_up()
+
+    def _open(self) -> grpc.Channel:
+        if self._path is not None:
+            return grpc.insecure_channel(f"unix://{self._path}", options=OPTIONS)
+        shown = self._credentials()
+        self._metadata = (("authorization", f"Bearer {shown.token}"),) if shown.token else ()
+        tls = grpc.ssl_channel_credentials(shown.ca, shown.key, shown.certificate)
+        return grpc.secure_channel(self._relay, tls, options=RECONNECTION)
+
+    def _hang_up(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+        self._channel, self._stale = None, False
 
     def _reach(self) -> None:
-        """Connect to the socket and hang up: the system tells apart what gRPC does not."""
-        with suppress(OSError):
-            if not stat.S_ISSOCK(Path(self._path).stat().st_mode):
-                raise EngineDownError(
-                    f"{self._path} is not a socket",
-                    remedy="Set `engine` to the engine's socket: sockets/engine_server.sock in UTMStack's work folder.",
-                )
-        try:
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.settimeout(PROBE_SECONDS)
-                connection.connect(self._path)
-        except OSError as error:
-            raise _unreachable(error, self._path) from None
+        if self._path is not None:
+            reach(self._path)
 
     def _error(self, failure: grpc.RpcError, stream: _Stream) -> ConnectorError:
         code, details = failure.code(), failure.details()
         if stream.stalled:
-            return EngineDownError(f"the engine at {self._path} {stream.stalled}")
-        text = f"the engine at {self._path} ended the stream: {code.name}: {details}"
-        return EngineRefusedError(text) if code in _REFUSALS else EngineDownError(text)
+            return EngineDownError(f"the engine at {self._place} {stream.stalled}")
+        text = f"the engine at {self._place} ended the stream: {code.name}: {details}"
+        if code in _REFUSALS:
+            return EngineRefusedError(text)
+        return EngineDownError(text, remedy=None if self._path is not None else _RELAY_REMEDY)
 
 
 class _Delivery:
@@ -374,24 +395,3 @@ def _log_refused(failure: grpc.RpcError, stream: _Stream) -> LogRefusedError | N
     return LogRefusedError(
         f"the engine refused it: {failure.code().name}: {failure.details()}", log_id=next(iter(stream.in_flight))
     )
-
-
-def _unreachable(error: OSError, path: str) -> EngineDownError:
-    """Which of the ways to miss a socket it was, and what to do about it."""
-    match error.errno:
-        case errno.ENOENT | errno.ENOTDIR:
-            return EngineDownError(
-                f"the engine's socket {path} is missing",
-                remedy="Start UTMStack's event processor, and mount its sockets folder (not the file) on this host.",
-            )
-        case errno.ECONNREFUSED:
-            return EngineDownError(
-                f"nobody listens on the engine's socket {path}: connection refused",
-                remedy="The socket file is a leftover: start UTMStack's event processor again.",
-            )
-        case errno.EACCES | errno.EPERM:
-            return EngineDownError(
-                f"no permission to connect to the engine's socket {path}",
-                remedy="Run as root or as the socket's owner, or give this user write permission on the socket.",
-            )
-    return EngineDownError(f"the engine's socket {path} cannot be used: {error.strerror or error}")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.config import InvalidConfigError, load, located, parse
+from lib.config import InvalidConfigError, Relay, load, located, parse
 from lib.errors import ConfigError
 from lib.secrets import Reference
 
@@ -31,7 +31,7 @@ def faults(text: str) -> dict[str, tuple[int | None, str]]:
 def test_the_example_can_be_used_and_names_every_key() -> None:
     text = (ROOT / "connector.example.yaml").read_text()
     config = parse(text)
-    for part in (config, config.sophos, config.limits, config.integrations[0]):
+    for part in (config, config.sophos, config.limits, config.integrations[0], config.engine_access, Relay("", "")):
         for key in part.__slots__:
             assert f"{key}:" in text, key
 
@@ -115,6 +115,14 @@ integrations:
         (ONE + "access: {platform: elsewhere}", "access.platform"),
         (ONE + "access: {platform: cloud-run, audiences: [x], emails: [y]}", "access.platform"),
         (ONE + "access: {certs_url: 'https://www.example.com/certs'}", "access.certs_url"),
+        (ONE + "engine: grpcs://relay.example.com", "engine"),
+        (ONE + "engine: grpcs://a/b:7443", "engine"),
+        (ONE + "engine_access: {token: a-token-of-a-relay}", "engine_access"),
+        (ONE + "engine: grpcs://x:1\nengine_access: {certificate: x}", "engine_access"),
+        ("relay: {certificate: a, key: b}", "relay"),
+        ("relay: {certificate: a, tokens: c}", "relay.key"),
+        ("relay: {certificate: a, key: b, tokens: c, metrics: '0.0.0.0:1'}", "relay.metrics"),
+        ("relay: {certificate: a, key: b, tokens: c, rate: 0}", "relay.rate"),
     ],
 )
 def test_a_fault_is_told_where_it_is(text: str, path: str) -> None:
@@ -132,6 +140,12 @@ def test_what_is_no_configuration_is_told_without_a_trace(text: str) -> None:
 def test_any_text_is_a_configuration_or_has_faults(text: str) -> None:
     with suppress(InvalidConfigError):
         parse(text)
+
+
+def test_a_relay_needs_no_integrations() -> None:
+    relay = parse("relay: {certificate: a, key: b, tokens: c, metrics: off, rate: off}").relay
+    assert relay is not None
+    assert (relay.listen[1], relay.metrics, relay.rate) == (7443, None, None)
 
 
 def test_off_means_never() -> None:

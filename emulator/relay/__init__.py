@@ -1,0 +1,6 @@
+"""The relay: TLS gRPC in, the engine's Unix socket out, byte for byte."""
+
+from emulator.relay.access import Certificates, Tokens
+from emulator.relay.server import Relay
+
+__all__ = ["Certificates", "Relay", "Tokens"]

@@ -1,0 +1,150 @@
+"""Who may call the relay: certificates and tokens, read anew when their files change."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import ssl
+import threading
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Generic, TypeVar, cast
+
+import grpc
+
+from lib.access import SHORTEST_KEY
+from lib.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_Signature = tuple[tuple[int, int, int, int] | None, ...]
+
+
+class _Files(Generic[T]):
+    """What `read` makes of some files, made again when one of them has changed; safe between threads."""
+
+    def __init__(self, files: Sequence[str], read: Callable[[], T]) -> None:
+        """ConfigError where they cannot be used at the start."""
+        self._files = [Path(each) for each in files]
+        self._read = read
+        self._lock = threading.Lock()
+        self._seen = self._signature()
+        self.value = read()
+
+    def changed(self) -> bool:
+        """Read them again where they have changed; ConfigError where they cannot be used: `value` stays."""
+        with self._lock:
+            now = self._signature()
+            if now == self._seen:
+                return False
+            self._seen = now
+            self.value = self._read()
+            return True
+
+    def _signature(self) -> _Signature:
+        found: list[tuple[int, int, int, int] | None] = []
+        for each in self._files:
+            try:
+                stat = each.stat()
+            except OSError:
+                found.append(None)
+            else:
+                found.append((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+        return tuple(found)
+
+
+class Tokens:
+    """The tokens that a file holds, one a line; empty lines, and those that begin with #, count for nothing."""
+
+    def __init__(self, file: str) -> None:
+        """ConfigError where the file holds none that can be used."""
+        self._file = file
+        self._files = _Files([file], self._read)
+
+    def accepts(self, authorization: str) -> bool:
+        """Whether the header is `Bearer`, and one of the tokens that the file holds now.
+
+        The time that it takes tells nothing of the tokens. Where the file can no longer be used, nobody is let in.
+        """
+        try:
+            if self._files.changed():
+                log.info("tokens read again: %d are accepted", len(self._files.value))
+        except ConfigError as error:
+            self._files.value = ()
+            log.error("%s; nobody is let in. %s", error, error.remedy)  # noqa: TRY400 - the text says it all
+        scheme, _, token = authorization.partition(" ")
+        shown = _digest(token.strip())
+        matches = [hmac.compare_digest(shown, each) for each in self._files.value]
+        return scheme.lower() == "bearer" and any(matches)
+
+    def _read(self) -> tuple[bytes, ...]:
+        text = _content(self._file).decode("utf-8", "replace")
+        tokens = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
+        if not tokens or any(len(each) < SHORTEST_KEY for each in tokens):
+            raise ConfigError(
+                f"relay.tokens: {self._file} holds no token, or one of under {SHORTEST_KEY} characters",
+                remedy="Write one token a line, such as `openssl rand -base64 32` makes.",
+            )
+        return tuple(_digest(each) for each in tokens)
+
+
+class Certificates:
+    """The relay's certificate and key, and whose certificates callers show."""
+
+    def __init__(self, certificate: str, key: str, client_ca: str | None) -> None:
+        """ConfigError where they cannot be used."""
+        self._certificate = certificate
+        self._key = key
+        self._client_ca = client_ca
+        self._files = _Files([certificate, key, *filter(None, [client_ca])], self._read)
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """What gRPC asks at each new connection."""
+        return grpc.dynamic_ssl_server_credentials(
+            self._files.value,
+            cast("Callable[[], grpc.ServerCertificateConfiguration]", self._newest),  # the stubs know no None
+            require_client_authentication=self._client_ca is not None,
+        )
+
+    def _newest(self) -> grpc.ServerCertificateConfiguration | None:
+        """What has changed since the last connection; None for nothing, or for what cannot be used (yet)."""
+        try:
+            if not self._files.changed():
+                return None
+        except ConfigError as error:
+            log.error("%s; the former certificates are used on. %s", error, error.remedy)  # noqa: TRY400
+            return None
+        log.info("certificates read again")
+        return self._files.value
+
+    def _read(self) -> grpc.ServerCertificateConfiguration:
+        certificate, key = _content(self._certificate), _content(self._key)
+        client_ca = None if self._client_ca is None else _content(self._client_ca)
+        try:
+            # gRPC would say no more than that it failed.
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self._certificate, self._key, password="")
+            if self._client_ca is not None:
+                context.load_verify_locations(self._client_ca)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"the relay's certificates cannot be used: {error}",
+                remedy="relay.certificate, key and client_ca are PEM files; the key belongs to the certificate, "
+                "and has no passphrase.",
+            ) from None
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca)
+
+
+def _content(file: str) -> bytes:
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{file} cannot be read: {error.strerror}", remedy="Correct the path or its permissions."
+        ) from None
+
+
+def _digest(token: str) -> bytes:
+    return sha256(token.encode()).digest()

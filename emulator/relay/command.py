@@ -1,0 +1,97 @@
+"""`relay`: the relay alone, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from emulator.relay.access import Certificates, Tokens
+from emulator.relay.server import Bounds, Relay
+from lib import config as configuration
+from lib import telemetry
+from lib.errors import ConfigError, ConnectorError
+from lib.utmstack.channel import socket_path
+
+log = logging.getLogger(__name__)
+
+
+def run(location: str | None) -> int:
+    """Serve until told to stop, then 0; 2 where configuration, certificates, tokens or addresses cannot be used."""
+    telemetry.start("relay")
+    try:
+        config = configuration.load(location)
+        asyncio.run(_serve(config))
+    except ConnectorError as error:
+        print(f"{error}\n{error.remedy}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def relay_of(config: configuration.Config) -> Relay:
+    """The relay of a configuration; ConfigError where there is none, or its files cannot be used."""
+    settings, socket = config.relay, socket_path(config.engine)
+    if settings is None:
+        raise ConfigError("there is no `relay:` in the configuration", remedy="See `relay` in connector.example.yaml.")
+    if socket is None:
+        raise ConfigError(
+            f"engine {config.engine!r} is no socket", remedy="A relay stands beside UTMStack: set `engine: unix:/PATH`."
+        )
+    return Relay(
+        settings.listen,
+        socket,
+        Certificates(settings.certificate, settings.key, settings.client_ca),
+        None if settings.tokens is None else Tokens(settings.tokens),
+        Bounds(settings.streams, settings.bytes_in_flight, settings.rate, settings.idle.total_seconds()),
+    )
+
+
+async def _serve(config: configuration.Config) -> None:
+    relay = relay_of(config)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await relay.start()
+    assert config.relay is not None  # noqa: S101 - relay_of has seen to it
+    if config.relay.metrics is not None:
+        host, port = config.relay.metrics
+        registry = CollectorRegistry()
+        registry.register(_Metrics(relay))
+        try:
+            server, _ = start_http_server(port, host, registry)
+        except OSError as error:
+            raise ConfigError(
+                f"relay.metrics: cannot listen on {host}:{port}: {error.strerror}", remedy="Name a free port, or off."
+            ) from None
+        log.info("metrics at http://%s:%d/metrics", host, server.server_port)
+    log.info("the relay listens on %s:%d, before %s", config.relay.listen[0], relay.port, config.engine)
+    await stop.wait()
+    log.info("ending: streams may come to their end")
+    await relay.stop()
+
+
+class _Metrics(Collector):
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+
+    def collect(self) -> Iterator[Metric]:
+        """What /metrics shows."""
+        relay = self._relay
+        yield GaugeMetricFamily("relay_streams", "Streams that are open.", relay.open_streams)
+        yield GaugeMetricFamily("relay_in_flight_bytes", "Bytes that the engine has not acknowledged.", relay.in_flight)
+        for name, text in (
+            ("messages", "Messages passed to the engine."),
+            ("bytes", "Bytes of them."),
+            ("acks", "Acknowledgements passed back."),
+        ):
+            yield CounterMetricFamily(f"relay_{name}", text, relay.counts[name])
+        ended = CounterMetricFamily("relay_streams_ended", "Streams by the status they ended with.", labels=["status"])
+        for status, count in sorted(relay.ended.items()):
+            ended.add_metric([status], count)
+        yield ended
