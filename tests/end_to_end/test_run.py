@@ -168,7 +168,8 @@ def test_what_the_emulator_shows() -> None:
             page = requests.get(emulator.url("/"), timeout=10)
             assert page.headers["Content-Type"].startswith("text/html")
             assert "acme" in page.text
-            assert "http-equiv" in page.text
+            assert 'src="/static/page.js"' in page.text
+            assert requests.get(emulator.url("/static/page.js"), timeout=10).status_code == 200
             found.central.emit(3)
             answer = requests.post(emulator.url("/fetch-page"), json={"integration": "acme"}, timeout=60)
             assert answer.status_code == 200
