@@ -67,6 +67,18 @@ def _parser() -> argparse.ArgumentParser:
     which = replay.add_mutually_exclusive_group(required=True)
     which.add_argument("--since", metavar="TIME", help="batches fetched since a time, or a duration such as 3d")
     which.add_argument("--batch", metavar="NAME", help="an object below archive/ or dead/")
+    missed = add(
+        "missed",
+        "what UTMStack's own plugin missed, hour by hour, while this one observed",
+        _missed,
+        config=True,
+        json=True,
+    )
+    missed.add_argument("--since", metavar="DAY", help="a date, or a duration such as 7d; default: everything")
+    over = add(
+        "switch-over", "forward what was observed since the old plugin's end", _switch_over, config=True, json=True
+    )
+    over.add_argument("--after", required=True, metavar="ID", help="the newest Sophos event that UTMStack shows")
     return parser
 
 
@@ -135,6 +147,18 @@ def _replay(args: argparse.Namespace) -> int:
     from emulator.commands import replay
 
     return replay(args.config, args.since, args.batch, as_json=args.json)
+
+
+def _missed(args: argparse.Namespace) -> int:
+    from emulator.commands import missed
+
+    return missed(args.config, args.since, as_json=args.json)
+
+
+def _switch_over(args: argparse.Namespace) -> int:
+    from emulator.commands import switch_over
+
+    return switch_over(args.config, args.after, as_json=args.json)
 
 
 def _test_connection(args: argparse.Namespace) -> int:

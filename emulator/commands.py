@@ -21,6 +21,7 @@ from lib.errors import ConfigError, ConnectorError
 from lib.model.duration import parse_duration
 from lib.model.families import expanded
 from lib.pipeline import audit as audits
+from lib.pipeline.observe import Observations
 from lib.pipeline.records import Books, day_of
 
 TEST_SECONDS = 300.0
@@ -143,11 +144,17 @@ def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(found, ensure_ascii=False))
         return 0 if found["ok"] else 1
-    rows = [("STREAM", "DAY", "BATCHES", "EVENTS", "SET ASIDE", "REPEATS")]
+    rows = [("STREAM", "DAY", "BATCHES", "EVENTS", "OBSERVED ONLY", "SET ASIDE", "REPEATS")]
     for line in found["streams"]:
         name = f"{line['integration']}/{line['tenant']}/{line['stream']}"
         for day, sums in line["days"].items():
-            rows.append((name, day, *(str(sums[key]) for key in ("batches", "events", "set_aside", "repeats"))))
+            rows.append(
+                (
+                    name,
+                    day,
+                    *(str(sums.get(key, 0)) for key in ("batches", "events", "observed", "set_aside", "repeats")),
+                )
+            )
     print(_table(rows))
     for line in found["streams"]:
         name = f"{line['integration']}/{line['tenant']}/{line['stream']}"
@@ -224,6 +231,47 @@ def replay(location: str | None, since: str | None, name: str | None, *, as_json
         found = wiring.replay(since=None if since is None else datetime.now(UTC) - _window(since), name=name)
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
+    return _sent(found, as_json=as_json)
+
+
+def switch_over(location: str | None, after: str, *, as_json: bool) -> int:
+    """Forward what was observed behind the last event of UTMStack's own plugin; 0 where the engine has taken all."""
+    try:
+        _configure(location)
+        from lib import wiring  # noqa: PLC0415 - it reads the configuration that was named just now
+
+        if _running(wiring.config()):
+            raise ConfigError("the connector runs, and observes more meanwhile", remedy="Stop it first (SIGTERM).")
+        found = wiring.switch_over(after)
+    except ConnectorError as error:
+        return _refused(error, as_json=as_json)
+    return _sent(found, as_json=as_json)
+
+
+def missed(location: str | None, since: str | None, *, as_json: bool) -> int:
+    """What UTMStack's own plugin missed of what was observed, hour by hour; 1 where it missed any."""
+    try:
+        config = configuration.load(location)
+        from lib import wiring  # noqa: PLC0415 - opens the store
+
+        found = Observations(Books.of(wiring.open_store(config.store))).missed(_day(since))
+    except ConnectorError as error:
+        return _refused(error, as_json=as_json)
+    total = sum(line["missed"] for line in found)
+    if as_json:
+        print(json.dumps({"missed": total, "streams": found}, ensure_ascii=False))
+        return 1 if total else 0
+    rows = [("STREAM", "HOUR", "OBSERVED", "MISSED", "LATE")]
+    for line in found:
+        name = f"{line['integration']}/{line['tenant']}"
+        for hour, sums in line["hours"].items():
+            rows.append((name, hour, *(str(sums[key]) for key in ("observed", "missed", "late"))))
+    print(_table(rows))
+    print(f"{total} of {sum(line['observed'] for line in found)} events never reached UTMStack by its own plugin.")
+    return 1 if total else 0
+
+
+def _sent(found: dict[str, Any], *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(found, ensure_ascii=False))
     else:

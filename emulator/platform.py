@@ -178,17 +178,18 @@ class Platform:
 
     def _forwarded(self, answer: Answer, results: list[dict[str, Any]]) -> None:
         for line in results:
-            if line["outcome"] == "delivered":
+            if line["outcome"] in ("delivered", "observed"):
                 stream = Stream(line["integration"], line["tenant"], line["stream"])
                 since = self._waiting_since.pop(f"batches/{stream.path}", None)
                 if since is not None:
                     self.delivery.observe(time.monotonic() - since)
                 log.info(
-                    "%s/%s/%s: %d events acknowledged",
+                    "%s/%s/%s: %d events %s",
                     line["integration"],
                     line["tenant"],
                     line["stream"],
                     line["acked"],
+                    "acknowledged" if line["outcome"] == "delivered" else "observed",
                 )
         if answer.status == 503:
             self.engine_problem = next((line["problem"] for line in results if "problem" in line), None)

@@ -104,6 +104,7 @@ def status(
         "every": _every(config),
         "store": config.store,
         "engine": config.engine,
+        "observe": config.observe,
         "paused": paused,
         "pending_batches": sum(line["pending_batches"] for line in lines),
         "pending_bytes": total,

@@ -180,6 +180,8 @@ class Config:
     access: AccessRules = AccessRules()
     tasks: Tasks | None = None
     """None: one call does the work of a tick."""
+    observe: bool = False
+    """Whether everything is fetched and counted, and nothing forwarded: beside UTMStack's own plugin."""
     archive: timedelta | None = None
     """How long delivered batches are kept for `replay`; None: not at all."""
     gap_data_type: str | None = "sophos-central-gaps"
@@ -690,6 +692,7 @@ class ConfigSchema(_Strict):
     every = _EveryField()
     listen = _Listen()
     gap_data_type = _TextOrOff()
+    observe = fields.Boolean(truthy={True}, falsy={False}, error_messages={"invalid": "has to be on or off"})
     archive = _DurationOrOff(timedelta(days=1))
     sophos = fields.Nested(_SophosSchema, error_messages={"type": "has to hold keys"})
     limits = fields.Nested(_LimitsSchema, error_messages={"type": "has to hold keys"})

@@ -364,19 +364,22 @@ def pause(integration: str, *, resume: bool = False) -> None:
 
 def _forward_batch() -> ForwardBatch:
     from lib.pipeline.forward_batch import ForwardBatch
+    from lib.pipeline.observe import KEPT, Nowhere
     from lib.pipeline.records import Books
     from lib.sophos.pages import facts
 
+    settings = config()
     return ForwardBatch(
         books=Books.of(store()),
-        engine=engine(),
+        engine=Nowhere() if settings.observe else engine(),
+        observes=settings.observe,
         facts=facts,
         holder=lambda: str(uuid.uuid4()),
         now=now,
         monotonic=time.monotonic,
-        gap_data_type=config().gap_data_type,
+        gap_data_type=settings.gap_data_type,
         utmstack_tenant_id=configuration.UTMSTACK_TENANT,
-        archive=config().archive,
+        archive=max(settings.archive or KEPT, KEPT) if settings.observe else settings.archive,
     )
 
 
@@ -396,6 +399,15 @@ def replay(*, since: datetime | None = None, name: str | None = None) -> dict[st
 
     use_case = Replay(Books.of(store()), engine(), facts)
     return use_case.archived(since) if name is None else use_case.named(name)
+
+
+def switch_over(after: str) -> dict[str, Any]:
+    """Send what was observed behind the event with that native id; NotFoundError where it was not observed."""
+    from lib.pipeline.records import Books
+    from lib.pipeline.replay import Replay
+    from lib.sophos.pages import facts
+
+    return Replay(Books.of(store()), engine(), facts).observed_after(after)
 
 
 def forward_object(name: str) -> dict[str, Any] | Refused:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -20,6 +20,8 @@ from lib.model.clock import to_text
 from lib.model.stream import Stream
 
 DELIVERED = "delivered"
+OBSERVED = "observed"
+"""Counted and kept; the engine was not told of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,14 @@ def digest(body: bytes) -> str:
 
 
 def to_body(
-    header: Header, keys: Sequence[str], *, previous: Tail, acked_at: datetime, set_aside: int, outcome: str = DELIVERED
+    header: Header,
+    keys: Sequence[str],
+    *,
+    previous: Tail,
+    acked_at: datetime,
+    set_aside: int,
+    outcome: str = DELIVERED,
+    windows: Mapping[str, int] | None = None,
 ) -> bytes:
     """The receipt as a stored object."""
     fields = {
@@ -59,6 +68,7 @@ def to_body(
         "previous": previous.digest,
         "total": previous.total + header.events,
         "ids": list(keys),
+        **({} if windows is None else {"windows": dict(windows)}),
     }
     return json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 

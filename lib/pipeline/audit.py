@@ -10,6 +10,7 @@ from lib.errors import DamagedError
 from lib.model import receipt as receipts
 from lib.model.batch import GAP, POLL
 from lib.model.position import from_body, position_key
+from lib.model.receipt import OBSERVED
 from lib.model.stream import Stream
 from lib.pipeline.gaps import CURSOR_EXPIRED
 from lib.pipeline.leases import lease_of
@@ -161,6 +162,8 @@ def _count(found: _Stream, receipt: _Receipt, fields: dict[str, Any]) -> None:
     day["events"] += events
     day["set_aside"] += fields["set_aside"]
     day["repeats"] += fields["repeats"]
+    if fields["outcome"] == OBSERVED:
+        day["observed"] = day.get("observed", 0) + events
 
 
 def _end(books: Books, found: _Stream) -> None:

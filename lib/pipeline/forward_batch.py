@@ -19,11 +19,12 @@ from lib.errors import (
     EngineRefusedError,
     LogRefusedError,
 )
-from lib.model.batch import Envelope, Header
+from lib.model.batch import GAP, Envelope, Header
 from lib.model.clock import to_text
 from lib.model.ids import KEY_LENGTH
 from lib.model.log import MAX_LOG_BYTES, Log, to_fields, unacceptable
-from lib.model.receipt import DELIVERED, Tail
+from lib.model.missed import windows_of
+from lib.model.receipt import DELIVERED, OBSERVED, Tail
 from lib.model.stream import Stream
 from lib.pipeline.advance import ReadFacts, adopt, announce
 from lib.pipeline.estimates import not_delivered
@@ -117,6 +118,8 @@ class ForwardBatch:
     """Whose events about gaps are, where no batch tells."""
     archive: timedelta | None = None
     """How long delivered batches are kept; None: not at all."""
+    observes: bool = False
+    """Whether batches are only counted: `engine` hands them to nobody then."""
     workers: int = 4
 
     def gap_envelope(self, integration: str, beside: Envelope | None) -> Envelope | None:
@@ -287,16 +290,17 @@ class Delivery:
     def _settle(self, acked: int) -> None:
         while self._parcels and self._parcels[0].end <= acked:
             parcel = self._parcels.popleft()
-            self._finish(parcel.batch.header, parcel.keys, parcel.refused, DELIVERED)
+            self._finish(parcel.batch, parcel.keys, parcel.refused)
             if self._use_case.archive is not None:
                 self._books.batches.archive(parcel.batch)
             self._books.batches.delete(parcel.batch)
             self._run.batches += 1
             self._run.acked += len(parcel.logs)
-            self._run.outcome = DELIVERED
+            self._run.outcome = OBSERVED if self._use_case.observes else DELIVERED
 
-    def _finish(self, header: Header, keys: Sequence[str], refused: list[dict[str, Any]], outcome: str) -> None:
+    def _finish(self, batch: StoredBatch, keys: Sequence[str], refused: list[dict[str, Any]]) -> None:
         """Write what must be durable before a batch may go: the moved cursor, what was set aside, the receipt."""
+        header = batch.header
         self._move_cursor(header.sequence)
         self._note_missing(header)
         if refused:
@@ -305,9 +309,20 @@ class Delivery:
             self._run.set_aside += len(refused)
             log.warning("%s: %d events of batch %d were set aside", self._stream, len(refused), header.sequence)
         self._tail = self._books.ledger.write(
-            header, keys, self._tail, acked_at=self._use_case.now(), set_aside=len(refused), outcome=outcome
+            header,
+            keys,
+            self._tail,
+            acked_at=self._use_case.now(),
+            set_aside=len(refused),
+            outcome=OBSERVED if self._use_case.observes else DELIVERED,
+            windows=self._windows(batch) if self._use_case.observes else None,
         )
         self._lease.delivered(self._tail)
+
+    def _windows(self, batch: StoredBatch) -> dict[str, int]:
+        """What the old plugin would have seen of it; of our own events, nothing."""
+        items = batch.items if batch.header.origin != GAP else ()
+        return windows_of(self._use_case.facts(raw).created_at for raw in items)
 
     def _move_cursor(self, sequence: int) -> None:
         """See that the cursor has moved past the batch, so that its number is never given again."""

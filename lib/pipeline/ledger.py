@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -83,10 +83,20 @@ class Ledger:
         return Tail(fields["sequence"], key, digest, fields["total"]), fields["acked_at"]
 
     def write(
-        self, header: Header, keys: Sequence[str], tail: Tail, *, acked_at: datetime, set_aside: int, outcome: str
+        self,
+        header: Header,
+        keys: Sequence[str],
+        tail: Tail,
+        *,
+        acked_at: datetime,
+        set_aside: int,
+        outcome: str,
+        windows: Mapping[str, int] | None = None,
     ) -> Tail:
         """Write the receipt that follows `tail`; the new tail. ConflictError where another run wrote one."""
-        body = receipts.to_body(header, keys, previous=tail, acked_at=acked_at, set_aside=set_aside, outcome=outcome)
+        body = receipts.to_body(
+            header, keys, previous=tail, acked_at=acked_at, set_aside=set_aside, outcome=outcome, windows=windows
+        )
         key = receipt_key(header.stream, header.day, header.sequence)
         self._store.write(key, body, expected=ABSENT)
         return Tail(header.sequence, key, receipts.digest(body), tail.total + header.events)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from lib.errors import DamagedError, LogRefusedError, NotFoundError
 from lib.model.batch import archive_key
 from lib.model.log import MAX_LOG_BYTES, Log, from_fields, unacceptable
+from lib.model.stream import Stream
 from lib.pipeline.advance import ReadFacts
 from lib.pipeline.forward_batch import Engine, logs_of
+from lib.pipeline.observe import Observations
 from lib.pipeline.records import Books, StoredBatch, day_of
 
 
@@ -28,6 +30,33 @@ class Replay:
         """Send the kept batches that were fetched at that time or later (None: all)."""
         kept = self.books.batches.archived(day_of(since) if since else "")
         return self._sent(batch for batch in kept if since is None or batch.header.fetched_at >= since)
+
+    def observed_after(self, native_id: str) -> dict[str, Any]:
+        """Send what was observed, and not forwarded, behind the event with that id in its stream.
+
+        NotFoundError where no such event was observed, or its batch is no longer kept.
+        """
+        for stream in sorted(self.books.ledger.streams()):
+            sequences = Observations(self.books).sequences(stream)
+            rest = self._behind(native_id, stream, sequences) if sequences else []
+            if rest:
+                return self._sent(rest)
+        raise NotFoundError(
+            f"no event with the id {native_id!r} was observed, or it is no longer kept",
+            remedy="Name the `id` of the newest Sophos event in UTMStack, of a time in which this connector observed.",
+        )
+
+    def _behind(self, native_id: str, stream: Stream, sequences: set[int]) -> list[StoredBatch]:
+        found: list[StoredBatch] = []
+        for batch in self.books.batches.archived():
+            if batch.header.stream != stream or batch.header.sequence not in sequences:
+                continue
+            place = next((at for at, raw in enumerate(batch.items) if self.facts(raw).id == native_id), None)
+            if place is not None:
+                found = [replace(batch, items=batch.items[place + 1 :])]
+            elif found:
+                found.append(batch)
+        return found
 
     def named(self, key: str) -> dict[str, Any]:
         """Send one kept batch, or what is set aside under the key; what the engine takes is set aside no more.

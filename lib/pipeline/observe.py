@@ -1,0 +1,71 @@
+"""Observing: batches are settled without the engine, and counted; then the switch-over from UTMStack's own plugin."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any
+
+from lib.model.batch import RECONCILE
+from lib.model.ids import EVENTS
+from lib.model.log import Log
+from lib.model.missed import hours_of
+from lib.model.receipt import OBSERVED
+from lib.model.stream import Stream
+from lib.pipeline.records import Books
+
+KEPT = timedelta(days=7)
+"""How long observed batches are kept at least: the switch-over forwards from them."""
+
+
+class Nowhere:
+    """Stands in the engine's place: takes every log, and hands it to nobody."""
+
+    def deliver(self, logs: Iterator[Log], *, deadline: float | None = None) -> Iterator[int]:
+        """Count them."""
+        del deadline
+        for count, _ in enumerate(logs, 1):
+            yield count
+
+
+@dataclass(frozen=True, slots=True)
+class Observations:
+    """What the ledger knows of the time in which nothing was forwarded."""
+
+    books: Books
+
+    def missed(self, since: str = "") -> list[dict[str, Any]]:
+        """For each stream of events, hour by hour from a day on, what was observed and what the plugin missed of it."""
+        lines = []
+        for stream in sorted(self.books.ledger.streams()):
+            polled: Counter[int] = Counter()
+            late: Counter[int] = Counter()
+            for fields in self._receipts(stream) if stream.kind == EVENTS else ():
+                if fields["day"] >= since:
+                    counts = late if fields["origin"] == RECONCILE else polled
+                    counts.update({int(start): count for start, count in fields["windows"].items()})
+            hours = hours_of(polled, late)
+            if hours:
+                sums = {
+                    name: sum(getattr(hour, name) for hour in hours.values()) for name in ("observed", "missed", "late")
+                }
+                lines.append(
+                    {
+                        "integration": stream.integration,
+                        "tenant": stream.tenant,
+                        **sums,
+                        "hours": {start: asdict(hour) for start, hour in hours.items()},
+                    }
+                )
+        return lines
+
+    def sequences(self, stream: Stream) -> set[int]:
+        """The numbers of the stream's batches that were observed and not forwarded."""
+        return {fields["sequence"] for fields in self._receipts(stream)}
+
+    def _receipts(self, stream: Stream) -> Iterator[dict[str, Any]]:
+        for _, fields, _ in self.books.ledger.receipts(stream):
+            if fields["outcome"] == OBSERVED:
+                yield fields
