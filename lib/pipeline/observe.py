@@ -9,11 +9,10 @@ from datetime import timedelta
 from typing import Any
 
 from lib.model.batch import RECONCILE
-from lib.model.ids import EVENTS
 from lib.model.log import Log
 from lib.model.missed import hours_of
 from lib.model.receipt import OBSERVED
-from lib.model.stream import Stream
+from lib.model.stream import EVENTS, Stream
 from lib.pipeline.records import Books
 
 KEPT = timedelta(days=7)
