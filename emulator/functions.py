@@ -47,7 +47,7 @@ class Function:
         """`timeout` in seconds, for a whole call."""
         self.name = name
         self.restarts = 0
-        self.env = dict(env)
+        self._env = env
         self._timeout = timeout
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
@@ -99,7 +99,7 @@ class Function:
         while not self._over.is_set():
             started = time.monotonic()
             self._port = _free_port()
-            self._process = process.start(self._arguments(), self.env)
+            self._process = process.start(self._arguments(), self._env)
             self._watch(self._process)
             self._up.clear()
             if self._over.is_set():

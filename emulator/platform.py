@@ -16,7 +16,7 @@ from emulator.functions import TARGETS, Answer, Function, FunctionDownError
 from emulator.metrics import delivery_histogram
 from emulator.work import Work
 from lib.boundary import FINALIZED
-from lib.config import ENVIRONMENT, FOLLOWED, Config
+from lib.config import ENVIRONMENT, Config
 from lib.model.clock import from_text
 from lib.model.stream import Stream
 from lib.pipeline.fan_out import goes_on
@@ -64,11 +64,6 @@ class Platform:
             threading.Thread(target=self._tick, name="clock", daemon=True),
             threading.Thread(target=self._sweep, name="sweep", daemon=True),
         ]
-
-    def hand(self, path: str) -> None:
-        """Have the functions, which start after this, take further integrations from a file."""
-        for function in self.functions.values():
-            function.env[FOLLOWED] = path
 
     def tick(self) -> None:
         """Fetch now: the configuration has changed."""

@@ -14,7 +14,6 @@ from emulator.platform import Platform
 from lib import config as configuration
 from lib import telemetry, wiring
 from lib.errors import ConnectorError
-from lib.live import Live
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +36,9 @@ def run(location: str | None) -> int:
     follower = Follower(config.utmstack.workdir, platform.tick) if config.utmstack else None
     if follower:
         follower.look()
-        platform.hand(follower.path)
-    live = Live(location, follower.path if follower else None)
+        os.environ[configuration.FOLLOWED] = follower.path  # for the functions, and for the page
     host, port = config.listen
-    app = web.application(platform, lambda: _status(platform, live, follower), wiring.access_of(config))
+    app = web.application(platform, lambda: _status(platform, follower), wiring.access_of(config))
     if follower:
         validation.serve(app, platform, follower)
     try:
@@ -67,8 +65,8 @@ def run(location: str | None) -> int:
     return 0
 
 
-def _status(platform: Platform, live: Live, follower: Follower | None) -> dict[str, object]:
-    found = status.collect(live.current(), platform.latest, platform.budgets)
+def _status(platform: Platform, follower: Follower | None) -> dict[str, object]:
+    found = status.collect(wiring.config(), platform.latest, platform.budgets)
     found["functions"] = [
         {"name": name, "up": each.is_up(), "pid": each.pid, "restarts": each.restarts}
         for name, each in platform.functions.items()
