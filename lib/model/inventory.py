@@ -15,42 +15,47 @@ from lib.model.stream import Stream
 PRESENCE = frozenset({"lastSeenAt", "online"})
 """Fields that change by themselves from one look to the next, and say nothing but that a device is switched on."""
 KEPT_LOOKS = 10
-"""A device that so many looks in a row did not show is forgotten; it is sent again should it come back."""
+"""What is gone for so many looks is forgotten."""
 FIRST_PAGE_SIZE = 100
 """Devices a page until Sophos has told its `maxSize`: the documentation's example takes no more."""
 LARGEST_PAGE_SIZE = 1000
-_KEY_LENGTH = 24
+GONE_LOOKS = 2
+"""A device that so many looks in a row did not show is gone. One could miss it: devices move between pages."""
+GONE = "Connector::DeviceGone"
+"""The type of our own record that says so."""
 _DIGEST_LENGTH = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
-    """A device's record, as far as it is compared."""
+class Known:
+    """What is kept of a device."""
 
-    key: str
-    """Of the device."""
     digest: str
-    """Of everything in the record but PRESENCE."""
+    """Of everything in the record that was sent last but PRESENCE; GONE where that was our own word."""
+    look: int
+    """The last look that showed it; for one that is gone, the look that noted it."""
+    hostname: str
 
 
-def version_of(raw: bytes) -> Version:
-    """Which device the record is of, and in which version; of a record without an id, each version is a device.
+def known_of(raw: bytes, look: int) -> tuple[str, Known]:
+    """Which device the record is of, and what is kept of it; of a record without an id, each version is a device.
 
     Neither the order of keys nor that of a list's elements (addresses, products, tags) makes another version, and null
     counts as absent.
     """
     try:
         fields = json.loads(raw.decode("utf-8", "surrogateescape"), parse_int=str, parse_float=str)
-        if isinstance(fields, dict):
-            fields = {name: value for name, value in fields.items() if name not in PRESENCE}
-        text = _text(fields).encode()
+        if not isinstance(fields, dict):
+            fields = {"": fields}
+        text = _text({name: value for name, value in fields.items() if name not in PRESENCE}).encode()
     except (ValueError, RecursionError):
-        fields, text = None, raw
-    digest = sha256(text).hexdigest()
-    native = fields.get("id") if isinstance(fields, dict) else None
-    named = isinstance(native, str) and native
-    of_device = sha256(str(native).encode("utf-8", "surrogatepass")).hexdigest() if named else digest
-    return Version(of_device[:_KEY_LENGTH], digest[:_DIGEST_LENGTH])
+        fields, text = {}, raw
+    digest = GONE if fields.get("type") == GONE else sha256(text).hexdigest()[:_DIGEST_LENGTH]
+    native, hostname = fields.get("id"), fields.get("hostname")
+    return (
+        native if isinstance(native, str) and native else f"={digest}",
+        Known(digest, look, hostname if isinstance(hostname, str) else ""),
+    )
 
 
 def _text(value: Any) -> str:
@@ -64,7 +69,7 @@ def _text(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What is known of a tenant's devices. Its size is that of the devices of the last looks: 55 bytes each."""
+    """What is known of a tenant's devices. Its size is that of the devices of the last looks: some 90 bytes each."""
 
     look: int = 0
     """The number of the look that is under way, or was the last."""
@@ -74,14 +79,14 @@ class Inventory:
     """The number of the last batch whose records are among those known here."""
     gaps: int = 0
     """How many of the stream's batches were known to be lost when the look began."""
-    devices: Mapping[str, tuple[str, int]] = field(default_factory=dict)
-    """By the device's key: the digest of the record that was sent last, and the last look that showed the device."""
+    devices: Mapping[str, Known] = field(default_factory=dict)
+    """By the device's id."""
 
     def begun(self, gaps: int) -> Inventory:
         """The next look. Where a batch was lost meanwhile, nothing is known any more: every record is sent again."""
         look = self.look + 1
         kept = {} if gaps > self.gaps else self.devices
-        devices = {key: known for key, known in kept.items() if look - known[1] <= KEPT_LOOKS}
+        devices = {id_: known for id_, known in kept.items() if look - known.look <= KEPT_LOOKS}
         return replace(self, look=look, gaps=gaps, devices=devices)
 
     def shown(self, raws: Iterable[bytes]) -> tuple[Inventory, list[bytes]]:
@@ -89,11 +94,19 @@ class Inventory:
         devices = dict(self.devices)
         changed = []
         for raw in raws:
-            version = version_of(raw)
-            if devices.get(version.key, ("", 0))[0] != version.digest:
+            id_, known = known_of(raw, self.look)
+            if id_ not in devices or devices[id_].digest != known.digest:
                 changed.append(raw)
-            devices[version.key] = (version.digest, self.look)
+            devices[id_] = known
         return replace(self, devices=devices), changed
+
+    def gone(self) -> list[bytes]:
+        """At the end of a look: a record of our own for each device that is gone, and was not said to be."""
+        return [
+            _gone(id_, known.hostname, self.look)
+            for id_, known in self.devices.items()
+            if self.look - known.look >= GONE_LOOKS and known.digest != GONE and not id_.startswith("=")
+        ]
 
     def folding(self, sequence: int, raws: Iterable[bytes]) -> Inventory:
         """The inventory with the records of a stored batch, unless it had them before."""
@@ -106,6 +119,18 @@ class Inventory:
     def asking(self, max_size: int | None) -> Inventory:
         """The inventory with pages as large as Sophos has told; None: it did not."""
         return self if max_size is None else replace(self, page_size=min(max(1, max_size), LARGEST_PAGE_SIZE))
+
+
+def _gone(id_: str, hostname: str, look: int) -> bytes:
+    fields = {
+        "id": id_,
+        "type": GONE,
+        "severity": "low",
+        "name": f"Sophos Central lists the device {hostname or id_} no more",
+        "hostname": hostname,
+        "look": look,
+    }
+    return json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def inventory_key(stream: Stream) -> str:
@@ -121,8 +146,9 @@ def to_body(inventory: Inventory) -> bytes:
         "page_size": inventory.page_size,
         "folded": inventory.folded,
         "gaps": inventory.gaps,
-        "devices": inventory.devices,
+        "devices": {id_: (known.digest, known.look, known.hostname) for id_, known in inventory.devices.items()},
     }
+    # In ASCII, so that half of a surrogate pair can be kept.
     return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
 
 
@@ -136,7 +162,9 @@ def from_body(body: bytes) -> Inventory:
             page_size=int(fields["page_size"]),
             folded=int(fields["folded"]),
             gaps=int(fields["gaps"]),
-            devices={key: (str(digest), int(look)) for key, (digest, look) in fields["devices"].items()},
+            devices={
+                id_: Known(str(one), int(look), str(host)) for id_, (one, look, host) in fields["devices"].items()
+            },
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DamagedError("an inventory cannot be read") from None

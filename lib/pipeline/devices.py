@@ -81,6 +81,9 @@ class Look:
             )
             page = replace(page, next_key=None)
         header, size = self._header(page, key, len(page.items) - len(changed)), 0
+        if page.next_key is None:
+            known, gone = known.shown(known.gone())
+            changed += gone
         if not changed:
             self._known, self._is_dirty = known, True
             self._idle(header)
