@@ -8,6 +8,18 @@ from collections.abc import Callable, Sequence
 
 # ruff: noqa: PLC0415 - each command loads only what it uses
 
+EPILOG = """\
+exit status: 0 all is well; 1 something needs a look, and is named; 2 it cannot be done: a wrong configuration, an
+unknown name, a store that does not answer.
+
+examples:
+  python -m emulator check --config /etc/sophos-utmstack.yaml
+  python -m emulator test-connection --integration acme
+  python -m emulator status --json | jq '.streams[] | select(.problem)'
+  python -m emulator audit --since 7d
+  python -m emulator tail | jq -r .name
+"""
+
 Command = Callable[[argparse.Namespace], int]
 
 
@@ -21,7 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     from emulator import central, engine
 
-    parser = argparse.ArgumentParser(prog="python -m emulator", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m emulator",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
@@ -42,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     engine.add_arguments(add("engine", "a stand-in for UTMStack's engine alone", engine.run))
     add("relay", "the relay in front of the engine's socket alone", _relay, config=True)
     add("check", "validate the configuration and name every fault", _check, config=True, json=True)
+    add("tail", "print events as they pass, until Ctrl-C", _tail, config=True)
     add("status", "how every stream stands", _status, config=True, json=True)
     test = add("test-connection", "test every station, and say what to do", _test_connection, config=True, json=True)
     test.add_argument("--integration", metavar="NAME", help="default: each")
@@ -104,6 +122,12 @@ def _check(args: argparse.Namespace) -> int:
     from emulator.commands import check
 
     return check(args.config, as_json=args.json)
+
+
+def _tail(args: argparse.Namespace) -> int:
+    from emulator.commands import tail
+
+    return tail(args.config)
 
 
 def _status(args: argparse.Namespace) -> int:

@@ -24,6 +24,18 @@ from lib.pipeline import audit as audits
 from lib.pipeline.observe import Observations
 from lib.pipeline.records import Books, day_of
 
+DAY = timedelta(days=1)
+COLOURS = {
+    "collecting": 32,
+    "fetched": 32,
+    "up_to_date": 32,
+    "failed": 31,
+    "rate_limited": 33,
+    "paused": 33,
+    "retired": 2,
+    "idle": 2,
+}
+"""Of states, as terminals number them."""
 TEST_SECONDS = 300.0
 """How long testing one integration may take; a person can end it before."""
 
@@ -203,7 +215,8 @@ def reconcile(location: str | None, integration: str | None, since: str | None, 
         _configure(location)
         from lib import wiring  # noqa: PLC0415 - it reads the configuration that was named just now
 
-        reports = wiring.reconcile(integration, None if since is None else _window(since))
+        window = None if since is None else _window(since)
+        reports = wiring.reconcile(integration, window, _Progress(window or DAY).tell)
         forwarded = wiring.forward_batch(integration)
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
@@ -341,11 +354,58 @@ def _refused(error: ConnectorError, *, as_json: bool) -> int:
     return 2
 
 
+class _Progress:
+    """Tells a person how far a long reading has come; nobody else."""
+
+    def __init__(self, window: timedelta) -> None:
+        self._window = window
+        self._began: dict[str, float] = {}
+
+    def tell(self, stream: str, read: int, up_to: datetime | None) -> None:
+        """So many events were read, up to that time."""
+        if not sys.stderr.isatty():
+            return
+        began = self._began.setdefault(stream, time.monotonic())
+        seconds = max(time.monotonic() - began, 0.001)
+        line = f"{stream}: {read} read, {read / seconds:.0f}/s"
+        if up_to is not None:
+            done = 1 - max(timedelta(0), datetime.now(UTC) - up_to) / self._window
+            if 0.01 < done <= 1:
+                bar = "█" * round(20 * done)
+                line += f" [{bar:░<20}] {done:4.0%}, {seconds / done - seconds:.0f} s left"
+        print(f"\r\x1b[K{line}", end="\n" if up_to is None else "", file=sys.stderr, flush=True)
+
+
+def tail(location: str | None) -> int:
+    """Print the raw events that a running emulator fetches, as they pass, until it ends or Ctrl-C."""
+    try:
+        host, port = configuration.load(location).listen
+        with requests.get(
+            f"http://{host}:{port}/tail", stream=True, timeout=(5, None), proxies={"http": "", "https": ""}
+        ) as answer:
+            answer.raise_for_status()
+            for line in answer.iter_lines(chunk_size=1):
+                if line:
+                    print(line.decode("utf-8", "replace"), flush=True)
+    except ConnectorError as error:
+        return _refused(error, as_json=False)
+    except requests.RequestException:
+        print(f"no emulator answers on {host}:{port}: start `python -m emulator run`", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
 def _table(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+
+    def shown(cell: str, width: int) -> str:
+        colour = COLOURS.get(cell) if sys.stdout.isatty() and "NO_COLOR" not in os.environ else None
+        text = cell.ljust(width)
+        return text if colour is None else f"\x1b[{colour}m{text}\x1b[0m"
+
+    return "\n".join("  ".join(map(shown, row, widths)).rstrip() for row in rows)
 
 
 def _print_problem(line: dict[str, Any]) -> None:

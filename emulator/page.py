@@ -30,7 +30,7 @@ from lib.model import receipt
 from lib.model.clock import to_text
 from lib.model.duration import parse_duration
 from lib.model.stream import Stream
-from lib.pipeline.records import Books, day_of
+from lib.pipeline.records import Books, batch_of, day_of
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,11 @@ MINUTES = 180
 RECEIPTS = 20
 EVENTS = 20
 JOBS = 5
+TAILS = 3
+"""Each holds one of the server's threads."""
+TAIL_EVENTS = 10_000
+"""How far a slow reader of the tail may be behind, before it misses some."""
+TAIL_SECONDS = 2.0
 TEST_SECONDS = 60.0
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -76,6 +81,7 @@ class Page:
         app.add_url_rule("/", "page", self._index)
         app.add_url_rule("/streams/<integration>/<tenant>/<kind>", "stream", self._stream)
         app.add_url_rule("/events", "events", self._events)
+        app.add_url_rule("/tail", "tail", self._tail)
         app.add_url_rule("/test/<name>", "test", self._test, methods=["GET", "POST"])
         app.add_url_rule("/actions/<name>", "action", self._action, methods=["POST"])
 
@@ -116,6 +122,34 @@ class Page:
             return problem(400, "invalid_request", "name a stream: /events?stream=INTEGRATION/TENANT/KIND")
         raws = newest_events(Books.of(wiring.store()), Stream(*parts))
         return Response("".join(f"{raw}\n" for raw in raws), content_type="application/x-ndjson", headers=HEADERS)
+
+    def _tail(self) -> Response:
+        self._access.admit(request.remote_addr, dict(request.headers))
+        if len(self._platform.watchers) >= TAILS:
+            return problem(429, "busy", f"{TAILS} tails are being read already", remedy="End one of them.")
+        return Response(self._passing(), content_type="application/x-ndjson", headers=HEADERS)
+
+    def _passing(self) -> Iterator[bytes]:
+        """Raw events as they are fetched; an empty line now and then shows whether somebody still listens."""
+        books, passing = Books.of(wiring.store()), queue.Queue[bytes](TAIL_EVENTS)
+
+        def watch(name: str) -> None:
+            batch = batch_of(name)
+            with suppress(ConnectorError, queue.Full):
+                found = books.batches.read(*batch) if batch else None
+                for raw in found.items if found else ():
+                    passing.put_nowait(raw)
+
+        self._platform.watchers.append(watch)
+        try:
+            yield b"\n"
+            while True:
+                try:
+                    yield passing.get(timeout=TAIL_SECONDS) + b"\n"
+                except queue.Empty:
+                    yield b"\n"
+        finally:
+            self._platform.watchers.remove(watch)
 
     def _test(self, name: str) -> Response:
         wiring.known(name)

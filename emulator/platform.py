@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -49,6 +49,8 @@ class Platform:
         """What fetch-page answered last for each stream, with the time."""
         self.fetched: Counter[int] = Counter()
         """Events by the minute (of Unix time) in which they were fetched, for some hours."""
+        self.watchers: list[Callable[[str], None]] = []
+        """Each is told a new batch's name before it is forwarded."""
         self.bytes: Counter[tuple[str, str, str]] = Counter()
         """Of batches, by stream."""
         self.delivery = delivery_histogram()
@@ -168,6 +170,8 @@ class Platform:
             for name in line["batches"]:
                 path = name.rpartition("/")[0]
                 self._names[path] = name
+                for watcher in [*self.watchers]:
+                    watcher(name)
                 self._waiting_since.setdefault(path, time.monotonic())
                 self._forwards.ask(path)
 

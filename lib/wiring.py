@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -322,8 +322,15 @@ def _budgets() -> list[dict[str, Any]]:
     return [{"integration": name, **asdict(each.budget.used())} for name, each in integrations().items()]
 
 
-def reconcile(integration: str | None = None, since: timedelta | None = None) -> list[dict[str, Any]]:
-    """Read what Sophos still serves, or a window of it, to its end, and store what the ledger does not hold."""
+def reconcile(
+    integration: str | None = None,
+    since: timedelta | None = None,
+    tell: Callable[[str, int, datetime | None], None] = lambda _, __, ___: None,
+) -> list[dict[str, Any]]:
+    """Read what Sophos still serves, or a window of it, to its end, and store what the ledger does not hold.
+
+    `tell` hears, after each page, of which stream how many events were read, and the newest one's time.
+    """
     known(integration)
     reports = []
     for name, each in integrations().items():
@@ -333,7 +340,8 @@ def reconcile(integration: str | None = None, since: timedelta | None = None) ->
                 if target.stream.kind == ENDPOINTS:
                     continue  # Each look reads the whole inventory.
                 end = time.monotonic() + COMMAND_SECONDS
-                reports.append(_reconcile().run(each, target, deadline=end, pages=None, since=since))
+                heard = partial(tell, str(target.stream))
+                reports.append(_reconcile().run(each, target, deadline=end, pages=None, since=since, tell=heard))
     return reports
 
 

@@ -22,7 +22,7 @@ from lib.model.clock import moment_or_none, text_or_none, to_text
 from lib.model.position import HORIZON, Position, oldest_request
 from lib.model.stream import Stream
 from lib.pipeline.accounts import Integration, Target
-from lib.pipeline.advance import Item, ReadFacts, insert, item_of
+from lib.pipeline.advance import Item, ReadFacts, insert, item_of, newest_of
 from lib.pipeline.records import Books, day_before, day_of
 from lib.store.base import ABSENT
 
@@ -33,6 +33,8 @@ PAGES_A_CALL = 5
 LATENESS = {"1m": 60, "5m": 300, "15m": 900, "1h": 3600, "6h": 21_600, "24h": 86_400}
 """Upper bounds of the histogram, in seconds from `created_at` to the time of being fetched at last."""
 BATCH_ITEMS = 1000
+
+Tell = Callable[[int, datetime | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +97,17 @@ class Reconcile:
         deadline: float,
         pages: int | None = PAGES_A_CALL,
         since: timedelta | None = None,
+        tell: Tell = lambda _, __: None,
     ) -> dict[str, Any]:
         """Read on for so many pages (None: all), store what is missing; the report so far.
+
+        After each page `tell` hears how many events were read, and the newest one's time.
 
         With `since`, that long a window is read from its beginning, apart from a reconciliation that is under way.
 
         Raises ConnectorError, with the progress kept.
         """
-        return _Comparison(self, integration, target, since).run(deadline, pages)
+        return _Comparison(self, integration, target, since, tell).run(deadline, pages)
 
     def load(self, stream: Stream) -> tuple[Progress, int]:
         """The stream's progress, and the generation of its object."""
@@ -144,7 +149,10 @@ class Reconcile:
 class _Comparison:
     """One call's part of a reconciliation of one stream."""
 
-    def __init__(self, use_case: Reconcile, integration: Integration, target: Target, since: timedelta | None) -> None:
+    def __init__(
+        self, use_case: Reconcile, integration: Integration, target: Target, since: timedelta | None, tell: Tell
+    ) -> None:
+        self._tell = tell
         self._use_case = use_case
         self._books = use_case.books
         self._integration = integration
@@ -232,6 +240,7 @@ class _Comparison:
             missing=progress.missing + len(missing),
             lateness=lateness,
         )
+        self._tell(self._progress.read, newest_of(items))
         return page.has_more and not stuck
 
     def _is_behind(self, item: Item) -> bool:

@@ -160,3 +160,17 @@ def test_an_idle_emulator_asks_sophos_once_a_tick_and_writes_nothing() -> None:
             assert {seen.path for seen in list(found.central.requests)[asked:]} == {"/siem/v1/events"}
             assert emulator.end() == 0
     assert before == after
+
+
+def test_tail_prints_events_as_they_pass() -> None:
+    with site() as found, Emulator(found) as emulator:
+        until(lambda: emulator.status() is not None, "the emulator")
+        found.central.start_emitting(600)
+        arguments = [sys.executable, "-m", "emulator", "tail", "--config", str(emulator.config)]
+        env = {**os.environ, **found.env}
+        with subprocess.Popen(arguments, cwd=ROOT, env=env, stdout=subprocess.PIPE) as tail:
+            assert tail.stdout is not None
+            heard = [json.loads(tail.stdout.readline())["id"] for _ in range(3)]
+            tail.send_signal(signal.SIGINT)
+            assert tail.wait(20) == 0
+        assert set(heard) <= set(found.central.ids(found.central.default_tenant))
