@@ -52,7 +52,8 @@ def _parser() -> argparse.ArgumentParser:
             each.add_argument("--json", action="store_true", help="for machines")
         return each
 
-    add("run", "run the product until SIGTERM", _run, config=True)
+    run = add("run", "run the product until SIGTERM", _run, config=True)
+    run.add_argument("--only", choices=["fetch-page", "forward-batch"], help="where another platform runs the rest")
     demo = add("demo", "run it with a simulated Sophos Central and a stand-in engine", _demo)
     demo.add_argument("--listen", default="127.0.0.1:8080", metavar="HOST:PORT", help="default: %(default)s")
     central.add_arguments(add("central", "a simulated Sophos Central alone", central.run))
@@ -103,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> int:
     from emulator.run import run
 
-    return run(args.config)
+    return run(args.config, args.only)
 
 
 def _demo(args: argparse.Namespace) -> int:

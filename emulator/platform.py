@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 PAGES_A_CALL = 5
 """So that the first pages of a long catch-up are on their way while the next ones are fetched."""
 SWEEP_SECONDS = 60.0
+POLL_SECONDS = 10.0
+"""How often the store is listed for batches where another platform fetches, so that nobody tells of them."""
 RETRY_SECONDS = 10.0
 BUSY_SECONDS = 3.0
 DRAIN_SECONDS = 25.0
@@ -37,12 +39,12 @@ MARGIN_SECONDS = 40.0
 class Platform:
     """Runs the functions, calls them when something is due, and remembers what they answered last."""
 
-    def __init__(self, config: Config, location: str) -> None:
-        """`location` is where the functions find the same configuration."""
+    def __init__(self, config: Config, location: str, only: str | None = None) -> None:
+        """`location` is where the functions find the same configuration; `only` names the one function to run."""
         self._config = config
         timeout = config.limits.deadline.total_seconds() + MARGIN_SECONDS
         env = {ENVIRONMENT: location, "PYTHONUNBUFFERED": "1", "CLOUD_RUN_TIMEOUT_SECONDS": str(int(timeout))}
-        self.functions = {name: Function(name, env, timeout) for name in TARGETS}
+        self.functions = {name: Function(name, env, timeout) for name in TARGETS if only in (None, name)}
         self.calls: Counter[tuple[str, int]] = Counter()
         """Calls by function and status; 0: no answer."""
         self.latest: dict[Stream, dict[str, Any]] = {}
@@ -62,14 +64,17 @@ class Platform:
         self._fetches: Work[Stream | None] = Work(self._fetch, "fetch", workers=4)
         self._forwards: Work[str | None] = Work(self._forward, "forward", workers=4)
         self._names: dict[str, str] = {}
+        clocks = {"fetch-page": self._tick, "forward-batch": self._sweep}
         self._clocks = [
-            threading.Thread(target=self._tick, name="clock", daemon=True),
-            threading.Thread(target=self._sweep, name="sweep", daemon=True),
+            threading.Thread(target=clock, name=f"clock of {name}", daemon=True)
+            for name, clock in clocks.items()
+            if name in self.functions
         ]
 
     def tick(self) -> None:
         """Fetch now: the configuration has changed."""
-        self._fetches.ask(None)
+        if "fetch-page" in self.functions:
+            self._fetches.ask(None)
 
     def start(self) -> None:
         """Start the functions and the clock."""
@@ -97,6 +102,8 @@ class Platform:
 
     def call(self, name: str, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
         """Call a function, and hand on the storage events of the batches that it made."""
+        if name not in self.functions:
+            raise FunctionDownError(f"{name} does not run here", remedy="This emulator was started with --only.")
         try:
             answer = self.functions[name].call(body, headers)
         except FunctionDownError:
@@ -119,7 +126,8 @@ class Platform:
     def _sweep(self) -> None:
         while not self._over.is_set():
             self._forwards.ask(None)
-            self._over.wait(SWEEP_SECONDS)
+            poll = min(POLL_SECONDS, self._config.every.seconds_after(datetime.now(UTC)))
+            self._over.wait(SWEEP_SECONDS if "fetch-page" in self.functions else poll)
 
     def _fetch(self, stream: Stream | None) -> float | None:
         """A tick, or the next pages of a stream that has more."""
@@ -167,7 +175,7 @@ class Platform:
                 if goes_on(line):
                     wait = (from_text(line["retry_at"]) - now).total_seconds() if "retry_at" in line else 0.0
                     self._fetches.ask(stream, max(0.0, wait))
-            for name in line["batches"]:
+            for name in line["batches"] if "forward-batch" in self.functions else ():
                 path = name.rpartition("/")[0]
                 self._names[path] = name
                 for watcher in [*self.watchers]:

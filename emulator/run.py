@@ -18,8 +18,11 @@ from lib.errors import ConnectorError
 log = logging.getLogger(__name__)
 
 
-def run(location: str | None) -> int:
-    """Serve until told to stop, then 0; 2 where the configuration or the address cannot be used."""
+def run(location: str | None, only: str | None = None) -> int:
+    """Serve until told to stop, then 0; 2 where the configuration or the address cannot be used.
+
+    `only` names the one function to run, where another platform runs the others on the same store.
+    """
     telemetry.start("emulator")
     try:
         location = configuration.absolute(configuration.located(location))
@@ -32,7 +35,7 @@ def run(location: str | None) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    platform = Platform(config, location)
+    platform = Platform(config, location, only)
     follower = Follower(config.utmstack.workdir, platform.tick) if config.utmstack else None
     if follower:
         follower.look()

@@ -121,8 +121,8 @@ def free_port() -> int:
 class Emulator:
     """`python -m emulator run` as a process."""
 
-    def __init__(self, site: Site, folder: Path | None = None) -> None:
-        """`folder` is where it is started; default: the repository's root."""
+    def __init__(self, site: Site, folder: Path | None = None, *, only: str | None = None) -> None:
+        """`folder` is where it is started, default the repository's root; `only` the one function that it runs."""
         import subprocess
         import sys
 
@@ -132,7 +132,15 @@ class Emulator:
         self.config.write_text(yaml.safe_dump(site.settings | {"listen": f"127.0.0.1:{self.port}"}))
         self.log = (site.folder / "emulator.log").open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "emulator", "run", "--config", str(self.config)],
+            [
+                sys.executable,
+                "-m",
+                "emulator",
+                "run",
+                "--config",
+                str(self.config),
+                *(["--only", only] if only else []),
+            ],
             cwd=folder or ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT), **site.env},
             stdout=self.log,
