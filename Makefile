@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PB := lib/utmstack/pb
 WORKERS ?= auto
 
-.PHONY: help setup run test check lint format types proto proto-check bench soak screenshots clean
+.PHONY: help setup run test check lint format types proto proto-check bench soak screenshots clean archives infra-check
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -64,6 +64,21 @@ bench: setup go-engine  ## The measurements: end to end, baselines, cold start, 
 
 soak: setup go-engine  ## Ten minutes of random kills; then everything is counted
 	$(BIN)/python -m tests.soak
+
+archives:  ## Each function's archive, as infra/ deploys it: build/functions/*.zip
+	$(PYTHON) infra/stage.py
+
+CHECKOV := build/checkov
+$(CHECKOV)/.done:
+	$(PYTHON) -m venv $(CHECKOV)
+	$(CHECKOV)/bin/pip install --quiet --disable-pip-version-check 'checkov>=3.2,<4'
+	touch $@
+
+infra-check: $(CHECKOV)/.done archives  ## Terraform: format, static analysis, validity (the last asks Terraform's registry for the provider)
+	terraform fmt -check -diff infra
+	$(CHECKOV)/bin/checkov --directory infra --framework terraform --compact --quiet --skip-download
+	terraform -chdir=infra init -backend=false -input=false
+	terraform -chdir=infra validate
 
 clean:  ## Remove what was built and what the demo left; the environment stays
 	rm -rf build var .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -218,7 +218,9 @@ def _reply(result: dict[str, Any] | Refused | Response) -> Response:
     if isinstance(result, Response):
         return result
     if isinstance(result, Refused):
+        telemetry.report(result.results)
         return problem(503, result.code, result.detail, retry_after=RETRY_SECONDS, results=result.results)
+    telemetry.report(result.get("results", ()))
     return Response(_json(result), status=200, content_type="application/json")
 
 

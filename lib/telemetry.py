@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, TextIO
@@ -21,6 +21,19 @@ _SECRETS = re.compile(
     """
 )
 """What would be a secret if ever one came here; nothing is meant to."""
+_QUIET = ("up_to_date", "idle")
+_REPORTED = (
+    "integration",
+    "tenant",
+    "stream",
+    "outcome",
+    "pages",
+    "events",
+    "lag_seconds",
+    "acked",
+    "pending",
+    "set_aside",
+)
 _PLAIN = "\033[0m"
 _COLOURS = {"WARNING": "\033[33m", "ERROR": "\033[31m", "CRITICAL": "\033[31m"}
 
@@ -39,13 +52,16 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line of JSON."""
-        fields = {
+        fields: dict[str, Any] = {
             "severity": record.levelname,
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "message": redact(_with_trace(record)),
             "logger": record.name,
             "serviceContext": {"service": self._service},
         }
+        result = getattr(record, "result", None)
+        if result is not None:
+            fields["result"] = result
         return json.dumps(fields, ensure_ascii=False)
 
 
@@ -84,6 +100,23 @@ def start(service: str, stream: TextIO | None = None) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     if os.environ.get("SENTRY_DSN"):
         _start_sentry(service)
+
+
+def report(lines: Sequence[Mapping[str, Any]]) -> None:
+    """Log what a call did with each stream, where a platform makes metrics of it; what did nothing is left out.
+
+    Cloud Run and Knative set K_SERVICE. The emulator has the answers themselves.
+    """
+    if not os.environ.get("K_SERVICE"):
+        return
+    for line in lines:
+        if line["outcome"] in _QUIET:
+            continue
+        result = {name: line[name] for name in _REPORTED if line.get(name) is not None}
+        if "problem" in line:
+            result["code"] = line["problem"]["code"]
+        text = f"{line['integration']}/{line['tenant']}/{line['stream']}: {line['outcome']}"
+        logging.getLogger(__name__).info("%s", text, extra={"result": result})
 
 
 def _start_sentry(service: str) -> None:

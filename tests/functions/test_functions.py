@@ -1,10 +1,10 @@
 """The three functions as platforms run them: functions-framework processes that are called over HTTP."""
 
 import json
-import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from emulator.central import CentralServer, Credential, Fault, Tenant
+from infra.stage import stage
 from lib.model.stream import Stream
 from tests.site import SECRET, Site, free_port, site, until
 
@@ -456,10 +457,10 @@ def test_a_broken_configuration_is_told_by_every_call() -> None:
 
 @pytest.mark.parametrize("name", ["fetch_page", "forward_batch", "test_connection"])
 def test_an_archive_of_the_function_alone_serves_it(name: str, tmp_path: Path) -> None:
-    """What is deployed: main.py, lib/ and requirements.txt, started by the bare command in that folder."""
-    shutil.copy(ROOT / "functions" / name / "main.py", tmp_path / "main.py")
-    shutil.copytree(ROOT / "lib", tmp_path / "lib", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "requirements.txt", tmp_path)
+    """What is deployed, unpacked, started by the bare command in that folder."""
+    with zipfile.ZipFile(stage(tmp_path / "archives")[name]) as archive:
+        archive.extractall(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"archives", "main.py", "lib", "requirements.txt"}
     with site() as found:
         port = free_port()
         command = [str(Path(sys.executable).with_name("functions-framework")), "--target", name, "--port", str(port)]

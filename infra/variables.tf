@@ -1,0 +1,156 @@
+variable "project" {
+  description = "The Google Cloud project that everything is made in."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[a-z][a-z0-9-]{4,28}[a-z0-9]$", var.project))
+    error_message = "A project id has 6 to 30 small letters, digits and hyphens."
+  }
+}
+
+variable "region" {
+  description = "The region of functions, bucket, queue and triggers."
+  type        = string
+  default     = "europe-west1"
+
+  validation {
+    condition     = can(regex("^[a-z]+-[a-z]+[0-9]+$", var.region))
+    error_message = "Write a region, such as europe-west1; not a zone."
+  }
+}
+
+variable "prefix" {
+  description = "Begins the names of all that is made, so that two installations fit into one project."
+  type        = string
+  default     = "sophos"
+
+  validation {
+    condition     = can(regex("^[a-z][a-z0-9-]{1,11}$", var.prefix))
+    error_message = "2 to 12 small letters, digits and hyphens, since accounts' names end at 30 characters."
+  }
+}
+
+variable "integrations" {
+  description = "The Sophos credentials, by a short key; their ids and secrets are put into Secret Manager by hand."
+  type = map(object({
+    name      = string
+    region    = optional(string, "auto")
+    tenants   = optional(list(string))
+    streams   = optional(list(string), ["events"])
+    reconcile = optional(string, "6h")
+  }))
+
+  validation {
+    condition     = length(var.integrations) > 0 && alltrue([for key in keys(var.integrations) : can(regex("^[a-z][a-z0-9-]{0,30}$", key))])
+    error_message = "At least one integration; keys have up to 31 small letters, digits and hyphens."
+  }
+
+  validation {
+    condition     = alltrue([for each in values(var.integrations) : length(setsubtract(each.streams, ["events", "alerts"])) == 0 && length(each.streams) > 0])
+    error_message = "streams holds events, alerts, or both."
+  }
+
+  validation {
+    condition     = length(distinct([for each in values(var.integrations) : each.name])) == length(var.integrations)
+    error_message = "Two integrations have one name."
+  }
+}
+
+variable "relay_address" {
+  description = "HOST:PORT of the relay beside UTMStack; null where a site pulls by itself (hybrid)."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.relay_address == null || can(regex("^[A-Za-z0-9.-]+:[0-9]{1,5}$", var.relay_address))
+    error_message = "Write HOST:PORT, such as relay.example.com:7443."
+  }
+}
+
+variable "relay_ca" {
+  description = "The PEM of the authority that signed the relay's certificate; null for one that everybody trusts."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.relay_ca == null || can(regex("-----BEGIN CERTIFICATE-----", var.relay_ca))
+    error_message = "Write a PEM, such as file(\"relay-ca.pem\")."
+  }
+}
+
+variable "schedule" {
+  description = "How often Sophos is asked: a cron line in UTC; one minute is the smallest."
+  type        = string
+  default     = "* * * * *"
+
+  validation {
+    condition     = length(split(" ", var.schedule)) == 5
+    error_message = "Write a cron line of five fields."
+  }
+}
+
+variable "timeout_seconds" {
+  description = "How long one call of a function may take."
+  type        = number
+  default     = 120
+
+  validation {
+    condition     = var.timeout_seconds >= 60 && var.timeout_seconds <= 540
+    error_message = "Between 60 and 540 seconds."
+  }
+}
+
+variable "max_instances" {
+  description = "The most instances of each function; a bound of costs, and of connections to the relay."
+  type        = number
+  default     = 10
+
+  validation {
+    condition     = var.max_instances >= 1 && var.max_instances <= 100
+    error_message = "Between 1 and 100."
+  }
+}
+
+variable "kms_key" {
+  description = "A Cloud KMS key for bucket and secrets (projects/…/cryptoKeys/…); null: Google's keys."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.kms_key == null || can(regex("^projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+$", var.kms_key))
+    error_message = "Write projects/P/locations/L/keyRings/R/cryptoKeys/K."
+  }
+}
+
+variable "testers" {
+  description = "Who may call test-connection, such as user:you@example.com."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for each in var.testers : can(regex("^(user|group|serviceAccount):", each))])
+    error_message = "Name people, groups or service accounts; never allUsers."
+  }
+}
+
+variable "alert_emails" {
+  description = "Who is told when something lags, fails or is missing."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for each in var.alert_emails : can(regex("^[^@ ]+@[^@ ]+$", each))])
+    error_message = "Write addresses, such as soc@example.com."
+  }
+}
+
+variable "lag_minutes" {
+  description = "A stream that is behind by more than this is told."
+  type        = number
+  default     = 10
+
+  validation {
+    condition     = var.lag_minutes >= 2
+    error_message = "2 or more: one minute is the tick itself."
+  }
+}
