@@ -349,7 +349,7 @@ def _running(config: Config) -> dict[str, Any] | None:
 
 def _refused(error: ConnectorError, *, as_json: bool) -> int:
     if as_json:
-        print(json.dumps({"ok": False, "problem": {"code": error.code, "detail": str(error), "remedy": error.remedy}}))
+        print(json.dumps({"ok": False, "problem": error.as_problem()}))
     print(f"{error}\n→ {error.remedy}", file=sys.stderr)
     return 2
 

@@ -110,7 +110,7 @@ class Follower:
         return {
             "source": self.source,
             "groups": [each.name for each in self._groups],
-            "problems": [{"code": each.code, "detail": str(each), "remedy": each.remedy} for each in self.problems],
+            "problems": [each.as_problem() for each in self.problems],
         }
 
     def _run(self) -> None:

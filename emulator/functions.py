@@ -28,6 +28,7 @@ class FunctionDownError(RetryableError):
     """The function's process is not there just now."""
 
     code = "function_down"
+    title = "A function does not answer"
     remedy = "It is started again by itself; the log says why it ended."
 
 

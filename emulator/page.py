@@ -208,6 +208,7 @@ class StaleTokenError(ConnectorError):
     """A form that is not from a page of this process."""
 
     code = "stale_page"
+    title = "The page is out of date"
     remedy = "Load the page again, and repeat what you did."
 
     def __init__(self) -> None:

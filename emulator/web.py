@@ -71,10 +71,10 @@ def listening(app: Flask, host: str, port: int) -> Any:
 
 def _failed(error: ConnectorError) -> Response:
     if isinstance(error, NotFoundError):
-        return problem(404, error.code, str(error), remedy=error.remedy)
+        return problem(404, error.code, str(error), title=error.title, remedy=error.remedy)
     if isinstance(error, StaleTokenError):
-        return problem(403, error.code, str(error), remedy=error.remedy)
-    return problem(503, error.code, str(error), remedy=error.remedy, retry_after=10)
+        return problem(403, error.code, str(error), title=error.title, remedy=error.remedy)
+    return problem(503, error.code, str(error), title=error.title, remedy=error.remedy, retry_after=10)
 
 
 def _proxied(platform: Platform, name: str, asked: Request) -> Response:
@@ -84,6 +84,6 @@ def _proxied(platform: Platform, name: str, asked: Request) -> Response:
     try:
         answer = platform.call(name, asked.get_data(), headers)
     except FunctionDownError as error:
-        return problem(503, error.code, str(error), remedy=error.remedy, retry_after=1)
+        return problem(503, error.code, str(error), title=error.title, remedy=error.remedy, retry_after=1)
     passed = {key: answer.headers[key] for key in ("Content-Type", "Retry-After", "Allow") if key in answer.headers}
     return Response(answer.body, status=answer.status, headers=passed)

@@ -49,6 +49,7 @@ class UnauthenticatedError(AccessError):
     """Nobody says who the caller is, or nobody whom we believe."""
 
     code = "unauthenticated"
+    title = "Nobody says who calls"
     remedy = (
         "Send `Authorization: Bearer` with one of `access.keys`, or with an ID token that Google signed for one of "
         "`access.audiences`."
@@ -60,6 +61,7 @@ class ForbiddenError(AccessError):
 
     status = 403
     code = "forbidden"
+    title = "The caller may not call"
     remedy = "Name the caller's service account in `access.emails`."
 
 
@@ -68,6 +70,7 @@ class TooManyCallsError(AccessError):
 
     status = 429
     code = "too_many_calls"
+    title = "Too many calls"
     remedy = "Call again later."
 
 
@@ -76,6 +79,7 @@ class AccessUnknownError(AccessError):
 
     status = 503
     code = "access_unknown"
+    title = "Nobody can tell who may call"
     remedy = (
         "See the function's log: a key cannot be read, Google's certificates not be had, or the configuration is bad."
     )

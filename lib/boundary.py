@@ -18,7 +18,7 @@ from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from lib import telemetry
 from lib.access import Access, AccessError, AccessUnknownError, is_local
-from lib.errors import ConfigError, ConnectorError, NotFoundError, RetryableError
+from lib.errors import ConfigError, ConnectorError, NotFoundError, RetryableError, title_of
 
 log = logging.getLogger(__name__)
 
@@ -86,19 +86,19 @@ def _failed(error: ConnectorError) -> Response:
     if isinstance(error, AccessError):
         return refusal(error)
     if isinstance(error, NotFoundError):
-        return problem(404, error.code, str(error), remedy=error.remedy)
+        return problem(404, error.code, str(error), title=error.title, remedy=error.remedy)
     if isinstance(error, RetryableError):
         log.warning("%s", error)
         seconds = max(1, round(error.retry_after or RETRY_SECONDS))
-        return problem(503, error.code, str(error), retry_after=seconds, remedy=error.remedy)
+        return problem(503, error.code, str(error), retry_after=seconds, title=error.title, remedy=error.remedy)
     log.error("%s", error)
     telemetry.flush()
     status = 500 if isinstance(error, ConfigError) else 422
-    return problem(status, error.code, str(error), remedy=error.remedy)
+    return problem(status, error.code, str(error), title=error.title, remedy=error.remedy)
 
 
 def problem(status: int, code: str, detail: str, *, retry_after: int | None = None, **more: object) -> Response:
-    """An RFC 9457 problem."""
+    """An RFC 9457 problem; its title is that of the status, or of the kind of failure."""
     body = {"title": HTTPStatus(status).phrase, "status": status, "code": code, "detail": detail, **more}
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
     return Response(_json(body), status=status, headers=headers, content_type="application/problem+json")
@@ -107,7 +107,7 @@ def problem(status: int, code: str, detail: str, *, retry_after: int | None = No
 def refusal(error: AccessError) -> Response:
     """The answer to a caller who is not let in."""
     wait = None if error.retry_after is None else max(1, round(error.retry_after))
-    response = problem(error.status, error.code, str(error), retry_after=wait, remedy=error.remedy)
+    response = problem(error.status, error.code, str(error), retry_after=wait, title=error.title, remedy=error.remedy)
     if error.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response
@@ -219,7 +219,8 @@ def _reply(result: dict[str, Any] | Refused | Response) -> Response:
         return result
     if isinstance(result, Refused):
         telemetry.report(result.results)
-        return problem(503, result.code, result.detail, retry_after=RETRY_SECONDS, results=result.results)
+        title = title_of(result.code)
+        return problem(503, result.code, result.detail, retry_after=RETRY_SECONDS, title=title, results=result.results)
     telemetry.report(result.get("results", ()))
     return Response(_json(result), status=200, content_type="application/json")
 

@@ -16,14 +16,15 @@ from typing import Any
 
 import yaml
 from cronsim import CronSim, CronSimError
-from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate, validates_schema
+from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate, validates, validates_schema
 
 from lib.access import GOOGLE_CERTS, SHORTEST_KEY, names_loopback
 from lib.errors import ConfigError, HostRefusedError
 from lib.model import families
 from lib.model.duration import parse_duration
-from lib.model.host import check_url
+from lib.model.host import check_url, proxy_fault
 from lib.model.quota import PUBLISHED
+from lib.model.region import region_fault
 from lib.model.stream import EVENTS, KINDS
 from lib.secrets import Reference, access_secret, fault_of
 
@@ -63,6 +64,10 @@ class Sophos:
     api_url: str = "https://api.central.sophos.com"
     allow_hosts: tuple[str, ...] = ()
     """Hosts beside *.sophos.com and loopback that credentials may be sent to."""
+    ca_bundle: str | None = None
+    """A file of certificates (PEM) to trust, in place of those that are built in."""
+    proxy: Reference | None = field(default=None, repr=False)
+    """The URL of the way out, which may hold a password; loopback is always reached without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -508,10 +513,28 @@ class _SophosSchema(_Strict):
     auth_url = _Text()
     api_url = _Text()
     allow_hosts = _names()
+    ca_bundle = _Text()
+    proxy = _Reference()
 
     @post_load
     def _made(self, data: dict[str, Any], **_: Any) -> Sophos:
+        if "proxy" in data:
+            data["proxy"] = Reference(data["proxy"], "sophos.proxy")
         return Sophos(**data | {"allow_hosts": tuple(data.get("allow_hosts", ()))})
+
+    @validates("ca_bundle")
+    def _certificates(self, path: str, **_: Any) -> None:
+        _check_certificates(path)
+
+    @validates("proxy")
+    def _proxy(self, proxy: str, **_: Any) -> None:
+        if proxy.startswith("${"):
+            return
+        if "@" in proxy:
+            raise ValidationError("a user and password are a secret: write a reference, such as ${env:SOPHOS_PROXY}")
+        fault = proxy_fault(proxy)
+        if fault:
+            raise ValidationError(fault)
 
     @validates_schema(skip_on_field_errors=True)
     def _hosts(self, data: dict[str, Any], **_: Any) -> None:
@@ -726,11 +749,27 @@ class ConfigSchema(_Strict):
             if integration.name in seen:
                 raise ValidationError({"integrations": {at: {"name": [f"{integration.name!r} is named twice"]}}})
             seen.add(integration.name)
+            fault = region_fault(integration.region)
+            if fault:
+                raise ValidationError({"integrations": {at: {"region": [fault]}}})
             if "://" in integration.region:
                 try:
                     check_url(integration.region, allow_hosts=allowed)
                 except HostRefusedError as error:
                     raise ValidationError({"integrations": {at: {"region": [f"{error}. {error.remedy}"]}}}) from None
+
+
+def _check_certificates(path: str) -> None:
+    import ssl  # noqa: PLC0415 - only who names such a file waits for it
+
+    try:
+        found = ssl.create_default_context(cafile=path).cert_store_stats()["x509"]
+    except ssl.SSLError:
+        found = 0
+    except OSError as error:
+        raise ValidationError(f"{path} cannot be read: {error.strerror}") from None
+    if not found:
+        raise ValidationError(f"{path} holds no certificates in PEM form")
 
 
 def _check_host(url: str, allowed: Sequence[str], key: str) -> None:

@@ -30,6 +30,7 @@ class QueueDownError(RetryableError):
     """Cloud Tasks cannot be reached, or answers 5xx."""
 
     code = "queue_unavailable"
+    title = "The task queue does not answer"
     remedy = "Nothing to do if it passes: the scheduler tries again, and each task is added once."
 
 

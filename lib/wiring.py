@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Any
 from lib import config as configuration
 from lib.access import Access, Rules
 from lib.boundary import Refused
-from lib.errors import NotFoundError
+from lib.errors import ConfigError, NotFoundError
 from lib.live import Live
 from lib.model import quota
 from lib.model.families import expanded
 from lib.model.feed import Feed
+from lib.model.host import proxy_fault
 from lib.model.stream import ENDPOINTS, EVENTS
+from lib.secrets import Reference
 from lib.store.base import ObjectStore
 
 if TYPE_CHECKING:
@@ -176,7 +178,23 @@ def central(credential: Credential, budget: Budget) -> Central:
         sleep=time.sleep,
         random=random.SystemRandom().random,
         budget=budget,
+        ca_bundle=hosts.ca_bundle,
+        proxy=None if hosts.proxy is None else _proxy(hosts.proxy),
     )
+
+
+def _proxy(reference: Reference) -> Callable[[], str]:
+    """The proxy's URL, resolved when it is first needed; ConfigError where it is none."""
+
+    @cache
+    def resolved() -> str:
+        url = reference.resolve()
+        fault = proxy_fault(url)
+        if fault:
+            raise ConfigError(f"{reference.where}: what it stands for {fault}", remedy="Correct it, and start again.")
+        return url
+
+    return resolved
 
 
 def feed_of(integration: configuration.Integration, gap_data_type: str | None) -> Feed:

@@ -12,6 +12,8 @@ from lib.errors import HostRefusedError
 _ORDINARY = re.compile(r"[A-Za-z0-9.:_\[\]-]+")
 """What a host and port are made of: no user, no backslash, no white space, nothing percent-encoded."""
 
+_PROXY_FORM = "has to be a URL such as http://proxy.example.com:3128"
+
 
 def is_loopback(host: str) -> bool:
     """Whether the host is this machine: `localhost`, 127.0.0.0/8 or ::1."""
@@ -37,6 +39,16 @@ def check_url(url: str, *, allow_hosts: Collection[str] = ()) -> SplitResult:
             return parts
         raise HostRefusedError(f"{_shown(url)} is not https")
     raise HostRefusedError(f"{_shown(url)} is no host of sophos.com")
+
+
+def proxy_fault(url: str) -> str | None:
+    """What is wrong with a proxy's URL; None for a good one. It repeats nothing of it."""
+    try:
+        parts = urlsplit(url)
+        plain = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return _PROXY_FORM
+    return None if plain and not parts.path.strip("/") and url == url.strip() else _PROXY_FORM
 
 
 def _parts(url: str) -> tuple[SplitResult, str]:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
-from lib.errors import ConnectorError, DamagedError
+from lib.errors import ConnectorError, DamagedError, title_of
 from lib.model.batch import LAYOUT, POLL, Header, check_layout
 from lib.model.clock import from_text, moment_or_none, text_or_none, to_text
 from lib.model.stream import Stream
@@ -49,7 +49,12 @@ class Trouble:
 
     def as_problem(self) -> dict[str, str]:
         """What people are shown."""
-        return {"code": self.code, "detail": self.detail, "remedy": self.remedy}
+        return {
+            "code": self.code,
+            "title": title_of(self.code),
+            "detail": self.detail,
+            "remedy": self.remedy,
+        }
 
 
 def trouble_after(before: Trouble | None, error: ConnectorError, now: datetime, wait: timedelta | None) -> Trouble:

@@ -6,9 +6,14 @@ Hosts: https://developer.sophos.com/intro; the short names are those of UTMStack
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from urllib.parse import urlsplit
 
+from lib.errors import WrongRegionError
+
 AUTO = "auto"
+KNOWN = ("us01", "us02", "us03", "eu01", "eu02", "ca01", "au01", "jp01", "br01", "in01")
+"""The regions that are known; Sophos adds some, so that any other code of their form may be stated too."""
 _NAMED = {
     "us": ("us01", "us02", "us03"),
     "eu": ("eu01", "eu02"),
@@ -16,12 +21,28 @@ _NAMED = {
     "apac": ("au01", "jp01", "in01", "apac"),
 }
 _HOST = re.compile(r"api-([a-z0-9]+)\.central\.sophos\.com")
+_GLOBAL = "api.central.sophos.com"
+_CODE = re.compile(r"[a-z]{2}[0-9]{2}")
 
 
 def region_of(host_url: str) -> str | None:
     """The region code in the URL of a regional host; None for any other host."""
-    match = _HOST.fullmatch((urlsplit(host_url).hostname or "").lower())
+    try:
+        match = _HOST.fullmatch((urlsplit(host_url).hostname or "").lower())
+    except ValueError:
+        return None
     return match[1] if match else None
+
+
+def region_fault(stated: str) -> str | None:
+    """What is wrong with a stated region; None for `auto`, a name, a code, or a URL, which is looked at elsewhere."""
+    word = stated.lower()
+    if "://" in stated or word == AUTO or word in _NAMED or (word.isascii() and _CODE.fullmatch(word)):
+        return None
+    known = (AUTO, *_NAMED, *KNOWN)
+    near = get_close_matches(word, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{stated!r} is no region; {hint}Known are: {', '.join(dict.fromkeys(known))}, or a host's URL"
 
 
 def mismatch(stated: str, host_url: str) -> str | None:
@@ -29,11 +50,38 @@ def mismatch(stated: str, host_url: str) -> str | None:
 
     A host that names no region (a test server) can only be compared with a stated URL.
     """
-    if stated == AUTO:
+    if stated.lower() == AUTO or ("://" in stated and _place(stated) == _place(host_url)):
         return None
-    if "://" in stated:
-        same = urlsplit(stated)[:2] == urlsplit(host_url)[:2]
-        return None if same else region_of(host_url) or host_url
-    actual = region_of(host_url)
-    allowed = _NAMED.get(stated.lower(), (stated.lower(),))
-    return None if actual is None or actual in allowed else actual
+    actual, word = region_of(host_url), _word(stated)
+    if actual is None:
+        return host_url if "://" in stated else None
+    return None if word is not None and actual in _NAMED.get(word, (word,)) else actual
+
+
+def refusal(stated: str, host_url: str) -> WrongRegionError | None:
+    """What to say where the stated region is not that of the tenant's host; None where they agree."""
+    right = mismatch(stated, host_url)
+    if right is None:
+        return None
+    return WrongRegionError(
+        f"region {stated!r} is not this tenant's; its data region is {right}",
+        remedy=f"Set `region: {right}` or `region: auto` for the integration.",
+    )
+
+
+def _word(stated: str) -> str | None:
+    """The name or code that is meant; None for the URL of a host that stands for none."""
+    if "://" not in stated:
+        return stated.lower()
+    place = _place(stated)
+    # UTMStack's documentation gives the global host for the US.
+    return "us" if place is not None and place[1] == _GLOBAL else region_of(stated)
+
+
+def _place(url: str) -> tuple[str, str] | None:
+    """Scheme and host with its port; None for what is no URL."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
+    return parts.scheme, parts.netloc.lower()

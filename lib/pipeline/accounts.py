@@ -9,14 +9,21 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Protocol
 
-from lib.errors import ConflictError, ConnectorError, CredentialsError, PermissionMissingError, ThrottledError
+from lib.errors import (
+    ConflictError,
+    ConnectorError,
+    CredentialsError,
+    PermissionMissingError,
+    ThrottledError,
+    WrongTenantError,
+)
 from lib.model.batch import LAYOUT, check_layout
 from lib.model.clock import from_text, moment_or_none, text_or_none, to_text
 from lib.model.feed import Feed
 from lib.model.page import DevicePage, Page, Tenant, Whoami
 from lib.model.position import SLOWEST, Trouble, trouble_after, trouble_fields, trouble_of
 from lib.model.quota import Used
-from lib.model.region import mismatch
+from lib.model.region import refusal as wrong_region
 from lib.model.stream import Stream, encode_segment
 from lib.store.base import ABSENT, ObjectStore
 
@@ -270,25 +277,25 @@ def _targets(feed: Feed, account: Account) -> Iterator[Target]:
     for tenant_id in wanted:
         tenant = known.get(tenant_id, Tenant(tenant_id, "", None))
         refusal = None if tenant.api_host else _unreadable(feed, tenant, known)
-        right = mismatch(feed.region, tenant.api_host) if tenant.api_host and who.id_type == "tenant" else None
-        if right is not None:
-            raise PermissionMissingError(
-                f"integration {feed.name!r}: region {feed.region!r} is not this tenant's; its data region is {right}",
-                remedy=f"Set `region: {right}` or `region: auto` for the integration {feed.name!r}.",
-            )
+        if tenant.api_host and who.id_type == "tenant" and (wrong := wrong_region(feed.region, tenant.api_host)):
+            raise wrong
         source = feed.source_of(tenant, one_of_many=who.id_type != "tenant")
         for kind in feed.kinds:
             yield Target(Stream(feed.name, tenant.id, kind), tenant, source, refusal)
 
 
-def _unreadable(feed: Feed, tenant: Tenant, known: Mapping[str, Tenant]) -> PermissionMissingError:
+def listed(tenants: Sequence[str]) -> str:
+    """Some of the tenants, for people."""
+    more = f" and {len(tenants) - 5} more" if len(tenants) > 5 else ""
+    return ", ".join(tenants[:5]) + more or "none"
+
+
+def _unreadable(feed: Feed, tenant: Tenant, known: Mapping[str, Tenant]) -> WrongTenantError:
     if tenant.id in known:
-        return PermissionMissingError(
+        return WrongTenantError(
             f"integration {feed.name!r}: Sophos names no API host for tenant {tenant.id} ({tenant.name})",
             remedy="It is not provisioned yet, or dormant: wait, or take it out of `tenants` of the integration.",
         )
-    readable = ", ".join(list(known)[:5]) or "none"
-    return PermissionMissingError(
-        f"integration {feed.name!r}: this credential does not read tenant {tenant.id}; it reads {readable}",
-        remedy="Correct `tenants` of the integration, or give the credential access to that tenant.",
+    return WrongTenantError(
+        f"integration {feed.name!r}: this credential does not read tenant {tenant.id}; it reads {listed(list(known))}",
     )

@@ -78,7 +78,7 @@ class Run:
             "set_aside": self.set_aside,
         }
         if self.error is not None:
-            line["problem"] = {"code": self.error.code, "detail": str(self.error), "remedy": self.error.remedy}
+            line["problem"] = self.error.as_problem()
         return line
 
 

@@ -10,12 +10,14 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
-from lib.errors import ConflictError, ConnectorError, PermanentError, StoreError
+from lib.errors import ConflictError, ConnectorError, PermanentError, StoreError, WrongTenantError
 from lib.model.event import Facts
 from lib.model.inventory import FIRST_PAGE_SIZE
 from lib.model.page import DevicePage, Page, Tenant, Whoami
 from lib.model.quota import Used
-from lib.model.region import AUTO, mismatch, region_of
+from lib.model.region import AUTO, region_of
+from lib.model.region import refusal as wrong_region
+from lib.pipeline.accounts import listed
 from lib.store.base import ABSENT, ObjectStore
 
 T = TypeVar("T")
@@ -36,6 +38,8 @@ class CheckFailedError(PermanentError):
     """Everything answers, and something in the answer is wrong."""
 
     code = "check_failed"
+    title = "Something in an answer is wrong"
+    remedy = "Do what the check says."
 
 
 class _NotNeededError(Exception):
@@ -281,7 +285,11 @@ class _Examination:
             check = _check(step.name, "skipped", str(reason), ok=True)
         except ConnectorError as error:
             self._blame[step.name] = step.name
-            check = _check(step.name, "failed", str(error), ok=False) | {"code": error.code, "remedy": error.remedy}
+            check = _check(step.name, "failed", str(error), ok=False) | {
+                "code": error.code,
+                "title": error.title,
+                "remedy": error.remedy,
+            }
         return check | {"milliseconds": round((self._around.monotonic() - began) * 1000)}
 
     def _note(self, check: Check) -> None:
@@ -335,12 +343,9 @@ class _Examination:
         host = self._who.data_region if self._who else None
         if host is None or self._subject.region == AUTO:
             return "The region is the one that Sophos names."
-        right = mismatch(self._subject.region, host)
-        if right is not None:
-            raise CheckFailedError(
-                f"Region {self._subject.region!r} is not this tenant's; its data region is {right}.",
-                remedy=f"Set the region to {right}, or to auto.",
-            )
+        wrong = wrong_region(self._subject.region, host)
+        if wrong is not None:
+            raise wrong
         return f"Region {self._subject.region!r} is this tenant's."
 
     def _readable_tenants(self) -> str:
@@ -349,9 +354,8 @@ class _Examination:
         wanted = self._subject.tenants
         missing = [each for each in wanted or () if each not in found or found[each].api_host is None]
         if missing:
-            raise CheckFailedError(
-                f"This credential does not read tenant {', '.join(missing)}.",
-                remedy="Correct the tenant's id, or give the credential access to that tenant.",
+            raise WrongTenantError(
+                f"This credential does not read tenant {', '.join(missing)}; it reads {listed(list(found))}."
             )
         self._tenants = [each for each in found.values() if each.api_host and (wanted is None or each.id in wanted)]
         if not self._tenants:

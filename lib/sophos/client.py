@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from lib.errors import CredentialsError, CursorRefusedError, PermissionMissingError, ProtocolError
+from lib.errors import CursorRefusedError, PermissionMissingError, ProtocolError, TokenRefusedError, WrongTenantError
 from lib.model.page import DevicePage, Page, Tenant, Whoami
 from lib.sophos import pages
 from lib.sophos.auth import Credential, Tokens
@@ -20,6 +20,15 @@ T = TypeVar("T")
 PAGE_ITEMS = 1000
 """The largest `limit` that the SIEM API takes."""
 TENANTS_A_PAGE = 100
+_READS = {
+    "/whoami/v1": "whose it is",
+    "/partner/v1/tenants": "the list of the partner's tenants",
+    "/organization/v1/tenants": "the list of the organization's tenants",
+    "/siem/v1/events": "events of this tenant (SIEM API)",
+    "/siem/v1/alerts": "alerts of this tenant (SIEM API)",
+    "/endpoint/v1/endpoints": "devices of this tenant (endpoint API)",
+}
+"""What an API's permission is for, in words."""
 
 
 class Central:
@@ -37,11 +46,20 @@ class Central:
         sleep: Callable[[float], None],
         random: Callable[[], float],
         budget: Budget,
+        ca_bundle: str | None = None,
+        proxy: Callable[[], str] | None = None,
     ) -> None:
         self._api_url = api_url.rstrip("/")
         self._auth_url = auth_url.rstrip("/")
         self._http = Http(
-            allow_hosts=allow_hosts, now=now, monotonic=monotonic, sleep=sleep, random=random, budget=budget
+            allow_hosts=allow_hosts,
+            now=now,
+            monotonic=monotonic,
+            sleep=sleep,
+            random=random,
+            budget=budget,
+            ca_bundle=ca_bundle,
+            proxy=proxy,
         )
         self._tokens = Tokens(self._http, credential, auth_url, monotonic)
 
@@ -208,21 +226,24 @@ class Central:
                     stream=stream,
                     read=lambda answer: read(_authorized(answer, path)),
                 )
-            except _TokenRefusedError:
+            except _Unauthorized:
                 refused = token
-        raise CredentialsError(f"Sophos refused a new token twice: 401 to GET {path}")
+        raise TokenRefusedError(f"Sophos refused a new token twice: 401 to GET {path}")
 
 
-class _TokenRefusedError(Exception):
+class _Unauthorized(Exception):  # noqa: N818 - no failure yet
     """An API answered 401."""
 
 
 def _authorized(answer: Answer, path: str) -> Answer:
     if answer.status == 401:
-        raise _TokenRefusedError
+        raise _Unauthorized
     if answer.status in (403, 404, 451):
         ids = answer.word("correlationId", "requestId")
-        raise PermissionMissingError(f"Sophos answered {answer.status}{answer.word('error')} to GET {path}{ids}")
+        text = f"Sophos answered {answer.status}{answer.word('error')} to GET {path}{ids}"
+        if answer.status == 404:
+            raise WrongTenantError(f"{text}: it knows no such tenant at this host")
+        raise PermissionMissingError(f"{text}: the credential may not read {_READS.get(path, path)}")
     return answer if answer.status in (400, 410) else _ok(answer)
 
 

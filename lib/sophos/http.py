@@ -19,9 +19,10 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from requests.utils import select_proxy
 
-from lib.errors import ProtocolError, SophosDownError, ThrottledError
+from lib.errors import ProtocolError, SophosDownError, ThrottledError, TlsBrokenError
 from lib.model.backoff import full_jitter, retry_after
 from lib.model.host import check_url, is_loopback
+from lib.sophos.failures import failure_of
 from lib.sophos.reach import Way
 
 T = TypeVar("T")
@@ -100,8 +101,13 @@ class Http:
         sleep: Callable[[float], None],
         random: Callable[[], float],
         budget: Budget,
+        ca_bundle: str | None = None,
+        proxy: Callable[[], str] | None = None,
     ) -> None:
+        """`ca_bundle` is whom to trust, in place of whom the environment or `requests` names; `proxy` the way out."""
         self._budget = budget
+        self._ca_bundle = ca_bundle
+        self._proxy = proxy
         self._allow_hosts = allow_hosts
         self._now = now
         self._monotonic = monotonic
@@ -134,8 +140,8 @@ class Http:
         """What `read` makes of the answer, tried again after 5xx, time-outs and what `read` calls a ProtocolError.
 
         Every try with a token is a call of the credential's budget; `stream` is whose page it is. Raises
-        HostRefusedError, ThrottledError and OverBudgetError at once; SophosDownError and ProtocolError after the last
-        try.
+        HostRefusedError, ThrottledError, OverBudgetError and TlsBrokenError at once; any other SophosDownError and
+        ProtocolError after the last try.
         """
         check_url(url, allow_hosts=self._allow_hosts)
         end = self._monotonic() + TOTAL_SECONDS if deadline is None else deadline
@@ -152,7 +158,7 @@ class Http:
                 self._count(error.code)
                 pause = full_jitter(tries, self._random(), base=0.5, cap=LONGEST_PAUSE_SECONDS)
                 pause = max(pause, error.retry_after or 0.0)
-                if 200 < status < 500:
+                if 200 < status < 500 or isinstance(error, TlsBrokenError):
                     raise  # The same request would get the same answer.
                 if tries == TRIES or pause > LONGEST_PAUSE_SECONDS or self._monotonic() + pause >= end:
                     raise
@@ -161,18 +167,27 @@ class Http:
 
     def way(self, url: str) -> Way:
         """The way that requests to the URL take; HostRefusedError where they take none."""
-        host = (check_url(url, allow_hosts=self._allow_hosts).hostname or "").lower()
-        found = self._session.merge_environment_settings(url, {}, None, None, None)
-        proxy = select_proxy(url, _DIRECT if is_loopback(host) else found["proxies"])
+        check_url(url, allow_hosts=self._allow_hosts)
+        route = self._route(url)
+        found = self._session.merge_environment_settings(url, dict(route["proxies"]), None, route["verify"], None)
+        proxy = select_proxy(url, found["proxies"])
         return Way(url, proxy if not proxy or "://" in proxy else f"http://{proxy}", found["verify"] or True)
+
+    def _route(self, url: str) -> dict[str, Any]:
+        """How to get there, as options of `requests`; what is not set here is left to the environment."""
+        if is_loopback((urlsplit(url).hostname or "").lower()):
+            proxies = _DIRECT
+        elif self._proxy is not None:
+            proxies = dict.fromkeys(("http", "https", "all"), self._proxy())
+        else:
+            proxies = {}
+        return {"proxies": proxies, "verify": self._ca_bundle}
 
     def _once(self, method: str, url: str, end: float, **options: Any) -> Answer:
         parts = urlsplit(url)
         started = self._monotonic()
         left = max(1.0, min(end - started, TOTAL_SECONDS))
         what = f"{method} {parts.path} at {parts.netloc}"
-        if is_loopback((parts.hostname or "").lower()):
-            options["proxies"] = _DIRECT
         try:
             with closing(
                 self._session.request(
@@ -181,6 +196,7 @@ class Http:
                     timeout=(min(CONNECT_SECONDS, left), min(READ_SECONDS, left)),
                     allow_redirects=False,
                     stream=True,
+                    **self._route(url),
                     **options,
                 )
             ) as response:
@@ -192,10 +208,11 @@ class Http:
                         raise ProtocolError(f"{what}: the answer has over {MAX_BODY_BYTES >> 20} MiB")
                     if self._monotonic() - started > left:
                         raise SophosDownError(f"{what}: the answer took over {left:.0f} s")
-        except (requests.Timeout, urllib3.exceptions.TimeoutError):
-            raise SophosDownError(f"{what}: no answer in time") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise SophosDownError(f"{what}: {_reason(error)}") from None
+            failure = failure_of(what, error)
+            if isinstance(failure, TlsBrokenError):
+                self.way(url).secure()  # It goes the way again, and says whose certificate it met.
+            raise failure from None
         self._count(str(response.status_code))
         return Answer(response.status_code, response.headers, bytes(body))
 
@@ -218,22 +235,3 @@ class _NoCookies(requests.cookies.cookielib.DefaultCookiePolicy):  # type: ignor
 
     def set_ok(self, *_: object) -> bool:
         return False
-
-
-def _reason(error: BaseException) -> str:
-    """Why a connection failed, in the system's words where there are any; never a URL."""
-    seen: list[BaseException] = []
-    todo: list[object] = [error]
-    while todo and len(seen) < 20:
-        each = todo.pop()
-        if isinstance(each, BaseException) and each not in seen:
-            seen.append(each)
-            todo += [each.__cause__, each.__context__, getattr(each, "reason", None), *each.args]
-    words = [each.strerror for each in seen if isinstance(each, OSError) and each.strerror]
-    if isinstance(error, requests.exceptions.SSLError):
-        return "its certificate was not accepted"
-    if isinstance(error, requests.exceptions.ProxyError):
-        return "the proxy does not let us through"
-    if isinstance(error, urllib3.exceptions.ProtocolError | urllib3.exceptions.DecodeError):
-        return "the answer was cut off"
-    return f"no connection ({words[-1]})" if words else "no connection"

@@ -16,7 +16,15 @@ from urllib.parse import urlsplit
 from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from lib.errors import SophosDownError
+from lib.errors import (
+    NameUnknownError,
+    NetworkDownError,
+    NoAnswerError,
+    NotListeningError,
+    ProxyDownError,
+    SophosDownError,
+    TlsBrokenError,
+)
 
 STATION_SECONDS = 5.0
 """How long a connection, and then a TLS handshake, may take."""
@@ -42,12 +50,12 @@ class Way:
         return urlsplit(self.url).netloc
 
     def resolve(self) -> str:
-        """Look up the name; SophosDownError where there is none."""
+        """Look up the name; NameUnknownError where there is none."""
         host, port = self._first()
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            raise SophosDownError(
+            raise NameUnknownError(
                 f"the name {host} cannot be resolved: {getattr(error, 'strerror', None) or 'no such name'}",
                 remedy=f"Let this machine's DNS resolve {host} (`getent hosts {host}`; /etc/resolv.conf).",
             ) from None
@@ -60,15 +68,15 @@ class Way:
         try:
             socket.create_connection((host, port), timeout=STATION_SECONDS).close()
         except OSError as error:
-            raise SophosDownError(
+            raise self._unreached(error)(
                 f"{host} port {port} cannot be reached: {_reason(error)}",
-                remedy=f"Let this machine out to {host}, TCP port {port}: firewall, routes"
-                f"{', the proxy of the environment' if self.proxy else ', or HTTPS_PROXY for a proxy'}.",
+                remedy=f"Let this machine out to {host}, TCP port {port}: firewall, routes, "
+                f"{'the address in `sophos.proxy` or HTTPS_PROXY' if self.proxy else 'or `sophos.proxy` for a proxy'}.",
             ) from None
         return f"{host} takes connections on port {port}" + (" (the proxy)" if self.proxy else "")
 
     def secure(self) -> str | None:
-        """Do a TLS handshake; None where the way needs none. SophosDownError names who broke it."""
+        """Do a TLS handshake; None where the way needs none. TlsBrokenError names who broke it."""
         parts = urlsplit(self.url)
         if parts.scheme != "https":
             return None
@@ -81,11 +89,19 @@ class Way:
         except ssl.SSLCertVerificationError as error:
             raise self._refused(error) from None
         except (OSError, HTTPException) as error:
-            raise SophosDownError(
+            kind = TlsBrokenError if isinstance(error, ssl.SSLError) else self._unreached(error)
+            raise kind(
                 f"no TLS connection to {self.host}: {_reason(error)}",
                 remedy="Something on the way ends the connection: check the proxy and the firewall for *.sophos.com.",
             ) from None
         return f"{self.host} has {version} and a certificate of {_organization(shown or {})}"
+
+    def _unreached(self, error: Exception) -> type[SophosDownError]:
+        if self.proxy:
+            return ProxyDownError
+        if isinstance(error, ConnectionRefusedError):
+            return NotListeningError
+        return NoAnswerError if isinstance(error, TimeoutError) else NetworkDownError
 
     def _first(self) -> tuple[str, int]:
         """Host and port that a connection goes to."""
@@ -106,18 +122,15 @@ class Way:
             connection.set_tunnel(parts.hostname or "", parts.port or 443, headers)
         return connection
 
-    def _refused(self, error: ssl.SSLCertVerificationError) -> SophosDownError:
+    def _refused(self, error: ssl.SSLCertVerificationError) -> TlsBrokenError:
         text = f"the certificate of {self.host} is not accepted: {error.verify_message}; it was issued by"
         if error.verify_code in _CLOCK:
             remedy = f"Check this machine's clock; it shows {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC."
         elif error.verify_code in _OTHER_NAME:
             remedy = "Something else answers in this host's name: check DNS, /etc/hosts and the proxy."
         else:
-            remedy = (
-                "A proxy seems to inspect TLS on the way. Exempt *.sophos.com from that, or trust the proxy's CA: "
-                "REQUESTS_CA_BUNDLE=/path/to/ca.pem in this program's environment."
-            )
-        return SophosDownError(f"{text} {self._issuer()}", remedy=remedy)
+            remedy = TlsBrokenError.remedy
+        return TlsBrokenError(f"{text} {self._issuer()}", remedy=remedy)
 
     def _issuer(self) -> str:
         """Whose certificate it is, whether it is to be trusted or not; nothing is sent."""

@@ -41,6 +41,7 @@ class SettingsDownError(RetryableError):
     """UTMStack does not tell its configuration just now; the last one is used."""
 
     code = "utmstack_unavailable"
+    title = "UTMStack does not answer"
     remedy = "Nothing to do while UTMStack starts. If it lasts, see whether its services run."
 
 

@@ -109,8 +109,8 @@ def test_a_listed_tenant_that_cannot_be_read_stops_no_other() -> None:
         found.central.emit(2, tenant="t-a")
         lines = {line["tenant"]: line for line in found.results("fetch-page")}
         assert lines["t-a"]["events"] == 2
-        assert lines["t-asleep"]["problem"]["code"] == lines["t-nobody"]["problem"]["code"] == "permission_missing"
+        assert lines["t-asleep"]["problem"]["code"] == lines["t-nobody"]["problem"]["code"] == "wrong_tenant"
         assert "not provisioned" in lines["t-asleep"]["problem"]["remedy"]
         assert "tenants" in lines["t-nobody"]["problem"]["remedy"]
         told = {line["tenant"]: line for line in collect(configuration.load(str(found.config)))["streams"]}
-        assert told["t-nobody"]["problem"]["code"] == "permission_missing"
+        assert told["t-nobody"]["problem"]["code"] == "wrong_tenant"

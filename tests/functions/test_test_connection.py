@@ -216,7 +216,7 @@ def test_a_port_where_nobody_listens_is_told(proxy: bool) -> None:
     way = Way("https://api.central.sophos.com", nobody, verify=True) if proxy else Way(nobody, None, verify=True)
     with pytest.raises(SophosDownError, match="refused") as failed:
         way.connect()
-    assert ("the proxy of the environment" in failed.value.remedy) == proxy
+    assert ("the address in `sophos.proxy`" in failed.value.remedy) == proxy
 
 
 class Inspector:
@@ -327,7 +327,7 @@ def test_over_tls_the_issuer_is_named_whether_it_is_trusted_or_not(
         with bench.engine:
             checks = bench.checks(bench.subject())
             assert (checks["tls"]["outcome"], checks["credentials"]["outcome"]) == ("failed", "skipped")
-            assert "REQUESTS_CA_BUNDLE" in checks["tls"]["remedy"]
+            assert "sophos.ca_bundle" in checks["tls"]["remedy"]
             # Nothing was sent to whom is not trusted, the credential least of all.
             assert not central.requests
             monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(ca))

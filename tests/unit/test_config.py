@@ -4,6 +4,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import certifi
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,6 +109,14 @@ integrations:
         (ONE + "limits: 5", "limits"),
         (ONE + "limits: {max_pending_bytes: -1}", "limits.max_pending_bytes"),
         (ONE + "store: file:a\nstore: file:b", "store"),
+        (ONE + "    region: europe", "integrations[0].region"),
+        (ONE + "sophos: {ca_bundle: /nowhere/ca.pem}", "sophos.ca_bundle"),
+        (ONE + "sophos: {ca_bundle: /}", "sophos.ca_bundle"),
+        (ONE + f"sophos: {{ca_bundle: {__file__}}}", "sophos.ca_bundle"),
+        (ONE + "sophos: {proxy: proxy.example.com}", "sophos.proxy"),
+        (ONE + "sophos: {proxy: 'socks5://proxy.example.com'}", "sophos.proxy"),
+        (ONE + "sophos: {proxy: 'http://proxy.example.com:99999'}", "sophos.proxy"),
+        (ONE + "sophos: {proxy: 'http://user:password@proxy.example.com'}", "sophos.proxy"),
         (ONE + "access: {keys: [too-short]}", "access.keys[0]"),
         (ONE + "access: {keys: a-key-that-is-in-no-list}", "access.keys"),
         (ONE + "access: {audiences: [https://x.example.com]}", "access"),
@@ -204,3 +213,13 @@ def test_integrations_may_come_from_utmstack_alone_but_not_from_nowhere() -> Non
     for text in ("store: file:x", "integrations: []", "integrations:"):
         with pytest.raises(InvalidConfigError, match="integrations"):
             parse(text)
+
+
+def test_a_proxys_password_is_taken_by_reference_only_and_shown_nowhere() -> None:
+    text = ONE + "sophos: {proxy: 'http://user:hidden@proxy.example.com'}"
+    assert "hidden" not in str(faults(text))
+    assert "${env:SOPHOS_PROXY}" in faults(text)["sophos.proxy"][1]
+    held = parse(ONE + "sophos: {proxy: '${env:SOPHOS_PROXY}', ca_bundle: " + certifi.where() + "}").sophos
+    assert held.ca_bundle == certifi.where()
+    assert held.proxy is not None
+    assert "SOPHOS_PROXY" not in repr(held)
