@@ -29,10 +29,12 @@ from lib import config as configuration
 from lib.config import ENVIRONMENT
 from lib.pipeline.records import Books
 from lib.store.directory import DirectoryStore
+from tests.fakes.authority import Authority
 from tests.fakes.go_engine import go_engine
 from tests.site import free_port
 
 Figures = dict[str, float]
+TOKEN = "a-token-of-the-measurement"
 CONFIG = """
 store: file:{folder}/store
 engine: unix:{socket}
@@ -181,13 +183,41 @@ def forward_alone(folder: Path, socket: Path, central: dict[str, str], events: i
         acked = sum(line["acked"] for line in results(forward, {}))
         seconds = time.perf_counter() - began
     assert acked == events
-    raw = float(script(RAW_GRPC, str(logs), str(socket)))
-    return {
+    raw = float(script(RAW_GRPC, str(logs), f"unix://{socket}"))
+    return relayed(folder, socket, logs, events) | {
         "fetch-page alone, events/s": events / fetching,
         "forward-batch alone, events/s": events / seconds,
         "bare gRPC loop, events/s": events / raw,
         "forward-batch / bare gRPC loop": raw / seconds,
     }
+
+
+def relayed(folder: Path, socket: Path, logs: Path, events: int) -> Figures:
+    """The bare loop through the relay, beside the same on the socket: one stream, and four at once."""
+    certificate, key = Authority(folder).issue("relay")
+    tokens, port = folder / "tokens", free_port()
+    tokens.write_text(TOKEN)
+    config = folder / "relay.yaml"
+    settings = f"listen: '127.0.0.1:{port}', metrics: off, rate: off"
+    files = f"certificate: {certificate}, key: {key}, tokens: {tokens}"
+    config.write_text(f"engine: unix:{socket}\nrelay: {{{settings}, {files}}}\n")
+    found: Figures = {}
+    child = subprocess.Popen([sys.executable, "-m", "emulator", "relay", "--config", str(config)], cwd=process.ROOT)
+    try:
+        for streams in (1, 4):
+            direct = float(script(RAW_GRPC, str(logs), f"unix://{socket}", str(streams)))
+            before = sum(psutil.Process(child.pid).cpu_times()[:2])
+            through = float(
+                script(RAW_GRPC, str(logs), f"127.0.0.1:{port}", str(streams), str(folder / "ca.pem"), TOKEN)
+            )
+            used = sum(psutil.Process(child.pid).cpu_times()[:2]) - before
+            found[f"relay, {streams} streams, events/s"] = events / through
+            found[f"relay / socket, {streams} streams"] = direct / through
+            found[f"relay, {streams} streams, CPU µs an event"] = used / events * 1e6
+        found["relay, RSS MiB"] = psutil.Process(child.pid).memory_info().rss / (1 << 20)
+    finally:
+        process.stop(child)
+    return found
 
 
 def export(folder: Path) -> Path:
@@ -210,17 +240,31 @@ def script(code: str, *arguments: str) -> str:
 
 
 RAW_GRPC = """
-import sys, time, grpc, hashlib
+import sys, time, grpc, hashlib, threading
+from pathlib import Path
 from lib.utmstack.pb import plugins_pb2, plugins_pb2_grpc
 raws = open(sys.argv[1], encoding="utf-8").read().split("\\n")[:-1]
 common = {"dataType": "sophos-central", "dataSource": "bench", "timestamp": "2026-03-10T01:02:03.456000Z"}
 common["tenantId"] = "ce66672c-e36d-4761-a8c8-90058fee1a24"
 logs = [plugins_pb2.Log(id=hashlib.sha256(raw.encode()).hexdigest(), raw=raw, **common) for raw in raws]
-with grpc.insecure_channel("unix://" + sys.argv[2], options=[("grpc.default_authority", "localhost")]) as channel:
+target, streams, (ca, token) = sys.argv[2], int((sys.argv[3:] or ["1"])[0]), sys.argv[4:] or (None, None)
+if ca is None:
+    channel = grpc.insecure_channel(target, options=[("grpc.default_authority", "localhost")])
+else:
+    channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(Path(ca).read_bytes()))
+metadata = () if token is None else (("authorization", "Bearer " + token),)
+counts = []
+def send(part):
+    counts.append(sum(1 for _ in plugins_pb2_grpc.EngineStub(channel).Input(iter(part), metadata=metadata)))
+with channel:
     grpc.channel_ready_future(channel).result(10)
+    threads = [threading.Thread(target=send, args=(logs[at::streams],)) for at in range(streams)]
     began = time.perf_counter()
-    count = sum(1 for _ in plugins_pb2_grpc.EngineStub(channel).Input(iter(logs)))
-    assert count == len(logs)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(counts) == len(logs)
     print(time.perf_counter() - began)
 """
 
