@@ -68,7 +68,7 @@ class Job:
 class Page:
     """The page's routes; `access` says who may do more than look."""
 
-    def __init__(self, app: Flask, platform: Platform, status: Status, access: Access) -> None:
+    def __init__(self, app: Flask, platform: Platform, status: Status, access: Callable[[], Access]) -> None:
         self._platform = platform
         self._status = status
         self._access = access
@@ -124,7 +124,7 @@ class Page:
         return Response("".join(f"{raw}\n" for raw in raws), content_type="application/x-ndjson", headers=HEADERS)
 
     def _tail(self) -> Response:
-        self._access.admit(request.remote_addr, dict(request.headers))
+        self._access().admit(request.remote_addr, dict(request.headers))
         if len(self._platform.watchers) >= TAILS:
             return problem(429, "busy", f"{TAILS} tails are being read already", remedy="End one of them.")
         return Response(self._passing(), content_type="application/x-ndjson", headers=HEADERS)
@@ -184,7 +184,7 @@ class Page:
         return redirect("/", 303)
 
     def _admit(self, *, rare: bool = False) -> None:
-        self._access.admit(request.remote_addr, dict(request.headers), rare=rare)
+        self._access().admit(request.remote_addr, dict(request.headers), rare=rare)
         if not secrets.compare_digest(request.form.get("token", "").encode(), self._token.encode()):
             raise StaleTokenError
 

@@ -41,7 +41,7 @@ def run(location: str | None, only: str | None = None) -> int:
         follower.look()
         os.environ[configuration.FOLLOWED] = follower.path  # for the functions, and for the page
     host, port = config.listen
-    app = web.application(platform, lambda: _status(platform, follower), wiring.access_of(config))
+    app = web.application(platform, lambda: _status(platform, follower), wiring.access)
     if follower:
         validation.serve(app, platform, follower)
     try:

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 Status = Callable[[], dict[str, Any]]
 
 
-def application(platform: Platform, status: Status, access: Access) -> Flask:
+def application(platform: Platform, status: Status, access: Callable[[], Access]) -> Flask:
     """The WSGI application; `access` says who may call the functions."""
     app = Flask("emulator")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
@@ -33,7 +33,7 @@ def application(platform: Platform, status: Status, access: Access) -> Flask:
     def function() -> Response:
         name = request.path.strip("/")
         # The function is called from here, on loopback: it would let everybody in.
-        access.admit(request.remote_addr, dict(request.headers), rare=name == "test-connection")
+        access().admit(request.remote_addr, dict(request.headers), rare=name == "test-connection")
         return _proxied(platform, name, request)
 
     for name in TARGETS:

@@ -112,9 +112,9 @@ def _credentials(shown: configuration.EngineAccess) -> Credentials:
     return Credentials(ca=pem(shown.ca), certificate=pem(shown.certificate), key=pem(shown.key), token=token)
 
 
-def access_of(settings: Config) -> Access:
-    """Who may call from elsewhere, by that configuration."""
-    rules = settings.access
+@lru_cache(maxsize=1)
+def _access(rules: configuration.AccessRules) -> Access:
+    """Who may call from elsewhere, by those rules."""
     return Access(
         Rules(
             keys=lambda: [each.resolve() for each in rules.keys],
@@ -127,10 +127,9 @@ def access_of(settings: Config) -> Access:
     )
 
 
-@cache
 def access() -> Access:
     """Who may call this process from elsewhere."""
-    return access_of(config())
+    return _access(config().access)
 
 
 @dataclass(frozen=True, slots=True)

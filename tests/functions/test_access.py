@@ -380,3 +380,12 @@ def test_the_emulators_web_limits_test_connection_from_elsewhere(emulator: str) 
     answers = [requests.post(emulator, data=b"{", headers=headers, timeout=30) for _ in range(RARE_CALLS + 1)]
     assert (answers[-1].status_code, answers[-1].json()["code"]) == (429, "too_many_calls")
     assert 0 < int(answers[-1].headers["Retry-After"]) <= 60
+
+
+def test_a_key_that_is_taken_out_of_the_configuration_counts_no_more() -> None:
+    headers = {key: PROXIED | {"Authorization": f"Bearer {key}"} for key in (KEY, NEXT_KEY)}
+    with site(access={"keys": [KEY]}) as found:
+        assert found.post("forward-batch", {}, headers[KEY]).status == 200
+        found.write_config(access={"keys": [NEXT_KEY]})
+        assert found.post("forward-batch", {}, headers[NEXT_KEY]).status == 200
+        assert found.post("forward-batch", {}, headers[KEY]).status == 401

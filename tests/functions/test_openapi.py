@@ -122,7 +122,7 @@ def test_each_function_serves_the_description(called: Site, name: str) -> None:
 
 def test_the_emulator_serves_the_description(called: Site) -> None:
     platform = Platform(configuration.load(str(called.config)), str(called.config))
-    answer = web.application(platform, dict, Access(Rules())).test_client().get("/openapi.json")
+    answer = web.application(platform, dict, lambda: Access(Rules())).test_client().get("/openapi.json")
     assert answer.json == DESCRIPTION
 
 
