@@ -100,6 +100,11 @@ class Platform:
         for each in stoppers:
             each.join()
 
+    @property
+    def lives(self) -> bool:
+        """Whether the clocks run."""
+        return all(clock.is_alive() for clock in self._clocks)
+
     def call(self, name: str, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
         """Call a function, and hand on the storage events of the batches that it made."""
         if name not in self.functions:

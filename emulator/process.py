@@ -17,7 +17,7 @@ def start(arguments: Sequence[str], env: Mapping[str, str] | None = None) -> sub
     return subprocess.Popen(
         [sys.executable, "-I", "-S", str(_CHILD), str(os.getpid()), sys.executable, *arguments],
         # The present folder stays, since paths of the configuration are relative to it; ours are found all the same.
-        env={**os.environ, "PYTHONPATH": _search_path(), **(env or {})},
+        env={**_inherited(), "PYTHONPATH": _search_path(), **(env or {})},
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
@@ -31,6 +31,13 @@ def stop(process: subprocess.Popen[bytes], seconds: float = 10.0) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def _inherited() -> dict[str, str]:
+    """The environment, without what is between the service manager and this process (gunicorn would answer too)."""
+    return {
+        key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET" and not key.startswith("WATCHDOG_")
+    }
 
 
 def _search_path() -> str:

@@ -10,6 +10,7 @@ import threading
 
 from emulator import status, validation, web
 from emulator.follow import Follower
+from emulator.notify import notify, watchdog_seconds
 from emulator.platform import Platform
 from lib import config as configuration
 from lib import telemetry, wiring
@@ -55,7 +56,8 @@ def run(location: str | None, only: str | None = None) -> int:
     if follower:
         follower.start()
     log.info("status page at http://%s:%s/", host, server.effective_port)
-    stop.wait()
+    _watch(stop, platform, serving)
+    notify("STOPPING=1")
     log.info("ending: what has begun is brought to its end")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)  # asked twice, it ends at once
@@ -66,6 +68,18 @@ def run(location: str | None, only: str | None = None) -> int:
         follower.close()
     server.close()
     return 0
+
+
+def _watch(stop: threading.Event, platform: Platform, serving: threading.Thread) -> None:
+    """Until told to stop: tell the service manager once everything runs, and from then on that it still does."""
+    while not all(each.is_up() for each in platform.functions.values()):
+        if stop.wait(0.1):
+            return
+    notify("READY=1")
+    while not stop.wait(watchdog_seconds()):
+        # A function that ends is started again; the threads that see to it are not.
+        if platform.lives and serving.is_alive():
+            notify("WATCHDOG=1")
 
 
 def _status(platform: Platform, follower: Follower | None) -> dict[str, object]:

@@ -1,0 +1,130 @@
+"""What is installed beside UTMStack: the service manager is told how things stand; the recipes keep their promises."""
+
+import configparser
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from emulator.central import CentralServer
+from emulator.notify import notify, watchdog_seconds
+from tests.site import ROOT, free_port, site
+
+UTMSTACK = ROOT / "infra/utmstack"
+UNIT = UTMSTACK / "sophos-utmstack.service"
+
+
+def test_the_plugin_in_the_old_ones_place_delivers_and_tells_the_service_manager_how_it_stands(tmp_path: Path) -> None:
+    central = CentralServer()
+    central.fill(30)
+    with (
+        central,
+        site(central, listen=f"127.0.0.1:{free_port()}", keep_central=True) as found,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+    ):
+        manager.bind(str(found.folder / "notify"))
+        manager.settimeout(60)
+        env = {
+            **os.environ,
+            **found.env,
+            "SOPHOS_UTMSTACK_HOME": str(ROOT),
+            "NOTIFY_SOCKET": str(found.folder / "notify"),
+            "WATCHDOG_USEC": "400000",
+        }
+        with (tmp_path / "log").open("wb") as log:
+            plugin = UTMSTACK / "com.utmstack.sophos.plugin"
+            process = subprocess.Popen([plugin], env=env, stdout=log, stderr=log, cwd=tmp_path)
+        try:
+            assert manager.recv(100) == b"READY=1"
+            assert manager.recv(100) == b"WATCHDOG=1"
+            while len(found.engine.received) < 30:
+                assert manager.recv(100) == b"WATCHDOG=1"
+            process.terminate()
+            while (told := manager.recv(100)) == b"WATCHDOG=1":
+                continue
+            assert told == b"STOPPING=1"
+        finally:
+            process.terminate()
+            assert process.wait(60) == 0, (tmp_path / "log").read_text()
+
+
+def test_an_abstract_address_is_told_too_and_nobody_at_all_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"sophos-utmstack-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(f"\0{name}")
+        manager.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
+        notify("READY=1")
+        assert manager.recv(100) == b"READY=1"
+    notify("READY=1")
+    monkeypatch.delenv("NOTIFY_SOCKET")
+    notify("READY=1")
+
+
+@pytest.mark.parametrize(
+    ("usec", "pid", "seconds"),
+    [
+        ("60000000", "", 30.0),
+        ("60000000", str(os.getpid()), 30.0),
+        ("60000000", "1", None),
+        ("", "", None),
+        ("x", "", None),
+    ],
+)
+def test_the_watchdog_hears_of_us_at_half_its_limit_where_it_asks_for_us(
+    monkeypatch: pytest.MonkeyPatch, usec: str, pid: str, seconds: float | None
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", usec)
+    monkeypatch.setenv("WATCHDOG_PID", pid)
+    assert watchdog_seconds() == seconds
+
+
+def test_the_unit_is_hardened_waits_for_readiness_and_lets_work_come_to_its_end(tmp_path: Path) -> None:
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign] # keys as they are written
+    unit.read(UNIT)
+    service = unit["Service"]
+    for key in ("NoNewPrivileges", "PrivateTmp", "PrivateDevices", "ProtectHome", "RestrictNamespaces"):
+        assert service[key] == "yes", key
+    assert (service["Type"], service["ProtectSystem"], service["CapabilityBoundingSet"]) == ("notify", "strict", "")
+    assert int(service["TimeoutStopSec"]) > 60
+    assert service["RestartPreventExitStatus"] == "2"
+    if shutil.which("systemd-analyze"):
+        python = shutil.which("true") or "/bin/true"
+        text = UNIT.read_text().replace("/opt/sophos-utmstack/.venv/bin/python", python)
+        (tmp_path / UNIT.name).write_text(text)
+        drop_in = tmp_path / f"{UNIT.name}.d"
+        drop_in.mkdir()
+        command = ["systemd-analyze", "verify", "--man=no", str(tmp_path / UNIT.name)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, UNIT.name in done.stderr) == (0, False), done.stderr
+
+
+def test_the_compose_file_shares_the_sockets_folder_and_not_the_socket() -> None:
+    services = yaml.safe_load((UTMSTACK / "compose.override.yaml").read_text())["services"]
+    share = "/utmstack/events-engine-workdir/sockets:/workdir/sockets"
+    assert share in services["event-processor-manager"]["volumes"]
+    connector = services["sophos-connector"]
+    assert share in connector["volumes"]
+    assert "/utmstack/events-engine-workdir/pipeline:/workdir/pipeline:ro" in connector["volumes"]
+    assert (connector["read_only"], connector["cap_drop"], connector["deploy"]["replicas"]) == (True, ["ALL"], 1)
+    assert connector["deploy"]["update_config"]["order"] == "stop-first"
+
+
+def test_the_image_runs_as_a_user_of_its_own_and_holds_what_it_copies() -> None:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    words = [line.split() for line in lines if line and not line.startswith(("#", " "))]
+    assert [line[1] for line in words if line[0] == "USER"] == ["10001:10001"]
+    assert sum(line[0] == "FROM" for line in words) == 2
+    assert not any("latest" in line for line in lines)
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    for line in words:
+        if line[0] == "COPY" and not line[1].startswith("--from"):
+            for source in line[1:-1]:
+                assert (ROOT / source).exists(), source
+                assert f"!{source}" in ignored, source
+    assert words[-1] == ["CMD", '["run"]']
