@@ -150,7 +150,7 @@ class Platform:
 
     def _forward(self, path: str | None) -> float | None:
         """The storage event of a stream's newest batch, or a sweep over everything that waits."""
-        body, headers = (b"{}", {}) if path is None else _finalized(self._names[path], self._config.store)
+        body, headers = (b"{}", {}) if path is None else finalized(self._names[path], self._config.store)
         try:
             answer = self.call("forward-batch", body, headers)
         except FunctionDownError as error:
@@ -219,7 +219,7 @@ class Platform:
         return results
 
 
-def _finalized(name: str, bucket: str) -> tuple[bytes, dict[str, str]]:
+def finalized(name: str, bucket: str) -> tuple[bytes, dict[str, str]]:
     """The CloudEvent, in binary mode, that a platform sends for a new object."""
     headers = {
         "ce-specversion": "1.0",
