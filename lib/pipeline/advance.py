@@ -54,11 +54,9 @@ def advance(positions: Positions, saved: SavedPosition, header: Header, items: S
     return positions.write(header.stream, position, expected=saved.generation)
 
 
-def adopt(books: Books, saved: SavedPosition, batch: StoredBatch, facts: ReadFacts) -> SavedPosition:
+def adopt(positions: Positions, saved: SavedPosition, batch: StoredBatch, facts: ReadFacts) -> SavedPosition:
     """Move the position past a batch that somebody else stored: the cursor is in its header."""
-    # First, or nobody would know that these versions of the devices are sent.
-    books.inventories.fold(batch)
-    return advance(books.positions, saved, batch.header, [item_of(raw, batch.header, facts) for raw in batch.items])
+    return advance(positions, saved, batch.header, [item_of(raw, batch.header, facts) for raw in batch.items])
 
 
 def insert(
@@ -79,7 +77,7 @@ def insert(
         saved = books.positions.read(stream)
         waiting = books.batches.read(stream, saved.position.sequence)
         if waiting is not None:
-            adopt(books, saved, waiting, facts)
+            adopt(books.positions, saved, waiting, facts)
             continue
         header = header_of(saved.position)
         before = known(saved.position)

@@ -1,19 +1,20 @@
 """Looks at a tenant's devices: page by page, a batch of the records that changed since they were sent last.
 
 Three objects change for a page with changes, in this order: the batch, the inventory (what was sent of each device),
-the position (the key of the next page). Whoever finds a batch that the other two do not know yet puts its records into
-the inventory and moves the position, so that no change is lost, and none sent in two versions.
+the position (the key of the next page). A batch that the inventory does not know is noted there by the next look, or by
+forward-batch before it removes the batch, whoever is first: no change is lost, and none is sent in two versions.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from lib.errors import CursorRefusedError
-from lib.model.batch import Header
+from lib.errors import CursorRefusedError, DamagedError
+from lib.model.batch import POLL, Header
 from lib.model.inventory import Inventory
 from lib.model.page import DevicePage
 from lib.model.position import Position
@@ -68,6 +69,7 @@ class Look:
         if self._known.folded >= saved.position.sequence:
             # It knows of a batch that is not there: set aside as damaged before the position had moved.
             self._known = self._known.forgotten()
+        self._fold_waiting()
 
     def page(self, deadline: float) -> Looked:
         """Ask for the next page, and store what changed in it."""
@@ -93,6 +95,15 @@ class Look:
         items = [item_of(raw, header, self._facts) for raw in changed]
         self._saved = advance(self._books.positions, self._saved, header, items)
         return Looked(self._saved, header, size, header.has_more)
+
+    def _fold_waiting(self) -> None:
+        """Note what a run stored that died before it noted it. What is gone was noted by whoever delivered it."""
+        for waiting in self._books.batches.waiting(self._stream):
+            if self._known.folded < waiting.sequence < self._saved.position.sequence:
+                with suppress(DamagedError):  # Its records are sent again, once it is named as a gap.
+                    batch = self._books.batches.read(self._stream, waiting.sequence)
+                    if batch is not None and batch.header.origin == POLL:
+                        self._known = self._known.folding(waiting.sequence, batch.items)
 
     def pause(self) -> SavedPosition:
         """Write down how far the look has come, where that is not written yet."""

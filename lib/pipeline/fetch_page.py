@@ -299,7 +299,7 @@ class Reading:
             return saved
         if batch is None:
             return saved
-        return adopt(self._books, saved, batch, self._use_case.facts)
+        return adopt(self._books.positions, saved, batch, self._use_case.facts)
 
     def _pages(self) -> None:
         run = self._run

@@ -25,7 +25,7 @@ from lib.model.ids import KEY_LENGTH
 from lib.model.log import MAX_LOG_BYTES, Log, to_fields, unacceptable
 from lib.model.missed import windows_of
 from lib.model.receipt import DELIVERED, OBSERVED, Tail
-from lib.model.stream import Stream
+from lib.model.stream import ENDPOINTS, Stream
 from lib.pipeline.advance import ReadFacts, adopt, announce
 from lib.pipeline.estimates import not_delivered
 from lib.pipeline.gaps import BATCH_DAMAGED, BATCH_MISSING, Gap
@@ -216,6 +216,8 @@ class Delivery:
         self._lease = lease
         self._deadline = deadline
         self._tail = Tail()
+        self._folded = 0
+        """Up to which batch the inventory knows of."""
         self._moved_to = 0
         self._refused: dict[tuple[int, str], str] = {}
         self._parcels: deque[Parcel] = deque()
@@ -301,6 +303,7 @@ class Delivery:
     def _finish(self, batch: StoredBatch, keys: Sequence[str], refused: list[dict[str, Any]]) -> None:
         """Write what must be durable before a batch may go: the moved cursor, what was set aside, the receipt."""
         header = batch.header
+        self._note_devices(batch)
         self._move_cursor(header.sequence)
         self._note_missing(header)
         if refused:
@@ -324,6 +327,11 @@ class Delivery:
         items = batch.items if batch.header.origin != GAP else ()
         return windows_of(self._use_case.facts(raw).created_at for raw in items)
 
+    def _note_devices(self, batch: StoredBatch) -> None:
+        """See that the inventory knows the batch's records as sent: once the batch is gone, nobody could tell it."""
+        if self._stream.kind == ENDPOINTS and batch.header.sequence > self._folded:
+            self._folded = self._books.inventories.fold(batch)
+
     def _move_cursor(self, sequence: int) -> None:
         """See that the cursor has moved past the batch, so that its number is never given again."""
         while self._moved_to <= sequence:
@@ -335,7 +343,7 @@ class Delivery:
             if batch is None:
                 return
             try:
-                adopt(self._books, saved, batch, self._use_case.facts)
+                adopt(self._books.positions, saved, batch, self._use_case.facts)
             except ConflictError:
                 continue  # fetch-page has just moved it: look again.
 

@@ -18,7 +18,7 @@ from lib.model import position as positions
 from lib.model.batch import POLL, Header, archive_key, batch_key
 from lib.model.inventory import Inventory, inventory_key
 from lib.model.position import Position, position_key
-from lib.model.stream import ENDPOINTS, Stream, stream_of
+from lib.model.stream import Stream, stream_of
 from lib.pipeline.gaps import Gaps
 from lib.pipeline.ledger import Ledger, last_of
 from lib.store.base import ABSENT, Entry, ObjectStore
@@ -227,15 +227,16 @@ class Inventories:
         """Keep the inventory; ConflictError where another run was quicker."""
         return self._store.write(inventory_key(stream), inventories.to_body(inventory), expected=generation)
 
-    def fold(self, batch: StoredBatch) -> None:
-        """Note that a stored batch's records are sent, where it holds any and that is not noted yet."""
-        stream = batch.header.stream
-        if stream.kind != ENDPOINTS or batch.header.origin != POLL:
-            return
-        before, generation = self.read(stream)
-        after = before.folding(batch.header.sequence, batch.items)
-        if after is not before:
-            self.write(stream, after, generation)
+    def fold(self, batch: StoredBatch) -> int:
+        """Note that a stored batch's records are sent, unless that is noted; up to which batch it is, then."""
+        stream, sequence = batch.header.stream, batch.header.sequence
+        while True:
+            before, generation = self.read(stream)
+            if batch.header.origin != POLL or sequence <= before.folded:
+                return before.folded
+            with suppress(ConflictError):
+                self.write(stream, before.folding(sequence, batch.items), generation)
+                return sequence
 
 
 @dataclass(frozen=True, slots=True)

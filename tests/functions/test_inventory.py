@@ -175,6 +175,9 @@ def test_a_process_that_dies_at_any_call_loses_no_change_and_sends_none_in_two_v
         told = ids(place.sent())
         assert set(told) == set(ids(devices)), where
         assert len(received) == len(devices), where
+        # And the next look knows what was sent.
+        live(place.life(seconds=7 * HOURS))
+        assert place.sent() == [], where
         assert place.is_whole(), where
 
 
