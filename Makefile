@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PB := lib/utmstack/pb
 WORKERS ?= auto
 
-.PHONY: help setup run test check lint format types proto proto-check bench soak screenshots clean archives infra-check
+.PHONY: help setup run test check lint format types proto proto-check bench soak faults screenshots clean archives infra-check
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -64,6 +64,9 @@ bench: setup go-engine  ## The measurements: end to end, baselines, cold start, 
 
 soak: setup go-engine  ## Ten minutes of random kills; then everything is counted
 	$(BIN)/python -m tests.soak
+
+faults: setup  ## The whole fault matrix with a bucket: killed before and after every call
+	WHOLE_FAULT_MATRIX=1 $(BIN)/python -m pytest -n 0 --timeout 900 tests/end_to_end/test_fault_matrix.py -k bucket
 
 archives:  ## Each function's archive, as infra/ deploys it: build/functions/*.zip
 	$(PYTHON) infra/stage.py

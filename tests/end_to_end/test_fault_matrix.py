@@ -5,6 +5,7 @@ the ledger adds up.
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,12 +18,16 @@ from emulator.central import CentralServer, Settings
 from emulator.engine import StandInEngine
 from lib.pipeline.audit import audit
 from lib.pipeline.records import Books
-from lib.store.directory import DirectoryStore
+from lib.wiring import open_store
 from tests.fakes.dying import Life, live
+from tests.fakes.gcs import FakeGcs, dropped, passed
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARES = 4
 LEASE_SECONDS = 13.0
+WHOLE = "WHOLE_FAULT_MATRIX"
+"""Set in the environment: every call is tried with a bucket too (`make faults`)."""
+CHANGES = ("write batches/", "write cursors/", "write leases/", "write ledger/", "delete batches/")
 
 
 @pytest.fixture(scope="module")
@@ -53,28 +58,72 @@ def natives(engine: StandInEngine) -> list[str]:
     return [json.loads(log.raw)["id"] for log in engine.received]
 
 
+def recorded(store: str, engine: StandInEngine, central: CentralServer) -> list[str]:
+    """The calls of a run that is left alone."""
+    calls, _ = live(Life(store, str(engine.socket), central.url))
+    assert natives(engine) == central.ids(central.default_tenant)
+    kinds = {call.partition(" ")[0] for call in calls}
+    assert kinds >= {"read", "write", "delete", "list", "whoami", "page", "deliver", "ack", "delivered"}
+    assert len(calls) > 40
+    return calls
+
+
+def die_and_heal(life: Life, engine: StandInEngine, central: CentralServer, where: str) -> None:
+    """A run that is killed, and one that is left alone: nothing is missing, and the ledger adds up."""
+    ids = central.ids(central.default_tenant)
+    engine.received.clear()
+    died = run(life)
+    assert died.returncode == -signal.SIGKILL, f"{where}: {died.stderr}"
+    live(Life(life.store, life.socket, life.url, ahead=LEASE_SECONDS))
+    assert list(dict.fromkeys(natives(engine))) == ids, where
+    adds_up(life.store, len(ids), where)
+
+
+def adds_up(store: str, events: int, where: str) -> None:
+    books = Books.of(open_store(store))
+    told = audit(books)
+    assert told["ok"], (where, told)
+    assert [line["events"] for line in told["streams"]] == [events], where
+    assert not list(books.batches.waiting()), where
+    assert not list(books.gaps.all()), where
+
+
 @pytest.mark.parametrize("share", range(SHARES))
 def test_a_process_killed_at_any_call_loses_nothing(
     central: CentralServer, engine: StandInEngine, tmp_path: Path, share: int
 ) -> None:
-    socket, ids = str(engine.socket), central.ids(central.default_tenant)
-    calls, _ = live(Life(str(tmp_path / "recorded"), socket, central.url))
-    assert natives(engine) == ids
-    kinds = {call.partition(" ")[0] for call in calls}
-    assert kinds >= {"read", "write", "delete", "list", "whoami", "page", "deliver", "ack", "delivered"}
-    assert len(calls) > 40
+    calls = recorded(str(tmp_path / "recorded"), engine, central)
     for number in range(1 + share, len(calls) + 1, SHARES):
         for after in (False, True):
             where = f"{'after' if after else 'before'} call {number} of {len(calls)}, {calls[number - 1]}"
             store = str(tmp_path / f"{number}-{after}")
-            engine.received.clear()
-            died = run(Life(store, socket, central.url, dies_at=number, after=after))
-            assert died.returncode == -signal.SIGKILL, f"{where}: {died.stderr}"
-            live(Life(store, socket, central.url, ahead=LEASE_SECONDS))
-            assert list(dict.fromkeys(natives(engine))) == ids, where
-            books = Books.of(DirectoryStore(Path(store)))
-            told = audit(books)
-            assert told["ok"], (where, told)
-            assert [line["events"] for line in told["streams"]] == [len(ids)], where
-            assert not list(books.batches.waiting()), where
-            assert not list(books.gaps.all()), where
+            life = Life(store, str(engine.socket), central.url, dies_at=number, after=after)
+            die_and_heal(life, engine, central, where)
+
+
+def test_a_process_killed_at_a_change_in_a_bucket_loses_nothing(
+    central: CentralServer, engine: StandInEngine, bucket: str
+) -> None:
+    calls = recorded(f"{bucket}/recorded", engine, central)
+    points = [(number, after) for number in range(1, len(calls) + 1) for after in (False, True)]
+    if not os.environ.get(WHOLE):
+        # Killed right after the first batch, cursor, lease, receipt and removal: before each is after what precedes it.
+        firsts = [next(number for number, call in enumerate(calls, 1) if call.startswith(change)) for change in CHANGES]
+        points = [(number, True) for number in firsts]
+    for number, after in points:
+        where = f"{'after' if after else 'before'} call {number} of {len(calls)}, {calls[number - 1]}"
+        life = Life(f"{bucket}/{number}-{after}", str(engine.socket), central.url, dies_at=number, after=after)
+        die_and_heal(life, engine, central, where)
+
+
+def test_a_bucket_that_answers_no_change_at_the_first_try_loses_and_repeats_nothing(
+    central: CentralServer, engine: StandInEngine, gcs: FakeGcs, bucket: str
+) -> None:
+    for kind in ("upload", "delete"):
+        for _ in range(20):
+            gcs.fail(kind, dropped)
+            gcs.fail(kind, passed)
+    live(Life(bucket, str(engine.socket), central.url))
+    gcs.planned.clear()
+    assert natives(engine) == central.ids(central.default_tenant)
+    adds_up(bucket, len(natives(engine)), "after lost answers")

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
 from lib.model.feed import Feed
@@ -30,10 +29,9 @@ from lib.pipeline.records import Books
 from lib.pipeline.schedules import Schedules
 from lib.sophos.client import Central
 from lib.sophos.pages import facts
-from lib.store.base import Entry, Stored
-from lib.store.directory import DirectoryStore
+from lib.store.base import Entry, ObjectStore, Stored
 from lib.utmstack.engine import Engine
-from lib.wiring import Credential
+from lib.wiring import Credential, open_store
 
 T = TypeVar("T")
 
@@ -43,6 +41,7 @@ class Life:
     """Where a run lives, and where it dies."""
 
     store: str
+    """A folder, or the URL of a bucket."""
     socket: str
     url: str
     ahead: float = 0.0
@@ -96,7 +95,7 @@ class Fate:
 class MortalStore:
     """A store whose calls are counted."""
 
-    def __init__(self, store: DirectoryStore, fate: Fate) -> None:
+    def __init__(self, store: ObjectStore, fate: Fate) -> None:
         self._store = store
         self._fate = fate
 
@@ -152,7 +151,7 @@ class MortalEngine:
 def live(life: Life) -> tuple[list[str], list[dict[str, Any]]]:
     """Fetch everything and forward everything; the calls that were made, and the answers."""
     fate = Fate(life)
-    store = MortalStore(DirectoryStore(Path(life.store)), fate)
+    store = MortalStore(open_store(life.store), fate)
     books = Books.of(store)
 
     def now() -> datetime:

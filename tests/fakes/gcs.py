@@ -70,6 +70,11 @@ def dropped(call: Call, go: Callable[[Call], Reply]) -> Reply | None:
     return None
 
 
+def passed(call: Call, go: Callable[[Call], Reply]) -> Reply | None:
+    """Nothing is wrong."""
+    return go(call)
+
+
 def lost(call: Call, go: Callable[[Call], Reply]) -> Reply | None:
     """It never arrives."""
     return None
