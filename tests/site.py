@@ -21,7 +21,7 @@ from emulator.engine import StandInEngine
 from emulator.functions import Answer, Function
 from lib.config import ENVIRONMENT
 from lib.pipeline.records import Books
-from lib.store.directory import DirectoryStore
+from lib.wiring import open_store
 
 ROOT = Path(__file__).resolve().parents[1]
 SECRET = "demo-secret"
@@ -80,7 +80,7 @@ class Site:
     @property
     def books(self) -> Books:
         """What the store holds."""
-        return Books.of(DirectoryStore(self.folder / "store"))
+        return Books.of(open_store(self.settings["store"]))
 
     def function(self, name: str) -> Function:
         """The function's process, started at its first use."""

@@ -21,6 +21,7 @@ from flask import Flask, Request, Response, request
 from google.cloud import secretmanager_v1
 from marshmallow import Schema, fields
 
+from lib import config as configuration
 from lib.access import Access, Rules
 from lib.boundary import answer
 from lib.errors import ConfigError, ConnectorError, CredentialsError, StoreError
@@ -216,6 +217,14 @@ def test_a_secret_managers_secret_is_read_when_it_is_used(secret_manager: dict[s
     assert reference.resolve() == "first"
     secret_manager[name] = "rotated"
     assert reference.resolve() == "rotated"
+
+
+def test_the_configuration_may_be_a_secret(secret_manager: dict[str, str]) -> None:
+    name = "projects/p/secrets/connector/versions/latest"
+    with pytest.raises(ConfigError, match=r"the configuration.*NotFound"):
+        configuration.load(f"secret:{name}")
+    secret_manager[name] = "integrations: [{name: acme, client_id: a, client_secret: b}]"
+    assert [each.name for each in configuration.load(f"secret:{name}").integrations] == ["acme"]
 
 
 def test_a_terminal_gets_readable_lines() -> None:
