@@ -20,7 +20,8 @@ from lib.pipeline.fetch_page import FETCHED, RATE_LIMITED
 
 log = logging.getLogger(__name__)
 
-WORKERS = 16
+WORKERS = 10
+"""As many as the HTTP session to the queue keeps connections open for; more are opened anew for each task."""
 
 
 class TaskQueue(Protocol):
