@@ -90,6 +90,10 @@ def status(location: str | None, *, as_json: bool) -> int:
         _print_problem(line)
     if "engine_problem" in found:
         _print_problem({"name": "engine", "problem": found["engine_problem"]})
+    for problem in found.get("utmstack", {}).get("problems", []):
+        _print_problem({"name": "UTMStack's configuration", "problem": problem})
+    if found["observe"]:
+        print("\nObserving: nothing is forwarded; `missed` tells what UTMStack's own plugin missed.")
     return 0 if found["ok"] else 1
 
 

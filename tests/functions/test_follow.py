@@ -278,8 +278,18 @@ def test_the_product_follows_utmstack_and_serves_its_test_connection(workdir: Wo
             return sum(each["acked"] for each in found if each["integration"] == name)
 
         until(lambda: acked("acme") > 0, "events of acme")
-        workdir.save(("bob", SECRET))
+
+        def tokens() -> int:
+            return sum(1 for seen in list(central.requests) if seen.path.endswith("/token"))
+
+        before = tokens()
+        workdir.save(("acme", SECRET), ("bob", SECRET))
         until(lambda: acked("bob") > 0, "events of bob")
+        assert tokens() == before + 1, "a group that did not change keeps its token"
+        workdir.save(("bob", SECRET), key="another key")
+        until(lambda: "another key than" in requests.get(emulator.url("/"), timeout=10).text, "the page tells it")
+        workdir.save(("bob", SECRET))
+        until(lambda: (emulator.status() or {})["utmstack"]["groups"] == ["bob"], "acme has gone")
         assert {log.dataSource for log in here.engine.received} == {"acme", "bob"}
         cursors = {path.parts[-3] for path in (here.folder / "store/cursors").rglob("*.json")}
         assert cursors == {"acme", "bob"}, "a removed group's cursor stays"
