@@ -1,6 +1,6 @@
 # The connector: the emulator with the three functions, as a user of its own, on a read-only file system.
 #   docker build -t sophos-utmstack:0.1.0 .
-#   docker run --read-only --tmpfs /tmp -v …:/etc/sophos-utmstack:ro -v …:/var/lib/sophos-utmstack sophos-utmstack:0.1.0
+#   docker run --read-only -v …:/etc/sophos-utmstack:ro -v …:/var/lib/sophos-utmstack sophos-utmstack:0.1.0
 # One function alone (Knative, Cloud Run): give, in place of the entry point,
 #   python -m functions_framework --source functions/fetch_page/main.py --target fetch_page --host 0.0.0.0 --port 8080
 ARG PYTHON=3.11
@@ -21,6 +21,8 @@ WORKDIR /app
 COPY lib lib
 COPY functions functions
 COPY emulator emulator
+# gunicorn, under each function, needs a place for its heartbeat; this one can be written on a read-only file system too.
+ENV TMPDIR=/dev/shm XDG_RUNTIME_DIR=/dev/shm
 ENV PATH=/venv/bin:$PATH PYTHONPATH=/app PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
     SOPHOS_UTMSTACK_CONFIG=/etc/sophos-utmstack/connector.yaml
 USER 10001:10001
