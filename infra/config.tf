@@ -11,12 +11,6 @@ locals {
       access = { platform = "cloud-run" }
       limits = { deadline = "${var.timeout_seconds - 30}s" }
 
-      tasks = {
-        queue           = google_cloud_tasks_queue.fetch.id
-        url             = local.urls["fetch-page"]
-        service_account = google_service_account.caller["tasks"].email
-      }
-
       integrations = [
         for key, each in var.integrations : {
           name          = each.name
@@ -29,6 +23,13 @@ locals {
         }
       ]
     },
+    var.fan_out ? {
+      tasks = {
+        queue           = google_cloud_tasks_queue.fetch.id
+        url             = local.urls["fetch-page"]
+        service_account = google_service_account.caller["tasks"].email
+      }
+    } : {},
     local.forwards ? {
       engine = "grpcs://${var.relay_address}"
       engine_access = merge(

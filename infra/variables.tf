@@ -89,6 +89,17 @@ variable "schedule" {
   }
 }
 
+variable "fan_out" {
+  description = "Whether a tick becomes one task a stream: parallel instances, for about ten times the bucket's operations."
+  type        = bool
+  default     = true
+
+  validation {
+    condition     = var.fan_out || length(var.integrations) <= 100
+    error_message = "Over a hundred integrations are too many for one call: leave fan_out on."
+  }
+}
+
 variable "timeout_seconds" {
   description = "How long one call of a function may take."
   type        = number
