@@ -194,9 +194,8 @@ class Engine:
             if self._channel is None:
                 self._channel = self._open()
             stub = plugins_pb2_grpc.EngineStub(self._channel)  # type: ignore[no-untyped-call]
-            metadata = self._metadata
+            call = stub.Input(requests, timeout=timeout, metadata=self._metadata)
             self._calls += 1
-        call = stub.Input(requests, timeout=timeout, metadata=metadata)
         try:
             yield call
         except grpc.RpcError:

@@ -247,6 +247,7 @@ def test_an_event_of_over_4_mib_is_named_as_it_is_by_the_engine_itself(
         code, text = status(lambda: list(stream(channel, iter([field(1, b"x"), field(6, b"x" * (5 << 20))]))))
         assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "larger than max" in text
+        assert "engine" not in text  # it was the relay that refused
         with client(relayed.port, authority) as remote, pytest.raises(LogRefusedError) as refused:
             list(remote.deliver(iter([log(1), log(2, b"x" * MAX_LOG_BYTES), log(3)])))
         assert refused.value.log_id == "log-2"
@@ -482,11 +483,14 @@ def test_a_connection_that_is_dead_without_a_word_is_noticed_and_its_place_is_fr
 ) -> None:
     with relay(folder, server, tokens=tokens, keepalive=0.5, streams=1) as relayed:
         line = Line(relayed.port)
+        silent = [socket.create_connection(("127.0.0.1", relayed.port)) for _ in range(50)]
         with closing(line), caller(line.port, authority) as channel, closing(Open(channel)) as held:
             held.send(field(1, b"a"))
             line.cut()
             until(lambda: relayed.open_streams == 0, "the keepalive's answer that never comes", PATIENCE)
             delivers(relayed.port, authority, engine)
+        for each in silent:
+            each.close()
 
 
 def test_messages_a_second_are_bounded_by_waiting_not_by_refusal(
