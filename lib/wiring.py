@@ -68,12 +68,17 @@ def config() -> Config:
     return _live().current()
 
 
+@cache
+def _bucket(location: str) -> ObjectStore:
+    from lib.store.gcs import GcsStore
+
+    return GcsStore(location)  # which keeps connections and a token: the status page opens its store each time
+
+
 def open_store(location: str) -> ObjectStore:
     """The store at `file:path` or `gs://bucket/prefix`."""
     if location.startswith("gs://"):
-        from lib.store.gcs import GcsStore
-
-        return GcsStore(location)
+        return _bucket(location)
     from lib.store.directory import DirectoryStore
 
     return DirectoryStore(Path(location.removeprefix("file:")))
