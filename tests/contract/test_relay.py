@@ -322,6 +322,17 @@ def test_with_a_client_ca_only_its_valid_certificates_come_in(
         assert engine.streams == 0
         with caller(relayed.port, authority, good) as channel:
             assert len(list(stream(channel, iter([field(1, b"a")]), None))) == 1
+        ca = authority.ca.read_bytes()
+        for credentials, works in (
+            (Credentials(ca, good[0].read_bytes(), good[1].read_bytes()), True),
+            (Credentials(ca), False),
+        ):
+            target = f"grpcs://127.0.0.1:{relayed.port}"
+            with closing(Engine(target, credentials=lambda: credentials)) as remote:  # noqa: B023
+                assert reached(remote) == works
+        with closing(Engine(f"grpcs://127.0.0.1:{relayed.port}")) as remote, pytest.raises(EngineDownError) as down:
+            remote.probe()  # it trusts the public authorities only
+        assert "engine_access" in down.value.remedy
 
 
 def test_a_new_server_certificate_is_shown_without_a_restart_and_a_broken_one_never(
