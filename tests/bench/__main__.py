@@ -24,11 +24,12 @@ import psutil
 import requests
 
 from emulator import process
-from emulator.functions import TARGETS, Function
+from emulator.functions import Function
 from lib import config as configuration
 from lib.config import ENVIRONMENT
 from lib.pipeline.records import Books
 from lib.store.directory import DirectoryStore
+from tests.bench.cold_start import cold_start
 from tests.fakes.authority import Authority
 from tests.fakes.go_engine import go_engine
 from tests.site import free_port
@@ -301,30 +302,6 @@ def plain_poller(folder: Path, central: dict[str, str], events: int) -> Figures:
     return {"plain poller, events/s": events / float(seconds)}
 
 
-def cold_start() -> Figures:
-    """From the start of a function's process to its first answer."""
-    found: Figures = {}
-    for name, target in TARGETS.items():
-        times = []
-        for _ in range(5):
-            port = free_port()
-            arguments = ["-m", "functions_framework", "--source", f"functions/{target}/main.py", "--target", target]
-            began = time.perf_counter()
-            child = process.start([*arguments, "--host", "127.0.0.1", "--port", str(port)])
-            wait(lambda: answers(f"http://127.0.0.1:{port}/"), name, 60)  # noqa: B023
-            times.append((time.perf_counter() - began) * 1000)
-            process.stop(child)
-        found[f"cold start of {name}, ms"] = statistics.median(times)
-    return found
-
-
-def answers(url: str) -> bool:
-    try:
-        return requests.get(url, timeout=10).status_code == 405
-    except requests.ConnectionError:
-        return False
-
-
 @contextmanager
 def emulator(folder: Path, config: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The emulator as a process, with its functions."""
@@ -440,7 +417,8 @@ def main() -> None:
         rounds.append(one_round(args.events))
     found = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]} if rounds else {}
     print("cold start", flush=True)
-    found |= cold_start()
+    with fresh() as (folder, socket), simulator(folder, 0) as central:
+        found |= cold_start(write_config(folder, socket, central))
     for streams in args.streams:
         print(f"{streams} streams", flush=True)
         with fresh() as (folder, socket):
