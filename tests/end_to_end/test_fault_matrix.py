@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -43,15 +44,35 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandInEngine]:
         yield server
 
 
-def run(life: Life) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tests.fakes.dying", life.to_text()],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+class Nursery:
+    """Processes that live a life each."""
+
+    def __init__(self) -> None:
+        self._parent = subprocess.Popen(
+            [sys.executable, "-m", "tests.fakes.dying"],
+            cwd=ROOT,
+            env={**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def live(self, life: Life) -> int:
+        """The exit status; a signal's as a negative number."""
+        assert self._parent.stdin is not None
+        assert self._parent.stdout is not None
+        self._parent.stdin.write(life.to_text() + "\n")
+        self._parent.stdin.flush()
+        return int(self._parent.stdout.readline())
+
+    def close(self) -> None:
+        self._parent.communicate()
+
+
+@pytest.fixture
+def nursery() -> Iterator[Nursery]:
+    with closing(Nursery()) as found:
+        yield found
 
 
 def natives(engine: StandInEngine) -> list[str]:
@@ -68,12 +89,11 @@ def recorded(store: str, engine: StandInEngine, central: CentralServer) -> list[
     return calls
 
 
-def die_and_heal(life: Life, engine: StandInEngine, central: CentralServer, where: str) -> None:
+def die_and_heal(nursery: Nursery, life: Life, engine: StandInEngine, central: CentralServer, where: str) -> None:
     """A run that is killed, and one that is left alone: nothing is missing, and the ledger adds up."""
     ids = central.ids(central.default_tenant)
     engine.received.clear()
-    died = run(life)
-    assert died.returncode == -signal.SIGKILL, f"{where}: {died.stderr}"
+    assert nursery.live(life) == -signal.SIGKILL, where
     live(Life(life.store, life.socket, life.url, ahead=LEASE_SECONDS))
     assert list(dict.fromkeys(natives(engine))) == ids, where
     adds_up(life.store, len(ids), where)
@@ -90,7 +110,7 @@ def adds_up(store: str, events: int, where: str) -> None:
 
 @pytest.mark.parametrize("share", range(SHARES))
 def test_a_process_killed_at_any_call_loses_nothing(
-    central: CentralServer, engine: StandInEngine, tmp_path: Path, share: int
+    nursery: Nursery, central: CentralServer, engine: StandInEngine, tmp_path: Path, share: int
 ) -> None:
     calls = recorded(str(tmp_path / "recorded"), engine, central)
     for number in range(1 + share, len(calls) + 1, SHARES):
@@ -98,11 +118,11 @@ def test_a_process_killed_at_any_call_loses_nothing(
             where = f"{'after' if after else 'before'} call {number} of {len(calls)}, {calls[number - 1]}"
             store = str(tmp_path / f"{number}-{after}")
             life = Life(store, str(engine.socket), central.url, dies_at=number, after=after)
-            die_and_heal(life, engine, central, where)
+            die_and_heal(nursery, life, engine, central, where)
 
 
 def test_a_process_killed_at_a_change_in_a_bucket_loses_nothing(
-    central: CentralServer, engine: StandInEngine, bucket: str
+    bucket: str, nursery: Nursery, central: CentralServer, engine: StandInEngine
 ) -> None:
     calls = recorded(f"{bucket}/recorded", engine, central)
     points = [(number, after) for number in range(1, len(calls) + 1) for after in (False, True)]
@@ -113,7 +133,7 @@ def test_a_process_killed_at_a_change_in_a_bucket_loses_nothing(
     for number, after in points:
         where = f"{'after' if after else 'before'} call {number} of {len(calls)}, {calls[number - 1]}"
         life = Life(f"{bucket}/{number}-{after}", str(engine.socket), central.url, dies_at=number, after=after)
-        die_and_heal(life, engine, central, where)
+        die_and_heal(nursery, life, engine, central, where)
 
 
 def test_a_bucket_that_answers_no_change_at_the_first_try_loses_and_repeats_nothing(
