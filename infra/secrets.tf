@@ -63,14 +63,10 @@ resource "google_secret_manager_secret" "config" {
   depends_on = [google_project_service.this]
 }
 
-resource "google_project_service_identity" "secrets" {
-  count   = var.kms_key == null ? 0 : 1
-  service = "secretmanager.googleapis.com"
-}
-
+# Secret Manager's own account; docs/hosting.md says how a project gets it.
 resource "google_kms_crypto_key_iam_member" "secrets" {
   count         = var.kms_key == null ? 0 : 1
   crypto_key_id = var.kms_key
   role          = "roles/cloudkms.cryptoKeyEncrypterDecrypter"
-  member        = google_project_service_identity.secrets[0].member
+  member        = "serviceAccount:service-${data.google_project.this.number}@gcp-sa-secretmanager.iam.gserviceaccount.com"
 }
