@@ -55,6 +55,7 @@ class Life:
     """By SIGKILL; else by an exception that nobody catches, after which no call is answered any more."""
 
     kinds: Sequence[str] = ("events",)
+    calls_per_minute: int = PUBLISHED
 
     def to_text(self) -> str:
         return json.dumps(asdict(self))
@@ -161,7 +162,7 @@ def live(life: Life) -> tuple[list[str], list[dict[str, Any]]]:
     budget = Budget(
         lambda: store,
         lambda: "demo-client",
-        PUBLISHED,
+        life.calls_per_minute,
         holder="somebody",
         now=now,
         monotonic=time.monotonic,

@@ -136,6 +136,18 @@ def test_a_look_that_is_interrupted_goes_on_where_it_was(place: Place) -> None:
     assert place.is_whole()
 
 
+def test_a_look_pauses_where_the_calls_are_used_up_and_goes_on_with_the_next_call(place: Place) -> None:
+    line = live(place.life(calls_per_minute=1))[1][0]
+    assert (line["outcome"], line["has_more"]) == ("fetched", True)
+    assert 0 < line["pages"] < 3
+    assert "retry_at" in line
+    assert "problem" not in line
+    place.hours = 0.1
+    assert place.look()["has_more"] is False
+    assert ids(place.sent()) == ids(place.central.devices())
+    assert place.is_whole()
+
+
 def test_a_page_key_that_sophos_refuses_begins_the_look_anew(place: Place) -> None:
     place.central.faults.add(Fault("status", status=403, path="/endpoint/", skip=1, times=9))
     place.look()
