@@ -417,3 +417,5 @@ def _print_problem(line: dict[str, Any]) -> None:
         what = line.get("name") or f"{line['integration']}/{line['tenant']}/{line['stream']}"
         until = f" (next try {line['retry_at']})" if line.get("retry_at") else ""
         print(f"\n{what}: {line['problem']['detail']}{until}\n→ {line['problem']['remedy']}")
+    for each in line.get("warnings", ()):
+        print(f"\n{line['name']}: {each['text']}\n→ {each['remedy']}")

@@ -97,7 +97,7 @@ def status(
     lines = [_stream(view, stream) for stream in sorted(streams)]
     total = sum(one.bytes for one in pending.values())
     paused = total >= config.limits.max_pending_bytes
-    integrations = list(_integrations(config, known, lines, budgets))
+    integrations = list(_integrations(config, known, lines, budgets, now))
     return {
         "ok": not paused and not any(_is_wrong(line) for line in (*lines, *integrations)),
         "now": to_text(now),
@@ -131,6 +131,7 @@ def _integrations(
     accounts: Mapping[str, Account],
     streams: Sequence[Mapping[str, Any]],
     budgets: Sequence[Mapping[str, Any]],
+    now: datetime,
 ) -> Iterator[dict[str, Any]]:
     calls = {each["integration"]: {key: each[key] for key in each if key != "integration"} for each in budgets}
     for each in config.integrations:
@@ -146,7 +147,13 @@ def _integrations(
             "region": each.region,
             "streams": list(each.streams),
             "exclude_types": list(each.exclude_types),
+            "warnings": [warned.as_fields() for warned in account.warnings(now)],
         }
+        if account.life.since is not None:
+            line |= {
+                "credential_pair": "next" if account.life.is_next else "first",
+                "credential_since": to_text(account.life.since),
+            }
         if each.name in calls:
             line["calls"] = calls[each.name]
         if trouble is not None:

@@ -89,6 +89,9 @@ class Integration:
     name: str
     client_id: Reference = field(repr=False)
     client_secret: Reference = field(repr=False)
+    next_client_id: Reference | None = field(default=None, repr=False)
+    next_client_secret: Reference | None = field(default=None, repr=False)
+    """Used where the first is refused: so that it can be replaced without a gap."""
     region: str = "auto"
     tenants: tuple[str, ...] | None = None
     streams: tuple[str, ...] = (EVENTS,)
@@ -656,10 +659,15 @@ class _RelaySchema(_Strict):
             raise ValidationError("has to be an address of loopback, since everybody may read there", "metrics")
 
 
+_CREDENTIALS = {"client_id", "client_secret", "next_client_id", "next_client_secret"}
+
+
 class _IntegrationSchema(_Strict):
     name = _Text(required=True)
     client_id = _Reference(required=True)
     client_secret = _Reference(required=True)
+    next_client_id = _Reference()
+    next_client_secret = _Reference()
     region = _Text()
     tenants = _Tenants(allow_none=False)
     streams = fields.List(
@@ -682,6 +690,11 @@ class _IntegrationSchema(_Strict):
     inventory = _Duration(timedelta(minutes=1))
 
     @validates_schema(skip_on_field_errors=True)
+    def _pair(self, data: dict[str, Any], **_: Any) -> None:
+        if ("next_client_id" in data) != ("next_client_secret" in data):
+            raise ValidationError("`next_client_id` and `next_client_secret` go together")
+
+    @validates_schema(skip_on_field_errors=True)
     def _fits(self, data: dict[str, Any], **_: Any) -> None:
         if families.length(families.expanded(data.get("exclude_types", ()))) > families.LONGEST:
             raise ValidationError(
@@ -691,7 +704,7 @@ class _IntegrationSchema(_Strict):
     @post_load
     def _made(self, data: dict[str, Any], **_: Any) -> Integration:
         name = data["name"]
-        for key in ("client_id", "client_secret"):
+        for key in _CREDENTIALS & data.keys():
             data[key] = Reference(data[key], f"{key} of integration {name!r}")
         for key in ("streams", "exclude_types"):
             if key in data:

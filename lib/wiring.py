@@ -167,8 +167,8 @@ def budget(client_id: Callable[[], str], per_minute: int) -> Budget:
     )
 
 
-def central(credential: Credential, budget: Budget) -> Central:
-    """A way to Sophos Central with that credential."""
+def central(credential: Credential, budget: Budget, next_credential: Credential | None = None) -> Central:
+    """A way to Sophos Central with that credential, or with the next one where it is refused."""
     from lib.sophos.client import Central
 
     hosts = config().sophos
@@ -182,9 +182,19 @@ def central(credential: Credential, budget: Budget) -> Central:
         sleep=time.sleep,
         random=random.SystemRandom().random,
         budget=budget,
+        next_credential=next_credential,
         ca_bundle=hosts.ca_bundle,
         proxy=None if hosts.proxy is None else _proxy(hosts.proxy),
     )
+
+
+def _central_of(integration: configuration.Integration, budget: Budget) -> Central:
+    """The integration's way to Sophos Central."""
+    first = Credential(integration.client_id.resolve, integration.client_secret.resolve)
+    client_id, client_secret = integration.next_client_id, integration.next_client_secret
+    if client_id is None or client_secret is None:
+        return central(first, budget)
+    return central(first, budget, Credential(client_id.resolve, client_secret.resolve))
 
 
 def _proxy(reference: Reference) -> Callable[[], str]:
@@ -243,12 +253,14 @@ def _integration(each: configuration.Integration) -> Integration:
     # Whoever changed it may have set right what Sophos refused.
     _accounts().forget(each.name)
     calls = budget(each.client_id.resolve, each.calls_per_minute)
+    source = _central_of(each, calls)
     return Integration(
         feed=feed_of(each, config().gap_data_type),
-        source=central(Credential(each.client_id.resolve, each.client_secret.resolve), calls),
+        source=source,
         client_id=each.client_id.resolve,
         api_url=config().sophos.api_url,
         budget=calls,
+        in_use=lambda: source.in_use,
     )
 
 
@@ -490,7 +502,7 @@ def examine(
 
     chosen = next(each for each in config().integrations if each.name == integration)
     calls = budget(chosen.client_id.resolve, chosen.calls_per_minute)
-    source = central(Credential(chosen.client_id.resolve, chosen.client_secret.resolve), calls)
+    source = _central_of(chosen, calls)
     subject = Subject(source, calls, chosen.region, chosen.tenants, chosen.streams)
     return _test_connection().run(subject, deadline=deadline, tell=tell)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Protocol
@@ -19,6 +20,7 @@ from lib.errors import (
 )
 from lib.model.batch import LAYOUT, check_layout
 from lib.model.clock import from_text, moment_or_none, text_or_none, to_text
+from lib.model.credential import InUse, Life, Warned, life_of, warnings
 from lib.model.feed import Feed
 from lib.model.page import DevicePage, Page, Tenant, Whoami
 from lib.model.position import SLOWEST, Trouble, trouble_after, trouble_fields, trouble_of
@@ -26,6 +28,8 @@ from lib.model.quota import Used
 from lib.model.region import refusal as wrong_region
 from lib.model.stream import Stream, encode_segment
 from lib.store.base import ABSENT, ObjectStore
+
+log = logging.getLogger(__name__)
 
 FRESH = {"tenant": timedelta(days=1), "partner": timedelta(hours=1), "organization": timedelta(hours=1)}
 """How long an answer of whoami and of the list of tenants holds."""
@@ -93,6 +97,8 @@ class Integration:
     client_id: Callable[[], str]
     api_url: str
     budget: Budget
+    in_use: Callable[[], InUse | None] = lambda: None
+    """Which of its credentials it uses; None as long as that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,8 @@ class Target:
     data_source: str
     refusal: ConnectorError | None = None
     """Why it cannot be read, where that is known without asking."""
+    one_of_many: bool = False
+    """Whether the credential reads other tenants too."""
 
     @property
     def host(self) -> str:
@@ -123,6 +131,12 @@ class Account:
     trouble: Trouble | None = None
     paused_at: datetime | None = None
     """Since when an operator wants nothing to be fetched."""
+    life: Life = field(default_factory=Life)
+
+    def warnings(self, now: datetime) -> list[Warned]:
+        """What is to be said of the credential, though everything may still work."""
+        refused = self.trouble is not None and self.trouble.code == CredentialsError.code
+        return warnings(self.life, self.trouble.since if self.trouble and refused else None, now)
 
 
 def account_key(name: str) -> str:
@@ -151,6 +165,7 @@ class Accounts:
         self._now = now
         self.jitter = jitter
         self._tried: set[str] = set()
+        self._warned: set[tuple[str, str]] = set()
 
     def read(self, name: str) -> Account:
         """What is known of the integration."""
@@ -199,18 +214,47 @@ class Accounts:
         if before is None or before.code != error.code or trouble.retry_at is not None:
             # Where another address is right, or the credential was replaced, only asking again tells.
             checked_at = None if isinstance(error, CredentialsError | PermissionMissingError) else account.checked_at
-            self._save(feed.name, replace(account, trouble=trouble, checked_at=checked_at), generation)
+            account = replace(account, trouble=trouble, checked_at=checked_at)
+            self._save(feed.name, account, generation)
+            self._warn(feed.name, account)
         return trouble
 
     def forget(self, name: str) -> None:
         """Let the integration be tried at once, though it was refused: its settings have changed."""
         self._tried.discard(name)
 
-    def worked(self, name: str) -> None:
-        """Forget the integration's trouble, once it is over."""
+    def worked(self, name: str, in_use: InUse | None = None) -> None:
+        """Forget the integration's trouble, once it is over, and remember since when the credential works."""
         account, generation = self._load(name)
-        if account.trouble is not None and not account.trouble.holds_back(self._now()):
-            self._save(name, replace(account, trouble=None), generation)
+        now, trouble = self._now(), account.trouble
+        after = replace(
+            account,
+            trouble=trouble if trouble is not None and trouble.holds_back(now) else None,
+            life=account.life if in_use is None else account.life.used(in_use, now),
+        )
+        if after != account:
+            self._save(name, after, generation)
+        self._warn(name, after)
+
+    def end_announced(self, name: str, at: datetime) -> None:
+        """Remember that Sophos announced the end of a credential."""
+        for _ in range(WRITE_TRIES):
+            account, generation = self._load(name)
+            if self._save(name, replace(account, life=replace(account.life, end_announced=at)), generation):
+                return
+
+    def ask_again(self, name: str) -> None:
+        """Have Sophos asked anew whose the credential is, and where its tenants are."""
+        account, generation = self._load(name)
+        if account.checked_at is not None:
+            self._save(name, replace(account, checked_at=None), generation)
+
+    def _warn(self, name: str, account: Account) -> None:
+        """Log what is to be said of the credential, once in a process."""
+        for each in account.warnings(self._now()):
+            if (name, each.code) not in self._warned:
+                self._warned.add((name, each.code))
+                log.warning("integration %s: %s. %s", name, each.text, each.remedy)
 
     def pause(self, name: str, *, resume: bool = False) -> None:
         """Have nothing fetched for the integration until it is resumed; ConflictError where others keep writing."""
@@ -243,6 +287,7 @@ class Accounts:
                 checked_at=from_text(fields["checked_at"]) if fields["checked_at"] else None,
                 trouble=trouble_of(fields["trouble"]),
                 paused_at=moment_or_none(fields.get("paused_at")),
+                life=life_of(fields.get("life")),
             ), stored.generation
         except (ValueError, KeyError, TypeError):
             # Nothing is lost with it: Sophos tells all of it again.
@@ -258,6 +303,7 @@ class Accounts:
             "checked_at": to_text(account.checked_at) if account.checked_at else None,
             "trouble": trouble_fields(account.trouble),
             "paused_at": text_or_none(account.paused_at),
+            "life": account.life.fields(),
         }
         try:
             self._store.write(
@@ -281,7 +327,7 @@ def _targets(feed: Feed, account: Account) -> Iterator[Target]:
             raise wrong
         source = feed.source_of(tenant, one_of_many=who.id_type != "tenant")
         for kind in feed.kinds:
-            yield Target(Stream(feed.name, tenant.id, kind), tenant, source, refusal)
+            yield Target(Stream(feed.name, tenant.id, kind), tenant, source, refusal, who.id_type != "tenant")
 
 
 def listed(tenants: Sequence[str]) -> str:

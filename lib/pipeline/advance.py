@@ -31,12 +31,13 @@ class Item:
     raw: bytes
     key: str
     created_at: datetime | None
+    type: str | None = None
 
 
 def item_of(raw: bytes, header: Header, facts: ReadFacts) -> Item:
     """The item that the bytes are in that batch's stream."""
     read = facts(raw)
-    return Item(raw, header.log_id(read.id, raw)[:KEY_LENGTH], read.created_at)
+    return Item(raw, header.log_id(read.id, raw)[:KEY_LENGTH], read.created_at, read.type)
 
 
 def newest_of(items: Sequence[Item]) -> datetime | None:

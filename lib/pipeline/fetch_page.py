@@ -20,9 +20,12 @@ from lib.errors import (
     OverBudgetError,
     ProtocolError,
     ThrottledError,
+    TokenRefusedError,
+    WrongTenantError,
 )
 from lib.model.batch import Header
 from lib.model.clock import from_text, to_text
+from lib.model.credential import RENEW
 from lib.model.feed import Feed
 from lib.model.page import Page
 from lib.model.position import HORIZON, IDLE_WRITE, Position, Trouble, lost_interval, oldest_request, trouble_after
@@ -205,7 +208,7 @@ class FetchPage:
             done.setdefault(integration.feed.name, []).append((target.stream.path, run))
         for name, each in done.items():
             if any(run.trouble is None and not run.is_missed for _, run in each):
-                self.accounts.worked(name)
+                self.accounts.worked(name, self.integrations[name].in_use())
             spoke = {path for path, run in each if run.events}
             missed = {path for path, run in each if run.is_missed}
             if name in plan.many:
@@ -279,6 +282,10 @@ class Reading:
         except OverBudgetError as error:
             self._over_budget(error)
         except (CredentialsError, ThrottledError) as error:
+            if isinstance(error, TokenRefusedError) and self._target.one_of_many:
+                # Sophos has just issued a token for the others.
+                self._failed(WrongTenantError(f"{error}: this tenant does not take the credential's tokens"))
+                return run
             # These concern the whole credential: its other streams wait too.
             log.warning("%s: %s", self._stream, error)
             run.trouble = self._use_case.accounts.failed(self._feed, error)
@@ -428,6 +435,7 @@ class Reading:
             repeats=len(items) - len(fresh),
         )
         if fresh:
+            self._heed(fresh)
             header, size = self._books.batches.create(header, [item.raw for item in fresh])
             self._saved = advance(self._books.positions, self._saved, header, fresh)
             self._room -= size
@@ -438,6 +446,12 @@ class Reading:
         else:
             self._idle(page, header)
         run.lag_seconds = round(max(0.0, (served_at - header.as_of).total_seconds()), 3)
+
+    def _heed(self, items: Sequence[Item]) -> None:
+        """Whether an event is meant for us: the announcement that a credential is about to end."""
+        announced = [item.created_at or self._use_case.now() for item in items if item.type == RENEW]
+        if announced:
+            self._use_case.accounts.end_announced(self._feed.name, max(announced))
 
     def _note_hole(self, served_at: datetime) -> None:
         lost = lost_interval(self._saved.position.as_of, served_at)
@@ -492,6 +506,8 @@ class Reading:
             same = before is not None and before.code == error.code
             failures = before.failures if before and same else 0
             trouble = trouble_after(before, error, now, wait_after(error, failures, self._use_case.accounts.jitter()))
+            if isinstance(error, WrongTenantError):
+                self._use_case.accounts.ask_again(self._feed.name)
             if not same or trouble.retry_at is not None:
                 position = replace(saved.position, trouble=trouble)
                 self._books.positions.write(self._stream, position, expected=saved.generation)

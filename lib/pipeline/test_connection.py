@@ -75,8 +75,8 @@ class Sophos(Protocol):
     def reach(self, *, deadline: float | None = None) -> Mapping[str, datetime | None]:
         """What the hosts' clocks show, by host; SophosDownError names the one that does not answer."""
 
-    def authenticate(self, *, deadline: float | None = None) -> None:
-        """Get a token."""
+    def authenticate(self, *, deadline: float | None = None) -> bool:
+        """Get a token, and whether it is the next credential's, since the first is refused."""
 
     def whoami(self, *, deadline: float | None = None) -> Whoami:
         """Whose the credential is."""
@@ -331,7 +331,8 @@ class _Examination:
     # Whose the credential is
 
     def _credentials(self) -> str:
-        self._sophos.authenticate(deadline=self._deadline)
+        if self._sophos.authenticate(deadline=self._deadline):
+            return "Sophos refuses the first credential, and issued a token for the next one."
         return "Sophos issued a token."
 
     def _whoami(self) -> str:

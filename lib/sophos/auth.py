@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from lib.errors import CredentialsError, ProtocolError
+from lib.errors import ConfigError, CredentialsError, ProtocolError
+from lib.model.credential import InUse
 from lib.sophos.http import Answer, Http
 from lib.sophos.schemas import TokenSchema, load
+
+log = logging.getLogger(__name__)
 
 TOKEN_PATH = "/api/v2/oauth2/token"  # noqa: S105 - a path
 EARLY_SECONDS = 120.0
@@ -28,11 +32,18 @@ class Credential(Protocol):
 
 
 class Tokens:
-    """Tokens of one credential; safe between threads: who comes while one is fetched waits for it."""
+    """Tokens of a credential, or of the next one where it is refused.
 
-    def __init__(self, http: Http, credential: Credential, auth_url: str, monotonic: Callable[[], float]) -> None:
+    Safe between threads: who comes while one is fetched waits for it.
+    """
+
+    def __init__(
+        self, http: Http, credentials: Sequence[Credential], auth_url: str, monotonic: Callable[[], float]
+    ) -> None:
         self._http = http
-        self._credential = credential
+        self._credentials = credentials
+        self.in_use: InUse | None = None
+        """Whose the latest token is; None before the first."""
         self._url = auth_url.rstrip("/") + TOKEN_PATH
         self._monotonic = monotonic
         self._lock = threading.Lock()
@@ -42,7 +53,7 @@ class Tokens:
     def current(self, *, refused: str | None = None, deadline: float | None = None) -> str:
         """A token that holds; `refused` is one that an API has just refused.
 
-        Raises CredentialsError where Sophos refuses the credential.
+        Raises CredentialsError where Sophos refuses every credential.
         """
         with self._lock:
             if not self._token or self._token == refused or self._monotonic() >= self._renew_at:
@@ -51,14 +62,33 @@ class Tokens:
             return self._token
 
     def _renew(self, deadline: float | None) -> None:
+        """Ask with each credential in its order, so that the first one is in use again once it is set right."""
+        refusal: CredentialsError | None = None
+        for at, credential in enumerate(self._credentials):
+            try:
+                used = self._ask(credential, is_next=at > 0, deadline=deadline)
+            except CredentialsError as error:
+                refusal = refusal or error
+            except ConfigError:
+                if refusal is None:
+                    raise
+            else:
+                if used.is_next and used != self.in_use:
+                    log.warning("%s; the next credential is used", refusal)
+                self.in_use = used
+                return
+        raise refusal or CredentialsError("there is no credential")
+
+    def _ask(self, credential: Credential, *, is_next: bool, deadline: float | None) -> InUse:
+        client_id = credential.client_id()
         asked_at = self._monotonic()
         fields = self._http.request(
             "POST",
             self._url,
             form={
                 "grant_type": "client_credentials",
-                "client_id": self._credential.client_id(),
-                "client_secret": self._credential.client_secret(),
+                "client_id": client_id,
+                "client_secret": credential.client_secret(),
                 "scope": "token",
             },
             read=_read,
@@ -67,6 +97,7 @@ class Tokens:
         lifetime = float(fields["expires_in"])
         self._renew_at = asked_at + lifetime - min(EARLY_SECONDS, lifetime / 4)
         self._token = fields["access_token"]
+        return InUse(client_id, is_next)
 
 
 def _read(answer: Answer) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from lib.errors import CursorRefusedError, PermissionMissingError, ProtocolError, TokenRefusedError, WrongTenantError
+from lib.model.credential import InUse
 from lib.model.page import DevicePage, Page, Tenant, Whoami
 from lib.sophos import pages
 from lib.sophos.auth import Credential, Tokens
@@ -46,6 +47,7 @@ class Central:
         sleep: Callable[[float], None],
         random: Callable[[], float],
         budget: Budget,
+        next_credential: Credential | None = None,
         ca_bundle: str | None = None,
         proxy: Callable[[], str] | None = None,
     ) -> None:
@@ -61,7 +63,8 @@ class Central:
             ca_bundle=ca_bundle,
             proxy=proxy,
         )
-        self._tokens = Tokens(self._http, credential, auth_url, monotonic)
+        credentials = [credential] if next_credential is None else [credential, next_credential]
+        self._tokens = Tokens(self._http, credentials, auth_url, monotonic)
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -85,9 +88,15 @@ class Central:
             clocks[urlsplit(url).netloc] = answer.date
         return clocks
 
-    def authenticate(self, *, deadline: float | None = None) -> None:
-        """Get a token; CredentialsError where Sophos refuses the credential."""
+    @property
+    def in_use(self) -> InUse | None:
+        """Whose the latest token is; None before the first."""
+        return self._tokens.in_use
+
+    def authenticate(self, *, deadline: float | None = None) -> bool:
+        """Get a token, and whether it is the next credential's; CredentialsError where Sophos refuses each."""
         self._tokens.current(deadline=deadline)
+        return self.in_use is not None and self.in_use.is_next
 
     def whoami(self, *, deadline: float | None = None) -> Whoami:
         """Whose the credential is."""

@@ -29,13 +29,14 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], type[SophosDownError], str]
         TlsBrokenError,
         "its certificate was not accepted",
     ),
-    ((requests.Timeout, urllib3.exceptions.TimeoutError), NoAnswerError, "no answer in time"),
     (
         (socket.gaierror, urllib3.exceptions.NameResolutionError),
         NameUnknownError,
         "no connection, since the name cannot be resolved",
     ),
     ((ConnectionRefusedError,), NotListeningError, "no connection, it was refused"),
+    # Not urllib3's own TimeoutError: every connection that could not be made is one.
+    ((requests.Timeout, urllib3.exceptions.ReadTimeoutError), NoAnswerError, "no answer in time"),
     (
         (urllib3.exceptions.ProtocolError, urllib3.exceptions.DecodeError),
         SophosDownError,

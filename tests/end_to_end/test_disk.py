@@ -11,7 +11,7 @@ from emulator.engine import StandInEngine
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+def test_the_disk_is_full(tmp_path: Path) -> None:
     with CentralServer() as central, StandInEngine(tmp_path / "s") as engine:
         central.fill(2500)
         (tmp_path / "d").mkdir()

@@ -1,0 +1,122 @@
+"""The life of an integration's credential: since when it works, what announced its end, and what to do in time."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Any
+
+from lib.model.clock import moment_or_none, text_or_none, to_text
+
+RENEW = "Event::Task::RenewApiToken"
+"""The type of the event that announces the end of an API credential."""
+RENEWAL = timedelta(days=90)
+"""How old a credential should become at most, as UTMStack's documentation advises."""
+AHEAD = timedelta(days=14)
+"""How long before that somebody is told."""
+ESTABLISHED = timedelta(days=1)
+"""Refused after so long, it was right once, and came to its end."""
+_WHERE = "Sophos Central, Global Settings, API Credentials Management"
+_ROTATE = (
+    f"Create another credential ({_WHERE}), name it as `next_client_id` and `next_client_secret`, and only then "
+    "delete the old one."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class InUse:
+    """The client id that Sophos issued the latest token for."""
+
+    client_id: str
+    is_next: bool
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells client ids apart, and tells none of them."""
+        return sha256(self.client_id.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """What is remembered of the credential that is in use."""
+
+    fingerprint: str = ""
+    is_next: bool = False
+    since: datetime | None = None
+    """Its first success."""
+    end_announced: datetime | None = None
+    """When Sophos announced that a credential of the tenant is about to end."""
+
+    def used(self, in_use: InUse, now: datetime) -> Life:
+        """The life after a success; another credential begins one of its own."""
+        if self.fingerprint == in_use.fingerprint:
+            return replace(self, is_next=in_use.is_next)
+        announced = None if self.fingerprint else self.end_announced
+        return Life(in_use.fingerprint, in_use.is_next, now, announced)
+
+    def fields(self) -> dict[str, Any]:
+        """As JSON fields."""
+        return {
+            **asdict(self),
+            "since": text_or_none(self.since),
+            "end_announced": text_or_none(self.end_announced),
+        }
+
+
+def life_of(fields: dict[str, Any] | None) -> Life:
+    """The life that `Life.fields` wrote; an older version wrote none."""
+    if fields is None:
+        return Life()
+    return Life(
+        fields["fingerprint"],
+        fields["is_next"],
+        moment_or_none(fields["since"]),
+        moment_or_none(fields["end_announced"]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """What somebody has to do, though everything may still work."""
+
+    code: str
+    text: str
+    remedy: str
+    date: datetime
+    """When it happened, or by when it has to be done."""
+
+    def as_fields(self) -> dict[str, str]:
+        """What people are shown."""
+        return {"code": self.code, "text": self.text, "remedy": self.remedy, "date": to_text(self.date)}
+
+
+def warnings(life: Life, refused_since: datetime | None, now: datetime) -> list[Warned]:
+    """What is to be said of a credential, at `now`; it is refused since then, or not at all."""
+    found = []
+    if life.end_announced is not None:
+        text = f"Sophos announced on {_day(life.end_announced)} that an API credential of this tenant is about to end"
+        found.append(Warned("credential_ending", text, _ROTATE, life.end_announced))
+    if life.since is None:
+        return found
+    if refused_since is not None and refused_since - life.since >= ESTABLISHED:
+        text = (
+            f"the credential worked since {_day(life.since)} and is refused since {_day(refused_since)}: it ended, "
+            "or was deleted"
+        )
+        remedy = f"Create another credential ({_WHERE}) and put it into `client_id` and `client_secret`."
+        found.append(Warned("credential_ended", text, remedy, refused_since))
+    elif now >= life.since + RENEWAL - AHEAD:
+        text = (
+            f"the credential is in use since {_day(life.since)}; it should be renewed by {_day(life.since + RENEWAL)}"
+        )
+        found.append(Warned("credential_old", text, _ROTATE, life.since + RENEWAL))
+    if life.is_next:
+        text = f"the first credential is refused; the next one is in use since {_day(life.since)}"
+        remedy = "Move `next_client_id` and `next_client_secret` to `client_id` and `client_secret`."
+        found.append(Warned("next_credential_used", text, remedy, life.since))
+    return found
+
+
+def _day(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d}"
