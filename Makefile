@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PB := lib/utmstack/pb
-WORKERS ?= auto
+# More than cores: most tests wait for something now and then.
+WORKERS ?= 4
 
 .PHONY: help setup run test check lint format types proto proto-check bench soak faults screenshots clean archives infra-check
 .DEFAULT_GOAL := help

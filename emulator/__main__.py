@@ -60,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     engine.add_arguments(add("engine", "a stand-in for UTMStack's engine alone", engine.run))
     add("relay", "the relay in front of the engine's socket alone", _relay, config=True)
     add("check", "validate the configuration and name every fault", _check, config=True, json=True)
+    shell = add("completion", "print what completes these commands in a shell", _completion)
+    shell.add_argument("shell", choices=("bash", "zsh"))
+    shell.epilog = "bash: alias sophos-utmstack='python -m emulator'; source <(sophos-utmstack completion bash)"
     add("tail", "print events as they pass, until Ctrl-C", _tail, config=True)
     add("status", "how every stream stands", _status, config=True, json=True)
     test = add("test-connection", "test every station, and say what to do", _test_connection, config=True, json=True)
@@ -123,6 +126,13 @@ def _check(args: argparse.Namespace) -> int:
     from emulator.commands import check
 
     return check(args.config, as_json=args.json)
+
+
+def _completion(args: argparse.Namespace) -> int:
+    from emulator.completion import script
+
+    print(script(_parser(), args.shell))
+    return 0
 
 
 def _tail(args: argparse.Namespace) -> int:

@@ -174,3 +174,20 @@ def test_tail_prints_events_as_they_pass() -> None:
             tail.send_signal(signal.SIGINT)
             assert tail.wait(20) == 0
         assert set(heard) <= set(found.central.ids(found.central.default_tenant))
+
+
+def test_commands_and_options_are_completed_in_bash() -> None:
+    script = command("completion", "bash").stdout
+    ask = 'COMP_WORDS=(sophos-utmstack {}); COMP_CWORD={}; _sophos_utmstack; echo "${{COMPREPLY[@]}}"'
+
+    def completed(words: str, at: int) -> list[str]:
+        done = subprocess.run(
+            ["bash", "-c", f"{script}\n{ask.format(words, at)}"], capture_output=True, text=True, timeout=20, check=True
+        )
+        return done.stdout.split()
+
+    assert {"status", "audit", "run"} <= set(completed('""', 1))
+    assert completed("recon", 1) == ["reconcile"]
+    assert completed("audit --s", 2) == ["--since"]
+    assert completed('completion ""', 2)[-2:] == ["bash", "zsh"]
+    assert command("completion", "zsh").stdout.startswith("autoload")
