@@ -1,0 +1,54 @@
+"""The life of a credential: what is remembered of it, and when somebody is told."""
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib.model.credential import AHEAD, ESTABLISHED, RENEWAL, InUse, Life, life_of, warnings
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+moments = st.datetimes(datetime(2025, 1, 1), datetime(2027, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - the zone is beside
+lives = st.builds(Life, st.text(), st.booleans(), st.none() | moments, st.none() | moments)
+
+
+def codes(life: Life, now: datetime, refused_since: datetime | None = None) -> list[str]:
+    return [each.code for each in warnings(life, refused_since, now)]
+
+
+@given(lives)
+def test_a_life_survives_its_own_fields(life: Life) -> None:
+    kept = life_of(life.fields())
+    assert (kept.fingerprint, kept.is_next) == (life.fingerprint, life.is_next)
+    for mine, other in ((kept.since, life.since), (kept.end_announced, life.end_announced)):
+        assert (mine is None) == (other is None)
+        assert mine is None or other is None or abs(mine - other) < timedelta(milliseconds=1)
+
+
+@given(lives, st.none() | moments, moments)
+def test_every_warning_has_a_date_and_says_what_to_do(life: Life, refused: datetime | None, now: datetime) -> None:
+    found = warnings(life, refused, now)
+    assert len({each.code for each in found}) == len(found)
+    for each in found:
+        assert each.remedy.endswith(".")
+        assert f"{each.date:%Y-%m-%d}" in each.text
+
+
+def test_an_age_is_told_in_time_and_a_short_refusal_is_no_end() -> None:
+    life = Life("x", since=START)
+    due = START + RENEWAL - AHEAD
+    assert codes(life, due - timedelta(seconds=1)) == []
+    assert codes(life, due) == ["credential_old"]
+    assert codes(life, due, START + ESTABLISHED) == ["credential_ended"]
+    assert codes(life, START + ESTABLISHED, START + ESTABLISHED - timedelta(seconds=1)) == []
+
+
+def test_another_credential_begins_a_life_of_its_own_and_the_same_one_goes_on() -> None:
+    first = Life(end_announced=START).used(InUse("a", is_next=False), START)
+    assert (first.since, first.end_announced) == (START, START)
+    assert first.used(InUse("a", is_next=False), START + RENEWAL) == first
+    moved = first.used(InUse("b", is_next=True), START + RENEWAL)
+    assert (moved.since, moved.end_announced, moved.is_next) == (START + RENEWAL, None, True)
+    up = moved.used(InUse("b", is_next=False), START + RENEWAL * 2)
+    assert (up.since, up.is_next) == (START + RENEWAL, False)
+    assert moved.fingerprint != "b"
