@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.errors import HostRefusedError
-from lib.model.host import check_url
+from lib.model.host import check_url, proxy_fault
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,27 @@ def test_what_passes_is_sophos_or_loopback(text: str) -> None:
         host = parts.hostname or ""
         assert parts.scheme in ("http", "https")
         assert host.endswith(".sophos.com") or host == "localhost" or host.startswith("127.") or ":" in host
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_proxy_or_not_and_is_never_repeated(text: str) -> None:
+    fault = proxy_fault(f"http://user:s3cret-{text}@proxy.example.com:3128")
+    assert fault is None or "s3cret" not in fault
+    assert proxy_fault(text) is None or "http://proxy.example.com:3128" in str(proxy_fault(text))
+
+
+@pytest.mark.parametrize(
+    ("url", "good"),
+    [
+        ("http://proxy.example.com:3128", True),
+        ("https://user:password@[2001:db8::1]:3128/", True),
+        ("proxy.example.com:3128", False),
+        ("socks5://proxy.example.com", False),
+        ("http://proxy.example.com:0", False),
+        ("http://proxy.example.com/path", False),
+        (" http://proxy.example.com", False),
+        ("http://", False),
+    ],
+)
+def test_a_proxy_is_a_plain_http_url(url: str, good: bool) -> None:
+    assert (proxy_fault(url) is None) == good
