@@ -24,7 +24,7 @@ run: setup  ## The demo: a simulated Sophos Central, the three functions, a stan
 	$(BIN)/python -m emulator demo
 
 test: setup go-engine browser  ## All tests
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: setup lint types proto-check test  ## What a reviewer runs: format, lint, strict types, generated code, tests
 

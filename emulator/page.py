@@ -9,7 +9,7 @@ import queue
 import secrets
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from lib.boundary import problem
 from lib.errors import ConnectorError, DamagedError
 from lib.model import batch as batches
 from lib.model import receipt
-from lib.model.clock import to_text
+from lib.model.clock import from_text, to_text
 from lib.model.duration import parse_duration
 from lib.model.stream import Stream
 from lib.pipeline.records import Books, batch_of, day_of
@@ -252,6 +252,20 @@ def chart(fetched: dict[int, int]) -> dict[str, Any]:
         for index, (minute, count) in enumerate(counts)
     ]
     return {"bars": bars, "most": most, "total": sum(count for _, count in counts)}
+
+
+def remembered(books: Books, before: datetime) -> Counter[int]:
+    """Events by the minute in which they were fetched, of the last hours before a time, as receipts tell it."""
+    begin = before - timedelta(minutes=MINUTES)
+    found: Counter[int] = Counter()
+    for stream in books.positions.streams():
+        for _, body in books.ledger.bodies(stream, day_of(begin)):
+            with suppress(DamagedError):
+                fields = receipt.fields_of(body)
+                fetched_at = from_text(fields["fetched_at"])
+                if begin <= fetched_at < before:
+                    found[int(fetched_at.timestamp()) // 60] += fields["count"]
+    return found
 
 
 def last_receipts(books: Books, stream: Stream) -> list[dict[str, Any]]:

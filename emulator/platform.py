@@ -166,8 +166,9 @@ class Platform:
         now = datetime.now(UTC)
         minute = int(now.timestamp()) // 60
         self.fetched[minute] += sum(line["events"] for line in results)
-        for old in [each for each in self.fetched if each < minute - HISTORY_MINUTES]:
-            del self.fetched[old]
+        for old in list(self.fetched):
+            if old < minute - HISTORY_MINUTES:
+                del self.fetched[old]
         if answer.status == 200:
             self.budgets = json.loads(answer.body)["budgets"]
         for line in results:

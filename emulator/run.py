@@ -7,14 +7,17 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
+from datetime import UTC, datetime
 
-from emulator import status, validation, web
+from emulator import page, status, validation, web
 from emulator.follow import Follower
 from emulator.notify import notify, watchdog_seconds
 from emulator.platform import Platform
 from lib import config as configuration
 from lib import telemetry, wiring
 from lib.errors import ConnectorError
+from lib.pipeline.records import Books
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +55,9 @@ def run(location: str | None, only: str | None = None) -> int:
         return 2
     serving = threading.Thread(target=server.run, name="web", daemon=True)
     serving.start()
+    began = datetime.now(UTC)
     platform.start()
+    threading.Thread(target=_remember, args=(platform, began), name="remember", daemon=True).start()
     if follower:
         follower.start()
     log.info("status page at http://%s:%s/", host, server.effective_port)
@@ -80,6 +85,12 @@ def _watch(stop: threading.Event, platform: Platform, serving: threading.Thread)
         # A function that ends is started again; the threads that see to it are not.
         if platform.lives and serving.is_alive():
             notify("WATCHDOG=1")
+
+
+def _remember(platform: Platform, began: datetime) -> None:
+    """Let the page's chart begin before this process did."""
+    with suppress(ConnectorError):
+        platform.fetched.update(page.remembered(Books.of(wiring.store()), began))
 
 
 def _status(platform: Platform, follower: Follower | None) -> dict[str, object]:

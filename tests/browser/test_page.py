@@ -6,6 +6,7 @@ With SCREENSHOTS set to a folder, pictures of it are kept there.
 import os
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from emulator.central import DEFAULT_TENANT_ID
+from emulator.page import remembered
 from tests.site import SECRET, Emulator, Site, site, until
 
 WRONG = {"name": "wrong", "client_id": "demo-client", "client_secret": "no-such-secret"}
@@ -126,6 +128,12 @@ def test_it_is_dark_where_wanted_and_fits_a_narrow_window(browser: Browser, serv
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         accessible(page)
         keep(page, "dark-narrow")
+
+
+def test_the_chart_remembers_what_was_fetched_before_the_emulator_was_started(served: tuple[Site, Emulator]) -> None:
+    books, now = served[0].books, datetime.now(UTC)
+    assert sum(remembered(books, now).values()) >= 200
+    assert not remembered(books, now - timedelta(hours=12))
 
 
 def test_another_site_cannot_make_a_browser_act(served: tuple[Site, Emulator]) -> None:
