@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -382,6 +383,9 @@ class _Progress:
 
 def tail(location: str | None) -> int:
     """Print the raw events that a running emulator fetches, as they pass, until it ends or Ctrl-C."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # At once, whatever it waits for; also where a shell has started it with SIGINT ignored. Each line is flushed.
+        signal.signal(number, lambda *_: os._exit(0))
     try:
         host, port = configuration.load(location).listen
         with requests.get(
@@ -396,8 +400,8 @@ def tail(location: str | None) -> int:
     except requests.RequestException:
         print(f"no emulator answers on {host}:{port}: start `python -m emulator run`", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 0
+    except BrokenPipeError:
+        os._exit(0)  # Whoever read it has had enough.
     return 0
 
 
