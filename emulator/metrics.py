@@ -115,6 +115,12 @@ class _Metrics(Collector):
         paused = GaugeMetricFamily(f"{PREFIX}paused", "1 while an operator has paused it.", labels=INTEGRATION)
         made = CounterMetricFamily(f"{PREFIX}sophos_calls", "Calls of Sophos's API.", labels=INTEGRATION)
         refused = CounterMetricFamily(f"{PREFIX}sophos_refused", "Calls answered with 429.", labels=INTEGRATION)
+        outcomes = CounterMetricFamily(
+            f"{PREFIX}sophos_requests",
+            "Requests to Sophos by outcome: a status, or an error's code.",
+            labels=(*INTEGRATION, "outcome"),
+        )
+        retried = CounterMetricFamily(f"{PREFIX}sophos_retries", "Requests tried again.", labels=INTEGRATION)
         for line in self._status["integrations"]:
             name, code = line["name"], line.get("problem", {}).get("code", "")
             failed.add_metric([name, code], float(bool(code)))
@@ -122,7 +128,11 @@ class _Metrics(Collector):
             if "calls" in line:
                 made.add_metric([name], line["calls"]["made"])
                 refused.add_metric([name], line["calls"]["refused"])
-        yield from (failed, paused, made, refused)
+                requests = dict(line["calls"]["outcomes"])
+                retried.add_metric([name], requests.pop("retried", 0))
+                for outcome, count in sorted(requests.items()):
+                    outcomes.add_metric([name, outcome], count)
+        yield from (failed, paused, made, refused, outcomes, retried)
 
     def _functions(self) -> Iterator[Metric]:
         up = GaugeMetricFamily(f"{PREFIX}function_up", "1 while the process takes calls.", labels=["function"])

@@ -353,7 +353,10 @@ def fetch_page(
 
 
 def _budgets() -> list[dict[str, Any]]:
-    return [{"integration": name, **asdict(each.budget.used())} for name, each in integrations().items()]
+    return [
+        {"integration": name, **asdict(each.budget.used()), "outcomes": dict(each.source.counts)}
+        for name, each in integrations().items()
+    ]
 
 
 def reconcile(

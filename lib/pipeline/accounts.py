@@ -51,6 +51,10 @@ class Directory(Protocol):
 class Source(Directory, Protocol):
     """Sophos Central, with one credential."""
 
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many requests had which outcome: a status, an error's code, `retried`."""
+
     def page(
         self,
         host: str,

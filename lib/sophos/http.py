@@ -66,6 +66,9 @@ class Answer:
         return next((f" ({each})" for each in found if isinstance(each, str) and _WORD.fullmatch(each)), "")
 
 
+RETRIED = "retried"
+
+
 class Budget(Protocol):
     """The calls that a credential may make."""
 
@@ -122,7 +125,7 @@ class Http:
         self._session.headers["Accept"] = "application/json"
         self._lock = threading.Lock()
         self.counts: dict[str, int] = {}
-        """Requests so far by outcome: a status, or the error's code."""
+        """Requests so far by outcome: a status, or the error's code; and how many were tried again."""
 
     def request(
         self,
@@ -155,13 +158,15 @@ class Http:
                 self._refuse_server_faults(answer, method, url)
                 return read(answer)
             except (SophosDownError, ProtocolError) as error:
-                self._count(error.code)
+                if not status:
+                    self._count(error.code)
                 pause = full_jitter(tries, self._random(), base=0.5, cap=LONGEST_PAUSE_SECONDS)
                 pause = max(pause, error.retry_after or 0.0)
                 if 200 < status < 500 or isinstance(error, TlsBrokenError):
                     raise  # The same request would get the same answer.
                 if tries == TRIES or pause > LONGEST_PAUSE_SECONDS or self._monotonic() + pause >= end:
                     raise
+                self._count(RETRIED)
                 self._sleep(pause)
         raise AssertionError("the last try returns or raises")
 

@@ -130,6 +130,10 @@ class MortalSophos:
     def devices(self, host: str, tenant: str, **request: Any) -> DevicePage:
         return self._fate.call("devices", lambda: self._central.devices(host, tenant, **request))
 
+    @property
+    def counts(self) -> dict[str, int]:
+        return dict(self._central.counts)
+
     def page(self, host: str, tenant: str, kind: str, **request: Any) -> Page:
         return self._fate.call("page", lambda: self._central.page(host, tenant, kind, **request))
 

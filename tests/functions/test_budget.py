@@ -167,6 +167,7 @@ class Quiet:
     tenants_: list[Tenant]
     busy: frozenset[str]
     asked: dict[str, list[float]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
 
     def whoami(self) -> Whoami:
         return Whoami("p", "partner", "https://api.example.com", None)

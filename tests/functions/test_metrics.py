@@ -108,6 +108,19 @@ def test_metrics_keep_to_the_conventions(watched: Watched) -> None:
     assert samples(text)["sophos_utmstack_fetched_bytes_total", stream] > 60 * 100
 
 
+def test_requests_are_counted_by_outcome_and_those_tried_again(watched: Watched) -> None:
+    before = samples(watched.scrape())
+    watched.site.central.faults.add(Fault("status", status=503, times=2))
+    watched.post("fetch-page")
+    after = samples(watched.scrape())
+
+    def more(name: str, **labels: str) -> float:
+        key = (f"sophos_utmstack_sophos_{name}_total", tuple(sorted({"integration": "acme", **labels}.items())))
+        return after[key] - before.get(key, 0.0)
+
+    assert (more("requests", outcome="503"), more("requests", outcome="200"), more("retries")) == (2, 1, 2)
+
+
 def test_rules_and_dashboard_name_metrics_that_there_are_and_nothing_fires_while_all_is_well(watched: Watched) -> None:
     known = {name for name, _ in samples(watched.scrape())}
     assert firing(watched.scrape(), watched.scrape()) == set()
