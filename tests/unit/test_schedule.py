@@ -27,8 +27,9 @@ def test_every_stream_is_asked_and_those_that_speak_more_often(count: int, most:
                 gaps[name].append(now - asked[name].at)
             one = asked.get(name, Asked(now)).again(now)
             asked[name] = Asked(one.at, one.every, now if name in speaks else 0.0)
-    # While a quiet stream waits, a busy one is asked some six times for each time that the quiet ones are.
-    longest = TICK * ((count - len(speaks) + 3 * BUSY_WEIGHT * len(speaks)) // most + 2)
+    # Half of the calls are for those that have waited longest, counted six times for one that speaks.
+    turns = -(-most // 2)
+    longest = TICK * (-(-count // turns) + BUSY_WEIGHT * (-(-len(speaks) // turns) + 2))
     for name in streams:
         assert gaps[name], "never asked again"
         assert max(gaps[name]) <= longest
