@@ -21,6 +21,7 @@ from lib.config import ENVIRONMENT, FOLLOWED, Config, InvalidConfigError
 from lib.errors import ConfigError, ConnectorError
 from lib.model.duration import parse_duration
 from lib.model.families import expanded
+from lib.model.stream import Stream
 from lib.pipeline import audit as audits
 from lib.pipeline.observe import Observations
 from lib.pipeline.records import Books, day_of
@@ -77,7 +78,7 @@ def status(location: str | None, *, as_json: bool) -> int:
     rows = [("STREAM", "TENANT", "STATE", "EVERY", "LAG", "FETCHED", "ACKED", "WAITING", "GAPS", "LAST EVENT")]
     for line in found["streams"]:
         lag = "-" if line["lag_seconds"] is None else f"{line['lag_seconds']:.0f}s"
-        name = f"{line['integration']}/{line['tenant']}/{line['stream']}"
+        name = str(Stream.of(line))
         numbers = (line["events"], line["acked"], line["pending_batches"], len(line["gaps"]))
         every = "-" if line["interval_seconds"] is None else f"{line['interval_seconds']:.0f}s"
         rows.append(
@@ -163,7 +164,7 @@ def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
         return 0 if found["ok"] else 1
     rows = [("STREAM", "DAY", "BATCHES", "EVENTS", "OBSERVED ONLY", "SET ASIDE", "REPEATS")]
     for line in found["streams"]:
-        name = f"{line['integration']}/{line['tenant']}/{line['stream']}"
+        name = str(Stream.of(line))
         for day, sums in line["days"].items():
             rows.append(
                 (
@@ -174,7 +175,7 @@ def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
             )
     print(_table(rows))
     for line in found["streams"]:
-        name = f"{line['integration']}/{line['tenant']}/{line['stream']}"
+        name = str(Stream.of(line))
         for gap in line["gaps"]:
             lost = "" if gap["estimated_events"] is None else f", about {gap['estimated_events']} events"
             print(f"gap      {name}: {gap['reason']}, from {gap['from'] or '?'} to {gap['to'] or '?'}{lost}")
@@ -187,7 +188,7 @@ def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
 def types(location: str | None, integration: str | None, hours: float, *, as_json: bool) -> int:
     """Which types of events Sophos holds, by family, and what leaving each out would save; 1 where not all was read."""
     try:
-        os.environ[ENVIRONMENT] = configuration.located(location)
+        _configure(location)
         from lib import wiring  # noqa: PLC0415 - it reads the configuration that was named just now
 
         reports = wiring.count_types(integration, timedelta(hours=hours))
@@ -232,7 +233,7 @@ def reconcile(location: str | None, integration: str | None, since: str | None, 
     rows = [("STREAM", "READ", "MISSING", "HOW LATE")]
     for line in reports:
         late = ", ".join(f"{count} within {bound}" for bound, count in line["lateness"].items())
-        name = f"{line['integration']}/{line['tenant']}/{line['stream']}"
+        name = str(Stream.of(line))
         rows.append((name, str(line["read"]), str(line["missing"]), late or "-"))
     print(_table(rows))
     if isinstance(forwarded, Refused):
@@ -418,7 +419,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 def _print_problem(line: dict[str, Any]) -> None:
     if "problem" in line:
-        what = line.get("name") or f"{line['integration']}/{line['tenant']}/{line['stream']}"
+        what = line.get("name") or str(Stream.of(line))
         until = f" (next try {line['retry_at']})" if line.get("retry_at") else ""
         print(f"\n{what}: {line['problem']['detail']}{until}\n→ {line['problem']['remedy']}")
     for each in line.get("warnings", ()):

@@ -173,7 +173,7 @@ class Platform:
             self.budgets = json.loads(answer.body)["budgets"]
         for line in results:
             if line["tenant"] is not None:
-                stream = Stream(line["integration"], line["tenant"], line["stream"])
+                stream = Stream.of(line)
                 self.latest[stream] = {**line, "at": now}
                 self.bytes[stream.integration, stream.tenant, stream.kind] += line["bytes"]
                 if line["outcome"] == "fetched":
@@ -192,18 +192,12 @@ class Platform:
     def _forwarded(self, answer: Answer, results: list[dict[str, Any]]) -> None:
         for line in results:
             if line["outcome"] in ("delivered", "observed"):
-                stream = Stream(line["integration"], line["tenant"], line["stream"])
+                stream = Stream.of(line)
                 since = self._waiting_since.pop(f"batches/{stream.path}", None)
                 if since is not None:
                     self.delivery.observe(time.monotonic() - since)
-                log.info(
-                    "%s/%s/%s: %d events %s",
-                    line["integration"],
-                    line["tenant"],
-                    line["stream"],
-                    line["acked"],
-                    "acknowledged" if line["outcome"] == "delivered" else "observed",
-                )
+                what = "acknowledged" if line["outcome"] == "delivered" else "observed"
+                log.info("%s: %d events %s", stream, line["acked"], what)
         if answer.status == 503:
             self.engine_problem = next((line["problem"] for line in results if "problem" in line), None)
         elif any(line["outcome"] == "delivered" for line in results):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 from urllib.parse import quote, unquote
 
 EVENTS = "events"
@@ -31,6 +33,11 @@ class Stream:
     integration: str
     tenant: str
     kind: str
+
+    @classmethod
+    def of(cls, line: Mapping[str, Any]) -> Self:
+        """The stream that a line of an answer, or of a status, is about."""
+        return cls(line["integration"], line["tenant"], line["stream"])
 
     @property
     def path(self) -> str:

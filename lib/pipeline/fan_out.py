@@ -56,7 +56,7 @@ class FanOut:
                 # The newest batch says how far the stream has come: two calls that came as far ask for one more,
                 # and a wait that two measured differently by a little is one.
                 point = [*line["batches"][-1:], self._tick(after or self.now())]
-                stream = Stream(line["integration"], line["tenant"], line["stream"])
+                stream = Stream.of(line)
                 try:
                     self._add(stream, "more", *point, not_before=after)
                 except ConnectorError as error:

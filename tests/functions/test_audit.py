@@ -63,7 +63,7 @@ def test_a_whole_chain_adds_up(store: Site) -> None:
     (line,) = audit(store.books)["streams"]
     assert (line["ok"], line["findings"], line["receipts"], line["events"]) == (True, [], 5, 100)
     assert sum(day["events"] for day in line["days"].values()) == 100
-    assert Stream(line["integration"], line["tenant"], line["stream"]).kind == "events"
+    assert Stream.of(line).kind == "events"
 
 
 def changed(path: Path, **fields: Any) -> None:
