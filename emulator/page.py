@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import logging
 import queue
@@ -25,11 +24,11 @@ from lib import wiring
 from lib.access import Access
 from lib.boundary import problem
 from lib.errors import ConnectorError, DamagedError
-from lib.model import batch as batches
 from lib.model import receipt
 from lib.model.clock import from_text, to_text
 from lib.model.duration import parse_duration
 from lib.model.stream import Stream
+from lib.pipeline.ledger import last_of
 from lib.pipeline.records import Books, batch_of, day_of
 
 log = logging.getLogger(__name__)
@@ -97,9 +96,7 @@ class Page:
     def _stream(self, integration: str, tenant: str, kind: str) -> Response:
         stream = Stream(integration, tenant, kind)
         lines = self._status()["streams"]
-        line = next(
-            (each for each in lines if Stream(each["integration"], each["tenant"], each["stream"]) == stream), None
-        )
+        line = next((each for each in lines if Stream.of(each) == stream), None)
         if line is None:
             return problem(404, "not_found", f"no stream {integration}/{tenant}/{kind} is known")
         books = Books.of(wiring.store())
@@ -259,7 +256,7 @@ def remembered(books: Books, before: datetime) -> Counter[int]:
     begin = before - timedelta(minutes=MINUTES)
     found: Counter[int] = Counter()
     for stream in books.positions.streams():
-        for _, body in books.ledger.bodies(stream, day_of(begin)):
+        for body in books.ledger.newest(stream, day_of(begin), written=begin):
             with suppress(DamagedError):
                 fields = receipt.fields_of(body)
                 fetched_at = from_text(fields["fetched_at"])
@@ -271,9 +268,8 @@ def remembered(books: Books, before: datetime) -> Counter[int]:
 def last_receipts(books: Books, stream: Stream) -> list[dict[str, Any]]:
     """The stream's newest receipts of today and yesterday, newest first."""
     since = day_of(datetime.now(UTC) - timedelta(days=1))
-    bodies = deque((body for _, body in books.ledger.bodies(stream, since)), maxlen=RECEIPTS)
     found = []
-    for body in reversed(bodies):
+    for body in reversed(books.ledger.newest(stream, since, most=RECEIPTS)):
         with suppress(DamagedError):
             fields = receipt.fields_of(body)
             found.append({**fields, "digest": receipt.digest(body)[:16]})
@@ -288,10 +284,10 @@ def newest_events(books: Books, stream: Stream) -> list[str]:
             found = books.batches.read(stream, each.sequence)
             items = found.items if found else []
     if not items:
-        for entry in [*books.store.list(f"archive/{stream.path}/")][-1:]:
-            stored = books.store.read(entry.key)
-            with suppress(DamagedError, OSError, EOFError):
-                items = batches.from_body(gzip.decompress(stored.body))[1] if stored else []
+        newest = last_of(books.store.list(f"archive/{stream.path}/"))
+        with suppress(DamagedError):
+            kept = books.batches.kept(newest.key) if newest else None
+            items = kept.items if kept else []
     return [raw.decode("utf-8", "replace") for raw in reversed(items[-EVENTS:])]
 
 

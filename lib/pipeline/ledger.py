@@ -132,12 +132,28 @@ class Ledger:
                     # Perhaps packed since the listing was made: another one shows the pack, or the same hole.
                     hole = place.first if is_new_hole else hole
                     break
-                for each, body in _unpacked(place, stored.body) if place.is_pack else [(place, stored.body)]:
+                for each, body in _unpacked(place, stored.body):
                     if each.last > done:
                         yield each, body
                         done, day = each.last, each.day
             else:
                 return
+
+    def newest(
+        self, stream: Stream, day: str, *, most: int | None = None, written: datetime | None = None
+    ) -> list[bytes]:
+        """The newest receipts, in order, of a day or later: at most so many, in objects of that time or later.
+
+        Only those are read, so that a look at the end costs the same however long the ledger is.
+        """
+        entries = (pair for pair in self._entries(stream, day) if written is None or pair[1].updated >= written)
+        found: dict[int, bytes] = {}
+        for place, entry in deque(entries, maxlen=most):
+            stored = self._store.read(entry.key)
+            # Packed meanwhile: the next look shows it again.
+            found |= {each.last: body for each, body in _unpacked(place, stored.body)} if stored else {}
+        bodies = [found[number] for number in sorted(found)]
+        return bodies if most is None else bodies[-most:]
 
     def receipts(self, stream: Stream) -> Iterator[tuple[Place, dict[str, Any], str]]:
         """Every receipt of the stream in order: place, fields, digest."""
@@ -238,6 +254,10 @@ def _anchor_key(stream: Stream) -> str:
 
 
 def _unpacked(place: Place, body: bytes) -> Iterator[tuple[Place, bytes]]:
+    """The receipts of an object: of a pack each, with its place; one that cannot be read as it is."""
+    if not place.is_pack:
+        yield place, body
+        return
     try:
         lines = receipts.unpack(body)
         numbers = [receipts.fields_of(line)["sequence"] for line in lines]

@@ -163,17 +163,26 @@ class Batches:
             # No time in it: the same batch is the same object.
             self._store.write(archive_key(batch.header), gzip.compress(body, 6, mtime=0), expected=ABSENT)
 
-    def archived(self, since: str = "") -> Iterator[StoredBatch]:
-        """The batches that were kept, from a day on, stream by stream in order; DamagedError for a damaged one."""
-        for entry in self._store.list("archive/"):
-            stored = self._store.read(entry.key)
-            if stored is None or entry.key.split("/")[-2] < since:
-                continue
-            try:
-                header, items = batches.from_body(gzip.decompress(stored.body))
-            except (OSError, EOFError, zlib.error):
-                raise DamagedError(f"{entry.key} is not what was written") from None
-            yield StoredBatch(header, items, stored.generation)
+    def archived(self, since: str = "", stream: Stream | None = None) -> Iterator[StoredBatch]:
+        """The batches that were kept, from a day on, of one stream or stream by stream, in order.
+
+        DamagedError for a damaged one.
+        """
+        for entry in self._store.list("archive/" if stream is None else f"archive/{stream.path}/"):
+            batch = self.kept(entry.key) if entry.key.split("/")[-2] >= since else None
+            if batch is not None:
+                yield batch
+
+    def kept(self, key: str) -> StoredBatch | None:
+        """The batch that was kept under the key, or None; DamagedError where it is damaged."""
+        stored = self._store.read(key)
+        if stored is None:
+            return None
+        try:
+            header, items = batches.from_body(gzip.decompress(stored.body))
+        except (OSError, EOFError, zlib.error):
+            raise DamagedError(f"{key} is not what was written") from None
+        return StoredBatch(header, items, stored.generation)
 
     def expire(self, stream: Stream, before: str, most: int) -> int:
         """Remove batches that were kept from days before that one, at most so many; how many were."""

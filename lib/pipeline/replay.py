@@ -9,13 +9,13 @@ from datetime import datetime
 from typing import Any
 
 from lib.errors import DamagedError, LogRefusedError, NotFoundError
-from lib.model.batch import archive_key
 from lib.model.log import MAX_LOG_BYTES, Log, from_fields, unacceptable
 from lib.model.stream import Stream
 from lib.pipeline.advance import ReadFacts
 from lib.pipeline.forward_batch import Engine, logs_of
 from lib.pipeline.observe import Observations
 from lib.pipeline.records import Books, StoredBatch, day_of
+from lib.store.base import segments_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class Replay:
 
     def _behind(self, native_id: str, stream: Stream, sequences: set[int]) -> list[StoredBatch]:
         found: list[StoredBatch] = []
-        for batch in self.books.batches.archived():
-            if batch.header.stream != stream or batch.header.sequence not in sequences:
+        for batch in self.books.batches.archived(stream=stream):
+            if batch.header.sequence not in sequences:
                 continue
             place = next((at for at, raw in enumerate(batch.items) if self.facts(raw).id == native_id), None)
             if place is not None:
@@ -63,11 +63,15 @@ class Replay:
 
         Raises NotFoundError for an unknown key, DamagedError for an object that holds no events.
         """
+        try:
+            segments_of(key)
+        except ValueError as error:
+            raise NotFoundError(str(error), remedy="List the folders archive/ and dead/ of the store.") from None
         if key.startswith("archive/"):
-            found = [batch for batch in self.books.batches.archived() if archive_key(batch.header) == key]
-            if not found:
+            found = self.books.batches.kept(key)
+            if found is None:
                 raise NotFoundError(f"no batch is kept as {key!r}", remedy="List the folder archive/ of the store.")
-            return self._sent(found)
+            return self._sent([found])
         stored = self.books.store.read(key) if key.startswith("dead/") else None
         if stored is None:
             raise NotFoundError(f"nothing is set aside as {key!r}", remedy="List the folder dead/ of the store.")

@@ -119,6 +119,16 @@ def test_a_day_that_is_over_becomes_one_object_that_holds_the_same_receipts(stor
     assert Books.of(store).ledger.tail(STREAM, Tail()).sequence == DAYS * A_DAY
 
 
+def test_the_newest_receipts_are_those_at_the_end_packed_or_not(store: DirectoryStore) -> None:
+    ledger, every = Books.of(store).ledger, bodies(store)
+    assert ledger.newest(STREAM, "", most=5) == every[-5:]
+    assert ledger.newest(STREAM, day(3)) == every[-2 * A_DAY :]
+    assert ledger.newest(STREAM, "", written=datetime.now(UTC) + timedelta(hours=1)) == []
+    assert ledger.tidy(STREAM, closed=day(4), oldest="", goes_on=always)
+    assert ledger.newest(STREAM, "", most=A_DAY + 2) == every[-A_DAY - 2 :]
+    assert ledger.newest(STREAM, "", written=START) == every
+
+
 def test_out_of_time_it_stops_after_a_day_and_goes_on_later(store: DirectoryStore) -> None:
     ledger, before = Books.of(store).ledger, bodies(store)
     assert not ledger.tidy(STREAM, closed=day(4), oldest="", goes_on=never)
