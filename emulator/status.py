@@ -15,7 +15,7 @@ from lib.model.feed import Feed
 from lib.model.position import trouble_after
 from lib.model.schedule import Asked
 from lib.model.stream import ENDPOINTS, Stream
-from lib.pipeline.accounts import Account, Accounts, Target
+from lib.pipeline.accounts import Account, Accounts, Target, known_targets
 from lib.pipeline.leases import lease_of
 from lib.pipeline.reconcile import last_report, progress_key
 from lib.pipeline.records import Books
@@ -74,7 +74,7 @@ def status(
     for gap in books.gaps.all():
         gaps.setdefault(Stream(gap["integration"], gap["tenant"], gap["kind"]), []).append(gap)
     known = {each.name: accounts.read(each.name) for each in config.integrations}
-    targets = {target.stream: target for feed in feeds for target in accounts.known(feed)}
+    targets = {target.stream: target for feed in feeds for target in known_targets(feed, known[feed.name])}
     streams = {*books.positions.streams(), *pending, *latest, *targets}
     asked: dict[str, Asked] = {}
     for feed in feeds:

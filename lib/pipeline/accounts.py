@@ -175,12 +175,12 @@ class Accounts:
         """What is known of the integration."""
         return self._load(name)[0]
 
-    def held_back(self, feed: Feed) -> Trouble | None:
+    def held_back(self, feed: Feed, account: Account) -> Trouble | None:
         """The trouble that forbids another try just now.
 
         A process that has not tried refused credentials yet may: somebody started it, perhaps having set them right.
         """
-        trouble = self.read(feed.name).trouble
+        trouble = account.trouble
         if trouble is None or not trouble.holds_back(self._now() + SOON):
             return None
         return trouble if feed.name in self._tried or trouble.code == ThrottledError.code else None
@@ -201,13 +201,6 @@ class Accounts:
             )
             self._save(feed.name, account, generation)
         return list(_targets(feed, account))
-
-    def known(self, feed: Feed) -> list[Target]:
-        """The streams that the integration reads, as far as that is known; Sophos is not asked."""
-        try:
-            return list(_targets(feed, self.read(feed.name)))
-        except PermissionMissingError:
-            return []
 
     def failed(self, feed: Feed, error: ConnectorError) -> Trouble:
         """Remember that the integration as a whole failed; the trouble, with its next try."""
@@ -316,6 +309,14 @@ class Accounts:
         except ConflictError:
             return False  # Another run has just written what it found out: as good as ours.
         return True
+
+
+def known_targets(feed: Feed, account: Account) -> list[Target]:
+    """The streams that the integration reads, as far as that is known; Sophos is not asked."""
+    try:
+        return list(_targets(feed, account))
+    except PermissionMissingError:
+        return []
 
 
 def _targets(feed: Feed, account: Account) -> Iterator[Target]:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from lib.errors import (
@@ -217,9 +218,10 @@ class FetchPage:
     def _targets(self, integration: Integration) -> list[Target] | Run:
         """The integration's streams, or what is said of all of them at once."""
         feed = integration.feed
-        if self.accounts.read(feed.name).paused_at is not None:
+        account = self.accounts.read(feed.name)
+        if account.paused_at is not None:
             return Run(outcome=PAUSED)
-        held_back = self.accounts.held_back(feed)
+        held_back = self.accounts.held_back(feed, account)
         if held_back is not None:
             return Run(outcome=_outcome_of(held_back), trouble=held_back)
         try:
@@ -274,7 +276,7 @@ class Reading:
             elif self._stream.kind == ENDPOINTS:
                 self._devices()
             else:
-                self._pages()
+                self._read(self._next_page)
                 self._reconcile()
         except ConflictError:
             # Another call moved the stream meanwhile: what it stored counts, and ours is dropped or adopted.
@@ -308,7 +310,8 @@ class Reading:
             return saved
         return adopt(self._books.positions, saved, batch, self._use_case.facts)
 
-    def _pages(self) -> None:
+    def _read(self, step: Callable[[], bool]) -> None:
+        """Page by page, until there are no more, or pages, room or time are used up; `step` says whether to go on."""
         run = self._run
         while self._max_pages is None or run.pages < self._max_pages:
             run.has_more = True
@@ -317,15 +320,19 @@ class Reading:
                 return
             if run.pages and self._use_case.monotonic() >= self._deadline:
                 return
-            page, cursor = self._ask()
-            run.pages += 1
-            self._take(page, cursor)
-            run.has_more = page.has_more
-            if not page.has_more:
+            if not step():
                 return
-            if page.next_cursor == cursor:
-                self._stuck()
-                return
+
+    def _next_page(self) -> bool:
+        run = self._run
+        page, cursor = self._ask()
+        run.pages += 1
+        self._take(page, cursor)
+        run.has_more = page.has_more
+        if page.has_more and page.next_cursor == cursor:
+            self._stuck()
+            return False
+        return page.has_more
 
     def _devices(self) -> None:
         """On its own slow clock, and only with calls that nothing else needs: a look at the tenant's devices."""
@@ -337,30 +344,28 @@ class Reading:
             return
         look = Look(self._books, self._integration, self._target, self._saved, facts=use_case.facts, now=use_case.now)
         try:
-            self._pages_of(look)
+            self._read(partial(self._next_devices, look))
         finally:
             # What was read stays read, should the credential's calls be used up here.
             self._saved = look.pause()
 
-    def _pages_of(self, look: Look) -> None:
+    def _next_devices(self, look: Look) -> bool:
         run = self._run
-        while self._max_pages is None or run.pages < self._max_pages:
-            run.has_more = True
-            if self._room <= 0:
-                run.outcome = PAUSED
-                return
-            if run.pages and self._use_case.monotonic() >= self._deadline:
-                return
-            looked = look.page(self._deadline)
-            run.pages += 1
-            self._room -= looked.size
-            if looked.header is not None:
-                run.outcome = FETCHED
-                run.events += looked.header.count
-                run.batches.append(looked.header.key)
-            run.has_more = looked.has_more
-            if not looked.has_more:
-                return
+        looked = look.page(self._deadline)
+        run.pages += 1
+        if looked.header is not None:
+            self._stored(looked.header, looked.size)
+        run.has_more = looked.has_more
+        return looked.has_more
+
+    def _stored(self, header: Header, size: int) -> None:
+        """Count a batch that is durable."""
+        run = self._run
+        self._room -= size
+        run.outcome = FETCHED
+        run.events += header.count
+        run.bytes += size
+        run.batches.append(header.key)
 
     def _reconcile(self) -> None:
         """Where nothing new waits at Sophos: on the slower clock, look for what lies behind the cursor."""
@@ -438,11 +443,7 @@ class Reading:
             self._heed(fresh)
             header, size = self._books.batches.create(header, [item.raw for item in fresh])
             self._saved = advance(self._books.positions, self._saved, header, fresh)
-            self._room -= size
-            run.outcome = FETCHED
-            run.events += header.count
-            run.bytes += size
-            run.batches.append(header.key)
+            self._stored(header, size)
         else:
             self._idle(page, header)
         run.lag_seconds = round(max(0.0, (served_at - header.as_of).total_seconds()), 3)
