@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+if TYPE_CHECKING:
+    from emulator.platform import Platform
+
 PREFIX = "sophos_utmstack_"
 STREAM = ("integration", "tenant", "stream")
 INTEGRATION = ("integration",)
 DELIVERY_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
-
-
-class Process(Protocol):
-    """A function's process."""
-
-    restarts: int
-
-    def is_up(self) -> bool:
-        """Whether it takes calls."""
-
-
-class Observed(Protocol):
-    """What a platform has seen."""
-
-    @property
-    def functions(self) -> dict[str, Any]:
-        """The functions' processes by name."""
-
-    @property
-    def calls(self) -> dict[tuple[str, int], int]:
-        """Calls of functions by name and status."""
-
-    @property
-    def bytes(self) -> dict[tuple[str, str, str], int]:
-        """Bytes of stored batches by stream."""
-
-    @property
-    def delivery(self) -> Histogram:
-        """Seconds from fetching to acknowledgement."""
 
 
 def delivery_histogram() -> Histogram:
@@ -54,7 +28,7 @@ def delivery_histogram() -> Histogram:
     )
 
 
-def registry_of(platform: Observed, status: dict[str, Any]) -> CollectorRegistry:
+def registry_of(platform: Platform, status: dict[str, Any]) -> CollectorRegistry:
     """Everything, for one scrape."""
     registry = CollectorRegistry()
     registry.register(_Metrics(platform, status))
@@ -63,7 +37,7 @@ def registry_of(platform: Observed, status: dict[str, Any]) -> CollectorRegistry
 
 
 class _Metrics(Collector):
-    def __init__(self, platform: Observed, status: dict[str, Any]) -> None:
+    def __init__(self, platform: Platform, status: dict[str, Any]) -> None:
         self._platform = platform
         self._status = status
 

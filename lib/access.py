@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from ipaddress import IPv6Address, ip_address
@@ -159,12 +159,12 @@ class Access:
 
     def _check(self, headers: Mapping[str, str]) -> None:
         rules = self._rules
-        token = _bearer(headers.get("Authorization", ""))
+        token = bearer(headers.get("Authorization", ""))
         if token and self._is_key(token):
             return
         if rules.checked_by_platform:
             # A service that is open to the world by mistake is found out by those who show no token at all.
-            if not token and not _bearer(headers.get("X-Serverless-Authorization", "")):
+            if not token and not bearer(headers.get("X-Serverless-Authorization", "")):
                 raise UnauthenticatedError(
                     "This call bears no token, so the platform did not check it.",
                     remedy="Take the invoker role of this service away from allUsers.",
@@ -181,7 +181,7 @@ class Access:
         raise UnauthenticatedError("The key is not accepted." if token else "This call bears no key and no token.")
 
     def _is_key(self, token: str) -> bool:
-        shown = _digest(token)
+        shown = digest_of(token)
         # Every key is compared, so that time tells nothing of which one it was, either.
         return sum(hmac.compare_digest(shown, each) for each in self._known_digests()) > 0
 
@@ -200,7 +200,7 @@ class Access:
             raise AccessUnknownError("The keys cannot be read just now.") from None
         if any(len(key) < SHORTEST_KEY for key in keys):
             log.error("a key of `access.keys` has under %d characters, and is not accepted", SHORTEST_KEY)
-        return tuple(_digest(key) for key in keys if len(key) >= SHORTEST_KEY)
+        return tuple(digest_of(key) for key in keys if len(key) >= SHORTEST_KEY)
 
     def _check_token(self, token: str) -> None:
         from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415 - only who is called by Google waits for it
@@ -246,14 +246,21 @@ class Access:
             self._rare.append(now)
 
 
-def _bearer(header: str) -> str:
+def bearer(header: str) -> str:
+    """The token of an `Authorization` header; empty where it bears none."""
     scheme, _, token = header.partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def _digest(key: str) -> bytes:
-    """Of a fixed length: a comparison tells nothing of a key's own."""
+def digest_of(key: str) -> bytes:
+    """A key's digest, of a fixed length: a comparison tells nothing of the key's own."""
     return sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def is_among(token: str, digests: Iterable[bytes]) -> bool:
+    """Whether the digest of the token is one of those; the time that it takes tells nothing of which."""
+    shown = digest_of(token)
+    return sum(hmac.compare_digest(shown, each) for each in digests) > 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 import ssl
 import threading
 from collections.abc import Callable, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Generic, TypeVar, cast
 
 import grpc
 
-from lib.access import SHORTEST_KEY
+from lib.access import SHORTEST_KEY, bearer, digest_of, is_among
 from lib.errors import ConfigError
+from lib.live import Signature, signature_of
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_Signature = tuple[tuple[int, int, int, int] | None, ...]
 
 
 class _Files(Generic[T]):
@@ -43,16 +41,8 @@ class _Files(Generic[T]):
             self.value = self._read()
             return True
 
-    def _signature(self) -> _Signature:
-        found: list[tuple[int, int, int, int] | None] = []
-        for each in self._files:
-            try:
-                stat = each.stat()
-            except OSError:
-                found.append(None)
-            else:
-                found.append((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns))
-        return tuple(found)
+    def _signature(self) -> tuple[Signature, ...]:
+        return tuple(map(signature_of, self._files))
 
 
 class Tokens:
@@ -74,10 +64,7 @@ class Tokens:
         except ConfigError as error:
             self._files.value = ()
             log.error("%s; nobody is let in. %s", error, error.remedy)  # noqa: TRY400 - the text says it all
-        scheme, _, token = authorization.partition(" ")
-        shown = _digest(token.strip())
-        matches = [hmac.compare_digest(shown, each) for each in self._files.value]
-        return scheme.lower() == "bearer" and any(matches)
+        return is_among(bearer(authorization), self._files.value)
 
     def _read(self) -> tuple[bytes, ...]:
         text = _content(self._file).decode("utf-8", "replace")
@@ -87,7 +74,7 @@ class Tokens:
                 f"relay.tokens: {self._file} holds no token, or one of under {SHORTEST_KEY} characters",
                 remedy="Write one token a line, such as `openssl rand -base64 32` makes.",
             )
-        return tuple(_digest(each) for each in tokens)
+        return tuple(digest_of(each) for each in tokens)
 
 
 class Certificates:
@@ -144,7 +131,3 @@ def _content(file: str) -> bytes:
         raise ConfigError(
             f"{file} cannot be read: {error.strerror}", remedy="Correct the path or its permissions."
         ) from None
-
-
-def _digest(token: str) -> bytes:
-    return sha256(token.encode()).digest()
