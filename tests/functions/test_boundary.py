@@ -49,6 +49,12 @@ def answered(error: Exception) -> Response:
         return answer(asked, Nothing(), call, access=lambda: Access(Rules()))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _started() -> None:
+    """The first call of a process takes the log over; what listens to it in a test has to come after."""
+    answered(StoreError("the first call"))
+
+
 @pytest.mark.parametrize(
     ("error", "status", "code"),
     [
