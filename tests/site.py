@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -104,6 +106,21 @@ class Site:
         found: list[dict[str, Any]] = json.loads(answer.body)["results"]
         return found
 
+    def command(self, *arguments: str, status: int = 0) -> dict[str, Any]:
+        """What an operator's command answers to a machine, with that exit status."""
+        done = subprocess.run(
+            [sys.executable, "-m", "emulator", *arguments, "--config", str(self.config), "--json"],
+            cwd=ROOT,
+            env={**os.environ, **self.env},
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
     def raws(self) -> list[bytes]:
         """What the engine has taken, in order."""
         return [log.raw.encode() for log in list(self.engine.received)]
@@ -123,9 +140,6 @@ class Emulator:
 
     def __init__(self, site: Site, folder: Path | None = None, *, only: str | None = None) -> None:
         """`folder` is where it is started, default the repository's root; `only` the one function that it runs."""
-        import subprocess
-        import sys
-
         self.port = free_port()
         # One of its own, so that two emulators differ in their address only.
         self.config = site.folder / f"connector-{self.port}.yaml"

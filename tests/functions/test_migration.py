@@ -1,13 +1,9 @@
 """The switch-over from UTMStack's own plugin: what it missed is counted exactly; no hole and no double in between."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections import Counter
 from datetime import UTC, datetime
-from typing import Any
 from uuid import uuid4
 
 import grpc
@@ -17,27 +13,12 @@ from emulator.central import CentralServer
 from emulator.central.clock import Clock
 from lib.model.missed import hours_of, windows_of
 from lib.utmstack.pb import plugins_pb2, plugins_pb2_grpc
-from tests.site import ROOT, SECRET, Site
+from tests.site import SECRET, Site
 
 WINDOW = 300
 START = time.time() // 3600 * 3600 - 3 * 3600
 EVENTS = (40, 455, 0, 200, 203, 10)
 """In each of the windows."""
-
-
-def command(found: Site, *arguments: str, status: int = 0) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "emulator", *arguments, "--config", str(found.config), "--json"],
-        cwd=ROOT,
-        env={**os.environ, **found.env},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
-    assert done.returncode == status, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
 
 
 class GoPlugin:
@@ -112,7 +93,7 @@ def test_the_report_counts_what_the_old_plugin_missed_and_the_switch_over_has_no
             plugin.tick(int(START) + number * WINDOW)
         assert ids_of(found) == Counter(plugin.sent), "observing forwards nothing"
 
-        report = command(found, "missed", status=1)
+        report = found.command("missed", status=1)
         everything = central.ids(central.default_tenant)
         lost = set(everything) - set(plugin.sent)
         assert report["missed"] == len(lost) == 255 + 3
@@ -120,15 +101,15 @@ def test_the_report_counts_what_the_old_plugin_missed_and_the_switch_over_has_no
         assert (line["observed"], line["missed"], line["late"]) == (sum(EVENTS), 258, 0)
         start = datetime.fromtimestamp(START, UTC).strftime("%Y-%m-%dT%H:00Z")
         assert line["hours"] == {start: {"observed": sum(EVENTS), "missed": 258, "late": 0}}
-        assert command(found, "audit")["ok"]
+        assert found.command("audit")["ok"]
 
         # The module is turned off; until the connector forwards, more is observed, and more is not yet.
         last = plugin.sent[-1]
         passes(found, clock, 300)
         central.emit(5)
         found.write_config(observe=False)
-        assert command(found, "switch-over", "--after", "no-such-id", status=2)["problem"]["code"] == "not_found"
-        assert command(found, "switch-over", "--after", last)["acked"] == 300
+        assert found.command("switch-over", "--after", "no-such-id", status=2)["problem"]["code"] == "not_found"
+        assert found.command("switch-over", "--after", last)["acked"] == 300
         drain(found)
         arrived = ids_of(found)
         assert set(arrived.values()) == {1}, "no double"

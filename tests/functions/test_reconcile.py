@@ -1,9 +1,6 @@
 """Sophos is asked again: late events are found, exactly those, and the live cursor stays where it is."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,21 +46,6 @@ def make_due(found: Site) -> None:
     path = progress(found)
     fields = json.loads(path.read_text())
     path.write_text(json.dumps(fields | {"ended_at": "2026-01-01T00:00:00.000000Z"}))
-
-
-def command(found: Site, *arguments: str) -> dict[str, Any]:
-    found.write_config(listen=f"127.0.0.1:{free_port()}")
-    done = subprocess.run(
-        [sys.executable, "-m", "emulator", *arguments, "--config", str(found.config), "--json"],
-        cwd=ROOT,
-        env={**os.environ, **found.env},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=True,
-    )
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
 
 
 def test_late_events_are_found_exactly_those_and_the_live_cursor_stays() -> None:
@@ -136,11 +118,12 @@ def test_an_operator_can_ask_for_it_at_any_time(arguments: tuple[str, ...]) -> N
         found.central.fill(1200, hours=3)
         read(found)
         late = found.central.insert_late(found.central.default_tenant, "events", 6, seconds=900)
-        answer = command(found, *arguments)
+        found.write_config(listen=f"127.0.0.1:{free_port()}")
+        answer = found.command(*arguments)
         assert answer["ok"]
         assert [(line["read"], line["missing"]) for line in answer["results"]] == [(1206, 6)]
         assert set(natives(found)[1200:]) == set(late)
-        status = command(found, "status")
+        status = found.command("status")
         assert (status["streams"][0].get("reconciled") or {}).get("missing") == (
             6 if arguments[0] == "reconcile" else None
         )

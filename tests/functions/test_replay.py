@@ -1,30 +1,11 @@
 """Delivered batches can be kept, and sent again under the same ids; so can what was set aside."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 from tests.site import Site, free_port, site
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def replay(found: Site, *arguments: str, status: int = 0) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "emulator", "replay", *arguments, "--config", str(found.config), "--json"],
-        cwd=ROOT,
-        env={**os.environ, **found.env},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
-    assert done.returncode == status, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
 
 
 def kept(found: Site) -> list[Path]:
@@ -42,7 +23,7 @@ def test_delivered_batches_are_kept_only_where_that_is_wanted() -> None:
         found.central.fill(10)
         read(found)
         assert kept(found) == []
-        assert replay(found, "--since", "1d")["acked"] == 0
+        assert found.command("replay", "--since", "1d")["acked"] == 0
 
 
 def test_kept_batches_are_sent_again_as_they_were() -> None:
@@ -52,10 +33,10 @@ def test_kept_batches_are_sent_again_as_they_were() -> None:
         assert len(kept(found)) == 2
         assert sum(path.stat().st_size for path in kept(found)) < 300_000
         first = [(log.id, log.raw, log.timestamp) for log in found.engine.received]
-        assert replay(found, "--since", "1h") == {"ok": True, "batches": 2, "acked": 1500, "refused": 0}
+        assert found.command("replay", "--since", "1h") == {"ok": True, "batches": 2, "acked": 1500, "refused": 0}
         assert [(log.id, log.raw, log.timestamp) for log in found.engine.received] == first * 2
         name = str(kept(found)[1].relative_to(found.folder / "store"))
-        assert replay(found, "--batch", name)["acked"] == 500
+        assert found.command("replay", "--batch", name)["acked"] == 500
         assert len(found.engine.received) == 3500
         assert [line["outcome"] for line in found.results("forward-batch")] == ["idle"]
 
@@ -85,11 +66,16 @@ def test_what_was_set_aside_is_sent_once_the_engine_takes_it() -> None:
         assert sorted(found.raws()) == [b'{"id": "ok"}']
         (dead,) = (found.folder / "store/dead").rglob("*.ndjson")
         name = str(dead.relative_to(found.folder / "store"))
-        assert replay(found, "--batch", name, status=1)["refused"] == 2
+        assert found.command("replay", "--batch", name, status=1)["refused"] == 2
         found.engine.stop()
         del found.engine.faults["max_bytes"]
         found.engine.start()
-        assert replay(found, "--batch", name, status=1) == {"ok": False, "batches": 1, "acked": 1, "refused": 1}
+        assert found.command("replay", "--batch", name, status=1) == {
+            "ok": False,
+            "batches": 1,
+            "acked": 1,
+            "refused": 1,
+        }
         assert large in found.raws()
         assert [json.loads(line)["raw"] for line in dead.read_text().splitlines()] == ["7"]
 
@@ -97,6 +83,6 @@ def test_what_was_set_aside_is_sent_once_the_engine_takes_it() -> None:
 def test_a_name_that_is_nothing_is_told() -> None:
     with site() as found:
         found.central.fill(1)
-        for name in ("dead/nothing.ndjson", "archive/nothing.gz", "cursors/acme.json"):
-            answer = replay(found, "--batch", name, status=2)
+        for name in ("dead/nothing.ndjson", "archive/nothing.gz", "cursors/acme.json", "archive/", "dead/../x"):
+            answer = found.command("replay", "--batch", name, status=2)
             assert answer["problem"]["code"] == "not_found"

@@ -1,9 +1,6 @@
 """What Sophos leaves out: families, a change while a run of pages is under way, and what each type costs."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,20 +18,6 @@ WEB = "family:web_control"
 
 def integration(*excluded: str) -> dict[str, Any]:
     return {"name": "acme", "client_id": "demo-client", "client_secret": SECRET, "exclude_types": list(excluded)}
-
-
-def command(found: Site, *arguments: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-m", "emulator", *arguments, "--config", str(found.config), "--json"],
-        cwd=ROOT,
-        env={**os.environ, **found.env},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +57,7 @@ def test_types_are_counted_by_family_with_what_leaving_out_each_saves(small: Sit
     small.write_config(integrations=[integration(WEB)])
     central = small.central
     raws = central.raws(central.default_tenant)
-    (found,) = command(small, "types", "--hours", "24")["results"]
+    (found,) = small.command("types", "--hours", "24")["results"]
     assert (found["events"], found["bytes"]) == (len(raws), sum(map(len, raws)))
     by_family = {line["family"]: line for line in found["families"]}
     for family, line in by_family.items():
@@ -94,5 +77,5 @@ def test_types_are_counted_by_family_with_what_leaving_out_each_saves(small: Sit
 
 def test_what_is_excluded_is_shown(small: Site) -> None:
     small.write_config(integrations=[integration(WEB)])
-    assert command(small, "check")["exclude_types"] == {"acme": list(expanded([WEB]))}
-    assert command(small, "status")["integrations"][0]["exclude_types"] == [WEB]
+    assert small.command("check")["exclude_types"] == {"acme": list(expanded([WEB]))}
+    assert small.command("status")["integrations"][0]["exclude_types"] == [WEB]
