@@ -67,6 +67,8 @@ class Protocol(RuleBasedStateMachine):
             dies_at=dies_at,
             after=after,
             kills=False,
+            # Turns are waited for in real time, which has tests with a modelled one.
+            calls_per_minute=1_000_000,
         )
 
     @rule(count=COUNTS)
