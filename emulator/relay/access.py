@@ -7,9 +7,7 @@ import ssl
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar, cast
-
-import grpc
+from typing import Generic, TypeVar
 
 from lib.access import SHORTEST_KEY, bearer, digest_of, is_among
 from lib.errors import ConfigError
@@ -87,33 +85,34 @@ class Certificates:
         self._client_ca = client_ca
         self._files = _Files([certificate, key, *filter(None, [client_ca])], self._read)
 
-    def credentials(self) -> grpc.ServerCredentials:
-        """What gRPC asks at each new connection."""
-        return grpc.dynamic_ssl_server_credentials(
-            self._files.value,
-            cast("Callable[[], grpc.ServerCertificateConfiguration]", self._newest),  # the stubs know no None
-            require_client_authentication=self._client_ca is not None,
-        )
+    def context(self) -> ssl.SSLContext:
+        """For a server: each new connection has what the files hold then."""
+        context = self._files.value
+        context.sni_callback = self._choose
+        return context
 
-    def _newest(self) -> grpc.ServerCertificateConfiguration | None:
-        """What has changed since the last connection; None for nothing, or for what cannot be used (yet)."""
+    def _choose(self, connection: ssl.SSLObject, _: str | None, __: ssl.SSLContext) -> None:
+        """What has changed since the last connection; what cannot be used (yet) is not."""
         try:
-            if not self._files.changed():
-                return None
+            if self._files.changed():
+                log.info("certificates read again")
         except ConfigError as error:
             log.error("%s; the former certificates are used on. %s", error, error.remedy)  # noqa: TRY400
-            return None
-        log.info("certificates read again")
-        return self._files.value
+        connection.context = self._files.value
 
-    def _read(self) -> grpc.ServerCertificateConfiguration:
-        certificate, key = _content(self._certificate), _content(self._key)
-        client_ca = None if self._client_ca is None else _content(self._client_ca)
+    def _read(self) -> ssl.SSLContext:
+        for each in filter(None, [self._certificate, self._key, self._client_ca]):
+            _content(each)  # says which one cannot be read
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["h2"])
+        # A ticket would let a caller in whose certificate has ended meanwhile.
+        context.num_tickets = 0
+        context.options |= ssl.OP_NO_TICKET
         try:
-            # gRPC would say no more than that it failed.
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(self._certificate, self._key, password="")
             if self._client_ca is not None:
+                context.verify_mode = ssl.CERT_REQUIRED
                 context.load_verify_locations(self._client_ca)
         except (OSError, ValueError) as error:
             raise ConfigError(
@@ -121,7 +120,7 @@ class Certificates:
                 remedy="relay.certificate, key and client_ca are PEM files; the key belongs to the certificate, "
                 "and has no passphrase.",
             ) from None
-        return grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca)
+        return context
 
 
 def _content(file: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from emulator.relay.access import Certificates, Tokens
-from emulator.relay.server import Bounds, Relay
+from emulator.relay.bounds import Bounds, Gate
+from emulator.relay.server import Relay
 from lib import config as configuration
 from lib import telemetry
 from lib.errors import ConfigError, ConnectorError
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 def run(location: str | None) -> int:
     """Serve until told to stop, then 0; 2 where configuration, certificates, tokens or addresses cannot be used."""
     telemetry.start("relay")
+    # It would write down every header, tokens too.
+    logging.getLogger("hpack").setLevel(logging.INFO)
     try:
         config = configuration.load(location)
         asyncio.run(_serve(config))
@@ -43,16 +47,14 @@ def relay_of(config: configuration.Config) -> Relay:
         raise ConfigError(
             f"engine {config.engine!r} is no socket", remedy="A relay stands beside UTMStack: set `engine: unix:/PATH`."
         )
-    return Relay(
-        settings.listen,
-        socket,
-        Certificates(settings.certificate, settings.key, settings.client_ca),
-        None if settings.tokens is None else Tokens(settings.tokens),
-        Bounds(settings.streams, settings.bytes_in_flight, settings.rate, settings.idle.total_seconds()),
-    )
+    bounds = Bounds(settings.streams, settings.bytes_in_flight, settings.rate, settings.idle.total_seconds())
+    tokens = None if settings.tokens is None else Tokens(settings.tokens)
+    certificates = Certificates(settings.certificate, settings.key, settings.client_ca)
+    return Relay(settings.listen, certificates, Gate(socket, tokens, bounds))
 
 
 async def _serve(config: configuration.Config) -> None:
+    _allow_files()
     relay = relay_of(config)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -62,7 +64,7 @@ async def _serve(config: configuration.Config) -> None:
     if config.relay.metrics is not None:
         host, port = config.relay.metrics
         registry = CollectorRegistry()
-        registry.register(_Metrics(relay))
+        registry.register(_Metrics(relay.gate))
         try:
             server, _ = start_http_server(port, host, registry)
         except OSError as error:
@@ -76,22 +78,28 @@ async def _serve(config: configuration.Config) -> None:
     await relay.stop()
 
 
+def _allow_files() -> None:
+    """As many connections as the system lets this process have, not as few as it begins with."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 class _Metrics(Collector):
-    def __init__(self, relay: Relay) -> None:
-        self._relay = relay
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
 
     def collect(self) -> Iterator[Metric]:
         """What /metrics shows."""
-        relay = self._relay
-        yield GaugeMetricFamily("relay_streams", "Streams that are open.", relay.open_streams)
-        yield GaugeMetricFamily("relay_in_flight_bytes", "Bytes that the engine has not acknowledged.", relay.in_flight)
+        gate = self._gate
+        yield GaugeMetricFamily("relay_streams", "Streams that are open.", len(gate.streams))
+        yield GaugeMetricFamily("relay_in_flight_bytes", "Bytes that the engine has not acknowledged.", gate.in_flight)
         for name, text in (
             ("messages", "Messages passed to the engine."),
             ("bytes", "Bytes of them."),
             ("acks", "Acknowledgements passed back."),
         ):
-            yield CounterMetricFamily(f"relay_{name}", text, relay.counts[name])
+            yield CounterMetricFamily(f"relay_{name}", text, gate.counts[name])
         ended = CounterMetricFamily("relay_streams_ended", "Streams by the status they ended with.", labels=["status"])
-        for status, count in sorted(relay.ended.items()):
+        for status, count in sorted(gate.ended.items()):
             ended.add_metric([status], count)
         yield ended

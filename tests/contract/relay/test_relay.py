@@ -5,17 +5,13 @@ Callers are bare gRPC channels, where the status is what matters, and the engine
 
 from __future__ import annotations
 
-import asyncio
 import os
-import queue
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,162 +23,29 @@ import requests
 import yaml
 
 from emulator.engine import StandInEngine
-from emulator.relay import Certificates, Relay, Tokens
-from emulator.relay.server import HEALTH, INPUT, Bounds
+from emulator.relay import Certificates, Tokens
+from emulator.relay.caller import HEALTH
 from lib.errors import ConfigError, EngineDownError, EngineRefusedError, LogRefusedError
-from lib.model.log import MAX_LOG_BYTES, Log
+from lib.model.log import MAX_LOG_BYTES
 from lib.utmstack.channel import Credentials
 from lib.utmstack.engine import Engine
 from tests.fakes.authority import Authority
+from tests.fakes.relay import (
+    PATIENCE,
+    TOKEN,
+    Open,
+    caller,
+    client,
+    delivers,
+    field,
+    log,
+    reached,
+    relay,
+    serving,
+    status,
+    stream,
+)
 from tests.site import ROOT, free_port, until
-
-TOKEN = "a-token-of-this-test"
-PATIENCE = 20.0
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    # Not pytest's own folder: a socket's path ends at 107 bytes.
-    path = Path(tempfile.mkdtemp(prefix="r"))
-    yield path
-    shutil.rmtree(path)
-
-
-@pytest.fixture(scope="module")
-def authority(folder: Path) -> Authority:
-    return Authority(folder)
-
-
-@pytest.fixture(scope="module")
-def server(authority: Authority) -> tuple[Path, Path]:
-    return authority.issue("server")
-
-
-@pytest.fixture(scope="module")
-def tokens(folder: Path) -> Path:
-    file = folder / "tokens"
-    file.write_text(f"# in use\n{TOKEN}\n")
-    return file
-
-
-@pytest.fixture
-def engine(folder: Path) -> Iterator[StandInEngine]:
-    with StandInEngine(folder / "e.sock") as stand_in:
-        yield stand_in
-
-
-class Running:
-    """A relay on an event loop of its own."""
-
-    def __init__(self, relay: Relay) -> None:
-        self.relay = relay
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
-        self.do(relay.start())
-
-    def do(self, work: Any) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
-
-    def close(self) -> None:
-        self.do(self.relay.stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
-@contextmanager
-def relay(
-    folder: Path, server: tuple[Path, Path], *, tokens: Path | None = None, client_ca: Path | None = None, **bounds: Any
-) -> Iterator[Relay]:
-    certificates = Certificates(str(server[0]), str(server[1]), None if client_ca is None else str(client_ca))
-    running = Running(
-        Relay(
-            ("127.0.0.1", 0),
-            str(folder / "e.sock"),
-            certificates,
-            None if tokens is None else Tokens(str(tokens)),
-            Bounds(**{"rate": None, **bounds}),
-        )
-    )
-    with closing(running):
-        yield running.relay
-
-
-@contextmanager
-def caller(port: int, authority: Authority, shown: tuple[Path, Path] | None = None) -> Iterator[grpc.Channel]:
-    key, certificate = (None, None) if shown is None else (shown[1].read_bytes(), shown[0].read_bytes())
-    tls = grpc.ssl_channel_credentials(authority.ca.read_bytes(), key, certificate)
-    # Each caller has connections of its own.
-    own = [("grpc.use_local_subchannel_pool", 1)]
-    with grpc.secure_channel(f"127.0.0.1:{port}", tls, options=own) as channel:
-        yield channel
-
-
-def stream(
-    channel: grpc.Channel,
-    messages: Iterator[bytes],
-    token: str | None = TOKEN,
-    *,
-    method: str = INPUT,
-    scheme: str = "Bearer",
-) -> Any:
-    metadata = () if token is None else (("authorization", f"{scheme} {token}"),)
-    opened: Any = channel.stream_stream(method)
-    return opened(messages, metadata=metadata)
-
-
-def status(work: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
-    with pytest.raises(grpc.RpcError) as caught:
-        work()
-    return caught.value.code(), caught.value.details() or ""
-
-
-class Open:
-    """A stream that stays open until it is closed."""
-
-    def __init__(self, channel: grpc.Channel) -> None:
-        self._messages: queue.Queue[bytes | None] = queue.Queue()
-        self.call = stream(channel, iter(self._messages.get, None))
-
-    def send(self, message: bytes) -> bytes:
-        """Send a message; its acknowledgement."""
-        self._messages.put(message)
-        ack: bytes = next(self.call)
-        return ack
-
-    def close(self) -> None:
-        self._messages.put(None)
-        self.call.cancel()
-
-
-def field(number: int, value: bytes) -> bytes:
-    """A field of a message as protobuf writes it."""
-    size, length = len(value), bytearray()
-    while size > 127:
-        length.append(size & 127 | 128)
-        size >>= 7
-    return bytes([number << 3 | 2, *length, size]) + value
-
-
-def log(number: int, raw: bytes = b"{}") -> Log:
-    return Log(f"log-{number}", "sophos-central", "a host", "2026-11-25T10:00:00.000000Z", "tenant", raw)
-
-
-def client(port: int, authority: Authority, **options: Any) -> closing[Engine]:
-    shown = Credentials(ca=authority.ca.read_bytes(), token=TOKEN)
-    return closing(Engine(f"grpcs://127.0.0.1:{port}", credentials=lambda: shown, **options))
-
-
-def delivers(port: int, authority: Authority, engine: StandInEngine, count: int = 20) -> None:
-    """Honest traffic comes through."""
-    before = len(engine.received)
-    with client(port, authority) as honest:
-        assert list(honest.deliver(log(number) for number in range(count)))[-1] == count
-    # Whatever else others have sent meanwhile.
-    arrived = [each.id for each in engine.received[before:] if each.id.startswith("log-")]
-    assert arrived == [f"log-{number}" for number in range(count)]
-
 
 # What passes
 
@@ -214,20 +77,6 @@ def test_messages_and_acknowledgements_pass_unchanged_and_the_end_of_the_stream_
     assert got == [*(each[::-1] for each in sent), b"after the caller's last"]
 
 
-@contextmanager
-def serving(path: Path, handler: grpc.GenericRpcHandler) -> Iterator[None]:
-    from concurrent.futures import ThreadPoolExecutor
-
-    server = grpc.server(ThreadPoolExecutor(8))
-    server.add_generic_rpc_handlers((handler,))
-    server.add_insecure_port(f"unix://{path}")
-    server.start()
-    try:
-        yield
-    finally:
-        server.stop(None).wait()
-
-
 def test_the_engine_client_delivers_through_a_relay_as_through_the_socket(
     folder: Path, authority: Authority, server: tuple[Path, Path], tokens: Path, engine: StandInEngine
 ) -> None:
@@ -236,8 +85,8 @@ def test_the_engine_client_delivers_through_a_relay_as_through_the_socket(
         remote.probe()
         assert list(remote.deliver(iter(logs)))[-1] == len(logs)
         assert [each.id for each in engine.received] == [each.id for each in logs]
-        until(lambda: relayed.open_streams == 0, "the streams' end")
-        assert (relayed.counts["messages"], relayed.counts["acks"], relayed.in_flight) == (700, 700, 0)
+        until(lambda: not relayed.gate.streams, "the streams' end")
+        assert (relayed.gate.counts["messages"], relayed.gate.counts["acks"], relayed.gate.in_flight) == (700, 700, 0)
 
 
 def test_an_event_of_over_4_mib_is_named_as_it_is_by_the_engine_itself(
@@ -352,6 +201,28 @@ def test_a_new_server_certificate_is_shown_without_a_restart_and_a_broken_one_ne
             remote.probe()
 
 
+def test_who_is_let_in_changes_with_the_client_ca_without_a_restart(
+    folder: Path, authority: Authority, server: tuple[Path, Path], engine: StandInEngine
+) -> None:
+    (folder / "later").mkdir(exist_ok=True)
+    following = Authority(folder / "later")
+    client_ca = folder / "client-ca.pem"
+    client_ca.write_bytes(authority.ca.read_bytes())
+    former, later = authority.issue("former-caller"), following.issue("later-caller")
+
+    def comes_in(shown: tuple[Path, Path]) -> bool:
+        with caller(relayed.port, authority, shown) as channel:
+            try:
+                return list(stream(channel, iter([field(1, b"a")]), None)) == [field(1, b"a")]
+            except grpc.RpcError:
+                return False
+
+    with relay(folder, server, client_ca=client_ca) as relayed:
+        assert (comes_in(former), comes_in(later)) == (True, False)
+        following.ca.replace(client_ca)
+        assert (comes_in(former), comes_in(later)) == (False, True)
+
+
 def test_every_other_method_is_unimplemented(
     folder: Path, authority: Authority, server: tuple[Path, Path], tokens: Path, engine: StandInEngine
 ) -> None:
@@ -380,14 +251,6 @@ def test_a_missing_socket_is_unavailable_and_said_in_plain_words(
                 assert status(lambda: check(b"\x0a\x05other"))[0] == grpc.StatusCode.NOT_FOUND
                 until(lambda: reached(remote), "the engine behind the relay", PATIENCE)
                 delivers(relayed.port, authority, engine)
-
-
-def reached(remote: Engine) -> bool:
-    try:
-        remote.probe()
-    except EngineDownError:
-        return False
-    return True
 
 
 def test_an_engine_that_dies_in_mid_stream_is_unavailable_and_what_is_unacknowledged_is_sent_again(
@@ -441,10 +304,10 @@ def test_a_caller_that_takes_no_acknowledgements_is_held_up_and_then_ended_and_o
 
         with caller(relayed.port, authority) as channel:
             slow = stream(channel, endless())
-            until(lambda: relayed.in_flight >= 1 << 20, "a full share", PATIENCE)
-            assert relayed.in_flight < (1 << 20) + 60_100
+            until(lambda: relayed.gate.in_flight >= 1 << 20, "a full share", PATIENCE)
+            assert relayed.gate.in_flight < (1 << 20) + 60_100
             delivers(relayed.port, authority, engine)
-            until(lambda: relayed.open_streams == 0 and relayed.in_flight == 0, "room again", PATIENCE)
+            until(lambda: not relayed.gate.streams and relayed.gate.in_flight == 0, "room again", PATIENCE)
             delivers(relayed.port, authority, engine)
             # It learns why once it takes what has come back.
             code, text = status(lambda: list(slow))
@@ -504,7 +367,7 @@ def test_a_connection_that_is_dead_without_a_word_is_noticed_and_its_place_is_fr
         with closing(line), caller(line.port, authority) as channel, closing(Open(channel)) as held:
             held.send(field(1, b"a"))
             line.cut()
-            until(lambda: relayed.open_streams == 0, "the keepalive's answer that never comes", PATIENCE)
+            until(lambda: not relayed.gate.streams, "the keepalive's answer that never comes", PATIENCE)
             delivers(relayed.port, authority, engine)
         for each in silent:
             each.close()

@@ -1,0 +1,95 @@
+"""What callers may take, who is let in, and what has passed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from grpc import StatusCode
+
+from emulator.relay.access import Tokens
+from lib.errors import EngineDownError
+from lib.utmstack.channel import reach
+
+if TYPE_CHECKING:
+    from emulator.relay.stream import Stream
+
+KEEPALIVE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What all callers together may take."""
+
+    streams: int = 64
+    bytes_in_flight: int = 128 << 20
+    rate: int | None = 5000
+    """Messages a second; None: no bound."""
+    idle: float = 300.0
+    """Seconds that a stream may stand still, and that a connection may be without one."""
+    keepalive: float = KEEPALIVE_SECONDS
+    """Seconds of silence after which a caller is asked whether it is there, and within which it has to answer."""
+
+    @property
+    def share(self) -> int:
+        """Bytes of one stream that may wait for their acknowledgements."""
+        return max(1, self.bytes_in_flight // self.streams)
+
+    @property
+    def streams_per_connection(self) -> int:
+        """Open ones; there is room for streams that are told they are too many, and for health checks."""
+        return 2 * self.streams + 8
+
+    @property
+    def connections(self) -> int:
+        """Open ones, of which those without a stream make room for others."""
+        return 2 * self.streams + 64
+
+
+class Gate:
+    """Lets streams in to the engine's socket, and counts."""
+
+    def __init__(self, socket: str, tokens: Tokens | None, bounds: Bounds) -> None:
+        """`tokens` None: the callers' certificates say who they are."""
+        self.socket = socket
+        self.bounds = bounds
+        self.streams: set[Stream] = set()
+        """Those that are open."""
+        self.counts: Counter[str] = Counter()
+        """Messages, bytes and acknowledgements passed."""
+        self.ended: Counter[str] = Counter()
+        """Streams by the status that they ended with, refused ones too."""
+        self._tokens = tokens
+        self._free = 0.0
+        """When the next message may pass, monotonic, where none came before."""
+
+    @property
+    def in_flight(self) -> int:
+        """Bytes that the engine has not acknowledged."""
+        return sum(each.in_flight for each in list(self.streams))
+
+    def refusal(self, authorization: str) -> tuple[StatusCode, str] | None:
+        """Why one more stream is not let in, where it is not."""
+        if self._tokens is not None and not self._tokens.accepts(authorization):
+            return StatusCode.UNAUTHENTICATED, "the relay knows no such token: send `authorization: Bearer TOKEN`"
+        if len(self.streams) >= self.bounds.streams:
+            return StatusCode.RESOURCE_EXHAUSTED, f"the relay has its {self.bounds.streams} streams: try again later"
+        return None
+
+    def slot(self) -> float:
+        """When the next message may pass, monotonic; a second's worth may come at once."""
+        if self.bounds.rate is None:
+            return 0.0
+        self._free = max(self._free, time.monotonic() - 1.0) + 1 / self.bounds.rate
+        return self._free
+
+    async def engine_problem(self) -> str | None:
+        """Why the engine's socket takes no connections, where it does not."""
+        try:
+            await asyncio.to_thread(reach, self.socket)
+        except EngineDownError as error:
+            return f"the relay does not reach the engine: {error}. {error.remedy}"
+        return None

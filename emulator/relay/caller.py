@@ -1,0 +1,260 @@
+"""A caller's connection: HTTP/2 over TLS, the two methods that there are, and the refusal of everything else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+import h2.errors
+import h2.events
+import h2.exceptions
+from grpc import StatusCode
+from h2.settings import SettingCodes, Settings
+from hyperframe.frame import GoAwayFrame
+
+from emulator.relay.bounds import Gate
+from emulator.relay.http2 import INPUT, Connection, Headers, ending
+from emulator.relay.messages import PREFIX, Way
+from emulator.relay.stream import Stream
+
+log = logging.getLogger(__name__)
+
+HEALTH = "/grpc.health.v1.Health/Check"
+SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"
+"""`HealthCheckResponse` with status 1 and 2 (grpc/health/v1/health.proto)."""
+HEALTH_OF = (b"", b"\x0a\x0eplugins.Engine")
+"""`HealthCheckRequest` for the whole server, and for the one service."""
+STREAM_WINDOW = 256 << 10
+"""What a caller may send on a stream ahead of what has been passed on, in bytes."""
+MAX_HEADER_BYTES = 16 << 10
+MAX_HEADER_FRAMES = 4
+FRAME_HEADER_BYTES = 9
+_ENCODINGS = (None, b"identity", b"gzip", b"deflate")
+_BEGINNING = ((b":status", b"200"), (b"content-type", b"application/grpc"))
+
+
+class Caller(Connection):
+    """A caller's connection, with all its streams."""
+
+    def __init__(self, gate: Gate, came: Callable[[Caller], None], went: Callable[[Caller], None]) -> None:
+        """`came` and `went` are told when it is there, and when no longer."""
+        super().__init__(is_client=False)
+        self.gate = gate
+        self._came = came
+        self._went = went
+        self.streams: dict[int, Stream | _Health] = {}
+        self.made = self.heard = self.used = time.monotonic()
+        """When it was made, when something came last, when a stream of it was let in or ended last."""
+        self.pinged: float | None = None
+        """When it was asked whether it is there, where it has not answered."""
+        self._is_leaving = False
+
+    @property
+    def has_stream(self) -> bool:
+        """Whether a stream of it was let in and is open."""
+        return any(isinstance(each, Stream) for each in self.streams.values())
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet, once TLS is there."""
+        super().connection_made(transport)
+        if transport.get_extra_info("ssl_object").selected_alpn_protocol() != "h2":
+            self.transport.abort()
+            return
+        most = self.gate.bounds.streams_per_connection
+        # Until the caller has read the settings it may open more streams: they are refused one by one, not all at once.
+        self.h2.local_settings = Settings(client=False, initial_values={SettingCodes.MAX_CONCURRENT_STREAMS: 1 << 31})
+        self.h2.decoder.max_header_list_size = MAX_HEADER_BYTES
+        self.h2.initiate_connection()
+        self.h2.update_settings(
+            {
+                SettingCodes.MAX_CONCURRENT_STREAMS: most,
+                SettingCodes.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
+                SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEADER_BYTES,
+            }
+        )
+        # What one stream holds takes no room from the others.
+        self.h2.increment_flow_control_window(STREAM_WINDOW * most)
+        self.flush()
+        self._came(self)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """All its streams are over."""
+        self._went(self)
+        self._abandon()
+
+    def pause_writing(self) -> None:
+        """What was sent is not read."""
+        super().pause_writing()
+        # Who does not read is not read from either: answers to pings alone could fill what waits to be written.
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It is read again."""
+        super().resume_writing()
+        self.transport.resume_reading()
+        self._go(self.streams.values())
+
+    def data_received(self, data: bytes) -> None:
+        """Any part of anything."""
+        self.heard, self.pinged = time.monotonic(), None
+        try:
+            events = self.h2.receive_data(data)
+            self._check_backlog()
+        except h2.exceptions.ProtocolError as error:
+            log.info("a caller's connection is closed: %s", error)
+            self.flush()
+            self._abandon()
+            self.transport.close()
+            return
+        if any(isinstance(each, h2.events.ConnectionTerminated) for each in events):
+            self._abandon()
+            self.transport.close()
+            return
+        # h2 is at the end of all this data already: nothing is answered before everything is known.
+        touched: dict[int, Stream | _Health] = {}
+        for event in events:
+            self._take(event, touched)
+        self._go(touched.values())
+
+    def _check_backlog(self) -> None:
+        """Hold no more of a frame or of headers than is allowed: h2 looks at their size once it has them whole."""
+        backlog = self.h2.incoming_buffer
+        is_long = len(backlog._data) > self.h2.max_inbound_frame_size + FRAME_HEADER_BYTES  # noqa: SLF001
+        if is_long or len(backlog._headers_buffer) > MAX_HEADER_FRAMES:  # noqa: SLF001
+            raise h2.exceptions.FrameTooLargeError("a frame, or headers, of more than is allowed")
+
+    def _take(self, event: h2.events.Event, touched: dict[int, Stream | _Health]) -> None:
+        match event:
+            case h2.events.DataReceived(stream_id=number, data=data, flow_controlled_length=length):
+                stream = self.streams.get(number)
+                if stream is not None:
+                    stream.came(data)
+                    touched[number] = stream
+                unheld = length if stream is None else length - len(data)
+                if unheld:
+                    # It came for a stream that was refused, or is padding.
+                    self.h2.acknowledge_received_data(unheld, number)
+            case h2.events.RequestReceived(stream_id=number, headers=headers):
+                self._request(number, dict(headers))
+            case h2.events.StreamEnded(stream_id=number) if number in self.streams:
+                touched[number] = self.streams[number]
+                touched[number].has_ended = True
+            case h2.events.StreamReset(stream_id=number) if number in self.streams:
+                touched.pop(number, None)
+                self.streams.pop(number).abandon()
+            case h2.events.WindowUpdated(stream_id=number) if number in self.streams:
+                touched[number] = self.streams[number]
+            case h2.events.WindowUpdated(stream_id=0) | h2.events.RemoteSettingsChanged():
+                touched |= self.streams
+
+    def _go(self, streams: Iterable[Stream | _Health]) -> None:
+        for each in list(streams):
+            each.go()
+        self.flush()
+
+    def _request(self, number: int, headers: dict[bytes, bytes]) -> None:
+        path = headers.get(b":path", b"").decode("ascii", "replace")
+        is_grpc = headers.get(b"content-type", b"").startswith(b"application/grpc")
+        if self._is_leaving or not is_grpc or headers.get(b":method") != b"POST":
+            with suppress(h2.exceptions.ProtocolError):
+                self.h2.reset_stream(number, h2.errors.ErrorCodes.REFUSED_STREAM)
+        elif path == HEALTH:
+            self.streams[number] = _Health(self, number)
+        elif path != INPUT:
+            self._refuse(number, StatusCode.UNIMPLEMENTED, f"the relay knows {INPUT} alone")
+        elif headers.get(b"grpc-encoding") not in _ENCODINGS:
+            self._refuse(number, StatusCode.UNIMPLEMENTED, "the relay passes gzip, deflate and identity alone")
+        else:
+            refusal = self.gate.refusal(headers.get(b"authorization", b"").decode("utf-8", "replace"))
+            if refusal is None:
+                self.used = time.monotonic()
+                self.streams[number] = Stream(self, number, headers.get(b"grpc-encoding"))
+            else:
+                self._refuse(number, *refusal)
+
+    def _refuse(self, number: int, code: StatusCode, text: str) -> None:
+        self.gate.ended[code.name] += 1
+        self.trailers(number, ending(code, text))
+
+    def trailers(self, number: int, trailers: Headers, *, has_begun: bool = False, has_ended: bool = False) -> None:
+        """End a stream; whether its headers were sent, and whether the caller has ended it on its side."""
+        if self.streams.pop(number, None) is not None:
+            self.used = time.monotonic()
+        # The caller may have reset it meanwhile.
+        with suppress(h2.exceptions.ProtocolError):
+            head = () if has_begun else _BEGINNING
+            self.h2.send_headers(number, [*head, *trailers], end_stream=True)
+            if not has_ended:
+                # It need not go on sending (RFC 9113, 8.1).
+                self.h2.reset_stream(number, h2.errors.ErrorCodes.NO_ERROR)
+
+    def leave(self) -> None:
+        """Let its streams come to their end, and open no new one; once there is none, close it."""
+        if self.transport.is_closing():
+            return
+        if not self._is_leaving:
+            self._is_leaving = True
+            # h2 itself knows a GOAWAY only that ends everything at once.
+            goaway = GoAwayFrame(0, last_stream_id=self.h2.highest_inbound_stream_id)
+            self.transport.write(goaway.serialize())
+        if not self.streams:
+            self.transport.close()
+
+    def ping(self) -> None:
+        """Ask whether the caller is there."""
+        if not self.transport.is_closing():
+            self.pinged = time.monotonic()
+            self.h2.ping(bytes(8))
+            self.flush()
+
+    def _abandon(self) -> None:
+        for each in list(self.streams.values()):
+            each.abandon()
+        self.streams.clear()
+
+
+class _Health:
+    """`grpc.health.v1.Health/Check`: whether the engine's socket takes connections."""
+
+    def __init__(self, caller: Caller, number: int) -> None:
+        self._caller = caller
+        self._number = number
+        self._request = Way()
+        self.has_ended = False
+        """Whether the request is there."""
+        self._answering: asyncio.Task[None] | None = None
+
+    def came(self, data: bytes) -> None:
+        """A part of the request."""
+        self._request.add(data)
+
+    def abandon(self) -> None:
+        """The caller has gone."""
+        if self._answering is not None:
+            self._answering.cancel()
+
+    def go(self) -> None:
+        """Answer, once the request is there."""
+        if self.has_ended and self._answering is None:
+            self._answering = asyncio.create_task(self._answer())
+
+    async def _answer(self) -> None:
+        if self._request.held:
+            self._request.release()
+        asked = self._request.take(self._request.ready)[PREFIX:]
+        answer = NOT_SERVING if await self._caller.gate.engine_problem() else SERVING
+        framed = bytes(1) + len(answer).to_bytes(PREFIX - 1, "big") + answer
+        has_room = self._caller.h2.local_flow_control_window(self._number) >= len(framed)
+        if asked not in HEALTH_OF:
+            trailers, has_begun = ending(StatusCode.NOT_FOUND, "the relay serves plugins.Engine only"), False
+        elif not has_room:
+            trailers, has_begun = ending(StatusCode.RESOURCE_EXHAUSTED, "there is no room for an answer"), False
+        else:
+            self._caller.h2.send_headers(self._number, _BEGINNING)
+            self._caller.h2.send_data(self._number, framed)
+            trailers, has_begun = ending(StatusCode.OK, ""), True
+        self._caller.trailers(self._number, trailers, has_begun=has_begun, has_ended=True)
+        self._caller.flush()

@@ -1,0 +1,456 @@
+"""Callers and engines that keep to no rule: each is answered or hung up on, and nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import h2.errors
+import h2.events
+import pytest
+from h2.connection import H2Connection
+from hyperframe import frame as frames
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from emulator.engine import StandInEngine
+from emulator.relay import Relay
+from emulator.relay.caller import HEALTH, STREAM_WINDOW
+from emulator.relay.http2 import INPUT
+from tests.fakes.authority import Authority
+from tests.fakes.raw_http2 import RawCaller, RawEngine
+from tests.fakes.relay import PATIENCE, TOKEN, Open, caller, delivers, field, relay, status, stream
+from tests.site import until
+
+AUTHORIZED = ("authorization", f"Bearer {TOKEN}")
+
+
+@pytest.fixture
+def relayed(
+    folder: Path,
+    server: tuple[Path, Path],
+    tokens: Path,
+    engine: StandInEngine,
+    caplog: pytest.LogCaptureFixture,
+) -> Iterator[Relay]:
+    with relay(folder, server, tokens=tokens) as running:
+        yield running
+    # What an event loop logs of a protocol is an exception that nobody has foreseen.
+    assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
+
+
+# Who speaks something else
+
+
+def test_who_speaks_no_http2_is_hung_up_on(relayed: Relay, authority: Authority, engine: StandInEngine) -> None:
+    with socket.create_connection(("127.0.0.1", relayed.port), PATIENCE) as plain:
+        plain.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        with suppress(ConnectionResetError):
+            while plain.recv(1 << 16):
+                continue
+    for protocols in (("h2",), (), ("http/1.1",)):
+        with closing(RawCaller(relayed.port, authority.ca, protocols=protocols, greets=False)) as other:
+            with suppress(OSError):
+                other.send(b"GET / HTTP/1.1\r\nHost: relay.example.com\r\n\r\n")
+            assert other.is_hung_up_on()
+    delivers(relayed.port, authority, engine)
+
+
+BLOCKS = st.one_of(
+    st.binary(max_size=60),
+    # `:path: INPUT` and the like by HPACK's static table, as literals without an index.
+    st.sampled_from([b"\x83\x87\x04\x15" + INPUT.encode(), b"\x83\x87\x84", b"\x82\x87\x84", b"\x00" * 40]),
+)
+NUMBERS = st.sampled_from([0, 1, 1, 1, 2, 3, 5, 1 << 30])
+FLAGS = st.sets(st.sampled_from(["END_HEADERS", "END_STREAM", "ACK", "PADDED"]), max_size=2)
+
+
+@st.composite
+def any_frame(draw: st.DrawFn) -> bytes:
+    """A frame such as no well-meaning caller sends, or one that it might."""
+    number = draw(NUMBERS)
+    made: frames.Frame
+    match draw(st.integers(0, 9)):
+        case 0 | 1:
+            made = frames.HeadersFrame(number or 1, data=draw(BLOCKS))
+        case 2 | 3:
+            made = frames.DataFrame(number or 1, data=draw(st.binary(max_size=100)))
+        case 4:
+            made = frames.RstStreamFrame(number or 1, error_code=draw(st.integers(0, 20)))
+        case 5:
+            made = frames.WindowUpdateFrame(number, window_increment=draw(st.sampled_from([1, 65535, 0x7FFFFFFF])))
+        case 6:
+            made = frames.SettingsFrame(0, settings={draw(st.integers(1, 8)): draw(st.integers(0, 0xFFFFFFFF))})
+        case 7:
+            made = frames.ContinuationFrame(number or 1, data=draw(BLOCKS))
+        case 8:
+            made = frames.GoAwayFrame(0, last_stream_id=number, error_code=draw(st.integers(0, 20)))
+        case _:
+            made = frames.PingFrame(0, opaque_data=bytes(8))
+    for flag in draw(FLAGS):
+        with suppress(ValueError):
+            made.flags.add(flag)
+    data = bytearray(made.serialize())
+    if draw(st.integers(0, 5)) == 0:
+        data[draw(st.integers(0, len(data) - 1))] ^= 1 << draw(st.integers(0, 7))
+    return bytes(data)
+
+
+@given(sent=st.lists(any_frame(), max_size=15), is_let_in=st.booleans(), at_once=st.booleans())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_frames_at_all_are_answered_or_end_their_connection_alone(
+    relayed: Relay, authority: Authority, engine: StandInEngine, *, sent: list[bytes], is_let_in: bool, at_once: bool
+) -> None:
+    with closing(RawCaller(relayed.port, authority.ca)) as raw:
+        if is_let_in:
+            raw.ask(1, AUTHORIZED)
+            raw.flush()
+        with suppress(OSError):
+            for part in [b"".join(sent)] if at_once else sent:
+                raw.send(part)
+            raw.socket.shutdown(socket.SHUT_WR)
+        raw.is_hung_up_on()
+    until(lambda: not relayed.gate.streams, "the streams' end", PATIENCE)
+    delivers(relayed.port, authority, engine, 3)
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        (100 << 10).to_bytes(3, "big") + b"\0\0" + (1).to_bytes(4, "big"),  # a frame of 100 KiB
+        frames.HeadersFrame(1, data=bytes(16_384)).serialize(),  # headers of many frames
+    ],
+)
+def test_no_more_of_a_frame_or_of_headers_is_held_than_is_allowed(
+    relayed: Relay, authority: Authority, engine: StandInEngine, begun: bytes
+) -> None:
+    more = frames.ContinuationFrame(1, data=bytes(16_384)).serialize()
+    with closing(RawCaller(relayed.port, authority.ca)) as raw:
+        with suppress(OSError):
+            raw.send(begun)
+            for _ in range(5):
+                raw.send(more)
+        assert raw.is_hung_up_on()
+    delivers(relayed.port, authority, engine)
+
+
+def test_streams_that_are_reset_at_once_leave_nothing(
+    relayed: Relay, authority: Authority, engine: StandInEngine
+) -> None:
+    with closing(RawCaller(relayed.port, authority.ca)) as raw:
+        raw.hear(h2.events.RemoteSettingsChanged)
+        for number in range(1, 1200, 2):
+            raw.ask(number, *((AUTHORIZED,) if number % 4 == 1 else ()))
+            raw.h2.reset_stream(number, h2.errors.ErrorCodes.CANCEL)
+            if number % 100 == 1:
+                raw.flush()
+        raw.flush()
+        raw.h2.ping(b"answered")
+        raw.flush()
+        assert raw.hear(h2.events.PingAckReceived)
+        delivers(relayed.port, authority, engine)
+    assert not relayed.gate.streams
+
+
+def test_a_request_that_is_no_grpc_is_refused(relayed: Relay, authority: Authority) -> None:
+    with closing(RawCaller(relayed.port, authority.ca)) as raw:
+        for number, headers in enumerate(
+            (
+                [(":method", "GET"), (":scheme", "https"), (":path", INPUT), ("content-type", "application/grpc")],
+                [(":method", "POST"), (":scheme", "https"), (":path", INPUT), ("content-type", "text/plain")],
+                [(":method", "POST"), (":scheme", "https"), (":path", INPUT)],
+                [("content-type", "application/grpc")],
+            )
+        ):
+            raw.h2.send_headers(2 * number + 1, headers)
+            raw.flush()
+            reset = raw.hear(h2.events.StreamReset)
+            assert isinstance(reset, h2.events.StreamReset)
+            assert reset.error_code == h2.errors.ErrorCodes.REFUSED_STREAM
+        raw.ask(21, AUTHORIZED, ("grpc-encoding", "snappy"))
+        raw.flush()
+        answer = raw.hear(h2.events.ResponseReceived)
+        assert isinstance(answer, h2.events.ResponseReceived)
+        assert dict(answer.headers)[b"grpc-status"] == b"12"
+
+
+def test_a_caller_that_does_not_read_is_not_read_from_and_then_hung_up_on(
+    folder: Path, authority: Authority, server: tuple[Path, Path], tokens: Path, engine: StandInEngine
+) -> None:
+    with (
+        relay(folder, server, tokens=tokens, keepalive=0.5) as relayed,
+        closing(RawCaller(relayed.port, authority.ca)) as raw,
+    ):
+        raw.socket.settimeout(PATIENCE)
+        flood = frames.PingFrame(0, opaque_data=bytes(8)).serialize() * 4096
+
+        def send_without_end() -> None:
+            for _ in range((64 << 20) // len(flood)):
+                raw.send(flood)
+
+        with pytest.raises(OSError):
+            send_without_end()
+        delivers(relayed.port, authority, engine)
+
+
+def test_what_a_refused_stream_goes_on_sending_takes_no_room_from_others(
+    relayed: Relay, authority: Authority, engine: StandInEngine
+) -> None:
+    with closing(RawCaller(relayed.port, authority.ca)) as raw:
+        raw.hear(h2.events.RemoteSettingsChanged)
+        raw.hear(h2.events.WindowUpdated)
+        window = raw.h2.outbound_flow_control_window
+        sent = 0
+        # Twice the connection's window: it has to be given back, though each stream is refused before its data comes.
+        for number in range(1, 10_000, 2):
+            if sent > 2 * window:
+                break
+            raw.ask(number, path="/x/y")
+            for _ in range(8):
+                raw.h2.send_data(number, bytes(16_384))
+                sent += 16_384
+            raw.flush()
+            answer = raw.hear(h2.events.ResponseReceived)
+            assert isinstance(answer, h2.events.ResponseReceived), sent
+            assert dict(answer.headers)[b"grpc-status"] == b"12"
+        raw.ask(20_001, AUTHORIZED)
+        raw.h2.send_data(20_001, framed(field(1, b"still-ok")))
+        raw.flush()
+        assert raw.hear(h2.events.DataReceived)
+    delivers(relayed.port, authority, engine)
+
+
+def test_acknowledgements_wait_for_a_caller_with_a_small_window_and_go_on_once_it_has_room(
+    relayed: Relay, authority: Authority
+) -> None:
+    with closing(RawCaller(relayed.port, authority.ca)) as raw:
+        raw.hear(h2.events.RemoteSettingsChanged)
+        raw.h2.increment_flow_control_window(1 << 20)
+        raw.ask(1, AUTHORIZED)
+        sent = b"".join(framed(field(1, bytes([65 + at]) * 40_000)) for at in range(3))
+        raw.tell(1, sent)
+        got = bytearray()
+        while len(got) < len(sent):
+            ack = raw.hear(h2.events.DataReceived)
+            assert isinstance(ack, h2.events.DataReceived), len(got)
+            got += ack.data
+            if len(got) >= 65_535:
+                # The stream's window was full; the connection's never is.
+                raw.h2.increment_flow_control_window(len(sent), 1)
+                raw.flush()
+        assert bytes(got) == sent
+
+
+def test_what_a_caller_takes_from_its_window_and_not_from_its_connection_is_bounded(
+    relayed: Relay, authority: Authority, engine: StandInEngine
+) -> None:
+    with closing(RawCaller(relayed.port, authority.ca, buffer=4096)) as raw:
+        raw.hear(h2.events.RemoteSettingsChanged)
+        raw.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: (1 << 31) - 1})
+        raw.h2.increment_flow_control_window((1 << 31) - 1 - 65_535)
+        raw.ask(1, AUTHORIZED)
+        raw.flush()
+        raw.tell(1, framed(field(1, b"i" * 4_100_000)))
+        transport = next(iter(relayed._callers)).transport
+        until(lambda: transport.get_write_buffer_size() > 0, "a system that takes no more", PATIENCE)
+        delivers(relayed.port, authority, engine)
+        assert transport.get_write_buffer_size() < 256 << 10
+
+
+def framed(message: bytes) -> bytes:
+    return bytes(1) + len(message).to_bytes(4, "big") + message
+
+
+def test_a_health_check_without_room_for_its_answer_is_told_so(relayed: Relay, authority: Authority) -> None:
+    with closing(RawCaller(relayed.port, authority.ca)) as raw:
+        raw.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+        raw.ask(1, path=HEALTH)
+        raw.h2.send_data(1, bytes(5), end_stream=True)
+        raw.flush()
+        answer = raw.hear(h2.events.ResponseReceived)
+        assert isinstance(answer, h2.events.ResponseReceived)
+        assert dict(answer.headers)[b"grpc-status"] == b"8"
+
+
+def test_connections_without_a_stream_make_room_for_others(
+    folder: Path, authority: Authority, server: tuple[Path, Path], tokens: Path, engine: StandInEngine
+) -> None:
+    with relay(folder, server, tokens=tokens, streams=2) as relayed:
+        with caller(relayed.port, authority) as channel, closing(Open(channel)) as held:
+            held.send(field(1, b"a"))
+            idle = [RawCaller(relayed.port, authority.ca) for _ in range(80)]
+            # 68 connections at the most, of which one has a stream.
+            assert all(each.is_hung_up_on() for each in idle[: 80 + 1 - 68])
+            assert held.send(field(1, b"b")) == field(1, b"b")
+            for each in idle:
+                each.close()
+        delivers(relayed.port, authority, engine)
+
+
+def test_an_idle_connection_is_told_to_leave_and_its_caller_comes_again(
+    folder: Path, authority: Authority, server: tuple[Path, Path], tokens: Path, engine: StandInEngine
+) -> None:
+    with relay(folder, server, tokens=tokens, idle=0.4) as relayed, caller(relayed.port, authority) as channel:
+        with closing(RawCaller(relayed.port, authority.ca)) as raw:
+            assert list(stream(channel, iter([field(1, b"a")]))) == [field(1, b"a")]
+            assert raw.hear(h2.events.ConnectionTerminated)
+            assert raw.is_hung_up_on()
+        assert list(stream(channel, iter([field(1, b"b")]))) == [field(1, b"b")]
+
+
+def test_a_relay_that_ends_lets_open_streams_end_and_opens_none(
+    folder: Path, authority: Authority, server: tuple[Path, Path], tokens: Path, engine: StandInEngine
+) -> None:
+    with relay(folder, server, tokens=tokens) as relayed, caller(relayed.port, authority) as channel:
+        with closing(Open(channel)) as held:
+            held.send(field(1, b"a"))
+            loop = next(iter(relayed.gate.streams))._connecting.get_loop()
+            stopping = asyncio.run_coroutine_threadsafe(relayed.stop(), loop)
+            until(lambda: not relayed._server.is_serving(), "a closed door", PATIENCE)
+            assert held.send(field(1, b"b")) == field(1, b"b")
+            assert status(lambda: list(stream(channel, iter([b""]))))[0] == grpc.StatusCode.UNAVAILABLE
+        stopping.result(PATIENCE)
+    assert [each.id for each in engine.received] == ["a", "b"]
+
+
+# Engines that keep to no rule
+
+ANSWER = [(":status", "200"), ("content-type", "application/grpc")]
+ACK = framed(field(1, b"a"))
+
+
+def half_an_ack(talk: H2Connection, connection: socket.socket) -> None:
+    talk.send_headers(1, ANSWER)
+    talk.send_data(1, ACK)
+    large = bytes(1) + (60_000).to_bytes(4, "big") + bytes(40_000)
+    for at in range(0, len(large), 16_384):
+        talk.send_data(1, large[at : at + 16_384])
+    connection.sendall(talk.data_to_send())
+    # What was passed on makes room.
+    while not any(isinstance(each, h2.events.WindowUpdated) for each in talk.receive_data(connection.recv(1 << 16))):
+        continue
+    connection.shutdown(socket.SHUT_WR)
+
+
+def a_prefix(talk: H2Connection, connection: socket.socket) -> None:
+    talk.send_headers(1, ANSWER)
+    talk.send_data(1, ACK + ACK[:3])
+    connection.sendall(talk.data_to_send())
+    connection.shutdown(socket.SHUT_WR)
+
+
+def no_status(talk: H2Connection, _: socket.socket) -> None:
+    talk.send_headers(1, ANSWER)
+    talk.send_data(1, ACK, end_stream=True)
+
+
+def bare_http(talk: H2Connection, _: socket.socket) -> None:
+    talk.send_headers(1, [(":status", "404")], end_stream=True)
+
+
+def reset(talk: H2Connection, _: socket.socket) -> None:
+    talk.send_headers(1, ANSWER)
+    talk.send_data(1, ACK)
+    talk.reset_stream(1, h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
+
+
+def farewell(talk: H2Connection, _: socket.socket) -> None:
+    talk.send_headers(1, ANSWER)
+    talk.send_data(1, ACK)
+    talk.close_connection()
+
+
+def garbage(talk: H2Connection, connection: socket.socket) -> None:
+    talk.send_headers(1, ANSWER)
+    talk.send_data(1, ACK)
+    # Data of stream 0; what came with it is not looked at.
+    connection.sendall(talk.data_to_send() + frames.DataFrame(1, data=b"x").serialize().replace(b"\1x", b"\0x"))
+
+
+def at_once(talk: H2Connection, _: socket.socket) -> None:
+    talk.send_headers(1, [*ANSWER, ("grpc-status", "7"), ("grpc-message", "not you")], end_stream=True)
+
+
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("script", "acks", "code", "text"),
+    [
+        (half_an_ack, 1, grpc.StatusCode.INTERNAL, "RST_STREAM"),
+        (a_prefix, 1, UNAVAILABLE, "the engine ended the stream: it hung up"),
+        (no_status, 1, UNAVAILABLE, "the engine ended the stream: without a status"),
+        (bare_http, 0, UNAVAILABLE, "the engine ended the stream without a status"),
+        (reset, 1, UNAVAILABLE, "it reset the stream with error code 11"),
+        (farewell, 1, UNAVAILABLE, "it is about to end"),
+        (garbage, 0, UNAVAILABLE, "it speaks no HTTP/2"),
+        (at_once, 0, grpc.StatusCode.PERMISSION_DENIED, "the engine ended the stream: not you"),
+    ],
+)
+def test_however_an_engine_ends_whole_acknowledgements_arrive_and_then_a_status(
+    folder: Path,
+    authority: Authority,
+    server: tuple[Path, Path],
+    tokens: Path,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    script: Callable[[H2Connection, socket.socket], None],
+    acks: int,
+    code: grpc.StatusCode,
+    text: str,
+) -> None:
+    with (
+        closing(RawEngine(folder / "e.sock", script)),
+        relay(folder, server, tokens=tokens) as relayed,
+        caller(relayed.port, authority) as channel,
+    ):
+        got: list[bytes] = []
+        found, told = status(lambda: got.extend(stream(channel, iter([b"x"]))))
+        assert (got, found) == ([ACK[5:]] * acks, code)
+        assert text in told
+        until(lambda: not relayed.gate.streams, "the stream's end", PATIENCE)
+    assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
+
+
+# Much at once
+
+
+def test_large_messages_and_acknowledgements_pass_unchanged_in_both_directions(
+    relayed: Relay, authority: Authority, engine: StandInEngine
+) -> None:
+    # The acknowledgement is as large as the id: both exceed every window.
+    sent = [field(1, bytes([65 + at]) * (STREAM_WINDOW * at)) for at in (3, 12, 1)]
+    with caller(relayed.port, authority) as channel:
+        large = grpc.Compression.NoCompression, grpc.Compression.Gzip
+        for compression in large:
+            opened: Any = channel.stream_stream(INPUT)
+            got = opened(iter(sent), metadata=(AUTHORIZED,), compression=compression)
+            assert list(got) == sent
+
+
+def test_many_callers_at_once_each_get_their_own_acknowledgements_in_order(
+    relayed: Relay, authority: Authority, engine: StandInEngine
+) -> None:
+    failures: list[object] = []
+
+    def call(name: int) -> None:
+        sent = [field(1, b"%d-%d" % (name, number)) for number in range(400)]
+        with caller(relayed.port, authority) as channel:
+            got = list(stream(channel, iter(sent)))
+        if got != sent:
+            failures.append(name)
+
+    threads = [threading.Thread(target=call, args=(name,)) for name in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(PATIENCE)
+    assert not failures
+    assert len(engine.received) == 8 * 400
