@@ -65,6 +65,7 @@ class Gate:
         self._tokens = tokens
         self._free = 0.0
         """When the next message may pass, monotonic, where none came before."""
+        self._looking: asyncio.Task[str | None] | None = None
 
     @property
     def in_flight(self) -> int:
@@ -87,9 +88,19 @@ class Gate:
         return self._free
 
     async def engine_problem(self) -> str | None:
-        """Why the engine's socket takes no connections, where it does not."""
-        try:
-            await asyncio.to_thread(reach, self.socket)
-        except EngineDownError as error:
-            return f"the relay does not reach the engine: {error}. {error.remedy}"
-        return None
+        """Why the engine's socket takes no connections, where it does not; those who ask at once share an answer."""
+        if self._looking is None:
+            self._looking = asyncio.create_task(asyncio.to_thread(_engine_problem, self.socket))
+            self._looking.add_done_callback(self._looked)
+        return await asyncio.shield(self._looking)
+
+    def _looked(self, _: asyncio.Task[str | None]) -> None:
+        self._looking = None
+
+
+def _engine_problem(socket: str) -> str | None:
+    try:
+        reach(socket)
+    except EngineDownError as error:
+        return f"the relay does not reach the engine: {error}. {error.remedy}"
+    return None

@@ -17,7 +17,7 @@ from hyperframe.frame import GoAwayFrame
 
 from emulator.relay.bounds import Gate
 from emulator.relay.http2 import INPUT, Connection, Headers, ending
-from emulator.relay.messages import PREFIX, Way
+from emulator.relay.messages import PREFIX
 from emulator.relay.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"
 """`HealthCheckResponse` with status 1 and 2 (grpc/health/v1/health.proto)."""
 HEALTH_OF = (b"", b"\x0a\x0eplugins.Engine")
 """`HealthCheckRequest` for the whole server, and for the one service."""
+MAX_HEALTH_BYTES = 64
 STREAM_WINDOW = 256 << 10
 """What a caller may send on a stream ahead of what has been passed on, in bytes."""
 MAX_HEADER_BYTES = 16 << 10
@@ -222,14 +223,15 @@ class _Health:
     def __init__(self, caller: Caller, number: int) -> None:
         self._caller = caller
         self._number = number
-        self._request = Way()
+        self._request = b""
         self.has_ended = False
         """Whether the request is there."""
         self._answering: asyncio.Task[None] | None = None
 
     def came(self, data: bytes) -> None:
-        """A part of the request."""
-        self._request.add(data)
+        """A part of the request; of one that is too long, the beginning tells enough."""
+        self._request += data[: MAX_HEALTH_BYTES - len(self._request)]
+        self._caller.h2.acknowledge_received_data(len(data), self._number)
 
     def abandon(self) -> None:
         """The caller has gone."""
@@ -242,13 +244,10 @@ class _Health:
             self._answering = asyncio.create_task(self._answer())
 
     async def _answer(self) -> None:
-        if self._request.held:
-            self._request.release()
-        asked = self._request.take(self._request.ready)[PREFIX:]
         answer = NOT_SERVING if await self._caller.gate.engine_problem() else SERVING
         framed = bytes(1) + len(answer).to_bytes(PREFIX - 1, "big") + answer
         has_room = self._caller.h2.local_flow_control_window(self._number) >= len(framed)
-        if asked not in HEALTH_OF:
+        if self._request[PREFIX:] not in HEALTH_OF:
             trailers, has_begun = ending(StatusCode.NOT_FOUND, "the relay serves plugins.Engine only"), False
         elif not has_room:
             trailers, has_begun = ending(StatusCode.RESOURCE_EXHAUSTED, "there is no room for an answer"), False

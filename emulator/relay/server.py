@@ -73,8 +73,9 @@ class Relay:
     def _came(self, caller: Caller) -> None:
         self._callers.add(caller)
         if len(self._callers) > self.gate.bounds.connections:
-            # Who has a stream is let in and keeps its connection: of the others there are always some.
-            min((each for each in self._callers if not each.has_stream), key=lambda each: each.used).transport.abort()
+            # Who has a stream keeps its connection.
+            others = (each for each in self._callers if not each.has_stream)
+            min(others, key=lambda each: each.used, default=caller).transport.abort()
 
     async def _watch(self) -> None:
         """End what stands still, what does not answer, and what has become too old."""
