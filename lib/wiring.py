@@ -145,12 +145,6 @@ class Credential:
     client_secret: Callable[[], str]
 
 
-@cache
-def _instance() -> str:
-    """Tells this process from others that use the same credentials."""
-    return uuid.uuid4().hex[:12]
-
-
 def budget(client_id: Callable[[], str], per_minute: int) -> Budget:
     """The calls that a credential may make."""
     from lib.pipeline.budget import Budget
@@ -159,7 +153,6 @@ def budget(client_id: Callable[[], str], per_minute: int) -> Budget:
         store,
         client_id,
         per_minute,
-        holder=_instance(),
         now=now,
         monotonic=time.monotonic,
         sleep=time.sleep,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
+import uuid
 from bisect import bisect_right, insort
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -47,17 +48,17 @@ class Budget:
         client_id: Callable[[], str],
         per_minute: int,
         *,
-        holder: str,
         now: Callable[[], datetime],
         monotonic: Callable[[], float],
         sleep: Callable[[float], None],
         jitter: Callable[[], float],
     ) -> None:
-        """`client_id` tells credentials apart, `holder` instances."""
+        """`client_id` tells credentials apart."""
         self._store = store
         self._client_id = client_id
         self._per_minute = per_minute
-        self._holder = holder
+        # Two integrations of one process may use one credential: each is another one to the other.
+        self._holder = uuid.uuid4().hex[:12]
         self._now = now
         self._monotonic = monotonic
         self._sleep = sleep

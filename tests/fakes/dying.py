@@ -167,7 +167,6 @@ def live(life: Life) -> tuple[list[str], list[dict[str, Any]]]:
         lambda: store,
         lambda: "demo-client",
         life.calls_per_minute,
-        holder="somebody",
         now=now,
         monotonic=time.monotonic,
         sleep=time.sleep,

@@ -44,12 +44,11 @@ class World:
     def sleep(self, seconds: float) -> None:
         self.clock.advance(seconds + 0.001)
 
-    def budget(self, holder: str, per_minute: int = 100, client_id: str = "partner") -> Budget:
+    def budget(self, per_minute: int = 100, client_id: str = "partner") -> Budget:
         return Budget(
             lambda: self.store,
             lambda: client_id,
             per_minute,
-            holder=holder,
             now=self.now,
             monotonic=self.monotonic,
             sleep=self.sleep,
@@ -89,26 +88,26 @@ def world(tmp_path: Path) -> World:
 def test_catching_up_uses_95_of_100_allowed_calls_and_draws_few_429s(
     world: World, instances: int, most_refused: int
 ) -> None:
-    world.catch_up([world.budget(f"i{number}") for number in range(instances)], minutes=20)
+    world.catch_up([world.budget() for _ in range(instances)], minutes=20)
     assert world.allowed >= 0.95 * 20 * 100
     assert world.refused <= most_refused
 
 
 def test_a_burst_is_used_where_sophos_grants_it(tmp_path: Path) -> None:
     world = World(tmp_path, [(300, 60), (1200, 600)])
-    world.catch_up([world.budget("one")], minutes=10)
+    world.catch_up([world.budget()], minutes=10)
     assert world.refused == 0
     assert world.allowed >= 0.95 * 1200
 
 
 def test_a_lower_share_is_kept(world: World) -> None:
-    world.catch_up([world.budget("one", per_minute=30)], minutes=10)
+    world.catch_up([world.budget(per_minute=30)], minutes=10)
     assert world.refused == 0
     assert 0.95 * 300 <= world.allowed <= 300 + 2 * 30
 
 
 def test_a_429_that_one_instance_met_holds_the_others_back(world: World) -> None:
-    one, other = world.budget("one"), world.budget("other")
+    one, other = world.budget(), world.budget()
     one.take("a", world.monotonic())
     assert one.refused(40.0) == 40.0
     other.expect(1, 60.0)
@@ -122,7 +121,7 @@ def test_a_429_that_one_instance_met_holds_the_others_back(world: World) -> None
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_noisy_stream_leaves_the_others_their_calls_and_uses_all_the_rest(world: World, strict: bool) -> None:
-    budget, minutes, pages, slowest = world.budget("one"), 10, 0, 0.0
+    budget, minutes, pages, slowest = world.budget(), 10, 0, 0.0
     if strict:
         budget.refused(1.0)
     start = world.monotonic()
@@ -143,7 +142,7 @@ def test_a_noisy_stream_leaves_the_others_their_calls_and_uses_all_the_rest(worl
 
 
 def test_few_calls_write_nothing(world: World) -> None:
-    budget = world.budget("one")
+    budget = world.budget()
     for _ in range(60):
         for number in range(15):
             budget.take(f"s{number}", world.monotonic() + 50)
@@ -152,7 +151,7 @@ def test_few_calls_write_nothing(world: World) -> None:
 
 
 def test_another_credential_has_calls_of_its_own(world: World) -> None:
-    one, other = world.budget("one"), world.budget("other", client_id="somebody else")
+    one, other = world.budget(), world.budget(client_id="somebody else")
     world.catch_up([one], minutes=3)
     other.expect(1, 60.0)
     assert other.used().last_minute == 0
@@ -226,7 +225,7 @@ def fetch_page(world: World, source: Quiet, every: Callable[[], float]) -> Fetch
 def test_of_1000_tenants_each_is_asked_within_12_minutes_and_a_busy_one_within_2(world: World) -> None:
     tenants = [Tenant(f"t-{number:04}", f"Tenant {number}", "https://api.example.com") for number in range(1000)]
     busy = frozenset(tenant.id for tenant in tenants[::50])
-    source = Quiet(world, world.budget("one"), tenants, busy)
+    source = Quiet(world, world.budget(), tenants, busy)
     use_case = fetch_page(world, source, lambda: 60.0)
     start = world.monotonic()
     for tick in range(28):

@@ -82,7 +82,6 @@ class Connector:
             lambda: self.books.store,
             each.client_id.resolve,
             each.calls_per_minute,
-            holder="here",
             now=self.now,
             monotonic=self.monotonic,
             sleep=self.clock.advance,

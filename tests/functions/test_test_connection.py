@@ -48,7 +48,6 @@ class Bench:
             lambda: self.store,
             lambda: "demo-client",
             100,
-            holder="h",
             now=lambda: datetime.now(UTC),
             monotonic=time.monotonic,
             sleep=time.sleep,
