@@ -21,8 +21,8 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from emulator.platform import Platform
 from lib import wiring
-from lib.access import Access
-from lib.boundary import problem
+from lib.access import Access, AccessError
+from lib.boundary import admit, problem
 from lib.errors import ConnectorError, DamagedError
 from lib.model import receipt
 from lib.model.clock import from_text, to_text
@@ -110,10 +110,11 @@ class Page:
             receipts=last_receipts(books, stream),
             dead=[entry.key for entry in books.store.list(f"dead/batches/{stream.path}/")]
             + [entry.key for entry in books.store.list(f"dead/{stream.path}/")],
-            newest=newest_events(books, stream),
+            newest=newest_events(books, stream) if self._admits() else None,
         )
 
     def _events(self) -> Response:
+        admit(request, self._access)
         parts = request.args.get("stream", "").split("/")
         if len(parts) != 3:
             return problem(400, "invalid_request", "name a stream: /events?stream=INTEGRATION/TENANT/KIND")
@@ -121,7 +122,7 @@ class Page:
         return Response("".join(f"{raw}\n" for raw in raws), content_type="application/x-ndjson", headers=HEADERS)
 
     def _tail(self) -> Response:
-        self._access().admit(request.remote_addr, dict(request.headers))
+        admit(request, self._access)
         if len(self._platform.watchers) >= TAILS:
             return problem(429, "busy", f"{TAILS} tails are being read already", remedy="End one of them.")
         return Response(self._passing(), content_type="application/x-ndjson", headers=HEADERS)
@@ -180,8 +181,16 @@ class Page:
                 return problem(404, "not_found", f"there is no action {name!r}")
         return redirect("/", 303)
 
+    def _admits(self) -> bool:
+        """Whether the caller may see more than how things stand."""
+        try:
+            admit(request, self._access)
+        except AccessError:
+            return False
+        return True
+
     def _admit(self, *, rare: bool = False) -> None:
-        self._access().admit(request.remote_addr, dict(request.headers), rare=rare)
+        admit(request, self._access, rare=rare)
         if not secrets.compare_digest(request.form.get("token", "").encode(), self._token.encode()):
             raise StaleTokenError
 

@@ -15,11 +15,14 @@ from emulator.functions import TARGETS, FunctionDownError
 from emulator.metrics import registry_of
 from emulator.page import Page, StaleTokenError
 from emulator.platform import Platform
-from lib.access import Access, AccessError
-from lib.boundary import DESCRIPTION_PATH, MAX_BODY_BYTES, description, problem, refusal
+from lib.access import Access, AccessError, is_misled
+from lib.boundary import DESCRIPTION_PATH, MAX_BODY_BYTES, admit, description, problem, refusal
 from lib.errors import ConnectorError, NotFoundError
 
 log = logging.getLogger(__name__)
+
+OPEN = ("/healthz", "/metrics", DESCRIPTION_PATH, "/api/v1/")
+"""What anybody may ask under any name: it tells no status, or has a key of its own."""
 
 Status = Callable[[], dict[str, Any]]
 
@@ -28,12 +31,13 @@ def application(platform: Platform, status: Status, access: Callable[[], Access]
     """The WSGI application; `access` says who may call the functions."""
     app = Flask("emulator")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.before_request(lambda: _look(access))
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
 
     def function() -> Response:
         name = request.path.strip("/")
         # The function is called from here, on loopback: it would let everybody in.
-        access().admit(request.remote_addr, dict(request.headers), rare=name == "test-connection")
+        admit(request, access, rare=name == "test-connection")
         return _proxied(platform, name, request)
 
     for name in TARGETS:
@@ -61,6 +65,12 @@ def application(platform: Platform, status: Status, access: Callable[[], Access]
     app.register_error_handler(AccessError, refusal)
     app.register_error_handler(ConnectorError, _failed)
     return app
+
+
+def _look(access: Callable[[], Access]) -> None:
+    """Whoever is elsewhere may look; a page of another site whose name was made to lead here may not."""
+    if not request.path.startswith(OPEN) and is_misled(request.remote_addr, dict(request.headers)):
+        admit(request, access)
 
 
 def listening(app: Flask, host: str, port: int) -> Any:

@@ -101,6 +101,13 @@ def is_local(address: str | None, headers: Mapping[str, str]) -> bool:
     )
 
 
+def is_misled(address: str | None, headers: Mapping[str, str]) -> bool:
+    """Whether somebody on this machine calls it by another host's name: a proxy, or a browser whose page had its name
+    lead here. Nothing that such a page can send tells the two apart, but a key.
+    """
+    return _loopback_address(address or "") and not names_loopback(f"//{headers.get('Host', '')}")
+
+
 def _is_of_proxy(name: str) -> bool:
     return name in _BETWEEN or name.startswith(_BETWEEN_BEGIN)
 
@@ -176,7 +183,7 @@ class Access:
         if not rules.audiences and not self._known_digests():
             raise ForbiddenError(
                 "Calls from elsewhere are not allowed: no key and no audience is configured.",
-                remedy="Call from the same machine, or set `access.keys` or `access.audiences`.",
+                remedy="Call from the same machine, as 127.0.0.1, or set `access.keys` or `access.audiences`.",
             )
         raise UnauthenticatedError("The key is not accepted." if token else "This call bears no key and no token.")
 

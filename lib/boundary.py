@@ -69,7 +69,7 @@ def answer(
     if request.method == "GET" and request.path == DESCRIPTION_PATH:
         return description()
     try:
-        _admit(request, access, rare=rare)
+        admit(request, access, rare=rare)
         return _reply(_called(request, schema, call, event))
     except BadRequestError as error:
         return problem(400, "bad_request", str(error), errors=error.faults)
@@ -125,7 +125,8 @@ def description() -> Response:
     return Response(_described(), status=200, content_type="application/json")
 
 
-def _admit(request: Request, access: Callable[[], Access], *, rare: bool) -> None:
+def admit(request: Request, access: Callable[[], Access], *, rare: bool = False) -> None:
+    """Let the caller in, or raise the AccessError that says why not."""
     headers = dict(request.headers)
     if is_local(request.remote_addr, headers):
         return  # whatever the configuration says, and where it cannot be read

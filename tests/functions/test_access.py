@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, hmac, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import NameOID
 
+from emulator.central import DEFAULT_TENANT_ID
 from lib.access import (
     RARE_CALLS,
     Access,
@@ -320,6 +321,7 @@ def guarded() -> Iterator[Site]:
 
 
 PROXIED = {"X-Forwarded-For": ELSEWHERE}
+KEYED = {"Authorization": f"Bearer {KEY}"}
 
 
 def test_a_function_that_a_proxy_leads_to_asks_for_the_key(guarded: Site) -> None:
@@ -343,11 +345,17 @@ def test_with_a_configuration_that_cannot_be_read_nobody_from_elsewhere_is_let_i
     assert b"s3" not in answer.body
 
 
+def asked(url: str, headers: dict[str, str]) -> int:
+    """The status; a tail would have no end."""
+    with requests.get(url, headers=headers, timeout=30, stream=True) as answer:
+        return answer.status_code
+
+
 @pytest.fixture(scope="module")
 def emulator(guarded: Site) -> Iterator[str]:
     """The emulator's own web, in front of test-connection."""
     with Emulator(guarded) as found:
-        until(lambda: found.status() is not None, "the emulator")
+        until(lambda: bool((found.status() or {}).get("streams")), "the emulator")
         yield found.url("/test-connection")
 
 
@@ -380,6 +388,35 @@ def test_the_emulators_web_limits_test_connection_from_elsewhere(emulator: str) 
     answers = [requests.post(emulator, data=b"{", headers=headers, timeout=30) for _ in range(RARE_CALLS + 1)]
     assert (answers[-1].status_code, answers[-1].json()["code"]) == (429, "too_many_calls")
     assert 0 < int(answers[-1].headers["Retry-After"]) <= 60
+
+
+REBOUND = {"Host": "elsewhere.example.com"}
+STREAM = f"acme/{DEFAULT_TENANT_ID}/events"
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/status", f"/streams/{STREAM}", "/test/acme", f"/events?stream={STREAM}", "/tail"]
+)
+def test_a_page_of_another_site_whose_name_was_made_to_lead_here_reads_nothing(emulator: str, path: str) -> None:
+    url = emulator.removesuffix("/test-connection") + path
+    # Such a page can send every header of a proxy's too; what it cannot have is a key.
+    statuses = [asked(url, headers) for headers in (REBOUND, REBOUND | PROXIED, REBOUND | KEYED, {})]
+    assert statuses == [401, 401, 200, 200]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/", 200), ("/status", 200), (f"/events?stream={STREAM}", 401), ("/tail", 401)]
+)
+def test_from_elsewhere_one_looks_at_how_things_stand_and_reads_events_with_a_key(
+    emulator: str, path: str, status: int
+) -> None:
+    url = emulator.removesuffix("/test-connection") + path
+    assert [asked(url, headers) for headers in (PROXIED, PROXIED | KEYED)] == [status, 200]
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/metrics", "/openapi.json"])
+def test_what_tells_nothing_of_a_status_is_answered_under_any_name(emulator: str, path: str) -> None:
+    assert asked(emulator.removesuffix("/test-connection") + path, REBOUND) != 401
 
 
 def test_a_key_that_is_taken_out_of_the_configuration_counts_no_more() -> None:
