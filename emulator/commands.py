@@ -125,7 +125,7 @@ def _untold(_: dict[str, Any]) -> None:
 
 
 def _print_check(check: dict[str, Any]) -> None:
-    marks = {"ok": "ok  ", "failed": "FAIL", "skipped": "skip" if check["ok"] else "----"}
+    marks = {"ok": "ok  ", "warning": "warn", "failed": "FAIL", "skipped": "skip" if check["ok"] else "----"}
     print(
         f"  {marks[check['outcome']]} {check['name']:<17} {check['milliseconds']:>6} ms  {check['detail']}", flush=True
     )

@@ -32,6 +32,12 @@ function shown(check) {
   return line;
 }
 
+function judged(told) {
+  if (!told.ok) return "Something does not work.";
+  const warned = told.checks.some((check) => check.outcome === "warning");
+  return warned ? "It works, with a warning." : "Everything works.";
+}
+
 const form = document.querySelector("form[data-live]");
 if (form) {
   form.addEventListener("submit", async (event) => {
@@ -55,7 +61,7 @@ if (form) {
       text = lines.pop();
       for (const line of lines) {
         const told = JSON.parse(line);
-        if ("ok" in told && "checks" in told) verdict.textContent = told.ok ? "Everything works." : "Something does not work.";
+        if ("ok" in told && "checks" in told) verdict.textContent = judged(told);
         else if (told.detail && !told.name) verdict.textContent = told.detail;
         else checks.append(shown(told));
       }

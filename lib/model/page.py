@@ -51,3 +51,6 @@ class Tenant:
     name: str
     api_host: str | None
     """The URL of the tenant's own API host; None where Sophos names none (not provisioned yet, or dormant)."""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.id})" if self.name else self.id

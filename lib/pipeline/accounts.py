@@ -344,9 +344,10 @@ def listed(tenants: Sequence[str]) -> str:
 def _unreadable(feed: Feed, tenant: Tenant, known: Mapping[str, Tenant]) -> WrongTenantError:
     if tenant.id in known:
         return WrongTenantError(
-            f"integration {feed.name!r}: Sophos names no API host for tenant {tenant.id} ({tenant.name})",
+            f"integration {feed.name!r}: Sophos names no API host for tenant {tenant}",
             remedy="It is not provisioned yet, or dormant: wait, or take it out of `tenants` of the integration.",
         )
     return WrongTenantError(
-        f"integration {feed.name!r}: this credential does not read tenant {tenant.id}; it reads {listed(list(known))}",
+        f"integration {feed.name!r}: this credential does not read tenant {tenant}; "
+        f"it reads {listed([str(each) for each in known.values()])}",
     )

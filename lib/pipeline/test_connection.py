@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
@@ -31,7 +31,8 @@ TENANTS_TRIED = 5
 """Of a partner's or organization's tenants: one call each, of the 100 a minute that there are."""
 
 Check = dict[str, Any]
-"""name, ok, outcome (`ok`, `failed`, `skipped`), milliseconds, detail; code and remedy of a failed one."""
+"""name, ok, outcome (`ok`, `warning`, `failed`, `skipped`), milliseconds, detail; code and remedy of a failed one, and
+of a warning: what was asked works, but not for every tenant."""
 
 
 class CheckFailedError(PermanentError):
@@ -44,6 +45,14 @@ class CheckFailedError(PermanentError):
 
 class _NotNeededError(Exception):
     """There is nothing to check, and nothing wrong with that."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Warning:
+    """What was asked works, but not for every tenant."""
+
+    detail: str
+    why: ConnectorError
 
 
 class Way(Protocol):
@@ -190,7 +199,7 @@ def _has_to_conflict(store: ObjectStore, key: str, generation: int, what: str) -
 @dataclass(frozen=True, slots=True)
 class _Step:
     name: str
-    make: Callable[[], str]
+    make: Callable[[], str | _Warning]
     needs: str = ""
     """The step that has to have succeeded before."""
 
@@ -280,16 +289,16 @@ class _Examination:
             return _check(step.name, "skipped", f"Not tried, since {blamed} failed.", ok=False)
         began = self._around.monotonic()
         try:
-            check = _check(step.name, "ok", step.make(), ok=True)
+            made = step.make()
+            if isinstance(made, _Warning):
+                check = _check(step.name, "warning", made.detail, ok=True) | _what_to_do(made.why)
+            else:
+                check = _check(step.name, "ok", made, ok=True)
         except _NotNeededError as reason:
             check = _check(step.name, "skipped", str(reason), ok=True)
         except ConnectorError as error:
             self._blame[step.name] = step.name
-            check = _check(step.name, "failed", str(error), ok=False) | {
-                "code": error.code,
-                "title": error.title,
-                "remedy": error.remedy,
-            }
+            check = _check(step.name, "failed", str(error), ok=False) | _what_to_do(error)
         return check | {"milliseconds": round((self._around.monotonic() - began) * 1000)}
 
     def _note(self, check: Check) -> None:
@@ -349,22 +358,27 @@ class _Examination:
             raise wrong
         return f"Region {self._subject.region!r} is this tenant's."
 
-    def _readable_tenants(self) -> str:
+    def _readable_tenants(self) -> str | _Warning:
         assert self._who is not None  # noqa: S101 - whoami is made before
         found = {tenant.id: tenant for tenant in self._sophos.tenants(self._who, deadline=self._deadline)}
         wanted = self._subject.tenants
+        self._tenants = [each for each in found.values() if each.api_host and (wanted is None or each.id in wanted)]
+        readable = f"It reads {len(self._tenants)} tenant(s)."
         missing = [each for each in wanted or () if each not in found or found[each].api_host is None]
         if missing:
-            raise WrongTenantError(
-                f"This credential does not read tenant {', '.join(missing)}; it reads {listed(list(found))}."
+            error = WrongTenantError(
+                f"This credential does not read tenant {', '.join(_known(each, found) for each in missing)}; "
+                f"it reads {listed([str(each) for each in found.values()])}."
             )
-        self._tenants = [each for each in found.values() if each.api_host and (wanted is None or each.id in wanted)]
+            if not self._tenants:
+                raise error
+            return _Warning(f"{readable} {error}", error)
         if not self._tenants:
             raise CheckFailedError(
                 "This credential reads no tenant at all.", remedy="Assign tenants to it in Sophos Central."
             )
         asleep = len(found) - sum(1 for each in found.values() if each.api_host)
-        return f"It reads {len(self._tenants)} tenant(s)." + (f" {asleep} have no API host yet." if asleep else "")
+        return readable + (f" {asleep} have no API host yet." if asleep else "")
 
     def _tenant_hosts(self) -> str:
         known = {way.host for way in self._sophos.ways()}
@@ -381,39 +395,28 @@ class _Examination:
 
     # What it can read
 
-    def _siem(self, kind: str) -> str:
+    def _siem(self, kind: str) -> str | _Warning:
         self._streams[kind] = {"readable": False}
-        span, pages = SAMPLE, self._of_tenants(lambda tenant: self._sample(tenant, kind, SAMPLE))
+        tried = _Tried(self._tenants[:TENANTS_TRIED])
+        span, pages = SAMPLE, tried.read(lambda tenant: self._sample(tenant, kind, SAMPLE))
         if not any(page.items for page in pages):
-            span, pages = LONGER_SAMPLE, [self._sample(self._tenants[0], kind, LONGER_SAMPLE)]
+            span, pages = LONGER_SAMPLE, tried.read(lambda tenant: self._sample(tenant, kind, LONGER_SAMPLE))
         self._pages[kind] = pages
         count, minutes = sum(len(page.items) for page in pages), int(span.total_seconds()) // 60
         self._streams[kind] = {"readable": True, "sample": count, "sample_minutes": minutes}
-        return f"{count} {kind} of the last {_span(span)} were read."
+        return tried.told(f"{count} {kind} of the last {_span(span)} were read.")
 
-    def _endpoints(self) -> str:
+    def _endpoints(self) -> str | _Warning:
         self._streams["endpoints"] = {"readable": False}
-        pages = self._of_tenants(
+        tried = _Tried(self._tenants[:TENANTS_TRIED])
+        pages = tried.read(
             lambda tenant: self._sophos.devices(
                 str(tenant.api_host), tenant.id, page_key=None, page_size=FIRST_PAGE_SIZE, deadline=self._deadline
             )
         )
         count = sum(len(page.items) for page in pages)
         self._streams["endpoints"] = {"readable": True, "sample": count}
-        return f"{count} devices of the inventory's first page were read."
-
-    def _of_tenants(self, read: Callable[[Tenant], T]) -> list[T]:
-        """What is read of the first few tenants; the error names the first one that cannot be read."""
-        found: list[T] = []
-        refused: list[tuple[Tenant, ConnectorError]] = []
-        for tenant in self._tenants[:TENANTS_TRIED]:
-            try:
-                found.append(read(tenant))
-            except ConnectorError as error:
-                refused.append((tenant, error))
-        if refused:
-            raise _named(refused, tried=len(found) + len(refused))
-        return found
+        return tried.told(f"{count} devices of the inventory's first page were read.")
 
     def _sample(self, tenant: Tenant, kind: str, span: timedelta) -> Page:
         return self._sophos.page(
@@ -445,7 +448,7 @@ class _Examination:
         times = [each.created_at for each in self._facts("events") if each.created_at]
         if not times:
             when = f"of the last {_span(LONGER_SAMPLE)}"
-            return f"Sophos holds no event {when}: none happened, or no device reports to this tenant."
+            return f"Sophos holds no event {when}: none happened, or no device reports to Sophos."
         age = max(timedelta(0), self._around.now() - max(times))
         more = any(page.has_more for page in self._pages["events"])
         self._streams["events"] |= {"newest": max(times).isoformat(), "newest_age_seconds": round(age.total_seconds())}
@@ -488,12 +491,52 @@ def _check(name: str, outcome: str, detail: str, *, ok: bool) -> Check:
     return {"name": name, "ok": ok, "outcome": outcome, "milliseconds": 0, "detail": detail}
 
 
-def _named(refused: Sequence[tuple[Tenant, ConnectorError]], *, tried: int) -> ConnectorError:
-    """The first tenant's error, with the tenant's name where there are several."""
-    tenant, error = refused[0]
-    if tried > 1:
-        error.args = (f"{len(refused)} of {tried} tenants, such as {tenant.id}: {error}",)
-    return error
+def _what_to_do(error: ConnectorError) -> Check:
+    return {"code": error.code, "title": error.title, "remedy": error.remedy}
+
+
+def _known(id_: str, tenants: Mapping[str, Tenant]) -> str:
+    return str(tenants.get(id_, id_))
+
+
+@dataclass(slots=True)
+class _Tried:
+    """The first few tenants, and which of them turned out not to be readable."""
+
+    readable: list[Tenant]
+    refused: list[tuple[Tenant, ConnectorError]] = field(default_factory=list)
+
+    def read(self, read: Callable[[Tenant], T]) -> list[T]:
+        """What is read of those that can be; where none can, the error says so of all."""
+        found: list[T] = []
+        for tenant in list(self.readable):
+            try:
+                found.append(read(tenant))
+            except ConnectorError as error:
+                self.readable.remove(tenant)
+                self.refused.append((tenant, error))
+        if not found:
+            raise self._why()
+        return found
+
+    def told(self, text: str) -> str | _Warning:
+        """What was read; a warning where some could not be."""
+        if not self.refused:
+            return text
+        why = self._why()
+        return _Warning(f"{text} {why}", why)
+
+    def _why(self) -> ConnectorError:
+        """The first tenant's error, with the reasons and remedies of all where there are several."""
+        error, tried = self.refused[0][1], len(self.refused) + len(self.readable)
+        if tried > 1:
+            names: dict[str, list[str]] = {}
+            for tenant, each in self.refused:
+                names.setdefault(str(each), []).append(str(tenant))
+            reasons = "; ".join(f"{', '.join(tenants)}: {reason}" for reason, tenants in names.items())
+            error.remedy = " ".join(dict.fromkeys(each.remedy for _, each in self.refused))
+            error.args = (f"{len(self.readable)} of {tried} tenants tried can be read; not {reasons}",)
+        return error
 
 
 def _span(age: timedelta) -> str:

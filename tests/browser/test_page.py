@@ -14,7 +14,7 @@ import requests
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from emulator.central import DEFAULT_TENANT_ID
+from emulator.central import DEFAULT_TENANT_ID, CentralServer, Credential, Tenant
 from emulator.page import remembered
 from tests.site import SECRET, Emulator, Site, site, until
 
@@ -92,6 +92,20 @@ def test_a_connection_is_tested_before_ones_eyes(page: Page) -> None:
     expect(page.locator("#verdict")).to_have_text("Something does not work.", timeout=20_000)
     expect(page.locator("#checks li.failed").first).to_contain_text("→")
     keep(page, "test-connection")
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_what_works_but_for_one_tenant_is_no_failure(browser: Browser, script: bool) -> None:
+    tenants = [Tenant(id="t-1"), Tenant(id="t-2", name="Shut", forbidden=True)]
+    central = CentralServer(tenants=tenants, credentials=[Credential(id_type="partner", id="p-1")])
+    with site(central) as found, Emulator(found) as emulator:
+        until(lambda: emulator.status() is not None, "the page")
+        with browser.new_context(base_url=emulator.url(""), java_script_enabled=script) as context:
+            page = context.new_page()
+            page.goto("/test/acme")
+            page.get_by_role("button", name="Test now").click()
+            expect(page.locator("#verdict")).to_have_text("It works, with a warning.", timeout=20_000)
+            expect(page.locator("#checks li.warning").first).to_contain_text("Shut (t-2)")
 
 
 def test_an_integration_is_paused_and_resumed(page: Page, served: tuple[Site, Emulator]) -> None:

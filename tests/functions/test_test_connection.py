@@ -157,15 +157,58 @@ def test_what_failed_is_told_with_its_code_and_what_depends_on_it_with_the_cause
     assert checks["engine"]["ok"]
 
 
-def test_one_tenant_of_many_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    tenants = [Tenant(id="t-1"), Tenant(id="t-2", forbidden=True), Tenant(id="t-3", api_host=None)]
-    with CentralServer(tenants=tenants, credentials=[Credential(id_type="partner", id="p-1")]) as central:
+def partner(*tenants: Tenant) -> CentralServer:
+    return CentralServer(tenants=tenants, credentials=[Credential(id_type="partner", id="p-1")])
+
+
+def test_one_tenant_of_many_that_cannot_be_read_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    shut, asleep = Tenant(id="t-2", name="Shut", forbidden=True), Tenant(id="t-5", api_host=None)
+    with partner(shut, Tenant(id="t-1"), Tenant(id="t-3"), Tenant(id="t-4"), asleep) as central:
+        central.fill(7, tenant="t-4", hours=0.1)
+        bench = Bench(tmp_path, central)
+        with bench.engine:
+            answer = bench.run(bench.subject(kinds=("events", "endpoints")))
+    checks = {check["name"]: check for check in answer["checks"]}
+    assert answer["ok"], answer
+    assert "It reads 4 tenant(s). 1 have no API host yet." in checks["tenants"]["detail"]
+    for name in ("siem_events", "endpoints"):
+        assert (checks[name]["outcome"], checks[name]["code"]) == ("warning", "permission_missing")
+        assert "3 of 4 tenants tried can be read; not Shut (t-2): Sophos answered 403" in checks[name]["detail"]
+        assert "Service Principal" in checks[name]["remedy"]
+    assert checks["siem_events"]["detail"].startswith("7 events of the last 15 min were read.")
+    assert checks["page"]["detail"].startswith("7 items")
+    assert checks["newest_event"]["detail"].startswith("The newest event is")
+
+
+def test_the_newest_event_is_looked_for_at_every_tenant_that_can_be_read(tmp_path: Path) -> None:
+    with partner(Tenant(id="t-1", forbidden=True), Tenant(id="t-2"), Tenant(id="t-3")) as central:
+        when = datetime.now(UTC) - timedelta(hours=5)
+        event = {"id": "1", "type": "x", "created_at": f"{when:%Y-%m-%dT%H:%M:%S}.000Z"}
+        central.append("t-3", "events", [json.dumps(event).encode()])
+        bench = Bench(tmp_path, central)
+        with bench.engine:
+            assert "5 h old" in bench.checks(bench.subject())["newest_event"]["detail"]
+
+
+def test_tenants_none_of_which_can_be_read_are_named_and_a_failure(tmp_path: Path) -> None:
+    shut = [Tenant(id=f"t-{number}", name=f"Shut {number}", forbidden=True) for number in (1, 2)]
+    with partner(*shut) as central:
         bench = Bench(tmp_path, central)
         with bench.engine:
             checks = bench.checks(bench.subject())
-    assert "It reads 2 tenant(s). 1 have no API host yet." in checks["tenants"]["detail"]
-    assert "1 of 2 tenants, such as t-2" in checks["siem_events"]["detail"]
-    assert "Service Principal" in checks["siem_events"]["remedy"]
+    assert (checks["siem_events"]["ok"], checks["siem_events"]["code"]) == (False, "permission_missing")
+    assert checks["siem_events"]["detail"].startswith("0 of 2 tenants tried can be read; not Shut 1 (t-1): ")
+    assert "; Shut 2 (t-2): " in checks["siem_events"]["detail"]
+
+
+def test_a_configured_tenant_that_is_not_read_is_a_warning_while_others_are(tmp_path: Path) -> None:
+    with partner(Tenant(id="t-1", name="Open")) as central:
+        bench = Bench(tmp_path, central)
+        with bench.engine:
+            answer = bench.run(bench.subject(tenants=("t-1", "t-nobody")))
+    (warned,) = (check for check in answer["checks"] if check["outcome"] == "warning")
+    assert (answer["ok"], warned["name"], warned["code"]) == (True, "tenants", "wrong_tenant")
+    assert "does not read tenant t-nobody; it reads Open (t-1)" in warned["detail"]
 
 
 def test_a_host_that_sophos_names_and_that_is_none_of_sophos_is_never_asked(tmp_path: Path) -> None:
