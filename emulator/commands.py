@@ -10,7 +10,8 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import requests
 
@@ -18,13 +19,17 @@ from emulator import status as statuses
 from lib import config as configuration
 from lib.boundary import Refused
 from lib.config import ENVIRONMENT, FOLLOWED, Config, InvalidConfigError
-from lib.errors import ConfigError, ConnectorError
+from lib.errors import ConfigError, ConnectorError, NotFoundError
+from lib.live import read_followed, with_followed
 from lib.model.duration import parse_duration
 from lib.model.families import expanded
 from lib.model.stream import Stream
 from lib.pipeline import audit as audits
 from lib.pipeline.observe import Observations
 from lib.pipeline.records import Books, day_of
+
+if TYPE_CHECKING:
+    from emulator.follow import Follower
 
 DAY = timedelta(days=1)
 COLOURS = {
@@ -47,6 +52,7 @@ def check(location: str | None, *, as_json: bool) -> int:
     try:
         location = configuration.located(location)
         config = configuration.load(location)
+        followed = _followed(config)
     except InvalidConfigError as error:
         faults = [{"line": fault.line, "key": fault.path, "fault": fault.message} for fault in error.faults]
         print(json.dumps({"ok": False, "faults": faults}) if as_json else error)
@@ -55,21 +61,25 @@ def check(location: str | None, *, as_json: bool) -> int:
         return _refused(error, as_json=as_json)
     names = [each.name for each in config.integrations]
     left_out = {each.name: list(expanded(each.exclude_types)) for each in config.integrations if each.exclude_types}
+    problems = followed.status()["problems"] if followed else []
     if as_json:
-        print(json.dumps({"ok": True, "integrations": names, "exclude_types": left_out}))
-        return 0
+        found = {"ok": not problems, "integrations": names, "exclude_types": left_out}
+        print(json.dumps(found | ({"utmstack": followed.status()} if followed else {}), ensure_ascii=False))
+        return 1 if problems else 0
     print(f"{location} can be used: {len(names)} integration(s): {', '.join(map(repr, names))}")
     for each in config.integrations:
         if each.exclude_types:
             print(f"{each.name!r} leaves out {', '.join(each.exclude_types)}: {len(left_out[each.name])} type(s)")
-    return 0
+    if followed:
+        _print_followed(followed.status())
+    return 1 if problems else 0
 
 
 def status(location: str | None, *, as_json: bool) -> int:
     """Every stream: state, lag, what waits, gaps, problems with remedies; 1 where something needs a look."""
     try:
         config = configuration.load(location)
-        found = _running(config) or statuses.collect(config)
+        found = _running(config) or _stored(config)
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
     if as_json:
@@ -92,8 +102,8 @@ def status(location: str | None, *, as_json: bool) -> int:
         _print_problem(line)
     if "engine_problem" in found:
         _print_problem({"name": "engine", "problem": found["engine_problem"]})
-    for problem in found.get("utmstack", {}).get("problems", []):
-        _print_problem({"name": "UTMStack's configuration", "problem": problem})
+    if "utmstack" in found:
+        _print_followed(found["utmstack"])
     if found["observe"]:
         print("\nObserving: nothing is forwarded; `missed` tells what UTMStack's own plugin missed.")
     return 0 if found["ok"] else 1
@@ -102,11 +112,14 @@ def status(location: str | None, *, as_json: bool) -> int:
 def test_connection(location: str | None, integration: str | None, *, as_json: bool) -> int:
     """Test one integration or each; 0 where everything works."""
     try:
-        _configure(location)
+        followed = _configure(location)
         from lib import wiring  # noqa: PLC0415 - it reads the configuration that was named just now
 
         wiring.known(integration)
         names = [integration] if integration else [each.name for each in wiring.config().integrations]
+        problems = followed.problems if followed and integration is None else ()
+        if not names:
+            raise NotFoundError("there is no integration to test yet") if not problems else problems[0]
         answers = {}
         for name in names:
             if not as_json:
@@ -117,7 +130,25 @@ def test_connection(location: str | None, integration: str | None, *, as_json: b
         return _refused(error, as_json=as_json)
     if as_json:
         print(json.dumps(answers, ensure_ascii=False))
-    return 0 if all(answer["ok"] for answer in answers.values()) else 1
+    return 0 if all(answer["ok"] for answer in answers.values()) and not problems else 1
+
+
+def _stored(config: Config) -> dict[str, Any]:
+    """What the store and UTMStack's configuration say where nothing runs."""
+    followed = _followed(config)
+    if followed is None:
+        return statuses.collect(config)
+    found = statuses.collect(with_followed(config, read_followed(Path(followed.path))))
+    return found | {"ok": found["ok"] and not followed.problems, "utmstack": followed.status()}
+
+
+def _print_followed(found: dict[str, Any]) -> None:
+    if found["groups"]:
+        print(f"\n{found['source']}: {len(found['groups'])} group(s): {', '.join(map(repr, found['groups']))}")
+    if "note" in found:
+        print(f"\n{found['note']}")
+    for problem in found["problems"]:
+        _print_problem({"name": "UTMStack's configuration", "problem": problem})
 
 
 def _untold(_: dict[str, Any]) -> None:
@@ -300,18 +331,26 @@ def _sent(found: dict[str, Any], *, as_json: bool) -> int:
     return 0 if found["ok"] else 1
 
 
-def _configure(location: str | None) -> None:
+def _configure(location: str | None) -> Follower | None:
     """Have what runs in this process use the configuration, and what UTMStack configures beside it."""
     os.environ[ENVIRONMENT] = configuration.located(location)
-    config = configuration.load(location)
-    if config.utmstack:
-        from emulator.follow import Follower  # noqa: PLC0415 - only where UTMStack is followed
-
-        follower = Follower(config.utmstack.workdir)
-        follower.look()
-        for each in follower.problems:
+    followed = _followed(configuration.load(location))
+    if followed:
+        for each in followed.problems:
             print(f"{each}\n→ {each.remedy}", file=sys.stderr)
-        os.environ[FOLLOWED] = follower.path
+        os.environ[FOLLOWED] = followed.path
+    return followed
+
+
+def _followed(config: Config) -> Follower | None:
+    """UTMStack's own configuration as it is now; None where it is not followed."""
+    if config.utmstack is None:
+        return None
+    from emulator.follow import Follower  # noqa: PLC0415 - only where UTMStack is followed
+
+    followed = Follower(config.utmstack.workdir)
+    followed.look()
+    return followed
 
 
 def _window(since: str) -> timedelta:

@@ -27,6 +27,8 @@ AGAIN_SECONDS = 5.0
 ONCE_SECONDS = 3.0
 """How long a stream is listened to where only one look is taken; it is silent until somebody saves the form."""
 
+NO_GROUP = "UTMStack has no Sophos group yet, or its Sophos module is off."
+
 
 class Handed:
     """A file of integrations in memory: only processes of the same user can read it, and it ends with this one."""
@@ -107,11 +109,12 @@ class Follower:
 
     def status(self) -> dict[str, Any]:
         """How it stands, without a secret."""
-        return {
+        found = {
             "source": self.source,
             "groups": [each.name for each in self._groups],
             "problems": [each.as_problem() for each in self.problems],
         }
+        return found if self._groups or self.problems else found | {"note": NO_GROUP}
 
     def _run(self) -> None:
         while not self._over.is_set():

@@ -34,6 +34,10 @@ ROUNDS = 65536
 HTTP_SECONDS = 10
 LARGEST_SECTION = 64 << 20
 
+WORKDIR = (
+    "Set `utmstack.workdir` to the event processor's work folder as this machine sees it: the one that holds "
+    "`pipeline/utmstack_plugins.yaml`, usually /utmstack/events-engine-workdir; and run as root, or as its owner."
+)
 SAVE_AGAIN = "Open Integrations → Sophos Central in UTMStack, correct the group, and save."
 
 
@@ -86,21 +90,31 @@ class Base:
 
 
 def base_of(workdir: str) -> Base:
-    """The basic settings below a work folder; ConfigError where one of its files cannot be read."""
+    """The basic settings below a work folder; ConfigError where it is none, or one of its files cannot be read."""
     folder = Path(workdir) / "pipeline"
     found: dict[str, Any] = {}
-    for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
-        if path.name != FILE:
+    for path in _files(folder):
+        if path.suffix in (".yaml", ".yml") and path.name != FILE:
             part = _below(_yaml(path), "plugins", "com.utmstack")
             found |= part if isinstance(part, dict) else {}
+    pipeline = Path(_moved(str(found.get("pipelineDir") or ""), workdir) or folder)
+    if pipeline / FILE not in _files(pipeline) and not found:
+        raise ConfigError(f"{pipeline} holds no settings of UTMStack (`plugins.com.utmstack`)", remedy=WORKDIR)
     text = {key: str(found.get(key) or "") for key in ("internalKey", "encryptionKey", "modulesConfig", "backend")}
     return Base(
-        pipeline=Path(_moved(str(found.get("pipelineDir") or ""), workdir) or folder),
+        pipeline=pipeline,
         internal_key=text["internalKey"],
         encryption_key=text["encryptionKey"],
         modules_config=text["modulesConfig"],
         backend=text["backend"],
     )
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise ConfigError(f"UTMStack's folder {folder} cannot be read: {error.strerror}", remedy=WORKDIR) from None
 
 
 def _moved(path: str, workdir: str) -> str:

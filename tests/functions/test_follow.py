@@ -24,7 +24,7 @@ from lib.live import read_followed
 from lib.utmstack import settings
 from lib.utmstack.pb import modules_config_pb2 as pb
 from lib.utmstack.pb import modules_config_pb2_grpc as pb_grpc
-from tests.site import SECRET, Emulator, site, until
+from tests.site import SECRET, Emulator, free_port, site, until
 
 KEY = "demo-internal-key"
 
@@ -153,6 +153,47 @@ def test_a_group_without_a_secret_is_named_and_the_others_go_on(workdir: Workdir
         has(follower, "good")
         assert handed(follower)["good"][2] == settings.DEFAULT_TENANT
         assert [str(each) for each in follower.problems] == ["UTMStack's group 'empty': client secret not filled in"]
+
+
+def test_a_work_folder_that_is_none_is_named_until_it_is_there(tmp_path: Path) -> None:
+    elsewhere = Workdir.__new__(Workdir)
+    elsewhere.path = tmp_path / "later"
+    with following(elsewhere) as follower:
+
+        def told() -> str:
+            return " ".join(map(str, follower.problems))
+
+        until(lambda: "later/pipeline cannot be read: No such file" in told(), "the folder is named")
+        assert "utmstack.workdir" in follower.problems[0].remedy
+        (elsewhere.path / "pipeline").mkdir(parents=True)
+        until(lambda: "later/pipeline holds no settings" in told(), "the settings are named")
+        base = elsewhere.path / "pipeline/utmstack_plugins.yaml"
+        base.write_text("plugins: {com.utmstack: {internalKey: x, pipelineDir: /workdir/other}}")
+        until(lambda: "later/other cannot be read" in told(), "the moved folder is named")
+        base.write_text("plugins: {com.utmstack: {internalKey: x, pipelineDir: /workdir/pipeline}}")
+        until(lambda: not told(), "no problem")
+        assert "no Sophos group yet" in follower.status()["note"]
+
+
+def test_commands_name_a_wrong_work_folder_and_that_there_is_nothing_to_test() -> None:
+    with site(utmstack={"workdir": "/no-such-folder"}, integrations=[], listen=f"127.0.0.1:{free_port()}") as here:
+        for command in ("check", "status"):
+            answer = here.command(command, status=1)
+            assert not answer["ok"]
+            assert "/no-such-folder" in answer["utmstack"]["problems"][0]["detail"]
+        assert "/no-such-folder" in here.command("test-connection", status=2)["problem"]["detail"]
+        workdir = Workdir(here.folder)
+        here.write_config(utmstack={"workdir": str(here.folder)})
+        for command in ("check", "status"):
+            assert "no Sophos group yet" in here.command(command)["utmstack"]["note"]
+        assert "no integration to test" in here.command("test-connection", status=2)["problem"]["detail"]
+        here.central.fill(1)
+        workdir.save(("acme", SECRET))
+        assert [each["name"] for each in here.command("status")["integrations"]] == ["acme"]
+        assert here.command("test-connection")["acme"]["ok"]
+        workdir.put("plugins: {sophos: {tenants: [{groups: [{name: bob, config: {}}]}]}}")
+        here.write_config(integrations=[{"name": "own", "client_id": "demo-client", "client_secret": SECRET}])
+        assert here.command("test-connection", status=1)["own"]["ok"], "a group that cannot be used needs a look"
 
 
 class ModulesConfig(pb_grpc.ConfigServiceServicer):
