@@ -37,6 +37,9 @@ MINUTES = 180
 """How far back the chart goes."""
 RECEIPTS = 20
 EVENTS = 20
+"""Kept of each stream, and shown."""
+EVENT_BYTES = 16_384
+"""Larger ones are not kept."""
 JOBS = 5
 TAILS = 3
 """Each holds one of the server's threads."""
@@ -74,6 +77,10 @@ class Page:
         self._token = secrets.token_urlsafe(32)
         """Only a page of ours holds it: another site cannot make a browser act here."""
         self._jobs: deque[Job] = deque(maxlen=JOBS)
+        self._newest: dict[Stream, deque[bytes]] = {}
+        """The events that have passed last: a delivered batch is gone."""
+        self._tails: list[queue.Queue[bytes]] = []
+        platform.watchers.append(self._passes)
         for name, show in (("number", _number), ("bytes", _bytes), ("seconds", _seconds), ("short", _short)):
             app.jinja_env.filters[name] = show
         app.jinja_env.globals["version"] = _version()
@@ -110,35 +117,27 @@ class Page:
             receipts=last_receipts(books, stream),
             dead=[entry.key for entry in books.store.list(f"dead/batches/{stream.path}/")]
             + [entry.key for entry in books.store.list(f"dead/{stream.path}/")],
-            newest=newest_events(books, stream) if self._admits() else None,
+            newest=self._events_of(books, stream) if self._admits() else None,
         )
 
     def _events(self) -> Response:
         admit(request, self._access)
-        parts = request.args.get("stream", "").split("/")
+        parts = request.args.get("stream", "").rsplit("/", 2)
         if len(parts) != 3:
             return problem(400, "invalid_request", "name a stream: /events?stream=INTEGRATION/TENANT/KIND")
-        raws = newest_events(Books.of(wiring.store()), Stream(*parts))
+        raws = self._events_of(Books.of(wiring.store()), Stream(*parts))
         return Response("".join(f"{raw}\n" for raw in raws), content_type="application/x-ndjson", headers=HEADERS)
 
     def _tail(self) -> Response:
         admit(request, self._access)
-        if len(self._platform.watchers) >= TAILS:
+        if len(self._tails) >= TAILS:
             return problem(429, "busy", f"{TAILS} tails are being read already", remedy="End one of them.")
         return Response(self._passing(), content_type="application/x-ndjson", headers=HEADERS)
 
     def _passing(self) -> Iterator[bytes]:
         """Raw events as they are fetched; an empty line now and then shows whether somebody still listens."""
-        books, passing = Books.of(wiring.store()), queue.Queue[bytes](TAIL_EVENTS)
-
-        def watch(name: str) -> None:
-            batch = batch_of(name)
-            with suppress(ConnectorError, queue.Full):
-                found = books.batches.read(*batch) if batch else None
-                for raw in found.items if found else ():
-                    passing.put_nowait(raw)
-
-        self._platform.watchers.append(watch)
+        passing = queue.Queue[bytes](TAIL_EVENTS)
+        self._tails.append(passing)
         try:
             yield b"\n"
             while True:
@@ -147,7 +146,30 @@ class Page:
                 except queue.Empty:
                     yield b"\n"
         finally:
-            self._platform.watchers.remove(watch)
+            self._tails.remove(passing)
+
+    def _passes(self, name: str) -> None:
+        """A batch has been stored, and is about to be forwarded."""
+        batch = batch_of(name)
+        if batch is None:
+            return
+        with suppress(ConnectorError):
+            # A bucket charges for reading, and so is read for those only who wait for it.
+            if not self._tails and wiring.config().store.startswith("gs://"):
+                return
+            found = Books.of(wiring.store()).batches.read(*batch)
+            items = found.items if found else []
+            kept = self._newest.setdefault(batch[0], deque(maxlen=EVENTS))
+            kept.extend(raw for raw in items[-EVENTS:] if len(raw) <= EVENT_BYTES)
+            for tail in [*self._tails]:
+                with suppress(queue.Full):
+                    for raw in items:
+                        tail.put_nowait(raw)
+
+    def _events_of(self, books: Books, stream: Stream) -> list[str]:
+        """The stream's newest events, newest first: those that passed, else what the store still has."""
+        raws = [*self._newest.get(stream, ())] or stored_events(books, stream)
+        return [raw.decode("utf-8", "replace") for raw in reversed(raws)]
 
     def _test(self, name: str) -> Response:
         wiring.known(name)
@@ -285,8 +307,8 @@ def last_receipts(books: Books, stream: Stream) -> list[dict[str, Any]]:
     return found
 
 
-def newest_events(books: Books, stream: Stream) -> list[str]:
-    """The newest events that the store still has, newest first: of a batch that waits, else of one that was kept."""
+def stored_events(books: Books, stream: Stream) -> list[bytes]:
+    """The newest events that the store still has: of a batch that waits, else of one that was kept."""
     items: list[bytes] = []
     for each in [*books.batches.waiting(stream)][-1:]:
         with suppress(DamagedError):
@@ -297,7 +319,7 @@ def newest_events(books: Books, stream: Stream) -> list[str]:
         with suppress(DamagedError):
             kept = books.batches.kept(newest.key) if newest else None
             items = kept.items if kept else []
-    return [raw.decode("utf-8", "replace") for raw in reversed(items[-EVENTS:])]
+    return items[-EVENTS:]
 
 
 def _html(template: str, **values: Any) -> Response:

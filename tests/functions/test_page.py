@@ -1,0 +1,44 @@
+"""What the operator's page answers, without a browser: events that pass, odd names, actions."""
+
+from collections.abc import Iterator
+
+import pytest
+import requests
+
+from emulator.central import DEFAULT_TENANT_ID
+from tests.site import Emulator, Site, site, until
+
+NAME = "a/b"
+STREAM = f"{NAME}/{DEFAULT_TENANT_ID}/events"
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[Site, Emulator]]:
+    """Nothing is archived, and all that was there is delivered."""
+    integration = {"name": NAME, "client_id": "demo-client", "client_secret": "${env:SITE_SECRET}"}
+    with site(integrations=[integration]) as found:
+        found.central.fill(30)
+        with Emulator(found) as emulator:
+            until(lambda: (emulator.status() or {}).get("acked", 0) >= 30, "everything delivered")
+            yield found, emulator
+
+
+def get(emulator: Emulator, path: str, headers: dict[str, str] | None = None, **query: str) -> str:
+    answer = requests.get(emulator.url(path), params=query, headers=headers, timeout=30)
+    assert answer.status_code == 200, answer.text
+    return answer.text
+
+
+def test_the_newest_events_are_shown_though_they_are_delivered_and_nothing_is_kept(
+    served: tuple[Site, Emulator],
+) -> None:
+    found, emulator = served
+    found.central.emit(3)
+    expected = [raw.decode() for raw in found.central.raws(DEFAULT_TENANT_ID)[:-4:-1]]
+    until(lambda: get(emulator, "/events", stream=STREAM).splitlines()[:3] == expected, "the three newest, in order")
+    until(lambda: (emulator.status() or {}).get("acked", 0) >= 33, "their delivery")
+    assert get(emulator, "/events", stream=STREAM).splitlines()[:3] == expected
+    found.central.emit(25)
+    newest = found.central.raws(DEFAULT_TENANT_ID)[-1].decode()
+    until(lambda: get(emulator, "/events", stream=STREAM).startswith(newest), "the next ones")
+    assert len(get(emulator, "/events", stream=STREAM).splitlines()) == 20
