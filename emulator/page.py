@@ -85,10 +85,11 @@ class Page:
             app.jinja_env.filters[name] = show
         app.jinja_env.globals["version"] = _version()
         app.add_url_rule("/", "page", self._index)
-        app.add_url_rule("/streams/<integration>/<tenant>/<kind>", "stream", self._stream)
+        # Names in the query: a path cannot hold every name, such as one with a slash.
+        app.add_url_rule("/stream", "stream", self._stream)
         app.add_url_rule("/events", "events", self._events)
         app.add_url_rule("/tail", "tail", self._tail)
-        app.add_url_rule("/test/<name>", "test", self._test, methods=["GET", "POST"])
+        app.add_url_rule("/test", "test", self._test, methods=["GET", "POST"])
         app.add_url_rule("/actions/<name>", "action", self._action, methods=["POST"])
 
     def _index(self) -> Response:
@@ -100,12 +101,12 @@ class Page:
             token=self._token,
         )
 
-    def _stream(self, integration: str, tenant: str, kind: str) -> Response:
-        stream = Stream(integration, tenant, kind)
+    def _stream(self) -> Response:
+        stream = Stream(*(request.args.get(key, "") for key in ("integration", "tenant", "stream")))
         lines = self._status()["streams"]
         line = next((each for each in lines if Stream.of(each) == stream), None)
         if line is None:
-            return problem(404, "not_found", f"no stream {integration}/{tenant}/{kind} is known")
+            return problem(404, "not_found", f"no stream {stream} is known")
         books = Books.of(wiring.store())
         return _html(
             "stream.html",
@@ -171,7 +172,8 @@ class Page:
         raws = [*self._newest.get(stream, ())] or stored_events(books, stream)
         return [raw.decode("utf-8", "replace") for raw in reversed(raws)]
 
-    def _test(self, name: str) -> Response:
+    def _test(self) -> Response:
+        name = request.args.get("integration", "")
         wiring.known(name)
         if request.method == "GET":
             return _html("test.html", name=name, token=self._token, checks=[], ok=None)

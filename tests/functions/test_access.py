@@ -392,10 +392,11 @@ def test_the_emulators_web_limits_test_connection_from_elsewhere(emulator: str) 
 
 REBOUND = {"Host": "elsewhere.example.com"}
 STREAM = f"acme/{DEFAULT_TENANT_ID}/events"
+OF_STREAM = f"/stream?integration=acme&tenant={DEFAULT_TENANT_ID}&stream=events"
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/status", f"/streams/{STREAM}", "/test/acme", f"/events?stream={STREAM}", "/tail"]
+    "path", ["/", "/status", OF_STREAM, "/test?integration=acme", f"/events?stream={STREAM}", "/tail"]
 )
 def test_a_page_of_another_site_whose_name_was_made_to_lead_here_reads_nothing(emulator: str, path: str) -> None:
     url = emulator.removesuffix("/test-connection") + path

@@ -1,5 +1,7 @@
 """What the operator's page answers, without a browser: events that pass, odd names, actions."""
 
+import html
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -8,7 +10,7 @@ import requests
 from emulator.central import DEFAULT_TENANT_ID
 from tests.site import Emulator, Site, site, until
 
-NAME = "a/b"
+NAME = "a/b & ü%2F?"
 STREAM = f"{NAME}/{DEFAULT_TENANT_ID}/events"
 
 
@@ -21,6 +23,10 @@ def served() -> Iterator[tuple[Site, Emulator]]:
         with Emulator(found) as emulator:
             until(lambda: (emulator.status() or {}).get("acked", 0) >= 30, "everything delivered")
             yield found, emulator
+
+
+def links(emulator: Emulator, begin: str) -> list[str]:
+    return [html.unescape(link) for link in re.findall(rf'(?:href|action)="({begin}[^"]*)"', get(emulator, "/"))]
 
 
 def get(emulator: Emulator, path: str, headers: dict[str, str] | None = None, **query: str) -> str:
@@ -42,3 +48,13 @@ def test_the_newest_events_are_shown_though_they_are_delivered_and_nothing_is_ke
     newest = found.central.raws(DEFAULT_TENANT_ID)[-1].decode()
     until(lambda: get(emulator, "/events", stream=STREAM).startswith(newest), "the next ones")
     assert len(get(emulator, "/events", stream=STREAM).splitlines()) == 20
+
+
+def test_the_links_of_an_integration_lead_to_it_whatever_its_name_is(served: tuple[Site, Emulator]) -> None:
+    _, emulator = served
+    (of_stream,), (of_test,) = links(emulator, "/stream"), links(emulator, "/test")
+    assert DEFAULT_TENANT_ID in get(emulator, of_stream)
+    shown = get(emulator, of_test)
+    assert html.escape(NAME) in shown
+    (form,) = re.findall(r'<form method="post" action="([^"]*)" data-live>', shown)
+    assert html.unescape(form) == of_test
