@@ -85,11 +85,13 @@ def status(location: str | None, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(found, ensure_ascii=False))
         return 0 if found["ok"] else 1
-    rows = [("STREAM", "TENANT", "STATE", "EVERY", "LAG", "FETCHED", "ACKED", "WAITING", "GAPS", "LAST EVENT")]
+    rows = [
+        ("STREAM", "TENANT", "STATE", "EVERY", "LAG", "FETCHED", "ACKED", "WAITING", "GAPS", "SET ASIDE", "LAST EVENT")
+    ]
     for line in found["streams"]:
         lag = "-" if line["lag_seconds"] is None else f"{line['lag_seconds']:.0f}s"
         name = str(Stream.of(line))
-        numbers = (line["events"], line["acked"], line["pending_batches"], len(line["gaps"]))
+        numbers = (line["events"], line["acked"], line["pending_batches"], len(line["gaps"]), line["set_aside"])
         every = "-" if line["interval_seconds"] is None else f"{line['interval_seconds']:.0f}s"
         rows.append(
             (name, line["tenant_name"] or "-", line["state"], every, lag, *map(str, numbers), line["last_event"] or "-")
@@ -100,13 +102,20 @@ def status(location: str | None, *, as_json: bool) -> int:
             print(f"{line['name']} leaves out: {', '.join(line['exclude_types'])}")
     for line in (*found["integrations"], *found["streams"]):
         _print_problem(line)
+    _print_rest(found)
+    return 0 if found["ok"] else 1
+
+
+def _print_rest(found: dict[str, Any]) -> None:
+    """What is to be said of none of the lines."""
     if "engine_problem" in found:
         _print_problem({"name": "engine", "problem": found["engine_problem"]})
     if "utmstack" in found:
         _print_followed(found["utmstack"])
+    if found["set_aside"]:
+        print("\nWhat is set aside lies in the store's dead/, with the reason; `replay --batch NAME` sends it again.")
     if found["observe"]:
         print("\nObserving: nothing is forwarded; `missed` tells what UTMStack's own plugin missed.")
-    return 0 if found["ok"] else 1
 
 
 def test_connection(location: str | None, integration: str | None, *, as_json: bool) -> int:

@@ -60,6 +60,7 @@ class _Metrics(Collector):
             (GaugeMetricFamily, "pending_batches", "Batches that wait for delivery.", "pending_batches"),
             (GaugeMetricFamily, "pending_bytes", "Bytes of the batches that wait.", "pending_bytes"),
             (GaugeMetricFamily, "oldest_pending_seconds", "Age of the oldest such batch.", "oldest_pending_seconds"),
+            (GaugeMetricFamily, "set_aside_objects", "Objects in dead/: undeliverable events, by batch.", "set_aside"),
             (CounterMetricFamily, "events_fetched", "Events made durable.", "events"),
             (CounterMetricFamily, "events_acked", "Events that the engine has acknowledged.", "acked"),
             (CounterMetricFamily, "repeats", "Items of Sophos's pages that had been stored before.", "repeats"),

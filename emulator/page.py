@@ -29,13 +29,15 @@ from lib.model.clock import from_text, to_text
 from lib.model.duration import parse_duration
 from lib.model.stream import Stream
 from lib.pipeline.ledger import last_of
-from lib.pipeline.records import Books, batch_of, day_of
+from lib.pipeline.records import Books, batch_of, day_of, set_aside_by_stream
+from lib.store.base import ObjectStore
 
 log = logging.getLogger(__name__)
 
 MINUTES = 180
 """How far back the chart goes."""
 RECEIPTS = 20
+DEAD = 20
 EVENTS = 20
 """Kept of each stream, and shown."""
 EVENT_BYTES = 16_384
@@ -116,8 +118,7 @@ class Page:
                 for each in books.batches.waiting(stream)
             ],
             receipts=last_receipts(books, stream),
-            dead=[entry.key for entry in books.store.list(f"dead/batches/{stream.path}/")]
-            + [entry.key for entry in books.store.list(f"dead/{stream.path}/")],
+            dead=set_aside(books.store, stream),
             newest=self._events_of(books, stream) if self._admits() else None,
         )
 
@@ -307,6 +308,22 @@ def last_receipts(books: Books, stream: Stream) -> list[dict[str, Any]]:
             fields = receipt.fields_of(body)
             found.append({**fields, "digest": receipt.digest(body)[:16]})
     return found
+
+
+def set_aside(store: ObjectStore, stream: Stream) -> list[dict[str, Any]]:
+    """What is set aside of the stream, newest last, and why."""
+    found = []
+    for key in set_aside_by_stream(store).get(stream, [])[-DEAD:]:
+        stored = store.read(key)
+        found.append({"key": key, "reasons": _reasons(stored.body) if stored else {}})
+    return found
+
+
+def _reasons(body: bytes) -> Counter[str]:
+    try:
+        return Counter(str(json.loads(line)["reason"]) for line in body.splitlines())
+    except (ValueError, KeyError, TypeError):
+        return Counter(["a damaged batch; a gap tells what was lost"])
 
 
 def stored_events(books: Books, stream: Stream) -> list[bytes]:

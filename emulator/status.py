@@ -18,7 +18,7 @@ from lib.model.stream import ENDPOINTS, Stream
 from lib.pipeline.accounts import Account, Accounts, Target, known_targets
 from lib.pipeline.leases import lease_of
 from lib.pipeline.reconcile import last_report, progress_key
-from lib.pipeline.records import Books
+from lib.pipeline.records import Books, set_aside_by_stream
 from lib.pipeline.schedules import Schedules
 
 FETCH_OUTCOMES_THAT_READ = ("fetched", "up_to_date")
@@ -38,6 +38,7 @@ class _View:
     books: Books
     pending: Mapping[Stream, _Pending]
     gaps: Mapping[Stream, Sequence[Mapping[str, Any]]]
+    set_aside: Mapping[Stream, Sequence[str]]
     latest: Mapping[Stream, Mapping[str, Any]]
     accounts: Mapping[str, Account]
     targets: Mapping[Stream, Target]
@@ -73,9 +74,10 @@ def status(
     gaps: dict[Stream, list[dict[str, Any]]] = {}
     for gap in books.gaps.all():
         gaps.setdefault(Stream(gap["integration"], gap["tenant"], gap["kind"]), []).append(gap)
+    set_aside = set_aside_by_stream(books.store)
     known = {each.name: accounts.read(each.name) for each in config.integrations}
     targets = {target.stream: target for feed in feeds for target in known_targets(feed, known[feed.name])}
-    streams = {*books.positions.streams(), *pending, *latest, *targets}
+    streams = {*books.positions.streams(), *pending, *latest, *targets, *set_aside}
     asked: dict[str, Asked] = {}
     for feed in feeds:
         asked |= Schedules(books.store).asked(feed.name)
@@ -84,6 +86,7 @@ def status(
         books,
         pending,
         gaps,
+        set_aside,
         latest,
         known,
         targets,
@@ -111,6 +114,7 @@ def status(
         "events": sum(line["events"] for line in lines),
         "acked": sum(line["acked"] for line in lines),
         "gaps": sum(len(line["gaps"]) for line in lines),
+        "set_aside": sum(line["set_aside"] for line in lines),
         "integrations": integrations,
         "streams": lines,
     }
@@ -221,6 +225,7 @@ def _stream(view: _View, stream: Stream) -> dict[str, Any]:
             {key: gap[key] for key in ("from", "to", "reason", "noticed_at", "estimated_events")}
             for gap in view.gaps.get(stream, ())
         ],
+        "set_aside": len(view.set_aside.get(stream, ())),
     }
     progress = view.books.store.read(progress_key(stream))
     if progress is not None:

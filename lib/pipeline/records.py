@@ -24,6 +24,7 @@ from lib.pipeline.ledger import Ledger, last_of
 from lib.store.base import ABSENT, Entry, ObjectStore
 
 _BATCH = re.compile(r"batches/([^/]+/[^/]+/[^/]+)/(\d{20})\.ndjson", re.ASCII)
+_DEAD = re.compile(r"dead/(?:batches/)?([^/]+/[^/]+/[^/]+)/\d{20}\.ndjson~*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,16 @@ def set_aside(store: ObjectStore, key: str, body: bytes) -> None:
         present = store.read(f"dead/{key}")
         if present is None or present.body != body:
             set_aside(store, f"{key}~", body)
+
+
+def set_aside_by_stream(store: ObjectStore) -> dict[Stream, list[str]]:
+    """The keys of what is set aside of each stream: undeliverable events of a batch, or a damaged batch."""
+    found: dict[Stream, list[str]] = {}
+    for entry in store.list("dead/"):
+        match = _DEAD.fullmatch(entry.key)
+        if match:
+            found.setdefault(stream_of(match[1]), []).append(entry.key)
+    return found
 
 
 class Positions:

@@ -163,6 +163,13 @@ def a_cursor_expires(watched: Watched) -> timedelta:
     return timedelta(hours=60)
 
 
+def an_event_is_no_object(watched: Watched) -> timedelta:
+    watched.site.central.append(watched.site.central.default_tenant, "events", [b'"not an object"'])
+    watched.post("fetch-page")
+    watched.post("forward-batch")
+    return timedelta(0)
+
+
 def the_engine_is_down(watched: Watched) -> timedelta:
     watched.site.engine.stop()
     watched.site.central.emit(60)
@@ -201,6 +208,7 @@ def mended(watched: Watched) -> None:
 CAUSES = (
     (somebody_pauses, {"SophosPaused"}),
     (a_function_dies, {"SophosFunctionRestarts"}),
+    (an_event_is_no_object, {"SophosEventsSetAside"}),
     (the_engine_is_down, {"UTMStackEngineDown", "SophosEventsWait", "SophosStoreFull"}),
     (sophos_is_down, {"SophosEventsLate", "SophosStreamFails"}),
     (nothing_is_said, {"SophosStreamSilent"}),

@@ -58,3 +58,21 @@ def test_the_links_of_an_integration_lead_to_it_whatever_its_name_is(served: tup
     assert html.escape(NAME) in shown
     (form,) = re.findall(r'<form method="post" action="([^"]*)" data-live>', shown)
     assert html.unescape(form) == of_test
+
+
+def test_what_is_set_aside_is_counted_everywhere_and_the_streams_page_says_why(
+    served: tuple[Site, Emulator],
+) -> None:
+    found, emulator = served
+    assert "0 set aside" in get(emulator, "/")
+    found.central.append(DEFAULT_TENANT_ID, "events", [b'"no object"'])
+    until(lambda: (emulator.status() or {}).get("set_aside") == 1, "an event that is set aside")
+    (line,) = (emulator.status() or {})["streams"]
+    assert line["set_aside"] == 1
+    assert "1 set aside" in get(emulator, "/")
+    (key,) = [entry.key for entry in found.books.store.list("dead/")]
+    (of_stream,) = links(emulator, "/stream")
+    shown = html.unescape(get(emulator, of_stream))
+    assert f"<code>{key}</code>" in shown
+    assert "1 × not a JSON object" in shown
+    assert found.command("status")["set_aside"] == 1
