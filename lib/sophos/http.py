@@ -7,11 +7,11 @@ import re
 import threading
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import requests
 import urllib3
@@ -38,6 +38,9 @@ _CHUNK = 1 << 16
 _DIRECT: Any = {"http": None, "https": None, "all": None}
 """No proxy, whatever the environment says: a proxy's loopback is another one."""
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_TELLING = 8
+"""So many characters of a secret tell something of it; fewer are in many a word."""
+_SECRETS_KEPT = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
+    secrets: Collection[str] = field(default=(), repr=False)
+    """What the other side was shown, and may show again: none of it is repeated."""
 
     @property
     def date(self) -> datetime | None:
@@ -57,13 +62,18 @@ class Answer:
             return None
 
     def word(self, *names: str) -> str:
-        """The first of the body's fields that holds a plain word, as ` (word)`; nothing else is repeated."""
+        """The first of the body's fields that holds a plain word, and no secret, as ` (word)`; no more is repeated."""
         try:
             fields = json.loads(self.body)
         except ValueError:
             return ""
         found = [fields.get(name) for name in names] if isinstance(fields, dict) else []
-        return next((f" ({each})" for each in found if isinstance(each, str) and _WORD.fullmatch(each)), "")
+        words = (each for each in found if isinstance(each, str) and _WORD.fullmatch(each))
+        return next((f" ({word})" for word in words if not self._tells(word)), "")
+
+    def _tells(self, word: str) -> bool:
+        """Whether the word is a secret, holds one, or is a good part of one."""
+        return any(secret in word or (len(word) >= _TELLING and word in secret) for secret in self.secrets)
 
 
 RETRIED = "retried"
@@ -124,6 +134,8 @@ class Http:
         self._session.headers["User-Agent"] = "sophos-utmstack"
         self._session.headers["Accept"] = "application/json"
         self._lock = threading.Lock()
+        self._secrets: dict[str, None] = {}
+        """Tokens and client secrets that were sent lately."""
         self.counts: dict[str, int] = {}
         """Requests so far by outcome: a status, or the error's code; and how many were tried again."""
 
@@ -147,6 +159,7 @@ class Http:
         ProtocolError after the last try.
         """
         check_url(url, allow_hosts=self._allow_hosts)
+        self._remember(token, (form or {}).get("client_secret"))
         end = self._monotonic() + TOTAL_SECONDS if deadline is None else deadline
         for tries in range(1, TRIES + 1):
             status = 0
@@ -219,7 +232,22 @@ class Http:
                 self.way(url).secure()  # It goes the way again, and says whose certificate it met.
             raise failure from None
         self._count(str(response.status_code))
-        return Answer(response.status_code, response.headers, bytes(body))
+        secrets = () if response.status_code == 200 else self._shown(url)
+        return Answer(response.status_code, response.headers, bytes(body), secrets)
+
+    def _remember(self, *secrets: str | None) -> None:
+        with self._lock:
+            for secret in filter(None, secrets):
+                self._secrets.pop(secret, None)
+                self._secrets[secret] = None
+            while len(self._secrets) > _SECRETS_KEPT:
+                del self._secrets[next(iter(self._secrets))]
+
+    def _shown(self, url: str) -> list[str]:
+        """Every secret that hosts, or the proxy before them, were shown."""
+        password = urlsplit(self.way(url).proxy or "").password or ""
+        with self._lock:
+            return [*self._secrets, *filter(None, {password, unquote(password)})]
 
     def _refuse_server_faults(self, answer: Answer, method: str, url: str) -> None:
         if answer.status != 429 and answer.status < 500:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import time
@@ -28,6 +29,7 @@ from lib.errors import (
 
 STATION_SECONDS = 5.0
 """How long a connection, and then a TLS handshake, may take."""
+_TUNNEL = re.compile(r"Tunnel connection failed: \d{3}")
 _CLOCK = (9, 10)
 """OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
 _OTHER_NAME = (62, 64)
@@ -152,8 +154,11 @@ def _reason(error: Exception) -> str:
     """Why, in the system's words where there are any."""
     if isinstance(error, TimeoutError):
         return "no answer"
-    words = error.reason if isinstance(error, ssl.SSLError) else getattr(error, "strerror", None) or str(error)
-    return words or type(error).__name__
+    if isinstance(error, ssl.SSLError):
+        return error.reason or type(error).__name__
+    # No more of a proxy's own words than its status: it was shown a password.
+    told = _TUNNEL.match(str(error))
+    return getattr(error, "strerror", None) or (told[0] if told else type(error).__name__)
 
 
 def _organization(certificate: Mapping[str, Any]) -> str:

@@ -1,0 +1,79 @@
+"""Answers that the real Sophos Central has not been seen to give, and that must do no harm."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lib.errors import ProxyDownError
+from lib.sophos.reach import Way
+from tests.fakes.sophos import PAGE_PATH, TOKEN_PATH, Sophos
+from tests.site import SECRET, Site
+
+
+@pytest.fixture
+def sophos() -> Iterator[Sophos]:
+    with Sophos() as server:
+        yield server
+
+
+@pytest.fixture
+def own(sophos: Sophos) -> Iterator[Site]:
+    with Site(sophos={"auth_url": sophos.url, "api_url": sophos.url}) as found:
+        yield found
+
+
+def everything(own: Site, capfd: pytest.CaptureFixture[str]) -> str:
+    """All that the functions answer, log and store."""
+    names = ("fetch-page", "test-connection")
+    told = [own.post(name).body.decode() for name in names]
+    for name in names:
+        own.end(name)
+    told += [file.read_text() for file in Path(own.folder, "store").rglob("*") if file.is_file()]
+    return "".join([*told, *capfd.readouterr()])
+
+
+def test_a_secret_that_the_token_host_echoes_is_repeated_nowhere(
+    own: Site, sophos: Sophos, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sophos.says[TOKEN_PATH] = lambda form, _: (401, {"errorCode": form["client_secret"], "error": "oauth.invalid"})
+    told = everything(own, capfd)
+    assert "credentials_refused" in told
+    assert "(oauth.invalid)" in told
+    assert SECRET not in told
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 429, 500])
+def test_a_token_that_an_api_echoes_is_repeated_nowhere(
+    own: Site, sophos: Sophos, capfd: pytest.CaptureFixture[str], status: int
+) -> None:
+    sophos.says[PAGE_PATH] = lambda _, token: (
+        status,
+        {"error": f"Bearer.{token}", "correlationId": token[:12], "requestId": "r-1"},
+    )
+    told = everything(own, capfd)
+    assert str(status) in told
+    assert ("(r-1)" in told) == (status in (403, 404))
+    assert sophos.tokens
+    assert not [token for token in sophos.tokens if token[:12] in told]
+
+
+def test_a_password_that_the_proxy_echoes_is_not_repeated() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+
+        def refuse() -> None:
+            connection, _ = proxy.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(f"HTTP/1.1 407 {SECRET}\r\n\r\n".encode())
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        way = Way("https://id.sophos.com", f"http://user:{SECRET}@127.0.0.1:{proxy.getsockname()[1]}", verify=True)
+        with pytest.raises(ProxyDownError) as refused:
+            way.secure()
+        thread.join()
+    assert "407" in str(refused.value)
+    assert SECRET not in str(refused.value)
