@@ -334,7 +334,7 @@ def fetch_page(
     known(integration)
     fan_out = _fan_out()
     if fan_out is not None and (integration, tenant, stream, max_pages) == (None, None, None, None):
-        plan = _fetch_page().plan()
+        plan = _fetch_page().plan(deadline=deadline())
         queued = fan_out.tick([target.stream for _, target in plan.jobs])
         return {"results": plan.lines, "deferred": plan.deferred, "budgets": _budgets(), "queued": queued}
     fetched = _fetch_page().run(

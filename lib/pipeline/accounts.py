@@ -41,10 +41,10 @@ SOON = timedelta(seconds=10)
 class Directory(Protocol):
     """What Sophos Central tells of a credential."""
 
-    def whoami(self) -> Whoami:
+    def whoami(self, *, deadline: float | None = None) -> Whoami:
         """Whose the credential is."""
 
-    def tenants(self, who: Whoami) -> Iterator[Tenant]:
+    def tenants(self, who: Whoami, *, deadline: float | None = None) -> Iterator[Tenant]:
         """The tenants that it can read."""
 
 
@@ -185,18 +185,20 @@ class Accounts:
             return None
         return trouble if feed.name in self._tried or trouble.code == ThrottledError.code else None
 
-    def targets(self, feed: Feed, source: Directory, client_id: str, api_url: str) -> list[Target]:
+    def targets(
+        self, feed: Feed, source: Directory, client_id: str, api_url: str, *, deadline: float | None = None
+    ) -> list[Target]:
         """The streams that the integration reads; what Sophos must be asked for it is asked once a day (or hour)."""
         self._tried.add(feed.name)
         account, generation = self._load(feed.name)
         fingerprint = sha256(f"{client_id}|{api_url}".encode()).hexdigest()[:16]
         if account.fingerprint != fingerprint or not self._fresh(account):
-            who = source.whoami()
+            who = source.whoami(deadline=deadline)
             account = replace(
                 account,
                 fingerprint=fingerprint,
                 who=who,
-                tenants=tuple(source.tenants(who)),
+                tenants=tuple(source.tenants(who, deadline=deadline)),
                 checked_at=self._now(),
             )
             self._save(feed.name, account, generation)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -152,22 +152,38 @@ class FetchPage:
 
         `deadline` is a monotonic time: no page is begun after it.
         """
-        plan = self.plan(integration=integration, tenant=tenant, kind=kind)
         room = self.max_pending_bytes - sum(waiting.entry.size for waiting in self.books.batches.waiting())
+        begun: list[Future[Run]] = []
         with ThreadPoolExecutor(self.workers) as pool:
-            runs = list(
-                pool.map(
-                    lambda job: Reading(self, job, room=room, max_pages=max_pages, deadline=deadline).run(), plan.jobs
-                )
-            )
+
+            def begin(job: Job) -> None:
+                reading = Reading(self, job, room=room, max_pages=max_pages, deadline=deadline)
+                begun.append(pool.submit(reading.run))
+
+            plan = self.plan(integration=integration, tenant=tenant, kind=kind, deadline=deadline, begin=begin)
+        runs = [each.result() for each in begun]
         lines = list(plan.lines)
         for (_, target), run in zip(plan.jobs, runs, strict=True):
             lines.append(run.result(target.stream.integration, target.stream.tenant, target.stream.kind))
+        # Who answered first is no order for people.
+        order = list(self.integrations)
+        lines.sort(key=lambda line: order.index(line["integration"]))
         self._note(plan, runs)
         return Fetched(lines, plan.deferred)
 
-    def plan(self, *, integration: str | None = None, tenant: str | None = None, kind: str | None = None) -> Plan:
-        """Which streams to ask now: all of them or those named, as far as their credentials have calls for them."""
+    def plan(
+        self,
+        *,
+        integration: str | None = None,
+        tenant: str | None = None,
+        kind: str | None = None,
+        deadline: float,
+        begin: Callable[[Job], None] = lambda _: None,
+    ) -> Plan:
+        """Which streams to ask now: all of them or those named, as far as their credentials have calls for them.
+
+        `begin` hears of each at once: an integration of which Sophos tells nothing until the deadline delays no other.
+        """
         names = list(self.integrations) if integration is None else [integration]
         plan = Plan()
 
@@ -175,14 +191,18 @@ class FetchPage:
             return tenant in (None, target.stream.tenant) and kind in (None, target.stream.kind)
 
         with ThreadPoolExecutor(self.workers) as pool:
-            resolved = pool.map(lambda name: self._targets(self.integrations[name]), names)
-            for name, found in zip(names, resolved, strict=True):
+            asked = {pool.submit(self._targets, self.integrations[name], deadline): name for name in names}
+            for answered in as_completed(asked):
+                name, found = asked[answered], answered.result()
                 if isinstance(found, Run):
                     kinds = self.integrations[name].feed.kinds
                     plan.lines += [found.result(name, tenant, each) for each in kinds if kind in (None, each)]
                     continue
                 chosen = self._chosen(self.integrations[name], found, all_asked=tenant is not None)
-                plan.jobs += [(self.integrations[name], target) for target in chosen if wanted(target)]
+                jobs = [(self.integrations[name], target) for target in chosen if wanted(target)]
+                for job in jobs:
+                    begin(job)
+                plan.jobs += jobs
                 plan.deferred += len(found) - len(chosen)
                 if len(found) > ALL_ASKED:
                     plan.many.add(name)
@@ -215,7 +235,7 @@ class FetchPage:
             if name in plan.many:
                 self.schedules.answered(name, spoke=spoke, missed=missed, now=self.now())
 
-    def _targets(self, integration: Integration) -> list[Target] | Run:
+    def _targets(self, integration: Integration, deadline: float) -> list[Target] | Run:
         """The integration's streams, or what is said of all of them at once."""
         feed = integration.feed
         account = self.accounts.read(feed.name)
@@ -225,7 +245,11 @@ class FetchPage:
         if held_back is not None:
             return Run(outcome=_outcome_of(held_back), trouble=held_back)
         try:
-            return self.accounts.targets(feed, integration.source, integration.client_id(), integration.api_url)
+            return self.accounts.targets(
+                feed, integration.source, integration.client_id(), integration.api_url, deadline=deadline
+            )
+        except OverBudgetError as error:
+            return _later(error, self.now())
         except ConnectorError as error:
             log.warning("integration %s: %s", feed.name, error)
             trouble = self.accounts.failed(feed, error)
@@ -489,13 +513,10 @@ class Reading:
 
     def _over_budget(self, error: OverBudgetError) -> None:
         """Nothing is wrong: reading goes on when the credential may be used again."""
-        run, now = self._run, self._use_case.now()
-        wait = timedelta(seconds=error.retry_after or 0.0)
-        run.retry_at = now + wait
+        run, later = self._run, _later(error, self._use_case.now())
+        run.retry_at = later.retry_at
         if run.pages == 0:
-            run.outcome = RATE_LIMITED
-            run.trouble = trouble_after(None, error, now, wait)
-            run.is_missed = True
+            run.outcome, run.trouble, run.is_missed = later.outcome, later.trouble, True
 
     def _failed(self, error: ConnectorError) -> None:
         """Write the trouble down, where that tells anything new; the cursor stays."""
@@ -575,6 +596,12 @@ def _read_up_to(page: Page, items: Sequence[Item], served_at: datetime, position
     if not page.has_more:
         return settled
     return min(newest_of(items) or position.as_of or settled - HORIZON, settled)
+
+
+def _later(error: OverBudgetError, now: datetime) -> Run:
+    """Nothing was asked, since the credential's calls are used up."""
+    wait = timedelta(seconds=error.retry_after or 0.0)
+    return Run(outcome=RATE_LIMITED, trouble=trouble_after(None, error, now, wait), retry_at=now + wait, is_missed=True)
 
 
 def _outcome_of(trouble: Trouble) -> str:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from lib.errors import ConfigError, CredentialsError, ProtocolError
+from lib.errors import ConfigError, CredentialsError, NoAnswerError, ProtocolError
 from lib.model.credential import InUse
 from lib.sophos.http import Answer, Http
 from lib.sophos.schemas import TokenSchema, load
@@ -58,6 +58,9 @@ class Tokens:
         with self._lock:
             if not self._token or self._token == refused or self._monotonic() >= self._renew_at:
                 self._token = ""
+                if deadline is not None and self._monotonic() >= deadline:
+                    # Whoever waited here before has used the time up; each asking for a moment more would add up.
+                    raise NoAnswerError(f"POST {TOKEN_PATH}: no token within the call's time")
                 self._renew(deadline)
             return self._token
 

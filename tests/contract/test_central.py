@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -17,6 +18,7 @@ from lib.errors import (
     CredentialsError,
     CursorRefusedError,
     HostRefusedError,
+    NoAnswerError,
     PermissionMissingError,
     ProtocolError,
     SophosDownError,
@@ -242,6 +244,16 @@ def test_a_silent_server_costs_the_time_that_is_left(central: CentralServer) -> 
             central.url, central.default_tenant, "events", cursor=None, from_date=None, deadline=time.monotonic() + 1
         )
     assert time.monotonic() - began < 10
+
+
+def test_who_waits_for_somebody_elses_token_waits_no_longer_than_its_own_deadline(central: CentralServer) -> None:
+    source = client(central.url)
+    central.faults.add(Fault("slow", seconds=30, times=None, path="/api"))
+    began = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        asking = [pool.submit(source.authenticate, deadline=began + 1) for _ in range(8)]
+    assert {type(each.exception()) for each in asking} == {NoAnswerError}
+    assert time.monotonic() - began < 5
 
 
 @contextmanager

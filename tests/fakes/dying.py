@@ -121,11 +121,11 @@ class MortalSophos:
         self._central = central
         self._fate = fate
 
-    def whoami(self) -> Whoami:
-        return self._fate.call("whoami", self._central.whoami)
+    def whoami(self, *, deadline: float | None = None) -> Whoami:
+        return self._fate.call("whoami", lambda: self._central.whoami(deadline=deadline))
 
-    def tenants(self, who: Whoami) -> Iterator[Tenant]:
-        return self._central.tenants(who)
+    def tenants(self, who: Whoami, *, deadline: float | None = None) -> Iterator[Tenant]:
+        return self._central.tenants(who, deadline=deadline)
 
     def devices(self, host: str, tenant: str, **request: Any) -> DevicePage:
         return self._fate.call("devices", lambda: self._central.devices(host, tenant, **request))

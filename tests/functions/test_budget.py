@@ -168,10 +168,10 @@ class Quiet:
     asked: dict[str, list[float]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
-    def whoami(self) -> Whoami:
+    def whoami(self, *, deadline: float | None = None) -> Whoami:
         return Whoami("p", "partner", "https://api.example.com", None)
 
-    def tenants(self, _who: Whoami) -> Iterator[Tenant]:
+    def tenants(self, _who: Whoami, *, deadline: float | None = None) -> Iterator[Tenant]:
         return iter(self.tenants_)
 
     def devices(self, host: str, tenant: str, **_: object) -> DevicePage:

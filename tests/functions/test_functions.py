@@ -256,6 +256,21 @@ def test_a_call_hands_over_at_its_deadline_and_the_next_goes_on() -> None:
         assert found.raws() == found.central.raws(found.central.default_tenant)
 
 
+@pytest.mark.parametrize("path", ["/api/v2/oauth2/token", "/whoami"])
+def test_while_sophos_does_not_say_whose_a_credential_is_the_others_are_read_within_the_calls_time(path: str) -> None:
+    known = {"name": "known", "client_id": "demo-client", "client_secret": SECRET}
+    with site(limits={"deadline": "4s"}, integrations=[known]) as found:
+        found.results("fetch-page")
+        found.write_config(integrations=[known | {"name": "new"}, known])
+        found.central.faults.add(Fault("slow", path=path, seconds=60, times=None))
+        found.central.emit(3)
+        began = time.monotonic()
+        new, old = found.results("fetch-page")
+        assert time.monotonic() - began < 10
+        assert (new["integration"], new["outcome"], new["problem"]["code"]) == ("new", "failed", "timed_out")
+        assert (old["integration"], old["outcome"], old["events"]) == ("known", "fetched", 3)
+
+
 def test_a_wrong_secret_fails_with_a_remedy_and_is_not_hammered() -> None:
     with site() as found:
         found.env["SITE_SECRET"] = "not-the-secret"
