@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask, Response, request
@@ -13,6 +14,18 @@ from emulator.functions import FunctionDownError
 from emulator.platform import Platform
 from lib.errors import ConfigError
 from lib.utmstack import settings
+
+DECIDED = frozenset(
+    {
+        *("dns", "tcp", "tls", "sophos_reachable", "credentials"),
+        *("whoami", "region", "tenants", "tenant_hosts", "siem_events"),
+    }
+)
+"""The checks that a form's values decide. Engine, store, clock and calls left are no reason to refuse them."""
+LATER = frozenset({"rate_limited", "over_budget"})
+"""Once Sophos has issued a token, these say that the credential is in use, and nothing against it."""
+TOLD = ("credentials", "whoami", "siem_events")
+"""The checks whose results are shown where nothing is wrong."""
 
 
 def serve(app: Flask, platform: Platform, follower: Follower) -> None:
@@ -50,13 +63,26 @@ def _tested(platform: Platform, client_id: str, secret: str) -> Response:
         )
         found: dict[str, Any] = json.loads(answer.body)
     except (FunctionDownError, ValueError) as error:
-        return _answer(400, error=f"the connector could not test it: {error}")
+        return _answer(400, error=_text(f"the connector could not test it: {error}"))
     if answer.status != 200:
-        return _answer(400, error=f"the connector could not test it: {found.get('detail', answer.status)}")
-    failed = next((check for check in found["checks"] if not check["ok"]), None)
+        return _answer(400, error=_text(f"the connector could not test it: {found.get('detail', answer.status)}"))
+    failed = _refusal(found)
     if failed is None:
-        return _answer(200, status=f"{len(found['checks'])} checks passed; {found['checks'][3]['detail']}")
-    return _answer(400, error=f"{failed['detail']} {failed.get('remedy', '')}".strip())
+        return _answer(200, status=_text(*(each["detail"] for each in found["checks"] if each["name"] in TOLD)))
+    return _answer(400, error=_text(failed["detail"], failed["remedy"]))
+
+
+def _refusal(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The check that speaks against the form's values."""
+    granted = any(each["name"] == "credentials" and each["ok"] for each in found["checks"])
+    for check in found["checks"]:
+        if check["outcome"] == "failed" and check["name"] in DECIDED and not (granted and check["code"] in LATER):
+            return dict(check)
+    return None
+
+
+def _text(*parts: str) -> str:
+    return " ".join(f"{each.rstrip('.')}." for each in parts)
 
 
 def _answer(code: int, **fields: str) -> Response:

@@ -187,7 +187,7 @@ class CredentialsError(PermanentError):
     title = "Sophos refuses the client id or secret"
     remedy = (
         "Check client id and secret, and that the credential is neither expired nor deleted: Sophos Central, "
-        "Global Settings, API Credentials Management. Trying again is slowed down to every 15 minutes."
+        "Global Settings, API Credentials Management."
     )
 
 

@@ -324,8 +324,11 @@ class _Examination:
         self._clocks = self._sophos.reach(deadline=self._deadline)
         return f"{' and '.join(self._clocks)} answer."
 
+    def _shown(self) -> datetime | None:
+        return next((clock for clock in self._clocks.values() if clock is not None), None)
+
     def _clock(self) -> str:
-        shown = next((clock for clock in self._clocks.values() if clock is not None), None)
+        shown = self._shown()
         if shown is None:
             return "Sophos's answers name no time; not compared."
         skew = self._around.now() - shown
@@ -419,12 +422,13 @@ class _Examination:
         return tried.told(f"{count} devices of the inventory's first page were read.")
 
     def _sample(self, tenant: Tenant, kind: str, span: timedelta) -> Page:
+        now = self._shown() or self._around.now()  # by its own clock Sophos refuses a date over 24 hours ago
         return self._sophos.page(
             str(tenant.api_host),
             tenant.id,
             kind,
             cursor=None,
-            from_date=self._around.now() - span,
+            from_date=now - span,
             deadline=self._deadline,
         )
 

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ import requests
 import yaml
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from emulator.central import CentralServer
+from emulator.central import CentralServer, Clock, Credential, Fault, Tenant
 from emulator.follow import Follower
 from lib.live import read_followed
 from lib.utmstack import settings
@@ -335,22 +336,62 @@ def test_the_product_follows_utmstack_and_serves_its_test_connection(workdir: Wo
         cursors = {path.parts[-3] for path in (here.folder / "store/cursors").rglob("*.json")}
         assert cursors == {"acme", "bob"}, "a removed group's cursor stays"
 
-        def validate(secret: str, **headers: str) -> requests.Response:
-            values = [("sophos_client_id", "demo-client"), ("sophos_x_api_key", secret)]
-            form = {"moduleGroupConfigurations": [{"confKey": key, "confValue": value} for key, value in values]}
-            url = emulator.url("/api/v1/modules-config/validate?nameShort=SOPHOS")
-            return requests.post(url, json=form, headers=headers, timeout=30)
-
-        assert validate(SECRET).status_code == 404
-        assert validate(SECRET, **{"internal-key": "wrong"}).status_code == 403
+        assert validate(emulator, SECRET).status_code == 404
+        assert validate(emulator, SECRET, **{"internal-key": "wrong"}).status_code == 403
         for secret in (SECRET, encrypted(SECRET)):
-            good = validate(secret, **{"internal-key": KEY})
+            good = validate(emulator, secret, **{"internal-key": KEY})
             assert good.status_code == 200, good.text
             assert set(good.json()) == {"status"}
-        bad = validate("no such secret", **{"internal-key": KEY})
+        bad = validate(emulator, "no such secret", **{"internal-key": KEY})
         assert bad.status_code == 400
         assert set(bad.json()) == {"error"}
         assert "secret" in bad.json()["error"]
         for file in here.folder.rglob("*"):
             if file.is_file() and not file.name.startswith("connector"):
                 assert SECRET.encode() not in file.read_bytes(), file
+
+
+def validate(emulator: Emulator, secret: str, module: str = "SOPHOS", **headers: str) -> requests.Response:
+    """UTMStack's Test Connection."""
+    values = [("sophos_client_id", "demo-client"), ("sophos_x_api_key", secret)]
+    form = {"moduleGroupConfigurations": [{"confKey": key, "confValue": value} for key, value in values]}
+    url = emulator.url(f"/api/v1/modules-config/validate?nameShort={module}")
+    return requests.post(url, json=form, headers=headers, timeout=30)
+
+
+def test_a_form_is_refused_for_what_it_holds_and_for_nothing_else(workdir: Workdir) -> None:
+    tenants = [Tenant(id='{"meta"}'), Tenant(id="t-2", forbidden=True)]
+    central = CentralServer(
+        tenants=tenants, credentials=[Credential(id_type="partner", id="p-1")], clock=Clock(offset_seconds=3600)
+    )
+    nobody = f"unix:{workdir.path}/nobody.sock"
+    settings_ = {"utmstack": {"workdir": str(workdir.path)}, "integrations": [], "engine": nobody}
+    with central, site(central, **settings_) as here, Emulator(here) as emulator:
+        until(lambda: emulator.status() is not None, "the emulator answers")
+        shutil.rmtree(here.folder / "store")
+        (here.folder / "store").write_text("no store any more")
+
+        def answered(secret: str = SECRET, module: str = "SOPHOS") -> tuple[int, str]:
+            answer = validate(emulator, secret, module, **{"internal-key": KEY})
+            ((_, text),) = answer.json().items()
+            return answer.status_code, text
+
+        # Engine, store and clock fail, and one tenant of two is forbidden.
+        status, text = answered()
+        assert status == 200, text
+        assert "Sophos issued a token. The credential is that of partner p-1." in text
+        central.faults.add(Fault("status", status=429, retry_after=600, times=None))
+        assert answered()[0] == 200, "a credential whose calls are used up is a good one"
+        central.faults.clear()
+        central.faults.add(Fault("status", status=403, times=None))
+        status, text = answered()
+        assert (status, '{"meta"' in text, '{ "meta"' in text) == (400, False, True), text
+        central.faults.clear()
+        status, text = answered("wrong")
+        assert (status, ". Check client id and secret" in text, "15 minutes" in text) == (400, True, False), text
+        central.faults.add(Fault("status", status=429, retry_after=600, times=None, path="/api/v2/oauth2/token"))
+        assert answered()[0] == 400, "nothing is known of it"
+        status, text = answered(module="AWS_IAM_USER")
+        assert (status, "SOPHOS only" in text) == (400, True)
+        health = requests.get(emulator.url("/api/v1/health"), timeout=10)
+        assert (health.status_code, health.json()) == (200, {"status": "ok"})
