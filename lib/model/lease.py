@@ -15,6 +15,8 @@ from lib.model.stream import Stream
 TERM = timedelta(seconds=12)
 """How long a lease holds without renewal: a holder that died stalls its stream no longer."""
 RENEWAL = TERM / 4
+SKEW = timedelta(seconds=15)
+"""How far ahead a holder's clock may be; with the term it is the longest that anybody waits for a dead holder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +35,8 @@ class Lease:
     """The day of the last receipt when the ledger was last tidied to its end."""
 
     def is_held(self, now: datetime) -> bool:
-        """Whether somebody holds it. An end farther off than a term is a clock that jumped back."""
-        return self.holder is not None and self.until is not None and now < self.until <= now + TERM
+        """Whether somebody holds it. An end farther off than clocks differ is a clock that jumped back."""
+        return self.holder is not None and self.until is not None and now < self.until <= now + TERM + SKEW
 
 
 def lease_key(stream: Stream) -> str:
