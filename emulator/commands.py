@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 
 from emulator import status as statuses
+from emulator.terminal import refuse, say, show
 from lib import config as configuration
 from lib.boundary import Refused
 from lib.config import ENVIRONMENT, FOLLOWED, Config, InvalidConfigError
@@ -23,7 +23,9 @@ from lib.errors import ConfigError, ConnectorError, NotFoundError
 from lib.live import read_followed, with_followed
 from lib.model.duration import parse_duration
 from lib.model.families import expanded
+from lib.model.page import Tenant
 from lib.model.stream import Stream
+from lib.model.text import printable
 from lib.pipeline import audit as audits
 from lib.pipeline.observe import Observations
 from lib.pipeline.records import Books, day_of
@@ -32,17 +34,6 @@ if TYPE_CHECKING:
     from emulator.follow import Follower
 
 DAY = timedelta(days=1)
-COLOURS = {
-    "collecting": 32,
-    "fetched": 32,
-    "up_to_date": 32,
-    "failed": 31,
-    "rate_limited": 33,
-    "paused": 33,
-    "retired": 2,
-    "idle": 2,
-}
-"""Of states, as terminals number them."""
 TEST_SECONDS = 300.0
 """How long testing one integration may take; a person can end it before."""
 
@@ -55,7 +46,7 @@ def check(location: str | None, *, as_json: bool) -> int:
         followed = _followed(config)
     except InvalidConfigError as error:
         faults = [{"line": fault.line, "key": fault.path, "fault": fault.message} for fault in error.faults]
-        print(json.dumps({"ok": False, "faults": faults}) if as_json else error)
+        say(*([json.dumps({"ok": False, "faults": faults})] if as_json else str(error).split("\n")))
         return 1
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
@@ -64,12 +55,12 @@ def check(location: str | None, *, as_json: bool) -> int:
     problems = followed.status()["problems"] if followed else []
     if as_json:
         found = {"ok": not problems, "integrations": names, "exclude_types": left_out}
-        print(json.dumps(found | ({"utmstack": followed.status()} if followed else {}), ensure_ascii=False))
+        say(json.dumps(found | ({"utmstack": followed.status()} if followed else {}), ensure_ascii=False))
         return 1 if problems else 0
-    print(f"{location} can be used: {len(names)} integration(s): {', '.join(map(repr, names))}")
+    say(f"{location} can be used: {len(names)} integration(s): {', '.join(map(repr, names))}")
     for each in config.integrations:
         if each.exclude_types:
-            print(f"{each.name!r} leaves out {', '.join(each.exclude_types)}: {len(left_out[each.name])} type(s)")
+            say(f"{each.name!r} leaves out {', '.join(each.exclude_types)}: {len(left_out[each.name])} type(s)")
     if followed:
         _print_followed(followed.status())
     return 1 if problems else 0
@@ -83,7 +74,7 @@ def status(location: str | None, *, as_json: bool) -> int:
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
     if as_json:
-        print(json.dumps(found, ensure_ascii=False))
+        say(json.dumps(found, ensure_ascii=False))
         return 0 if found["ok"] else 1
     rows = [
         ("STREAM", "TENANT", "STATE", "EVERY", "LAG", "FETCHED", "ACKED", "WAITING", "GAPS", "SET ASIDE", "LAST EVENT")
@@ -96,10 +87,10 @@ def status(location: str | None, *, as_json: bool) -> int:
         rows.append(
             (name, line["tenant_name"] or "-", line["state"], every, lag, *map(str, numbers), line["last_event"] or "-")
         )
-    print(_table(rows))
+    show(rows)
     for line in found["integrations"]:
         if line["exclude_types"]:
-            print(f"{line['name']} leaves out: {', '.join(line['exclude_types'])}")
+            say(f"{line['name']} leaves out: {', '.join(line['exclude_types'])}")
     for line in (*found["integrations"], *found["streams"]):
         _print_problem(line)
     _print_rest(found)
@@ -113,9 +104,9 @@ def _print_rest(found: dict[str, Any]) -> None:
     if "utmstack" in found:
         _print_followed(found["utmstack"])
     if found["set_aside"]:
-        print("\nWhat is set aside lies in the store's dead/, with the reason; `replay --batch NAME` sends it again.")
+        say("", "What is set aside lies in the store's dead/, with the reason; `replay --batch NAME` sends it again.")
     if found["observe"]:
-        print("\nObserving: nothing is forwarded; `missed` tells what UTMStack's own plugin missed.")
+        say("", "Observing: nothing is forwarded; `missed` tells what UTMStack's own plugin missed.")
 
 
 def test_connection(location: str | None, integration: str | None, *, as_json: bool) -> int:
@@ -132,13 +123,13 @@ def test_connection(location: str | None, integration: str | None, *, as_json: b
         answers = {}
         for name in names:
             if not as_json:
-                print(name, flush=True)
+                say(name)
             tell = _untold if as_json else _print_check
             answers[name] = wiring.examine(name, deadline=time.monotonic() + TEST_SECONDS, tell=tell)
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
     if as_json:
-        print(json.dumps(answers, ensure_ascii=False))
+        say(json.dumps(answers, ensure_ascii=False))
     return 0 if all(answer["ok"] for answer in answers.values()) and not problems else 1
 
 
@@ -153,9 +144,9 @@ def _stored(config: Config) -> dict[str, Any]:
 
 def _print_followed(found: dict[str, Any]) -> None:
     if found["groups"]:
-        print(f"\n{found['source']}: {len(found['groups'])} group(s): {', '.join(map(repr, found['groups']))}")
+        say("", f"{found['source']}: {len(found['groups'])} group(s): {', '.join(map(repr, found['groups']))}")
     if "note" in found:
-        print(f"\n{found['note']}")
+        say("", f"{found['note']}")
     for problem in found["problems"]:
         _print_problem({"name": "UTMStack's configuration", "problem": problem})
 
@@ -166,11 +157,9 @@ def _untold(_: dict[str, Any]) -> None:
 
 def _print_check(check: dict[str, Any]) -> None:
     marks = {"ok": "ok  ", "warning": "warn", "failed": "FAIL", "skipped": "skip" if check["ok"] else "----"}
-    print(
-        f"  {marks[check['outcome']]} {check['name']:<17} {check['milliseconds']:>6} ms  {check['detail']}", flush=True
-    )
+    say(f"  {marks[check['outcome']]} {check['name']:<17} {check['milliseconds']:>6} ms  {check['detail']}")
     if "remedy" in check:
-        print(f"       {'':<17} {'':>9}  → {check['remedy']}", flush=True)
+        say(f"       {'':<17} {'':>9}  → {check['remedy']}")
 
 
 def pause(location: str | None, integration: str, *, resume: bool, as_json: bool) -> int:
@@ -183,9 +172,9 @@ def pause(location: str | None, integration: str, *, resume: bool, as_json: bool
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
     if as_json:
-        print(json.dumps({"integration": integration, "paused": not resume}))
+        say(json.dumps({"integration": integration, "paused": not resume}))
     else:
-        print(f"{integration}: {'goes on with the next tick' if resume else 'nothing is fetched until `resume`'}")
+        say(f"{integration}: {'goes on with the next tick' if resume else 'nothing is fetched until `resume`'}")
     return 0
 
 
@@ -200,7 +189,7 @@ def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
     if as_json:
-        print(json.dumps(found, ensure_ascii=False))
+        say(json.dumps(found, ensure_ascii=False))
         return 0 if found["ok"] else 1
     rows = [("STREAM", "DAY", "BATCHES", "EVENTS", "OBSERVED ONLY", "SET ASIDE", "REPEATS")]
     for line in found["streams"]:
@@ -213,15 +202,15 @@ def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
                     *(str(sums.get(key, 0)) for key in ("batches", "events", "observed", "set_aside", "repeats")),
                 )
             )
-    print(_table(rows))
+    show(rows)
     for line in found["streams"]:
         name = str(Stream.of(line))
         for gap in line["gaps"]:
             lost = "" if gap["estimated_events"] is None else f", about {gap['estimated_events']} events"
-            print(f"gap      {name}: {gap['reason']}, from {gap['from'] or '?'} to {gap['to'] or '?'}{lost}")
+            say(f"gap      {name}: {gap['reason']}, from {gap['from'] or '?'} to {gap['to'] or '?'}{lost}")
         for finding in line["findings"]:
-            print(f"FINDING  {name}: {finding['code']}: {finding['detail']}")
-    print("The chain is whole." if found["ok"] else "The chain does not hold: see the findings.")
+            say(f"FINDING  {name}: {finding['code']}: {finding['detail']}")
+    say("The chain is whole." if found["ok"] else "The chain does not hold: see the findings.")
     return 0 if found["ok"] else 1
 
 
@@ -235,7 +224,7 @@ def types(location: str | None, integration: str | None, hours: float, *, as_jso
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
     if as_json:
-        print(json.dumps({"ok": all(each["complete"] for each in reports), "results": reports}, ensure_ascii=False))
+        say(json.dumps({"ok": all(each["complete"] for each in reports), "results": reports}, ensure_ascii=False))
     for each in () if as_json else reports:
         rows = [("TO LEAVE OUT", "EVENTS", "OF ALL", "BYTES", "OF ALL", "")]
         for family in each["families"]:
@@ -243,10 +232,10 @@ def types(location: str | None, integration: str | None, hours: float, *, as_jso
             for one in family["types"]:
                 note = "left out now" if one["excluded"] else "stays, unless named itself" if one["needed"] else ""
                 rows.append((f"  {one['type'] or '(no type)'}", *_saving(one), note))
-        print(f"{each['integration']}: {each['events']} events, {each['bytes']} bytes in {each['hours']:g} h")
-        print(_table(rows))
+        say(f"{each['integration']}: {each['events']} events, {each['bytes']} bytes in {each['hours']:g} h")
+        show(rows)
         for problem in each["problems"]:
-            print(f"NOT READ  {problem['tenant']}: {problem['detail']}")
+            say(f"NOT READ  {Tenant(problem['tenant'], problem['tenant_name'], None)}: {problem['detail']}")
     return 0 if all(each["complete"] for each in reports) else 1
 
 
@@ -268,16 +257,16 @@ def reconcile(location: str | None, integration: str | None, since: str | None, 
         return _refused(error, as_json=as_json)
     waits = isinstance(forwarded, Refused)
     if as_json:
-        print(json.dumps({"ok": not waits, "results": reports}, ensure_ascii=False))
+        say(json.dumps({"ok": not waits, "results": reports}, ensure_ascii=False))
         return 1 if waits else 0
     rows = [("STREAM", "READ", "MISSING", "HOW LATE")]
     for line in reports:
         late = ", ".join(f"{count} within {bound}" for bound, count in line["lateness"].items())
         name = str(Stream.of(line))
         rows.append((name, str(line["read"]), str(line["missing"]), late or "-"))
-    print(_table(rows))
+    show(rows)
     if isinstance(forwarded, Refused):
-        print(f"\nWhat was missing is stored, and waits: {forwarded.detail}")
+        say("", f"What was missing is stored, and waits: {forwarded.detail}")
     return 1 if waits else 0
 
 
@@ -318,23 +307,23 @@ def missed(location: str | None, since: str | None, *, as_json: bool) -> int:
         return _refused(error, as_json=as_json)
     total = sum(line["missed"] for line in found)
     if as_json:
-        print(json.dumps({"missed": total, "streams": found}, ensure_ascii=False))
+        say(json.dumps({"missed": total, "streams": found}, ensure_ascii=False))
         return 1 if total else 0
     rows = [("STREAM", "HOUR", "OBSERVED", "MISSED", "LATE")]
     for line in found:
         name = f"{line['integration']}/{line['tenant']}"
         for hour, sums in line["hours"].items():
             rows.append((name, hour, *(str(sums[key]) for key in ("observed", "missed", "late"))))
-    print(_table(rows))
-    print(f"{total} of {sum(line['observed'] for line in found)} events never reached UTMStack by its own plugin.")
+    show(rows)
+    say(f"{total} of {sum(line['observed'] for line in found)} events never reached UTMStack by its own plugin.")
     return 1 if total else 0
 
 
 def _sent(found: dict[str, Any], *, as_json: bool) -> int:
     if as_json:
-        print(json.dumps(found, ensure_ascii=False))
+        say(json.dumps(found, ensure_ascii=False))
     else:
-        print(
+        say(
             f"{found['acked']} events of {found['batches']} batches were acknowledged; {found['refused']} were refused."
         )
     return 0 if found["ok"] else 1
@@ -346,7 +335,7 @@ def _configure(location: str | None) -> Follower | None:
     followed = _followed(configuration.load(location))
     if followed:
         for each in followed.problems:
-            print(f"{each}\n→ {each.remedy}", file=sys.stderr)
+            refuse(each)
         os.environ[FOLLOWED] = followed.path
     return followed
 
@@ -403,8 +392,8 @@ def _running(config: Config) -> dict[str, Any] | None:
 
 def _refused(error: ConnectorError, *, as_json: bool) -> int:
     if as_json:
-        print(json.dumps({"ok": False, "problem": error.as_problem()}))
-    print(f"{error}\n→ {error.remedy}", file=sys.stderr)
+        say(json.dumps({"ok": False, "problem": error.as_problem()}))
+    refuse(error)
     return 2
 
 
@@ -421,7 +410,7 @@ class _Progress:
             return
         began = self._began.setdefault(stream, time.monotonic())
         seconds = max(time.monotonic() - began, 0.001)
-        line = f"{stream}: {read} read, {read / seconds:.0f}/s"
+        line = f"{printable(stream)}: {read} read, {read / seconds:.0f}/s"
         if up_to is not None:
             done = 1 - max(timedelta(0), datetime.now(UTC) - up_to) / self._window
             if 0.01 < done <= 1:
@@ -443,32 +432,23 @@ def tail(location: str | None) -> int:
             answer.raise_for_status()
             for line in answer.iter_lines(chunk_size=1):
                 if line:
-                    print(line.decode("utf-8", "replace"), flush=True)
+                    # A tab stands between an event's fields only; it would be one of its text as an escape.
+                    say(line.decode("utf-8", "replace").replace("\t", " "))
     except ConnectorError as error:
         return _refused(error, as_json=False)
     except requests.RequestException:
-        print(f"no emulator answers on {host}:{port}: start `python -m emulator run`", file=sys.stderr)
+        say(f"no emulator answers on {host}:{port}: start `python -m emulator run`", file=sys.stderr)
         return 1
     except BrokenPipeError:
         os._exit(0)  # Whoever read it has had enough.
     return 0
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-
-    def shown(cell: str, width: int) -> str:
-        colour = COLOURS.get(cell) if sys.stdout.isatty() and "NO_COLOR" not in os.environ else None
-        text = cell.ljust(width)
-        return text if colour is None else f"\x1b[{colour}m{text}\x1b[0m"
-
-    return "\n".join("  ".join(map(shown, row, widths)).rstrip() for row in rows)
-
-
 def _print_problem(line: dict[str, Any]) -> None:
     if "problem" in line:
-        what = line.get("name") or str(Stream.of(line))
+        name = line.get("tenant_name")
+        what = line.get("name") or f"{Stream.of(line)}{f' ({name})' if name else ''}"
         until = f" (next try {line['retry_at']})" if line.get("retry_at") else ""
-        print(f"\n{what}: {line['problem']['detail']}{until}\n→ {line['problem']['remedy']}")
+        say("", f"{what}: {line['problem']['detail']}{until}", f"→ {line['problem']['remedy']}")
     for each in line.get("warnings", ()):
-        print(f"\n{line['name']}: {each['text']}\n→ {each['remedy']}")
+        say("", f"{line['name']}: {each['text']}", f"→ {each['remedy']}")

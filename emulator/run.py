@@ -14,6 +14,7 @@ from emulator import page, status, validation, web
 from emulator.follow import Follower
 from emulator.notify import notify, watchdog_seconds
 from emulator.platform import Platform
+from emulator.terminal import refuse
 from lib import config as configuration
 from lib import telemetry, wiring
 from lib.errors import ConnectorError
@@ -34,7 +35,7 @@ def run(location: str | None, only: str | None = None) -> int:
         config = configuration.load(location)
         status.collect(config)  # the store is opened once, so that a bad one is told here and not each minute
     except ConnectorError as error:
-        print(f"{error}\n{error.remedy}", file=sys.stderr)
+        refuse(error)
         return 2
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

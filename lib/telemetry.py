@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, TextIO
 
+from lib.model.text import printable
+
 _SECRETS = re.compile(
     r"""(?ix)
     (?P<keep> bearer\s+ | (?:client_secret|access_token|refresh_token|password)["']?\s*[=:]\s*["']?)
@@ -55,7 +57,7 @@ class JsonFormatter(logging.Formatter):
         fields: dict[str, Any] = {
             "severity": record.levelname,
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "message": redact(_with_trace(record)),
+            "message": redact("\n".join(filter(None, (record.getMessage(), _trace(record))))),
             "logger": record.name,
             "serviceContext": {"service": self._service},
         }
@@ -76,15 +78,15 @@ class TerminalFormatter(logging.Formatter):
         """The record as one readable line; a stack trace takes more."""
         time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         colour = _COLOURS.get(record.levelname, "")
-        text = redact(_with_trace(record))
+        # What a message is about comes from outside too: no line of it is taken for another entry, or for a command.
+        text = "\n".join(map(printable, (redact(record.getMessage()), *redact(_trace(record)).splitlines())))
         return f"{time} {self._service:<15} {colour}{text}{colour and _PLAIN}"
 
 
-def _with_trace(record: logging.LogRecord) -> str:
-    text = record.getMessage()
+def _trace(record: logging.LogRecord) -> str:
     if record.exc_info and record.exc_info[1] is not None:
-        text += "\n" + "".join(traceback.format_exception(record.exc_info[1])).rstrip()
-    return text
+        return "".join(traceback.format_exception(record.exc_info[1])).rstrip()
+    return ""
 
 
 @cache

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import resource
 import signal
-import sys
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -16,6 +15,7 @@ from prometheus_client.registry import Collector
 from emulator.relay.access import Certificates, Tokens
 from emulator.relay.bounds import Bounds, Gate
 from emulator.relay.server import Relay
+from emulator.terminal import refuse
 from lib import config as configuration
 from lib import telemetry
 from lib.errors import ConfigError, ConnectorError
@@ -33,7 +33,7 @@ def run(location: str | None) -> int:
         config = configuration.load(location)
         asyncio.run(_serve(config))
     except ConnectorError as error:
-        print(f"{error}\n{error.remedy}", file=sys.stderr)
+        refuse(error)
         return 2
     return 0
 

@@ -48,7 +48,8 @@ class CountTypes:
                         raise target.refusal
                     self._count(integration, target, start, seen, deadline)
                 except ConnectorError as error:
-                    problems.append({"tenant": target.stream.tenant, "code": error.code, "detail": str(error)})
+                    tenant = {"tenant": target.stream.tenant, "tenant_name": target.tenant.name}
+                    problems.append(tenant | {"code": error.code, "detail": str(error)})
         return {
             "integration": integration.feed.name,
             "hours": round(window.total_seconds() / 3600, 2),

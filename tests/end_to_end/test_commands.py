@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import psutil
 import pytest
 import requests
 
+from emulator.central import CentralServer, Credential, Tenant
 from tests.site import Emulator, Site, free_port, site, until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +84,26 @@ def test_status_shows_a_problem_and_its_remedy() -> None:
     assert done.returncode == 1
     assert "Sophos refused the client id or secret" in done.stdout
     assert "→ Check client id and secret" in done.stdout
+
+
+def test_what_a_tenant_is_called_is_shown_with_its_id_and_commands_no_terminal() -> None:
+    evil = "Evil\x1b[31m\x9b2J\u202e\nacme"
+    tenants = [Tenant(id="t-1"), Tenant(id="t-2", name=evil, forbidden=True)]
+    central = CentralServer(tenants=tenants, credentials=[Credential(id_type="partner", id="p-1")])
+    with site(central) as found:
+        found.write_config(listen=f"127.0.0.1:{free_port()}")
+        found.results("fetch-page")
+        stood = command("status", "--config", str(found.config))
+        as_json = told(command("status", "--config", str(found.config), "--json"))
+        tested = command("test-connection", "--config", str(found.config), env=found.env)
+        counted = command("types", "--config", str(found.config), env=found.env)
+    name = r"Evil\u001b[31m\u009b2J\u202e\u000aacme"
+    assert f"\nacme/t-2/events ({name}): Sophos answered 403" in stood.stdout
+    assert f"not {name} (t-2): Sophos answered 403" in tested.stdout
+    assert f"NOT READ  {name} (t-2): Sophos answered 403" in counted.stdout
+    for each in (stood, tested, counted):
+        assert not {"\x1b", "\x9b", "\u202e"} & set(each.stdout + each.stderr)
+    assert evil in {line["tenant_name"] for line in as_json["streams"]}
 
 
 def test_status_asks_a_running_emulator_first() -> None:
@@ -171,8 +193,13 @@ def test_tail_prints_events_as_they_pass() -> None:
         with subprocess.Popen(arguments, cwd=ROOT, env=env, stdout=subprocess.PIPE) as tail:
             assert tail.stdout is not None
             heard = [json.loads(tail.stdout.readline())["id"] for _ in range(3)]
+            evil = '{"id": "evil",\t"type": "x", "name": "\x9b2J\u202e"}'
+            found.central.append(found.central.default_tenant, "events", [evil.encode()])
+            line = next((line for line in islice(tail.stdout, 200) if b'"evil"' in line), b"")
             tail.send_signal(signal.SIGINT)
             assert tail.wait(20) == 0
+        assert line.isascii()
+        assert json.loads(line) == json.loads(evil)
         assert set(heard) <= set(found.central.ids(found.central.default_tenant))
 
 
