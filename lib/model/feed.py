@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from lib.model.batch import Envelope
+from lib.model.ids import group_of
 from lib.model.page import Tenant
 from lib.model.stream import ALERTS, ENDPOINTS, EVENTS
 
@@ -41,7 +42,8 @@ class Feed:
     def source_of(self, tenant: Tenant, *, one_of_many: bool) -> str:
         """Under which data source a tenant's logs reach UTMStack."""
         template = self.data_source or ("{integration}/{tenant}" if one_of_many else "{integration}")
-        words = {"{integration}": self.name, "{tenant}": tenant.name or tenant.id, "{tenant_id}": tenant.id}
+        group = group_of(self.name, self.utmstack_tenant_id)
+        words = {"{integration}": group, "{tenant}": tenant.name or tenant.id, "{tenant_id}": tenant.id}
         return re.sub("|".join(map(re.escape, words)), lambda match: words[match[0]], template)
 
     def envelope(self, kind: str, data_source: str) -> Envelope:

@@ -10,9 +10,23 @@ KEY_LENGTH = 24
 """Hex digits of a log id that the ledger keeps: 96 bits, shared by two of a day's million events with p < 1e-17."""
 
 
-def group_key(utmstack_tenant_id: str, group_name: str) -> str:
+def qualified(group_name: str, utmstack_tenant_id: str) -> str:
+    """An integration's name where groups of several of UTMStack's tenants have the same."""
+    return f"{group_name}{_behind(utmstack_tenant_id)}"
+
+
+def group_of(integration: str, utmstack_tenant_id: str) -> str:
+    """UTMStack's name of the group that the integration is."""
+    return integration.removesuffix(_behind(utmstack_tenant_id)) or integration
+
+
+def _behind(utmstack_tenant_id: str) -> str:
+    return f" ({utmstack_tenant_id})"
+
+
+def group_key(utmstack_tenant_id: str, integration: str) -> str:
     """The part of UTMStack's id formula that names the configuration group."""
-    return f"{utmstack_tenant_id}/{group_name}"
+    return f"{utmstack_tenant_id}/{group_of(integration, utmstack_tenant_id)}"
 
 
 def log_id(group: str, kind: str, native_id: str | None, raw: bytes) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from lib.errors import ConfigError, ConnectorError, EngineRefusedError, RetryableError
+from lib.model.ids import qualified
 
 # ruff: noqa: PLC0415 - gRPC, HTTP and ciphers are loaded by whoever needs them
 
@@ -54,6 +55,7 @@ class Group:
     """One named set of credentials, as UTMStack's form has it."""
 
     name: str
+    """With its tenant behind it where another tenant's group has the same; UTMStack's own tenant keeps it as it is."""
     client_id: str = field(repr=False)
     client_secret: str = field(repr=False)
     tenant: str = DEFAULT_TENANT
@@ -195,7 +197,13 @@ def credential_of_form(groups: Any, keys: Iterable[str]) -> tuple[str, str]:
 def _collected(entries: Iterable[tuple[str, str, Callable[[], Mapping[str, str]]]]) -> Found:
     groups: dict[str, Group] = {}
     faults: dict[str, ConnectorError] = {}
-    for name, tenant, read in entries:
+    entries = list(entries)
+    tenants: dict[str, set[str]] = {}
+    for group, tenant, _ in entries:
+        tenants.setdefault(group, set()).add(tenant)
+    for group, tenant, read in entries:
+        # By tenant and name, and not by place, so that each keeps its cursor when the file is written anew.
+        name = group if tenant == DEFAULT_TENANT or len(tenants[group]) == 1 else qualified(group, tenant)
         try:
             credential = credential_of(read())
         except ConfigError as error:
@@ -250,13 +258,15 @@ def polled(base: Base) -> Found:
 
     url = base.backend.rstrip("/") + "/api/utm-modules/module-details-decrypted"
     try:
-        answer = requests.get(
-            url,
-            params={"nameShort": MODULE, "serverId": "1"},
-            headers={"Utm-Internal-Key": base.internal_key},
-            timeout=HTTP_SECONDS,
-            allow_redirects=False,
-        )
+        with requests.Session() as session:
+            session.trust_env = False  # the key goes to UTMStack, and to no proxy
+            answer = session.get(
+                url,
+                params={"nameShort": MODULE, "serverId": "1"},
+                headers={"Utm-Internal-Key": base.internal_key},
+                timeout=HTTP_SECONDS,
+                allow_redirects=False,
+            )
         if answer.status_code in (400, 401, 403):
             raise ConfigError(f"UTMStack's backend at {base.backend} refuses the internal key", remedy=_KEY)
         section = answer.json()

@@ -5,8 +5,9 @@ import contextlib
 import hashlib
 import json
 import shutil
+import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -52,11 +53,17 @@ class Workdir:
         (self.pipeline / "utmstack_plugins.yaml").write_text(yaml.safe_dump(plugins))
 
     def save(self, *groups: tuple[str, str], key: str = KEY) -> None:
-        entries = [
-            {"name": name, "config": {"sophos_client_id": "demo-client", "sophos_x_api_key": encrypted(secret, key)}}
-            for name, secret in groups
-        ]
-        self.put(yaml.safe_dump({"plugins": {"sophos": {"tenants": [{"id": "t-1", "groups": entries}]}}}))
+        self.save_of({"t-1": groups}, key)
+
+    def save_of(self, tenants: Mapping[str, Sequence[tuple[str, str]]], key: str = KEY) -> None:
+        def entry(name: str, secret: str) -> dict[str, object]:
+            return {
+                "name": name,
+                "config": {"sophos_client_id": "demo-client", "sophos_x_api_key": encrypted(secret, key)},
+            }
+
+        found = [{"id": tenant, "groups": [entry(*group) for group in groups]} for tenant, groups in tenants.items()]
+        self.put(yaml.safe_dump({"plugins": {"sophos": {"tenants": found}}}))
 
     def put(self, text: str) -> None:
         file = self.pipeline / settings.FILE
@@ -154,6 +161,26 @@ def test_a_group_without_a_secret_is_named_and_the_others_go_on(workdir: Workdir
         has(follower, "good")
         assert handed(follower)["good"][2] == settings.DEFAULT_TENANT
         assert [str(each) for each in follower.problems] == ["UTMStack's group 'empty': client secret not filled in"]
+
+
+def test_groups_of_one_name_in_two_tenants_are_both_followed_under_names_that_stay(workdir: Workdir) -> None:
+    shared = {"t-1": [("default", "s-1"), ("acme", "s-3")]}
+    shared["t-2"] = [("default", "s-2")]
+    names = {"default (t-1)": ("s-1", "t-1"), "default (t-2)": ("s-2", "t-2"), "acme": ("s-3", "t-1")}
+    with following(workdir) as follower:
+
+        def secrets() -> dict[str, tuple[str, str]]:
+            return {name: (secret, tenant) for name, (_, secret, tenant) in handed(follower).items()}
+
+        workdir.save_of(shared)
+        until(lambda: secrets() == names, "both, and the one whose name is its own")
+        workdir.save_of(dict(reversed(shared.items())) | {"t-3": [("new", "s-4")]})
+        until(lambda: secrets() == names | {"new": ("s-4", "t-3")}, "the same names in another order")
+        workdir.save_of({settings.DEFAULT_TENANT: [("default", "s-1")], "t-2": [("default", "s-2")]})
+        has(follower, "default", "default (t-2)")
+        assert not follower.problems
+        workdir.save_of({"t-2": [("default", "s-2"), ("default", "s-5")]})
+        until(lambda: "two groups named" in " ".join(map(str, follower.problems)), "one name twice in one tenant")
 
 
 def test_a_work_folder_that_is_none_is_named_until_it_is_there(tmp_path: Path) -> None:
@@ -288,6 +315,21 @@ def backend(answers: Callable[[str], tuple[int, str]]) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_the_internal_key_goes_to_no_proxy_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        backend(lambda _: (200, json.dumps({"moduleActive": False}))) as url,
+        socket.create_server(("127.0.0.1", 0)) as proxy,
+    ):
+        proxy.setblocking(False)
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        assert settings.polled(settings.base_of(str(Workdir(tmp_path, backend=url).path))) == settings.Found()
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
 
 
 def test_the_older_backend_is_asked_again_while_it_starts(tmp_path: Path) -> None:

@@ -7,7 +7,11 @@ from hashlib import sha256
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.model.ids import group_key, log_id
+from lib.config import Integration
+from lib.model.ids import group_key, log_id, qualified
+from lib.model.page import Tenant
+from lib.secrets import Reference
+from lib.wiring import feed_of
 
 TENANT = "ce66672c-e36d-4761-a8c8-90058fee1a24"
 
@@ -20,6 +24,17 @@ def test_a_native_id_is_hashed_with_the_group() -> None:
 def test_without_a_native_id_the_text_is_hashed() -> None:
     expected = sha256(f'raw|{TENANT}/acme|{{"a":"ü"}}'.encode()).hexdigest()
     assert log_id(group_key(TENANT, "acme"), "events", None, '{"a":"ü"}'.encode()) == expected
+
+
+def test_a_group_that_shares_its_name_has_its_own_ids_and_data_source_still() -> None:
+    name = qualified("default", "t-2")
+    assert name == "default (t-2)"
+    assert group_key("t-2", name) == "t-2/default"
+    assert group_key("t-1", name) == f"t-1/{name}"
+    secret = Reference("x", "x", literal=True)
+    feed = feed_of(Integration(name, secret, secret, utmstack_tenant_id="t-2"), None)
+    assert feed.source_of(Tenant("s-1", "Example Ltd", None), one_of_many=False) == "default"
+    assert feed.source_of(Tenant("s-1", "Example Ltd", None), one_of_many=True) == "default/Example Ltd"
 
 
 def test_an_alert_and_its_event_have_different_ids() -> None:
