@@ -7,13 +7,13 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from flask import Flask, Request, Response, request
+from flask import Flask, Request, Response, render_template, request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from waitress.server import create_server
 
 from emulator.functions import TARGETS, FunctionDownError
 from emulator.metrics import registry_of
-from emulator.page import Page, StaleTokenError
+from emulator.page import HEADERS, Page, StaleTokenError
 from emulator.platform import Platform
 from lib.access import Access, AccessError, is_misled
 from lib.boundary import DESCRIPTION_PATH, MAX_BODY_BYTES, admit, description, problem, refusal
@@ -62,6 +62,7 @@ def application(platform: Platform, status: Status, access: Callable[[], Access]
         return Response('{"ok": true}', content_type="application/json")
 
     Page(app, platform, status, access)
+    app.after_request(_for_people)
     app.register_error_handler(AccessError, refusal)
     app.register_error_handler(ConnectorError, _failed)
     return app
@@ -71,6 +72,19 @@ def _look(access: Callable[[], Access]) -> None:
     """Whoever is elsewhere may look; a page of another site whose name was made to lead here may not."""
     if not request.path.startswith(OPEN) and is_misled(request.remote_addr, dict(request.headers)):
         admit(request, access)
+
+
+def _for_people(response: Response) -> Response:
+    """A problem as a page where a browser asks for one: it would show JSON to who has pressed a button."""
+    json_type = "application/problem+json"
+    if (
+        response.content_type != json_type
+        or request.accept_mimetypes.best_match([json_type, "text/html"]) != "text/html"
+    ):
+        return response
+    shown = Response(render_template("problem.html", p=response.get_json()), response.status, HEADERS)
+    shown.headers.extend((key, response.headers[key]) for key in ("Retry-After",) if key in response.headers)
+    return shown
 
 
 def listening(app: Flask, host: str, port: int) -> Any:

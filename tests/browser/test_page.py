@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from emulator.central import DEFAULT_TENANT_ID, CentralServer, Credential, Tenant
 from emulator.page import remembered, stored_events
@@ -118,6 +118,65 @@ def test_an_integration_is_paused_and_resumed(page: Page, served: tuple[Site, Em
     row.get_by_role("button", name="Resume").click()
     expect(row).to_contain_text("collecting")
     expect(page.locator(".sum")).to_contain_text("203 events fetched", timeout=10_000)
+
+
+@pytest.fixture
+def refused(browser: Browser, served: tuple[Site, Emulator]) -> Iterator[Page]:
+    """A page that the emulator was started again behind: its token counts no more."""
+    with browser.new_context(base_url=served[1].url("")) as context:
+        found = context.new_page()
+        found.add_init_script(
+            "addEventListener('submit', () => document.getElementsByName('token').forEach("
+            "token => { token.value = 'old' }), true)"
+        )
+        yield found
+
+
+def test_a_refused_test_says_why(refused: Page) -> None:
+    refused.goto("/test?integration=acme")
+    refused.get_by_role("button", name="Test now").click()
+    expect(refused.locator("#verdict")).to_have_text(
+        "This page is from before the emulator was started. Load the page again, and repeat what you did."
+    )
+
+
+def test_a_refused_action_says_why_to_a_person(refused: Page) -> None:
+    refused.goto("/")
+    refused.get_by_role("row", name="acme").get_by_role("button", name="Pause").first.click()
+    expect(refused.get_by_role("heading", level=1)).to_have_text("The page is out of date")
+    expect(refused.get_by_text("Load the page again")).to_be_visible()
+    accessible(refused)
+
+
+def test_what_is_the_same_stays_when_the_page_renews_itself(page: Page, served: tuple[Site, Emulator]) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.goto("/")
+    region = page.get_by_role("region", name="Integrations")
+    region.evaluate("region => { region.scrollLeft = 60; region.querySelector('tr:last-child').mine = true }")
+    page.locator(".box.bad").first.evaluate("box => { box.mine = true }")
+    told = page.locator(".dim", has_text="Read ").inner_text()
+    expect(page.locator(".dim", has_text="Read ")).not_to_have_text(told, timeout=20_000)
+    assert region.evaluate("region => region.scrollLeft") == 60
+    assert page.locator(".box.bad").first.evaluate("box => box.mine")
+
+
+def test_the_page_asks_again_once_it_was_answered(page: Page) -> None:
+    page.clock.install()
+    page.goto("/")
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    def asked() -> int:
+        page.clock.run_for(3_000)
+        return len(held)
+
+    page.route("**/", hold)
+    assert [asked() for _ in range(7)][-1] == 1
+    held[0].continue_()
+    until(lambda: asked() == 2, "the next question")
+    held[1].continue_()
 
 
 def test_a_gap_appears_by_itself_and_is_explained(page: Page, served: tuple[Site, Emulator]) -> None:
