@@ -120,7 +120,7 @@ def from_line(line: bytes) -> bytes:
 
 def to_body(header: Header, items: Sequence[bytes]) -> tuple[Header, bytes]:
     """The batch's bytes, and its header completed with their count and digest."""
-    lines = b"".join([to_line(item) + b"\n" for item in items])
+    lines = b"\n".join([*map(to_line, items), b""])
     header = replace(header, count=len(items), digest=sha256(lines).hexdigest())
     return header, json.dumps(header_fields(header), ensure_ascii=False).encode(
         "utf-8", "surrogatepass"

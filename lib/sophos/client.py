@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -12,14 +14,20 @@ from lib.model.credential import InUse
 from lib.model.page import DevicePage, Page, Tenant, Whoami
 from lib.sophos import pages
 from lib.sophos.auth import Credential, Tokens
-from lib.sophos.http import Answer, Budget, Http
+from lib.sophos.http import MAX_BODY_BYTES, Answer, Budget, Http, TooLargeError
 from lib.sophos.reach import Way
 from lib.sophos.schemas import TenantsSchema, WhoamiSchema, load
 
 T = TypeVar("T")
 
+_one_large = threading.Lock()
+"""Of all pages over MAX_BODY_BYTES that this process reads."""
 PAGE_ITEMS = 1000
 """The largest `limit` that the SIEM API takes."""
+FEWEST_ITEMS = 200
+"""The smallest one."""
+LARGE_BODY_BYTES = 3 * MAX_BODY_BYTES
+"""What the smallest page may have: three times as much is in memory until its batch is stored."""
 TENANTS_A_PAGE = 100
 _READS = {
     "/whoami/v1": "whose it is",
@@ -150,7 +158,8 @@ class Central:
     ) -> Page:
         """The page that follows the cursor, or begins at the date; `kind` is `events` or `alerts`.
 
-        Raises CursorRefusedError where Sophos refuses the cursor.
+        One that is too large is asked for again with fewer items. Raises CursorRefusedError where Sophos refuses the
+        cursor.
         """
         params = {"limit": str(PAGE_ITEMS)}
         if cursor is not None:
@@ -167,15 +176,20 @@ class Central:
                 raise CursorRefusedError(f"Sophos refused the cursor: {answer.status}{answer.word('error')}")
             return self._page(answer)
 
-        return self._get(
+        ask = partial(
+            self._get,
             host,
             f"/siem/v1/{kind}",
             read,
             deadline=deadline,
             headers={"X-Tenant-ID": tenant},
-            params=params,
             stream=f"{tenant}/{kind}",
         )
+        try:
+            return ask(params=params)
+        except TooLargeError:
+            with _one_large:
+                return ask(params=params | {"limit": str(FEWEST_ITEMS)}, max_bytes=LARGE_BODY_BYTES)
 
     def devices(
         self, host: str, tenant: str, *, page_key: str | None, page_size: int, deadline: float | None = None
@@ -218,6 +232,7 @@ class Central:
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
         stream: str = "",
+        max_bytes: int = MAX_BODY_BYTES,
     ) -> T:
         """What `read` makes of the answer, with one new token where the API refuses the one that we have."""
         url = host.rstrip("/") + path
@@ -233,6 +248,7 @@ class Central:
                     params=params,
                     deadline=deadline,
                     stream=stream,
+                    max_bytes=max_bytes,
                     read=lambda answer: read(_authorized(answer, path)),
                 )
             except _Unauthorized:

@@ -79,6 +79,12 @@ class Answer:
 RETRIED = "retried"
 
 
+class TooLargeError(ProtocolError):
+    """The answer is larger than it may be; asked again, it would be the same."""
+
+    remedy = "Leave out the type of these events (`exclude_types`; `types` shows which one takes the room)."
+
+
 class Budget(Protocol):
     """The calls that a credential may make."""
 
@@ -151,12 +157,13 @@ class Http:
         form: Mapping[str, str] | None = None,
         deadline: float | None = None,
         stream: str = "",
+        max_bytes: int = MAX_BODY_BYTES,
     ) -> T:
         """What `read` makes of the answer, tried again after 5xx, time-outs and what `read` calls a ProtocolError.
 
         Every try with a token is a call of the credential's budget; `stream` is whose page it is. Raises
-        HostRefusedError, ThrottledError, OverBudgetError and TlsBrokenError at once; any other SophosDownError and
-        ProtocolError after the last try.
+        HostRefusedError, ThrottledError, OverBudgetError, TlsBrokenError and TooLargeError at once; any other
+        SophosDownError and ProtocolError after the last try.
         """
         check_url(url, allow_hosts=self._allow_hosts)
         self._remember(token, (form or {}).get("client_secret"))
@@ -166,7 +173,9 @@ class Http:
             if token is not None:
                 self._budget.take(stream, end)
             try:
-                answer = self._once(method, url, end, auth=Bearer(token), headers=headers, params=params, data=form)
+                answer = self._once(
+                    method, url, end, max_bytes, auth=Bearer(token), headers=headers, params=params, data=form
+                )
                 status = answer.status
                 self._refuse_server_faults(answer, method, url)
                 return read(answer)
@@ -175,7 +184,7 @@ class Http:
                     self._count(error.code)
                 pause = full_jitter(tries, self._random(), base=0.5, cap=LONGEST_PAUSE_SECONDS)
                 pause = max(pause, error.retry_after or 0.0)
-                if 200 < status < 500 or isinstance(error, TlsBrokenError):
+                if 200 < status < 500 or isinstance(error, TlsBrokenError | TooLargeError):
                     raise  # The same request would get the same answer.
                 if tries == TRIES or pause > LONGEST_PAUSE_SECONDS or self._monotonic() + pause >= end:
                     raise
@@ -201,7 +210,7 @@ class Http:
             proxies = {}
         return {"proxies": proxies, "verify": self._ca_bundle}
 
-    def _once(self, method: str, url: str, end: float, **options: Any) -> Answer:
+    def _once(self, method: str, url: str, end: float, max_bytes: int, **options: Any) -> Answer:
         parts = urlsplit(url)
         started = self._monotonic()
         left = max(1.0, min(end - started, TOTAL_SECONDS))
@@ -222,8 +231,8 @@ class Http:
                 # Not iter_content: that waits for a whole chunk, and a body that drips would never meet the bound.
                 while chunk := response.raw.read1(_CHUNK, decode_content=True):
                     body += chunk
-                    if len(body) > MAX_BODY_BYTES:
-                        raise ProtocolError(f"{what}: the answer has over {MAX_BODY_BYTES >> 20} MiB")
+                    if len(body) > max_bytes:
+                        raise TooLargeError(f"{what}: the answer has over {max_bytes >> 20} MiB")
                     if self._monotonic() - started > left:
                         raise SophosDownError(f"{what}: the answer took over {left:.0f} s")
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:

@@ -288,9 +288,19 @@ def test_a_body_that_drips_is_given_up() -> None:
 def test_a_huge_answer_is_refused_without_being_kept(central: CentralServer) -> None:
     source = client(central.url)
     source.whoami()
-    central.faults.add(Fault("huge", size=65 << 20, times=None))
-    with pytest.raises(ProtocolError, match="64 MiB"):
+    central.faults.add(Fault("huge", size=193 << 20, times=None))
+    with pytest.raises(ProtocolError, match="192 MiB"):
         first_page(central, source)
+    assert [seen.query["limit"] for seen in central.requests if "siem" in seen.path] == ["1000", "200"]
+
+
+def test_a_page_that_is_too_large_is_asked_for_with_fewer_items(central: CentralServer) -> None:
+    source = client(central.url)
+    central.faults.add(Fault("huge", size=65 << 20, times=1))
+    page = first_page(central, source)
+    assert (len(page.items), page.has_more) == (200, True)
+    assert len(next_page(central, source, page).items) == 1000
+    assert [seen.query["limit"] for seen in central.requests if "siem" in seen.path] == ["1000", "200", "1000"]
 
 
 @pytest.mark.parametrize(("header", "seconds"), [(17, 17.0), ("soon", UNTOLD), (None, UNTOLD)])

@@ -313,6 +313,14 @@ def test_a_cursor_that_does_not_move_ends_the_call(own: Site) -> None:
     assert sorted(own.raws()) == sorted(own.central.raws(own.central.default_tenant))
 
 
+def test_events_of_megabytes_do_not_hold_up_their_stream(own: Site) -> None:
+    large = [b'{"id": "large-%d", "text": "%s"}' % (number, b"x" * (4 << 20)) for number in range(17)]
+    own.central.append(own.central.default_tenant, "events", large)
+    lines = [line for _ in range(3) for line in own.results("fetch-page", {"max_pages": 1})]
+    assert sum(line["events"] for line in lines) == len(own.central.raws(own.central.default_tenant))
+    assert not any("problem" in line for line in lines)
+
+
 def test_what_the_engine_cannot_take_is_set_aside_with_its_reason(own: Site) -> None:
     tenant = own.central.default_tenant
     odd = [
