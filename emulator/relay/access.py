@@ -86,19 +86,13 @@ class Certificates:
         self._files = _Files([certificate, key, *filter(None, [client_ca])], self._read)
 
     def context(self) -> ssl.SSLContext:
-        """For a server: each new connection has what the files hold then."""
-        context = self._files.value
-        context.sni_callback = self._choose
-        return context
-
-    def _choose(self, connection: ssl.SSLObject, _: str | None, __: ssl.SSLContext) -> None:
-        """What has changed since the last connection; what cannot be used (yet) is not."""
+        """For the next connection: what the files hold now, or, where that cannot be used (yet), what they held."""
         try:
             if self._files.changed():
                 log.info("certificates read again")
         except ConfigError as error:
             log.error("%s; the former certificates are used on. %s", error, error.remedy)  # noqa: TRY400
-        connection.context = self._files.value
+        return self._files.value
 
     def _read(self) -> ssl.SSLContext:
         for each in filter(None, [self._certificate, self._key, self._client_ca]):

@@ -8,16 +8,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from grpc import StatusCode
-
 from emulator.relay.access import Tokens
 from lib.errors import EngineDownError
 from lib.utmstack.channel import reach
 
 if TYPE_CHECKING:
     from emulator.relay.stream import Stream
-
-KEEPALIVE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +26,12 @@ class Bounds:
     """Messages a second; None: no bound."""
     idle: float = 300.0
     """Seconds that a stream may stand still, and that a connection may be without one."""
-    keepalive: float = KEEPALIVE_SECONDS
+    keepalive: float = 30.0
     """Seconds of silence after which a caller is asked whether it is there, and within which it has to answer."""
+    handshake: float = 10.0
+    """Seconds that TLS may take."""
+    age: float = 3600.0
+    """Seconds after which a connection takes no new streams, so that certificates are shown anew."""
 
     @property
     def share(self) -> int:
@@ -45,7 +45,7 @@ class Bounds:
 
     @property
     def connections(self) -> int:
-        """Open ones, of which those without a stream make room for others."""
+        """Open ones, of which those without a stream make room for others; as many more may be about to open."""
         return 2 * self.streams + 64
 
 
@@ -72,13 +72,9 @@ class Gate:
         """Bytes that the engine has not acknowledged."""
         return sum(each.in_flight for each in list(self.streams))
 
-    def refusal(self, authorization: str) -> tuple[StatusCode, str] | None:
-        """Why one more stream is not let in, where it is not."""
-        if self._tokens is not None and not self._tokens.accepts(authorization):
-            return StatusCode.UNAUTHENTICATED, "the relay knows no such token: send `authorization: Bearer TOKEN`"
-        if len(self.streams) >= self.bounds.streams:
-            return StatusCode.RESOURCE_EXHAUSTED, f"the relay has its {self.bounds.streams} streams: try again later"
-        return None
+    def knows(self, authorization: str) -> bool:
+        """Whether this is one of the tokens, where tokens are asked for."""
+        return self._tokens is None or self._tokens.accepts(authorization)
 
     def slot(self) -> float:
         """When the next message may pass, monotonic; a second's worth may come at once."""

@@ -28,6 +28,12 @@ SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"
 HEALTH_OF = (b"", b"\x0a\x0eplugins.Engine")
 """`HealthCheckRequest` for the whole server, and for the one service."""
 MAX_HEALTH_BYTES = 64
+MOST_STREAMS = 1024
+"""Open ones of a connection at any time; how many it may have it reads only after it has begun."""
+STRANGE_REQUESTS, STRANGE_PER_SECOND = 100.0, 10.0
+"""How many requests that come to nothing a connection may make at once, and how many a second on the whole."""
+AT_ONCE_BYTES = 16 << 10
+"""How much is looked at before others have their turn."""
 STREAM_WINDOW = 256 << 10
 """What a caller may send on a stream ahead of what has been passed on, in bytes."""
 MAX_HEADER_BYTES = 16 << 10
@@ -52,11 +58,14 @@ class Caller(Connection):
         self.pinged: float | None = None
         """When it was asked whether it is there, where it has not answered."""
         self._is_leaving = False
+        self._unread = bytearray()
+        self._strange = 0.0
+        self._strange_at = self.made
 
     @property
     def has_stream(self) -> bool:
         """Whether a stream of it was let in and is open."""
-        return any(isinstance(each, Stream) for each in self.streams.values())
+        return any(each in self.gate.streams for each in self.streams.values())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet, once TLS is there."""
@@ -66,7 +75,8 @@ class Caller(Connection):
             return
         most = self.gate.bounds.streams_per_connection
         # Until the caller has read the settings it may open more streams: they are refused one by one, not all at once.
-        self.h2.local_settings = Settings(client=False, initial_values={SettingCodes.MAX_CONCURRENT_STREAMS: 1 << 31})
+        settings = Settings(client=False, initial_values={SettingCodes.MAX_CONCURRENT_STREAMS: MOST_STREAMS})
+        self.h2.local_settings = settings
         self.h2.decoder.max_header_list_size = MAX_HEADER_BYTES
         self.h2.initiate_connection()
         self.h2.update_settings(
@@ -89,31 +99,50 @@ class Caller(Connection):
     def pause_writing(self) -> None:
         """What was sent is not read."""
         super().pause_writing()
-        # Who does not read is not read from either: answers to pings alone could fill what waits to be written.
-        self.transport.pause_reading()
+        self._read_or_not()
 
     def resume_writing(self) -> None:
         """It is read again."""
         super().resume_writing()
-        self.transport.resume_reading()
+        self._read_or_not()
         self._go(self.streams.values())
 
     def data_received(self, data: bytes) -> None:
         """Any part of anything."""
         self.heard, self.pinged = time.monotonic(), None
+        is_behind = bool(self._unread)
+        self._unread += data
+        if not is_behind:
+            self._work()
+
+    def _work(self) -> None:
+        """Look at some of what has come, and at the rest when others have had their turn."""
+        data = bytes(self._unread[:AT_ONCE_BYTES])
+        del self._unread[:AT_ONCE_BYTES]
         try:
-            events = self.h2.receive_data(data)
-            self._check_backlog()
+            self._look_at(data)
         except h2.exceptions.ProtocolError as error:
             log.info("a caller's connection is closed: %s", error)
             self.flush()
+            self._unread.clear()
             self._abandon()
             self.transport.close()
-            return
+        if self._unread:
+            asyncio.get_running_loop().call_soon(self._work)
+        self._read_or_not()
+
+    def _read_or_not(self) -> None:
+        # Who does not read is not read from either: answers to pings alone could fill what waits to be written.
+        if self.is_writable and not self._unread:
+            self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
+
+    def _look_at(self, data: bytes) -> None:
+        events = self.h2.receive_data(data)
+        self._check_backlog()
         if any(isinstance(each, h2.events.ConnectionTerminated) for each in events):
-            self._abandon()
-            self.transport.close()
-            return
+            raise h2.exceptions.ProtocolError("the caller says farewell")
         # h2 is at the end of all this data already: nothing is answered before everything is known.
         touched: dict[int, Stream | _Health] = {}
         for event in events:
@@ -146,6 +175,7 @@ class Caller(Connection):
             case h2.events.StreamReset(stream_id=number) if number in self.streams:
                 touched.pop(number, None)
                 self.streams.pop(number).abandon()
+                self._count_strange()
             case h2.events.WindowUpdated(stream_id=number) if number in self.streams:
                 touched[number] = self.streams[number]
             case h2.events.WindowUpdated(stream_id=0) | h2.events.RemoteSettingsChanged():
@@ -160,21 +190,36 @@ class Caller(Connection):
         path = headers.get(b":path", b"").decode("ascii", "replace")
         is_grpc = headers.get(b"content-type", b"").startswith(b"application/grpc")
         if self._is_leaving or not is_grpc or headers.get(b":method") != b"POST":
+            self._count_strange()
             with suppress(h2.exceptions.ProtocolError):
                 self.h2.reset_stream(number, h2.errors.ErrorCodes.REFUSED_STREAM)
         elif path == HEALTH:
+            self._count_strange()
             self.streams[number] = _Health(self, number)
         elif path != INPUT:
+            self._count_strange()
             self._refuse(number, StatusCode.UNIMPLEMENTED, f"the relay knows {INPUT} alone")
+        elif not self.gate.knows(headers.get(b"authorization", b"").decode("utf-8", "replace")):
+            self._count_strange()
+            text = "the relay knows no such token: send `authorization: Bearer TOKEN`"
+            self._refuse(number, StatusCode.UNAUTHENTICATED, text)
         elif headers.get(b"grpc-encoding") not in _ENCODINGS:
             self._refuse(number, StatusCode.UNIMPLEMENTED, "the relay passes gzip, deflate and identity alone")
+        elif len(self.gate.streams) >= self.gate.bounds.streams:
+            text = f"the relay has its {self.gate.bounds.streams} streams: try again later"
+            self._refuse(number, StatusCode.RESOURCE_EXHAUSTED, text)
         else:
-            refusal = self.gate.refusal(headers.get(b"authorization", b"").decode("utf-8", "replace"))
-            if refusal is None:
-                self.used = time.monotonic()
-                self.streams[number] = Stream(self, number, headers.get(b"grpc-encoding"))
-            else:
-                self._refuse(number, *refusal)
+            self.used = time.monotonic()
+            self.streams[number] = Stream(self, number, headers.get(b"grpc-encoding"))
+
+    def _count_strange(self) -> None:
+        """One more request that comes to nothing; ProtocolError where there are too many of them."""
+        now = time.monotonic()
+        self._strange = 1.0 + max(0.0, self._strange - (now - self._strange_at) * STRANGE_PER_SECOND)
+        self._strange_at = now
+        if self._strange > STRANGE_REQUESTS:
+            self.h2.close_connection(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
+            raise h2.exceptions.ProtocolError("too many requests that come to nothing")
 
     def _refuse(self, number: int, code: StatusCode, text: str) -> None:
         self.gate.ended[code.name] += 1
@@ -201,7 +246,7 @@ class Caller(Connection):
             # h2 itself knows a GOAWAY only that ends everything at once.
             goaway = GoAwayFrame(0, last_stream_id=self.h2.highest_inbound_stream_id)
             self.transport.write(goaway.serialize())
-        if not self.streams:
+        if not any(isinstance(each, Stream) for each in self.streams.values()):
             self.transport.close()
 
     def ping(self) -> None:

@@ -37,7 +37,7 @@ class Connection(asyncio.Protocol):
         # A caller's headers are looked at, never handed on: what is odd about them is no reason to end its connection.
         configuration = H2Configuration(client_side=is_client, header_encoding=None, validate_inbound_headers=is_client)
         self.h2 = H2Connection(configuration)
-        self._is_writable = True
+        self.is_writable = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It is there."""
@@ -52,7 +52,7 @@ class Connection(asyncio.Protocol):
     def send(self, way: Way, number: int) -> int:
         """Pass on what the other end has room for, as far as h2; how many bytes."""
         sent = 0
-        while self._is_writable and way.ready:
+        while self.is_writable and way.ready:
             room = min(way.ready, self.h2.local_flow_control_window(number), self.h2.max_outbound_frame_size)
             if room <= 0:
                 break
@@ -62,8 +62,8 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """What was sent waits to be taken."""
-        self._is_writable = False
+        self.is_writable = False
 
     def resume_writing(self) -> None:
         """It was taken."""
-        self._is_writable = True
+        self.is_writable = True

@@ -9,7 +9,10 @@ still is ended. So memory has a bound that no caller can move.
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
 import time
+from functools import partial
 
 from grpc import StatusCode
 
@@ -18,11 +21,10 @@ from emulator.relay.bounds import Gate
 from emulator.relay.caller import Caller
 from lib.errors import ConfigError
 
-HANDSHAKE_SECONDS = 10
-MAX_AGE_SECONDS = 3600
-"""How old a connection may become before new streams need a new one, with certificates that are valid then."""
+log = logging.getLogger(__name__)
+
 AGE_GRACE_SECONDS = 600
-"""How long its streams may go on after that."""
+"""How long streams of a connection that has become too old may go on."""
 GRACE_SECONDS = 5.0
 """How long streams may go on once the relay is told to end."""
 
@@ -36,31 +38,31 @@ class Relay:
         self._listen = listen
         self._certificates = certificates
         self._callers: set[Caller] = set()
+        self._greetings: dict[asyncio.Task[None], None] = {}
+        """TLS that is under way, the oldest first."""
 
     async def start(self) -> None:
         """Listen; ConfigError where that cannot be."""
         host, port = self._listen
         try:
-            self._server = await asyncio.get_running_loop().create_server(
-                lambda: Caller(self.gate, self._came, self._callers.discard),
-                host,
-                port,
-                ssl=self._certificates.context(),
-                ssl_handshake_timeout=HANDSHAKE_SECONDS,
-                ssl_shutdown_timeout=GRACE_SECONDS,
-            )
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            self._socket = socket.create_server((host, port), family=family, backlog=128)
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on {host}:{port}: {error.strerror or error}",
                 remedy="Name a free port and an address of this host in relay.listen.",
             ) from None
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._socket.settimeout(0)
+        self.port = self._socket.getsockname()[1]
+        self._accepting = asyncio.create_task(self._accept())
         self._watching = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
         """Let streams come to their end for a while; then end them."""
-        self._watching.cancel()
-        self._server.close()
+        for task in (self._watching, self._accepting, *self._greetings):
+            task.cancel()
+        await asyncio.gather(self._watching, self._accepting, *self._greetings, return_exceptions=True)
+        self._socket.close()
         end = time.monotonic() + GRACE_SECONDS
         while self._callers:
             for each in list(self._callers):
@@ -69,6 +71,43 @@ class Relay:
                 else:
                     each.transport.abort()
             await asyncio.sleep(0.02)
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(self._socket)
+            except OSError as error:
+                # Such as too many open files: others close some.
+                log.warning("no connection can be accepted at the moment: %s", error)
+                await asyncio.sleep(0.1)
+                continue
+            if len(self._greetings) >= self.gate.bounds.connections:
+                # Each holds memory before anybody has shown who it is; those who mean well are quick.
+                oldest = next(iter(self._greetings))
+                oldest.cancel()
+                self._greetings.pop(oldest)
+            greeting = asyncio.create_task(self._greet(connection))
+            self._greetings[greeting] = None
+            greeting.add_done_callback(partial(self._greeted, connection))
+
+    async def _greet(self, connection: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: Caller(self.gate, self._came, self._callers.discard),
+                connection,
+                ssl=self._certificates.context(),
+                ssl_handshake_timeout=self.gate.bounds.handshake,
+                ssl_shutdown_timeout=GRACE_SECONDS,
+            )
+        except OSError as error:
+            log.info("a connection ended before it began: %s", error)
+
+    def _greeted(self, connection: socket.socket, greeting: asyncio.Task[None]) -> None:
+        self._greetings.pop(greeting, None)
+        if greeting.cancelled():
+            # Maybe before it began.
+            connection.close()
 
     def _came(self, caller: Caller) -> None:
         self._callers.add(caller)
@@ -79,20 +118,20 @@ class Relay:
 
     async def _watch(self) -> None:
         """End what stands still, what does not answer, and what has become too old."""
-        idle, keepalive = self.gate.bounds.idle, self.gate.bounds.keepalive
+        bounds = self.gate.bounds
         while True:
-            await asyncio.sleep(min(5.0, idle / 4, keepalive / 2))
+            await asyncio.sleep(min(5.0, bounds.idle / 4, bounds.keepalive / 2, bounds.age / 4))
             now = time.monotonic()
             for stream in list(self.gate.streams):
-                if stream.moved < now - idle:
+                if stream.moved < now - bounds.idle:
                     # Its place is free at once; its caller learns why when it takes what has come back.
-                    text = f"the relay ended the stream: nothing moved for {idle:g} s"
+                    text = f"the relay ended the stream: nothing moved for {bounds.idle:g} s"
                     stream.end(StatusCode.DEADLINE_EXCEEDED, text)
             for caller in list(self._callers):
-                is_mute = caller.pinged is not None and caller.pinged < now - keepalive
-                if is_mute or caller.made < now - MAX_AGE_SECONDS - AGE_GRACE_SECONDS:
+                is_mute = caller.pinged is not None and caller.pinged < now - bounds.keepalive
+                if is_mute or caller.made < now - bounds.age - AGE_GRACE_SECONDS:
                     caller.transport.abort()
-                elif caller.made < now - MAX_AGE_SECONDS or (not caller.streams and caller.used < now - idle):
+                elif caller.made < now - bounds.age or (not caller.has_stream and caller.used < now - bounds.idle):
                     caller.leave()
-                elif caller.pinged is None and caller.heard < now - keepalive:
+                elif caller.pinged is None and caller.heard < now - bounds.keepalive:
                     caller.ping()

@@ -16,7 +16,7 @@ import h2.exceptions
 from grpc import StatusCode
 
 from emulator.relay.http2 import INPUT, Connection, Headers, ending
-from emulator.relay.messages import Way
+from emulator.relay.messages import PREFIX, Way
 from lib.model.log import MAX_LOG_BYTES
 
 if TYPE_CHECKING:
@@ -147,12 +147,14 @@ class Stream:
                 self.end(StatusCode.RESOURCE_EXHAUSTED, text)
                 return
             self._forth.release()
-            self._sizes.append(size)
-            self.in_flight += size
+            self._sizes.append(PREFIX + size)
+            self.in_flight += PREFIX + size
             self.moved = now
             self._gate.counts["messages"] += 1
             self._gate.counts["bytes"] += size
-        if self._engine is not None:
+        if self.has_ended and not held and self._forth.waiting and not self._forth.ready:
+            self.end(StatusCode.INTERNAL, "the stream ended within a message")
+        elif self._engine is not None:
             if sent := self._engine.send(self._forth, _TO_ENGINE):
                 self._caller.h2.acknowledge_received_data(sent, self._number)
             if self.has_ended and not self._forth.waiting:

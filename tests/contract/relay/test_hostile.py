@@ -16,13 +16,14 @@ import h2.errors
 import h2.events
 import pytest
 from h2.connection import H2Connection
+from hpack import Encoder
 from hyperframe import frame as frames
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from emulator.engine import StandInEngine
 from emulator.relay import Relay
-from emulator.relay.caller import HEALTH, STREAM_WINDOW
+from emulator.relay.caller import HEALTH, STREAM_WINDOW, _Health
 from emulator.relay.http2 import INPUT
 from tests.fakes.authority import Authority
 from tests.fakes.raw_http2 import RawCaller, RawEngine
@@ -141,21 +142,117 @@ def test_no_more_of_a_frame_or_of_headers_is_held_than_is_allowed(
     delivers(relayed.port, authority, engine)
 
 
-def test_streams_that_are_reset_at_once_leave_nothing(
+def requests(raw: RawCaller, numbers: range, *more: tuple[str, str], path: str, is_reset: bool) -> None:
+    for number in numbers:
+        raw.ask(number, *more, path=path)
+        if is_reset:
+            raw.h2.reset_stream(number, h2.errors.ErrorCodes.CANCEL)
+    with suppress(OSError):
+        raw.flush()
+
+
+@pytest.mark.parametrize(
+    ("is_reset", "more", "path"),
+    [
+        (True, (AUTHORIZED,), INPUT),
+        *((is_reset, (), path) for is_reset in (True, False) for path in (INPUT, HEALTH, "/x/y")),
+    ],
+)
+def test_too_many_requests_that_come_to_nothing_end_their_connection(
+    relayed: Relay, authority: Authority, *, is_reset: bool, more: tuple[tuple[str, str], ...], path: str
+) -> None:
+    if more == (AUTHORIZED,) and not is_reset:
+        pytest.skip("those are let in")
+    with closing(RawCaller(relayed.port, authority.ca)) as raw:
+        requests(raw, range(1, 1201, 2), *more, path=path, is_reset=is_reset)
+        farewell = raw.hear(h2.events.ConnectionTerminated)
+        assert isinstance(farewell, h2.events.ConnectionTerminated)
+        assert farewell.error_code == h2.errors.ErrorCodes.ENHANCE_YOUR_CALM
+        assert raw.is_hung_up_on()
+    until(lambda: not relayed.gate.streams, "the streams' end", PATIENCE)
+    assert sum(relayed.gate.ended.values()) <= 101
+
+
+def test_streams_that_are_opened_without_end_end_their_connection(
     relayed: Relay, authority: Authority, engine: StandInEngine
 ) -> None:
+    # Settings that are never acknowledged bind nobody. By hand, since h2 would take longer than the relay.
+    common = [(":method", "POST"), (":scheme", "https"), ("content-type", "application/grpc")]
+    for more in ([(":path", HEALTH)], [(":path", INPUT), AUTHORIZED]):
+        encoder = Encoder()
+        blocks = [encoder.encode([*common, *more]) for _ in range(2)]
+        sent = b"".join(
+            frames.HeadersFrame(number, data=blocks[number > 1], flags=["END_HEADERS"]).serialize()
+            for number in range(1, 4001, 2)
+        )
+        with closing(RawCaller(relayed.port, authority.ca)) as raw:
+            with suppress(OSError):
+                raw.send(sent)
+            assert raw.is_hung_up_on()
+        delivers(relayed.port, authority, engine)
+
+
+def test_what_nobody_has_shown_a_token_for_takes_no_memory(relayed: Relay, authority: Authority) -> None:
     with closing(RawCaller(relayed.port, authority.ca)) as raw:
         raw.hear(h2.events.RemoteSettingsChanged)
-        for number in range(1, 1200, 2):
-            raw.ask(number, *((AUTHORIZED,) if number % 4 == 1 else ()))
-            raw.h2.reset_stream(number, h2.errors.ErrorCodes.CANCEL)
-            if number % 100 == 1:
-                raw.flush()
-        raw.flush()
+        for number in range(1, 41, 2):
+            raw.ask(number, path=HEALTH)
+            raw.tell(number, bytes(STREAM_WINDOW))
         raw.h2.ping(b"answered")
         raw.flush()
         assert raw.hear(h2.events.PingAckReceived)
+        held = next(iter(relayed._callers)).streams.values()
+        assert len(held) == 20
+        assert all(len(each._request) <= 64 for each in held if isinstance(each, _Health))
+
+
+def test_connections_that_never_begin_end_soon_and_are_few(
+    folder: Path, authority: Authority, server: tuple[Path, Path], tokens: Path, engine: StandInEngine
+) -> None:
+    with relay(folder, server, tokens=tokens, streams=1, handshake=0.5) as relayed:
+        silent = [socket.create_connection(("127.0.0.1", relayed.port), PATIENCE) for _ in range(100)]
+        # 66 at the most; those that came first are hung up on at once, the others when their time is over.
+        until(lambda: len(relayed._greetings) <= 66, "the oldest to go", PATIENCE)
         delivers(relayed.port, authority, engine)
+        assert all(hung_up(each) for each in silent)
+        until(lambda: not relayed._greetings, "the end of all greetings", PATIENCE)
+
+
+def hung_up(connection: socket.socket) -> bool:
+    with closing(connection), suppress(ConnectionResetError):
+        return connection.recv(1) == b""
+    return True
+
+
+def test_an_old_connection_takes_no_new_streams_and_its_caller_makes_another(
+    folder: Path, authority: Authority, server: tuple[Path, Path], tokens: Path, engine: StandInEngine
+) -> None:
+    with (
+        relay(folder, server, tokens=tokens, age=0.4) as relayed,
+        closing(RawCaller(relayed.port, authority.ca)) as raw,
+        caller(relayed.port, authority) as channel,
+    ):
+        raw.ask(1, AUTHORIZED)
+        raw.flush()
+        assert raw.hear(h2.events.ConnectionTerminated)
+        assert len(relayed.gate.streams) == 1
+        assert list(stream(channel, iter([field(1, b"a")]))) == [field(1, b"a")]
+
+
+def test_tls_leaves_no_ticket_that_would_outlive_a_certificate(relayed: Relay, authority: Authority) -> None:
+    with closing(RawCaller(relayed.port, authority.ca)) as raw:
+        raw.hear(h2.events.RemoteSettingsChanged)
+        assert raw.socket.session is None or not raw.socket.session.has_ticket
+
+
+def test_a_stream_that_ends_within_a_message_is_told_so_at_once(relayed: Relay, authority: Authority) -> None:
+    with closing(RawCaller(relayed.port, authority.ca)) as raw:
+        raw.ask(1, AUTHORIZED)
+        raw.h2.send_data(1, bytes(3), end_stream=True)
+        raw.flush()
+        answer = raw.hear(h2.events.ResponseReceived)
+        assert isinstance(answer, h2.events.ResponseReceived)
+        assert dict(answer.headers)[b"grpc-status"] == b"13"
     assert not relayed.gate.streams
 
 
@@ -201,30 +298,36 @@ def test_a_caller_that_does_not_read_is_not_read_from_and_then_hung_up_on(
 
 
 def test_what_a_refused_stream_goes_on_sending_takes_no_room_from_others(
-    relayed: Relay, authority: Authority, engine: StandInEngine
+    folder: Path, authority: Authority, server: tuple[Path, Path], tokens: Path, engine: StandInEngine
 ) -> None:
-    with closing(RawCaller(relayed.port, authority.ca)) as raw:
+    with (
+        relay(folder, server, tokens=tokens, streams=1) as relayed,
+        closing(RawCaller(relayed.port, authority.ca)) as raw,
+    ):
         raw.hear(h2.events.RemoteSettingsChanged)
         raw.hear(h2.events.WindowUpdated)
         window = raw.h2.outbound_flow_control_window
+        raw.ask(1, AUTHORIZED)
+        # Half a message is held, and given back when its stream is reset.
+        raw.tell(1, (1 << 20).to_bytes(5, "big") + bytes(100_000))
         sent = 0
-        # Twice the connection's window: it has to be given back, though each stream is refused before its data comes.
-        for number in range(1, 10_000, 2):
+        for number in range(3, 1000, 2):
             if sent > 2 * window:
                 break
-            raw.ask(number, path="/x/y")
-            for _ in range(8):
+            raw.ask(number, AUTHORIZED)
+            for _ in range(12):
                 raw.h2.send_data(number, bytes(16_384))
                 sent += 16_384
             raw.flush()
             answer = raw.hear(h2.events.ResponseReceived)
             assert isinstance(answer, h2.events.ResponseReceived), sent
-            assert dict(answer.headers)[b"grpc-status"] == b"12"
-        raw.ask(20_001, AUTHORIZED)
-        raw.h2.send_data(20_001, framed(field(1, b"still-ok")))
-        raw.flush()
+            assert dict(answer.headers)[b"grpc-status"] == b"8"
+        raw.h2.reset_stream(1, h2.errors.ErrorCodes.CANCEL)
+        raw.ask(2001, AUTHORIZED)
+        raw.tell(2001, framed(field(1, b"still-ok")))
         assert raw.hear(h2.events.DataReceived)
-    delivers(relayed.port, authority, engine)
+        inbound = next(iter(relayed._callers)).h2._inbound_flow_control_window_manager
+        until(lambda: inbound.current_window_size + inbound._bytes_processed == inbound.max_window_size, "all room")
 
 
 def test_acknowledgements_wait_for_a_caller_with_a_small_window_and_go_on_once_it_has_room(
@@ -313,7 +416,7 @@ def test_a_relay_that_ends_lets_open_streams_end_and_opens_none(
             held.send(field(1, b"a"))
             loop = next(iter(relayed.gate.streams))._connecting.get_loop()
             stopping = asyncio.run_coroutine_threadsafe(relayed.stop(), loop)
-            until(lambda: not relayed._server.is_serving(), "a closed door", PATIENCE)
+            until(relayed._accepting.done, "a closed door", PATIENCE)
             assert held.send(field(1, b"b")) == field(1, b"b")
             assert status(lambda: list(stream(channel, iter([b""]))))[0] == grpc.StatusCode.UNAVAILABLE
         stopping.result(PATIENCE)
