@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from lib.config import Config
     from lib.pipeline.accounts import Accounts, Integration
     from lib.pipeline.budget import Budget
+    from lib.pipeline.expiry import Expiry
     from lib.pipeline.fan_out import FanOut
     from lib.pipeline.fetch_page import FetchPage
     from lib.pipeline.forward_batch import ForwardBatch
@@ -418,7 +419,15 @@ def _forward_batch() -> ForwardBatch:
         gap_data_type=settings.gap_data_type,
         utmstack_tenant_id=configuration.UTMSTACK_TENANT,
         archive=max(settings.archive or KEPT, KEPT) if settings.observe else settings.archive,
+        expiry=_expiry(settings.store),
     )
+
+
+@lru_cache(maxsize=1)
+def _expiry(_location: str) -> Expiry:
+    from lib.pipeline.expiry import Expiry
+
+    return Expiry()
 
 
 def forward_batch(

@@ -28,18 +28,17 @@ from lib.model.receipt import DELIVERED, OBSERVED, Tail
 from lib.model.stream import ENDPOINTS, Stream
 from lib.pipeline.advance import ReadFacts, adopt, announce
 from lib.pipeline.estimates import not_delivered
+from lib.pipeline.expiry import Expiry
 from lib.pipeline.gaps import BATCH_DAMAGED, BATCH_MISSING, Gap
 from lib.pipeline.leases import Held, held
 from lib.pipeline.ledger import KEPT, place_of
+from lib.pipeline.observe import KEPT as OBSERVED_KEPT
 from lib.pipeline.records import Books, StoredBatch, day_of, set_aside
 
 log = logging.getLogger(__name__)
 
 GRACE = 5.0
 """Seconds past the deadline for the acknowledgements of what was sent before it."""
-
-EXPIRED_A_CALL = 100
-"""Kept batches that one call removes at most: expiry never holds delivery up."""
 
 IDLE = "idle"
 BUSY = "busy"
@@ -118,6 +117,8 @@ class ForwardBatch:
     """Whose events about gaps are, where no batch tells."""
     archive: timedelta | None = None
     """How long delivered batches are kept; None: not at all."""
+    expiry: Expiry = field(default_factory=Expiry)
+    """Removes what is old, when every stream is forwarded; lives as long as the process."""
     observes: bool = False
     """Whether batches are only counted: `engine` hands them to nobody then."""
     workers: int = 4
@@ -152,7 +153,17 @@ class ForwardBatch:
         ]
         with ThreadPoolExecutor(self.workers) as pool:
             runs = pool.map(lambda stream: self._stream(stream, waiting[stream], deadline), streams)
-            return [run.result(stream) for stream, run in zip(streams, runs, strict=True)]
+            results = [run.result(stream) for stream, run in zip(streams, runs, strict=True)]
+        if (integration, tenant, kind) == (None, None, None):
+            self.expiry.run(
+                self.books,
+                streams,
+                archive=self.archive or OBSERVED_KEPT,
+                holder=self.holder,
+                now=self.now,
+                goes_on=lambda: self.monotonic() < deadline,
+            )
+        return results
 
     def _stream(self, stream: Stream, waiting: int, deadline: float) -> Run:
         run = Run()
@@ -165,8 +176,6 @@ class ForwardBatch:
                 else:
                     Delivery(self, run, stream, lease, deadline).drain()
                     self._tidy(stream, lease, deadline)
-                    if self.archive is not None and run.batches:
-                        self.books.batches.expire(stream, day_of(self.now() - self.archive), EXPIRED_A_CALL)
         except ConflictError:
             run.outcome = BUSY
         except (EngineDownError, EngineRefusedError) as error:

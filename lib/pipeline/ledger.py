@@ -172,6 +172,12 @@ class Ledger:
         except (ValueError, KeyError, TypeError, AttributeError):
             raise DamagedError("what was removed from the ledger for its age cannot be read") from None
 
+    def has_expired(self, stream: Stream, oldest: str) -> bool:
+        """Whether a day before `oldest` could be removed; the last one never is, since the chain goes on from it."""
+        days = (place.day for place, _ in self._entries(stream))
+        first = next(days, None)
+        return first is not None and first < oldest and any(day != first for day in days)
+
     def tidy(self, stream: Stream, *, closed: str, oldest: str, goes_on: Callable[[], bool]) -> bool:
         """Pack the days before `closed`, remove those before `oldest`; whether that came to its end.
 

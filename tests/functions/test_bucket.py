@@ -60,6 +60,9 @@ def test_a_tick_costs_the_operations_that_the_documents_say(gcs: FakeGcs, hosted
     assert gcs.calls == {"list": 1, "get": 7}
     gcs.calls.clear()
     hosted.results("forward-batch")
+    assert gcs.calls == {"list": 2 + 1 + 1}  # the day's first one looks for what is old
+    gcs.calls.clear()
+    hosted.results("forward-batch")
     assert gcs.calls == {"list": 2}
     hosted.central.emit(1)
     gcs.calls.clear()

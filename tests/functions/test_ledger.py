@@ -1,6 +1,7 @@
 """Receipts of days that are over are packed, old ones removed, and the chain stays whole throughout."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,7 +15,11 @@ from lib.model.position import Position
 from lib.model.receipt import DELIVERED, Tail
 from lib.model.stream import Stream
 from lib.pipeline.audit import audit
+from lib.pipeline.expiry import Expiry
+from lib.pipeline.forward_batch import ForwardBatch
+from lib.pipeline.observe import Nowhere
 from lib.pipeline.records import Books, day_of
+from lib.sophos.pages import facts
 from lib.store.base import Entry, Stored
 from lib.store.directory import DirectoryStore
 from tests.fakes.dying import Life, live
@@ -244,3 +249,29 @@ def test_forward_batch_packs_once_a_day_and_removes_after_90_days(tmp_path: Path
         assert 90 <= len(line["days"]) <= 92
         assert line["removed_until"] is not None
         assert not [key for key in objects(store)[:-2] if key.endswith(".json") and key[0] == "2"]
+
+
+def test_receipts_of_a_stream_that_nothing_comes_in_are_removed_after_90_days(store: DirectoryStore) -> None:
+    calls: list[str] = []
+
+    class Told(Failing):
+        def _change(self) -> None:
+            calls.append("change")
+
+    forward = ForwardBatch(
+        books=Books.of(Told(store, 0)),
+        engine=Nowhere(),
+        facts=facts,
+        holder=lambda: "somebody",
+        now=lambda: START + timedelta(days=92),
+        monotonic=lambda: 0.0,
+        gap_data_type=None,
+        utmstack_tenant_id="t",
+    )
+    forward.run(deadline=1.0)
+    (line,) = audit(Books.of(store))["streams"]
+    assert (line["ok"], line["receipts"], line["removed_until"]) == (True, 2 * A_DAY, day(2))
+    changes = len(calls)
+    for fresh in (forward, replace(forward, expiry=Expiry())):
+        fresh.run(deadline=1.0)
+    assert len(calls) == changes

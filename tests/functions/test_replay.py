@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.site import Site, free_port, site
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,8 +52,29 @@ def test_whole_days_expire() -> None:
         old.mkdir()
         path.rename(old / path.name)
         found.central.emit(5)
-        read(found)
+        found.results("fetch-page")
+        found.end("forward-batch")
+        found.results("forward-batch")
         assert [each.parent.name == "2026-01-01" for each in kept(found)] == [False]
+
+
+@pytest.mark.parametrize("later", ["1d", "off"])
+def test_whole_days_of_a_stream_that_nothing_comes_in_expire_too(later: str) -> None:
+    with site(archive="1d") as found:
+        found.central.fill(10)
+        read(found)
+        (path,) = kept(found)
+        old = path.parent.with_name("2026-01-01")
+        old.mkdir()
+        for number in range(150):
+            (old / f"{number:020d}.ndjson.gz").write_bytes(path.read_bytes())
+        found.write_config(archive=later)
+        found.end("forward-batch")
+        left = []
+        for _ in range(3):
+            found.results("forward-batch")
+            left.append(len(kept(found)))
+        assert left == [51, 1, 1]
 
 
 def test_what_was_set_aside_is_sent_once_the_engine_takes_it() -> None:
