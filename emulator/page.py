@@ -190,6 +190,8 @@ class Page:
         wiring.known(integration)
         match name:
             case "run":
+                if integration:
+                    wiring.lift(integration)
                 self._platform.tick()
             case "pause" | "resume" if integration:
                 wiring.pause(integration, resume=name == "resume")

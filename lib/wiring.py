@@ -401,6 +401,15 @@ def pause(integration: str, *, resume: bool = False) -> None:
     _accounts().pause(integration, resume=resume)
 
 
+def lift(integration: str) -> None:
+    """Hold the integration back no longer, unless Sophos asked for it: somebody may have mended what it was about."""
+    from lib.pipeline.records import Books
+
+    known(integration)
+    _accounts().lift(integration)
+    Books.of(store()).positions.lift(integration)
+
+
 def _forward_batch() -> ForwardBatch:
     from lib.pipeline.forward_batch import ForwardBatch
     from lib.pipeline.observe import KEPT, Nowhere

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
-from lib.errors import ConnectorError, DamagedError, title_of
+from lib.errors import ConnectorError, DamagedError, ThrottledError, title_of
 from lib.model.batch import LAYOUT, POLL, Header, check_layout
 from lib.model.clock import from_text, moment_or_none, text_or_none, to_text
 from lib.model.stream import Stream
@@ -46,6 +46,10 @@ class Trouble:
     def holds_back(self, now: datetime) -> bool:
         """Whether it is too early to try again. A time farther off than any wait is a clock that jumped back."""
         return self.retry_at is not None and now < self.retry_at <= now + 2 * SLOWEST
+
+    def lifted(self) -> Trouble:
+        """The same, to be tried again at once; what Sophos asked for holds."""
+        return self if self.code == ThrottledError.code else replace(self, retry_at=None)
 
     def as_problem(self) -> dict[str, str]:
         """What people are shown."""

@@ -222,6 +222,12 @@ class Accounts:
         """Let the integration be tried at once, though it was refused: its settings have changed."""
         self._tried.discard(name)
 
+    def lift(self, name: str) -> None:
+        """Let the integration be tried at once, by every process; one that was tried just now needs it no more."""
+        account, generation = self._load(name)
+        if account.trouble is not None and account.trouble.lifted() != account.trouble:
+            self._save(name, replace(account, trouble=account.trouble.lifted()), generation)
+
     def worked(self, name: str, in_use: InUse | None = None) -> None:
         """Forget the integration's trouble, once it is over, and remember since when the credential works."""
         account, generation = self._load(name)

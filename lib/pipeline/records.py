@@ -7,7 +7,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Self
 
@@ -99,6 +99,17 @@ class Positions:
         """Every stream that has a position."""
         for entry in self._store.list("cursors/"):
             yield stream_of(entry.key.removeprefix("cursors/").removesuffix(".json"))
+
+    def lift(self, integration: str) -> None:
+        """Let the integration's streams be tried at once; one that another run has just tried needs it no more."""
+        for stream in self.streams():
+            if stream.integration == integration:
+                saved = self.read(stream)
+                trouble = saved.position.trouble
+                if trouble is not None and trouble.lifted() != trouble:
+                    with suppress(ConflictError):
+                        lifted = replace(saved.position, trouble=trouble.lifted())
+                        self.write(stream, lifted, expected=saved.generation)
 
     def _recovered(self, stream: Stream) -> Position:
         """The position that follows the newest batch or receipt; a new stream's where there is neither."""

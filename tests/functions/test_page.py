@@ -3,12 +3,14 @@
 import html
 import re
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 
-from emulator.central import DEFAULT_TENANT_ID
-from tests.site import Emulator, Site, site, until
+from emulator.central import DEFAULT_TENANT_ID, CentralServer, Credential
+from tests.site import SECRET, Emulator, Site, site, until
 
 NAME = "a/b & ü%2F?"
 STREAM = f"{NAME}/{DEFAULT_TENANT_ID}/events"
@@ -27,6 +29,12 @@ def served() -> Iterator[tuple[Site, Emulator]]:
 
 def links(emulator: Emulator, begin: str) -> list[str]:
     return [html.unescape(link) for link in re.findall(rf'(?:href|action)="({begin}[^"]*)"', get(emulator, "/"))]
+
+
+def act(emulator: Emulator, action: str, **fields: str) -> None:
+    (token, *_) = re.findall(r'name="token" value="([^"]+)"', get(emulator, "/"))
+    answer = requests.post(emulator.url(f"/actions/{action}"), data={"token": token, **fields}, timeout=30)
+    assert answer.status_code == 200, answer.text
 
 
 def get(emulator: Emulator, path: str, headers: dict[str, str] | None = None, **query: str) -> str:
@@ -76,3 +84,30 @@ def test_what_is_set_aside_is_counted_everywhere_and_the_streams_page_says_why(
     assert f"<code>{key}</code>" in shown
     assert "1 × not a JSON object" in shown
     assert found.command("status")["set_aside"] == 1
+
+
+def test_run_now_tries_at_once_what_was_held_back_and_is_mended(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text(SECRET)
+    integration = {
+        "name": "acme",
+        "client_id": "demo-client",
+        "client_secret": f"${{file:{secret}}}",
+        "streams": ["events", "alerts"],
+    }
+    central = CentralServer(credentials=[Credential(permissions=frozenset({"events"}))])
+    with site(central, integrations=[integration]) as found, Emulator(found) as emulator:
+
+        def lines(kind: str) -> list[dict[str, Any]]:
+            return list((emulator.status() or {}).get(kind, []))
+
+        until(lambda: any("retry_at" in line for line in lines("streams")), "a stream that is held back")
+        central.put_credential(Credential())
+        act(emulator, "run", integration="acme")
+        until(lambda: not any("problem" in line for line in lines("streams")), "all streams", seconds=20)
+        central.put_credential(Credential(secret="another"))
+        central.revoke_tokens()
+        until(lambda: any("retry_at" in line for line in lines("integrations")), "an integration that is held back")
+        secret.write_text("another")
+        act(emulator, "run", integration="acme")
+        until(lambda: lines("integrations")[0]["state"] == "collecting", "the integration", seconds=20)
