@@ -55,6 +55,9 @@ class Source(Directory, Protocol):
     def counts(self) -> Mapping[str, int]:
         """How many requests had which outcome: a status, an error's code, `retried`."""
 
+    def clock(self, *, deadline: float | None = None) -> datetime | None:
+        """Sophos's time now, by which it refuses what is over 24 hours ago; None where it names none."""
+
     def page(
         self,
         host: str,

@@ -40,13 +40,13 @@ class CountTypes:
         """What the window holds of all types, those that are left out included, in all the integration's tenants."""
         seen: dict[str, Seen] = {}
         problems = []
-        start = oldest_request(self.now(), window)
         for target in targets:
             if target.stream.kind == EVENTS:
                 try:
                     if target.refusal is not None:
                         raise target.refusal
-                    self._count(integration, target, start, seen, deadline)
+                    now = integration.source.clock(deadline=deadline) or self.now()
+                    self._count(integration, target, oldest_request(now, window), seen, deadline)
                 except ConnectorError as error:
                     tenant = {"tenant": target.stream.tenant, "tenant_name": target.tenant.name}
                     problems.append(tenant | {"code": error.code, "detail": str(error)})

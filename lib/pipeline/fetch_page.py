@@ -410,7 +410,8 @@ class Reading:
                 log.warning("%s: %s; reading goes on from the oldest time that Sophos serves", self._stream, error)
         # After a refused cursor all that Sophos still has is read again: what repeats is dropped by id.
         lookback = self._feed.lookback if position.as_of is None else HORIZON
-        return self._page(None, oldest_request(self._use_case.now(), lookback)), None
+        now = self._source.clock(deadline=self._deadline) or self._use_case.now()
+        return self._page(None, oldest_request(now, lookback)), None
 
     def _page(self, cursor: str | None, from_date: datetime | None) -> Page:
         return self._source.page(

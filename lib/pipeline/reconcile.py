@@ -218,7 +218,8 @@ class _Comparison:
             offset_minutes=int(feed.settle.total_seconds()) // 60,
             deadline=deadline,
         )
-        start = oldest_request(self._use_case.now(), self._since or HORIZON)
+        now = self._integration.source.clock(deadline=deadline) or self._use_case.now()
+        start = oldest_request(now, self._since or HORIZON)
         try:
             page = ask(cursor=progress.cursor, from_date=None if progress.cursor else start)
         except CursorRefusedError:

@@ -106,6 +106,11 @@ class Central:
         self._tokens.current(deadline=deadline)
         return self.in_use is not None and self.in_use.is_next
 
+    def clock(self, *, deadline: float | None = None) -> datetime | None:
+        """Sophos's time now, by which it refuses what is over 24 hours ago; None where no answer names one."""
+        self._tokens.current(deadline=deadline)  # Needed next anyway; where it is the first request, it shows the time.
+        return self._http.clock()
+
     def whoami(self, *, deadline: float | None = None) -> Whoami:
         """Whose the credential is."""
         path = "/whoami/v1"

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -142,6 +142,8 @@ class Http:
         self._lock = threading.Lock()
         self._secrets: dict[str, None] = {}
         """Tokens and client secrets that were sent lately."""
+        self._shown: tuple[datetime, float] | None = None
+        """The latest answer's time, and this machine's monotonic time then."""
         self.counts: dict[str, int] = {}
         """Requests so far by outcome: a status, or the error's code; and how many were tried again."""
 
@@ -192,6 +194,11 @@ class Http:
                 self._sleep(pause)
         raise AssertionError("the last try returns or raises")
 
+    def clock(self) -> datetime | None:
+        """The other side's time now, by the latest answer that named one; None where none did."""
+        shown = self._shown
+        return None if shown is None else shown[0] + timedelta(seconds=self._monotonic() - shown[1])
+
     def way(self, url: str) -> Way:
         """The way that requests to the URL take; HostRefusedError where they take none."""
         check_url(url, allow_hosts=self._allow_hosts)
@@ -241,8 +248,11 @@ class Http:
                 self.way(url).secure()  # It goes the way again, and says whose certificate it met.
             raise failure from None
         self._count(str(response.status_code))
-        secrets = () if response.status_code == 200 else self._shown(url)
-        return Answer(response.status_code, response.headers, bytes(body), secrets)
+        secrets = () if response.status_code == 200 else self._secrets_shown(url)
+        answer = Answer(response.status_code, response.headers, bytes(body), secrets)
+        if answer.date is not None and answer.status < 500:  # Gateways have clocks of their own.
+            self._shown = answer.date, self._monotonic()
+        return answer
 
     def _remember(self, *secrets: str | None) -> None:
         with self._lock:
@@ -252,7 +262,7 @@ class Http:
             while len(self._secrets) > _SECRETS_KEPT:
                 del self._secrets[next(iter(self._secrets))]
 
-    def _shown(self, url: str) -> list[str]:
+    def _secrets_shown(self, url: str) -> list[str]:
         """Every secret that hosts, or the proxy before them, were shown."""
         password = urlsplit(self.way(url).proxy or "").password or ""
         with self._lock:

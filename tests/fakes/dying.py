@@ -134,6 +134,9 @@ class MortalSophos:
     def counts(self) -> dict[str, int]:
         return dict(self._central.counts)
 
+    def clock(self, *, deadline: float | None = None) -> datetime | None:
+        return self._central.clock(deadline=deadline)
+
     def page(self, host: str, tenant: str, kind: str, **request: Any) -> Page:
         return self._fate.call("page", lambda: self._central.page(host, tenant, kind, **request))
 

@@ -177,6 +177,9 @@ class Quiet:
     def devices(self, host: str, tenant: str, **_: object) -> DevicePage:
         raise NotImplementedError
 
+    def clock(self, *, deadline: float | None = None) -> datetime | None:
+        return None
+
     def page(self, host: str, tenant: str, kind: str, *, deadline: float | None = None, **_: object) -> Page:
         self.budget.take(f"{host}/{tenant}/{kind}", deadline or 0.0)
         self.world.sleep(0.02)
