@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -30,7 +31,9 @@ class Lease:
     acked_sequence: int = 0
     """A batch that was delivered in part."""
     acked: int = 0
-    """How many of its first logs the engine has acknowledged."""
+    """How many of its first items are done with: acknowledged, refused, or none that could be sent."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Why the engine has refused logs of it, by id; they go to `dead/` with the whole batch."""
     tidied: str = ""
     """The day of the last receipt when the ledger was last tidied to its end."""
 
@@ -53,6 +56,7 @@ def to_body(lease: Lease) -> bytes:
         "tail": lease.tail.fields(),
         "acked_sequence": lease.acked_sequence,
         "acked": lease.acked,
+        "refused": dict(lease.refused),
         "tidied": lease.tidied,
     }
     return json.dumps(fields).encode() + b"\n"
@@ -68,7 +72,9 @@ def from_body(body: bytes) -> Lease:
             until=moment_or_none(fields["until"]),
             tail=Tail(**fields["tail"]),
             acked_sequence=fields["acked_sequence"],
-            acked=fields["acked"],
+            # Without the refused it counted without them, too: the batch is sent from its beginning.
+            acked=fields["acked"] if "refused" in fields else 0,
+            refused=dict(fields.get("refused", {})),
             tidied=fields.get("tidied", ""),
         )
     except (ValueError, KeyError, TypeError):

@@ -93,11 +93,17 @@ class Parcel:
     skipped: int = 0
     """How many of its logs an earlier call delivered."""
     keys: list[str] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    """Which of the batch's items each log is."""
 
     @property
     def end(self) -> int:
         """How many logs of the delivery are acknowledged when all of this batch is."""
         return self.first + len(self.logs) - self.skipped
+
+    def done(self, acked: int) -> int:
+        """How many of the batch's first items are done with, once so many logs of the delivery are acknowledged."""
+        return [*self.places, len(self.batch.items)][min(acked, self.end) - self.first + self.skipped]
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +234,9 @@ class Delivery:
         self._folded = 0
         """Up to which batch the inventory knows of."""
         self._moved_to = 0
-        self._refused: dict[tuple[int, str], str] = {}
+        state = lease.state
+        self._refused = {(state.acked_sequence, log_id): reason for log_id, reason in state.refused.items()}
+        """Why the engine has refused logs, by batch and id."""
         self._parcels: deque[Parcel] = deque()
         self._obstacle: int | None = None
 
@@ -291,15 +299,17 @@ class Delivery:
                 reason = f"{made.wire_size()} bytes; the engine takes {MAX_LOG_BYTES}"
             if reason is None:
                 parcel.logs.append(made)
+                parcel.places.append(number - 1)
             else:
                 parcel.refused.append({"sequence": sequence, "line": number, "reason": reason, **to_fields(made)})
         state = self._lease.state
         if state.acked_sequence == sequence:
-            parcel.skipped = min(state.acked, len(parcel.logs))
+            parcel.skipped = sum(place < state.acked for place in parcel.places)
         return parcel
 
     def _settle(self, acked: int) -> None:
         while self._parcels and self._parcels[0].end <= acked:
+            self._note_progress(acked)
             parcel = self._parcels.popleft()
             self._finish(parcel.batch, parcel.keys, parcel.refused)
             if self._use_case.archive is not None:
@@ -316,6 +326,8 @@ class Delivery:
         self._move_cursor(header.sequence)
         self._note_missing(header)
         if refused:
+            # First, so that a call that comes after a crash here does not send again what `dead/` holds.
+            self._lease.write()
             lines = "".join(json.dumps(line) + "\n" for line in refused)
             set_aside(self._books.store, f"{self._stream.path}/{header.sequence:020d}.ndjson", lines.encode())
             self._run.set_aside += len(refused)
@@ -367,6 +379,8 @@ class Delivery:
         if self._books.positions.read(self._stream).position.sequence > sequence:
             self._announce(sequence, BATCH_DAMAGED, None, None)
         # Otherwise nothing is lost: the cursor has not moved, and fetch-page asks for the same page again.
+        # Then another batch gets its number: how far delivery came into this one tells nothing of that one.
+        self._lease.delivered_in_part(sequence, 0, {})
         self._books.batches.bury(self._stream, sequence)
 
     def _announce(self, sequence: int, reason: str, end: datetime | None, beside: Envelope | None) -> None:
@@ -386,6 +400,6 @@ class Delivery:
         """Remember how far into a batch the engine has acknowledged, so that a resend begins there."""
         if self._parcels:
             parcel = self._parcels[0]
-            done = acked - parcel.first + parcel.skipped
-            if done > 0:
-                self._lease.delivered_in_part(parcel.batch.header.sequence, done)
+            sequence = parcel.batch.header.sequence
+            refused = {log_id: reason for (number, log_id), reason in self._refused.items() if number == sequence}
+            self._lease.delivered_in_part(sequence, parcel.done(acked), refused)

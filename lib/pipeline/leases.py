@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -41,15 +41,20 @@ class Held:
 
     def delivered(self, tail: Tail) -> None:
         """Keep that a whole batch is delivered; written with the next renewal, or at the end, as the other two are."""
-        self._note(tail=tail, acked_sequence=0, acked=0)
+        self._note(tail=tail, acked_sequence=0, acked=0, refused={})
 
-    def delivered_in_part(self, sequence: int, acked: int) -> None:
-        """Keep how far into a batch delivery has come."""
-        self._note(acked_sequence=sequence, acked=acked)
+    def delivered_in_part(self, sequence: int, acked: int, refused: Mapping[str, str]) -> None:
+        """Keep how far into a batch delivery has come, and what was refused of it."""
+        self._note(acked_sequence=sequence, acked=acked, refused=refused)
 
     def tidied(self, day: str) -> None:
         """Keep up to which day the ledger is tidy."""
         self._note(tidied=day)
+
+    def write(self) -> None:
+        """Write what is kept now; ConflictError when another call has taken the lease."""
+        with self._lock:
+            self._write(replace(self._state, until=self._now() + TERM))
 
     def _note(self, **changes: Any) -> None:
         with self._lock:

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from emulator.central import CentralServer, Fault, Settings
-from emulator.engine import StandInEngine
 from lib.model.position import from_body
 from lib.pipeline.audit import audit
 from lib.pipeline.records import Books
 from lib.store.directory import DirectoryStore
 from tests.fakes.dying import Died, Life, live
+from tests.fakes.picky import PickyEngine
 
 LEASE_SECONDS = 13.0
 COUNTS = st.integers(0, 60)
@@ -31,6 +31,7 @@ ENGINE_FAULTS = [
     {"twice": "1"},
     {"shuffle": "4"},
 ]
+REFUSAL_FAULTS = st.sampled_from([{}, {"hang_up_after": "3"}, {"abort_after": "1"}])
 
 
 class Protocol(RuleBasedStateMachine):
@@ -41,7 +42,8 @@ class Protocol(RuleBasedStateMachine):
         self.folder = TemporaryDirectory(prefix="p-")
         path = Path(self.folder.name)
         self.central = CentralServer(settings=Settings(page_cap=cap))
-        self.engine = StandInEngine(path / "s").start()
+        self.engine = PickyEngine(path / "s")
+        self.engine.start()
         self.store = str(path / "store")
         self.central.fill(20)
         self.ahead = 0.0
@@ -92,6 +94,16 @@ class Protocol(RuleBasedStateMachine):
         self.engine.faults = dict(faults)
         live(self.life())
         self.engine.faults = {}
+
+    @rule(count=COUNTS, digits=st.sets(st.sampled_from("0123456789abcdef"), max_size=3), faults=REFUSAL_FAULTS)
+    def the_engine_refuses(self, count: int, digits: set[str], faults: dict[str, str]) -> None:
+        self.central.emit(count)
+        self.is_calm = False
+        self.engine.status = lambda native: "INVALID_ARGUMENT" if native[-1] in digits else None
+        self.engine.faults = dict(faults)
+        live(self.life())
+        self.engine.faults = {}
+        self.engine.status = lambda _: None
 
     @rule(count=COUNTS)
     def the_engine_goes_and_comes(self, count: int) -> None:
@@ -148,11 +160,17 @@ class Protocol(RuleBasedStateMachine):
             live(self.life())
         arrived = [json.loads(log.raw)["id"] for log in self.engine.received]
         first = list(dict.fromkeys(arrived))
-        assert first == self.central.ids(self.central.default_tenant)
+        books = Books.of(DirectoryStore(Path(self.store)))
+        lines = [line for path in Path(self.store).glob("dead/**/*.ndjson*") for line in path.read_text().splitlines()]
+        dead = [json.loads(json.loads(line)["raw"])["id"] for line in lines]
+        # What was set aside never arrived, but for what the engine took without a word before it refused it.
+        held = self.central.ids(self.central.default_tenant)
+        assert first == [native for native in held if native in set(first) or native not in dead]
+        receipts = [fields for stream in books.ledger.streams() for _, fields, _ in books.ledger.receipts(stream)]
+        assert sum(fields["set_aside"] for fields in receipts) == len(dead) == len(set(dead))
         assert len({log.id for log in self.engine.received}) == len(first)
         if self.is_calm:
             assert arrived == first, "where neither a process nor the engine failed, nothing is repeated"
-        books = Books.of(DirectoryStore(Path(self.store)))
         told = audit(books)
         assert told["ok"], told
         assert not list(books.batches.waiting())

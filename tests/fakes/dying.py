@@ -213,7 +213,7 @@ def live(life: Life) -> tuple[list[str], list[dict[str, Any]]]:
         now=now,
         monotonic=time.monotonic,
     )
-    engine = Engine(f"unix:{life.socket}")
+    engine = Engine(f"unix:{life.socket}", jitter=lambda: 0.0)
     forward = ForwardBatch(
         books=books,
         engine=MortalEngine(engine, fate),
