@@ -55,8 +55,13 @@ class _Metrics(Collector):
     def _streams(self) -> Iterator[Metric]:
         lines = [line for line in self._status["streams"] if line["state"] != "retired"]
         for kind, name, text, value in (
-            (GaugeMetricFamily, "lag_seconds", "Seconds up to which Sophos has not been read.", "lag_seconds"),
-            (GaugeMetricFamily, "interval_seconds", "Seconds between two askings.", "interval_seconds"),
+            (
+                GaugeMetricFamily,
+                "lag_seconds",
+                "Seconds not read yet; of devices, since a look was due.",
+                "lag_seconds",
+            ),
+            (GaugeMetricFamily, "interval_seconds", "Seconds in which a stream is asked again.", "interval_seconds"),
             (GaugeMetricFamily, "pending_batches", "Batches that wait for delivery.", "pending_batches"),
             (GaugeMetricFamily, "pending_bytes", "Bytes of the batches that wait.", "pending_bytes"),
             (GaugeMetricFamily, "oldest_pending_seconds", "Age of the oldest such batch.", "oldest_pending_seconds"),

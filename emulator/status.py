@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +14,7 @@ from lib.model.clock import text_or_none, to_text
 from lib.model.duration import duration_text
 from lib.model.feed import Feed
 from lib.model.position import trouble_after
+from lib.model.quota import Quota
 from lib.model.schedule import Asked
 from lib.model.stream import ENDPOINTS, Stream
 from lib.pipeline.accounts import Account, Accounts, Target, known_targets
@@ -45,7 +47,8 @@ class _View:
     retired: Set[Stream]
     """Those that the configuration, or Sophos, no longer names: their cursors stay, should they come back."""
     asked: Mapping[str, Asked]
-    every: float | None
+    turns: Mapping[str, float]
+    """Seconds in which each integration's streams have all been asked, as far as its credential's calls go."""
     inventory: Mapping[str, float]
     """Seconds between two looks at an integration's devices."""
     now: datetime
@@ -93,7 +96,7 @@ def status(
         # As long as nothing is known of an integration, nothing is known to be gone.
         {stream for stream in streams - targets.keys() if stream.integration not in unknown},
         asked,
-        config.every.interval.total_seconds() if config.every.interval else None,
+        _turns(config, targets, now),
         {feed.name: feed.inventory.total_seconds() for feed in feeds},
         now,
     )
@@ -182,8 +185,28 @@ def _interval(view: _View, stream: Stream) -> float | None:
     """Seconds between two times that the stream is asked."""
     if stream.kind == ENDPOINTS:
         return view.inventory.get(stream.integration)
-    asked = view.asked.get(stream.path)
-    return asked.every if asked and asked.every else view.every
+    asked, turn = view.asked.get(stream.path), view.turns.get(stream.integration)
+    if asked is None or turn is None or not asked.every:
+        return turn
+    # One that speaks is asked out of turn; once it is quiet, how long that took says nothing of the next time.
+    return asked.every if asked.speaks(view.now.timestamp()) else max(asked.every, turn)
+
+
+def _turns(config: Config, streams: Collection[Stream], now: datetime) -> dict[str, float]:
+    every = config.every.seconds_around(now)
+    asked = Counter(stream.integration for stream in streams if stream.kind != ENDPOINTS)
+    return {
+        each.name: every * max(1.0, asked[each.name] / Quota(each.calls_per_minute).firsts(every))
+        for each in config.integrations
+    }
+
+
+def _lag(stream: Stream, read_at: datetime | None, interval: float | None, now: datetime) -> float | None:
+    """Seconds up to which Sophos has not been read; of an inventory, since a look was due."""
+    if read_at is None:
+        return None
+    due = interval or 0.0 if stream.kind == ENDPOINTS else 0.0
+    return round(max(0.0, (now - read_at).total_seconds() - due), 3)
 
 
 def _stream(view: _View, stream: Stream) -> dict[str, Any]:
@@ -201,14 +224,15 @@ def _stream(view: _View, stream: Stream) -> dict[str, Any]:
     if latest and stream.kind != ENDPOINTS and latest["outcome"] in FETCH_OUTCOMES_THAT_READ and not latest["has_more"]:
         # An idle tick writes nothing: the answer knows more than the store.
         read_at = max(read_at or latest["at"], latest["at"])
+    interval = _interval(view, stream)
     line: dict[str, Any] = {
         "integration": stream.integration,
         "tenant": stream.tenant,
         "tenant_name": target.tenant.name if target else "",
         "stream": stream.kind,
         "state": "retired" if retired else latest["outcome"] if latest else "failed" if problem else "idle",
-        "interval_seconds": _interval(view, stream),
-        "lag_seconds": None if read_at is None else round(max(0.0, (now - read_at).total_seconds()), 3),
+        "interval_seconds": interval,
+        "lag_seconds": _lag(stream, read_at, interval, now),
         "has_more": bool(latest and latest["has_more"]),
         "read_up_to": text_or_none(read_at),
         "last_event": text_or_none(position.newest),

@@ -55,6 +55,13 @@ class Every:
             return self.interval.total_seconds()
         return (next(CronSim(str(self.cron), started)) - started).total_seconds()
 
+    def seconds_around(self, now: datetime) -> float:
+        """Seconds between the tick before and the one after."""
+        if self.interval is not None:
+            return self.interval.total_seconds()
+        before, after = CronSim(str(self.cron), now, reverse=True), CronSim(str(self.cron), now)
+        return (next(after) - next(before)).total_seconds()
+
 
 @dataclass(frozen=True, slots=True)
 class Sophos:

@@ -10,21 +10,27 @@ import yaml
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from emulator.central import Fault
+from emulator.central import CentralServer, Credential, Fault, Tenant
 from emulator.metrics import registry_of
 from emulator.platform import Platform
 from emulator.status import status
 from lib import config as configuration
 from lib import wiring
+from lib.model.duration import parse_duration
+from lib.model.stream import Stream
 from lib.pipeline.accounts import Accounts
-from tests.site import ROOT, Site, site
+from lib.pipeline.schedules import Schedules
+from tests.site import ROOT, Site, site, until
 
 RULES = yaml.safe_load((ROOT / "infra/prometheus/alerts.yml").read_text())["groups"][0]["rules"]
 DASHBOARD = json.loads((ROOT / "infra/grafana/sophos-utmstack.json").read_text())
 SIMPLE = re.compile(
-    r'(?P<increase>increase\()?(?P<name>\w+)(\{code!="(?P<but>\w+)"\})?(\[1h\]\))? (?P<op>>|==) (?P<bound>\d+)'
+    r'((?P<since>increase|delta)\()?(?P<name>\w+)(\{code!="(?P<but>\w+)"\})?(?(since)\[1h\]\)) '
+    r"(?P<op>>|==) (?P<bound>\d+)( \* (?P<times>\w+))?"
 )
-Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+"""What an expression is made of, joined by ` and `."""
+Labels = tuple[tuple[str, str], ...]
+Samples = dict[tuple[str, Labels], float]
 
 
 class Watched:
@@ -78,17 +84,30 @@ def samples(text: str) -> Samples:
 def firing(before: str, after: str) -> set[str]:
     """The alerts whose condition holds after, with what was before an hour ago."""
     old, new = samples(before), samples(after)
-    found = set()
-    for rule in RULES:
-        match = SIMPLE.fullmatch(rule["expr"])
-        assert match, rule["expr"]
-        for key, value in new.items():
-            if key[0] != match["name"] or dict(key[1]).get("code") == (match["but"] or "-"):
+    return {rule["alert"] for rule in RULES if series(rule["expr"], old, new)}
+
+
+def series(expression: str, old: Samples, new: Samples) -> set[Labels]:
+    """The labels of which the expression holds."""
+    found = []
+    for part in expression.split(" and "):
+        match = SIMPLE.fullmatch(part)
+        assert match, expression
+        if match["since"]:
+            assert (match["since"] == "increase") == match["name"].endswith("_total"), "increase() is of counters only"
+        holds = set()
+        for (name, labels), value in new.items():
+            factor = new.get((match["times"], labels)) if match["times"] else 1.0
+            if name != match["name"] or factor is None or dict(labels).get("code") == (match["but"] or "-"):
                 continue
-            seen = value - old.get(key, 0.0) if match["increase"] else value
-            if seen > float(match["bound"]) if match["op"] == ">" else seen == float(match["bound"]):
-                found.add(rule["alert"])
-    return found
+            seen, bound = (
+                value - old.get((name, labels), 0.0) if match["since"] else value,
+                int(match["bound"]) * factor,
+            )
+            if seen > bound if match["op"] == ">" else seen == bound:
+                holds.add(labels)
+        found.append(holds)
+    return set.intersection(*found)
 
 
 def test_metrics_keep_to_the_conventions(watched: Watched) -> None:
@@ -132,19 +151,13 @@ def test_rules_and_dashboard_name_metrics_that_there_are_and_nothing_fires_while
     for rule in RULES:
         assert rule["labels"]["severity"] in {"page", "ticket"}
         assert set(rule["annotations"]) == {"summary", "action"}
+        assert parse_duration(rule.get("for", "1s"))
 
 
 def sophos_is_down(watched: Watched) -> timedelta:
     watched.site.central.faults.add(Fault("status", status=503, times=99))
     watched.post("fetch-page")
     return timedelta(minutes=20)
-
-
-def sophos_refuses_calls(watched: Watched) -> timedelta:
-    watched.site.central.faults.add(Fault("status", status=429, retry_after=1, times=99))
-    watched.post("fetch-page")
-    watched.platform.budgets[0]["refused"] += 20  # an hour of it
-    return timedelta(0)
 
 
 def nothing_is_said(watched: Watched) -> timedelta:
@@ -213,15 +226,70 @@ CAUSES = (
     (sophos_is_down, {"SophosEventsLate", "SophosStreamFails"}),
     (nothing_is_said, {"SophosStreamSilent"}),
     (a_cursor_expires, {"SophosGap"}),
-    (sophos_refuses_calls, {"SophosThrottled", "SophosStreamFails", "SophosIntegrationFails"}),
     (the_secret_is_wrong, {"SophosIntegrationFails", "SophosStreamFails"}),
 )
 
 
 def test_each_alert_fires_when_its_cause_is_provoked_and_no_other(watched: Watched) -> None:
-    assert {rule["alert"] for rule in RULES} == set[str]().union(*(alerts for _, alerts in CAUSES))
+    provoked = set[str]().union(*(alerts for _, alerts in CAUSES), {"SophosThrottled"})
+    assert {rule["alert"] for rule in RULES} == provoked
     for cause, alerts in CAUSES:
         before = watched.scrape()
         later = cause(watched)
         assert firing(before, watched.scrape(later=later)) == alerts, cause.__name__
         mended(watched)
+
+
+def partner(tenants: int) -> CentralServer:
+    held = [Tenant(id=f"t-{number}") for number in range(tenants)]
+    return CentralServer(tenants=held, credentials=[Credential(id_type="partner", id="p-1")])
+
+
+def test_calls_that_sophos_refuses_again_and_again_are_told() -> None:
+    with site(partner(8)) as found:
+        watched = Watched(found)
+        watched.post("fetch-page")
+        before = watched.scrape()
+        found.central.faults.add(Fault("status", status=429, retry_after=1, times=99))
+
+        def refused() -> bool:
+            watched.post("fetch-page")
+            return bool(watched.platform.budgets[0]["refused"] > 20)
+
+        watched.post("fetch-page")
+        assert "SophosThrottled" not in firing(before, watched.scrape())
+        until(refused, "more than 20 refusals")
+        alerts = {"SophosThrottled", "SophosStreamFails", "SophosIntegrationFails"}
+        assert firing(before, watched.scrape()) == alerts
+
+
+def test_late_is_what_missed_its_turn_three_times_and_no_inventory_that_is_not_due() -> None:
+    one = {"name": "acme", "client_id": "demo-client", "client_secret": "${env:SITE_SECRET}"}
+    many = one | {"streams": ["events", "endpoints"], "calls_per_minute": 16}
+    with site(partner(100), every="60s", integrations=[many]) as found:
+        watched = Watched(found)
+        assert {line["outcome"] for line in found.results("fetch-page", {"integration": "acme", "tenant": "t-0"})} == {
+            "fetched",
+            "up_to_date",
+        }
+
+        def late(**later: int) -> tuple[set[str], float]:
+            """The streams that are, and what is told of the inventory."""
+            told = samples(watched.scrape(later=timedelta(**later)))
+            lag = next(
+                told[key] for key in told if key[0].endswith("lag_seconds") and ("stream", "endpoints") in key[1]
+            )
+            return {dict(labels)["stream"] for labels in series(RULES[0]["expr"], {}, told)}, lag
+
+        # It spoke, and was asked out of turn; after a quarter of an hour it is one of many again.
+        schedules, now = Schedules(wiring.open_store(watched.config.store)), datetime.now(UTC)
+        path = Stream("acme", "t-0", "events").path
+        for seconds in (120, 0):
+            schedules.choose("acme", [path], 1, now - timedelta(seconds=seconds))
+        schedules.answered("acme", spoke={path}, missed=(), now=now)
+        # The credential's 14 first calls a minute ask the hundred tenants in 7 minutes.
+        assert late(minutes=20) == (set(), 0.0)
+        assert late(minutes=25) == ({"events"}, 0.0)
+        alerts, lag = late(hours=7)
+        assert (alerts, round(lag, -2)) == ({"events"}, 3600.0)
+        assert late(hours=25)[0] == {"events", "endpoints"}

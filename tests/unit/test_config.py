@@ -166,6 +166,7 @@ def test_off_means_never() -> None:
 def test_a_cron_line_tells_the_next_tick() -> None:
     every = parse(ONE + "every: '*/5 * * * *'").every
     assert every.seconds_after(datetime(2026, 3, 10, 0, 1, 30, tzinfo=UTC)) == 210
+    assert every.seconds_around(datetime(2026, 3, 10, 0, 1, 30, tzinfo=UTC)) == 300
 
 
 def test_references_are_resolved_late_and_never_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
