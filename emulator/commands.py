@@ -326,6 +326,8 @@ def _sent(found: dict[str, Any], *, as_json: bool) -> int:
         say(
             f"{found['acked']} events of {found['batches']} batches were acknowledged; {found['refused']} were refused."
         )
+        for key in found["damaged"]:
+            say(f"{key} is damaged, and was not sent.")
     return 0 if found["ok"] else 1
 
 

@@ -253,7 +253,7 @@ class DamagedError(PermanentError):
 
     code = "object_damaged"
     title = "A stored object is damaged"
-    remedy = "The object was moved to dead/; run `python -m emulator audit` to see what it held."
+    remedy = "Run `python -m emulator audit` to see what it held; what stood in the way of others is kept in dead/."
 
 
 class LayoutError(PermanentError):

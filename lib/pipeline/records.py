@@ -185,15 +185,11 @@ class Batches:
             # No time in it: the same batch is the same object.
             self._store.write(archive_key(batch.header), gzip.compress(body, 6, mtime=0), expected=ABSENT)
 
-    def archived(self, since: str = "", stream: Stream | None = None) -> Iterator[StoredBatch]:
-        """The batches that were kept, from a day on, of one stream or stream by stream, in order.
-
-        DamagedError for a damaged one.
-        """
+    def archived(self, since: str = "", stream: Stream | None = None) -> Iterator[str]:
+        """The keys of the batches that were kept, from a day on, of one stream or stream by stream, in order."""
         for entry in self._store.list("archive/" if stream is None else f"archive/{stream.path}/"):
-            batch = self.kept(entry.key) if entry.key.split("/")[-2] >= since else None
-            if batch is not None:
-                yield batch
+            if entry.key.split("/")[-2] >= since:
+                yield entry.key
 
     def kept(self, key: str) -> StoredBatch | None:
         """The batch that was kept under the key, or None; DamagedError where it is damaged."""
@@ -202,8 +198,10 @@ class Batches:
             return None
         try:
             header, items = batches.from_body(gzip.decompress(stored.body))
-        except (OSError, EOFError, zlib.error):
-            raise DamagedError(f"{key} is not what was written") from None
+        except (OSError, EOFError, zlib.error, DamagedError):
+            raise DamagedError(
+                f"{key} is not what was written", remedy="It lies where it was; put it back from a copy, or remove it."
+            ) from None
         return StoredBatch(header, items, stored.generation)
 
     def expire(self, stream: Stream, before: str, most: int) -> int:

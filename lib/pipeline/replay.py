@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,6 +18,8 @@ from lib.pipeline.observe import Observations
 from lib.pipeline.records import Books, StoredBatch, day_of
 from lib.store.base import segments_of
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Replay:
@@ -28,32 +31,48 @@ class Replay:
 
     def archived(self, since: datetime | None) -> dict[str, Any]:
         """Send the kept batches that were fetched at that time or later (None: all)."""
-        kept = self.books.batches.archived(day_of(since) if since else "")
-        return self._sent(batch for batch in kept if since is None or batch.header.fetched_at >= since)
+        damaged: list[str] = []
+        kept = self._kept(damaged, since=day_of(since) if since else "")
+        return self._sent((batch for batch in kept if since is None or batch.header.fetched_at >= since), damaged)
 
     def observed_after(self, native_id: str) -> dict[str, Any]:
         """Send what was observed, and not forwarded, behind the event with that id in its stream.
 
         NotFoundError where no such event was observed, or its batch is no longer kept.
         """
+        damaged: list[str] = []
         for stream in sorted(self.books.ledger.streams()):
             sequences = Observations(self.books).sequences(stream)
-            rest = self._behind(native_id, stream, sequences) if sequences else []
+            rest = self._behind(native_id, stream, sequences, damaged) if sequences else []
             if rest:
-                return self._sent(rest)
+                return self._sent(rest, damaged)
+        unread = f"; damaged: {', '.join(damaged)}" if damaged else ""
         raise NotFoundError(
-            f"no event with the id {native_id!r} was observed, or it is no longer kept",
+            f"no event with the id {native_id!r} was observed, or it is no longer kept{unread}",
             remedy="Name the `id` of the newest Sophos event in UTMStack, of a time in which this connector observed.",
         )
 
-    def _behind(self, native_id: str, stream: Stream, sequences: set[int]) -> list[StoredBatch]:
+    def _kept(self, damaged: list[str], *, since: str = "", stream: Stream | None = None) -> Iterator[StoredBatch]:
+        """The batches that were kept; the keys of those that cannot be read are added to `damaged`."""
+        for key in self.books.batches.archived(since, stream):
+            try:
+                batch = self.books.batches.kept(key)
+            except DamagedError as error:
+                log.warning("%s", error)
+                damaged.append(key)
+            else:
+                if batch is not None:
+                    yield batch
+
+    def _behind(self, native_id: str, stream: Stream, sequences: set[int], damaged: list[str]) -> list[StoredBatch]:
         found: list[StoredBatch] = []
-        for batch in self.books.batches.archived(stream=stream):
+        for batch in self._kept(damaged, stream=stream):
             if batch.header.sequence not in sequences:
                 continue
             place = next((at for at, raw in enumerate(batch.items) if self.facts(raw).id == native_id), None)
             if place is not None:
                 found = [replace(batch, items=batch.items[place + 1 :])]
+                damaged.clear()  # What lies before it is not wanted.
             elif found:
                 found.append(batch)
         return found
@@ -92,13 +111,15 @@ class Replay:
                 self.books.store.delete(key, expected=stored.generation)
         return _report(1, len(logs) - len(refused), len(refused))
 
-    def _sent(self, batches: Iterator[StoredBatch] | Sequence[StoredBatch]) -> dict[str, Any]:
+    def _sent(
+        self, batches: Iterator[StoredBatch] | Sequence[StoredBatch], damaged: Sequence[str] = ()
+    ) -> dict[str, Any]:
         count = acked = refused = 0
         for batch in batches:
             logs = [log for _, log, _ in logs_of(batch, self.facts)]
             left = len(self._refused(logs))
             count, acked, refused = count + 1, acked + len(logs) - left, refused + left
-        return _report(count, acked, refused)
+        return _report(count, acked, refused, damaged)
 
     def _refused(self, logs: Sequence[Log]) -> set[str]:
         """Send the logs; the ids of those that the engine does not take."""
@@ -118,5 +139,11 @@ class Replay:
         return unacceptable(log.raw, is_object=self.facts(log.raw).is_object)
 
 
-def _report(batches: int, acked: int, refused: int) -> dict[str, Any]:
-    return {"ok": refused == 0, "batches": batches, "acked": acked, "refused": refused}
+def _report(batches: int, acked: int, refused: int, damaged: Sequence[str] = ()) -> dict[str, Any]:
+    return {
+        "ok": refused == 0 and not damaged,
+        "batches": batches,
+        "acked": acked,
+        "refused": refused,
+        "damaged": list(damaged),
+    }

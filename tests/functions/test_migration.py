@@ -117,6 +117,23 @@ def test_the_report_counts_what_the_old_plugin_missed_and_the_switch_over_has_no
         assert {log.dataSource for log in found.engine.received} == {"acme"}
 
 
+def test_a_damaged_batch_keeps_the_switch_over_from_nothing_else_and_is_named() -> None:
+    clock = Clock(start=START)
+    with CentralServer(clock=clock) as central, Site(central, observe=True, keep_central=True) as found:
+        for _ in range(4):
+            passes(found, clock, 10)
+        first, *_, last = sorted((found.folder / "store/archive").rglob("*.gz"))
+        first.write_bytes(b"x")
+        last.write_bytes(b"x")
+        found.write_config(observe=False)
+        ids = central.ids(central.default_tenant)
+        told = found.command("switch-over", "--after", ids[14], status=1)
+        names = [str(path.relative_to(found.folder / "store")) for path in (first, last)]
+        assert (told["acked"], told["damaged"]) == (len(ids) - 15 - 5, names[1:])
+        unknown = found.command("switch-over", "--after", ids[0], status=2)["problem"]
+        assert all(name in unknown["detail"] for name in names)
+
+
 def test_a_full_page_is_nothing_missed_and_one_event_more_is_one() -> None:
     at = datetime.fromtimestamp(START, UTC)
     for count, missed in ((0, 0), (199, 0), (200, 0), (201, 1)):

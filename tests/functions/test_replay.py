@@ -1,5 +1,6 @@
 """Delivered batches can be kept, and sent again under the same ids; so can what was set aside."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -35,12 +36,32 @@ def test_kept_batches_are_sent_again_as_they_were() -> None:
         assert len(kept(found)) == 2
         assert sum(path.stat().st_size for path in kept(found)) < 300_000
         first = [(log.id, log.raw, log.timestamp) for log in found.engine.received]
-        assert found.command("replay", "--since", "1h") == {"ok": True, "batches": 2, "acked": 1500, "refused": 0}
+        told = {"ok": True, "batches": 2, "acked": 1500, "refused": 0, "damaged": []}
+        assert found.command("replay", "--since", "1h") == told
         assert [(log.id, log.raw, log.timestamp) for log in found.engine.received] == first * 2
         name = str(kept(found)[1].relative_to(found.folder / "store"))
         assert found.command("replay", "--batch", name)["acked"] == 500
         assert len(found.engine.received) == 3500
         assert [line["outcome"] for line in found.results("forward-batch")] == ["idle"]
+
+
+@pytest.mark.parametrize("body", [b"x", gzip.compress(b"{}\n")])
+def test_a_damaged_kept_batch_is_named_and_keeps_no_other_from_being_sent(body: bytes) -> None:
+    with site(archive="7d", every="1h") as found:
+        for _ in range(3):
+            found.central.emit(20)
+            read(found)
+        paths = kept(found)
+        paths[1].write_bytes(body)
+        found.engine.received.clear()
+        name = str(paths[1].relative_to(found.folder / "store"))
+        told = {"ok": False, "batches": 2, "acked": 40, "refused": 0, "damaged": [name]}
+        assert found.command("replay", "--since", "1h", status=1) == told
+        assert len(found.raws()) == 40
+        problem = found.command("replay", "--batch", name, status=2)["problem"]
+        assert (problem["code"], name in problem["detail"]) == ("object_damaged", True)
+        assert paths[1].read_bytes() == body
+        assert "dead/" not in problem["remedy"]
 
 
 def test_whole_days_expire() -> None:
@@ -98,6 +119,7 @@ def test_what_was_set_aside_is_sent_once_the_engine_takes_it() -> None:
             "batches": 1,
             "acked": 1,
             "refused": 1,
+            "damaged": [],
         }
         assert large in found.raws()
         assert [json.loads(line)["raw"] for line in dead.read_text().splitlines()] == ["7"]
