@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -48,6 +49,7 @@ _facts = msgspec.json.Decoder(_Facts)
 
 def split(body: bytes, served_at: datetime | None) -> Page:
     """The page; each item as the exact bytes between its commas, without the white space around it."""
+    body = body.removeprefix(BOM_UTF8)
     try:
         page = _pages.decode(body)
         # A copy of each: a view would keep the whole page in memory.
@@ -67,6 +69,7 @@ def split(body: bytes, served_at: datetime | None) -> Page:
 
 def split_devices(body: bytes, served_at: datetime | None) -> DevicePage:
     """The page of devices, each as its exact bytes; where it names no next page, it is the last one."""
+    body = body.removeprefix(BOM_UTF8)
     try:
         page = _device_pages.decode(body)
         items = [bytes(item) for item in page.items]
@@ -89,8 +92,8 @@ def split_devices(body: bytes, served_at: datetime | None) -> DevicePage:
 
 
 def _split_odd(body: bytes, api: str) -> tuple[list[bytes], dict[str, Any]]:
-    """Items and other members, by the standard library's scanner: slower, and it takes lone surrogates and bytes that
-    are not UTF-8.
+    """Items and other members, by the standard library's scanner: slower, and it takes lone surrogates, bytes that are
+    not UTF-8, and `NaN` and `Infinity`.
 
     One such event must not keep its whole page from being read.
     """
@@ -157,12 +160,8 @@ def _next(text: str, at: int, end: str) -> int:
     return at
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
 # Numbers stay text: a long one must not meet a limit of Python's.
-_scan = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_no_constant, strict=False).raw_decode
+_scan = json.JSONDecoder(parse_int=str, parse_float=str, strict=False).raw_decode
 
 
 def facts(raw: bytes) -> Facts:
@@ -176,10 +175,20 @@ def facts(raw: bytes) -> Facts:
         return _facts_of_odd(raw)
 
 
+class _NoJsonError(Exception):
+    """`NaN` or `Infinity`, which JSON does not have."""
+
+
+def _no_constant(_: str) -> None:
+    raise _NoJsonError
+
+
 def _facts_of_odd(raw: bytes) -> Facts:
     """The standard library takes what msgspec does not: lone surrogates in escapes, bytes that are not UTF-8."""
     try:
-        fields = json.loads(raw.decode("utf-8", "surrogateescape"))
+        fields = json.loads(raw.decode("utf-8", "surrogateescape"), parse_constant=_no_constant)
+    except _NoJsonError:
+        return Facts(is_object=False)
     except (ValueError, RecursionError):
         return Facts()
     return _made(fields.get("id"), fields.get("created_at"), fields.get("type"))

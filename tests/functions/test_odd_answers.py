@@ -1,5 +1,6 @@
 """Answers that the real Sophos Central has not been seen to give, and that must do no harm."""
 
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -58,6 +59,18 @@ def test_a_token_that_an_api_echoes_is_repeated_nowhere(
     assert ("(r-1)" in told) == (status in (403, 404))
     assert sophos.tokens
     assert not [token for token in sophos.tokens if token[:12] in told]
+
+
+def test_an_event_with_nan_is_set_aside_alone_and_a_byte_order_mark_is_passed_over(own: Site, sophos: Sophos) -> None:
+    page = b'{"has_more": false, "next_cursor": "c", "items": [{"id": "1"}, {"id": "2", "x": NaN}, {"id": "3"}]}'
+    sophos.says[PAGE_PATH] = lambda *_: (200, b"\xef\xbb\xbf" + page)
+    (line,) = own.results("fetch-page")
+    assert (line["events"], "problem" in line) == (3, False)
+    (line,) = own.results("forward-batch")
+    assert (line["acked"], line["set_aside"]) == (2, 1)
+    assert own.raws() == [b'{"id": "1"}', b'{"id": "3"}']
+    (aside,) = [file.read_text() for file in Path(own.folder, "store", "dead").rglob("*") if file.is_file()]
+    assert json.loads(aside)["raw"] == '{"id": "2", "x": NaN}'
 
 
 def test_a_password_that_the_proxy_echoes_is_not_repeated() -> None:

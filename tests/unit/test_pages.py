@@ -98,6 +98,25 @@ def test_what_is_no_page_is_refused_whole(body: bytes) -> None:
         pages.split(body, None)
 
 
+CONSTANTS = [b"NaN", b"Infinity", b"-Infinity"]
+
+
+@pytest.mark.parametrize("constant", CONSTANTS)
+def test_an_event_that_is_no_json_keeps_no_other_from_being_read(constant: bytes) -> None:
+    items = [b'{"id": "1"}', b'{"id": "2", "deep": [{"x": %s }]}' % constant, constant, b'{"id": "NaN"}']
+    page = pages.split(b'{"has_more": true, "items": [' + b" , ".join(items) + b'], "next_cursor": "c"}', None)
+    assert (list(page.items), page.has_more, page.next_cursor) == (items, True, "c")
+    assert [pages.facts(item).is_object for item in page.items] == [True, False, False, True]
+    with pytest.raises(ProtocolError):
+        pages.split(b'{"has_more": %s, "items": [], "next_cursor": "c"}' % constant, None)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_page() -> None:
+    body = b'\xef\xbb\xbf{"has_more": false, "items": [{"id": "1"}], "next_cursor": "c", "pages": {}}'
+    assert pages.split(body, None).items == (b'{"id": "1"}',)
+    assert pages.split_devices(body, None).items == (b'{"id": "1"}',)
+
+
 @given(st.data())
 def test_a_cut_page_is_never_taken_for_a_whole_one(data: st.DataObject) -> None:
     items = (SAMPLES / "sample-events.jsonl").read_bytes().splitlines()[:3]
