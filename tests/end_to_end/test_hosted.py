@@ -104,6 +104,9 @@ def test_every_event_arrives_once_and_none_is_lost_though_each_process_is_killed
                 first.kill()
             del found.engine.faults["delay"]
             with relay(found):
+                found.engine.stop()
+                platform.tick()
+                found.engine.start()
                 while not done(EVENTS):
                     platform.tick()
                     platform.sweep()
