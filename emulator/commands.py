@@ -382,14 +382,26 @@ def _day(since: str | None) -> str:
 
 def _running(config: Config) -> dict[str, Any] | None:
     """What a running emulator says, which knows more than the store; None where none answers."""
-    host, port = config.listen
     try:
-        answer = requests.get(f"http://{host}:{port}/status", timeout=5, proxies={"http": "", "https": ""})
+        answer = _asked(config.listen, "/status", reading=5)
         found: dict[str, Any] = answer.json()
     except (requests.RequestException, ValueError):
         return None
     # Something else may listen there, or an emulator with another store.
     return found if answer.status_code == 200 and found.get("store") == config.store else None
+
+
+def _asked(listen: tuple[str, int], path: str, *, reading: float | None, stream: bool = False) -> requests.Response:
+    """What listens there answers, asked on this machine and under this machine's name, so that it lets us in."""
+    host, port = listen
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - everywhere is here too
+    return requests.get(
+        f"http://{f'[{host}]' if ':' in host else host}:{port}{path}",
+        headers={"Host": f"localhost:{port}"},
+        proxies={"http": "", "https": ""},
+        timeout=(5, reading),
+        stream=stream,
+    )
 
 
 def _refused(error: ConnectorError, *, as_json: bool) -> int:
@@ -428,10 +440,10 @@ def tail(location: str | None) -> int:
         signal.signal(number, lambda *_: os._exit(0))
     try:
         host, port = configuration.load(location).listen
-        with requests.get(
-            f"http://{host}:{port}/tail", stream=True, timeout=(5, None), proxies={"http": "", "https": ""}
-        ) as answer:
-            answer.raise_for_status()
+        with _asked((host, port), "/tail", reading=None, stream=True) as answer:
+            if answer.status_code != 200:
+                say(*_told(answer), file=sys.stderr)
+                return 1
             for line in answer.iter_lines(chunk_size=1):
                 if line:
                     # A tab stands between an event's fields only; it would be one of its text as an escape.
@@ -444,6 +456,15 @@ def tail(location: str | None) -> int:
     except BrokenPipeError:
         os._exit(0)  # Whoever read it has had enough.
     return 0
+
+
+def _told(answer: requests.Response) -> list[str]:
+    """Why something was refused, and what to do, in the words of whoever refused it."""
+    try:
+        problem = answer.json()
+        return [str(problem["detail"]), *([f"→ {problem['remedy']}"] if "remedy" in problem else [])]
+    except (ValueError, TypeError, KeyError):
+        return [f"{answer.url} answers {answer.status_code}: is it an emulator?"]
 
 
 def _print_problem(line: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """The commands as a person types them."""
 
+import contextlib
 import json
 import os
 import signal
@@ -182,6 +183,31 @@ def test_an_idle_emulator_asks_sophos_once_a_tick_and_writes_nothing() -> None:
             assert {seen.path for seen in list(found.central.requests)[asked:]} == {"/siem/v1/events"}
             assert emulator.end() == 0
     assert before == after
+
+
+def test_tail_tells_a_refusal_from_nobody_who_answers() -> None:
+    with site() as found, Emulator(found) as emulator, contextlib.ExitStack() as tails:
+        until(lambda: emulator.status() is not None, "the emulator")
+        for _ in range(3):
+            answer = tails.enter_context(requests.get(emulator.url("/tail"), stream=True, timeout=30))
+            assert next(answer.iter_content(1))
+        refused = command("tail", "--config", str(emulator.config), env=found.env)
+        assert refused.returncode == 1
+        assert refused.stderr == "3 tails are being read already\n→ End one of them.\n"
+        found.write_config(listen=f"127.0.0.1:{free_port()}")
+        nobody = command("tail", "--config", str(found.config), env=found.env)
+        assert (nobody.returncode, "no emulator answers" in nobody.stderr) == (1, True)
+        found.write_config(listen=found.central.url.removeprefix("http://"))
+        other = command("tail", "--config", str(found.config), env=found.env)
+        assert (other.returncode, "answers 404" in other.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "localhost"])  # noqa: S104 - nothing listens there
+def test_a_command_reaches_an_emulator_on_this_machine_whatever_it_listens_on(host: str) -> None:
+    with site() as found, Emulator(found) as emulator:
+        until(lambda: emulator.status() is not None, "the emulator")
+        found.write_config(listen=f"{host}:{emulator.port}")
+        assert "functions" in told(command("status", "--json", "--config", str(found.config), env=found.env))
 
 
 def test_tail_prints_events_as_they_pass() -> None:
