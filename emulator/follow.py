@@ -62,10 +62,12 @@ class Follower:
         *,
         look: float = LOOK_SECONDS,
         again: float = AGAIN_SECONDS,
+        keepalive: float = settings.KEEPALIVE_SECONDS,
     ) -> None:
         """`changed` is called after each change, when the functions can see it; the others are seconds."""
         self._look_seconds = look
         self._again_seconds = again
+        self._keepalive = keepalive
         self._workdir = workdir
         self._changed = changed
         self._handed = Handed()
@@ -140,7 +142,7 @@ class Follower:
             self.source = f"modules-config at {base.modules_config}"
             end = time.monotonic() + ONCE_SECONDS if once else math.inf
             for section in settings.streamed(
-                base, lambda: self._moved_on(seen) or time.monotonic() > end, self._look_seconds
+                base, lambda: self._moved_on(seen) or time.monotonic() > end, self._look_seconds, self._keepalive
             ):
                 self._take(section, self.source)
                 if once:

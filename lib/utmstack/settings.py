@@ -10,12 +10,14 @@ import base64
 import binascii
 import hashlib
 import queue
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -34,10 +36,16 @@ BLOCK = 16
 ROUNDS = 65536
 HTTP_SECONDS = 10
 LARGEST_SECTION = 64 << 20
+KEEPALIVE_SECONDS = 360.0
+"""How often a silent stream's server is asked whether it is there; grpc-go refuses it oftener than each 300."""
 
 WORKDIR = (
     "Set `utmstack.workdir` to the event processor's work folder as this machine sees it: the one that holds "
     "`pipeline/utmstack_plugins.yaml`, usually /utmstack/events-engine-workdir; and run as root, or as its owner."
+)
+INSIDE = (
+    "Only UTMStack's own network knows it: run the connector in a container on that network; or turn the module off in "
+    "UTMStack, and in the connector's configuration put `integrations` in place of `utmstack` (docs/utmstack.md)."
 )
 SAVE_AGAIN = "Open Integrations → Sophos Central in UTMStack, correct the group, and save."
 
@@ -272,7 +280,9 @@ def polled(base: Base) -> Found:
         section = answer.json()
     except (requests.RequestException, ValueError) as error:
         # While the backend starts, its proxy answers with a page.
-        raise SettingsDownError(f"UTMStack's backend at {base.backend} is not ready: {type(error).__name__}") from None
+        raise _down(
+            f"UTMStack's backend at {base.backend} is not ready: {type(error).__name__}", base.backend
+        ) from None
     if answer.status_code != 200 or not isinstance(section, dict):
         raise SettingsDownError(f"UTMStack's backend at {base.backend} answers {answer.status_code}")
     return of_section(section)
@@ -281,10 +291,12 @@ def polled(base: Base) -> Found:
 _KEY = "Correct `internalKey` in the pipeline folder's utmstack_plugins.yaml: the backend's INTERNAL_KEY."
 
 
-def streamed(base: Base, over: Callable[[], bool], pause: float) -> Iterator[Found]:
+def streamed(
+    base: Base, over: Callable[[], bool], pause: float, keepalive: float = KEEPALIVE_SECONDS
+) -> Iterator[Found]:
     """Every section that the plugin `modules-config` sends, as long as it does and `over` says no.
 
-    SettingsDownError when the stream ends, ConfigError where the key is refused.
+    SettingsDownError when the stream ends or its server is gone, ConfigError where the key is refused.
     """
     import grpc
 
@@ -307,7 +319,14 @@ def streamed(base: Base, over: Callable[[], bool], pause: float) -> Iterator[Fou
         except grpc.RpcError as error:
             inbox.put(_refusal(error, base.modules_config))
 
-    options = [("grpc.max_receive_message_length", LARGEST_SECTION), ("grpc.enable_http_proxy", 0)]
+    options = [
+        ("grpc.max_receive_message_length", LARGEST_SECTION),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.keepalive_time_ms", int(keepalive * 1000)),
+        ("grpc.http2.ping_timeout_ms", int(keepalive * 250)),
+        # Else there are two, and then none before something is sent: nothing ever is.
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
     with grpc.insecure_channel(base.modules_config, options=options) as channel:
         call = pb_grpc.ConfigServiceStub(channel).StreamConfig(  # type: ignore[no-untyped-call] # generated
             hello(), metadata=(("internal-key", base.internal_key),)
@@ -335,7 +354,17 @@ def _refusal(error: Any, address: str) -> ConnectorError:
         return ConfigError(f"UTMStack's modules-config at {address} refuses the internal key", remedy=_KEY)
     if code == grpc.StatusCode.UNIMPLEMENTED:
         return EngineRefusedError(f"{address} is not UTMStack's modules-config")
-    return SettingsDownError(f"UTMStack's modules-config at {address} cannot be followed: {code.name}")
+    return _down(f"UTMStack's modules-config at {address} cannot be followed: {code.name}", f"//{address}")
+
+
+def _down(what: str, url: str) -> SettingsDownError:
+    """A name that is not known here does not become known by waiting: it is one of UTMStack's own network."""
+    host = urlsplit(url).hostname
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        return SettingsDownError(f"{what}; {host} is a name that this machine does not know", remedy=INSIDE)
+    return SettingsDownError(what)
 
 
 def _plain(section: Any) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from emulator.central import CentralServer, Clock, Credential, Fault, Tenant
 from emulator.follow import Follower
-from lib.live import read_followed
+from lib import config as configuration
+from lib.live import read_followed, with_followed
 from lib.utmstack import settings
 from lib.utmstack.pb import modules_config_pb2 as pb
 from lib.utmstack.pb import modules_config_pb2_grpc as pb_grpc
@@ -78,8 +79,8 @@ def workdir(tmp_path: Path) -> Workdir:
 
 
 @contextlib.contextmanager
-def following(workdir: Workdir) -> Iterator[Follower]:
-    follower = Follower(str(workdir.path), look=0.1, again=0.3)
+def following(workdir: Workdir, keepalive: float = settings.KEEPALIVE_SECONDS) -> Iterator[Follower]:
+    follower = Follower(str(workdir.path), look=0.1, again=0.3, keepalive=keepalive)
     follower.start()
     try:
         yield follower
@@ -285,6 +286,67 @@ def test_the_stream_of_version_11_is_followed(tmp_path: Path) -> None:
         has(follower)
 
 
+class Wire:
+    """A connection's way to a server, that can be cut without a word to either end."""
+
+    def __init__(self, address: str) -> None:
+        self._host, _, port = address.rpartition(":")
+        self._port = int(port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._ends: list[socket.socket] = []
+        self._cut = threading.Event()
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        self._cut.set()
+
+    def close(self) -> None:
+        self._listener.close()
+        for each in self._ends:
+            each.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection((self._host, self._port))
+                self._ends += [near, far]
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=pair, daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if not self._cut.is_set():
+                    sink.sendall(data)
+
+
+def test_a_stream_whose_server_is_gone_without_a_word_is_noticed(tmp_path: Path) -> None:
+    assert settings.KEEPALIVE_SECONDS > 300, "grpc-go refuses to be asked more often"
+    with (
+        modules_config() as (service, address),
+        contextlib.closing(Wire(address)) as wire,
+        following(Workdir(tmp_path, modulesConfig=wire.address), keepalive=4.0) as follower,
+    ):
+        service.send("acme")
+        has(follower, "acme")
+        wire.cut()
+        until(lambda: bool(follower.problems), "the silence is told", 30)
+        assert "cannot be followed: UNAVAILABLE" in str(follower.problems[0])
+        assert set(handed(follower)) == {"acme"}
+
+
+@pytest.mark.parametrize("source", [{"modulesConfig": "nowhere.invalid:9003"}, {"backend": "http://nowhere.invalid"}])
+def test_a_name_that_only_utmstacks_network_knows_is_told_with_what_to_do(
+    tmp_path: Path, source: dict[str, str]
+) -> None:
+    with following(Workdir(tmp_path, **source)) as follower:
+        until(lambda: bool(follower.problems), "a problem")
+        assert "nowhere.invalid is a name that this machine does not know" in str(follower.problems[0])
+        assert "in a container on that network" in follower.problems[0].remedy
+
+
 def test_a_refused_internal_key_is_told(tmp_path: Path) -> None:
     with modules_config() as (_, address):
         workdir = Workdir(tmp_path, modulesConfig=address, internalKey="wrong")
@@ -348,6 +410,27 @@ def test_the_older_backend_is_asked_again_while_it_starts(tmp_path: Path) -> Non
         assert "is not ready" in str(follower.problems[0])
         has(follower, "old")
         assert handed(follower)["old"][:2] == ("id", "s")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_is_told_by_its_key_goes_before_what_is_told_by_its_name(order: int) -> None:
+    def told(word: str) -> list[dict[str, str]]:
+        by_key = [("sophos_client_id", "", f"{word} id"), ("sophos_x_api_key", "", f"{word} secret")]
+        by_name = [("other", "Client Id", "another id"), ("other", "CLIENT SECRET", "another secret")]
+        found = [*by_key, *by_name] if word else by_name
+        return [{"confKey": key, "confName": name, "confValue": value} for key, name, value in found[::order]]
+
+    assert settings.credential_of_form(told("right"), [KEY]) == ("right id", "right secret")
+    assert settings.credential_of_form(told(""), [KEY]) == ("another id", "another secret")
+
+
+def test_an_integration_of_the_connectors_own_file_goes_before_a_group_of_that_name(workdir: Workdir) -> None:
+    workdir.save(("acme", "not this one"), ("bob", SECRET))
+    with site(utmstack={"workdir": str(workdir.path)}) as here, following(workdir) as follower:
+        has(follower, "acme", "bob")
+        found = with_followed(configuration.load(str(here.config)), read_followed(Path(follower.path)))
+        assert [each.name for each in found.integrations] == ["acme", "bob"]
+        assert here.command("test-connection")["acme"]["ok"], "with its own secret"
 
 
 def test_the_product_follows_utmstack_and_serves_its_test_connection(workdir: Workdir) -> None:
