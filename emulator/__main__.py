@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 # ruff: noqa: PLC0415 - each command loads only what it uses
 
 EPILOG = """\
 exit status: 0 all is well; 1 something needs a look, and is named; 2 it cannot be done: a wrong configuration, an
 unknown name, a store that does not answer.
-
-examples:
-  python -m emulator check --config /etc/sophos-utmstack.yaml
-  python -m emulator test-connection --integration acme
-  python -m emulator status --json | jq '.streams[] | select(.problem)'
-  python -m emulator audit --since 7d
-  python -m emulator tail | jq -r .name
 """
+CONFIG = "--config /etc/sophos-utmstack.yaml"
+EXAMPLES = {
+    "run": (CONFIG, f"{CONFIG} --only forward-batch"),
+    "demo": ("", "--listen 127.0.0.1:9090"),
+    "central": ("", "--account account.yaml --tls-ca ca.pem"),
+    "engine": ("--socket /tmp/engine.sock",),
+    "relay": (CONFIG,),
+    "check": ("--json | jq -r '.faults[]?.fault'", CONFIG),
+    "completion": ("bash", "zsh"),
+    "tail": (CONFIG, "| jq -r .name"),
+    "status": (CONFIG, "--json | jq '.streams[] | select(.problem)'"),
+    "test-connection": ("--json | jq '.[].checks[] | select(.remedy)'", "--integration acme"),
+    "pause": ("acme",),
+    "resume": ("acme",),
+    "audit": ("--since 2026-03-10 --json", "--since 7d"),
+    "types": ("", "--integration acme --hours 6"),
+    "reconcile": ("--integration acme",),
+    "backfill": ("--since 12h", "--since 2026-03-10T08:00 --integration acme"),
+    "replay": ("--since 3d", "--batch archive/acme/0f1e2d3c/events/2026-03-10/000000000042.ndjson.gz"),
+    "missed": ("--since 7d",),
+    "switch-over": ("--after 0f1e2d3c-4b5a-4678-8796-a5b4c3d2e1f0",),
+}
+"""Of each command, what may follow its name; the last of them is shown for some of all commands together."""
+OVERVIEW = ("check", "test-connection", "status", "audit", "tail")
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -36,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m emulator",
         description=__doc__,
-        epilog=EPILOG,
+        epilog=EPILOG + "\n" + _examples({name: EXAMPLES[name][-1:] for name in OVERVIEW}),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -63,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     shell = add("completion", "print what completes these commands in a shell", _completion)
     shell.add_argument("shell", choices=("bash", "zsh"))
     shell.epilog = "bash: alias sophos-utmstack='python -m emulator'; source <(sophos-utmstack completion bash)"
-    add("tail", "print events as they pass, until Ctrl-C", _tail, config=True)
+    add("tail", "print events as they pass, until Ctrl-C: JSON lines, always", _tail, config=True, json=True)
     add("status", "how every stream stands", _status, config=True, json=True)
     test = add("test-connection", "test every station, and say what to do", _test_connection, config=True, json=True)
     test.add_argument("--integration", metavar="NAME", help="default: each")
@@ -101,7 +118,15 @@ def _parser() -> argparse.ArgumentParser:
         "switch-over", "forward what was observed since the old plugin's end", _switch_over, config=True, json=True
     )
     over.add_argument("--after", required=True, metavar="ID", help="the newest Sophos event that UTMStack shows")
+    for name, each in commands.choices.items():
+        each.formatter_class = argparse.RawDescriptionHelpFormatter
+        each.epilog = "\n\n".join(filter(None, (each.epilog, _examples({name: EXAMPLES[name]}))))
     return parser
+
+
+def _examples(of: Mapping[str, Sequence[str]]) -> str:
+    lines = (f"  python -m emulator {name} {rest}".rstrip() for name, each in of.items() for rest in each)
+    return "\n".join(("examples:", *lines))
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -138,7 +163,7 @@ def _completion(args: argparse.Namespace) -> int:
 def _tail(args: argparse.Namespace) -> int:
     from emulator.commands import tail
 
-    return tail(args.config)
+    return tail(args.config, as_json=args.json)
 
 
 def _status(args: argparse.Namespace) -> int:

@@ -433,8 +433,8 @@ class _Progress:
         print(f"\r\x1b[K{line}", end="\n" if up_to is None else "", file=sys.stderr, flush=True)
 
 
-def tail(location: str | None) -> int:
-    """Print the raw events that a running emulator fetches, as they pass, until it ends or Ctrl-C."""
+def tail(location: str | None, *, as_json: bool) -> int:
+    """Print the raw events that a running emulator fetches, which are JSON, as they pass, until it ends or Ctrl-C."""
     for number in (signal.SIGINT, signal.SIGTERM):
         # At once, whatever it waits for; also where a shell has started it with SIGINT ignored. Each line is flushed.
         signal.signal(number, lambda *_: os._exit(0))
@@ -449,7 +449,7 @@ def tail(location: str | None) -> int:
                     # A tab stands between an event's fields only; it would be one of its text as an escape.
                     say(line.decode("utf-8", "replace").replace("\t", " "))
     except ConnectorError as error:
-        return _refused(error, as_json=False)
+        return _refused(error, as_json=as_json)
     except requests.RequestException:
         say(f"no emulator answers on {host}:{port}: start `python -m emulator run`", file=sys.stderr)
         return 1

@@ -214,7 +214,7 @@ def test_tail_prints_events_as_they_pass() -> None:
     with site() as found, Emulator(found) as emulator:
         until(lambda: emulator.status() is not None, "the emulator")
         found.central.start_emitting(600)
-        arguments = [sys.executable, "-m", "emulator", "tail", "--config", str(emulator.config)]
+        arguments = [sys.executable, "-m", "emulator", "tail", "--json", "--config", str(emulator.config)]
         env = {**os.environ, **found.env}
         with subprocess.Popen(arguments, cwd=ROOT, env=env, stdout=subprocess.PIPE) as tail:
             assert tail.stdout is not None
