@@ -26,6 +26,8 @@ from lib.utmstack.pb import plugins_pb2, plugins_pb2_grpc
 CLOSE_SECONDS = 5.0
 """How long the engine may take to end a stream whose logs are all acknowledged."""
 PROBE_SECONDS = 5.0
+LARGE = 64 * 1024
+"""No engine refuses a smaller log for its size: behind a RESOURCE_EXHAUSTED for one, there is want of capacity."""
 _RELAY_REMEDY = (
     "Check that the relay runs, that this host reaches it, and that `engine_access` is what the relay asks for "
     "(it hangs up on a missing or expired client certificate); waiting batches are kept and sent by themselves."
@@ -49,6 +51,8 @@ class _Stream:
     """One gRPC stream of a delivery."""
 
     window_logs: int
+    witness: int = 0
+    """The number of a log that goes before all others, to tell a log that is refused from an engine that is full."""
     in_flight: dict[str, _Entry] = field(default_factory=dict)
     """Sent on this stream and not acknowledged, by id, oldest first."""
     over: threading.Event = field(default_factory=threading.Event)
@@ -105,10 +109,10 @@ class Engine:
             return
         self._reach()
         failures = 0
-        narrow = False
+        narrow, witness = False, 0
         while True:
             settled = delivery.settled
-            stream = _Stream(1 if narrow else self._window_logs)
+            stream = _Stream(1 if narrow else self._window_logs, witness)
             try:
                 yield from self._run(delivery, stream, deadline)
                 if delivery.done:
@@ -118,10 +122,14 @@ class Engine:
                     f"the engine ended the stream with {delivery.unacked} logs unacknowledged"
                 )
             except grpc.RpcError as failure:
-                refused = _log_refused(failure, stream) if narrow else None
-                if refused is not None:
-                    raise refused from None
-                narrow = _is_about_a_log(failure)
+                alone = next(iter(stream.in_flight), "") if narrow and len(stream.in_flight) == 1 else ""
+                named, large = _is_about_a_log(failure), _is_about_a_large_log(failure, stream)
+                # Only where a small log has just passed before it is the engine not simply full.
+                if alone and (named or (large and stream.witness and delivery.settled == settled)):
+                    reason = f"the engine refused it: {failure.code().name}: {failure.details()}"
+                    raise LogRefusedError(reason, log_id=alone) from None
+                narrow = named or large
+                witness = delivery.small() if alone and large else 0
                 error = self._error(failure, stream)
             failures = 1 if delivery.settled > settled else failures + 1
             pause = full_jitter(failures, self._jitter(), base=0.5, cap=30.0)
@@ -279,8 +287,23 @@ class _Delivery:
         if self._fault is not None:
             raise self._fault
 
+    def small(self) -> int:
+        """The number of the first small log behind the oldest one, 0 where none is at hand."""
+        number = self.settled + 2
+        while True:
+            if number > self._read and self._has_room:
+                self._read_one(number)
+            if number > self._read:
+                return 0
+            entry = self._unacked(number)
+            if entry is not None and entry.size < LARGE:
+                return number
+            number += 1
+
     def requests(self, stream: _Stream) -> Iterator[plugins_pb2.Log]:
-        """What is not acknowledged, then what is new, as far as the window allows."""
+        """What is not acknowledged, then what is new, as far as the window allows; a witness before all."""
+        if stream.witness and (entry := self._take(stream, stream.witness)):
+            yield entry.message
         number = self.settled + 1
         while not stream.over.is_set():
             entry = self._take(stream, number)
@@ -387,10 +410,7 @@ def _is_about_a_log(failure: grpc.RpcError) -> bool:
     return failure.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and too_large
 
 
-def _log_refused(failure: grpc.RpcError, stream: _Stream) -> LogRefusedError | None:
-    """The refusal of the one log that was in flight on a narrow stream."""
-    if not _is_about_a_log(failure) or len(stream.in_flight) != 1:
-        return None
-    return LogRefusedError(
-        f"the engine refused it: {failure.code().name}: {failure.details()}", log_id=next(iter(stream.in_flight))
-    )
+def _is_about_a_large_log(failure: grpc.RpcError, stream: _Stream) -> bool:
+    """Whether a large log in flight may be the reason, in whatever words."""
+    is_exhausted = failure.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    return is_exhausted and any(entry.size >= LARGE for entry in stream.in_flight.values())

@@ -992,6 +992,51 @@ def test_the_largest_log_that_is_allowed_arrives_at_the_engine_in_go(folder: Pat
         assert error.log_id == "log-1"
 
 
+class FullEngine(HeldEngine):
+    """Answers RESOURCE_EXHAUSTED, in words of its own, to logs over a size, and to all once it has taken so many."""
+
+    def __init__(self, largest: int, room: int = 1_000_000) -> None:
+        super().__init__()
+        self.taken: list[str] = []
+        self._largest, self._room = largest, room
+
+    def Input(self, request_iterator: Iterator[plugins_pb2.Log], context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: N802
+        for each in request_iterator:
+            if len(each.raw) > self._largest or len(self.taken) >= self._room:
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "message too large")
+            self.taken.append(each.id)
+            yield plugins_pb2.Ack(lastId=each.id)
+
+
+@pytest.mark.parametrize("place", [1, 2, 6, 9])
+def test_a_log_that_is_too_large_in_other_words_is_named_once_a_small_one_has_passed(folder: Path, place: int) -> None:
+    sent = logs_to(10)
+    sent[place - 1 : place] = [log(place, b"x" * 100_000, "large"), log(place, b"x" * 90_000, "large too")]
+    other = FullEngine(80_000)
+    with serving(folder / "e.sock", other), client(folder / "e.sock") as engine:
+        for name in ("large", "large too"):
+            _, error = failed(engine, iter(sent), LogRefusedError)
+            assert error.log_id == name
+            assert "message too large" in str(error)
+            sent = [each for each in sent if each.id != name]
+        assert list(engine.deliver(iter(sent)))[-1] == 9
+    assert set(other.taken) == set(ids(sent))
+
+
+@pytest.mark.parametrize("room", [0, 4, 5])
+def test_a_full_engine_is_a_failure_that_passes_however_large_the_log(folder: Path, room: int) -> None:
+    sent = logs_to(10)
+    sent[4] = log(5, b"x" * 100_000)
+    with serving(folder / "e.sock", FullEngine(1_000_000, room)), client(folder / "e.sock", tries=9) as engine:
+        counts, _ = failed(engine, iter(sent), EngineDownError)
+    assert counts[-1:] == ([room] if room else [])
+
+
+def test_a_large_log_that_no_small_one_follows_is_kept(folder: Path) -> None:
+    with serving(folder / "e.sock", FullEngine(80_000)), client(folder / "e.sock") as engine:
+        failed(engine, iter([*logs_to(3), log(4, b"x" * 100_000)]), EngineDownError)
+
+
 # The engine in Go
 
 
