@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -152,7 +153,7 @@ class FetchPage:
 
         `deadline` is a monotonic time: no page is begun after it.
         """
-        room = self.max_pending_bytes - sum(waiting.entry.size for waiting in self.books.batches.waiting())
+        room = Room(self.max_pending_bytes - sum(waiting.entry.size for waiting in self.books.batches.waiting()))
         begun: list[Future[Run]] = []
         with ThreadPoolExecutor(self.workers) as pool:
 
@@ -256,6 +257,24 @@ class FetchPage:
             return Run(outcome=_outcome_of(trouble), trouble=trouble)
 
 
+class Room:
+    """The bytes that may still wait in the store, for all streams of a call: each may go a page beyond, no more."""
+
+    def __init__(self, left: int) -> None:
+        self._left = left
+        self._lock = threading.Lock()
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether no further page is asked for."""
+        return self._left <= 0
+
+    def take(self, size: int) -> None:
+        """Count what was stored."""
+        with self._lock:
+            self._left -= size
+
+
 class Reading:
     """One call's reading of one stream."""
 
@@ -264,7 +283,7 @@ class Reading:
         use_case: FetchPage,
         job: Job,
         *,
-        room: int,
+        room: Room,
         max_pages: int | None,
         deadline: float,
     ) -> None:
@@ -339,7 +358,7 @@ class Reading:
         run = self._run
         while self._max_pages is None or run.pages < self._max_pages:
             run.has_more = True
-            if self._room <= 0:
+            if self._room.is_used_up:
                 run.outcome = PAUSED
                 return
             if run.pages and self._use_case.monotonic() >= self._deadline:
@@ -385,7 +404,7 @@ class Reading:
     def _stored(self, header: Header, size: int) -> None:
         """Count a batch that is durable."""
         run = self._run
-        self._room -= size
+        self._room.take(size)
         run.outcome = FETCHED
         run.events += header.count
         run.bytes += size
@@ -394,7 +413,7 @@ class Reading:
     def _reconcile(self) -> None:
         """Where nothing new waits at Sophos: on the slower clock, look for what lies behind the cursor."""
         every, run = self._feed.reconcile, self._run
-        if every is None or run.has_more or run.trouble is not None or self._room <= 0:
+        if every is None or run.has_more or run.trouble is not None or self._room.is_used_up:
             return
         if self._use_case.reconcile.due(self._stream, every) and self._budget.has_room:
             run.reconciled = self._use_case.reconcile.run(self._integration, self._target, deadline=self._deadline)

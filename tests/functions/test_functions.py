@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from emulator.central import CentralServer, Credential, Fault, Tenant
+from emulator.central import CentralServer, Credential, Fault, Settings, Tenant
 from infra.stage import stage
 from lib.model.stream import Stream
 from tests.site import SECRET, Site, free_port, site, until
@@ -230,6 +230,22 @@ def test_fetching_pauses_when_too_much_waits_and_resumes_by_itself() -> None:
             found.results("forward-batch")
             found.results("fetch-page")
         assert found.raws() == found.central.raws(found.central.default_tenant)
+
+
+def test_all_streams_of_a_call_share_the_room_for_what_waits() -> None:
+    names = ["t-1", "t-2", "t-3", "t-4"]
+    central = CentralServer(
+        settings=Settings(page_cap=100),
+        tenants=[Tenant(id=name) for name in names],
+        credentials=[Credential(id_type="partner", id="p-1")],
+    )
+    for name in names:
+        central.fill(1000, tenant=name)
+    with site(central, limits={"max_pending_bytes": 300_000}) as found:
+        lines = found.results("fetch-page")
+        assert {line["outcome"] for line in lines} <= {"fetched", "paused"}
+        sizes = [waiting.entry.size for waiting in found.books.batches.waiting()]
+        assert 300_000 <= sum(sizes) <= 300_000 + len(names) * max(sizes)
 
 
 def test_a_call_hands_over_at_its_deadline_and_the_next_goes_on() -> None:
