@@ -131,9 +131,15 @@ def _follow(found: _Stream, receipt: _Receipt, named: set[int], since: str) -> N
         return
     first = before.sequence + 1 if before else number if since else 1
     unbroken = fields["previous"] == (before.digest if before else fields["previous"] if since else "")
-    if number > first and first not in named:
+    missing, last = first, number - 1
+    # A gap is named by the first of its batches. An unbroken chain shows that it holds all of them.
+    while missing in named:
+        missing = number if unbroken else missing + 1
+    while not unbroken and last in named:
+        last -= 1
+    if missing <= last:
         code, what = (BATCH_MISSING, "batches") if unbroken else (RECEIPT_MISSING, "receipts")
-        found.note(code, first, f"{what} {_range(first, number - 1)} are missing")
+        found.note(code, missing, f"{what} {_range(missing, last)} are missing")
         found.total = found.total if unbroken else None
     elif not unbroken:
         altered = before.sequence if before else number

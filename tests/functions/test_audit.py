@@ -133,6 +133,25 @@ def test_an_edited_cursor_is_remembered_when_the_product_writes_it_again(store: 
     assert ("cursor_edited", None) in findings(store)
 
 
+def test_a_receipt_that_was_removed_beside_a_named_gap_is_named_by_itself() -> None:
+    with site(every="1h") as found:
+        for _ in range(6):
+            found.central.emit(20)
+            found.results("fetch-page")
+        for number in (3, 2):
+            batches(found)[number].unlink()
+        found.results("forward-batch")
+        assert findings(found) == []
+        paths = {int(path.stem): path for path in receipts(found)}
+        assert {1, 2, 5, 6} <= paths.keys()
+        paths[5].unlink()
+        assert findings(found) == [("receipt_missing", 4)]
+        (line,) = audit(found.books)["streams"]
+        assert line["findings"][0]["detail"] == "receipts 4 to 5 are missing"
+        paths[2].unlink()
+        assert findings(found) == [("receipt_missing", 2)]
+
+
 def test_a_lost_batch_becomes_a_named_gap_once_the_next_one_is_delivered() -> None:
     with site(every="1h") as found:
         for _ in range(3):
