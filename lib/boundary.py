@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -157,7 +158,7 @@ def _called(request: Request, schema: Schema, call: Call, event: Call | None) ->
     if event is None:
         raise BadRequestError(("", "this function takes no CloudEvents"))
     structured = request.mimetype == STRUCTURED
-    data = fields.get("data") if structured else fields
+    data = _data_of(fields) if structured else fields
     if kind == PUBLISHED:
         kind, data = _unwrapped(data)
     if kind != FINALIZED:
@@ -193,6 +194,16 @@ def _event_type(request: Request, fields: Mapping[str, Any]) -> str | None:
         return kind
     pushed = PUBLISHED if isinstance(fields.get("message"), dict) and "subscription" in fields else None
     return request.headers.get("ce-type", pushed)
+
+
+def _data_of(event: Mapping[str, Any]) -> object:
+    """The data of a CloudEvent in structured mode, which may carry it in base64."""
+    if "data_base64" not in event:
+        return event.get("data")
+    try:
+        return json.loads(b64decode(event["data_base64"], validate=True))
+    except (ValueError, TypeError, RecursionError):
+        raise BadRequestError(("/data_base64", "the event's data is not JSON in base64")) from None
 
 
 def _unwrapped(data: object) -> tuple[str | None, dict[str, Any]]:

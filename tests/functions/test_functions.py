@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -140,19 +141,24 @@ def pushed(name: str, kind: str = "OBJECT_FINALIZE") -> dict[str, object]:
 @pytest.mark.parametrize(
     ("kind", "wrapped", "structured"),
     [
-        (FINALIZED, False, False),
-        (FINALIZED, False, True),
-        (PUBLISHED, True, False),
-        (PUBLISHED, True, True),
-        (None, True, False),
+        (FINALIZED, False, None),
+        (FINALIZED, False, "data"),
+        (FINALIZED, False, "data_base64"),
+        (PUBLISHED, True, None),
+        (PUBLISHED, True, "data"),
+        (PUBLISHED, True, "data_base64"),
+        (None, True, None),
     ],
 )
-def test_a_storage_event_forwards_its_stream(own: Site, kind: str | None, *, wrapped: bool, structured: bool) -> None:
+def test_a_storage_event_forwards_its_stream(
+    own: Site, kind: str | None, *, wrapped: bool, structured: str | None
+) -> None:
     (line,) = own.results("fetch-page")
     name = line["batches"][0]
     data = pushed(name) if wrapped else {"bucket": "b", "name": name}
     if structured:
-        event = {"specversion": "1.0", "id": "1", "type": kind, "source": "s", "data": data}
+        carried = b64encode(json.dumps(data).encode()).decode() if structured == "data_base64" else data
+        event = {"specversion": "1.0", "id": "1", "type": kind, "source": "s", structured: carried}
         answer = own.post("forward-batch", event, {"Content-Type": "application/cloudevents+json"})
     else:
         headers = {"ce-type": kind, "ce-id": "1", "ce-source": "s", "ce-specversion": "1.0"} if kind else {}
@@ -169,6 +175,9 @@ def test_a_storage_event_forwards_its_stream(own: Site, kind: str | None, *, wra
         ({"ce-type": "google.cloud.storage.object.v1.finalized"}, {"name": "batches/../../x.ndjson"}, 200),
         ({"ce-type": "google.cloud.storage.object.v1.finalized"}, {}, 400),
         ({"Content-Type": "application/cloudevents+json"}, {"data": {}}, 400),
+        ({"Content-Type": "application/cloudevents+json"}, {"type": FINALIZED, "data_base64": "no"}, 400),
+        ({"Content-Type": "application/cloudevents+json"}, {"type": FINALIZED, "data_base64": 7}, 400),
+        ({"Content-Type": "application/cloudevents+json"}, {"type": FINALIZED, "data_base64": "e30="}, 400),
         ({}, pushed("batches/a/b/events/1.ndjson", "OBJECT_DELETE"), 200),
         ({}, {"message": {"data": "e30="}, "subscription": "s"}, 200),
         ({"ce-type": PUBLISHED}, {"message": 7}, 200),
