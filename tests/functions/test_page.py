@@ -1,15 +1,20 @@
 """What the operator's page answers, without a browser: events that pass, odd names, actions."""
 
 import html
+import json
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from emulator.central import DEFAULT_TENANT_ID, CentralServer, Credential
+from emulator.central import DEFAULT_TENANT_ID, CentralServer, Credential, Tenant
+from lib.model.position import Position
+from lib.model.stream import Stream
+from lib.store.base import ABSENT
 from tests.site import SECRET, Emulator, Site, site, until
 
 NAME = "a/b & ü%2F?"
@@ -111,3 +116,94 @@ def test_run_now_tries_at_once_what_was_held_back_and_is_mended(tmp_path: Path) 
         secret.write_text("another")
         act(emulator, "run", integration="acme")
         until(lambda: lines("integrations")[0]["state"] == "collecting", "the integration", seconds=20)
+
+
+EVIL = "<i>evil</i>"
+QUIET = Stream(EVIL, DEFAULT_TENANT_ID, "alerts")
+
+
+def event(name: str) -> bytes:
+    return json.dumps({"id": f"id of {name}", "type": "Event::Endpoint::Threat", "name": name}).encode()
+
+
+@pytest.fixture(scope="module")
+def hourly() -> Iterator[tuple[Site, Emulator]]:
+    """Nothing happens by itself for an hour; one stream has been silent for three."""
+    central = CentralServer(tenants=[Tenant(name=EVIL)], credentials=[Credential(id_type="partner", id="p-1")])
+    integration = {"name": EVIL, "client_id": "demo-client", "client_secret": SECRET, "streams": ["events", "alerts"]}
+    with site(central, integrations=[integration], every="1h", archive="1d") as found:
+        silent = Position(events=60, pace_seconds=1.0, newest=datetime.now(UTC) - timedelta(hours=3))
+        found.books.positions.write(QUIET, silent, expected=ABSENT)
+        central.append(DEFAULT_TENANT_ID, "events", [event(EVIL)])
+        with Emulator(found) as emulator:
+            until(lambda: (emulator.status() or {}).get("acked", 0) >= 1, "everything delivered")
+            yield found, emulator
+
+
+def of_events(emulator: Emulator) -> str:
+    return next(link for link in links(emulator, "/stream") if link.endswith("stream=events"))
+
+
+def section(text: str, title: str) -> str:
+    """What stands below a heading of a page."""
+    return text.partition(f"<h2>{title}</h2>")[2].partition("<h2>")[0]
+
+
+def test_what_others_have_named_is_text_and_no_markup(hourly: tuple[Site, Emulator]) -> None:
+    _, emulator = hourly
+    (of_test, *_) = links(emulator, "/test")
+    for path in ("/", of_events(emulator), of_test):
+        shown = get(emulator, path)
+        assert html.escape(EVIL) in shown
+        assert "<i>" not in shown
+    newest = section(get(emulator, of_events(emulator)), "Newest events")
+    assert html.unescape(newest).count(event(EVIL).decode()) == 1
+
+
+def test_events_are_shown_to_who_may_act_only(hourly: tuple[Site, Emulator]) -> None:
+    _, emulator = hourly
+    passed_on = {"X-Forwarded-For": "192.0.2.7"}
+    shown = [get(emulator, of_events(emulator), headers) for headers in ({}, passed_on)]
+    assert ["<pre" in section(each, "Newest events") for each in shown] == [True, False]
+
+
+def test_a_silent_stream_and_the_calls_that_are_left_are_shown(hourly: tuple[Site, Emulator]) -> None:
+    _, emulator = hourly
+    shown = get(emulator, "/")
+    assert "usually speaks, and has been silent since" in shown
+    assert re.search(r'<td class="n">[1-9]\d* of 100<', shown)
+
+
+def test_run_now_fetches(hourly: tuple[Site, Emulator]) -> None:
+    found, emulator = hourly
+    found.central.append(DEFAULT_TENANT_ID, "events", [event("run")])
+    act(emulator, "run", integration=EVIL)
+    until(lambda: event("run") in found.raws(), "what was fetched now", seconds=20)
+
+
+def test_what_waits_for_the_engine_is_listed(hourly: tuple[Site, Emulator]) -> None:
+    found, emulator = hourly
+    assert "<li>" not in section(get(emulator, of_events(emulator)), "Waiting batches")
+    found.engine.stop()
+    found.central.append(DEFAULT_TENANT_ID, "events", [event("wait")])
+    act(emulator, "run")
+    until(lambda: "<li>" in section(get(emulator, of_events(emulator)), "Waiting batches"), "a batch that waits")
+    found.engine.start()
+    until(lambda: (emulator.status() or {}).get("pending_batches") == 0, "its delivery")
+
+
+def test_reconcile_finds_what_came_late_and_the_page_says_how_late(hourly: tuple[Site, Emulator]) -> None:
+    found, emulator = hourly
+    found.central.insert_late(DEFAULT_TENANT_ID, "events", [event(f"late {number}") for number in range(3)])
+    act(emulator, "reconcile", integration=EVIL)
+    until(lambda: "3 were missing" in section(get(emulator, "/"), "Asked for here"), "the reconciliation")
+    shown = section(get(emulator, of_events(emulator)), "Last reconciliation")
+    assert "3 were missing" in shown
+    assert '<td class="n">3</tr>' in shown.partition("How late they were")[2]
+
+
+def test_replay_sends_again_what_was_kept(hourly: tuple[Site, Emulator]) -> None:
+    found, emulator = hourly
+    act(emulator, "replay", since="1d")
+    until(lambda: found.raws().count(event(EVIL)) == 2, "what was kept, again", seconds=20)
+    until(lambda: "acked" in section(get(emulator, "/"), "Asked for here"), "the report")
