@@ -1,10 +1,12 @@
 """Metrics by Prometheus's conventions; alerts that fire when what they are about happens, and not else."""
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+import psutil
 import pytest
 import yaml
 from prometheus_client import generate_latest
@@ -20,7 +22,7 @@ from lib.model.duration import parse_duration
 from lib.model.stream import Stream
 from lib.pipeline.accounts import Accounts
 from lib.pipeline.schedules import Schedules
-from tests.site import ROOT, Site, site, until
+from tests.site import ROOT, WAIT_SECONDS, Site, site, until
 
 RULES = yaml.safe_load((ROOT / "infra/prometheus/alerts.yml").read_text())["groups"][0]["rules"]
 DASHBOARD = json.loads((ROOT / "infra/grafana/sophos-utmstack.json").read_text())
@@ -197,7 +199,18 @@ def somebody_pauses(watched: Watched) -> timedelta:
 
 
 def a_function_dies(watched: Watched) -> timedelta:
-    watched.platform.functions["fetch-page"].restarts += 4
+    function = watched.platform.functions["fetch-page"]
+    ends = function.restarts + 4
+
+    def ended() -> bool:
+        for each in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "fetch_page" in each.cmdline():
+                    each.kill()
+        return function.restarts >= ends
+
+    until(ended, "four restarts")
+    assert function.is_up(WAIT_SECONDS)
     return timedelta(0)
 
 
