@@ -296,6 +296,16 @@ def test_while_sophos_does_not_say_whose_a_credential_is_the_others_are_read_wit
         assert (old["integration"], old["outcome"], old["events"]) == ("known", "fetched", 3)
 
 
+def test_a_call_hands_over_before_the_platform_ends_it() -> None:
+    with site() as found:
+        found.env["CLOUD_RUN_TIMEOUT_SECONDS"] = "17"
+        found.central.fill(4000)
+        found.central.faults.add(Fault("slow", path="/siem", seconds=0.8, times=None))
+        (line,) = found.results("fetch-page")
+        assert line["has_more"]
+        assert 1 <= line["pages"] < 4
+
+
 def test_a_wrong_secret_fails_with_a_remedy_and_is_not_hammered() -> None:
     with site() as found:
         found.env["SITE_SECRET"] = "not-the-secret"
