@@ -2,6 +2,7 @@
 
 import configparser
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import yaml
 
 from emulator.central import CentralServer
 from emulator.notify import notify, watchdog_seconds
+from lib import config as configuration
 from tests.site import ROOT, free_port, site
 
 UTMSTACK = ROOT / "infra/utmstack"
@@ -115,6 +117,38 @@ def test_the_compose_file_shares_the_sockets_folder_and_not_the_socket() -> None
     assert "/utmstack/events-engine-workdir/pipeline:/workdir/pipeline:ro" in connector["volumes"]
     assert (connector["read_only"], connector["cap_drop"], connector["deploy"]["replicas"]) == (True, ["ALL"], 1)
     assert connector["deploy"]["update_config"]["order"] == "stop-first"
+
+
+def test_beside_utmstack_one_port_is_used_everywhere_and_it_is_none_of_utmstacks() -> None:
+    host, port = configuration.load(str(UTMSTACK / "connector.yaml")).listen
+    assert (host, port in (8080, 9002, 9003, 50051)) == ("127.0.0.1", False)
+    services = yaml.safe_load((UTMSTACK / "compose.override.yaml").read_text())["services"]
+    connector = services["sophos-connector"]
+    assert f"http://127.0.0.1:{port}/healthz" in connector["healthcheck"]["test"][-1]
+    assert not {"ports", "security_opt"} & connector.keys(), "published, or ignored by a stack"
+    guide = (ROOT / "docs/utmstack.md").read_text()
+    for said in (
+        "`listen: 127.0.0.1:{}`. Then deploy",
+        "listen: 0.0.0.0:{}`",
+        "SOPHOS sophos-connector:{};",
+        "http://127.0.0.1:{}/api/v1/",
+    ):
+        assert said.format(port) in guide, said
+    assert not re.findall(r":\d*8080\b", guide)
+
+
+def test_the_guide_reads_the_tag_that_runs_before_the_stack_is_deployed(tmp_path: Path) -> None:
+    guide = (ROOT / "docs/utmstack.md").read_text()
+    (reading,) = re.findall(r"^export UTMSTACK_TAG=.*\\\n.*$", guide, re.MULTILINE)
+    assert guide.index(reading) < guide.index("docker stack deploy")
+    docker = tmp_path / "docker"
+    docker.write_text("#!/bin/sh\necho ghcr.example:5000/utmstack/eventprocessor:v11.2.1@sha256:0123abcd\n")
+    docker.chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", f"{reading}\necho $UTMSTACK_TAG"], env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "v11.2.1\n"
 
 
 def test_the_image_runs_as_a_user_of_its_own_and_holds_what_it_copies() -> None:
