@@ -30,6 +30,7 @@ with a cursor, false: only those without), `skip` (so many pass first), `times` 
     slow            answers after `seconds`
     huge            puts `size` bytes (default 64 MiB) of white space before the body
     same_cursor     has_more with the cursor that was sent
+    two_cursors     no items, has_more, and two cursors by turns
     empty_page      no items, has_more, another cursor for the same position
     unsorted        the page's items in reverse
     repeat          begins with the last item of the page before

@@ -10,7 +10,7 @@ from typing import Any
 
 from emulator.central.listener import Request
 
-PAGE_FAULTS = frozenset({"same_cursor", "empty_page", "unsorted", "repeat"})
+PAGE_FAULTS = frozenset({"same_cursor", "two_cursors", "empty_page", "unsorted", "repeat"})
 NAMES = PAGE_FAULTS | {
     "status",
     "not_json",

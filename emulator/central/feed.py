@@ -209,6 +209,9 @@ class Feed:
             case "empty_page":
                 # Another text for the same position: a cursor that moved, though the page holds nothing.
                 return Page([], _mid_run(self.kind, start, tail=f".{len(self._issued)}"), has_more=True)
+            case "two_cursors":
+                one, other = (_mid_run(self.kind, start, tail=tail) for tail in (".a", ".b"))
+                return Page([], other if query.cursor == one else one, has_more=True)
             case "unsorted":
                 return replace(page, raws=page.raws[::-1])
         return page

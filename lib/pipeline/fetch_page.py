@@ -301,6 +301,10 @@ class Reading:
         self._known = _Known(use_case.books, use_case.facts)
         self._saved = SavedPosition(Position(), ABSENT)
         self._run = Run()
+        self._before: Trouble | None = None
+        """What the stream's trouble was."""
+        self._asked: set[str | None] = set()
+        """The cursors that pages were read with since the last one with anything new."""
 
     def run(self) -> Run:
         """Read until Sophos has no more, or pages, room or time are used up; every failure is an answer."""
@@ -311,7 +315,7 @@ class Reading:
             return run
         try:
             self._saved = self._healed(self._books.positions.read(self._stream))
-            trouble = self._saved.position.trouble
+            trouble = self._before = self._saved.position.trouble
             if trouble is not None and trouble.holds_back(self._use_case.now()):
                 run.outcome, run.trouble = _outcome_of(trouble), trouble
             elif self._use_case.monotonic() >= self._deadline:
@@ -370,9 +374,13 @@ class Reading:
         run = self._run
         page, cursor = self._ask()
         run.pages += 1
+        events = run.events
         self._take(page, cursor)
         run.has_more = page.has_more
-        if page.has_more and page.next_cursor == cursor:
+        if run.events > events:
+            self._asked.clear()
+        self._asked.add(cursor)
+        if page.has_more and page.next_cursor in self._asked:
             self._stuck()
             return False
         return page.has_more
@@ -522,12 +530,15 @@ class Reading:
             self._saved = SavedPosition(position, self._saved.generation)
 
     def _stuck(self) -> None:
+        """Write the trouble down again, which the page itself has ended: it lasts until the cursor moves."""
         error = ProtocolError(
-            f"{self._stream}: Sophos says that there is more, and returns the cursor that it was sent",
+            f"{self._stream}: Sophos says that there is more, and returns a cursor that it was sent",
             remedy="Fetching goes on with the next tick. If it lasts, open a case with Sophos support.",
         )
         log.warning("%s", error)
-        self._run.trouble = trouble_after(self._saved.position.trouble, error, self._use_case.now(), None)
+        self._run.trouble = trouble_after(self._before, error, self._use_case.now(), None)
+        position = replace(self._saved.position, trouble=self._run.trouble)
+        self._saved = self._books.positions.write(self._stream, position, expected=self._saved.generation)
         if self._run.outcome != FETCHED:
             self._run.outcome = FAILED
 

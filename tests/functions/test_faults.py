@@ -474,11 +474,24 @@ def test_events_are_stored_behind_the_cursor(works: Connector) -> None:
     assert events(works) == 24
 
 
-def test_sophos_returns_the_cursor_that_it_was_sent(works: Connector) -> None:
+@pytest.mark.parametrize(("fault", "pages"), [("same_cursor", 1), ("two_cursors", 3)])
+def test_sophos_returns_the_cursor_that_it_was_sent(works: Connector, fault: str, pages: int) -> None:
     works.fetch_page.run(max_pages=1, deadline=works.monotonic() + 50)
-    works.central.faults.add(Fault("same_cursor", times=None))
-    (line,) = works.tick().values()
-    assert (line["pages"], line["problem"]["code"]) == (1, "protocol_error")
+    works.central.faults.add(Fault(fault, times=None))
+    for failures in (1, 2):
+        (line,) = works.tick().values()
+        assert (line["pages"], line["problem"]["code"]) == (pages, "protocol_error")
+        (seen,) = works.status()["streams"]
+        assert (seen["state"], seen["problem"]) == ("failed", line["problem"])
+        (stream,) = works.books.positions.streams()
+        kept = works.books.positions.read(stream).position.trouble
+        assert kept is not None
+        assert kept.failures == failures
+        pages = min(pages, 2)
+    works.central.faults.clear()
+    works.tick()
+    (seen,) = works.status()["streams"]
+    assert (seen["state"], seen["events"]) == ("idle", 20)
 
 
 # Where it goes
