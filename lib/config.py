@@ -335,12 +335,21 @@ class _Document:
             return self._mapping(node, path, (*above, node))
         if isinstance(node, yaml.SequenceNode):
             return [self._value(each, (*path, at), (*above, node)) for at, each in enumerate(node.value)]
-        return self._loader.construct_object(node)
+        value = self._loader.construct_object(node)
+        return self._whole(value, path) if isinstance(value, str) else value
+
+    def _whole(self, text: str, path: Path_) -> str:
+        """The text with its surrogate pairs joined: YAML leaves what JSON escapes as two halves as two."""
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            self.faults.append(self.fault(path, "holds half of a surrogate pair, which is no character"))
+            return ""
 
     def _mapping(self, node: yaml.MappingNode, path: Path_, above: tuple[yaml.Node, ...]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = str(key_node.value)
+            key = self._whole(str(key_node.value), path)
             self._lines[(*path, key)] = key_node.start_mark.line + 1
             if key in found:
                 self.faults.append(self.fault((*path, key), "this key is given twice"))

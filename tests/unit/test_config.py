@@ -1,5 +1,6 @@
 """A configuration is checked as a whole: every fault at once, each with its line; no secret in any of them."""
 
+import json
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -143,6 +144,18 @@ def test_a_fault_is_told_where_it_is(text: str, path: str) -> None:
 )
 def test_what_is_no_configuration_is_told_without_a_trace(text: str) -> None:
     assert faults(text)
+
+
+def test_surrogate_pairs_are_joined_and_halves_are_faults() -> None:
+    name = "\N{THUMBS UP SIGN} x"
+    written = json.dumps(name)
+    assert "\\ud83d" in written
+    (one,) = parse(ONE.replace("name: acme", f"name: {written}")).integrations
+    assert one.name == name
+    for half in ('"\\ud83d x"', '"\\udc4d\\ud83d"'):
+        told = faults(ONE.replace("name: acme", f"name: {half}"))
+        assert "surrogate" in told["integrations[0].name"][1]
+        assert "surrogate" in next(iter(faults(f"{ONE}{half}: 1").values()))[1]
 
 
 @given(st.text(max_size=200))
