@@ -10,6 +10,7 @@ from typing import Any
 from flask import Flask, Request, Response, render_template, request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from waitress.server import create_server
+from werkzeug.exceptions import HTTPException
 
 from emulator.functions import TARGETS, FunctionDownError
 from emulator.metrics import registry_of
@@ -65,6 +66,7 @@ def application(platform: Platform, status: Status, access: Callable[[], Access]
     app.after_request(_for_people)
     app.register_error_handler(AccessError, refusal)
     app.register_error_handler(ConnectorError, _failed)
+    app.register_error_handler(HTTPException, _refused)
     return app
 
 
@@ -99,6 +101,15 @@ def _failed(error: ConnectorError) -> Response:
     if isinstance(error, StaleTokenError):
         return problem(403, error.code, str(error), title=error.title, remedy=error.remedy)
     return problem(503, error.code, str(error), title=error.title, remedy=error.remedy, retry_after=10)
+
+
+def _refused(error: HTTPException) -> Response | HTTPException:
+    """What Flask itself refuses, such as an unknown path, as a problem too."""
+    if error.code is None or error.code < 400:
+        return error  # a redirection
+    response = problem(error.code, error.name.lower().replace(" ", "_"), error.description or "")
+    response.headers.extend((key, value) for key, value in error.get_headers() if key == "Allow")
+    return response
 
 
 def _proxied(platform: Platform, name: str, asked: Request) -> Response:

@@ -126,6 +126,20 @@ def test_the_emulator_serves_the_description(called: Site) -> None:
     assert answer.json == DESCRIPTION
 
 
+@pytest.mark.parametrize(
+    ("path", "status", "code"), [("/none", 404, "not_found"), ("/status", 405, "method_not_allowed")]
+)
+def test_what_the_emulator_does_not_have_is_a_problem_too(called: Site, path: str, status: int, code: str) -> None:
+    platform = Platform(configuration.load(str(called.config)), str(called.config))
+    client = web.application(platform, dict, lambda: Access(Rules())).test_client()
+    answer = client.delete(path)
+    assert (answer.status_code, answer.content_type) == (status, "application/problem+json")
+    assert answer.json is not None
+    assert answer.json["code"] == code
+    assert ("GET" in answer.headers.get("Allow", "")) == (status == 405)
+    assert client.delete(path, headers={"Accept": "text/html"}).content_type.startswith("text/html")
+
+
 def test_the_description_names_every_field_of_every_request() -> None:
     schemas = DESCRIPTION["components"]["schemas"]
     described = {
