@@ -197,7 +197,7 @@ class Page:
                 wiring.pause(integration, resume=name == "resume")
                 self._platform.tick()
             case "reconcile":
-                self._begin(f"reconcile {integration or 'all'}", lambda: _reconciled(integration))
+                self._begin(f"reconcile {integration or 'all'}", lambda: self._reconciled(integration))
             case "replay":
                 try:
                     since = datetime.now(UTC) - parse_duration(request.form.get("since", ""))
@@ -220,6 +220,11 @@ class Page:
         admit(request, self._access, rare=rare)
         if not secrets.compare_digest(request.form.get("token", "").encode(), self._token.encode()):
             raise StaleTokenError
+
+    def _reconciled(self, integration: str | None) -> str:
+        reports = wiring.reconcile(integration)
+        self._platform.deliver()
+        return f"{sum(each['read'] for each in reports)} read, {sum(each['missing'] for each in reports)} were missing"
 
     def _begin(self, what: str, do: Callable[[], str]) -> None:
         job = Job(what, to_text(datetime.now(UTC)))
@@ -263,11 +268,6 @@ def _told(name: str) -> Iterator[str]:
     threading.Thread(target=run, name=f"test {name}", daemon=True).start()
     while (line := told.get()) is not None:
         yield json.dumps(line, ensure_ascii=False) + "\n"
-
-
-def _reconciled(integration: str | None) -> str:
-    reports = wiring.reconcile(integration)
-    return f"{sum(each['read'] for each in reports)} read, {sum(each['missing'] for each in reports)} were missing"
 
 
 def chart(fetched: dict[int, int]) -> dict[str, Any]:

@@ -76,6 +76,11 @@ class Platform:
         if "fetch-page" in self.functions:
             self._fetches.ask(None)
 
+    def deliver(self) -> None:
+        """Forward now: something was stored that no call of fetch-page here tells of."""
+        if "forward-batch" in self.functions:
+            self._forwards.ask(None)
+
     def start(self) -> None:
         """Start the functions and the clock."""
         for function in self.functions.values():

@@ -113,6 +113,7 @@ def test_run_now_tries_at_once_what_was_held_back_and_is_mended(tmp_path: Path) 
         central.put_credential(Credential(secret="another"))
         central.revoke_tokens()
         until(lambda: any("retry_at" in line for line in lines("integrations")), "an integration that is held back")
+        until(lambda: all(line["state"] == "failed" for line in lines("streams")), "the end of what was under way")
         secret.write_text("another")
         act(emulator, "run", integration="acme")
         until(lambda: lines("integrations")[0]["state"] == "collecting", "the integration", seconds=20)
@@ -183,7 +184,7 @@ def test_run_now_fetches(hourly: tuple[Site, Emulator]) -> None:
 
 def test_what_waits_for_the_engine_is_listed(hourly: tuple[Site, Emulator]) -> None:
     found, emulator = hourly
-    assert "<li>" not in section(get(emulator, of_events(emulator)), "Waiting batches")
+    until(lambda: "<li>" not in section(get(emulator, of_events(emulator)), "Waiting batches"), "nothing that waits")
     found.engine.stop()
     found.central.append(DEFAULT_TENANT_ID, "events", [event("wait")])
     act(emulator, "run")
@@ -196,6 +197,7 @@ def test_reconcile_finds_what_came_late_and_the_page_says_how_late(hourly: tuple
     found, emulator = hourly
     found.central.insert_late(DEFAULT_TENANT_ID, "events", [event(f"late {number}") for number in range(3)])
     act(emulator, "reconcile", integration=EVIL)
+    until(lambda: event("late 2") in found.raws(), "its delivery", seconds=20)
     until(lambda: "3 were missing" in section(get(emulator, "/"), "Asked for here"), "the reconciliation")
     shown = section(get(emulator, of_events(emulator)), "Last reconciliation")
     assert "3 were missing" in shown
