@@ -223,6 +223,7 @@ class _Examination:
         self._clocks: Mapping[str, datetime | None] = {}
         self._who: Whoami | None = None
         self._tenants: list[Tenant] = []
+        self._reached: list[Tenant] = []
         self._pages: dict[str, list[Page]] = {}
         self._streams: dict[str, dict[str, Any]] = {}
 
@@ -383,24 +384,30 @@ class _Examination:
         asleep = len(found) - sum(1 for each in found.values() if each.api_host)
         return readable + (f" {asleep} have no API host yet." if asleep else "")
 
-    def _tenant_hosts(self) -> str:
+    def _tenant_hosts(self) -> str | _Warning:
         known = {way.host for way in self._sophos.ways()}
-        hosts = dict.fromkeys(str(each.api_host) for each in self._tenants)
-        ways = [way for way in map(self._sophos.way, hosts) if way.host not in known]
-        if not ways:
-            raise _NotNeededError("Tenants are read at a host that was reached before.")
+        first = {each.api_host: each for each in reversed(self._tenants)}
 
-        def station(way: Way) -> str:
+        def station(tenant: Tenant) -> str:
+            way = self._sophos.way(str(tenant.api_host))
+            if way.host in known:
+                return ""
             way.resolve()
             return way.secure() or way.connect()
 
-        return self._along(ways, station)
+        tried = _Tried([each for each in self._tenants if each is first[each.api_host]])
+        told = "; ".join(dict.fromkeys(filter(None, tried.read(station))))
+        reached = {each.api_host for each in tried.readable}
+        self._reached = [each for each in self._tenants if each.api_host in reached]
+        if not told and not tried.refused:
+            raise _NotNeededError("Tenants are read at a host that was reached before.")
+        return tried.told(f"{told or 'The other tenants are read at a host that was reached before'}.")
 
     # What it can read
 
     def _siem(self, kind: str) -> str | _Warning:
         self._streams[kind] = {"readable": False}
-        tried = _Tried(self._tenants[:TENANTS_TRIED])
+        tried = _Tried(self._reached[:TENANTS_TRIED])
         span, pages = SAMPLE, tried.read(lambda tenant: self._sample(tenant, kind, SAMPLE))
         if not any(page.items for page in pages):
             span, pages = LONGER_SAMPLE, tried.read(lambda tenant: self._sample(tenant, kind, LONGER_SAMPLE))
@@ -411,7 +418,7 @@ class _Examination:
 
     def _endpoints(self) -> str | _Warning:
         self._streams["endpoints"] = {"readable": False}
-        tried = _Tried(self._tenants[:TENANTS_TRIED])
+        tried = _Tried(self._reached[:TENANTS_TRIED])
         pages = tried.read(
             lambda tenant: self._sophos.devices(
                 str(tenant.api_host), tenant.id, page_key=None, page_size=FIRST_PAGE_SIZE, deadline=self._deadline

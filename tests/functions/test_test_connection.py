@@ -211,6 +211,20 @@ def test_a_configured_tenant_that_is_not_read_is_a_warning_while_others_are(tmp_
     assert "does not read tenant t-nobody; it reads Open (t-1)" in warned["detail"]
 
 
+def test_a_region_that_cannot_be_reached_is_a_warning_while_others_can(tmp_path: Path) -> None:
+    away = [Tenant(id=f"t-{number}", api_host=f"http://127.0.0.1:{free_port()}") for number in range(5)]
+    with partner(*away, Tenant(id="t-near", name="Near")) as central:
+        central.fill(7, tenant="t-near", hours=0.1)
+        bench = Bench(tmp_path, central)
+        with bench.engine:
+            answer = bench.run(bench.subject())
+    checks = {check["name"]: check for check in answer["checks"]}
+    assert answer["ok"], answer
+    assert (checks["tenant_hosts"]["outcome"], checks["tenant_hosts"]["code"]) == ("warning", "connection_refused")
+    assert "not Example Ltd (t-0): 127.0.0.1 port" in checks["tenant_hosts"]["detail"]
+    assert checks["siem_events"]["detail"].startswith("7 events")
+
+
 def test_a_host_that_sophos_names_and_that_is_none_of_sophos_is_never_asked(tmp_path: Path) -> None:
     evil = "https://api-eu01.central.sophos.com.example.com"
     with CentralServer(credentials=[Credential(data_region=evil)]) as central:
