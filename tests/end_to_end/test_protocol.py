@@ -4,10 +4,13 @@ The simulator, the store and the engine are the real ones; only the clock is mod
 """
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -19,6 +22,9 @@ from lib.pipeline.records import Books
 from lib.store.directory import DirectoryStore
 from tests.fakes.dying import Died, Life, live
 from tests.fakes.picky import PickyEngine
+
+# Many lives in one test: on a busy machine they take a while.
+pytestmark = pytest.mark.timeout(300)
 
 LEASE_SECONDS = 13.0
 COUNTS = st.integers(0, 60)
@@ -77,6 +83,13 @@ class Protocol(RuleBasedStateMachine):
     def tick(self, count: int) -> None:
         self.central.emit(count)
         live(self.life())
+
+    @rule(count=COUNTS)
+    def two_at_once(self, count: int) -> None:
+        self.central.emit(count)
+        with ThreadPoolExecutor(2) as both:
+            # A platform's doubles: neither loses or repeats anything, whoever is first.
+            list(both.map(live, [replace(self.life(), holder=holder) for holder in ("one", "other")]))
 
     @rule(count=COUNTS, at=st.integers(1, 50), after=st.booleans(), waits=st.booleans())
     def crash(self, count: int, at: int, *, after: bool, waits: bool) -> None:

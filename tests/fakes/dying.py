@@ -56,6 +56,8 @@ class Life:
 
     kinds: Sequence[str] = ("events",)
     calls_per_minute: int = PUBLISHED
+    holder: str = "somebody"
+    """Who it is to others."""
 
     def to_text(self) -> str:
         return json.dumps(asdict(self))
@@ -218,7 +220,7 @@ def live(life: Life) -> tuple[list[str], list[dict[str, Any]]]:
         books=books,
         engine=MortalEngine(engine, fate),
         facts=facts,
-        holder=lambda: "somebody",
+        holder=lambda: life.holder,
         now=now,
         monotonic=time.monotonic,
         gap_data_type="gaps",
