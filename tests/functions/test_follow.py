@@ -4,7 +4,6 @@ import base64
 import contextlib
 import hashlib
 import json
-import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -493,15 +492,24 @@ def test_a_form_is_refused_for_what_it_holds_and_for_nothing_else(workdir: Workd
     settings_ = {"utmstack": {"workdir": str(workdir.path)}, "integrations": [], "engine": nobody}
     with central, site(central, **settings_) as here, Emulator(here) as emulator:
         until(lambda: emulator.status() is not None, "the emulator answers")
-        shutil.rmtree(here.folder / "store")
-        (here.folder / "store").write_text("no store any more")
+        assert "no Sophos group yet" in requests.get(emulator.url("/"), timeout=10).text
+        (here.folder / "file").write_text("no folder, and so no store")
+        changed = here.folder / "changed.yaml"
+        changed.write_text(emulator.config.read_text().replace(f"{here.folder}/store", f"{here.folder}/file"))
+        changed.replace(emulator.config)
 
         def answered(secret: str = SECRET, module: str = "SOPHOS") -> tuple[int, str]:
             answer = validate(emulator, secret, module, **{"internal-key": KEY})
             ((_, text),) = answer.json().items()
             return answer.status_code, text
 
-        # Engine, store and clock fail, and one tenant of two is forbidden.
+        checks = requests.post(
+            emulator.url("/test-connection"),
+            json={"client_id": "demo-client", "client_secret": SECRET},
+            timeout=60,
+        ).json()["checks"]
+        assert {each["name"] for each in checks if each["outcome"] == "failed"} == {"clock", "store", "engine"}
+        # And one tenant of two is forbidden.
         status, text = answered()
         assert status == 200, text
         assert "Sophos issued a token. The credential is that of partner p-1." in text
