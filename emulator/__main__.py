@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
@@ -42,6 +44,10 @@ Command = Callable[[argparse.Namespace], int]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status."""
+    if (sys.argv[1:] if arguments is None else arguments)[:1] == ["run"]:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # Until `run` knows better: nothing has begun that would have to be brought to its end.
+            signal.signal(number, lambda *_: os._exit(0))
     args = _parser().parse_args(arguments)
     command: Command = args.command
     return command(args)

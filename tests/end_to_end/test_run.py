@@ -1,10 +1,12 @@
 """`python -m emulator run`: the whole way, with processes killed on it."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import psutil
 import pytest
@@ -12,7 +14,7 @@ import requests
 
 from emulator.central import CentralServer, Fault
 from lib.model.stream import Stream
-from tests.site import SECRET, Emulator, Site, site, until
+from tests.site import ROOT, SECRET, Emulator, Site, site, until
 
 EVENTS = 5300
 
@@ -107,6 +109,33 @@ def test_a_machine_that_dies_twice_repeats_only_what_was_in_flight() -> None:
             assert emulator.end() == 0
         assert not {log.id[:24] for log in found.engine.received[count:]} & done
         assert list(dict.fromkeys(found.raws())) == found.central.raws(found.central.default_tenant)
+
+
+ENDED_WHILE_IT_LOADS = """
+import os, signal, sys
+
+class Ends:
+    def find_spec(self, name, *_):
+        if name == "grpc":
+            os.kill(os.getpid(), signal.{name})
+
+sys.meta_path.insert(0, Ends())
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_an_emulator_that_is_ended_while_it_loads_ends_well(tmp_path: Path, name: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(ENDED_WHILE_IT_LOADS.replace("{name}", name))
+    done = subprocess.run(
+        [sys.executable, "-m", "emulator", "run", "--config", str(tmp_path / "none.yaml")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_killed_emulator_leaves_no_process_behind() -> None:
