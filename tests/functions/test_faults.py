@@ -197,30 +197,6 @@ def events(works: Connector) -> int:
     return sum(line["events"] for line in works.status()["streams"])
 
 
-def test_reconciliation_uses_calls_that_nothing_else_needs(tmp_path: Path, central: CentralServer) -> None:
-    works = Connector(tmp_path, central, ONE | {"calls_per_minute": 10})
-    works.tick()
-    works.clock.advance(60 * 7 * MINUTE)
-    budget = works.fetch_page.integrations["acme"].budget
-    assert isinstance(budget, Budget)
-    while budget.has_room:
-        budget.take("", works.monotonic() + 5)
-    (line,) = works.tick(minutes=0.01).values()
-    assert (line["outcome"], "reconciled" in line) == ("up_to_date", False)
-    (line,) = works.tick().values()
-    assert line["reconciled"]["outcome"] == "reconciled"
-
-
-def test_a_clock_that_jumped_back_has_sophos_asked_again_whose_the_credential_is(works: Connector) -> None:
-    works.tick()
-    asked = works.asked("/whoami/v1")
-    works.tick()
-    assert works.asked("/whoami/v1") == asked
-    works.clock.advance(-10 * MINUTE)
-    works.tick()
-    assert works.asked("/whoami/v1") == asked + 1
-
-
 # The way to Sophos
 
 
