@@ -8,13 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from lib.errors import ConflictError
+from lib.errors import ConflictError, DamagedError
 from lib.model.batch import GAP, Envelope, Header
 from lib.model.event import Facts
 from lib.model.ids import KEY_LENGTH
 from lib.model.position import RECENT, Position
 from lib.model.stream import Stream
 from lib.pipeline.gaps import Gap
+from lib.pipeline.ledger import Known
 from lib.pipeline.records import Books, Positions, SavedPosition, StoredBatch, day_of
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,29 @@ def item_of(raw: bytes, header: Header, facts: ReadFacts) -> Item:
     """The item that the bytes are in that batch's stream."""
     read = facts(raw)
     return Item(raw, header.log_id(read.id, raw)[:KEY_LENGTH], read.created_at, read.type)
+
+
+def is_stored(item: Item, header: Header, known: Known, facts: ReadFacts) -> bool:
+    """Whether the item, of that batch, is among the known ones, be it from before `utmstack_tenant_id` was changed."""
+    if item.key in known.keys:
+        return True
+    envelopes = (replace(header.envelope, tenant_id=tenant) for tenant in known.tenants - {header.envelope.tenant_id})
+    return any(item_of(item.raw, replace(header, envelope=each), facts).key in known.keys for each in envelopes)
+
+
+def stored_since(books: Books, stream: Stream, day: str, facts: ReadFacts) -> Known:
+    """All events of the stream that wait, or have a receipt of that day or later."""
+    known = Known()
+    # The batches first: what is delivered meanwhile is found in one of the two.
+    for waiting in books.batches.waiting(stream):
+        # The events of a damaged one are not known to be delivered: it is set aside, and a repeat is welcome.
+        with suppress(DamagedError):
+            batch = books.batches.read(stream, waiting.sequence)
+            if batch is not None:
+                keys = (item_of(raw, batch.header, facts).key for raw in batch.items)
+                known.add(keys, batch.header.envelope.tenant_id)
+    told = books.ledger.known_since(stream, day)
+    return Known(known.keys | told.keys, known.tenants | told.tenants)
 
 
 def newest_of(items: Sequence[Item]) -> datetime | None:

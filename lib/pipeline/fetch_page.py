@@ -33,10 +33,11 @@ from lib.model.page import Page
 from lib.model.position import HORIZON, IDLE_WRITE, Position, Trouble, lost_interval, oldest_request, trouble_after
 from lib.model.stream import ENDPOINTS
 from lib.pipeline.accounts import Accounts, Integration, Target, wait_after
-from lib.pipeline.advance import Item, ReadFacts, adopt, advance, announce, item_of, newest_of
+from lib.pipeline.advance import Item, ReadFacts, adopt, advance, announce, is_stored, item_of, newest_of, stored_since
 from lib.pipeline.devices import Look, is_due
 from lib.pipeline.estimates import not_fetched
 from lib.pipeline.gaps import CURSOR_EXPIRED, Gap
+from lib.pipeline.ledger import Known
 from lib.pipeline.reconcile import Reconcile
 from lib.pipeline.records import Books, SavedPosition, day_before, day_of
 from lib.pipeline.schedules import ALL_ASKED, Schedules
@@ -572,29 +573,20 @@ class Reading:
 
 
 class _Known:
-    """The keys of events that a position no longer remembers, read from ledger and batches when first needed."""
+    """The events that a position no longer remembers, read from ledger and batches when first needed."""
 
     def __init__(self, books: Books, facts: ReadFacts) -> None:
         self._books = books
         self._facts = facts
-        self._keys: set[str] | None = None
+        self._known: Known | None = None
 
     def holds(self, item: Item, header: Header) -> bool:
         """Whether the event has a receipt, or waits in a batch."""
-        if self._keys is None:
+        if self._known is None:
             # What Sophos serves was fetched within the last 24 h, and a receipt is filed under its day of fetching.
-            self._keys = self._books.ledger.keys_since(header.stream, day_before(header.fetched_at - HORIZON))
-            for waiting in self._books.batches.waiting(header.stream):
-                self._keys.update(self._keys_of(header, waiting.sequence))
-        return item.key in self._keys
-
-    def _keys_of(self, header: Header, sequence: int) -> list[str]:
-        try:
-            batch = self._books.batches.read(header.stream, sequence)
-        except DamagedError:
-            # Its events are not known to be delivered: forward-batch sets it aside, and a repeat is welcome.
-            return []
-        return [item_of(raw, batch.header, self._facts).key for raw in batch.items] if batch else []
+            day = day_before(header.fetched_at - HORIZON)
+            self._known = stored_since(self._books, header.stream, day, self._facts)
+        return is_stored(item, header, self._known, self._facts)
 
 
 def _fresh(items: Sequence[Item], header: Header, position: Position, known: _Known) -> list[Item]:

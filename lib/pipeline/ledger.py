@@ -8,7 +8,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
@@ -57,6 +57,19 @@ class Anchor:
     next_cursor: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Events that are stored: their keys, and for which of UTMStack's tenants, since the keys hang on that."""
+
+    keys: set[str] = field(default_factory=set)
+    tenants: set[str] = field(default_factory=set)
+
+    def add(self, keys: Iterable[str], tenant: str) -> None:
+        """Count a batch in."""
+        self.keys.update(keys)
+        self.tenants.add(tenant)
+
+
 class Ledger:
     """A store's receipts."""
 
@@ -101,13 +114,14 @@ class Ledger:
         self._store.write(key, body, expected=ABSENT)
         return Tail(header.sequence, key, receipts.digest(body), tail.total + header.events)
 
-    def keys_since(self, stream: Stream, day: str) -> set[str]:
-        """The keys of all events with a receipt of that day or later."""
-        found: set[str] = set()
+    def known_since(self, stream: Stream, day: str) -> Known:
+        """All events with a receipt of that day or later."""
+        found = Known()
         for _, body in self.bodies(stream, day):
             # What a damaged receipt told is not known: a repeat is welcome, and audit names the receipt.
             with suppress(DamagedError):
-                found.update(receipts.fields_of(body)["ids"])
+                fields = receipts.fields_of(body)
+                found.add(fields["ids"], fields["tenantId"])
         return found
 
     def streams(self) -> Iterator[Stream]:

@@ -9,20 +9,21 @@ from __future__ import annotations
 import json
 import logging
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 from zlib import crc32
 
-from lib.errors import ConflictError, CursorRefusedError, DamagedError, OverBudgetError
+from lib.errors import ConflictError, CursorRefusedError, OverBudgetError
 from lib.model.batch import LAYOUT, RECONCILE, Header, check_layout
 from lib.model.clock import moment_or_none, text_or_none, to_text
 from lib.model.position import HORIZON, Position, oldest_request
 from lib.model.stream import Stream
 from lib.pipeline.accounts import Integration, Target
-from lib.pipeline.advance import Item, ReadFacts, insert, item_of, newest_of
+from lib.pipeline.advance import Item, ReadFacts, insert, is_stored, item_of, newest_of, stored_since
+from lib.pipeline.ledger import Known
 from lib.pipeline.records import Books, day_before, day_of
 from lib.store.base import ABSENT
 
@@ -160,7 +161,7 @@ class _Comparison:
         self._stream = target.stream
         self._progress, self._generation = use_case.load(target.stream)
         self._since = since
-        self._known: set[str] = set()
+        self._known = Known()
         self._as_of: datetime | None = None
         self._batches: list[str] = []
 
@@ -188,23 +189,11 @@ class _Comparison:
                 log.info("%s: another run reconciles it", self._stream)
         return self._report()
 
-    def _delivered(self) -> set[str]:
-        """The keys of all that was stored within the time that Sophos serves, delivered or waiting."""
-        books, stream = self._books, self._stream
-        # In this order: what is delivered meanwhile is found in one of the two. Not the cursor's recent ids: those of a
-        # batch that was lost are among them.
-        known: set[str] = set()
-        for waiting in books.batches.waiting(stream):
-            known.update(self._keys(waiting.sequence))
-        return known | books.ledger.keys_since(stream, day_before(self._use_case.now() - HORIZON))
-
-    def _keys(self, sequence: int) -> Iterator[str]:
-        try:
-            batch = self._books.batches.read(self._stream, sequence)
-        except DamagedError:
-            return  # Its events are not known to be delivered.
-        if batch is not None:
-            yield from (item_of(raw, batch.header, self._use_case.facts).key for raw in batch.items)
+    def _delivered(self) -> Known:
+        """All that was stored within the time that Sophos serves, delivered or waiting."""
+        # Not the cursor's recent ids: those of a batch that was lost are among them.
+        day = day_before(self._use_case.now() - HORIZON)
+        return stored_since(self._books, self._stream, day, self._use_case.facts)
 
     def _page(self, deadline: float) -> bool:
         """Compare the next page; whether there are more."""
@@ -226,7 +215,11 @@ class _Comparison:
             page = ask(cursor=None, from_date=start)
         header = self._header(Position())
         items = [item_of(raw, header, self._use_case.facts) for raw in page.items]
-        missing = [item for item in items if item.key not in self._known and self._is_behind(item)]
+        missing = [
+            item
+            for item in items
+            if self._is_behind(item) and not is_stored(item, header, self._known, self._use_case.facts)
+        ]
         if missing:
             self._store(missing)
         stuck = page.next_cursor == progress.cursor
@@ -256,12 +249,12 @@ class _Comparison:
                 self._stream,
                 raws[at : at + BATCH_ITEMS],
                 header_of=self._header,
-                known=lambda _: self._delivered(),
+                known=lambda _: self._delivered().keys,
                 facts=self._use_case.facts,
             )
             if key is not None:
                 self._batches.append(key)
-        self._known.update(item.key for item in missing)
+        self._known.keys.update(item.key for item in missing)
 
     def _header(self, position: Position) -> Header:
         now = self._use_case.now()

@@ -140,3 +140,20 @@ def test_a_failing_sophos_leaves_the_live_stream_alone() -> None:
         assert line["events"] == 3
         read(found)
         assert natives(found)[50:] == new
+
+
+def test_what_was_delivered_before_the_utmstack_tenant_changed_is_not_missing() -> None:
+    new = "0b5a1f0e-51e5-4f0c-9d5c-1f2f3a4b5c6d"
+    with site(integrations=integration("6h"), listen=f"127.0.0.1:{free_port()}") as found:
+        found.central.fill(300)
+        read(found)
+        found.central.emit(20)
+        found.results("fetch-page")  # which wait, under the old one
+        found.write_config(integrations=[each | {"utmstack_tenant_id": new} for each in integration("6h")])
+        late = found.central.insert_late(found.central.default_tenant, "events", 4, seconds=60)
+        (line,) = found.command("reconcile")["results"]
+        assert line["missing"] == 4
+        found.results("forward-batch")
+        assert sorted(natives(found)) == sorted(found.central.ids(found.central.default_tenant))
+        arrived = [json.loads(log.raw)["id"] for log in found.engine.received if log.tenantId == new]
+        assert sorted(arrived) == sorted(late)
