@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -17,9 +18,13 @@ from emulator.metrics import delivery_histogram
 from emulator.work import Work
 from lib.boundary import FINALIZED
 from lib.config import ENVIRONMENT, Config
+from lib.errors import StoreError
 from lib.model.clock import from_text
 from lib.model.stream import Stream
 from lib.pipeline.fan_out import goes_on
+from lib.pipeline.records import Books
+from lib.pipeline.schedules import ALL_ASKED
+from lib.wiring import open_store
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +33,10 @@ PAGES_A_CALL = 5
 SWEEP_SECONDS = 60.0
 POLL_SECONDS = 10.0
 """How often the store is listed for batches where another platform fetches, so that nobody tells of them."""
+LOOK_SECONDS = 1.0
+"""How often the store is listed for batches while a call of fetch-page lasts, which tells of them at its end."""
+OVERDUE_SECONDS = 5.0
+"""After so long the streams that a tick is not waiting for are asked for without it."""
 RETRY_SECONDS = 10.0
 BUSY_SECONDS = 3.0
 DRAIN_SECONDS = 25.0
@@ -64,10 +73,15 @@ class Platform:
         self._fetches: Work[Stream | None] = Work(self._fetch, "fetch", workers=4)
         self._forwards: Work[str | None] = Work(self._forward, "forward", workers=4)
         self._names: dict[str, str] = {}
-        clocks = {"fetch-page": self._tick, "forward-batch": self._sweep}
+        """The newest batch of each path."""
+        self._telling = threading.Lock()
+        self._seen: set[Stream] = set()
+        """The streams that fetch-page told of, or stored something of."""
+        self._batches = Books.of(open_store(config.store)).batches
+        clocks = {self._tick: "fetch-page", self._look: "fetch-page", self._sweep: "forward-batch"}
         self._clocks = [
             threading.Thread(target=clock, name=f"clock of {name}", daemon=True)
-            for name, clock in clocks.items()
+            for clock, name in clocks.items()
             if name in self.functions
         ]
 
@@ -131,7 +145,20 @@ class Platform:
         delay = 0.0
         while not self._over.wait(delay):
             self._fetches.ask(None)
+            if self._fetches.under_way().get(None, 0.0) > OVERDUE_SECONDS and len(self._seen) <= ALL_ASKED:
+                # One stream may keep it for a minute: what it reads itself answers `busy`.
+                for stream in [*self._seen]:
+                    self._fetches.ask(stream)
             delay = self._config.every.seconds_after(datetime.now(UTC))
+
+    def _look(self) -> None:
+        """While a call of fetch-page lasts, hand on what it has stored."""
+        while not self._over.wait(LOOK_SECONDS):
+            if max(self._fetches.under_way().values(), default=0.0) > LOOK_SECONDS:
+                with suppress(StoreError):
+                    for waiting in self._batches.waiting():
+                        self._seen.add(waiting.stream)
+                        self._stored(waiting.entry.key, again=False)
 
     def _sweep(self) -> None:
         while not self._over.is_set():
@@ -179,20 +206,32 @@ class Platform:
         for line in results:
             if line["tenant"] is not None:
                 stream = Stream.of(line)
-                self.latest[stream] = {**line, "at": now}
+                self._seen.add(stream)
+                if line["outcome"] != "busy" or stream not in self.latest:
+                    self.latest[stream] = {**line, "at": now}
                 self.bytes[stream.integration, stream.tenant, stream.kind] += line["bytes"]
                 if line["outcome"] == "fetched":
                     log.info("%s: %d events in %d pages", stream, line["events"], line["pages"])
                 if goes_on(line):
                     wait = (from_text(line["retry_at"]) - now).total_seconds() if "retry_at" in line else 0.0
                     self._fetches.ask(stream, max(0.0, wait))
-            for name in line["batches"] if "forward-batch" in self.functions else ():
-                path = name.rpartition("/")[0]
+            for name in line["batches"]:
+                self._stored(name)
+
+    def _stored(self, name: str, *, again: bool = True) -> None:
+        """Hand on a batch's storage event; with `again` even where it was handed on before."""
+        if "forward-batch" not in self.functions:
+            return
+        path = name.rpartition("/")[0]
+        with self._telling:
+            is_new = name > self._names.get(path, "")
+            if is_new:
                 self._names[path] = name
                 for watcher in [*self.watchers]:
                     watcher(name)
-                self._waiting_since.setdefault(path, time.monotonic())
-                self._forwards.ask(path)
+        if is_new or again:
+            self._waiting_since.setdefault(path, time.monotonic())
+            self._forwards.ask(path)
 
     def _forwarded(self, answer: Answer, results: list[dict[str, Any]]) -> None:
         for line in results:

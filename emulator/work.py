@@ -17,7 +17,8 @@ class Work(Generic[K]):
         self._do = do
         self._change = threading.Condition()
         self._due: dict[K, float] = {}
-        self._busy: set[K] = set()
+        self._busy: dict[K, float] = {}
+        """What is being done, and since when."""
         self._over = False
         self._threads = [threading.Thread(target=self._run, name=f"{name} {n}", daemon=True) for n in range(workers)]
 
@@ -32,6 +33,12 @@ class Work(Generic[K]):
             due = time.monotonic() + delay
             self._due[key] = min(due, self._due.get(key, due))
             self._change.notify()
+
+    def under_way(self) -> dict[K, float]:
+        """What is being done, and for how many seconds already."""
+        with self._change:
+            now = time.monotonic()
+            return {key: now - since for key, since in self._busy.items()}
 
     def drain(self, seconds: float) -> bool:
         """Wait until nothing is due or being done, and whether that came in time; what is put off is left."""
@@ -61,10 +68,10 @@ class Work(Generic[K]):
                     return
                 key = ready[0]
                 del self._due[key]
-                self._busy.add(key)
+                self._busy[key] = time.monotonic()
             delay = self._do(key)
             with self._change:
-                self._busy.discard(key)
+                del self._busy[key]
                 if delay is not None:
                     self._due[key] = min(time.monotonic() + delay, self._due.get(key, float("inf")))
                 self._change.notify_all()

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lib.pipeline.budget import Budget
     from lib.pipeline.expiry import Expiry
     from lib.pipeline.fan_out import FanOut
-    from lib.pipeline.fetch_page import FetchPage
+    from lib.pipeline.fetch_page import Claims, FetchPage
     from lib.pipeline.forward_batch import ForwardBatch
     from lib.pipeline.reconcile import Reconcile
     from lib.pipeline.test_connection import TestConnection
@@ -286,6 +286,13 @@ def _reconcile() -> Reconcile:
     return Reconcile(books=Books.of(store()), facts=facts, now=now, monotonic=time.monotonic)
 
 
+@cache
+def _claims() -> Claims:
+    from lib.pipeline.fetch_page import Claims
+
+    return Claims()
+
+
 def _fetch_page() -> FetchPage:
     from lib.pipeline.fetch_page import FetchPage
     from lib.pipeline.records import Books
@@ -303,6 +310,7 @@ def _fetch_page() -> FetchPage:
         max_pending_bytes=config().limits.max_pending_bytes,
         now=now,
         monotonic=time.monotonic,
+        claims=_claims(),
     )
 
 

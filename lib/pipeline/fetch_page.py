@@ -124,6 +124,29 @@ class Plan:
     """The integrations that have more streams than are all asked at each tick."""
 
 
+class Claims:
+    """The streams that this process is reading just now: a call leaves those to the call that reads them.
+
+    It only saves requests; calls of several processes may read one stream at once.
+    """
+
+    def __init__(self) -> None:
+        self._held: set[str] = set()
+        self._lock = threading.Lock()
+
+    def alone(self, path: str, read: Callable[[], Run], otherwise: Run) -> Run:
+        """What `read` returns, or `otherwise` where the stream is being read."""
+        with self._lock:
+            if path in self._held:
+                return otherwise
+            self._held.add(path)
+        try:
+            return read()
+        finally:
+            with self._lock:
+                self._held.discard(path)
+
+
 @dataclass(frozen=True, slots=True)
 class FetchPage:
     """The use case; safe to call from several threads and processes at once."""
@@ -139,6 +162,7 @@ class FetchPage:
     """Seconds between two ticks."""
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
+    claims: Claims = field(default_factory=Claims)
     workers: int = 8
 
     def run(
@@ -160,7 +184,8 @@ class FetchPage:
 
             def begin(job: Job) -> None:
                 reading = Reading(self, job, room=room, max_pages=max_pages, deadline=deadline)
-                begun.append(pool.submit(reading.run))
+                otherwise = Run(outcome=BUSY, is_missed=True)
+                begun.append(pool.submit(self.claims.alone, job[1].stream.path, reading.run, otherwise))
 
             plan = self.plan(integration=integration, tenant=tenant, kind=kind, deadline=deadline, begin=begin)
         runs = [each.result() for each in begun]

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import requests
 
-from emulator.central import CentralServer, Fault
+from emulator.central import CentralServer, Credential, Fault, Tenant
 from lib.model.stream import Stream
 from tests.site import ROOT, SECRET, Emulator, Site, site, until
 
@@ -165,6 +165,17 @@ def test_an_engine_that_comes_and_goes_loses_nothing() -> None:
             until(lambda: len(settled(found)) == EVENTS, "all receipts")
             assert emulator.end() == 0
         assert list(dict.fromkeys(found.raws())) == found.central.raws(found.central.default_tenant)
+
+
+def test_a_tenant_that_does_not_answer_delays_no_other() -> None:
+    tenants = [Tenant(id="t-1"), Tenant(id="t-2")]
+    central = CentralServer(tenants=tenants, credentials=[Credential(id_type="partner", id="p-1")])
+    central.faults.add(Fault("slow", seconds=45, tenant="t-2", times=None))
+    # Sophos goes first, so that nobody waits for the tenant at the end.
+    with Site(central, keep_central=True) as found, Emulator(found), central:
+        for number in range(3):
+            central.emit(tenant="t-1")
+            until(lambda: found.raws() == central.raws("t-1"), f"event {number}", 25)
 
 
 def test_two_emulators_on_one_store_neither_lose_nor_double() -> None:

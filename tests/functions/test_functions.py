@@ -7,6 +7,7 @@ import time
 import zipfile
 from base64 import b64encode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -346,6 +347,19 @@ def test_a_cursor_that_does_not_move_ends_the_call(own: Site) -> None:
     own.results("fetch-page")
     own.results("forward-batch")
     assert sorted(own.raws()) == sorted(own.central.raws(own.central.default_tenant))
+
+
+def test_a_stream_that_is_being_read_is_left_to_who_reads_it(own: Site) -> None:
+    own.results("fetch-page", {"max_pages": 1})
+    own.central.faults.add(Fault("slow", seconds=3))
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(own.results, "fetch-page")
+        until(lambda: not own.central.faults.waiting(), "the first call's request")
+        (second,) = own.results("fetch-page")
+        assert (second["outcome"], second["pages"], first.done()) == ("busy", 0, False)
+        (line,) = first.result()
+    assert (line["outcome"], line["events"]) == ("fetched", 200)
+    assert [line["outcome"] for line in own.results("fetch-page")] == ["up_to_date"]
 
 
 def test_events_of_megabytes_do_not_hold_up_their_stream(own: Site) -> None:
