@@ -69,9 +69,16 @@ def kill(pid: int) -> None:
 
 
 def kill_function(emulator: Emulator, name: str) -> None:
-    status = emulator.status()
-    assert status is not None
-    kill(next(each["pid"] for each in status["functions"] if each["name"] == name))
+    pids: list[int] = []
+
+    def runs() -> bool:
+        functions = (emulator.status() or {}).get("functions", [])
+        # While it is started again there is none, which psutil would take for the test's own.
+        pids[:] = [each["pid"] for each in functions if each["name"] == name and each["pid"] is not None]
+        return bool(pids)
+
+    until(runs, f"a process of {name}")
+    kill(pids[0])
 
 
 @pytest.mark.parametrize("name", ["fetch-page", "forward-batch"])
