@@ -75,9 +75,7 @@ class Platform:
         self._names: dict[str, str] = {}
         """The newest batch of each path."""
         self._telling = threading.Lock()
-        self._seen: set[Stream] = set()
-        """The streams that fetch-page told of, or stored something of."""
-        self._batches = Books.of(open_store(config.store)).batches
+        self._books = Books.of(open_store(config.store))
         clocks = {self._tick: "fetch-page", self._look: "fetch-page", self._sweep: "forward-batch"}
         self._clocks = [
             threading.Thread(target=clock, name=f"clock of {name}", daemon=True)
@@ -145,10 +143,12 @@ class Platform:
         delay = 0.0
         while not self._over.wait(delay):
             self._fetches.ask(None)
-            if self._fetches.under_way().get(None, 0.0) > OVERDUE_SECONDS and len(self._seen) <= ALL_ASKED:
+            if self._fetches.under_way().get(None, 0.0) > OVERDUE_SECONDS:
                 # One stream may keep it for a minute: what it reads itself answers `busy`.
-                for stream in [*self._seen]:
-                    self._fetches.ask(stream)
+                with suppress(StoreError):
+                    streams = [*self._books.positions.streams()]
+                    for stream in streams if len(streams) <= ALL_ASKED else ():
+                        self._fetches.ask(stream)
             delay = self._config.every.seconds_after(datetime.now(UTC))
 
     def _look(self) -> None:
@@ -156,8 +156,7 @@ class Platform:
         while not self._over.wait(LOOK_SECONDS):
             if max(self._fetches.under_way().values(), default=0.0) > LOOK_SECONDS:
                 with suppress(StoreError):
-                    for waiting in self._batches.waiting():
-                        self._seen.add(waiting.stream)
+                    for waiting in self._books.batches.waiting():
                         self._stored(waiting.entry.key, again=False)
 
     def _sweep(self) -> None:
@@ -206,7 +205,6 @@ class Platform:
         for line in results:
             if line["tenant"] is not None:
                 stream = Stream.of(line)
-                self._seen.add(stream)
                 if line["outcome"] != "busy" or stream not in self.latest:
                     self.latest[stream] = {**line, "at": now}
                 self.bytes[stream.integration, stream.tenant, stream.kind] += line["bytes"]
