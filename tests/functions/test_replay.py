@@ -45,7 +45,7 @@ def test_kept_batches_are_sent_again_as_they_were() -> None:
         assert [line["outcome"] for line in found.results("forward-batch")] == ["idle"]
 
 
-@pytest.mark.parametrize("body", [b"x", gzip.compress(b"{}\n")])
+@pytest.mark.parametrize("body", [b"x", gzip.compress(b"{}\n", mtime=0)])
 def test_a_damaged_kept_batch_is_named_and_keeps_no_other_from_being_sent(body: bytes) -> None:
     with site(archive="7d", every="1h") as found:
         for _ in range(3):
