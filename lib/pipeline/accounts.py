@@ -23,7 +23,7 @@ from lib.model.clock import from_text, moment_or_none, text_or_none, to_text
 from lib.model.credential import InUse, Life, Warned, life_of, warnings
 from lib.model.feed import Feed
 from lib.model.page import DevicePage, Page, Tenant, Whoami
-from lib.model.position import SLOWEST, Trouble, trouble_after, trouble_fields, trouble_of
+from lib.model.position import SLOWEST, Trouble, oldest_request, trouble_after, trouble_fields, trouble_of
 from lib.model.quota import Used
 from lib.model.region import refusal as wrong_region
 from lib.model.stream import Stream, encode_segment
@@ -106,6 +106,10 @@ class Integration:
     budget: Budget
     in_use: Callable[[], InUse | None] = lambda: None
     """Which of its credentials it uses; None as long as that is not known."""
+
+    def start(self, lookback: timedelta, now: Callable[[], datetime], *, deadline: float) -> datetime:
+        """From when on Sophos is asked for what happened within `lookback`: by its own clock, where it names one."""
+        return oldest_request(self.source.clock(deadline=deadline) or now(), lookback)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from typing import Any
 
 from lib.errors import ConnectorError
 from lib.model.families import FAMILIES, NEEDED, PREFIX, family_of
-from lib.model.position import oldest_request
 from lib.model.stream import EVENTS
 from lib.pipeline.accounts import Integration, Target
 from lib.pipeline.advance import ReadFacts
@@ -45,8 +44,8 @@ class CountTypes:
                 try:
                     if target.refusal is not None:
                         raise target.refusal
-                    now = integration.source.clock(deadline=deadline) or self.now()
-                    self._count(integration, target, oldest_request(now, window), seen, deadline)
+                    start = integration.start(window, self.now, deadline=deadline)
+                    self._count(integration, target, start, seen, deadline)
                 except ConnectorError as error:
                     tenant = {"tenant": target.stream.tenant, "tenant_name": target.tenant.name}
                     problems.append(tenant | {"code": error.code, "detail": str(error)})

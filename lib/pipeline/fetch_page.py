@@ -30,7 +30,7 @@ from lib.model.clock import from_text, to_text
 from lib.model.credential import RENEW
 from lib.model.feed import Feed
 from lib.model.page import Page
-from lib.model.position import HORIZON, IDLE_WRITE, Position, Trouble, lost_interval, oldest_request, trouble_after
+from lib.model.position import HORIZON, IDLE_WRITE, Position, Trouble, lost_interval, trouble_after
 from lib.model.stream import ENDPOINTS
 from lib.pipeline.accounts import Accounts, Integration, Target, wait_after
 from lib.pipeline.advance import Item, ReadFacts, adopt, advance, announce, is_stored, item_of, newest_of, stored_since
@@ -463,8 +463,7 @@ class Reading:
                 log.warning("%s: %s; reading goes on from the oldest time that Sophos serves", self._stream, error)
         # After a refused cursor all that Sophos still has is read again: what repeats is dropped by id.
         lookback = self._feed.lookback if position.as_of is None else HORIZON
-        now = self._source.clock(deadline=self._deadline) or self._use_case.now()
-        return self._page(None, oldest_request(now, lookback)), None
+        return self._page(None, self._integration.start(lookback, self._use_case.now, deadline=self._deadline)), None
 
     def _page(self, cursor: str | None, from_date: datetime | None) -> Page:
         return self._source.page(

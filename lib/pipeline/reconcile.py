@@ -19,7 +19,7 @@ from zlib import crc32
 from lib.errors import ConflictError, CursorRefusedError, OverBudgetError
 from lib.model.batch import LAYOUT, RECONCILE, Header, check_layout
 from lib.model.clock import moment_or_none, text_or_none, to_text
-from lib.model.position import HORIZON, Position, oldest_request
+from lib.model.position import HORIZON, Position
 from lib.model.stream import Stream
 from lib.pipeline.accounts import Integration, Target
 from lib.pipeline.advance import Item, ReadFacts, insert, is_stored, item_of, newest_of, stored_since
@@ -207,8 +207,7 @@ class _Comparison:
             offset_minutes=int(feed.settle.total_seconds()) // 60,
             deadline=deadline,
         )
-        now = self._integration.source.clock(deadline=deadline) or self._use_case.now()
-        start = oldest_request(now, self._since or HORIZON)
+        start = self._integration.start(self._since or HORIZON, self._use_case.now, deadline=deadline)
         try:
             page = ask(cursor=progress.cursor, from_date=None if progress.cursor else start)
         except CursorRefusedError:
