@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +33,7 @@ from lib.model.log import MAX_LOG_BYTES, Log
 from lib.utmstack.engine import CLOSE_SECONDS, Engine
 from lib.utmstack.pb import plugins_pb2, plugins_pb2_grpc
 from tests.fakes.go_engine import ROOT, go_engine
+from tests.fakes.listening import listening
 
 Failure = TypeVar("Failure", bound=BaseException)
 PATIENCE = 20.0
@@ -170,18 +171,14 @@ class HeldEngine(plugins_pb2_grpc.EngineServicer):
             return
 
 
-@contextmanager
-def serving(path: Path, servicer: plugins_pb2_grpc.EngineServicer | None) -> Iterator[None]:
+def serving(path: Path, servicer: plugins_pb2_grpc.EngineServicer | None) -> AbstractContextManager[None]:
     """A gRPC server with that engine, or with no service at all."""
-    server = grpc.server(ThreadPoolExecutor(8))
-    if servicer is not None:
-        plugins_pb2_grpc.add_EngineServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
-    server.add_insecure_port(f"unix://{path}")
-    server.start()
-    try:
-        yield
-    finally:
-        server.stop(None).wait()
+
+    def add(server: grpc.Server) -> None:
+        if servicer is not None:
+            plugins_pb2_grpc.add_EngineServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+
+    return listening(path, add)
 
 
 @contextmanager

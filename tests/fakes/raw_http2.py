@@ -97,6 +97,11 @@ class RawCaller:
                 self.flush()
         return None
 
+    def refusal(self) -> bytes | None:
+        """The gRPC status of the next stream that is answered with nothing else; None when the relay hangs up."""
+        answer = self.hear(h2.events.ResponseReceived)
+        return dict(answer.headers)[b"grpc-status"] if isinstance(answer, h2.events.ResponseReceived) else None
+
     def is_hung_up_on(self) -> bool:
         """Read until the relay hangs up; False where it does not for long."""
         try:

@@ -6,7 +6,6 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -132,18 +131,6 @@ def delivers(port: int, authority: Authority, engine: StandInEngine, count: int 
     # Whatever else others have sent meanwhile.
     arrived = [each.id for each in engine.received[before:] if each.id.startswith("log-")]
     assert arrived == [f"log-{number}" for number in range(count)]
-
-
-@contextmanager
-def serving(path: Path, handler: grpc.GenericRpcHandler) -> Iterator[None]:
-    server = grpc.server(ThreadPoolExecutor(8))
-    server.add_generic_rpc_handlers((handler,))
-    server.add_insecure_port(f"unix://{path}")
-    server.start()
-    try:
-        yield
-    finally:
-        server.stop(None).wait()
 
 
 def reached(remote: Engine) -> bool:

@@ -64,13 +64,19 @@ def test_a_damaged_kept_batch_is_named_and_keeps_no_other_from_being_sent(body: 
         assert "dead/" not in problem["remedy"]
 
 
+def kept_long_ago(found: Site) -> tuple[Path, Path]:
+    """The one batch that is kept, and the folder of an old day beside its own."""
+    (path,) = kept(found)
+    old = path.parent.with_name("2026-01-01")
+    old.mkdir()
+    return path, old
+
+
 def test_whole_days_expire() -> None:
     with site(archive="1d") as found:
         found.central.fill(10)
         read(found)
-        (path,) = kept(found)
-        old = path.parent.with_name("2026-01-01")
-        old.mkdir()
+        path, old = kept_long_ago(found)
         path.rename(old / path.name)
         found.central.emit(5)
         found.results("fetch-page")
@@ -84,9 +90,7 @@ def test_whole_days_of_a_stream_that_nothing_comes_in_expire_too(later: str) -> 
     with site(archive="1d") as found:
         found.central.fill(10)
         read(found)
-        (path,) = kept(found)
-        old = path.parent.with_name("2026-01-01")
-        old.mkdir()
+        path, old = kept_long_ago(found)
         for number in range(150):
             (old / f"{number:020d}.ndjson.gz").write_bytes(path.read_bytes())
         found.write_config(archive=later)

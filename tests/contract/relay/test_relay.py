@@ -30,6 +30,7 @@ from lib.model.log import MAX_LOG_BYTES
 from lib.utmstack.channel import Credentials
 from lib.utmstack.engine import Engine
 from tests.fakes.authority import Authority
+from tests.fakes.listening import listening
 from tests.fakes.relay import (
     PATIENCE,
     TOKEN,
@@ -41,7 +42,6 @@ from tests.fakes.relay import (
     log,
     reached,
     relay,
-    serving,
     status,
     stream,
 )
@@ -68,7 +68,7 @@ def test_messages_and_acknowledgements_pass_unchanged_and_the_end_of_the_stream_
             return grpc.stream_stream_rpc_method_handler(echo)
 
     with (
-        serving(folder / "e.sock", Methods()),
+        listening(folder / "e.sock", lambda server: server.add_generic_rpc_handlers((Methods(),))),
         relay(folder, server, tokens=tokens) as relayed,
         caller(relayed.port, authority) as channel,
     ):

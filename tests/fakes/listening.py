@@ -1,0 +1,21 @@
+"""A gRPC server on a Unix socket, with whatever it is given."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+
+
+@contextmanager
+def listening(path: Path, add: Callable[[grpc.Server], None]) -> Iterator[None]:
+    """Serve what `add` adds."""
+    server = grpc.server(ThreadPoolExecutor(8))
+    add(server)
+    server.add_insecure_port(f"unix://{path}")
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop(None).wait()
