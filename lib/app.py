@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from lib.config import loading as configuration
 from lib.config.reloading import ReloadingConfig
 from lib.config.secrets import Reference
-from lib.errors import ConfigError, NotFoundError
+from lib.errors import ConfigError, ConnectorError, NotFoundError
 from lib.http.access import Access, Rules
 from lib.http.handler import Refused
 from lib.model import rate_policy as quota
@@ -67,6 +67,11 @@ def _live() -> ReloadingConfig:
 def config() -> Config:
     """The configuration as it is now."""
     return _live().current()
+
+
+def config_problem() -> ConnectorError | None:
+    """Why the newest edit of the configuration is not in force."""
+    return _live().problem
 
 
 @cache

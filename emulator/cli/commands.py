@@ -21,6 +21,7 @@ from lib.config.loading import ENVIRONMENT, FOLLOWED, Config, InvalidConfigError
 from lib.config.reloading import read_followed, with_followed
 from lib.errors import ConfigError, ConnectorError, NotFoundError
 from lib.http.handler import Refused
+from lib.model.checkpoint import problem_after
 from lib.model.duration import parse_duration
 from lib.model.families import expanded
 from lib.model.page import Tenant
@@ -138,8 +139,9 @@ def _stored(config: Config) -> dict[str, Any]:
     followed = _followed(config)
     if followed is None:
         return statuses.collect(config)
-    found = statuses.collect(with_followed(config, read_followed(Path(followed.path))))
-    return found | {"ok": found["ok"] and not followed.problems, "utmstack": followed.status()}
+    problems = [problem_after(None, each, datetime.now(UTC), None) for each in followed.problems]
+    found = statuses.collect(with_followed(config, read_followed(Path(followed.path))), followed=problems)
+    return found | {"utmstack": followed.status()}
 
 
 def _print_followed(found: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from emulator.web import server as web
 from lib import app, telemetry
 from lib.config import loading as configuration
 from lib.errors import ConnectorError
+from lib.model.checkpoint import problem_after
 from lib.state.state import State
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def run(location: str | None, only: str | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    platform = Platform(config, location, only)
+    platform = Platform(config, location, only, probe=None if config.observe else lambda: app.engine().probe())
     watcher = SettingsWatcher(config.utmstack.workdir, platform.tick) if config.utmstack else None
     if watcher:
         watcher.look()
@@ -97,14 +98,24 @@ def _remember(platform: Platform, began: datetime) -> None:
 
 
 def _status(platform: Platform, watcher: SettingsWatcher | None) -> dict[str, object]:
-    found = status.collect(app.config(), platform.latest, platform.budgets)
+    config, now = app.config(), datetime.now(UTC)
+    edit = app.config_problem()
+    running = status.Running(
+        latest=dict(platform.latest),
+        budgets=platform.budgets,
+        engine=platform.engine_problem,
+        functions=platform.failing_functions,
+        config_edit=None if edit is None else problem_after(None, edit, now, None),
+        ticked_at=platform.ticked_at,
+    )
+    followed = [problem_after(None, each, now, None) for each in watcher.problems] if watcher else []
+    found = status.collect(config, running, followed)
     found["functions"] = [
         {"name": name, "up": each.is_up(), "pid": each.pid, "restarts": each.restarts}
         for name, each in platform.functions.items()
     ]
     if platform.engine_problem is not None:
-        found |= {"ok": False, "engine_problem": platform.engine_problem}
+        found["engine_problem"] = platform.engine_problem.as_problem()
     if watcher is not None:
         found["utmstack"] = watcher.status()
-        found["ok"] = found["ok"] and not watcher.problems
     return found

@@ -19,6 +19,8 @@ ENGINE_GRACE = timedelta(minutes=2)
 PASSING = timedelta(minutes=5)
 """How long Sophos may be out of reach, or throttle, before somebody is told."""
 LATE_SECONDS = 900.0
+UNDELIVERED_SECONDS = 600.0
+"""How long a batch may wait for delivery, before a person has to look."""
 LATE_TURNS = 3
 """A stream is late after so many seconds without a read, and after so many missed turns."""
 STALE_TICKS = 3
@@ -63,6 +65,11 @@ KINDS = {
         _FAILS, "The store cannot be written", "Check free space and permissions of the store. Nothing is half-written."
     ),
     "layout_newer": Kind(_FAILS, "The store was written by a newer version", "Install the newer version again."),
+    "undelivered": Kind(
+        _FAILS,
+        "Stored events are not delivered",
+        "`test-connection` tests the engine. Events wait in the store, in order, until the engine acknowledges them.",
+    ),
     "store_full": Kind(
         _FAILS,
         "Fetching stopped: too many events wait",
@@ -143,6 +150,8 @@ class StreamFacts:
     dead_letters: int = 0
     """Events."""
     silent_since: datetime | None = None
+    undelivered_seconds: float = 0.0
+    """Age of the oldest batch that waits for delivery."""
     other_customers: int = 0
     """Events that name another customer than the stream's tenant."""
 
@@ -308,6 +317,8 @@ def _of_stream(stream: StreamFacts, now: datetime, known: str | None, is_paused:
         yield finding("gap", f"{stream.gaps} interval(s) can no longer be fetched", stream.gap_since)
     if stream.dead_letters:
         yield finding("dead_letters", f"{stream.dead_letters} event(s) could not be delivered", None)
+    if stream.undelivered_seconds > UNDELIVERED_SECONDS:
+        yield finding("undelivered", f"The oldest batch has waited for {stream.undelivered_seconds:.0f} s", None)
     if stream.silent_since is not None:
         yield finding("silent", "No event has come since", stream.silent_since)
     if stream.other_customers:

@@ -88,9 +88,9 @@ class Gaps:
         return True
 
     def all(self, stream: Stream | None = None) -> Iterator[dict[str, Any]]:
-        """Every recorded gap, of one stream or of all."""
+        """Every recorded gap, of one stream or of all, each with its `key`."""
         prefix = "gaps/" if stream is None else f"gaps/{stream.path}/"
         for entry in self._store.list(prefix):
             stored = self._store.read(entry.key)
             if stored is not None:
-                yield json.loads(stored.body)
+                yield {**json.loads(stored.body), "key": entry.key}

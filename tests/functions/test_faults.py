@@ -147,7 +147,7 @@ class Connector:
     def status(self) -> Line:
         """What the operator sees, who never sees a secret."""
         feeds = [app.feed_of(each, None) for each in self.config.integrations]
-        found = status(self.config, self.state, self.accounts, feeds=feeds, latest={}, budgets=[], now=self.now())
+        found = status(self.config, self.state, self.accounts, feeds=feeds, now=self.now())
         assert SECRET not in json.dumps(found)
         assert "demo-client" not in json.dumps(found)
         return found

@@ -38,6 +38,7 @@ def test_a_site_of_which_nothing_bad_is_known_is_ok() -> None:
 CAUSES = {
     "gap": (with_stream(gaps=1), Health.ATTENTION),
     "dead_letters": (with_stream(dead_letters=3), Health.ATTENTION),
+    "undelivered": (with_stream(undelivered_seconds=601.0), Health.FAILING),
     "silent": (with_stream(silent_since=NOW - timedelta(hours=3)), Health.ATTENTION),
     "late": (with_stream(lag_seconds=901.0, interval_seconds=60.0), Health.ATTENTION),
     "wrong_customer": (with_stream(other_customers=1), Health.ATTENTION),
