@@ -26,6 +26,8 @@ EXAMPLES = {
     "tail": (CONFIG, "| jq -r .name"),
     "status": (CONFIG, "--json | jq '.streams[] | select(.problem)'"),
     "test-connection": ("--json | jq '.[].checks[] | select(.remedy)'", "--integration acme"),
+    "gaps": (CONFIG, "--acknowledge all"),
+    "dead-letters": (CONFIG, "--acknowledge 0f1e2d3c4b"),
     "pause": ("acme",),
     "resume": ("acme",),
     "audit": ("--since 2026-03-10 --json", "--since 7d"),
@@ -88,6 +90,13 @@ def _parser() -> argparse.ArgumentParser:
     shell.epilog = "bash: alias sophos-utmstack='python -m emulator'; source <(sophos-utmstack completion bash)"
     add("tail", "print events as they pass, until Ctrl-C: JSON lines, always", _tail, config=True, json=True)
     add("status", "how every stream stands", _status, config=True, json=True)
+    for name, text, listing in (
+        ("gaps", "list the intervals that can no longer be fetched, or acknowledge them", "GAPS"),
+        ("dead-letters", "list the events that could not be delivered, or acknowledge them", "DEAD_LETTERS"),
+    ):
+        holes = add(name, text, _holes, config=True, json=True)
+        holes.add_argument("--acknowledge", metavar="ID", help="an id of the list, or all; it stays listed")
+        holes.set_defaults(listing=listing)
     test = add("test-connection", "test every station, and say what to do", _test_connection, config=True, json=True)
     test.add_argument("--integration", metavar="NAME", help="default: each")
     for name, text in (
@@ -176,6 +185,12 @@ def _status(args: argparse.Namespace) -> int:
     from emulator.cli.commands import status
 
     return status(args.config, as_json=args.json)
+
+
+def _holes(args: argparse.Namespace) -> int:
+    from emulator.cli import holes
+
+    return holes.run(getattr(holes, args.listing), args.config, args.acknowledge, as_json=args.json)
 
 
 def _pause(args: argparse.Namespace) -> int:

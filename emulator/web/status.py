@@ -195,7 +195,12 @@ def gaps_by_stream(state: State) -> dict[Stream, list[dict[str, Any]]]:
         acknowledged = seen.get(gap["key"])
         line = {key: gap[key] for key in ("from", "to", "reason", "noticed_at", "estimated_events")}
         found.setdefault(stream, []).append(
-            {"id": short_id(gap["key"]), **line, "acknowledged": acknowledged.fields() if acknowledged else None}
+            {
+                "id": short_id(gap["key"]),
+                "key": gap["key"],
+                **line,
+                "acknowledged": acknowledged.fields() if acknowledged else None,
+            }
         )
     return found
 
