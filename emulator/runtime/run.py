@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import threading
-from contextlib import suppress
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from emulator.cli.terminal import refuse
@@ -15,13 +16,18 @@ from emulator.runtime.notify import notify, watchdog_seconds
 from emulator.runtime.platform import Platform
 from emulator.utmstack import validation
 from emulator.utmstack.watcher import SettingsWatcher
-from emulator.web import page, status
 from emulator.web import server as web
+from emulator.web import status
+from emulator.web.context import RecentLog
+from emulator.web.history import History
+from emulator.web.snapshot import Snapshot
+from emulator.web.status import StreamRecord
 from lib import app, telemetry
 from lib.config import loading as configuration
 from lib.errors import ConnectorError
 from lib.model.checkpoint import problem_after
-from lib.state.state import State
+from lib.model.stream import Stream
+from lib.store.base import ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +38,8 @@ def run(location: str | None, only: str | None = None) -> int:
     `only` names the one function to run, where another platform runs the others on the same store.
     """
     telemetry.start("emulator")
+    recent = RecentLog()
+    logging.getLogger().addHandler(recent)
     try:
         location = configuration.absolute(configuration.located(location))
         os.environ[configuration.ENVIRONMENT] = location  # for what the page asks of the use cases
@@ -49,7 +57,10 @@ def run(location: str | None, only: str | None = None) -> int:
         watcher.look()
         os.environ[configuration.FOLLOWED] = watcher.path  # for the functions, and for the page
     host, port = config.listen
-    pages = web.application(platform, lambda: _status(platform, watcher), app.access)
+    snapshot = Snapshot(app.store, lambda store, record: _status(platform, watcher, store, record))
+    history = History(app.store, snapshot.status, time.time)
+    platform.hearers.append(history.heard)
+    pages = web.application(platform, snapshot, history, app.access, recent)
     if watcher:
         validation.serve(pages, platform, watcher)
     try:
@@ -59,9 +70,9 @@ def run(location: str | None, only: str | None = None) -> int:
         return 2
     serving = threading.Thread(target=server.run, name="web", daemon=True)
     serving.start()
-    began = datetime.now(UTC)
     platform.start()
-    threading.Thread(target=_remember, args=(platform, began), name="remember", daemon=True).start()
+    history.start()
+    snapshot.start()
     if watcher:
         watcher.start()
     log.info("status page at http://%s:%s/", host, server.effective_port)
@@ -73,6 +84,8 @@ def run(location: str | None, only: str | None = None) -> int:
     if watcher:
         watcher.stop()
     platform.stop()
+    snapshot.stop()
+    history.stop()
     if watcher:
         watcher.close()
     server.close()
@@ -91,13 +104,12 @@ def _watch(stop: threading.Event, platform: Platform, serving: threading.Thread)
             notify("WATCHDOG=1")
 
 
-def _remember(platform: Platform, began: datetime) -> None:
-    """Let the page's chart begin before this process did."""
-    with suppress(ConnectorError):
-        platform.fetched.update(page.remembered(State.of(app.store()), began))
-
-
-def _status(platform: Platform, watcher: SettingsWatcher | None) -> dict[str, object]:
+def _status(
+    platform: Platform,
+    watcher: SettingsWatcher | None,
+    store: ObjectStore,
+    record: Callable[[Stream], StreamRecord],
+) -> dict[str, object]:
     config, now = app.config(), datetime.now(UTC)
     edit = app.config_problem()
     running = status.Running(
@@ -109,7 +121,7 @@ def _status(platform: Platform, watcher: SettingsWatcher | None) -> dict[str, ob
         ticked_at=platform.ticked_at,
     )
     followed = [problem_after(None, each, now, None) for each in watcher.problems] if watcher else []
-    found = status.collect(config, running, followed)
+    found = status.collect(config, running, followed, store=store, record=record)
     found["functions"] = [
         {"name": name, "up": each.is_up(), "pid": each.pid, "restarts": each.restarts}
         for name, each in platform.functions.items()

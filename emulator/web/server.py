@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -14,21 +13,30 @@ from werkzeug.exceptions import HTTPException
 
 from emulator.runtime.functions import TARGETS, FunctionDownError
 from emulator.runtime.platform import Platform
+from emulator.web.actions import Actions, BadActionError
+from emulator.web.context import HEADERS, Context, RecentLog, StaleTokenError
+from emulator.web.events import Events
+from emulator.web.exports import Exports
+from emulator.web.history import History
 from emulator.web.metrics import registry_of
-from emulator.web.page import HEADERS, Page, StaleTokenError
+from emulator.web.snapshot import Snapshot
+from emulator.web.views import Views
 from lib.errors import ConnectorError, NotFoundError
 from lib.http.access import Access, AccessError, is_dns_rebinding
 from lib.http.handler import DESCRIPTION_PATH, MAX_BODY_BYTES, authorize, description, problem, refusal
 
 log = logging.getLogger(__name__)
 
-OPEN = ("/healthz", "/metrics", DESCRIPTION_PATH, "/api/v1/")
+OPEN = ("/healthz", DESCRIPTION_PATH, "/api/v1/", "/static/")
 """What anybody may ask under any name: it tells no status, or has a key of its own."""
+CONNECTIONS = 500
+IDLE_SECONDS = 15
+"""A connection that says nothing for so long is closed: those that were only opened shut nobody out."""
 
-Status = Callable[[], dict[str, Any]]
 
-
-def application(platform: Platform, status: Status, access: Callable[[], Access]) -> Flask:
+def application(
+    platform: Platform, snapshot: Snapshot, history: History, access: Callable[[], Access], log: RecentLog
+) -> Flask:
     """The WSGI application; `access` says who may call the functions."""
     app = Flask("emulator.web")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
@@ -48,11 +56,11 @@ def application(platform: Platform, status: Status, access: Callable[[], Access]
 
     @app.get("/status")
     def _status() -> Response:
-        return Response(json.dumps(status(), ensure_ascii=False), content_type="application/json")
+        return Response(snapshot.current().body, content_type="application/json")
 
     @app.get("/metrics")
     def _metrics() -> Response:
-        found = generate_latest(registry_of(platform, status()))
+        found = generate_latest(registry_of(platform, snapshot.status()))
         return Response(found, content_type=CONTENT_TYPE_LATEST)
 
     @app.get("/healthz")
@@ -62,7 +70,10 @@ def application(platform: Platform, status: Status, access: Callable[[], Access]
             return problem(503, "starting", f"not running: {', '.join(down)}", retry_after=1)
         return Response('{"ok": true}', content_type="application/json")
 
-    Page(app, platform, status, access)
+    context = Context(platform, snapshot, history, access, log)
+    Views(app, context, Events(app, context))
+    Actions(app, context)
+    Exports(app, context)
     app.after_request(_for_people)
     app.register_error_handler(AccessError, refusal)
     app.register_error_handler(ConnectorError, _failed)
@@ -92,12 +103,25 @@ def _for_people(response: Response) -> Response:
 def listening(app: Flask, host: str, port: int) -> Any:
     """A server of the application that listens already, and has yet to `run`; OSError where it cannot."""
     # A proxy's headers tell that a caller on loopback is none of this machine.
-    return create_server(app, host=host, port=port, threads=8, clear_untrusted_proxy_headers=False)
+    return create_server(
+        app,
+        host=host,
+        port=port,
+        threads=8,
+        clear_untrusted_proxy_headers=False,
+        connection_limit=CONNECTIONS,
+        channel_timeout=IDLE_SECONDS,
+        cleanup_interval=IDLE_SECONDS // 3,
+        max_request_body_size=2 * MAX_BODY_BYTES,
+        asyncore_use_poll=True,
+    )
 
 
 def _failed(error: ConnectorError) -> Response:
     if isinstance(error, NotFoundError):
         return problem(404, error.code, str(error), title=error.title, remedy=error.remedy)
+    if isinstance(error, BadActionError):
+        return problem(400, error.code, str(error), title=error.title, remedy=error.remedy)
     if isinstance(error, StaleTokenError):
         return problem(403, error.code, str(error), title=error.title, remedy=error.remedy)
     return problem(503, error.code, str(error), title=error.title, remedy=error.remedy, retry_after=10)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from lib.config.loading import Config
 from lib.errors import ThrottledError
 from lib.model import health
-from lib.model.checkpoint import Problem, problem_after
+from lib.model.checkpoint import Checkpoint, Problem, problem_after
 from lib.model.clock import from_text, text_or_none, to_text
 from lib.model.duration import duration_text
 from lib.model.feed import Feed
 from lib.model.health import Health, IntegrationFacts, Reason, SiteFacts, StreamFacts, assess
 from lib.model.rate_policy import RatePolicy
+from lib.model.receipt import LastReceipt
 from lib.model.schedule import Asked
 from lib.model.stream import ENDPOINTS, Stream
 from lib.pipeline.accounts import Account, Accounts, Target, known_targets
@@ -26,6 +28,7 @@ from lib.state.dead_letters import DeadLetter, dead_letters_by_stream
 from lib.state.leases import lease_of
 from lib.state.schedules import Schedules
 from lib.state.state import State
+from lib.store.base import ObjectStore
 
 FETCH_OUTCOMES_THAT_READ = ("fetched", "up_to_date")
 
@@ -35,6 +38,31 @@ class _Pending:
     batches: int = 0
     bytes: int = 0
     oldest: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRecord:
+    """What the store holds of one stream, as far as its status needs it."""
+
+    checkpoint: Checkpoint
+    """Without the keys of recent events, which are its bulk."""
+    tail: LastReceipt
+    acked_at: str | None
+    has_reconciled: bool
+    reconciled: Mapping[str, Any] | None
+
+
+def read_record(state: State, stream: Stream) -> StreamRecord:
+    """What the store holds of the stream now."""
+    tail, acked_at = state.ledger.last(stream, lease_of(state.store, stream)[0].tail)
+    progress = state.store.read(progress_key(stream))
+    return StreamRecord(
+        checkpoint=replace(state.checkpoints.read(stream).checkpoint, recent=()),
+        tail=tail,
+        acked_at=acked_at,
+        has_reconciled=progress is not None,
+        reconciled=last_report(progress.body) if progress else None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +83,7 @@ class Running:
 class _View:
     """What one status is made of."""
 
-    state: State
+    record: Callable[[Stream], StreamRecord]
     pending: Mapping[Stream, _Pending]
     gaps: Mapping[Stream, Sequence[Mapping[str, Any]]]
     dead_letters: Mapping[Stream, Sequence[DeadLetter]]
@@ -81,8 +109,12 @@ def status(
     now: datetime,
     running: Running | None = None,
     followed: Sequence[Problem] = (),
+    record: Callable[[Stream], StreamRecord] | None = None,
 ) -> dict[str, Any]:
-    """Every stream and every integration, with their health. `followed`: faults of UTMStack's own configuration."""
+    """Every stream and every integration, with their health. `followed`: faults of UTMStack's own configuration.
+
+    `record` reads a stream's objects, where another way than from the store is wanted.
+    """
     running = running or Running()
     latest = running.latest
     pending: dict[Stream, _Pending] = {}
@@ -101,7 +133,7 @@ def status(
         asked |= Schedules(state.store).asked(feed.name)
     unknown = {feed.name for feed in feeds} - {stream.integration for stream in targets}
     view = _View(
-        state,
+        record or partial(read_record, state),
         pending,
         gaps,
         dead_letters,
@@ -285,8 +317,8 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
     """The stream's line, and what its health is judged by; a retired one is not judged."""
     now, latest = view.now, view.latest.get(stream)
     pending = view.pending.get(stream, _Pending())
-    checkpoint = view.state.checkpoints.read(stream).checkpoint
-    tail, acked_at = view.state.ledger.last(stream, lease_of(view.state.store, stream)[0].tail)
+    record = view.record(stream)
+    checkpoint = record.checkpoint
     target, retired = view.targets.get(stream), stream in view.retired
     account = view.accounts.get(stream.integration)
     known = None if retired else (account.problem if account else None) or checkpoint.problem
@@ -311,10 +343,10 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
         "has_more": bool(latest and latest["has_more"]),
         "read_up_to": text_or_none(read_at),
         "last_event": text_or_none(checkpoint.newest),
-        "last_ack": acked_at,
+        "last_ack": record.acked_at,
         "events": checkpoint.events,
         "repeats": checkpoint.repeats,
-        "acked": tail.total,
+        "acked": record.tail.total,
         "pending_batches": pending.batches,
         "pending_bytes": pending.bytes,
         "oldest_pending_seconds": (
@@ -325,9 +357,8 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
         "dead_letter_objects": len(dead),
         "dead_letters_unacknowledged": sum(each.events for each in dead if each.acknowledged is None),
     }
-    progress = view.state.store.read(progress_key(stream))
-    if progress is not None:
-        line["reconciled"] = last_report(progress.body)
+    if record.has_reconciled:
+        line["reconciled"] = record.reconciled
     silent = None if problem or retired else checkpoint.silent_since(read_at)
     if silent is not None:
         # Sophos answers, and has nothing: neither Sophos nor the credential is down.
@@ -363,11 +394,18 @@ def _facts(
     )
 
 
-def collect(config: Config, running: Running | None = None, followed: Sequence[Problem] = ()) -> dict[str, Any]:
-    """The status of a configuration's store, just now."""
+def collect(
+    config: Config,
+    running: Running | None = None,
+    followed: Sequence[Problem] = (),
+    *,
+    store: ObjectStore | None = None,
+    record: Callable[[Stream], StreamRecord] | None = None,
+) -> dict[str, Any]:
+    """The status of a configuration's store, just now; read through `store` and `record`, where they are given."""
     from lib import app  # noqa: PLC0415 - opens the store
 
-    store = app.open_store(config.store)
+    store = store or app.open_store(config.store)
     accounts = Accounts(store, now=app.now, jitter=lambda: 0.0)
     feeds = [app.feed_of(each, config.gap_data_type) for each in config.integrations]
     return status(
@@ -378,4 +416,5 @@ def collect(config: Config, running: Running | None = None, followed: Sequence[P
         now=datetime.now(UTC),
         running=running,
         followed=followed,
+        record=record,
     )
