@@ -54,55 +54,58 @@ class Exports:
 
     def __init__(self, app: Flask, context: Context) -> None:
         self._context = context
-        app.add_url_rule("/gaps.json", "gaps_json", lambda: _json(gap_lines(self._status())))
-        app.add_url_rule("/gaps.csv", "gaps_csv", lambda: _csv(gap_lines(self._status()), GAP_COLUMNS, "gaps"))
-        app.add_url_rule("/dead-letters.json", "dead_json", lambda: _json(dead_letter_lines(self._status())))
+        app.add_url_rule("/gaps.json", "gaps_json", lambda: _json(gap_lines(self._lines())))
+        app.add_url_rule("/gaps.csv", "gaps_csv", lambda: _csv(gap_lines(self._lines()), GAP_COLUMNS, "gaps"))
+        app.add_url_rule("/dead-letters.json", "dead_json", lambda: _json(dead_letter_lines(self._lines())))
         app.add_url_rule(
             "/dead-letters.csv",
             "dead_csv",
-            lambda: _csv(dead_letter_lines(self._status()), DEAD_COLUMNS, "dead-letters"),
+            lambda: _csv(dead_letter_lines(self._lines()), DEAD_COLUMNS, "dead-letters"),
         )
 
-    def _status(self) -> dict[str, Any]:
-        return self._context.snapshot.status()
+    def _lines(self) -> Sequence[Mapping[str, Any]]:
+        return self._context.snapshot.current().lines
 
 
-def gap_lines(status: Mapping[str, Any]) -> list[Line]:
+def gap_lines(lines: Sequence[Mapping[str, Any]]) -> list[Line]:
     """Every gap with the names of its stream: those that nobody acknowledged first, then the newest."""
-    found = [{**_names(line), **gap} for line in status["streams"] for gap in line["gaps"]]
+    found = [{**_names(line), **gap} for line in lines for gap in line["gaps"]]
     found.sort(key=lambda each: each["noticed_at"] or "", reverse=True)
     return sorted(found, key=lambda each: each["acknowledged"] is not None)
 
 
-def dead_letter_lines(status: Mapping[str, Any], only: Stream | None = None) -> list[Line]:
+def dead_letter_lines(lines: Sequence[Mapping[str, Any]], only: Stream | None = None) -> list[Line]:
     """Every dead letter, of all streams or of one: those that nobody acknowledged first."""
-    if not status["set_aside"]:
+    names = {Stream.of(line): _names(line) for line in lines if line["dead_letter_objects"]}
+    if not names:
         return []
-    names = {Stream.of(line): _names(line) for line in status["streams"] if line["dead_letter_objects"]}
     by_stream = dead_letters_by_stream(State.of(use_cases.store()))
     found = [
         {
             "id": each.id,
             "key": each.key,
-            **names.get(stream, {"integration": stream.integration, "tenant": stream.tenant, "tenant_name": ""}),
-            "stream": stream.kind,
+            **names[stream],
             "events": each.events,
             "reasons": dict(each.reasons),
             "acknowledged": each.acknowledged.fields() if each.acknowledged else None,
         }
         for stream in sorted(by_stream)
-        if only in (None, stream)
+        if only in (None, stream) and stream in names
         for each in by_stream[stream]
     ]
     return sorted(found, key=lambda each: each["acknowledged"] is not None)
 
 
 def _names(line: Mapping[str, Any]) -> Line:
-    return {key: line[key] for key in ("integration", "tenant", "tenant_name", "stream")}
+    return {key: line[key] for key in ("integration", "tenant", "tenant_name", "stream", "label")}
 
 
 def _json(lines: Sequence[Line]) -> Response:
-    return Response(json.dumps(lines, ensure_ascii=False), content_type="application/json", headers=HEADERS)
+    return Response(
+        json.dumps([{k: v for k, v in line.items() if k != "label"} for line in lines], ensure_ascii=False),
+        content_type="application/json",
+        headers=HEADERS,
+    )
 
 
 def _csv(lines: Sequence[Line], columns: Sequence[str], name: str) -> Response:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 
+from markupsafe import Markup, escape
+
 from lib.model.clock import from_text
 
 THIN = "\u202f"
@@ -60,6 +62,16 @@ def pretty(raw: str) -> str | None:
         return json.dumps(json.loads(raw), indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):
         return None
+
+
+def coded(text: str) -> Markup:
+    """Text whose words between backticks are shown as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if at % 2 else escape(part) for at, part in enumerate(parts)
+    )
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:

@@ -25,6 +25,7 @@ PREFIX = "charts/"
 MARKS_KEY = f"{PREFIX}marks.json"
 SAVE_SECONDS = 300.0
 SAMPLE_SECONDS = 60.0
+FIRST_SAMPLE_SECONDS = 5.0
 DOWN_SECONDS = 2 * SAVE_SECONDS
 """A connector that has saved nothing for so long was not running."""
 MOST_MARKS = 500
@@ -122,13 +123,14 @@ class History:
             self._load(began)
             self._load_marks(began)
         self.is_complete = True
-        while not self._over.wait(SAMPLE_SECONDS):
+        pause = FIRST_SAMPLE_SECONDS
+        while not self._over.wait(pause):
+            pause = SAMPLE_SECONDS
             with suppress(ConnectorError):
                 self._sample()
                 if self._now() - saved >= SAVE_SECONDS:
                     saved = self._now()
                     self._save()
-        self._over.wait()
 
     def _load(self, began: float) -> None:
         """Today and yesterday, and once the days before that no object tells of."""

@@ -132,14 +132,20 @@ def find(lines: Iterable[Mapping[str, Any]], query: Query, size: int = PAGE) -> 
     return Found(chosen[(page - 1) * size : page * size], len(chosen), page, pages)
 
 
+def without_stream(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The integrations of which no stream is known yet: what is wrong with them shows on no stream."""
+    return [line for line in status["integrations"] if not line["tenants"]]
+
+
 def tiles(status: Mapping[str, Any]) -> dict[str, int]:
     """Streams of each health, and how many gaps and dead letters there are."""
     lines = [line for line in status["streams"] if line["state"] != "retired"]
     healths = Counter(line["health"] for line in lines)
     waiting = sum(map(waits, lines))
+    bare = Counter(line["health"] for line in without_stream(status))
     return {
-        "failing": healths["failing"],
-        "attention": healths["attention"],
+        "failing": healths["failing"] + bare["failing"],
+        "attention": healths["attention"] + bare["attention"],
         "waiting": waiting,
         "ok": healths["ok"],
         "gaps": status["gaps"],

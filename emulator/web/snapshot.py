@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
+from emulator.web.listing import tiles
 from emulator.web.status import StreamRecord, read_record
 from lib.errors import ConnectorError
 from lib.model.checkpoint import checkpoint_key
@@ -48,8 +49,8 @@ class Taken:
     """Monotonic time."""
     cost: float
     """CPU seconds of the pass."""
-    streams: Sequence[dict[str, Any]] = field(default=())
-    """The streams that are not retired."""
+    lines: Sequence[dict[str, Any]] = field(default=())
+    """Every stream's line, with a `label` for people: the tenant's name, or what comes nearest to one."""
 
     @property
     def age(self) -> float:
@@ -64,7 +65,22 @@ class Taken:
     @cached_property
     def by_stream(self) -> Mapping[Stream, dict[str, Any]]:
         """Each stream's line."""
-        return {Stream.of(line): line for line in self.status["streams"]}
+        return {Stream.of(line): line for line in self.lines}
+
+    @cached_property
+    def by_path(self) -> Mapping[str, dict[str, Any]]:
+        """The same by the stream's path, which reasons name."""
+        return {stream.path: line for stream, line in self.by_stream.items()}
+
+    @cached_property
+    def streams(self) -> Sequence[dict[str, Any]]:
+        """Those that are not retired."""
+        return [line for line in self.lines if line["state"] != "retired"]
+
+    @cached_property
+    def tiles(self) -> Mapping[str, int]:
+        """How many there are of each health."""
+        return tiles(self.status)
 
 
 class Read(Protocol):
@@ -154,8 +170,8 @@ class Snapshot:
             self._listed.begin()
             status = self._read(self._listed, self._record_reader(self._listed))
             number = time.monotonic_ns()
-            streams = [line for line in status["streams"] if line["state"] != "retired"]
-            taken = Taken(status, number, began, time.thread_time() - used, streams)
+            lines = labelled(status)
+            taken = Taken(status, number, began, time.thread_time() - used, lines)
             # A pass that began before something was done may not know of it.
             self._taken = taken if edition == self._edition else None
             return taken
@@ -182,6 +198,19 @@ class Snapshot:
             return record
 
         return read
+
+
+def labelled(status: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The streams' lines, each with a name for people: of an integration's only tenant it is the integration's."""
+    alone = {line["name"] for line in status["integrations"] if line["tenants"] == 1}
+    return [
+        line
+        | {
+            "label": line["tenant_name"]
+            or (line["integration"] if line["integration"] in alone else f"{line['tenant'][:8]}…")
+        }
+        for line in status["streams"]
+    ]
 
 
 class ListedStore:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import fields as fields_of
-from dataclasses import is_dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
@@ -20,13 +16,12 @@ from emulator.web.charts import DEFAULT, RANGES
 from emulator.web.context import HEADERS, Context, page, version
 from emulator.web.events import Events, dead_events, last_receipts
 from emulator.web.exports import dead_letter_lines, gap_lines
-from emulator.web.listing import BADNESS, Query, find, ordered, tiles, waits
+from emulator.web.listing import BADNESS, Query, find, ordered, waits, without_stream
+from emulator.web.settings import documents, items, shown, told, versions
 from emulator.web.snapshot import Taken
 from lib import app as use_cases
-from lib.config.secrets import Reference
 from lib.errors import NotFoundError
 from lib.model.clock import to_text
-from lib.model.duration import duration_text
 from lib.model.stream import Stream
 from lib.state.state import State
 
@@ -40,8 +35,6 @@ NAMED = 3
 """Streams that a reason names."""
 ASK_AGAIN = 3.0
 """Seconds between two questions of a page, where the answers cost little."""
-DOCS = Path(__file__).parents[2]
-"""Where the documentation lies, in a source tree."""
 WORDS = {"ok": "All is well", "attention": "Needs attention", "failing": "Failing"}
 SHAPES = {"ok": "●", "attention": "▲", "failing": "✖", "waiting": "◌", "retired": "–"}
 TITLES = {
@@ -86,7 +79,7 @@ class Views:
 
     def _furnish(self) -> None:
         env = self._app.jinja_env
-        for name in ("number", "size", "seconds", "short", "ago", "pretty"):
+        for name in ("number", "size", "seconds", "short", "ago", "pretty", "coded"):
             env.filters[name] = getattr(formatting, name)
         env.globals.update(
             version=version(),
@@ -177,7 +170,7 @@ class Views:
         shown = integrations if arguments.get("all") else integrations[:INTEGRATIONS]
         return {
             "nav": "overview",
-            "tiles": tiled(taken),
+            "tiles": taken.tiles,
             "integrations": shown,
             "more": len(integrations) - len(shown),
             "named": named[:200],
@@ -189,17 +182,18 @@ class Views:
 
     @staticmethod
     def _reason(taken: Taken, reason: Mapping[str, Any]) -> Values:
-        """A reason with the first of its streams by name."""
-        by_path = paths_of(taken)
-        named = [by_path[path] for path in reason["streams"][:NAMED] if path in by_path]
-        return {**reason, "named": named, "more": len(reason["streams"]) - len(named)}
+        """A reason with the integrations that it concerns as a whole, or with the first of its streams by name."""
+        whole = [line["name"] for line in taken.status["integrations"] if _concerns(line, reason["code"])]
+        paths = [] if whole else reason["streams"]
+        named = [taken.by_path[path] for path in paths[:NAMED] if path in taken.by_path]
+        return {**reason, "whole": whole[:STREAMS], "named": named, "more": max(0, len(paths) - NAMED)}
 
     def _streams(self, arguments: Arguments) -> Values:
         taken = self._context.snapshot.current()
         query = Query.of(arguments)
         code = arguments.get("reason", "")
         reason = next((each for each in taken.status["reasons"] if each["code"] == code), None)
-        lines = taken.status["streams"]
+        lines = taken.lines
         if reason is not None:
             paths = set(reason["streams"])
             lines = [line for line in lines if Stream.of(line).path in paths]
@@ -208,8 +202,9 @@ class Views:
             "query": query,
             "reason": reason,
             "found": find(lines, query),
+            "bare": [line["name"] for line in without_stream(taken.status) if query.health == line["health"] != "ok"],
             "page_url": lambda number: query.url(page=number) + (f"&reason={quote(code)}" if reason else ""),
-            "tiles": tiled(taken),
+            "tiles": taken.tiles,
             "named": [line["name"] for line in taken.status["integrations"]][:200],
             "kinds": sorted({line["stream"] for line in taken.streams}),
         }
@@ -222,7 +217,7 @@ class Views:
         ]
         if not lines:
             raise NotFoundError(f"no tenant {tenant!r} of {integration!r} is known")
-        name = next((line["tenant_name"] for line in lines if line["tenant_name"]), tenant)
+        name = lines[0]["label"]
         return {
             "nav": "streams",
             "lines": lines,
@@ -244,7 +239,7 @@ class Views:
             for _, each in zip(range(LISTED), state.batches.waiting(stream), strict=False)
         ]
         admitted = self._context.admits()
-        dead = dead_letter_lines(taken.status, stream)[:LISTED]
+        dead = dead_letter_lines(taken.lines, stream)[:LISTED]
         for each in dead:
             each["lines"] = dead_events(state.store, each["key"]) if admitted else []
         return {
@@ -257,10 +252,10 @@ class Views:
         }
 
     def _gaps(self, arguments: Arguments) -> Values:
-        return {"nav": "gaps", **paged("/gaps", gap_lines(self._context.snapshot.status()), arguments)}
+        return {"nav": "gaps", **paged("/gaps", gap_lines(self._context.snapshot.current().lines), arguments)}
 
     def _dead_letters(self, arguments: Arguments) -> Values:
-        lines = dead_letter_lines(self._context.snapshot.status())
+        lines = dead_letter_lines(self._context.snapshot.current().lines)
         return {"nav": "dead", **paged("/dead-letters", lines, arguments)}
 
     @staticmethod
@@ -283,9 +278,9 @@ class Views:
         admitted = self._context.admits()
         return {
             "nav": "settings",
-            "settings": [(name, told(value)) for name, value in _items(config) if name != "integrations"],
+            "settings": [(name, shown(name, value)) for name, value in items(config) if name != "integrations"],
             "integration_settings": [
-                (each.name, [(n, told(v)) for n, v in _items(each)]) for each in config.integrations[:TENANTS]
+                (each.name, [(n, told(v)) for n, v in items(each)]) for each in config.integrations[:TENANTS]
             ],
             "more": max(0, len(config.integrations) - TENANTS),
             "versions": versions(),
@@ -296,6 +291,12 @@ class Views:
             "log": self._context.log.newest() if admitted else None,
             "docs": sorted(documents()),
         }
+
+
+def _concerns(line: Mapping[str, Any], code: str) -> bool:
+    """Whether a reason is one of the whole integration."""
+    codes = [line.get("problem", {}).get("code"), *(each["code"] for each in line["warnings"])]
+    return code in codes or (code == "paused" and line["state"] == "paused")
 
 
 def paged(path: str, lines: list[Values], arguments: Arguments) -> Values:
@@ -311,23 +312,6 @@ def paged(path: str, lines: list[Values], arguments: Arguments) -> Values:
         "pages": pages,
         "page_url": lambda chosen: f"{path}?page={chosen}",
     }
-
-
-def tiled(taken: Taken) -> dict[str, int]:
-    """The tiles' figures, worked out once a snapshot."""
-    cached = taken.__dict__.get("tiles")
-    if cached is None:
-        cached = taken.__dict__["tiles"] = tiles(taken.status)
-    return dict(cached)
-
-
-def paths_of(taken: Taken) -> Mapping[str, Values]:
-    """Each stream's line by its path, worked out once a snapshot."""
-    cached = taken.__dict__.get("paths")
-    if cached is None:
-        cached = taken.__dict__["paths"] = {Stream.of(line).path: line for line in taken.status["streams"]}
-    found: Mapping[str, Values] = cached
-    return found
 
 
 def stream_url(line: Mapping[str, Any]) -> str:
@@ -381,48 +365,3 @@ def rows(chart: Mapping[str, Any]) -> list[Values]:
             }
         )
     return found[::-1]
-
-
-def _items(config: Any) -> list[tuple[str, Any]]:
-    return [(each.name, getattr(config, each.name)) for each in fields_of(config)]
-
-
-def told(value: object) -> str:
-    """A setting as text: a reference by where it leads, and never by what it stands for."""
-    if isinstance(value, Reference):
-        return f"{masked(value)}"
-    if value is None:
-        return "–"
-    if isinstance(value, timedelta):
-        return duration_text(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        inner = [f"{name}: {told(each)}" for name, each in _items(value) if each not in (None, (), "")]
-        return ", ".join(inner) or "–"
-    if isinstance(value, tuple | list):
-        return ", ".join(map(told, value)) or "–"
-    return str(value)
-
-
-def masked(reference: Reference) -> str:
-    """What may be shown of a secret: the kind of place that it comes from."""
-    text = str(getattr(reference, "text", ""))
-    kinds = {"${env:": "an environment variable", "${file:": "a file", "${secret:": "Secret Manager"}
-    place = next((kind for begin, kind in kinds.items() if text.startswith(begin)), None)
-    return f"•••••• (from {place})" if place else "••••••"
-
-
-def documents() -> Mapping[str, Path]:
-    """The documentation that lies beside the program, by name."""
-    return {each.name: each for each in [*DOCS.glob("README.md"), *DOCS.glob("docs/*.md")]}
-
-
-def versions() -> list[tuple[str, str]]:
-    """What runs here."""
-    import platform  # noqa: PLC0415 - this view alone
-    from importlib import metadata  # noqa: PLC0415
-
-    found = [("connector", version()), ("Python", platform.python_version())]
-    for name in ("grpcio", "protobuf", "Flask", "waitress", "requests"):
-        with suppress(metadata.PackageNotFoundError):
-            found.append((name, metadata.version(name)))
-    return found

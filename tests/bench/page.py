@@ -1,0 +1,132 @@
+"""`python -m tests.bench.page`: what a look at the page costs, with many streams: CPU, bytes, time to the first byte."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import requests
+import yaml
+
+from emulator.runtime.platform import Platform
+from emulator.web import status
+from emulator.web.context import RecentLog
+from emulator.web.history import History
+from emulator.web.server import application, listening
+from emulator.web.snapshot import Snapshot
+from lib import app
+from lib.config import loading as configuration
+from lib.model.checkpoint import Checkpoint, checkpoint_key, to_body
+from lib.model.lease import Lease, lease_key
+from lib.model.lease import to_body as lease_body
+from lib.model.stream import Stream
+
+LOOKS = 10
+VIEWS = ("/", "/streams", "/streams?q=customer+4&sort=lag&page=2", "/live?view=/streams", "/status")
+
+
+def fill(folder: Path, streams: int) -> Path:
+    """A store of a partner with so many customers, some of them in trouble; its configuration's path."""
+    path = folder / "connector.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "store": f"file:{folder}/store",
+                "engine": f"unix:{folder}/engine.sock",
+                "listen": "127.0.0.1:0",
+                "integrations": [{"name": "partner", "client_id": "nobody", "client_secret": "nothing-that-counts"}],
+            }
+        )
+    )
+    app.open_store(f"file:{folder}/store")
+    now = datetime.now(UTC)
+    for number in range(streams):
+        stream = Stream("partner", f"00000000-0000-4000-8000-{number:012d}", "events")
+        late = timedelta(hours=2) if number % 500 == 7 else timedelta(seconds=number % 60)
+        checkpoint = Checkpoint(sequence=2, as_of=now - late, newest=now - timedelta(minutes=5), events=number)
+        # Straight to disk: that each is durable does not matter here, and takes minutes.
+        for key, body in (
+            (checkpoint_key(stream), to_body(stream, checkpoint)),
+            (lease_key(stream), lease_body(Lease())),
+        ):
+            file = folder / "store" / key
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(body)
+    return path
+
+
+@contextmanager
+def served(config: Path) -> Iterator[str]:
+    """The page of that configuration, where nothing is fetched."""
+    os.environ[configuration.ENVIRONMENT] = str(config)
+    settings = configuration.load(str(config))
+    platform = Platform(settings, str(config))
+    snapshot = Snapshot(app.store, lambda store, record: status.collect(settings, store=store, record=record))
+    history = History(app.store, snapshot.status, time.time)
+    server = listening(application(platform, snapshot, history, app.access, RecentLog()), "127.0.0.1", 0)
+    threading.Thread(target=server.run, daemon=True).start()
+    snapshot.start()
+    try:
+        yield f"http://127.0.0.1:{server.effective_port}"
+    finally:
+        server.close()
+        snapshot.stop()
+
+
+def cpu() -> float:
+    """CPU seconds of this process's other threads."""
+    return time.process_time() - time.thread_time()
+
+
+def look(url: str, path: str) -> dict[str, float]:
+    """One view, as the median of several looks."""
+    session = requests.Session()
+    spent, first, size = [], [], 0
+    for _ in range(LOOKS):
+        time.sleep(0.05)
+        before, began = cpu(), time.monotonic()
+        with session.get(url + path, stream=True, timeout=60) as answer:
+            next(answer.iter_content(1))
+            first.append(time.monotonic() - began)
+            size = 1 + sum(map(len, answer.iter_content(65_536)))
+        spent.append(cpu() - before)
+    return {
+        "cpu_ms": round(1000 * statistics.median(spent), 1),
+        "first_byte_ms": round(1000 * statistics.median(first), 1),
+        "kilobytes": round(size / 1000, 1),
+    }
+
+
+def measure(streams: int) -> dict[str, dict[str, float]]:
+    """Every view of a store with so many streams."""
+    with tempfile.TemporaryDirectory(prefix="su-") as name, served(fill(Path(name), streams)) as url:
+        began = cpu()
+        requests.get(f"{url}/status", timeout=60)
+        found = {"first look": {"cpu_ms": round(1000 * (cpu() - began), 1)}}
+        return found | {path: look(url, path) for path in VIEWS}
+
+
+def main(counts: list[int]) -> None:
+    logging.disable(logging.WARNING)
+    if len(counts) > 1:  # Each in a process of its own, which reads its own configuration.
+        for count in counts:
+            subprocess.run([sys.executable, "-m", "tests.bench.page", str(count)], check=True)
+        return
+    for count in counts:
+        for path, figures in measure(count).items():
+            print(f"{count:>6} streams  {path:<40} {json.dumps(figures)}")
+
+
+if __name__ == "__main__":
+    main([int(each) for each in sys.argv[1:]] or [1, 1_000, 5_000])
