@@ -81,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--only", choices=["fetch-page", "forward-batch"], help="where another platform runs the rest")
     demo = add("demo", "run it with a simulated Sophos Central and a stand-in engine", _demo)
     demo.add_argument("--listen", default="127.0.0.1:8080", metavar="HOST:PORT", help="default: %(default)s")
+    demo.add_argument(
+        "--minute", type=float, default=60.0, metavar="SECONDS", help="of the story; default: %(default)s"
+    )
     central.add_arguments(add("central", "a simulated Sophos Central alone", central.run))
     engine.add_arguments(add("engine", "a stand-in for UTMStack's engine alone", engine.run))
     add("relay", "the relay in front of the engine's socket alone", _relay, config=True)
@@ -153,7 +156,7 @@ def _run(args: argparse.Namespace) -> int:
 def _demo(args: argparse.Namespace) -> int:
     from emulator.cli.demo import demo
 
-    return demo(args.listen)
+    return demo(args.listen, args.minute)
 
 
 def _relay(args: argparse.Namespace) -> int:
