@@ -68,8 +68,10 @@ def demo(listen: str, minute: float = 60.0) -> int:
         (folder / "account.json").write_text(json.dumps(_account()))
         engine = _engine(folder)
         central = process.start(
-            ["-m", "emulator", "central", "--listen", "127.0.0.1:0", "--announce", f"{folder}/central.json"]
-            + ["--account", f"{folder}/account.json", "--rate", "240"]
+            [
+                *("-m", "emulator", "central", "--listen", "127.0.0.1:0", "--rate", "240"),
+                *("--announce", f"{folder}/central.json", "--account", f"{folder}/account.json"),
+            ]
         )
         try:
             told = _announced(folder, [engine, central])

@@ -213,7 +213,7 @@ class Views:
         taken = self._context.snapshot.current()
         integration, tenant = (arguments.get(key, "") for key in ("integration", "tenant"))
         lines = [
-            line for line in taken.status["streams"] if (line["integration"], line["tenant"]) == (integration, tenant)
+            line for line in taken.lines if (line["integration"], line["tenant"]) == (integration, tenant)
         ]
         if not lines:
             raise NotFoundError(f"no tenant {tenant!r} of {integration!r} is known")

@@ -1,4 +1,4 @@
-"""`python -m tests.bench.page`: what a look at the page costs, with many streams: CPU, bytes, time to the first byte."""
+"""`python -m tests.bench.page`: what a look at the page costs with many streams: CPU, bytes, first byte."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from lib.model.lease import to_body as lease_body
 from lib.model.stream import Stream
 
 LOOKS = 10
-VIEWS = ("/", "/streams", "/streams?q=customer+4&sort=lag&page=2", "/live?view=/streams", "/status")
+VIEWS = ("/", "/streams", "/streams?q=0004&sort=lag&page=2", "/live?view=/streams", "/status")
 
 
 def fill(folder: Path, streams: int) -> Path:

@@ -121,9 +121,9 @@ function bytes(value) {
 const plain = (value) => value.toLocaleString("en", { maximumFractionDigits: 1 });
 const PLOTS = [
   { title: "Events a minute", unit: plain, height: 200, lines: [["fetched", "Fetched", "--bar", true], ["acked", "Acknowledged", "--bar2"]] },
-  { title: "Lag: seconds not read yet (the latest stream)", unit: lasts, height: 110, lines: [["lag", "Lag", "--warn", true]] },
-  { title: "Bytes that wait for the engine", unit: bytes, height: 110, lines: [["waiting", "Waiting", "--bar", true]] },
-  { title: "Calls to Sophos in a minute", unit: plain, height: 110, lines: [["calls", "Calls", "--bar2", true], ["budget", "Budget", "--bad"]] },
+  { title: "Highest lag", unit: lasts, height: 110, lines: [["lag", "Lag", "--warn", true]] },
+  { title: "Bytes that wait", unit: bytes, height: 110, lines: [["waiting", "Waiting", "--bar", true]] },
+  { title: "Calls a minute", unit: plain, height: 110, lines: [["calls", "Calls", "--bar2", true], ["budget", "Budget", "--bad"]] },
 ];
 
 // Gaps and outages as bands, restarts as lines.
@@ -156,18 +156,32 @@ function draw(told) {
     const cell = document.createElement("div");
     cell.className = "plot";
     const title = document.createElement("h3");
-    title.textContent = plot.title;
+    title.textContent = `${plot.title} (UTC) `;
     cell.append(title);
+    const keys = lines.map(([, label, colour]) => {
+      const key = document.createElement("span");
+      key.style.color = css(colour);
+      title.append(key, " ");
+      return (value) => { key.textContent = `■ ${label}${value === undefined || value === null ? "" : " " + plot.unit(value)}`; };
+    });
+    const when = document.createElement("span");
+    title.append(when);
+    const told_at = (u) => {
+      const at = u.cursor.idx;
+      keys.forEach((key, index) => key(at === null || at === undefined ? null : u.data[index + 1][at]));
+      when.textContent = at === null || at === undefined ? "" : new Date(u.data[0][at] * 1000).toISOString().slice(0, 16).replace("T", " ");
+    };
+    keys.forEach((key) => key(null));
     plots.append(cell);
     const axis = { stroke: css("--dim"), grid: { stroke: css("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui" };
     new uPlot({
       width: place && wide ? (width - 32) / 3 : width, height: plot.height,
-      plugins: [marked(told.marks)],
+      plugins: [marked(told.marks), { hooks: { setCursor: [told_at] } }],
+      legend: { show: false },
       cursor: { sync: { key: "all" }, y: false },
       scales: { y: { range: (_, __, most) => [0, Math.max(1, most * 1.1)] } },
       axes: [{ ...axis, space: 70, values: (_, splits, __, ___, step) => splits.map((at) => clock(at, step)) }, { ...axis, size: 64, space: 28, values: (_, splits) => splits.map(plot.unit) }],
-      series: [{ value: (_, at) => (at ? new Date(at * 1000).toISOString().slice(0, 16).replace("T", " ") + " UTC" : "–") },
-        ...lines.map(([, label, colour, fill]) => ({ label, stroke: css(colour), width: 1.5, fill: fill ? css(colour) + "26" : undefined, points: { show: false }, value: (_, value) => (value === null || value === undefined ? "–" : plot.unit(value)) }))],
+      series: [{}, ...lines.map(([, label, colour, fill]) => ({ label, stroke: css(colour), width: 1.5, fill: fill ? css(colour) + "26" : undefined }))],
     }, [told.t, ...lines.map(([key]) => told[key])], cell);
   }
   plots.setAttribute("role", "img");
