@@ -245,7 +245,11 @@ def test_news_arrive_by_themselves_and_leave_the_focus_where_it_is(page: Page, s
 
 def test_only_what_changed_is_sent_and_never_the_page(page: Page) -> None:
     asked: list[Request] = []
-    page.on("request", asked.append)
+
+    def note(request: Request) -> None:
+        asked.append(request)
+
+    page.on("request", note)
     page.goto("/gaps")
     for _ in range(3):
         page.wait_for_event("response", lambda answer: "/live" in answer.url, timeout=20_000)

@@ -1,8 +1,10 @@
 """What the operator's page answers, without a browser: events that pass, odd names, actions."""
 
+import contextlib
 import html
 import json
 import re
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +16,8 @@ import requests
 from emulator.central import DEFAULT_TENANT_ID, CentralServer, Credential, Tenant
 from lib.model.checkpoint import Checkpoint
 from lib.model.stream import Stream
+from lib.state.acknowledgements import Acknowledgements
+from lib.state.gaps import CURSOR_EXPIRED, Gap
 from lib.store.base import ABSENT
 from tests.site import SECRET, Emulator, Site, site, until
 
@@ -226,3 +230,92 @@ def test_replay_sends_again_what_was_kept(hourly: tuple[Site, Emulator]) -> None
     ended = act(emulator, "replay", since="1d")
     assert re.fullmatch(r"\d+ events of \d+ batches sent again\.", ended)
     assert found.raws().count(event(EVIL)) == 2
+
+
+def test_a_form_that_cannot_be_used_is_told_and_nothing_is_done(hourly: tuple[Site, Emulator]) -> None:
+    _, emulator = hourly
+    answers = [post(emulator, "replay", since=since) for since in ("999999999h", "soon", "")]
+    assert [(each.status_code, each.json()["code"]) for each in answers] == [(400, "bad_action")] * 3
+    assert post(emulator, "no-such-action").status_code == 404
+    assert post(emulator, "acknowledge", key="cursors/no-gap.json").status_code == 200
+    assert "there is no gap and no dead letter" in get(emulator, "/")
+
+
+def test_a_page_of_another_site_holds_no_place_of_the_tail_and_sees_no_event(hourly: tuple[Site, Emulator]) -> None:
+    _, emulator = hourly
+    foreign = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+    for path in ("/tail", f"/events?stream={QUIET}"):
+        answer = requests.get(emulator.url(path), headers=foreign, timeout=10)
+        assert (answer.status_code, answer.json()["code"]) == (403, "foreign_page")
+    with requests.get(emulator.url("/tail"), stream=True, timeout=10) as own:
+        assert own.status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/status", "/gaps.csv", "/live", "/chart.json", "/settings"])
+def test_a_name_that_was_made_to_lead_here_tells_no_tenant(hourly: tuple[Site, Emulator], path: str) -> None:
+    _, emulator = hourly
+    answer = requests.get(emulator.url(path), headers={"Host": "rebound.example.com"}, timeout=10)
+    assert answer.status_code in (401, 403)
+    assert DEFAULT_TENANT_ID not in answer.text
+
+
+def test_connections_that_are_only_opened_shut_nobody_out(hourly: tuple[Site, Emulator]) -> None:
+    _, emulator = hourly
+    with contextlib.ExitStack() as stack:
+        for _ in range(200):
+            half = stack.enter_context(socket.create_connection(("127.0.0.1", emulator.port), timeout=10))
+            half.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+        assert get(emulator, "/healthz")
+        assert get(emulator, "/streams")
+
+
+def test_what_has_not_changed_is_not_sent_again(hourly: tuple[Site, Emulator]) -> None:
+    _, emulator = hourly
+    url = emulator.url("/live?view=/streams")
+    first = requests.get(url, timeout=10)
+    again = requests.get(url, timeout=10, headers={"If-None-Match": first.headers["ETag"]})
+    assert first.status_code == 200
+    assert set(first.json()["parts"]) == {"pill", "tiles", "count", "streams"}
+    assert (again.status_code, again.content) == (304, b"") or again.headers["ETag"] != first.headers["ETag"]
+    assert requests.get(emulator.url("/live?view=/no-such-view"), timeout=10).status_code == 404
+
+
+def test_what_another_process_does_to_the_store_is_seen_at_the_next_look(hourly: tuple[Site, Emulator]) -> None:
+    found, emulator = hourly
+    known = (emulator.status() or {})["gaps"]
+    start = datetime.now(UTC) - timedelta(hours=30)
+    gap = Gap(QUIET, 7, CURSOR_EXPIRED, start, start + timedelta(hours=6), datetime.now(UTC), 12)
+    found.state.gaps.record(gap)
+    until(lambda: (emulator.status() or {})["gaps"] == known + 1, "the gap", seconds=10)
+    lines = json.loads(get(emulator, "/gaps.json"))
+    assert [(line["key"], line["estimated_events"], line["acknowledged"]) for line in lines] == [(gap.key, 12, None)]
+    assert get(emulator, "/gaps.csv").splitlines()[0].startswith("id,integration,tenant")
+    Acknowledgements(found.state.store).add(gap.key, by="somebody", at=datetime.now(UTC))
+    until(
+        lambda: "acknowledged" in get(emulator, "/gaps") and "by somebody" in get(emulator, "/gaps"), "it", seconds=10
+    )
+    marks = json.loads(get(emulator, "/chart.json", range="7d"))["marks"]
+    assert [mark["kind"] for mark in marks if "Gap:" in mark["text"]] == ["gap"]
+
+
+def test_a_restart_loses_nothing_of_the_chart_and_is_marked() -> None:
+    with site() as found:
+        found.central.fill(60)
+        with Emulator(found) as emulator:
+            until(lambda: (emulator.status() or {}).get("acked", 0) >= 60, "everything delivered")
+            emulator.kill()
+        with Emulator(found) as emulator:
+            until(lambda: emulator.status() is not None, "the page")
+
+            def chart() -> dict[str, Any]:
+                return dict(json.loads(get(emulator, "/chart.json", range="1h")))
+
+            until(lambda: chart()["complete"], "the past")
+            assert (sum(chart()["fetched"]), sum(chart()["acked"])) == (60, 60)
+            assert [mark["kind"] for mark in chart()["marks"]] == ["restart"]
+            of_tenant = json.loads(
+                get(emulator, "/chart.json", range="24h", integration="acme", tenant=DEFAULT_TENANT_ID)
+            )
+            assert round(sum(of_tenant["acked"]) * 60) == 60
+            found.central.emit(5)
+            until(lambda: sum(chart()["acked"]) == 65, "what is new", seconds=20)
