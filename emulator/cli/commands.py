@@ -21,6 +21,7 @@ from lib.config.loading import ENVIRONMENT, FOLLOWED, Config, InvalidConfigError
 from lib.config.reloading import read_followed, with_followed
 from lib.errors import ConfigError, ConnectorError, NotFoundError
 from lib.http.handler import Refused
+from lib.model.clock import day_of
 from lib.model.duration import parse_duration
 from lib.model.families import expanded
 from lib.model.page import Tenant
@@ -28,7 +29,7 @@ from lib.model.stream import Stream
 from lib.model.text import printable
 from lib.pipeline import audit as audits
 from lib.pipeline.observe import Observations
-from lib.state.state import State, day_of
+from lib.state.state import State
 
 if TYPE_CHECKING:
     from emulator.utmstack.watcher import SettingsWatcher

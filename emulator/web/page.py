@@ -24,12 +24,14 @@ from lib import app
 from lib.errors import ConnectorError, DamagedError
 from lib.http.access import Access, AccessError
 from lib.http.handler import authorize, problem
-from lib.model import receipt
-from lib.model.clock import from_text, to_text
+from lib.model.clock import day_of, to_text
 from lib.model.duration import parse_duration
 from lib.model.stream import Stream
+from lib.state.batches import batch_of
+from lib.state.dead_letters import set_aside_by_stream
 from lib.state.ledger import last_of
-from lib.state.state import State, batch_of, day_of, set_aside_by_stream
+from lib.state.receipts import RECEIPT, digest
+from lib.state.state import State
 from lib.store.base import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -294,10 +296,9 @@ def remembered(state: State, before: datetime) -> Counter[int]:
     for stream in state.checkpoints.streams():
         for body in state.ledger.newest(stream, day_of(begin), written=begin):
             with suppress(DamagedError):
-                fields = receipt.fields_of(body)
-                fetched_at = from_text(fields["fetched_at"])
-                if begin <= fetched_at < before:
-                    found[int(fetched_at.timestamp()) // 60] += fields["count"]
+                receipt = RECEIPT.decode(body)
+                if begin <= receipt.fetched_at < before:
+                    found[int(receipt.fetched_at.timestamp()) // 60] += receipt.count
     return found
 
 
@@ -307,8 +308,9 @@ def last_receipts(state: State, stream: Stream) -> list[dict[str, Any]]:
     found = []
     for body in reversed(state.ledger.newest(stream, since, most=RECEIPTS)):
         with suppress(DamagedError):
-            fields = receipt.fields_of(body)
-            found.append({**fields, "digest": receipt.digest(body)[:16]})
+            fields = RECEIPT.load(body)
+            RECEIPT.value(fields)
+            found.append({**fields, "digest": digest(body)[:16]})
     return found
 
 

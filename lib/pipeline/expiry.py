@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from lib.errors import ConnectorError
+from lib.model.clock import day_of
 from lib.model.stream import Stream
 from lib.state.leases import held
 from lib.state.ledger import KEPT, place_of
-from lib.state.state import State, day_of
+from lib.state.state import State
 
 log = logging.getLogger(__name__)
 

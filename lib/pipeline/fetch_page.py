@@ -27,7 +27,7 @@ from lib.errors import (
 )
 from lib.model.batch import Header
 from lib.model.checkpoint import HORIZON, IDLE_WRITE, Checkpoint, Problem, lost_interval, problem_after
-from lib.model.clock import from_text, to_text
+from lib.model.clock import day_before, day_of, from_text, to_text
 from lib.model.credential import RENEW
 from lib.model.feed import Feed
 from lib.model.page import Page
@@ -37,10 +37,11 @@ from lib.pipeline.devices import DeviceScan, is_due
 from lib.pipeline.estimates import not_fetched
 from lib.pipeline.reconcile import Reconcile
 from lib.state.advance import Item, ReadFields, adopt, advance, announce, is_stored, item_of, newest_of, stored_since
+from lib.state.checkpoints import SavedCheckpoint
 from lib.state.gaps import CURSOR_EXPIRED, Gap
 from lib.state.ledger import Known
 from lib.state.schedules import ALL_ASKED, Schedules
-from lib.state.state import SavedCheckpoint, State, day_before, day_of
+from lib.state.state import State
 from lib.store.base import ABSENT
 
 log = logging.getLogger(__name__)

@@ -7,20 +7,17 @@ corrects it, and is known to all at once.
 
 from __future__ import annotations
 
-import json
 import threading
 import uuid
 from bisect import bisect_right, insort
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from hashlib import sha256
-from typing import Any
 
-from lib.errors import ConflictError, OverBudgetError, StoreError
-from lib.model.batch import LAYOUT
+from lib.errors import ConflictError, LayoutError, OverBudgetError, StoreError
 from lib.model.rate_policy import KEPT_SECONDS, RatePolicy, Used, count, merged
-from lib.store.base import ABSENT, ObjectStore
+from lib.state.rate_limits import RateLimit, RateLimits, Step
+from lib.store.base import ObjectStore
 
 TOLD_EACH = 20
 """Calls of the last minute that the others do not know of, before they are told; of a larger budget, a fifth."""
@@ -205,70 +202,53 @@ class RateLimiter:
 
     def _refresh(self) -> None:
         """Learn what other instances have told."""
-        with suppress(StoreError):
-            stored = self._store().read(self._key())
-            if stored is not None:
-                with self._lock:
-                    self._learn(_fields(stored.body))
+        with suppress(StoreError, LayoutError):
+            told, _ = RateLimits(self._store()).read(self._client_id())
+            with self._lock:
+                self._learn(told)
 
     def _tell(self) -> None:
         """Publish this instance's calls, and learn the others'. Failing is no matter: a 429 corrects it."""
         for _ in range(2):
-            with suppress(ConflictError, StoreError):
-                stored = self._store().read(self._key())
-                fields = _fields(stored.body) if stored else {}
+            with suppress(ConflictError, StoreError, LayoutError):
+                limits, client_id = RateLimits(self._store()), self._client_id()
+                told, generation = limits.read(client_id)
                 with self._lock:
-                    self._learn(fields)
-                    body = json.dumps(self._told(fields)).encode() + b"\n"
+                    self._learn(told)
+                    mine = self._told(told)
                     self._told_at = self._time()
-                self._store().write(self._key(), body, expected=stored.generation if stored else ABSENT)
+                limits.write(client_id, mine, generation)
                 return
 
-    def _key(self) -> str:
-        return f"budgets/{sha256(self._client_id().encode()).hexdigest()[:16]}.json"
-
-    def _told(self, fields: dict[str, Any]) -> dict[str, Any]:
+    def _told(self, told: RateLimit) -> RateLimit:
         now = self._time()
         holders = {
             name: steps
-            for name, steps in fields.get("holders", {}).items()
-            if steps and now - KEPT_SECONDS < steps[-1][0] <= now + _STEP and name != self._holder
+            for name, steps in told.holders.items()
+            if steps and now - KEPT_SECONDS < steps[-1].at <= now + _STEP and name != self._holder
         }
         steps: dict[float, int] = {}
         for each in self._mine[bisect_right(self._mine, now - KEPT_SECONDS) :]:
             # As late as it can have been: told so, no window is taken for empty too early.
             at = (each // _STEP + 1) * _STEP
             steps[at] = steps.get(at, 0) + 1
-        holders[self._holder] = [[at, calls] for at, calls in steps.items()]
-        strict, blocked = self._strict_at, self._blocked_until
-        return {"layout": LAYOUT, "holders": holders, "strict_at": strict, "blocked_until": blocked}
+        holders[self._holder] = tuple(Step(at, calls) for at, calls in steps.items())
+        return RateLimit(holders, self._strict_at, self._blocked_until)
 
-    def _learn(self, fields: dict[str, Any]) -> None:
+    def _learn(self, told: RateLimit) -> None:
         now = self._time()
-        holders = {name: steps for name, steps in fields.get("holders", {}).items() if name != self._holder}
+        holders = {name: steps for name, steps in told.holders.items() if name != self._holder}
         self._others = sorted(
-            float(at)
+            at
             for steps in holders.values()
             for at, calls in steps
             if now - KEPT_SECONDS < at <= now + _STEP
             for _ in range(calls)
         )
         self._instances = sum(1 for steps in holders.values() if any(now - 60.0 < at for at, _ in steps))
-        if fields.get("strict_at") is not None:
-            self._strict_at = max(self._strict_at or 0.0, float(fields["strict_at"]))
-        self._blocked_until = max(self._blocked_until, float(fields.get("blocked_until", 0.0)))
+        if told.strict_at is not None:
+            self._strict_at = max(self._strict_at or 0.0, told.strict_at)
+        self._blocked_until = max(self._blocked_until, told.blocked_until)
 
     def _time(self) -> float:
         return self._now().timestamp()
-
-
-def _fields(body: bytes) -> dict[str, Any]:
-    """What instances have told; nothing where it cannot be read, since a 429 tells it anew."""
-    with suppress(ValueError, TypeError, AttributeError):
-        fields = json.loads(body)
-        for steps in fields.get("holders", {}).values():
-            for at, calls in steps:
-                float(at), int(calls)
-        float(fields.get("blocked_until", 0.0)), float(fields.get("strict_at") or 0.0)
-        return dict(fields)
-    return {}

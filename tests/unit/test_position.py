@@ -16,13 +16,12 @@ from lib.model.checkpoint import (
     RECENT,
     Checkpoint,
     Problem,
-    from_body,
     lost_interval,
     oldest_request,
     problem_after,
-    to_body,
 )
 from lib.model.stream import Stream
+from lib.state.checkpoints import from_body, to_body
 
 STREAM = Stream("acme", "894af375-a52f-4d5a-a92d-9d9c279b1489", "events")
 START = datetime(2026, 3, 10, tzinfo=UTC)
