@@ -104,6 +104,8 @@ def _print_rest(found: dict[str, Any]) -> None:
         _print_problem({"name": "engine", "problem": found["engine_problem"]})
     if "utmstack" in found:
         _print_followed(found["utmstack"])
+    for each in found.get("damaged", ()):  # An older version, which runs just now, tells none.
+        say("", f"damaged  {each['key']}: {each['what']}")
     if found["set_aside"]:
         say("", "What is set aside lies in the store's dead/, with the reason; `replay --batch NAME` sends it again.")
     if found["observe"]:

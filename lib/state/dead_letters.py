@@ -33,9 +33,9 @@ def set_aside(store: ObjectStore, key: str, body: bytes) -> bool:
 
 
 def set_damaged_aside(store: ObjectStore, key: str, body: bytes, error: ConnectorError) -> None:
-    """Keep a copy of a damaged object before another one takes its place, so that the damage stays known."""
+    """Keep a copy of a damaged object before everything goes on without it, so that the damage stays known."""
     if set_aside(store, key, body):
-        log.warning("%s: %s; dead/ keeps a copy, and it is made again", key, error)
+        log.warning("%s: %s; dead/ keeps a copy", key, error)
 
 
 def set_aside_by_stream(store: ObjectStore) -> dict[Stream, list[str]]:

@@ -6,8 +6,8 @@ A damaged gap stays where it is, and `status` names it; listings go on without i
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -19,8 +19,6 @@ from lib.model.stream import Stream
 from lib.state.batches import STREAM
 from lib.state.codec import UNREADABLE, Codec
 from lib.store.base import ABSENT, ObjectStore
-
-log = logging.getLogger(__name__)
 
 PREFIX = "gaps/"
 CURSOR_EXPIRED = "cursor_expired"
@@ -105,7 +103,5 @@ class Gaps:
         for entry in self._store.list(prefix):
             stored = self._store.read(entry.key)
             if stored is not None:
-                try:
+                with suppress(*UNREADABLE):  # `damage.damaged` names it.
                     yield GAP.decode(stored.body)
-                except UNREADABLE as error:
-                    log.warning("%s: %s", entry.key, error)

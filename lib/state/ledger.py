@@ -1,6 +1,6 @@
 """`ledger/`: receipts, one object each; those of a day that is over are packed, and removed after 90 days.
 
-A damaged receipt stays where it is, as evidence: `audit` names it, and `status` where it is a stream's last one.
+A damaged receipt stays where it is: `audit` names it, and `status` once delivery has met it as a stream's last one.
 Delivery goes on, since its key tells all that the next receipt needs. Of a damaged beginning nothing more is removed.
 """
 
@@ -22,6 +22,7 @@ from lib.model.receipt import LastReceipt, Receipt
 from lib.model.stream import Stream, stream_of
 from lib.state import receipts
 from lib.state.codec import UNREADABLE, Codec
+from lib.state.dead_letters import set_damaged_aside
 from lib.state.receipts import receipt_key
 from lib.store.base import ABSENT, Entry, ObjectStore
 
@@ -98,7 +99,8 @@ class Ledger:
         digest = receipts.digest(stored.body)
         try:
             receipt = receipts.from_body(stored.body)
-        except DamagedError:
+        except DamagedError as error:
+            set_damaged_aside(self._store, key, stored.body, error)
             # Its key tells all that delivery needs; audit names what is wrong with it.
             return LastReceipt(int(key.rpartition("/")[2].partition(".")[0]), key, digest, known.total), None
         return LastReceipt(receipt.sequence, key, digest, receipt.total), to_text(receipt.acked_at)
