@@ -11,7 +11,8 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Generic, NoReturn, TypeVar
+from functools import cache
+from typing import Any, Generic, NoReturn, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -74,7 +75,7 @@ class Codec(Generic[T]):
     def load(self, body: bytes) -> dict[str, Any]:
         """The fields of an object of a layout that this version reads; otherwise DamagedError or LayoutError."""
         try:
-            found = json.loads(body, parse_constant=_no_number)
+            found = _read(body)
         except (ValueError, RecursionError) as error:
             raise DamagedError(f"{self.what} cannot be read: {error}") from None
         if not isinstance(found, dict):
@@ -109,6 +110,14 @@ def _fields(kind: Any) -> list[str]:
     return [each.name for each in fields(kind)]
 
 
+def _read(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except ValueError:
+        # It reads no lone half of a surrogate pair.
+        return json.loads(body, parse_constant=_no_number)
+
+
 def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
 
@@ -116,13 +125,26 @@ def _no_number(name: str) -> NoReturn:
 def _in_utc(value: T) -> T:
     """The value with each time in UTC; ValueError for a time without zone."""
     changed: dict[str, Any] = {}
-    for name in value.__dataclass_fields__:  # type: ignore[attr-defined] # a dataclass, as every stored value is
+    for name in _timed(type(value)):  # type: ignore[arg-type] # to mypy a class is not hashable
         part = getattr(value, name)
         if isinstance(part, datetime):
             if part.tzinfo is None:
                 raise ValueError(f"a time without zone: {name}")
             if part.tzinfo is not UTC:
                 changed[name] = part.astimezone(UTC)
-        elif is_dataclass(part) and (inner := _in_utc(part)) is not part:
+        elif part is not None and (inner := _in_utc(part)) is not part:
             changed[name] = inner
     return replace(value, **changed) if changed else value  # type: ignore[type-var]
+
+
+@cache
+def _timed(kind: type) -> tuple[str, ...]:
+    """The fields of a dataclass that hold a time, or another dataclass that does."""
+    return tuple(
+        name
+        for name, hint in get_type_hints(kind).items()
+        if any(
+            part is datetime or (is_dataclass(part) and _timed(part))  # type: ignore[arg-type] # as above
+            for part in (hint, *get_args(hint))
+        )
+    )
