@@ -64,9 +64,10 @@ def stored_since(books: Books, stream: Stream, day: str, facts: ReadFacts) -> Kn
     return Known(known.keys | told.keys, known.tenants | told.tenants)
 
 
-def newest_of(items: Sequence[Item]) -> datetime | None:
-    """The newest time among the items."""
-    return max((item.created_at for item in items if item.created_at), default=None)
+def newest_of(items: Sequence[Item], until: datetime | None = None) -> datetime | None:
+    """The newest time among the items, but for what is dated later than `until`."""
+    times = (item.created_at for item in items if item.created_at)
+    return max((each for each in times if until is None or each <= until), default=None)
 
 
 def advance(positions: Positions, saved: SavedPosition, header: Header, items: Sequence[Item]) -> SavedPosition:
@@ -74,7 +75,7 @@ def advance(positions: Positions, saved: SavedPosition, header: Header, items: S
     position = saved.position.after(
         replace(header, count=len(items)),
         [item.key for item in items],
-        newest_of(items[: max(0, len(items) - RECENT)]),
+        newest_of(items[: max(0, len(items) - RECENT)], header.newest) if header.newest else None,
     )
     return positions.write(header.stream, position, expected=saved.generation)
 
@@ -133,7 +134,7 @@ def announce(books: Books, gap: Gap, envelope: Envelope | None, facts: ReadFacts
             has_more=False,
             fetched_at=gap.noticed_at,
             as_of=position.as_of or gap.noticed_at,
-            day=max(position.day, day_of(gap.noticed_at)),
+            day=max(position.day, day_of(position.as_of or gap.noticed_at)),
             newest=None,
             count=0,
             repeats=0,

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 
 from lib.errors import CursorRefusedError, DamagedError
 from lib.model.batch import POLL, Header
+from lib.model.clock import believed
 from lib.model.inventory import Inventory
 from lib.model.page import DevicePage
 from lib.model.position import Position
@@ -66,6 +67,8 @@ class Look:
         self._now = now
         self._known, self._generation = books.inventories.read(target.stream)
         self._is_dirty = False
+        self._day = ""
+        """The ledger's day, by Sophos's clock."""
         if self._known.folded >= saved.position.sequence:
             # It knows of a batch that is not there: set aside as damaged before the position had moved.
             self._known = self._known.forgotten()
@@ -82,6 +85,7 @@ class Look:
                 "%s: Sophos names the page that was asked for as the next one; the look ends here", self._stream
             )
             page = replace(page, next_key=None)
+        self._set_right(page)
         header, size = self._header(page, key, len(page.items) - len(changed)), 0
         if page.next_key is None:
             known, gone = known.shown(known.gone())
@@ -95,6 +99,17 @@ class Look:
         items = [item_of(raw, header, self._facts) for raw in changed]
         self._saved = advance(self._books.positions, self._saved, header, items)
         return Looked(self._saved, header, size, header.has_more)
+
+    def _set_right(self, page: DevicePage) -> None:
+        """No look ended in the future: such a time is one of a clock that jumped back, and goes with this page."""
+        now, position = self._now(), self._saved.position
+        served_at = believed([page.served_at] if page.served_at else [], now, None)
+        if served_at is not None:
+            position = position.brought_back(served_at, now)
+        if position.as_of is not None and position.as_of > now:
+            position = replace(position, as_of=now)
+        self._saved = replace(self._saved, position=position)
+        self._day = day_of(served_at or now)
 
     def _fold_waiting(self) -> None:
         """Note what a run stored that died before it noted it. What is gone was noted by whoever delivered it."""
@@ -146,7 +161,7 @@ class Look:
             fetched_at=now,
             # Only a look that has come to its end tells up to when all is known.
             as_of=now if page.next_key is None else position.as_of or now - feed.inventory,
-            day=max(position.day, day_of(now)),
+            day=max(position.day, self._day),
             newest=None,
             count=0,
             repeats=unchanged,
