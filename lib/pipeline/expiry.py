@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from lib.errors import ConnectorError
-from lib.model.stream import Stream
+from lib.model.clock import FARTHEST, to_text
+from lib.model.stream import ENDPOINTS, Stream
 from lib.pipeline.leases import held
 from lib.pipeline.ledger import KEPT, place_of
 from lib.pipeline.records import Books, day_of
@@ -17,6 +19,9 @@ log = logging.getLogger(__name__)
 EXPIRED_A_CALL = 100
 """Kept batches of a stream that one call removes at most: expiry never holds delivery up."""
 
+ASKED_AGAIN = timedelta(hours=1)
+"""How long it is left at that, where the clocks differ."""
+
 
 class Expiry:
     """Looks once a day in a process, by whole days; a look that finds nothing old writes nothing."""
@@ -24,6 +29,8 @@ class Expiry:
     def __init__(self) -> None:
         self._done = ""
         """The day on which all was looked through last."""
+        self._refused_at: datetime | None = None
+        """When this machine's clock was last found to differ from Sophos's."""
 
     def run(
         self,
@@ -36,9 +43,11 @@ class Expiry:
         goes_on: Callable[[], bool],
     ) -> None:
         """Remove of each stream the batches kept for longer than `archive`, and the receipts older than theirs."""
-        today, expired = day_of(now()), day_of(now() - archive)
-        if self._done == today:
+        today = day_of(now())
+        moment = None if self._done == today else self._moment(books, now())
+        if moment is None:
             return
+        expired = day_of(moment - archive)
         archives = next(iter(books.store.list("archive/")), None) is not None
         is_done = True
         for stream in streams:
@@ -47,18 +56,53 @@ class Expiry:
             try:
                 if archives:
                     is_done &= books.batches.expire(stream, expired, EXPIRED_A_CALL) < EXPIRED_A_CALL
-                is_done &= _receipts(books, stream, holder, now, goes_on)
+                is_done &= _receipts(books, stream, holder, now, oldest=day_of(moment - KEPT), goes_on=goes_on)
             except ConnectorError as error:
                 log.warning("%s: what is old stays for now: %s", stream, error)
         if is_done:
             self._done = today
 
+    def _moment(self, books: Books, now: datetime) -> datetime | None:
+        """The time by which things are old: by this machine's clock and by Sophos's. None where the two differ.
+
+        Then the age of nothing is known. A store whose every stream has rested for so long looks the same, and waits
+        for the next answer.
+        """
+        if self._refused_at is not None and abs(now - self._refused_at) < ASKED_AGAIN:
+            return None
+        latest = _latest_answer(books) or now
+        if abs(now - latest) <= FARTHEST:
+            return min(now, latest)
+        self._refused_at = now
+        log.warning(
+            "nothing is removed for its age: this machine's clock shows %s, and Sophos was read up to %s. "
+            "Set the clock right, or wait for the next answer.",
+            to_text(now),
+            to_text(latest),
+        )
+        return None
+
+
+def _latest_answer(books: Books) -> datetime | None:
+    """Sophos's time up to which any stream was read; that of an inventory is this machine's."""
+    found: list[datetime] = []
+    for stream in books.positions.streams():
+        with suppress(ConnectorError):
+            position = books.positions.read(stream).position
+            found += [position.as_of] if position.as_of and stream.kind != ENDPOINTS else []
+    return max(found, default=None)
+
 
 def _receipts(
-    books: Books, stream: Stream, holder: Callable[[], str], now: Callable[[], datetime], goes_on: Callable[[], bool]
+    books: Books,
+    stream: Stream,
+    holder: Callable[[], str],
+    now: Callable[[], datetime],
+    *,
+    oldest: str,
+    goes_on: Callable[[], bool],
 ) -> bool:
     """Delivery tidies a busy stream's ledger once a day; this is for the others. Whether it came to its end."""
-    oldest = day_of(now() - KEPT)
     if not books.ledger.has_expired(stream, oldest):
         return True
     with held(books.store, stream, holder(), now) as lease:
