@@ -167,7 +167,7 @@ class Position:
         since = self.recent_since
         if len(recent) > RECENT:
             # Of those forgotten here only a bound is known: none is newer than the newest ever stored before.
-            since = _latest(since, self.newest, newest_dropped)
+            since = _latest(since, self.newest, newest_dropped) or max(header.as_of, header.fetched_at)
         return replace(
             self,
             sequence=header.sequence + 1,

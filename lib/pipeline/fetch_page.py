@@ -521,7 +521,7 @@ class Reading:
         header = replace(
             header,
             as_of=_read_up_to(page, items, served_at, position, self._feed),
-            newest=newest_of(fresh, newest_believed(served_at)),
+            newest=newest_of(fresh, newest_believed(max(served_at, position.as_of or served_at))),
             repeats=len(items) - len(fresh),
         )
         if fresh:

@@ -1,6 +1,7 @@
 """Sophos's clock and this machine's differ: what may be asked for goes by Sophos's."""
 
 import json
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -14,6 +15,7 @@ from emulator.central.clock import Clock
 from lib import config as configuration
 from lib.errors import StoreError
 from lib.model.batch import Envelope, Header
+from lib.model.page import Page, Tenant
 from lib.model.position import OLDEST_REQUEST, Position
 from lib.model.stream import Stream
 from lib.pipeline.advance import advance, item_of
@@ -21,6 +23,7 @@ from lib.pipeline.audit import audit
 from lib.pipeline.count_types import CountTypes
 from lib.pipeline.records import Books
 from lib.sophos.pages import facts
+from tests.functions.test_budget import Quiet, World, fetch_page
 from tests.functions.test_faults import Connector, Line
 
 AHEAD = [timedelta(minutes=-10), timedelta(minutes=10), timedelta(hours=-3), timedelta(hours=3)]
@@ -325,6 +328,34 @@ def test_an_event_of_2099_hides_no_silence_and_makes_no_tick_read_the_ledger(jum
     jumping.poll()
     (line,) = jumping.status()["streams"]
     assert line["silent_since"] == line["last_event"] < "2099"
+
+
+def cursor_of(text: str) -> str:
+    return b64encode(f"V2_CURSOR|{text}".encode()).decode()
+
+
+def test_a_last_pages_cursor_of_2099_is_not_believed_and_a_real_outage_after_it_is_a_gap(tmp_path: Path) -> None:
+    class Telling(Quiet):
+        cursor = ""
+
+        def page(self, host: str, tenant: str, kind: str, *, deadline: float | None = None, **more: object) -> Page:
+            return replace(super().page(host, tenant, kind, deadline=deadline, **more), next_cursor=self.cursor)
+
+    world = World(tmp_path)
+    source = Telling(world, world.budget(), [Tenant("t", "T", "https://api.example.com")], frozenset({"t"}))
+    use_case = fetch_page(world, source, lambda: 60.0)
+    for text in ("2099-01-01T00:00:00Z", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "later"):
+        source.cursor = cursor_of(text)
+        (line,) = use_case.run(deadline=world.monotonic() + 50).lines
+        assert (line["outcome"], line["lag_seconds"], line.get("problem")) == ("fetched", 0.0, None)
+        world.sleep(60.0)
+    (stream,) = use_case.books.positions.streams()
+    read_at = use_case.books.positions.read(stream).position.as_of
+    assert list(use_case.books.gaps.all()) == []
+    world.sleep(40 * 3600.0)
+    use_case.run(deadline=world.monotonic() + 50)
+    (gap,) = use_case.books.gaps.all()
+    assert datetime.fromisoformat(gap["from"]) == read_at
 
 
 def old_day(works: Jumping) -> tuple[Stream, str]:
