@@ -48,7 +48,8 @@ def believed(told: Iterable[datetime], here: datetime, before: datetime | None) 
     agrees with `before`, and this one any other.
     """
     limit = here + FARTHEST
-    found = [each for each in told if each >= EARLIEST and (each <= limit or _follows(each, before))]
+    is_behind = before is not None and before > limit
+    found = [each for each in told if each >= EARLIEST and (each <= limit or (is_behind and _follows(each, before)))]
     close = [each for each in found if abs(each - here) <= CLOSE] or [each for each in found if _follows(each, before)]
     return max(close or found, default=None)
 

@@ -305,6 +305,7 @@ def test_receipts_that_move_to_an_earlier_day_survive_a_death_at_each_step(jumpi
     jumping.books = whole
     jumping.clock.advance(60)
     jumping.forward()
+    assert not list(jumping.books.batches.waiting())
     told = audit(jumping.books)
     assert told["ok"], told
     assert told["streams"][0]["events"] == 28

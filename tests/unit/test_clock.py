@@ -68,7 +68,9 @@ def test_what_is_believed_was_told_and_is_not_beyond_the_bound(
     if found is not None:
         assert found in told
         assert found >= EARLIEST
-        assert found - here <= FARTHEST or (before is not None and found - before <= HORIZON)
+        assert found - here <= FARTHEST or (
+            before is not None and before - here > FARTHEST and found - before <= HORIZON
+        )
 
 
 @given(NEAR, ANY, st.none() | ANY)
@@ -84,6 +86,14 @@ def test_one_time_that_agrees_with_this_machines_outdoes_any_other(
 def test_a_machine_whose_clock_is_wrong_believes_sophos(ahead: timedelta) -> None:
     before = HERE - timedelta(minutes=1)
     assert believed([HERE], HERE + ahead, before) == HERE
+
+
+def test_a_machine_that_falls_far_behind_goes_on_with_sophos_and_no_clock_that_runs_ahead_is_followed() -> None:
+    before = HERE - timedelta(minutes=1)
+    assert believed([HERE], HERE - timedelta(days=10), before) == HERE
+    for _ in range(20):
+        before = believed([before + timedelta(hours=23)], HERE, before) or before
+    assert before <= HERE + FARTHEST
 
 
 def test_nothing_is_believed_of_an_answer_that_tells_2099_alone() -> None:
