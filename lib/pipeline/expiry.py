@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import cache
 
 from lib.errors import ConnectorError
 from lib.model.clock import FARTHEST, to_text
@@ -44,10 +45,10 @@ class Expiry:
     ) -> None:
         """Remove of each stream the batches kept for longer than `archive`, and the receipts older than theirs."""
         today = day_of(now())
-        moment = None if self._done == today else self._moment(books, now())
-        if moment is None:
+        if self._done == today:
             return
-        expired = day_of(moment - archive)
+        # Asked only where something looks old: it reads every cursor.
+        moment = cache(lambda: self._moment(books, now()))
         archives = next(iter(books.store.list("archive/")), None) is not None
         is_done = True
         for stream in streams:
@@ -55,8 +56,11 @@ class Expiry:
                 return
             try:
                 if archives:
-                    is_done &= books.batches.expire(stream, expired, EXPIRED_A_CALL) < EXPIRED_A_CALL
-                is_done &= _receipts(books, stream, holder, now, oldest=day_of(moment - KEPT), goes_on=goes_on)
+                    at = moment()
+                    if at is None:
+                        return
+                    is_done &= books.batches.expire(stream, day_of(at - archive), EXPIRED_A_CALL) < EXPIRED_A_CALL
+                is_done &= _receipts(books, stream, holder, now, moment=moment, goes_on=goes_on)
             except ConnectorError as error:
                 log.warning("%s: what is old stays for now: %s", stream, error)
         if is_done:
@@ -99,12 +103,16 @@ def _receipts(
     holder: Callable[[], str],
     now: Callable[[], datetime],
     *,
-    oldest: str,
+    moment: Callable[[], datetime | None],
     goes_on: Callable[[], bool],
 ) -> bool:
     """Delivery tidies a busy stream's ledger once a day; this is for the others. Whether it came to its end."""
-    if not books.ledger.has_expired(stream, oldest):
+    if not books.ledger.has_expired(stream, day_of(now() - KEPT)):
         return True
+    at = moment()
+    if at is None:
+        return False
+    oldest = day_of(at - KEPT)
     with held(books.store, stream, holder(), now) as lease:
         tail = place_of(books.ledger.tail(stream, lease.state.tail).key) if lease else None
         return tail is None or books.ledger.tidy(stream, closed=tail.day, oldest=oldest, goes_on=goes_on)
