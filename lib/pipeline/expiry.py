@@ -11,9 +11,9 @@ from functools import cache
 from lib.errors import ConnectorError
 from lib.model.clock import FARTHEST, to_text
 from lib.model.stream import ENDPOINTS, Stream
-from lib.pipeline.leases import held
-from lib.pipeline.ledger import KEPT, place_of
-from lib.pipeline.records import Books, day_of
+from lib.state.leases import held
+from lib.state.ledger import KEPT, place_of
+from lib.state.state import State, day_of
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Expiry:
 
     def run(
         self,
-        books: Books,
+        state: State,
         streams: Sequence[Stream],
         *,
         archive: timedelta,
@@ -48,8 +48,8 @@ class Expiry:
         if self._done == today:
             return
         # Asked only where something looks old: it reads every cursor.
-        moment = cache(lambda: self._moment(books, now()))
-        archives = next(iter(books.store.list("archive/")), None) is not None
+        moment = cache(lambda: self._moment(state, now()))
+        archives = next(iter(state.store.list("archive/")), None) is not None
         is_done = True
         for stream in streams:
             if not goes_on():
@@ -59,14 +59,14 @@ class Expiry:
                     at = moment()
                     if at is None:
                         return
-                    is_done &= books.batches.expire(stream, day_of(at - archive), EXPIRED_A_CALL) < EXPIRED_A_CALL
-                is_done &= _receipts(books, stream, holder, now, moment=moment, goes_on=goes_on)
+                    is_done &= state.batches.expire(stream, day_of(at - archive), EXPIRED_A_CALL) < EXPIRED_A_CALL
+                is_done &= _receipts(state, stream, holder, now, moment=moment, goes_on=goes_on)
             except ConnectorError as error:
                 log.warning("%s: what is old stays for now: %s", stream, error)
         if is_done:
             self._done = today
 
-    def _moment(self, books: Books, now: datetime) -> datetime | None:
+    def _moment(self, state: State, now: datetime) -> datetime | None:
         """The time by which things are old: by this machine's clock and by Sophos's. None where the two differ.
 
         Then the age of nothing is known. A store whose every stream has rested for so long looks the same, and waits
@@ -74,7 +74,7 @@ class Expiry:
         """
         if self._refused_at is not None and abs(now - self._refused_at) < ASKED_AGAIN:
             return None
-        latest = _latest_answer(books) or now
+        latest = _latest_answer(state) or now
         if abs(now - latest) <= FARTHEST:
             return min(now, latest)
         self._refused_at = now
@@ -87,18 +87,18 @@ class Expiry:
         return None
 
 
-def _latest_answer(books: Books) -> datetime | None:
+def _latest_answer(state: State) -> datetime | None:
     """Sophos's time up to which any stream was read; that of an inventory is this machine's."""
     found: list[datetime] = []
-    for stream in books.positions.streams():
+    for stream in state.checkpoints.streams():
         with suppress(ConnectorError):
-            position = books.positions.read(stream).position
-            found += [position.as_of] if position.as_of and stream.kind != ENDPOINTS else []
+            checkpoint = state.checkpoints.read(stream).checkpoint
+            found += [checkpoint.as_of] if checkpoint.as_of and stream.kind != ENDPOINTS else []
     return max(found, default=None)
 
 
 def _receipts(
-    books: Books,
+    state: State,
     stream: Stream,
     holder: Callable[[], str],
     now: Callable[[], datetime],
@@ -107,12 +107,12 @@ def _receipts(
     goes_on: Callable[[], bool],
 ) -> bool:
     """Delivery tidies a busy stream's ledger once a day; this is for the others. Whether it came to its end."""
-    if not books.ledger.has_expired(stream, day_of(now() - KEPT)):
+    if not state.ledger.has_expired(stream, day_of(now() - KEPT)):
         return True
     at = moment()
     if at is None:
         return False
     oldest = day_of(at - KEPT)
-    with held(books.store, stream, holder(), now) as lease:
-        tail = place_of(books.ledger.tail(stream, lease.state.tail).key) if lease else None
-        return tail is None or books.ledger.tidy(stream, closed=tail.day, oldest=oldest, goes_on=goes_on)
+    with held(state.store, stream, holder(), now) as lease:
+        tail = place_of(state.ledger.tail(stream, lease.state.tail).key) if lease else None
+        return tail is None or state.ledger.tidy(stream, closed=tail.day, oldest=oldest, goes_on=goes_on)

@@ -12,17 +12,17 @@ import pytest
 
 from emulator.central import CentralServer, Fault
 from emulator.central.clock import Clock
-from lib import config as configuration
+from lib.config import loading as configuration
 from lib.errors import StoreError
 from lib.model.batch import Envelope, Header
+from lib.model.checkpoint import OLDEST_REQUEST, Checkpoint
 from lib.model.page import Page, Tenant
-from lib.model.position import OLDEST_REQUEST, Position
 from lib.model.stream import Stream
-from lib.pipeline.advance import advance, item_of
 from lib.pipeline.audit import audit
 from lib.pipeline.count_types import CountTypes
-from lib.pipeline.records import Books
-from lib.sophos.pages import facts
+from lib.sophos.pages import event_fields
+from lib.state.advance import advance, item_of
+from lib.state.state import State
 from tests.functions.test_budget import Quiet, World, fetch_page
 from tests.functions.test_faults import Connector, Line
 
@@ -84,7 +84,7 @@ def test_reconciliation_reads_what_sophos_still_has(works: Connector) -> None:
 def test_types_are_counted_of_the_whole_window(works: Connector) -> None:
     (integration,) = works.fetch_page.integrations.values()
     targets = works.accounts.targets(integration.feed, integration.source, integration.client_id(), integration.api_url)
-    counted = CountTypes(facts, works.now, works.monotonic).run(
+    counted = CountTypes(event_fields, works.now, works.monotonic).run(
         integration, targets, window=timedelta(hours=24), deadline=works.monotonic() + 50
     )
     assert counted["complete"]
@@ -110,13 +110,13 @@ class Jumping(Connector):
         again.ahead = self.ahead
         return again
 
-    def position(self) -> Position:
-        (stream,) = self.books.positions.streams()
-        return self.books.positions.read(stream).position
+    def checkpoint(self) -> Checkpoint:
+        (stream,) = self.state.checkpoints.streams()
+        return self.state.checkpoints.read(stream).checkpoint
 
     def gaps(self) -> list[tuple[datetime, datetime]]:
         return [
-            (datetime.fromisoformat(gap["from"]), datetime.fromisoformat(gap["to"])) for gap in self.books.gaps.all()
+            (datetime.fromisoformat(gap["from"]), datetime.fromisoformat(gap["to"])) for gap in self.state.gaps.all()
         ]
 
     def natives(self) -> list[str]:
@@ -161,8 +161,8 @@ def test_a_clock_that_jumps_and_comes_back_stalls_doubles_and_loses_nothing(
         works.forward()
     assert works.natives() == works.central.ids(works.central.default_tenant)
     assert works.gaps() == []
-    assert works.position().day <= f"{Connector.now(works):%Y-%m-%d}"
-    told = audit(works.books)
+    assert works.checkpoint().day <= f"{Connector.now(works):%Y-%m-%d}"
+    told = audit(works.state)
     assert told["ok"], told
 
 
@@ -175,7 +175,7 @@ def test_a_stream_with_pages_to_come_goes_on_when_the_clock_is_set_back(jumping:
     (line,) = jumping.fetch_page.run(max_pages=10, deadline=jumping.monotonic() + 50).lines
     assert (first[0]["pages"], line["pages"], line["outcome"]) == (15, 10, "fetched")
     jumping.tick()
-    assert jumping.position().events == 30_020
+    assert jumping.checkpoint().events == 30_020
 
 
 @pytest.mark.parametrize("pages", [1, 5])
@@ -190,8 +190,8 @@ def test_one_date_in_the_future_is_not_believed_and_a_real_outage_after_it_is_a_
     jumping.poll()
     assert jumping.gaps() == []
     rested_at = Connector.now(jumping)
-    assert abs(jumping.position().as_of - rested_at) < timedelta(minutes=16)  # type: ignore[operator]
-    assert jumping.position().day <= f"{rested_at:%Y-%m-%d}"
+    assert abs(jumping.checkpoint().as_of - rested_at) < timedelta(minutes=16)  # type: ignore[operator]
+    assert jumping.checkpoint().day <= f"{rested_at:%Y-%m-%d}"
     assert jumping.status()["streams"][0]["lag_seconds"] < 16 * 60
     before = jumping.natives()
     jumping.clock.advance(2 * 3600)
@@ -204,7 +204,7 @@ def test_one_date_in_the_future_is_not_believed_and_a_real_outage_after_it_is_a_
     assert abs(start - rested_at) < timedelta(minutes=16)
     assert abs(end - (Connector.now(jumping) - timedelta(hours=24))) < timedelta(minutes=5)
     assert jumping.natives() == before + new
-    assert audit(jumping.books)["ok"]
+    assert audit(jumping.state)["ok"]
 
 
 def test_a_poisoned_first_page_poisons_no_request_either(jumping: Jumping) -> None:
@@ -212,26 +212,26 @@ def test_a_poisoned_first_page_poisons_no_request_either(jumping: Jumping) -> No
     assert jumping.poll()["events"] == 20
     jumping.poll()
     assert jumping.gaps() == []
-    assert jumping.position().as_of <= jumping.now()  # type: ignore[operator]
+    assert jumping.checkpoint().as_of <= jumping.now()  # type: ignore[operator]
 
 
 def poisoned(works: Jumping, moment: datetime, batches: int = 3) -> None:
     """Make the store what an older version left that believed that moment: position, receipts and all."""
-    (stream,) = works.books.positions.streams()
-    saved = works.books.positions.read(stream)
+    (stream,) = works.state.checkpoints.streams()
+    saved = works.state.checkpoints.read(stream)
     day = f"{moment:%Y-%m-%d}"
-    position = replace(saved.position, as_of=moment, newest=moment, recent_since=moment, day=day, pace_seconds=1e9)
-    works.books.positions.write(stream, position, expected=saved.generation)
+    checkpoint = replace(saved.checkpoint, as_of=moment, newest=moment, recent_since=moment, day=day, pace_seconds=1e9)
+    works.state.checkpoints.write(stream, checkpoint, expected=saved.generation)
     for number in range(batches):
-        saved = works.books.positions.read(stream)
+        saved = works.state.checkpoints.read(stream)
         raws = [json.dumps({"id": f"old-{number}-{each}", "type": "t"}).encode() for each in range(2)]
         header = Header(
             stream=stream,
             envelope=Envelope("sophos-central", "acme", configuration.UTMSTACK_TENANT),
-            sequence=saved.position.sequence,
-            previous_cursor=saved.position.batch_cursor,
-            cursor=saved.position.cursor,
-            next_cursor=saved.position.cursor,
+            sequence=saved.checkpoint.sequence,
+            previous_cursor=saved.checkpoint.batch_cursor,
+            cursor=saved.checkpoint.cursor,
+            next_cursor=saved.checkpoint.cursor,
             has_more=False,
             fetched_at=works.now(),
             as_of=moment,
@@ -240,8 +240,8 @@ def poisoned(works: Jumping, moment: datetime, batches: int = 3) -> None:
             count=0,
             repeats=0,
         )
-        header, _ = works.books.batches.create(header, raws)
-        advance(works.books.positions, saved, header, [item_of(raw, header, facts) for raw in raws])
+        header, _ = works.state.batches.create(header, raws)
+        advance(works.state.checkpoints, saved, header, [item_of(raw, header, event_fields) for raw in raws])
         works.forward()
 
 
@@ -251,17 +251,17 @@ def test_a_store_whose_times_lie_in_the_future_is_brought_back(jumping: Jumping,
     poisoned(jumping, jumping.now() + ahead)
     jumping.poll()
     today = f"{jumping.now():%Y-%m-%d}"
-    position = jumping.position()
-    assert position.as_of is not None
-    assert position.as_of <= jumping.now()
-    assert (position.day <= today, position.pace_seconds) == (True, None)
+    checkpoint = jumping.checkpoint()
+    assert checkpoint.as_of is not None
+    assert checkpoint.as_of <= jumping.now()
+    assert (checkpoint.day <= today, checkpoint.pace_seconds) == (True, None)
     for _ in range(3):
         jumping.central.emit(2)
         assert jumping.poll()["events"] == 2
-    (stream,) = jumping.books.positions.streams()
-    days = {place.day for place, _ in jumping.books.ledger.bodies(stream)}
+    (stream,) = jumping.state.checkpoints.streams()
+    days = {place.day for place, _ in jumping.state.ledger.bodies(stream)}
     assert max(days) <= today
-    told = audit(jumping.books)
+    told = audit(jumping.state)
     assert told["ok"], told
     assert told["streams"][0]["events"] == 20 + 6 + 6
     assert len(jumping.natives()) == len(set(jumping.natives()))
@@ -279,7 +279,7 @@ def test_receipts_that_move_to_an_earlier_day_survive_a_death_at_each_step(jumpi
     poisoned(jumping, jumping.now() + timedelta(days=200))
     jumping.central.emit(2)
     jumping.tick()
-    store, left = jumping.books.store, steps
+    store, left = jumping.state.store, steps
 
     class Dying:
         def __getattr__(self, name: str) -> Any:
@@ -299,18 +299,18 @@ def test_receipts_that_move_to_an_earlier_day_survive_a_death_at_each_step(jumpi
             self._step()
             store.delete(key, expected=expected)
 
-    whole = jumping.books
-    jumping.books = Books.of(Dying())
+    whole = jumping.state
+    jumping.state = State.of(Dying())
     jumping.forward()
-    jumping.books = whole
+    jumping.state = whole
     jumping.clock.advance(60)
     jumping.forward()
-    assert not list(jumping.books.batches.waiting())
-    told = audit(jumping.books)
+    assert not list(jumping.state.batches.waiting())
+    told = audit(jumping.state)
     assert told["ok"], told
     assert told["streams"][0]["events"] == 28
-    (stream,) = jumping.books.positions.streams()
-    assert max(place.day for place, _ in jumping.books.ledger.bodies(stream)) <= f"{jumping.now():%Y-%m-%d}"
+    (stream,) = jumping.state.checkpoints.streams()
+    assert max(place.day for place, _ in jumping.state.ledger.bodies(stream)) <= f"{jumping.now():%Y-%m-%d}"
 
 
 def test_an_event_of_2099_hides_no_silence_and_makes_no_tick_read_the_ledger(jumping: Jumping) -> None:
@@ -321,10 +321,10 @@ def test_an_event_of_2099_hides_no_silence_and_makes_no_tick_read_the_ledger(jum
     jumping.central.emit(1)
     jumping.poll()
     assert "far" in jumping.natives()
-    position = jumping.position()
-    assert position.newest is not None
-    assert position.newest <= jumping.now()
-    assert position.recent_since is None
+    checkpoint = jumping.checkpoint()
+    assert checkpoint.newest is not None
+    assert checkpoint.newest <= jumping.now()
+    assert checkpoint.recent_since is None
     jumping.clock.advance(30 * 3600 / 60 * 30)
     jumping.poll()
     (line,) = jumping.status()["streams"]
@@ -343,26 +343,26 @@ def test_a_last_pages_cursor_of_2099_is_not_believed_and_a_real_outage_after_it_
             return replace(super().page(host, tenant, kind, deadline=deadline, **more), next_cursor=self.cursor)
 
     world = World(tmp_path)
-    source = Telling(world, world.budget(), [Tenant("t", "T", "https://api.example.com")], frozenset({"t"}))
+    source = Telling(world, world.rate_limiter(), [Tenant("t", "T", "https://api.example.com")], frozenset({"t"}))
     use_case = fetch_page(world, source, lambda: 60.0)
     for text in ("2099-01-01T00:00:00Z", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "later"):
         source.cursor = cursor_of(text)
         (line,) = use_case.run(deadline=world.monotonic() + 50).lines
         assert (line["outcome"], line["lag_seconds"], line.get("problem")) == ("fetched", 0.0, None)
         world.sleep(60.0)
-    (stream,) = use_case.books.positions.streams()
-    read_at = use_case.books.positions.read(stream).position.as_of
-    assert list(use_case.books.gaps.all()) == []
+    (stream,) = use_case.state.checkpoints.streams()
+    read_at = use_case.state.checkpoints.read(stream).checkpoint.as_of
+    assert list(use_case.state.gaps.all()) == []
     world.sleep(40 * 3600.0)
     use_case.run(deadline=world.monotonic() + 50)
-    (gap,) = use_case.books.gaps.all()
+    (gap,) = use_case.state.gaps.all()
     assert datetime.fromisoformat(gap["from"]) == read_at
 
 
 def old_day(works: Jumping) -> tuple[Stream, str]:
     """The stream, and the first day of its ledger."""
-    (stream,) = works.books.positions.streams()
-    return stream, next(iter(works.books.ledger.bodies(stream)))[0].day
+    (stream,) = works.state.checkpoints.streams()
+    return stream, next(iter(works.state.ledger.bodies(stream)))[0].day
 
 
 def test_nothing_expires_while_the_clocks_differ_and_that_is_said(
@@ -375,21 +375,21 @@ def test_nothing_expires_while_the_clocks_differ_and_that_is_said(
     jumping.central.emit(2)
     jumping.poll()
     stream, first = old_day(jumping)
-    before = [body for _, body in jumping.books.ledger.bodies(stream)]
+    before = [body for _, body in jumping.state.ledger.bodies(stream)]
     jumping.ahead = timedelta(days=200)
     with caplog.at_level("WARNING"):
         jumping.forward()
     assert "nothing is removed for its age" in caplog.text
     jumping.central.emit(1)
     jumping.poll()
-    after = [body for _, body in jumping.books.ledger.bodies(stream)]
+    after = [body for _, body in jumping.state.ledger.bodies(stream)]
     assert after[: len(before)] == before
     assert old_day(jumping) == (stream, first)
-    told = audit(jumping.books)
+    told = audit(jumping.state)
     assert told["ok"], told
     jumping.ahead = timedelta(0)
     jumping.clock.advance(95 * 86_400)
     jumping.poll()
     jumping.forward()
     assert old_day(jumping)[1] > first
-    assert audit(jumping.books)["ok"]
+    assert audit(jumping.state)["ok"]

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from lib.errors import CredentialsError
 from lib.model.backoff import retry_after
+from lib.model.checkpoint import HORIZON, SLOWEST, Checkpoint, newest_believed, problem_after
 from lib.model.clock import CLOSE, EARLIEST, FARTHEST, believed, from_http_date, from_text
-from lib.model.position import HORIZON, SLOWEST, Position, newest_believed, trouble_after
 
 HERE = datetime(2026, 3, 10, 12, tzinfo=UTC)
 FUTURE = datetime(2099, 1, 1, tzinfo=UTC)
@@ -103,7 +103,7 @@ def test_nothing_is_believed_of_an_answer_that_tells_2099_alone() -> None:
 
 @given(
     st.builds(
-        Position,
+        Checkpoint,
         as_of=st.none() | ANY,
         newest=st.none() | ANY,
         recent_since=st.none() | ANY,
@@ -111,25 +111,25 @@ def test_nothing_is_believed_of_an_answer_that_tells_2099_alone() -> None:
     ),
     NEAR,
 )
-def test_no_position_lies_in_the_future_once_it_is_brought_back(position: Position, served_at: datetime) -> None:
-    right = position.brought_back(served_at, HERE)
+def test_no_position_lies_in_the_future_once_it_is_brought_back(checkpoint: Checkpoint, served_at: datetime) -> None:
+    right = checkpoint.brought_back(served_at, HERE)
     assert right.as_of is None or right.as_of <= served_at + CLOSE
     assert right.day <= f"{served_at + CLOSE:%Y-%m-%d}"
     assert right.newest is None or right.newest <= newest_believed(served_at)
     assert right.recent_since is None or right.recent_since <= newest_believed(served_at)
     assert right.brought_back(served_at, HERE) == right
-    if position.as_of is not None and position.as_of <= served_at:
-        assert right.as_of == position.as_of
+    if checkpoint.as_of is not None and checkpoint.as_of <= served_at:
+        assert right.as_of == checkpoint.as_of
 
 
 def test_a_position_is_not_brought_back_by_a_machine_that_is_two_days_behind() -> None:
-    position = Position(as_of=HERE, newest=HERE, day="2026-03-10")
-    assert position.brought_back(HERE, HERE - timedelta(days=2)) == position
+    checkpoint = Checkpoint(as_of=HERE, newest=HERE, day="2026-03-10")
+    assert checkpoint.brought_back(HERE, HERE - timedelta(days=2)) == checkpoint
 
 
 @pytest.mark.parametrize("back", [timedelta(seconds=180), timedelta(days=2), timedelta(days=200)])
 def test_refused_credentials_are_tried_again_when_the_clock_was_set_back(back: timedelta) -> None:
-    trouble = trouble_after(None, CredentialsError("refused"), HERE, SLOWEST)
-    assert trouble.holds_back(HERE)
-    assert trouble.holds_back(HERE + SLOWEST - timedelta(seconds=1))
-    assert not trouble.holds_back(HERE - back)
+    problem = problem_after(None, CredentialsError("refused"), HERE, SLOWEST)
+    assert problem.holds_back(HERE)
+    assert problem.holds_back(HERE + SLOWEST - timedelta(seconds=1))
+    assert not problem.holds_back(HERE - back)

@@ -34,7 +34,7 @@ SKEW = timedelta(seconds=15)
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class Problem:
     """Why a stream or an integration does not get on."""
 
     code: str
@@ -53,7 +53,7 @@ class Trouble:
             return False
         return self.tried_at is None or self.tried_at <= now + SKEW
 
-    def lifted(self) -> Trouble:
+    def lifted(self) -> Problem:
         """The same, to be tried again at once; what Sophos asked for holds."""
         return self if self.code == ThrottledError.code else replace(self, retry_at=None)
 
@@ -67,10 +67,10 @@ class Trouble:
         }
 
 
-def trouble_after(before: Trouble | None, error: ConnectorError, now: datetime, wait: timedelta | None) -> Trouble:
+def problem_after(before: Problem | None, error: ConnectorError, now: datetime, wait: timedelta | None) -> Problem:
     """The trouble after one more failure; `wait` is how long to hold back."""
     same = before is not None and before.code == error.code
-    return Trouble(
+    return Problem(
         code=error.code,
         detail=str(error),
         remedy=error.remedy,
@@ -81,24 +81,24 @@ def trouble_after(before: Trouble | None, error: ConnectorError, now: datetime, 
     )
 
 
-def trouble_fields(trouble: Trouble | None) -> dict[str, Any] | None:
+def problem_fields(problem: Problem | None) -> dict[str, Any] | None:
     """The trouble as JSON fields."""
-    if trouble is None:
+    if problem is None:
         return None
-    times = {"retry_at": text_or_none(trouble.retry_at), "tried_at": text_or_none(trouble.tried_at)}
-    return {**asdict(trouble), "since": to_text(trouble.since), **times}
+    times = {"retry_at": text_or_none(problem.retry_at), "tried_at": text_or_none(problem.tried_at)}
+    return {**asdict(problem), "since": to_text(problem.since), **times}
 
 
-def trouble_of(fields: dict[str, Any] | None) -> Trouble | None:
+def problem_of(fields: dict[str, Any] | None) -> Problem | None:
     """The trouble that `trouble_fields` wrote."""
     if fields is None:
         return None
     times = {"retry_at": moment_or_none(fields["retry_at"]), "tried_at": moment_or_none(fields.get("tried_at"))}
-    return Trouble(**{**fields, "since": from_text(fields["since"]), **times})
+    return Problem(**{**fields, "since": from_text(fields["since"]), **times})
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
+class Checkpoint:
     """One stream's place in Sophos's feed."""
 
     sequence: int = 1
@@ -123,7 +123,7 @@ class Position:
     """How far apart the newest events of batches usually are; None until there were two batches."""
     excluded: tuple[str, ...] | None = None
     """The types that are left out of the run under way; None where the cursor is that of a last page."""
-    trouble: Trouble | None = None
+    problem: Problem | None = None
 
     def silent_since(self, read_up_to: datetime | None) -> datetime | None:
         """Since when a stream that usually speaks has said nothing; None where it speaks, or never spoke much."""
@@ -138,7 +138,7 @@ class Position:
             return True
         return created_at is not None and self.recent_since < created_at <= newest_believed(served_at)
 
-    def brought_back(self, served_at: datetime, now: datetime) -> Position:
+    def brought_back(self, served_at: datetime, now: datetime) -> Checkpoint:
         """The position without times that lie in the future, by Sophos's time of an answer and this machine's.
 
         They come from an older version, which believed any. Where the two clocks agree, nothing can lie beyond them;
@@ -158,7 +158,7 @@ class Position:
             else self.recent_since,
         )
 
-    def after(self, header: Header, keys: Sequence[str], newest_dropped: datetime | None) -> Position:
+    def after(self, header: Header, keys: Sequence[str], newest_dropped: datetime | None) -> Checkpoint:
         """The position once the batch is durable.
 
         `keys` are those of its events, in order; `newest_dropped` the newest time among those beyond the last RECENT.
@@ -181,17 +181,17 @@ class Position:
             events=self.events + header.events,
             repeats=self.repeats + header.repeats,
             pace_seconds=_pace(self, header.newest),
-            trouble=None,
+            problem=None,
         )
 
-    def idle(self, next_cursor: str | None, as_of: datetime, repeats: int) -> Position:
+    def idle(self, next_cursor: str | None, as_of: datetime, repeats: int) -> Checkpoint:
         """The position after a page that held nothing new."""
         return replace(
             self,
             cursor=next_cursor,
             as_of=_latest(self.as_of, as_of),
             repeats=self.repeats + repeats,
-            trouble=None,
+            problem=None,
         )
 
 
@@ -200,7 +200,7 @@ def newest_believed(served_at: datetime) -> datetime:
     return served_at + HORIZON
 
 
-def _pace(before: Position, newest: datetime | None) -> float | None:
+def _pace(before: Checkpoint, newest: datetime | None) -> float | None:
     """The pace, with the newest batch's step: each counts a tenth, so that some twenty decide."""
     if before.newest is None or newest is None or newest <= before.newest:
         return before.pace_seconds
@@ -212,32 +212,32 @@ def _latest(*moments: datetime | None) -> datetime | None:
     return max((moment for moment in moments if moment is not None), default=None)
 
 
-def position_key(stream: Stream) -> str:
+def checkpoint_key(stream: Stream) -> str:
     """Where the stream's position is."""
     return f"cursors/{stream.path}.json"
 
 
-def to_body(stream: Stream, position: Position) -> bytes:
+def to_body(stream: Stream, checkpoint: Checkpoint) -> bytes:
     """The position as a stored object."""
     fields = {
         "layout": LAYOUT,
         "integration": stream.integration,
         "tenant": stream.tenant,
         "kind": stream.kind,
-        "sequence": position.sequence,
-        "cursor": position.cursor,
-        "batch_cursor": position.batch_cursor,
-        "as_of": text_or_none(position.as_of),
-        "newest": text_or_none(position.newest),
-        "day": position.day,
-        "events": position.events,
-        "repeats": position.repeats,
-        "edits": position.edits,
-        "pace_seconds": position.pace_seconds,
-        "trouble": trouble_fields(position.trouble),
-        "excluded": position.excluded,
-        "recent_since": text_or_none(position.recent_since),
-        "recent": position.recent,
+        "sequence": checkpoint.sequence,
+        "cursor": checkpoint.cursor,
+        "batch_cursor": checkpoint.batch_cursor,
+        "as_of": text_or_none(checkpoint.as_of),
+        "newest": text_or_none(checkpoint.newest),
+        "day": checkpoint.day,
+        "events": checkpoint.events,
+        "repeats": checkpoint.repeats,
+        "edits": checkpoint.edits,
+        "pace_seconds": checkpoint.pace_seconds,
+        "trouble": problem_fields(checkpoint.problem),
+        "excluded": checkpoint.excluded,
+        "recent_since": text_or_none(checkpoint.recent_since),
+        "recent": checkpoint.recent,
     }
     fields["digest"] = _digest(fields)
     return json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
@@ -249,13 +249,13 @@ def _digest(fields: dict[str, Any]) -> str:
     return sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def from_body(body: bytes) -> Position:
+def from_body(body: bytes) -> Checkpoint:
     """The position that an object holds; DamagedError where it holds none, LayoutError for a newer one."""
     try:
         fields = json.loads(body)
         check_layout(fields, "a cursor")
         edited = fields.get("digest") != _digest(fields)
-        return Position(
+        return Checkpoint(
             sequence=int(fields["sequence"]),
             cursor=fields["cursor"],
             batch_cursor=fields["batch_cursor"],
@@ -269,7 +269,7 @@ def from_body(body: bytes) -> Position:
             edits=fields["edits"] + edited,
             pace_seconds=fields.get("pace_seconds"),
             excluded=None if fields.get("excluded") is None else tuple(fields["excluded"]),
-            trouble=trouble_of(fields["trouble"]),
+            problem=problem_of(fields["trouble"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DamagedError("a cursor object cannot be read") from None
