@@ -133,7 +133,8 @@ def _follow(found: _Stream, placed: _Receipt, named: set[int], since: str) -> No
         found.total = None
         found.note(RECEIPT_DAMAGED, placed.first, f"the receipt of batch {_range(placed.first, number)} cannot be read")
         return
-    if (receipt.sequence, receipt.day) != (number, placed.day):
+    # A receipt that was filed by a clock that was ahead was moved to an earlier day than it names.
+    if receipt.sequence != number or receipt.day < placed.day:
         found.note(RECEIPT_MISPLACED, number, f"in the place of receipt {number} lies that of {receipt.sequence}")
         return
     first = before.sequence + 1 if before else number if since else 1

@@ -40,9 +40,11 @@ class RateLimit:
     """When a 429 showed last that bursts are refused, Unix seconds."""
     blocked_until: float = 0.0
     """No call before, Unix seconds."""
+    told_at: float | None = None
+    """When the two above were told, Unix seconds."""
 
 
-RATE_LIMIT = Codec(RateLimit, "a credential's calls")
+RATE_LIMIT = Codec(RateLimit, "a credential's calls", later=("told_at",))
 
 
 def rate_limit_key(client_id: str) -> str:

@@ -65,6 +65,7 @@ LATER: dict[str, dict[str, Any]] = {
     "leases": {"refused": {}, "tidied": ""},
     "integrations": {"paused_at": None, "life": None},
     "ledger": {"windows": None},
+    "budgets": {"told_at": None},
 }
 """Fields that versions before the fixture's did not write."""
 
