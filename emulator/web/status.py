@@ -21,7 +21,7 @@ from lib.model.schedule import Asked
 from lib.model.stream import ENDPOINTS, Stream
 from lib.pipeline.accounts import Accounts, Target, known_targets
 from lib.state.accounts import Account
-from lib.state.damage import damaged
+from lib.state.damage import Whole, damaged
 from lib.state.dead_letters import set_aside_by_stream
 from lib.state.gaps import Gap
 from lib.state.leases import lease_of
@@ -30,6 +30,8 @@ from lib.state.state import State
 from lib.store.base import ABSENT
 
 FETCH_OUTCOMES_THAT_READ = ("fetched", "up_to_date")
+_WHOLE: dict[str, Whole] = {}
+"""What a process that shows the status again and again has found whole, by store."""
 
 
 @dataclass(slots=True)
@@ -80,7 +82,9 @@ def status(
         one.batches += 1
         one.bytes += waiting.entry.size
         one.oldest = min(one.oldest or waiting.entry.updated, waiting.entry.updated)
-    damages = damaged(state.store)  # Before anything is read, since reading makes some of it again.
+    damages = damaged(
+        state.store, _WHOLE.setdefault(config.store, set())
+    )  # Before anything is read, since reading makes some of it again.
     gaps: dict[Stream, list[Gap]] = {}
     for gap in state.gaps.all():
         gaps.setdefault(gap.stream, []).append(gap)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from lib.state import accounts, checkpoints, gaps, inventories, leases, rate_limits, reconciliations, schedules
 from lib.state.codec import UNREADABLE
@@ -14,7 +15,7 @@ from lib.store.base import ObjectStore
 LARGEST_LETTERS = 1 << 20
 """Larger dead letters are not read: an event that is too large for the engine is one."""
 _Reader = Callable[[bytes], object]
-_SMALL: dict[str, _Reader] = {
+_READERS: dict[str, _Reader] = {
     accounts.PREFIX: accounts.ACCOUNT.decode,
     checkpoints.PREFIX: checkpoints.CHECKPOINT.decode,
     gaps.PREFIX: gaps.GAP.decode,
@@ -38,18 +39,28 @@ class Damage:
         return asdict(self)
 
 
-def damaged(store: ObjectStore) -> list[Damage]:
+Whole = set[tuple[str, int]]
+"""Keys and generations of objects that could be read."""
+
+
+def damaged(store: ObjectStore, whole: Whole | None = None) -> list[Damage]:
     """The objects that cannot be read, and those that could not and were made again: each once, by key.
 
     Reads every object of the small kinds and each stream's last receipt. Batches are found when they are delivered,
-    older receipts by `audit`. A damage that was mended is told as long as its copy is in `dead/`.
+    older receipts by `audit`. A damage that was mended is told as long as its copy is in `dead/`. A caller that looks
+    again and again keeps `whole`: what it names is only listed.
     """
     found = {damage.key: damage for damage in _copies(store)}
-    for prefix, read in _SMALL.items():
+    before, after = whole or set(), set()
+    for prefix, look in _LOOKS.items():
         for entry in store.list(prefix):
-            found |= _damage(store, entry.key, read)
-    for entry in store.list(leases.PREFIX):
-        found |= _lease(store, entry.key)
+            damage = {} if (entry.key, entry.generation) in before else look(store, entry.key)
+            found |= damage
+            if not damage:
+                after.add((entry.key, entry.generation))
+    if whole is not None:
+        whole.clear()
+        whole.update(after)
     return sorted(found.values())
 
 
@@ -81,3 +92,9 @@ def _lease(store: ObjectStore, key: str) -> dict[str, Damage]:
         return {key: Damage(key, str(error))}
     # One that is no more was packed, or removed for its age.
     return _damage(store, last, RECEIPT.decode) if last else {}
+
+
+_LOOKS: dict[str, Callable[[ObjectStore, str], dict[str, Damage]]] = {
+    **{prefix: partial(_damage, read=read) for prefix, read in _READERS.items()},
+    leases.PREFIX: _lease,
+}

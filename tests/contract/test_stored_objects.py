@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime, timedelta
@@ -35,7 +36,7 @@ from lib.state import (
     reconciliations,
     schedules,
 )
-from lib.state.damage import damaged
+from lib.state.damage import Whole, damaged
 from lib.state.dead_letters import original_of
 from lib.state.state import State
 from lib.store.directory import DirectoryStore
@@ -247,6 +248,19 @@ def test_one_damaged_object_of_each_kind_is_named_and_no_listing_stops(old: Path
     assert [line["stream"] for line in audit(state)["streams"]] == ["alerts", "endpoints", "events"]
 
 
+def test_what_was_whole_is_read_again_only_once_it_has_changed(old: Path) -> None:
+    store, whole = DirectoryStore(old), Whole()
+    (old / "schedules/acme.json").write_bytes(b"{")
+    assert [damage.key for damage in damaged(store, whole)] == ["schedules/acme.json"]
+    path = old / "integrations/acme.json"
+    written = path.stat().st_mtime_ns
+    path.write_bytes(b"{")
+    os.utime(path, ns=(written, written))
+    assert [damage.key for damage in damaged(store, whole)] == ["schedules/acme.json"], "its generation is the same"
+    os.utime(path, ns=(written, written + 1))
+    assert [damage.key for damage in damaged(store, whole)] == ["integrations/acme.json", "schedules/acme.json"]
+
+
 NAMES = ("acme", "beta", "gamma")
 KEYS = [Credential(f"{name}-client", f"{name}-secret", id=TENANT) for name in NAMES]
 
@@ -308,9 +322,8 @@ def plant(found: Site, kind: str) -> Path:
     return path
 
 
-def test_one_damaged_object_of_each_kind_leaves_the_other_integrations_alone_and_status_names_it(
-    three: Site, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_any_other_stored_object_is_damaged(three: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    """One of each kind: the other integrations go on in the same call, and status names it."""
     folder = three.folder / "store"
     kinds = ("budgets", "cursors", "dead", "devices", "gaps", "integrations", "leases", "reconciliations", "schedules")
     for body in (b"{}", b"[]"):
