@@ -44,7 +44,9 @@ class Observations:
             for receipt in self._receipts(stream) if stream.kind == EVENTS else ():
                 if receipt.day >= since:
                     counts = late if receipt.origin == RECONCILE else polled
-                    counts.update({int(start): count for start, count in (receipt.windows or {}).items()})
+                    counts.update(
+                        {int(start): count for start, count in (receipt.windows or {}).items() if start.isdecimal()}
+                    )
             hours = hours_of(polled, late)
             if hours:
                 sums = {

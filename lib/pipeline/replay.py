@@ -16,6 +16,7 @@ from lib.pipeline.forward_batch import Engine, logs_of
 from lib.pipeline.observe import Observations
 from lib.state.advance import ReadFields
 from lib.state.batches import StoredBatch
+from lib.state.codec import UNREADABLE
 from lib.state.dead_letters import letters_of
 from lib.state.state import State
 from lib.store.base import segments_of
@@ -59,7 +60,7 @@ class Replay:
         for key in self.state.batches.archived(since, stream):
             try:
                 batch = self.state.batches.kept(key)
-            except DamagedError as error:
+            except UNREADABLE as error:
                 log.warning("%s", error)
                 damaged.append(key)
             else:

@@ -248,6 +248,15 @@ def test_one_damaged_object_of_each_kind_is_named_and_no_listing_stops(old: Path
     assert [line["stream"] for line in audit(state)["streams"]] == ["alerts", "endpoints", "events"]
 
 
+def test_a_foreign_object_is_no_stream(old: Path) -> None:
+    state = State.of(DirectoryStore(old))
+    streams = list(state.checkpoints.streams())
+    for key in ("cursors/note.txt", "cursors/a/b.json", "cursors/a/b/c/d.json", "ledger/note.txt", "ledger/a/b.json"):
+        (old / key).parent.mkdir(parents=True, exist_ok=True)
+        (old / key).write_bytes(b"x")
+    assert list(state.checkpoints.streams()) == list(state.ledger.streams()) == streams
+
+
 def test_what_was_whole_is_read_again_only_once_it_has_changed(old: Path) -> None:
     store, whole = DirectoryStore(old), Whole()
     (old / "schedules/acme.json").write_bytes(b"{")
