@@ -9,6 +9,8 @@ resource "google_monitoring_notification_channel" "email" {
   display_name = each.key
   type         = "email"
   labels       = { email_address = each.key }
+
+  depends_on = [time_sleep.apis]
 }
 
 resource "google_monitoring_alert_policy" "lag" {
@@ -38,7 +40,7 @@ resource "google_monitoring_alert_policy" "lag" {
     content = "Look at the failures' alert first. A catch-up after an outage ends by itself; a credential that others use too is slowed by Sophos."
   }
 
-  depends_on = [google_logging_metric.lag]
+  depends_on = [time_sleep.metrics]
 }
 
 resource "google_monitoring_alert_policy" "failures" {
@@ -68,11 +70,11 @@ resource "google_monitoring_alert_policy" "failures" {
     content = "The label `code` says why; call test-connection for what to do. Nothing is lost while it lasts, up to 24 hours."
   }
 
-  depends_on = [google_logging_metric.failures]
+  depends_on = [time_sleep.metrics]
 }
 
 resource "google_monitoring_alert_policy" "gaps" {
-  display_name          = "${var.prefix}: events are lost"
+  display_name          = "${var.prefix}: events are lost or set aside"
   combiner              = "OR"
   notification_channels = local.channels
 
@@ -93,11 +95,28 @@ resource "google_monitoring_alert_policy" "gaps" {
     }
   }
 
-  documentation {
-    content = "`python -m emulator audit` with the bucket as store names its bounds and its reason."
+  conditions {
+    display_name = "Events were set aside"
+
+    condition_threshold {
+      filter          = "${local.service} AND metric.type = \"${local.metric}/set_aside\""
+      comparison      = "COMPARISON_GT"
+      threshold_value = 0
+      duration        = "0s"
+
+      aggregations {
+        alignment_period     = "300s"
+        per_series_aligner   = "ALIGN_SUM"
+        cross_series_reducer = "REDUCE_SUM"
+      }
+    }
   }
 
-  depends_on = [google_logging_metric.gaps]
+  documentation {
+    content = "`python -m emulator audit` with the bucket as store names a gap's bounds and reason; `dead-letters` lists what was set aside, and why."
+  }
+
+  depends_on = [time_sleep.metrics]
 }
 
 # Silence is no success: the clock itself may be gone.
@@ -124,4 +143,6 @@ resource "google_monitoring_alert_policy" "silence" {
   documentation {
     content = "See the Scheduler job's last result, then fetch-page's log."
   }
+
+  depends_on = [time_sleep.apis]
 }

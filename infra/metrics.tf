@@ -38,6 +38,8 @@ resource "google_logging_metric" "lag" {
       scale              = 1
     }
   }
+
+  depends_on = [time_sleep.apis]
 }
 
 resource "google_logging_metric" "failures" {
@@ -64,6 +66,8 @@ resource "google_logging_metric" "failures" {
       value_type = "STRING"
     }
   }
+
+  depends_on = [time_sleep.apis]
 }
 
 resource "google_logging_metric" "gaps" {
@@ -75,6 +79,21 @@ resource "google_logging_metric" "gaps" {
     metric_kind = "DELTA"
     value_type  = "INT64"
   }
+
+  depends_on = [time_sleep.apis]
+}
+
+resource "google_logging_metric" "set_aside" {
+  name        = "${var.prefix}/set_aside"
+  description = "Calls that set events aside, which the engine cannot take"
+  filter      = "${local.from_functions} AND jsonPayload.result.set_aside>0"
+
+  metric_descriptor {
+    metric_kind = "DELTA"
+    value_type  = "INT64"
+  }
+
+  depends_on = [time_sleep.apis]
 }
 
 resource "google_logging_metric" "acked" {
@@ -87,4 +106,6 @@ resource "google_logging_metric" "acked" {
     metric_kind = "DELTA"
     value_type  = "DISTRIBUTION"
   }
+
+  depends_on = [time_sleep.apis]
 }
