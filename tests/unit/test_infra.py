@@ -4,7 +4,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -126,8 +126,30 @@ def test_the_manifest_starts_functions_that_there_are_and_confines_them() -> Non
         env = {each["name"]: each["value"] for each in container["env"]}
         assert env["FUNCTION_TARGET"] == service["metadata"]["name"].replace("-", "_")
         assert f"def {env['FUNCTION_TARGET']}(" in (INFRA.parent / env["FUNCTION_SOURCE"]).read_text()
-        assert container["securityContext"]["runAsNonRoot"]
-        assert container["securityContext"]["readOnlyRootFilesystem"]
+        confines(container)
+
+
+def test_each_job_of_the_manifest_makes_one_call_of_a_service_that_there_is() -> None:
+    documents = list(yaml.safe_load_all((INFRA / "knative" / "services.yaml").read_text()))
+    called = []
+    for job in (each["spec"]["jobTemplate"]["spec"] for each in documents if each["kind"] == "CronJob"):
+        (container,) = job["template"]["spec"]["containers"]
+        (url,) = [each for each in container["args"] if each.startswith("http")]
+        called.append(url)
+        assert "--fail-with-body" in container["command"]
+        assert job["backoffLimit"] == 0
+        confines(container)
+    names = [each["metadata"]["name"] for each in documents if each["kind"] == "Service"]
+    assert called == [f"http://{name}.sophos.svc.cluster.local/" for name in names[:2]]
+
+
+def confines(container: Mapping[str, Any]) -> None:
+    """kubelet cannot tell of a user's name that it is not root."""
+    rules = container["securityContext"]
+    assert rules["runAsNonRoot"]
+    assert rules["readOnlyRootFilesystem"]
+    assert isinstance(rules["runAsUser"], int)
+    assert rules["runAsUser"] > 0
 
 
 def test_metrics_read_what_the_functions_log(monkeypatch: pytest.MonkeyPatch) -> None:
