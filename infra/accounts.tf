@@ -5,7 +5,7 @@ resource "google_service_account" "function" {
   account_id   = "${var.prefix}-${each.key}"
   display_name = "${each.key}, running"
 
-  depends_on = [time_sleep.apis]
+  depends_on = [google_project_service.this]
 }
 
 resource "google_service_account" "caller" {
@@ -13,14 +13,14 @@ resource "google_service_account" "caller" {
   account_id   = "${var.prefix}-${each.key}"
   display_name = "${each.key}, calling functions"
 
-  depends_on = [time_sleep.apis]
+  depends_on = [google_project_service.this]
 }
 
 resource "google_service_account" "build" {
   account_id   = "${var.prefix}-build"
   display_name = "Builds the functions' images"
 
-  depends_on = [time_sleep.apis]
+  depends_on = [google_project_service.this]
 }
 
 # Beside UTMStack, where forwarding is done there (hybrid).
@@ -29,7 +29,7 @@ resource "google_service_account" "site" {
   account_id   = "${var.prefix}-site"
   display_name = "Forwards at the site"
 
-  depends_on = [time_sleep.apis]
+  depends_on = [google_project_service.this]
 }
 
 # fetch-page, forward-batch and a site read, make, change and remove objects.
@@ -85,7 +85,7 @@ resource "google_project_iam_member" "eventarc" {
   role    = each.key
   member  = each.value
 
-  depends_on = [time_sleep.apis]
+  depends_on = [google_project_service.this]
 }
 
 # The build works on Google's own bucket of sources beside ours.

@@ -1,11 +1,9 @@
 locals {
-  promql = "logging_googleapis_com:user_${replace(var.prefix, "-", "_")}"
-
   charts = [
     {
       # The sum of a distribution: a filter's aligners give its percentiles and its mean only.
       title = "Events acknowledged a minute"
-      query = { prometheusQuery = "sum(increase(${local.promql}_acked_sum{monitored_resource=\"cloud_run_revision\"}[1m]))" }
+      query = { prometheusQuery = "sum(increase(${local.promql}_acked_sum{${local.on_run}}[1m]))" }
     },
     {
       title = "Lag, seconds (99 of 100)"

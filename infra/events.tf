@@ -8,7 +8,7 @@ resource "google_pubsub_topic" "batches" {
   count = local.forwards ? 1 : 0
   name  = "${var.prefix}-batches"
 
-  depends_on = [time_sleep.apis]
+  depends_on = [google_project_service.this]
 }
 
 resource "google_pubsub_topic_iam_member" "storage" {

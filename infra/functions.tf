@@ -95,5 +95,5 @@ resource "google_cloudfunctions2_function" "this" {
     }
   }
 
-  depends_on = [time_sleep.bindings]
+  depends_on = [terraform_data.foundation]
 }

@@ -2,6 +2,7 @@
 
 locals {
   from_functions = "resource.type=\"cloud_run_revision\" AND resource.labels.service_name=~\"^${var.prefix}-(fetch-page|forward-batch)$\""
+  gap            = "${local.from_functions} AND severity=ERROR AND jsonPayload.message:\": a gap: \""
 }
 
 resource "google_logging_metric" "lag" {
@@ -39,7 +40,7 @@ resource "google_logging_metric" "lag" {
     }
   }
 
-  depends_on = [time_sleep.apis]
+  depends_on = [google_project_service.this]
 }
 
 resource "google_logging_metric" "failures" {
@@ -67,33 +68,20 @@ resource "google_logging_metric" "failures" {
     }
   }
 
-  depends_on = [time_sleep.apis]
+  depends_on = [google_project_service.this]
 }
 
 resource "google_logging_metric" "gaps" {
   name        = "${var.prefix}/gaps"
   description = "Intervals that can no longer be fetched"
-  filter      = "${local.from_functions} AND severity=ERROR AND jsonPayload.message:\": a gap: \""
+  filter      = local.gap
 
   metric_descriptor {
     metric_kind = "DELTA"
     value_type  = "INT64"
   }
 
-  depends_on = [time_sleep.apis]
-}
-
-resource "google_logging_metric" "set_aside" {
-  name        = "${var.prefix}/set_aside"
-  description = "Calls that set events aside, which the engine cannot take"
-  filter      = "${local.from_functions} AND jsonPayload.result.set_aside>0"
-
-  metric_descriptor {
-    metric_kind = "DELTA"
-    value_type  = "INT64"
-  }
-
-  depends_on = [time_sleep.apis]
+  depends_on = [google_project_service.this]
 }
 
 resource "google_logging_metric" "acked" {
@@ -107,5 +95,5 @@ resource "google_logging_metric" "acked" {
     value_type  = "DISTRIBUTION"
   }
 
-  depends_on = [time_sleep.apis]
+  depends_on = [google_project_service.this]
 }

@@ -23,7 +23,7 @@ resource "google_secret_manager_secret" "sophos" {
     }
   }
 
-  depends_on = [time_sleep.apis, google_kms_crypto_key_iam_member.secrets]
+  depends_on = [google_project_service.this, google_kms_crypto_key_iam_member.secrets]
 }
 
 resource "google_secret_manager_secret" "relay_token" {
@@ -45,7 +45,7 @@ resource "google_secret_manager_secret" "relay_token" {
     }
   }
 
-  depends_on = [time_sleep.apis, google_kms_crypto_key_iam_member.secrets]
+  depends_on = [google_project_service.this, google_kms_crypto_key_iam_member.secrets]
 }
 
 # Not a secret, but mounted as one: functions have no other files.
@@ -60,7 +60,7 @@ resource "google_secret_manager_secret" "config" {
     }
   }
 
-  depends_on = [time_sleep.apis]
+  depends_on = [google_project_service.this]
 }
 
 # Secret Manager's own account; docs/hosting.md says how a project gets it.

@@ -40,7 +40,7 @@ resource "google_storage_bucket" "store" {
     prevent_destroy = true
   }
 
-  depends_on = [time_sleep.apis, google_kms_crypto_key_iam_member.storage]
+  depends_on = [google_project_service.this, google_kms_crypto_key_iam_member.storage]
 }
 
 # What is deployed.
@@ -54,11 +54,11 @@ resource "google_storage_bucket" "archives" {
   public_access_prevention    = "enforced"
   force_destroy               = true
 
-  depends_on = [time_sleep.apis]
+  depends_on = [google_project_service.this]
 }
 
 data "google_storage_project_service_account" "this" {
-  depends_on = [time_sleep.apis]
+  depends_on = [google_project_service.this]
 }
 
 resource "google_kms_crypto_key_iam_member" "storage" {

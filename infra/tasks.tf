@@ -18,7 +18,7 @@ resource "google_cloud_tasks_queue" "fetch" {
     max_backoff  = "30s"
   }
 
-  depends_on = [time_sleep.apis]
+  depends_on = [google_project_service.this]
 }
 
 # A call takes about 0.7 s. Fewer instances than all calls need make each tick later than the one before.

@@ -6,10 +6,6 @@ terraform {
       source  = "hashicorp/google"
       version = ">= 6.20, < 8.0"
     }
-    time = {
-      source  = "hashicorp/time"
-      version = ">= 0.11, < 1.0"
-    }
   }
 
   # State holds no secret's value, but names everything: keep it in a bucket of its own (docs/hosting.md).

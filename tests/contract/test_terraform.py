@@ -16,8 +16,8 @@ from lib import config as configuration
 from lib.config import Config, ConfigSchema
 from lib.model.quota import PUBLISHED
 from tests.fakes.gcs import Call, FakeGcs, Reply, answered
-from tests.fakes.terraform.cloud import PROJECT, Cloud
-from tests.fakes.terraform.command import Terraform, hosted
+from tests.fakes.terraform.cloud import BINDING_SETTLES, PROJECT, Cloud
+from tests.fakes.terraform.command import APPLY, Terraform, hosted
 from tests.site import ROOT, site
 
 RELAY = {"relay_address": "relay.example.com:7443"}
@@ -75,10 +75,9 @@ def variables(**changed: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def default(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terraform]:
-    """The default form, planned and applied; its plan is `plan`."""
+    """The default form, applied."""
     with hosted(tmp_path_factory.mktemp("default"), Cloud()) as found:
-        found.plan(variables(**RELAY))
-        found.apply()
+        found.make(variables(**RELAY))
         yield found
 
 
@@ -98,8 +97,7 @@ def test_the_first_apply_in_a_new_project_makes_all_and_a_configuration_that_is_
     variant: str, terraform: Terraform
 ) -> None:
     given = variables(**VARIANTS[variant])
-    terraform.plan(given)
-    terraform.apply()
+    terraform.make(given)
     found = terraform.resources()
     config = config_of(found)
     assert [each.name for each in config.integrations] == [each["name"] for each in given["integrations"].values()]
@@ -116,8 +114,7 @@ def test_the_first_apply_in_a_new_project_makes_all_and_a_configuration_that_is_
 
 
 def test_every_key_of_an_integration_arrives(terraform: Terraform) -> None:
-    terraform.plan(variables(**VARIANTS["all_keys"]))
-    terraform.apply()
+    terraform.make(variables(**VARIANTS["all_keys"]))
     found = terraform.resources()
     integration = ConfigSchema().fields["integrations"].inner.schema.fields  # type: ignore[attr-defined] # nested
     text = found["google_secret_manager_secret_version.config"]["secret_data"]
@@ -155,35 +152,36 @@ def test_what_is_unknown_is_refused_by_name(changed: dict[str, Any], told: str, 
     assert told in terraform.run("plan", "-input=false", "-no-color", status=1)
 
 
-@pytest.mark.parametrize(
-    ("wait", "target", "told"),
-    [
-        ("apis", "google_storage_bucket.store", "API storage.googleapis.com is not there yet"),
-        ("bindings", "google_cloudfunctions2_function.this", "google_cloudfunctions2_function: .* is not there yet"),
-        ("bindings", "google_eventarc_trigger.batches", "is not there yet"),
-        ("metrics", "google_monitoring_alert_policy.lag", "metric sophos/lag_seconds is not there yet"),
-    ],
-)
-def test_without_a_wait_the_first_apply_is_refused(wait: str, target: str, told: str, terraform: Terraform) -> None:
-    """What the imagined project is worth: each wait is there for something."""
-    path = terraform.folder / "waits.tf"
-    text, count = re.subn(rf'("time_sleep" "{wait}" {{\n  create_duration = )"\w+"', r'\1"0s"', path.read_text())
-    assert count == 1
-    path.write_text(text)
+def test_without_the_foundation_the_first_apply_is_refused_and_the_next_goes_on(terraform: Terraform) -> None:
+    """What the imagined project is worth: permissions take their time."""
     terraform.write(variables(**RELAY))
-    said = terraform.run("apply", "-input=false", "-no-color", "-auto-approve", f"-target={target}", status=1)
-    assert re.search(told, said), said
-
-
-def test_secrets_can_be_made_first_and_filled_before_the_rest(terraform: Terraform) -> None:
-    terraform.write(variables(**RELAY))
-    targets = [f"-target=google_secret_manager_secret.{name}" for name in ("sophos", "relay_token")]
-    terraform.run("apply", "-input=false", "-no-color", "-auto-approve", *targets)
-    secrets = {each["secret_id"] for key, each in terraform.resources().items() if "secret_manager_secret." in key}
-    assert secrets == {"sophos-acme-client-id", "sophos-acme-client-secret", "sophos-relay-token"}
-    terraform.plan(variables(**RELAY))
-    terraform.apply()
+    said = terraform.run(*APPLY, status=1)
+    assert re.search("google_cloudfunctions2_function: access to .* is not there yet", said), said
+    terraform.cloud.wait(BINDING_SETTLES)
+    terraform.run(*APPLY)
     config_of(terraform.resources())
+
+
+def test_an_alert_that_cloud_monitoring_validates_would_be_refused(terraform: Terraform) -> None:
+    path = terraform.folder / "alerts.tf"
+    path.write_text(path.read_text().replace("disable_metric_validation = true", ""))
+    terraform.write(variables(**RELAY))
+    said = terraform.run(*APPLY, "-target=google_monitoring_alert_policy.lag", status=1)
+    assert re.search("google_monitoring_alert_policy: metric .*lag_seconds.* is not there", said), said
+
+
+def test_the_foundation_has_every_secret_and_nothing_that_runs(terraform: Terraform) -> None:
+    terraform.write(variables(**RELAY))
+    terraform.run(*APPLY, "-target=terraform_data.foundation")
+    found = terraform.resources()
+    secrets = {each["secret_id"] for each in of_type(found, "google_secret_manager_secret")}
+    assert secrets == {
+        "sophos-acme-client-id",
+        "sophos-acme-client-secret",
+        "sophos-relay-token",
+        "sophos-connector-yaml",
+    }
+    assert not of_type(found, "google_cloudfunctions2_function")
 
 
 def test_the_queue_is_as_fast_as_the_credentials_and_too_few_instances_are_told(terraform: Terraform) -> None:
@@ -214,9 +212,12 @@ def planned(plan: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
     return [each["change"]["after"] for each in plan["resource_changes"] if each["type"] == kind]
 
 
-def of_type(found: Mapping[str, dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+FETCH = 'google_cloudfunctions2_function.this["fetch-page"]'
+
+
+def of_type(found: Mapping[str, dict[str, Any]], kind: str, name: str = "") -> list[dict[str, Any]]:
     """The resources of that type."""
-    return [each for address, each in found.items() if address.startswith(f"{kind}.")]
+    return [each for address, each in found.items() if address.startswith(f"{kind}.{name}")]
 
 
 # What a chart or a threshold makes of a metric: https://cloud.google.com/monitoring/api/ref_v3/rest/v3/projects.alertPolicies#Aligner
@@ -231,27 +232,40 @@ GOOGLES = {
 def test_alerts_and_charts_read_metrics_that_there_are_in_a_way_that_gives_numbers(default: Terraform) -> None:
     found = default.resources()
     metrics = {each["name"]: each["metric_descriptor"][0] for each in of_type(found, "google_logging_metric")}
-    aggregated = [
-        (condition[kind][0]["filter"], condition[kind][0]["aggregations"][0])
-        for policy in of_type(found, "google_monitoring_alert_policy")
-        for condition in policy["conditions"]
-        for kind in ("condition_threshold", "condition_absent")
-        if condition[kind]
-    ]
-    seen = {read(filter_, snake(each), metrics) for filter_, each in aggregated}
+    (silence,) = of_type(found, "google_monitoring_alert_policy", "silence")
+    (absent,) = silence["conditions"][0]["condition_absent"]
+    assert f'"{found[FETCH]["name"]}"' in absent["filter"]
+    seen = {read(absent["filter"], snake(absent["aggregations"][0]), metrics)}
+    seen |= {
+        queried(policy["conditions"][0], metrics) for policy in of_type(found, "google_monitoring_alert_policy")
+    } - {""}
     board = json.loads(found["google_monitoring_dashboard.this"]["dashboard_json"])
     for tile in board["mosaicLayout"]["tiles"]:
         (data,) = tile["widget"]["xyChart"]["dataSets"]
         query = data["timeSeriesQuery"]
         if "prometheusQuery" in query:
-            name = re.search(r"logging_googleapis_com:user_sophos_(\w+)_sum\{", query["prometheusQuery"])
-            assert name, query
-            assert metrics[f"sophos/{name[1]}"]["value_type"] == "DISTRIBUTION"
-            seen.add(f"sophos/{name[1]}")
+            seen.add(named(query["prometheusQuery"], metrics))
         else:
             only = query["timeSeriesFilter"]
             seen.add(read(only["filter"], snake(only["aggregation"]), metrics))
     assert seen == set(metrics) | set(GOOGLES)
+
+
+def queried(condition: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    """The metric that a condition's PromQL reads; nothing for one of another kind."""
+    return "".join(named(each["query"], metrics) for each in condition["condition_prometheus_query_language"])
+
+
+def named(query: str, metrics: Mapping[str, Any]) -> str:
+    """The metric that a PromQL reads by its name there, grouped by labels that it has."""
+    found = re.search(r"logging_googleapis_com:user_sophos_(\w+?)(_sum|_bucket)?\{monitored_resource=", query)
+    assert found, query
+    metric = metrics[f"sophos/{found[1]}"]
+    assert (metric["value_type"] == "DISTRIBUTION") == bool(found[2]), query
+    grouped = re.search(r" by \(([^)]*)\)", query)
+    labels = {each["key"] for each in metric["labels"]} | {"le"}
+    assert set(grouped[1].split(", ") if grouped else ()) <= labels, query
+    return f"sophos/{found[1]}"
 
 
 def snake(aggregation: Mapping[str, Any]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def test_every_reference_has_its_declaration() -> None:
         locals_ = {name for path in module.glob("*.tf") for each in parsed(path).get("locals", []) for name in each}
         assert set(re.findall(r"\blocal\.([a-z_]+)", text)) <= locals_
     resources = addresses("resource")
-    used = {f"{kind}.{name}" for kind, name in re.findall(r"(?<![.\w])((?:google|time)_[a-z0-9_]+)\.([a-z_]+)", TEXT)}
+    used = {f"{kind}.{name}" for kind, name in re.findall(r"(?<![.\w])(google_[a-z0-9_]+)\.([a-z_]+)", TEXT)}
     data = addresses("data")
     assert {f"{kind}.{name}" for kind, name in re.findall(r"\bdata\.(google_[a-z_]+)\.([a-z_]+)", TEXT)} == data
     assert used <= resources

@@ -1,7 +1,6 @@
 """What a new Google Cloud project makes of a resource: its computed arguments, and what it refuses for a while.
 
-Time passes in `time_sleep` alone, and at once. A resource that comes before what it needs has settled is refused, as
-Google Cloud does.
+Time passes in `wait` alone. A resource that comes before what it needs has settled is refused, as Google Cloud does.
 """
 
 from __future__ import annotations
@@ -13,13 +12,11 @@ from typing import Any
 
 PROJECT = "my-soc-project"
 NUMBER = "123456789012"
-UNITS = {"s": 1, "m": 60, "h": 3600}
 
 METRIC_SETTLES = 600
 """Seconds until Cloud Monitoring knows a metric of Cloud Logging ("it could take up to 10 minutes")."""
-BINDING_SETTLES = 60
-"""Seconds until a permission is there: two minutes typically, says IAM's documentation; at least one here."""
-API_SETTLES = 30
+BINDING_SETTLES = 120
+"""Seconds until a permission is there: typically two minutes, says IAM's documentation."""
 
 APIS = {
     "google_cloud_scheduler_job": "cloudscheduler",
@@ -67,14 +64,13 @@ class Cloud:
         self._made: list[tuple[str, Mapping[str, Any], int]] = []
         self._seconds = 0
 
+    def wait(self, seconds: int) -> None:
+        """Let time pass."""
+        self._seconds += seconds
+
     def resource(self, kind: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments that the cloud adds to a new resource; RefusedError where it is too early for it."""
-        if kind == "time_sleep":
-            text = str(wanted["create_duration"])
-            with self._lock:
-                self._seconds += int(text[:-1]) * UNITS[text[-1]]
-        else:
-            self._check(kind, wanted)
+        self._check(kind, wanted)
         with self._lock:
             self._made.append((kind, dict(wanted), self._seconds))
         added = {"project": wanted.get("project") or PROJECT}
@@ -98,19 +94,26 @@ class Cloud:
     def _check(self, kind: str, wanted: Mapping[str, Any]) -> None:
         if kind in APIS:
             service = f"{APIS[kind]}.googleapis.com"
-            self._need(f"API {service}", "google_project_service", API_SETTLES, service=service)
+            self._need(f"API {service}", "google_project_service", 0, service=service)
         if kind in NAMES:
             argument, form = NAMES[kind]
             if not re.fullmatch(form, wanted[argument]):
                 raise RefusedError(f"{wanted[argument]!r} is no {argument}")
         if kind == "google_monitoring_alert_policy":
-            for name in set(re.findall(r"logging\.googleapis\.com/user/([\w/-]+)", str(wanted["conditions"]))):
-                self._need(f"metric {name}", "google_logging_metric", METRIC_SETTLES, name=name)
+            for condition in wanted["conditions"]:
+                self._check_condition(condition)
         if kind == "google_eventarc_trigger":
             agent = f"serviceAccount:service-{NUMBER}@gcp-sa-eventarc.iam.gserviceaccount.com"
             self._need("Eventarc's service agent", "google_project_iam_member", BINDING_SETTLES, member=agent)
         if kind == "google_cloudfunctions2_function":
             self._check_function(wanted)
+
+    def _check_condition(self, condition: Mapping[str, Any]) -> None:
+        for query in condition["condition_prometheus_query_language"]:
+            if query["disable_metric_validation"]:
+                return
+        for name in set(re.findall(r"logging\.googleapis\.com/user/([\w/-]+)|user_(\w+)", str(condition))):
+            self._need(f"metric {name}", "google_logging_metric", METRIC_SETTLES, name=max(name))
 
     def _check_function(self, wanted: Mapping[str, Any]) -> None:
         (service,) = wanted["service_config"]

