@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import yaml
 
 from emulator.central import CentralServer
 from lib import config as configuration
@@ -212,6 +214,8 @@ def planned(plan: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
     return [each["change"]["after"] for each in plan["resource_changes"] if each["type"] == kind]
 
 
+LATE = (("512", 0), ("1024", 5), ("+Inf", 5))
+IN_TIME = (("64", 5), ("512", 5), ("1024", 5), ("+Inf", 5))
 FETCH = 'google_cloudfunctions2_function.this["fetch-page"]'
 
 
@@ -232,6 +236,17 @@ GOOGLES = {
 def test_alerts_and_charts_read_metrics_that_there_are_in_a_way_that_gives_numbers(default: Terraform) -> None:
     found = default.resources()
     metrics = {each["name"]: each["metric_descriptor"][0] for each in of_type(found, "google_logging_metric")}
+    filters = [each["filter"] for each in of_type(found, "google_logging_metric")]
+    filters += [
+        each["filter"]
+        for policy in of_type(found, "google_monitoring_alert_policy")
+        for each in policy["conditions"][0]["condition_matched_log"]
+    ]
+    names = [each["name"] for each in of_type(found, "google_cloudfunctions2_function")]
+    for filter_ in filters:
+        service = re.search(r'service_name=~"([^"]+)"', filter_)
+        assert service, filter_
+        assert {name for name in names if re.search(service[1], name)} == {"sophos-fetch-page", "sophos-forward-batch"}
     (silence,) = of_type(found, "google_monitoring_alert_policy", "silence")
     (absent,) = silence["conditions"][0]["condition_absent"]
     assert f'"{found[FETCH]["name"]}"' in absent["filter"]
@@ -249,6 +264,42 @@ def test_alerts_and_charts_read_metrics_that_there_are_in_a_way_that_gives_numbe
             only = query["timeSeriesFilter"]
             seen.add(read(only["filter"], snake(only["aggregation"]), metrics))
     assert seen == set(metrics) | set(GOOGLES)
+
+
+SERIES = 'logging_googleapis_com:user_sophos_{}{{monitored_resource="cloud_run_revision",integration="acme"{}}}'
+
+
+@pytest.mark.parametrize(
+    ("alert", "series", "fires"),
+    [
+        ("failures", {SERIES.format("failures", ',code="x"'): "0+1x40"}, True),
+        ("failures", {SERIES.format("failures", ',code="x"'): "0+1x5 5x35"}, False),
+        ("lag", {SERIES.format("lag_seconds_bucket", f',le="{le}"'): f"0+{each}x40" for le, each in LATE}, True),
+        ("lag", {SERIES.format("lag_seconds_bucket", f',le="{le}"'): f"0+{each}x40" for le, each in IN_TIME}, False),
+    ],
+)
+def test_an_alert_fires_when_its_cause_lasts_and_only_then(
+    alert: str, series: dict[str, str], fires: bool, default: Terraform, tmp_path: Path
+) -> None:
+    (policy,) = of_type(default.resources(), "google_monitoring_alert_policy", alert)
+    (query,) = policy["conditions"][0]["condition_prometheus_query_language"]
+    rule = {"alert": alert, "expr": query["query"], "for": query["duration"]}
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "hosted", "rules": [rule]}]}))
+    labels = {"integration": "acme"} | ({"code": "x"} if alert == "failures" else {})
+    case = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "alert_rule_test": [
+            {"eval_time": "25m", "alertname": alert, "exp_alerts": [{"exp_labels": labels}] if fires else []}
+        ],
+    }
+    (tmp_path / "test.yml").write_text(yaml.safe_dump({"rule_files": ["rules.yml"], "tests": [case]}))
+    program = shutil.which("promtool")
+    assert program, "promtool is missing: install Debian's package `prometheus`"
+    done = subprocess.run(
+        [program, "test", "rules", str(tmp_path / "test.yml")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def queried(condition: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:

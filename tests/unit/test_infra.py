@@ -16,6 +16,7 @@ import yaml
 from infra import stage
 from lib import telemetry
 from lib.config import ConfigSchema
+from lib.pipeline import forward_batch
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
 MODULES = (INFRA, INFRA / "connector")
@@ -171,4 +172,6 @@ def test_metrics_read_what_the_functions_log(monkeypatch: pytest.MonkeyPatch) ->
     assert used == {"lag_seconds", "integration", "stream", "outcome", "code", "acked", "set_aside"}
     assert used <= set(entry["result"])
     assert "batches" not in entry["result"]
-    assert "a gap: " in (INFRA.parent / "lib/pipeline/advance.py").read_text()
+    assert 'log.error("%s: a gap: ' in (INFRA.parent / "lib/pipeline/advance.py").read_text()
+    (outcomes,) = re.findall(r"jsonPayload\.result\.outcome=\(([^)]*)\)", TEXT)
+    assert set(re.findall(r"\w{4,}", outcomes)) == {forward_batch.FAILED, forward_batch.ENGINE_UNAVAILABLE}
