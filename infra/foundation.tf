@@ -6,7 +6,7 @@ resource "terraform_data" "foundation" {
   depends_on = [
     google_project_iam_member.build,
     google_project_iam_member.build_sources,
-    google_project_iam_member.eventarc,
+    google_project_iam_member.events,
     google_secret_manager_secret_iam_member.config,
     google_secret_manager_secret_iam_member.relay_token,
     google_secret_manager_secret_iam_member.sophos,

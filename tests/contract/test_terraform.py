@@ -172,6 +172,15 @@ def test_an_alert_that_cloud_monitoring_validates_would_be_refused(terraform: Te
     assert re.search("google_monitoring_alert_policy: metric .*lag_seconds.* is not there", said), said
 
 
+def test_eventarc_needs_its_service_agent_and_the_next_apply_goes_on(terraform: Terraform) -> None:
+    terraform.cloud.has_eventarc_agent = False
+    with pytest.raises(AssertionError, match="Eventarc Service Agent"):
+        terraform.make(variables(**RELAY))
+    terraform.cloud.has_eventarc_agent = True
+    terraform.run(*APPLY)
+    assert "google_eventarc_trigger.batches[0]" in terraform.resources()
+
+
 def test_the_foundation_has_every_secret_and_nothing_that_runs(terraform: Terraform) -> None:
     terraform.write(variables(**RELAY))
     terraform.run(*APPLY, "-target=terraform_data.foundation")

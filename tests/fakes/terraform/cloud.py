@@ -63,6 +63,8 @@ class Cloud:
         self._lock = threading.Lock()
         self._made: list[tuple[str, Mapping[str, Any], int]] = []
         self._seconds = 0
+        self.has_eventarc_agent = True
+        """Whether `gcloud beta services identity create` has been called for Eventarc."""
 
     def wait(self, seconds: int) -> None:
         """Let time pass."""
@@ -103,8 +105,11 @@ class Cloud:
             for condition in wanted["conditions"]:
                 self._check_condition(condition)
         if kind == "google_eventarc_trigger":
-            agent = f"serviceAccount:service-{NUMBER}@gcp-sa-eventarc.iam.gserviceaccount.com"
-            self._need("Eventarc's service agent", "google_project_iam_member", BINDING_SETTLES, member=agent)
+            if not self.has_eventarc_agent:
+                raise RefusedError("permission denied while using the Eventarc Service Agent")
+            member = f"serviceAccount:{wanted['service_account']}"
+            found = {"member": member, "role": "roles/eventarc.eventReceiver"}
+            self._need("the receiver's role", "google_project_iam_member", BINDING_SETTLES, **found)
         if kind == "google_cloudfunctions2_function":
             self._check_function(wanted)
 
