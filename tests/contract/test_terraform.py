@@ -115,6 +115,15 @@ def test_the_first_apply_in_a_new_project_makes_all_and_a_configuration_that_is_
     assert "No changes" in again
 
 
+def test_the_example_is_applied_as_it_stands(terraform: Terraform) -> None:
+    shutil.copy(terraform.folder / "terraform.tfvars.example", terraform.folder / "terraform.tfvars")
+    terraform.make({})
+    found = terraform.resources()
+    (acme,) = config_of(found).integrations
+    assert (acme.name, acme.streams) == ("acme", ("events", "alerts"))
+    assert len(of_type(found, "google_monitoring_notification_channel")) == 1
+
+
 def test_every_key_of_an_integration_arrives(terraform: Terraform) -> None:
     terraform.make(variables(**VARIANTS["all_keys"]))
     found = terraform.resources()
