@@ -42,15 +42,15 @@ resource "google_monitoring_alert_policy" "lag" {
 }
 
 resource "google_monitoring_alert_policy" "failures" {
-  display_name          = "${var.prefix}: streams fail"
+  display_name          = "${var.prefix}: streams fail or are paused"
   combiner              = "OR"
   notification_channels = local.channels
 
   conditions {
-    display_name = "Failures for 15 minutes"
+    display_name = "Failures, or a pause, for 15 minutes"
 
     condition_prometheus_query_language {
-      query               = "sum by (integration, code) (increase(${local.promql}_failures{${local.on_run}}[5m])) > 0"
+      query               = "sum by (integration, outcome, code) (increase(${local.promql}_failures{${local.on_run}}[5m])) > 0"
       duration            = "900s"
       evaluation_interval = "60s"
       # Cloud Monitoring knows a new metric after up to ten minutes.
@@ -59,7 +59,7 @@ resource "google_monitoring_alert_policy" "failures" {
   }
 
   documentation {
-    content = "The label `code` says why; call test-connection for what to do. Nothing is lost while it lasts, up to 24 hours."
+    content = "The label `code` says why; call test-connection for what to do. Nothing is lost while it lasts, up to 24 hours. Outcome `paused`: somebody paused the integration, or batches wait up to the limit, since nothing delivers them."
   }
 
   depends_on = [google_logging_metric.failures]

@@ -19,7 +19,7 @@ locals {
       query = {
         timeSeriesFilter = {
           filter      = "metric.type=\"${local.metric}/failures\" ${local.service}"
-          aggregation = { alignmentPeriod = "300s", perSeriesAligner = "ALIGN_SUM", crossSeriesReducer = "REDUCE_SUM", groupByFields = ["metric.label.code"] }
+          aggregation = { alignmentPeriod = "300s", perSeriesAligner = "ALIGN_SUM", crossSeriesReducer = "REDUCE_SUM", groupByFields = ["metric.label.outcome", "metric.label.code"] }
         }
       }
     },

@@ -45,11 +45,12 @@ resource "google_logging_metric" "lag" {
 
 resource "google_logging_metric" "failures" {
   name        = "${var.prefix}/failures"
-  description = "Calls of a stream that failed, by why"
-  filter      = "${local.from_functions} AND jsonPayload.result.outcome=(\"failed\" OR \"engine_unavailable\")"
+  description = "Calls of a stream that failed or was paused, by why"
+  filter      = "${local.from_functions} AND jsonPayload.result.outcome=(\"failed\" OR \"engine_unavailable\" OR \"paused\")"
 
   label_extractors = {
     integration = "EXTRACT(jsonPayload.result.integration)"
+    outcome     = "EXTRACT(jsonPayload.result.outcome)"
     code        = "EXTRACT(jsonPayload.result.code)"
   }
 
@@ -59,6 +60,11 @@ resource "google_logging_metric" "failures" {
 
     labels {
       key        = "integration"
+      value_type = "STRING"
+    }
+
+    labels {
+      key        = "outcome"
       value_type = "STRING"
     }
 

@@ -290,8 +290,8 @@ SERIES = 'logging_googleapis_com:user_sophos_{}{{monitored_resource="cloud_run_r
 @pytest.mark.parametrize(
     ("alert", "series", "fires"),
     [
-        ("failures", {SERIES.format("failures", ',code="x"'): "0+1x40"}, True),
-        ("failures", {SERIES.format("failures", ',code="x"'): "0+1x5 5x35"}, False),
+        ("failures", {SERIES.format("failures", ',outcome="failed",code="x"'): "0+1x40"}, True),
+        ("failures", {SERIES.format("failures", ',outcome="failed",code="x"'): "0+1x5 5x35"}, False),
         ("lag", {SERIES.format("lag_seconds_bucket", f',le="{le}"'): f"0+{each}x40" for le, each in LATE}, True),
         ("lag", {SERIES.format("lag_seconds_bucket", f',le="{le}"'): f"0+{each}x40" for le, each in IN_TIME}, False),
     ],
@@ -303,7 +303,7 @@ def test_an_alert_fires_when_its_cause_lasts_and_only_then(
     (query,) = policy["conditions"][0]["condition_prometheus_query_language"]
     rule = {"alert": alert, "expr": query["query"], "for": query["duration"]}
     (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "hosted", "rules": [rule]}]}))
-    labels = {"integration": "acme"} | ({"code": "x"} if alert == "failures" else {})
+    labels = {"integration": "acme"} | ({"outcome": "failed", "code": "x"} if alert == "failures" else {})
     case = {
         "interval": "1m",
         "input_series": [{"series": name, "values": values} for name, values in series.items()],

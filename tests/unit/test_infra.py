@@ -16,7 +16,7 @@ import yaml
 from infra import stage
 from lib import telemetry
 from lib.config import ConfigSchema
-from lib.pipeline import forward_batch
+from lib.pipeline import fetch_page, forward_batch
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
 MODULES = (INFRA, INFRA / "connector")
@@ -174,4 +174,9 @@ def test_metrics_read_what_the_functions_log(monkeypatch: pytest.MonkeyPatch) ->
     assert "batches" not in entry["result"]
     assert 'log.error("%s: a gap: ' in (INFRA.parent / "lib/pipeline/advance.py").read_text()
     (outcomes,) = re.findall(r"jsonPayload\.result\.outcome=\(([^)]*)\)", TEXT)
-    assert set(re.findall(r"\w{4,}", outcomes)) == {forward_batch.FAILED, forward_batch.ENGINE_UNAVAILABLE}
+    assert set(re.findall(r"\w{4,}", outcomes)) == {
+        fetch_page.FAILED,
+        fetch_page.PAUSED,
+        forward_batch.ENGINE_UNAVAILABLE,
+    }
+    assert fetch_page.FAILED == forward_batch.FAILED
