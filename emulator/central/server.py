@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Self
 
-from emulator.central.accounts import Credential, RateLimiter, Tenant, Tokens
+from emulator.central.accounts import Credential, RequestLimiter, Tenant, Tokens
 from emulator.central.api import GLOBAL, Account, Api, RefusedError, Settings
 from emulator.central.clock import DAY_MS, Clock
 from emulator.central.control import PREFIX, Control
@@ -75,7 +75,7 @@ class CentralServer:
         """
         self.clock = clock or Clock()
         self.faults = FaultQueue(faults)
-        self.limiter = RateLimiter(self.clock, rate_limits, retry_after=retry_after)
+        self.limiter = RequestLimiter(self.clock, rate_limits, retry_after=retry_after)
         self.requests: deque[Seen] = deque(maxlen=_REQUESTS_KEPT)
         """The newest answered requests, oldest first."""
         self._account = Account(
@@ -359,6 +359,7 @@ class CentralServer:
         answer = self._api.answer(request, fault.fault if fault.fault in PAGE_FAULTS else None)
         return replace(
             answer,
+            headers=answer.headers | ({"Date": fault.date} if fault.fault == "date" else {}),
             cut=fault.fault == "cut",
             delay_seconds=fault.seconds if fault.fault == "slow" else 0,
             filler=fault.size if fault.fault == "huge" else 0,

@@ -8,8 +8,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -21,6 +20,7 @@ from requests.utils import select_proxy
 
 from lib.errors import ProtocolError, SophosDownError, ThrottledError, TlsBrokenError
 from lib.model.backoff import full_jitter, retry_after
+from lib.model.clock import believed, from_http_date
 from lib.model.host import check_url, is_loopback
 from lib.sophos.failures import failure_of
 from lib.sophos.reach import Way
@@ -56,10 +56,7 @@ class Answer:
     @property
     def date(self) -> datetime | None:
         """The other side's clock, UTC."""
-        try:
-            return parsedate_to_datetime(self.headers.get("Date", "")).astimezone(UTC)
-        except ValueError:
-            return None
+        return from_http_date(self.headers.get("Date"))
 
     def word(self, *names: str) -> str:
         """The first of the body's fields that holds a plain word, and no secret, as ` (word)`; no more is repeated."""
@@ -85,7 +82,7 @@ class TooLargeError(ProtocolError):
     remedy = "Leave out the type of these events (`exclude_types`; `types` shows which one takes the room)."
 
 
-class Budget(Protocol):
+class RateLimiter(Protocol):
     """The calls that a credential may make."""
 
     def take(self, stream: str, deadline: float) -> None:
@@ -119,12 +116,12 @@ class Http:
         monotonic: Callable[[], float],
         sleep: Callable[[float], None],
         random: Callable[[], float],
-        budget: Budget,
+        rate_limiter: RateLimiter,
         ca_bundle: str | None = None,
         proxy: Callable[[], str] | None = None,
     ) -> None:
         """`ca_bundle` is whom to trust, in place of whom the environment or `requests` names; `proxy` the way out."""
-        self._budget = budget
+        self._rate_limiter = rate_limiter
         self._ca_bundle = ca_bundle
         self._proxy = proxy
         self._allow_hosts = allow_hosts
@@ -173,7 +170,7 @@ class Http:
         for tries in range(1, TRIES + 1):
             status = 0
             if token is not None:
-                self._budget.take(stream, end)
+                self._rate_limiter.take(stream, end)
             try:
                 answer = self._once(
                     method, url, end, max_bytes, auth=Bearer(token), headers=headers, params=params, data=form
@@ -251,7 +248,8 @@ class Http:
         secrets = () if response.status_code == 200 else self._secrets_shown(url)
         answer = Answer(response.status_code, response.headers, bytes(body), secrets)
         if answer.date is not None and answer.status < 500:  # Gateways have clocks of their own.
-            self._shown = answer.date, self._monotonic()
+            shown = believed([answer.date], self._now(), self.clock())
+            self._shown = self._shown if shown is None else (shown, self._monotonic())
         return answer
 
     def _remember(self, *secrets: str | None) -> None:
@@ -274,7 +272,7 @@ class Http:
         wait = retry_after(answer.headers.get("Retry-After"), answer.date or self._now())
         text = f"Sophos answered {answer.status}{answer.word('error')} to {method} {urlsplit(url).path}"
         if answer.status == 429:
-            raise ThrottledError(text, retry_after=self._budget.refused(wait))
+            raise ThrottledError(text, retry_after=self._rate_limiter.refused(wait))
         raise SophosDownError(text, retry_after=wait)
 
     def _count(self, outcome: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from emulator.central import CentralServer, Fault, Settings
 from emulator.engine import StandInEngine
 from lib.pipeline.audit import audit
-from lib.pipeline.records import Books
+from lib.state.state import State
 from lib.store.directory import DirectoryStore
 from tests.fakes.dying import Died, Life, live
 
@@ -60,8 +60,8 @@ class Place:
         return logs
 
     def is_whole(self) -> bool:
-        books = Books.of(DirectoryStore(self.store))
-        return bool(audit(books)["ok"]) and not list(books.batches.waiting()) and not list(books.gaps.all())
+        state = State.of(DirectoryStore(self.store))
+        return bool(audit(state)["ok"]) and not list(state.batches.waiting()) and not list(state.gaps.all())
 
 
 @pytest.fixture
@@ -122,6 +122,23 @@ def test_between_two_looks_nothing_is_asked_and_nothing_written(place: Place) ->
     calls = live(place.life())[0]
     assert "devices" not in calls
     assert not [call for call in calls if call.startswith(("write cursors/", "write devices/"))]
+
+
+@pytest.mark.parametrize("days", [3, 200])
+def test_a_clock_that_was_ahead_costs_one_more_look_and_not_one_at_each_tick(place: Place, days: int) -> None:
+    place.look()
+    place.hours = days * 24
+    assert place.look()["pages"] == 3
+    place.hours = 1
+    assert place.look()["pages"] == 3
+    assert place.look()["pages"] == 0
+    place.hours = 8
+    assert place.look()["pages"] == 3
+    place.engine.received.clear()
+    place.central.put_device({"id": ids(place.central.devices())[3], "hostname": "RENAMED"})
+    place.hours = 16
+    assert place.look()["events"] == len(place.sent()) == 1
+    assert place.is_whole()
 
 
 def test_a_look_that_is_interrupted_goes_on_where_it_was(place: Place) -> None:

@@ -1,0 +1,269 @@
+"""A function platform for one machine: clock, storage events, sweeps, and the three functions behind them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from emulator.runtime.functions import TARGETS, Answer, Function, FunctionDownError
+from emulator.runtime.work_queue import WorkQueue
+from emulator.web.metrics import delivery_histogram
+from lib.app import open_store
+from lib.config.loading import ENVIRONMENT, Config
+from lib.errors import StoreError
+from lib.http.handler import FINALIZED
+from lib.model.clock import from_text
+from lib.model.stream import Stream
+from lib.pipeline.fan_out import goes_on
+from lib.state.schedules import ALL_ASKED
+from lib.state.state import State
+
+log = logging.getLogger(__name__)
+
+PAGES_A_CALL = 5
+"""So that the first pages of a long catch-up are on their way while the next ones are fetched."""
+SWEEP_SECONDS = 60.0
+POLL_SECONDS = 10.0
+"""How often the store is listed for batches where another platform fetches, so that nobody tells of them."""
+LOOK_SECONDS = 1.0
+"""How often the store is listed for batches while a call of fetch-page lasts, which tells of them at its end."""
+OVERDUE_SECONDS = 5.0
+"""After so long the streams that a tick is not waiting for are asked for without it."""
+RETRY_SECONDS = 10.0
+BUSY_SECONDS = 3.0
+DRAIN_SECONDS = 25.0
+HISTORY_MINUTES = 360
+MARGIN_SECONDS = 40.0
+"""What a call may take beyond its own deadline: a page that was begun, acknowledgements that were waited for."""
+
+
+class Platform:
+    """Runs the functions, calls them when something is due, and remembers what they answered last."""
+
+    def __init__(self, config: Config, location: str, only: str | None = None) -> None:
+        """`location` is where the functions find the same configuration; `only` names the one function to run."""
+        self._config = config
+        timeout = config.limits.deadline.total_seconds() + MARGIN_SECONDS
+        env = {ENVIRONMENT: location, "PYTHONUNBUFFERED": "1", "CLOUD_RUN_TIMEOUT_SECONDS": str(int(timeout))}
+        self.functions = {name: Function(name, env, timeout) for name in TARGETS if only in (None, name)}
+        self.calls: Counter[tuple[str, int]] = Counter()
+        """Calls by function and status; 0: no answer."""
+        self.latest: dict[Stream, dict[str, Any]] = {}
+        """What fetch-page answered last for each stream, with the time."""
+        self.fetched: Counter[int] = Counter()
+        """Events by the minute (of Unix time) in which they were fetched, for some hours."""
+        self.watchers: list[Callable[[str], None]] = []
+        """Each is told a new batch's name before it is forwarded."""
+        self.bytes: Counter[tuple[str, str, str]] = Counter()
+        """Of batches, by stream."""
+        self.delivery = delivery_histogram()
+        self._waiting_since: dict[str, float] = {}
+        self.budgets: list[dict[str, Any]] = []
+        """What it told last of the credentials' calls."""
+        self.engine_problem: dict[str, Any] | None = None
+        self._over = threading.Event()
+        self._fetches: WorkQueue[Stream | None] = WorkQueue(self._fetch, "fetch", workers=4)
+        self._forwards: WorkQueue[str | None] = WorkQueue(self._forward, "forward", workers=4)
+        self._names: dict[str, str] = {}
+        """The newest batch of each path."""
+        self._telling = threading.Lock()
+        self._state = State.of(open_store(config.store))
+        clocks = {self._tick: "fetch-page", self._look: "fetch-page", self._sweep: "forward-batch"}
+        self._clocks = [
+            threading.Thread(target=clock, name=f"clock of {name}", daemon=True)
+            for clock, name in clocks.items()
+            if name in self.functions
+        ]
+
+    def tick(self) -> None:
+        """Fetch now: the configuration has changed."""
+        if "fetch-page" in self.functions:
+            self._fetches.ask(None)
+
+    def deliver(self) -> None:
+        """Forward now: something was stored that no call of fetch-page here tells of."""
+        if "forward-batch" in self.functions:
+            self._forwards.ask(None)
+
+    def start(self) -> None:
+        """Start the functions and the clock."""
+        for function in self.functions.values():
+            function.start()
+        self._fetches.start()
+        self._forwards.start()
+        for clock in self._clocks:
+            clock.start()
+
+    def stop(self) -> None:
+        """Let what has begun come to its end, within bounds; then end the functions."""
+        self._over.set()
+        for clock in self._clocks:
+            clock.join()
+        self._fetches.drain(DRAIN_SECONDS)
+        self._forwards.drain(DRAIN_SECONDS)
+        stoppers = [threading.Thread(target=each.stop) for each in self.functions.values()]
+        for each in stoppers:
+            each.start()
+        self._fetches.stop()
+        self._forwards.stop()
+        for each in stoppers:
+            each.join()
+
+    @property
+    def lives(self) -> bool:
+        """Whether the clocks run."""
+        return all(clock.is_alive() for clock in self._clocks)
+
+    def call(self, name: str, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
+        """Call a function, and hand on the storage events of the batches that it made."""
+        if name not in self.functions:
+            raise FunctionDownError(f"{name} does not run here", remedy="This emulator was started with --only.")
+        try:
+            answer = self.functions[name].call(body, headers)
+        except FunctionDownError:
+            self.calls[name, 0] += 1
+            raise
+        self.calls[name, answer.status] += 1
+        results = self._results(answer)
+        if name == "fetch-page":
+            self._fetched(answer, results)
+        elif name == "forward-batch":
+            self._forwarded(answer, results)
+        return answer
+
+    def _tick(self) -> None:
+        delay = 0.0
+        while not self._over.wait(delay):
+            self._fetches.ask(None)
+            if self._fetches.under_way().get(None, 0.0) > OVERDUE_SECONDS:
+                # One stream may keep it for a minute: what it reads itself answers `busy`.
+                with suppress(StoreError):
+                    streams = [*self._state.checkpoints.streams()]
+                    for stream in streams if len(streams) <= ALL_ASKED else ():
+                        self._fetches.ask(stream)
+            delay = self._config.every.seconds_after(datetime.now(UTC))
+
+    def _look(self) -> None:
+        """While a call of fetch-page lasts, hand on what it has stored."""
+        while not self._over.wait(LOOK_SECONDS):
+            if max(self._fetches.under_way().values(), default=0.0) > LOOK_SECONDS:
+                with suppress(StoreError):
+                    for waiting in self._state.batches.waiting():
+                        self._stored(waiting.entry.key, again=False)
+
+    def _sweep(self) -> None:
+        while not self._over.is_set():
+            self._forwards.ask(None)
+            poll = min(POLL_SECONDS, self._config.every.seconds_after(datetime.now(UTC)))
+            self._over.wait(SWEEP_SECONDS if "fetch-page" in self.functions else poll)
+
+    def _fetch(self, stream: Stream | None) -> float | None:
+        """A tick, or the next pages of a stream that has more."""
+        if self._over.is_set():
+            return None
+        request: dict[str, Any] = {"max_pages": PAGES_A_CALL}
+        if stream is not None:
+            request |= {"integration": stream.integration, "tenant": stream.tenant, "stream": stream.kind}
+        try:
+            self.call("fetch-page", json.dumps(request).encode())
+        except FunctionDownError as error:
+            log.warning("%s", error)
+            return 1.0
+        return None
+
+    def _forward(self, path: str | None) -> float | None:
+        """The storage event of a stream's newest batch, or a sweep over everything that waits."""
+        body, headers = (b"{}", {}) if path is None else finalized(self._names[path], self._config.store)
+        try:
+            answer = self.call("forward-batch", body, headers)
+        except FunctionDownError as error:
+            log.warning("%s", error)
+            return 1.0
+        if answer.status == 503:
+            wait = answer.headers.get("Retry-After", "")
+            return float(wait) if wait.isdigit() else RETRY_SECONDS
+        # Somebody else forwards the stream, or did and died: whoever asks when the lease has ended goes on.
+        return BUSY_SECONDS if any(line["outcome"] == "busy" for line in self._results(answer)) else None
+
+    def _fetched(self, answer: Answer, results: list[dict[str, Any]]) -> None:
+        now = datetime.now(UTC)
+        minute = int(now.timestamp()) // 60
+        self.fetched[minute] += sum(line["events"] for line in results)
+        for old in list(self.fetched):
+            if old < minute - HISTORY_MINUTES:
+                del self.fetched[old]
+        if answer.status == 200:
+            self.budgets = json.loads(answer.body)["budgets"]
+        for line in results:
+            if line["tenant"] is not None:
+                stream = Stream.of(line)
+                if line["outcome"] != "busy" or stream not in self.latest:
+                    self.latest[stream] = {**line, "at": now}
+                self.bytes[stream.integration, stream.tenant, stream.kind] += line["bytes"]
+                if line["outcome"] == "fetched":
+                    log.info("%s: %d events in %d pages", stream, line["events"], line["pages"])
+                if goes_on(line):
+                    wait = (from_text(line["retry_at"]) - now).total_seconds() if "retry_at" in line else 0.0
+                    self._fetches.ask(stream, max(0.0, wait))
+            for name in line["batches"]:
+                self._stored(name)
+
+    def _stored(self, name: str, *, again: bool = True) -> None:
+        """Hand on a batch's storage event; with `again` even where it was handed on before."""
+        if "forward-batch" not in self.functions:
+            return
+        path = name.rpartition("/")[0]
+        with self._telling:
+            is_new = name > self._names.get(path, "")
+            if is_new:
+                self._names[path] = name
+                for watcher in [*self.watchers]:
+                    watcher(name)
+        if is_new or again:
+            self._waiting_since.setdefault(path, time.monotonic())
+            self._forwards.ask(path)
+
+    def _forwarded(self, answer: Answer, results: list[dict[str, Any]]) -> None:
+        for line in results:
+            if line["outcome"] in ("delivered", "observed"):
+                stream = Stream.of(line)
+                since = self._waiting_since.pop(f"batches/{stream.path}", None)
+                if since is not None:
+                    self.delivery.observe(time.monotonic() - since)
+                what = "acknowledged" if line["outcome"] == "delivered" else "observed"
+                log.info("%s: %d events %s", stream, line["acked"], what)
+        if answer.status == 503:
+            self.engine_problem = next((line["problem"] for line in results if "problem" in line), None)
+        elif any(line["outcome"] == "delivered" for line in results):
+            self.engine_problem = None
+
+    def _results(self, answer: Answer) -> list[dict[str, Any]]:
+        if answer.status not in (200, 503):
+            log.warning("a function answered %d: %s", answer.status, answer.body[:500].decode("utf-8", "replace"))
+            return []
+        try:
+            results: list[dict[str, Any]] = json.loads(answer.body).get("results", [])
+        except (ValueError, AttributeError):
+            return []
+        return results
+
+
+def finalized(name: str, bucket: str) -> tuple[bytes, dict[str, str]]:
+    """The CloudEvent, in binary mode, that a platform sends for a new object."""
+    headers = {
+        "ce-specversion": "1.0",
+        "ce-id": str(uuid4()),
+        "ce-type": FINALIZED,
+        "ce-source": "//storage.googleapis.com/projects/_/buckets/emulator",
+        "ce-subject": f"objects/{name}",
+        "ce-time": datetime.now(UTC).isoformat(),
+    }
+    return json.dumps({"bucket": bucket, "name": name}).encode(), headers

@@ -1,0 +1,44 @@
+"""Child processes that never outlive the emulator, and never hear the terminal's Ctrl-C themselves."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+_CHILD = Path(__file__).with_name("child.py")
+
+
+def start(arguments: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Run Python with the arguments, in the present folder; the calling thread has to outlive the process."""
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", str(_CHILD), str(os.getpid()), sys.executable, *arguments],
+        # The present folder stays, since paths of the configuration are relative to it; ours are found all the same.
+        env={**_inherited(), "PYTHONPATH": _search_path(), **(env or {})},
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def stop(process: subprocess.Popen[bytes], seconds: float = 10.0) -> None:
+    """Ask the process to end, and kill it where it does not in time."""
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _inherited() -> dict[str, str]:
+    """The environment, without what is between the service manager and this process (gunicorn would answer too)."""
+    return {
+        key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET" and not key.startswith("WATCHDOG_")
+    }
+
+
+def _search_path() -> str:
+    return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))

@@ -1,0 +1,132 @@
+"""What Prometheus is told: a status, the functions' processes, and how long deliveries took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from emulator.runtime.platform import Platform
+
+PREFIX = "sophos_utmstack_"
+STREAM = ("integration", "tenant", "stream")
+INTEGRATION = ("integration",)
+DELIVERY_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+
+
+def delivery_histogram() -> Histogram:
+    """A histogram of its own for each platform."""
+    return Histogram(
+        f"{PREFIX}delivery_seconds",
+        "Seconds from a stream's first waiting batch being stored to all that waited being acknowledged.",
+        buckets=DELIVERY_BUCKETS,
+        registry=None,
+    )
+
+
+def registry_of(platform: Platform, status: dict[str, Any]) -> CollectorRegistry:
+    """Everything, for one scrape."""
+    registry = CollectorRegistry()
+    registry.register(_Metrics(platform, status))
+    registry.register(platform.delivery)
+    return registry
+
+
+class _Metrics(Collector):
+    def __init__(self, platform: Platform, status: dict[str, Any]) -> None:
+        self._platform = platform
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric, made anew at each scrape."""
+        yield from self._streams()
+        yield from self._integrations()
+        yield from self._functions()
+        engine = GaugeMetricFamily(f"{PREFIX}engine_up", "0 while the engine takes no events.")
+        engine.add_metric([], float("engine_problem" not in self._status))
+        paused = GaugeMetricFamily(f"{PREFIX}full", "1 while fetching waits because too much waits for the engine.")
+        paused.add_metric([], float(self._status["paused"]))
+        yield from (engine, paused)
+
+    def _streams(self) -> Iterator[Metric]:
+        lines = [line for line in self._status["streams"] if line["state"] != "retired"]
+        for kind, name, text, value in (
+            (
+                GaugeMetricFamily,
+                "lag_seconds",
+                "Seconds not read yet; of devices, since a look was due.",
+                "lag_seconds",
+            ),
+            (GaugeMetricFamily, "interval_seconds", "Seconds in which a stream is asked again.", "interval_seconds"),
+            (GaugeMetricFamily, "pending_batches", "Batches that wait for delivery.", "pending_batches"),
+            (GaugeMetricFamily, "pending_bytes", "Bytes of the batches that wait.", "pending_bytes"),
+            (GaugeMetricFamily, "oldest_pending_seconds", "Age of the oldest such batch.", "oldest_pending_seconds"),
+            (GaugeMetricFamily, "set_aside_objects", "Objects in dead/: undeliverable events, by batch.", "set_aside"),
+            (CounterMetricFamily, "events_fetched", "Events made durable.", "events"),
+            (CounterMetricFamily, "events_acked", "Events that the engine has acknowledged.", "acked"),
+            (CounterMetricFamily, "repeats", "Items of Sophos's pages that had been stored before.", "repeats"),
+        ):
+            family = kind(f"{PREFIX}{name}", text, labels=STREAM)
+            for line in lines:
+                if line[value] is not None:
+                    family.add_metric(_labels(line), line[value])
+            yield family
+        gaps = GaugeMetricFamily(f"{PREFIX}gaps", "Intervals that can no longer be fetched.", labels=STREAM)
+        troubled = GaugeMetricFamily(f"{PREFIX}troubled", "1 while the stream has a problem.", labels=(*STREAM, "code"))
+        silent = GaugeMetricFamily(f"{PREFIX}silent", "1 while a stream that usually speaks does not.", labels=STREAM)
+        for line in lines:
+            gaps.add_metric(_labels(line), len(line["gaps"]))
+            code = line.get("problem", {}).get("code", "")
+            troubled.add_metric([*_labels(line), code], float(bool(code)))
+            silent.add_metric(_labels(line), float("silent_since" in line))
+        stored = CounterMetricFamily(f"{PREFIX}fetched_bytes", "Bytes of stored batches.", labels=STREAM)
+        for stream, size in sorted(self._platform.bytes.items()):
+            stored.add_metric(stream, size)
+        yield from (gaps, troubled, silent, stored)
+
+    def _integrations(self) -> Iterator[Metric]:
+        failed = GaugeMetricFamily(
+            f"{PREFIX}integration_troubled", "1 while no stream of it can be read.", labels=(*INTEGRATION, "code")
+        )
+        paused = GaugeMetricFamily(f"{PREFIX}paused", "1 while an operator has paused it.", labels=INTEGRATION)
+        made = CounterMetricFamily(f"{PREFIX}sophos_calls", "Calls of Sophos's API.", labels=INTEGRATION)
+        refused = CounterMetricFamily(f"{PREFIX}sophos_refused", "Calls answered with 429.", labels=INTEGRATION)
+        outcomes = CounterMetricFamily(
+            f"{PREFIX}sophos_requests",
+            "Requests to Sophos by outcome: a status, or an error's code.",
+            labels=(*INTEGRATION, "outcome"),
+        )
+        retried = CounterMetricFamily(f"{PREFIX}sophos_retries", "Requests tried again.", labels=INTEGRATION)
+        for line in self._status["integrations"]:
+            name, code = line["name"], line.get("problem", {}).get("code", "")
+            failed.add_metric([name, code], float(bool(code)))
+            paused.add_metric([name], float(line["state"] == "paused"))
+            if "calls" in line:
+                made.add_metric([name], line["calls"]["made"])
+                refused.add_metric([name], line["calls"]["refused"])
+                requests = dict(line["calls"]["outcomes"])
+                retried.add_metric([name], requests.pop("retried", 0))
+                for outcome, count in sorted(requests.items()):
+                    outcomes.add_metric([name, outcome], count)
+        yield from (failed, paused, made, refused, outcomes, retried)
+
+    def _functions(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily(f"{PREFIX}function_up", "1 while the process takes calls.", labels=["function"])
+        restarts = CounterMetricFamily(f"{PREFIX}function_restarts", "Restarts.", labels=["function"])
+        for name, function in self._platform.functions.items():
+            up.add_metric([name], float(function.is_up()))
+            restarts.add_metric([name], function.restarts)
+        calls = CounterMetricFamily(
+            f"{PREFIX}function_calls", "Calls by status; 0: no answer.", labels=["function", "status"]
+        )
+        for (name, status), count in sorted(self._platform.calls.items()):
+            calls.add_metric([name, str(status)], count)
+        yield from (up, restarts, calls)
+
+
+def _labels(line: dict[str, Any]) -> list[str]:
+    return [line[label] for label in STREAM]

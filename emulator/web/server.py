@@ -1,0 +1,124 @@
+"""What the emulator shows on `listen`: the functions, /status, /metrics, /healthz, and the operator's page."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask, Request, Response, render_template, request
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from waitress.server import create_server
+from werkzeug.exceptions import HTTPException
+
+from emulator.runtime.functions import TARGETS, FunctionDownError
+from emulator.runtime.platform import Platform
+from emulator.web.metrics import registry_of
+from emulator.web.page import HEADERS, Page, StaleTokenError
+from lib.errors import ConnectorError, NotFoundError
+from lib.http.access import Access, AccessError, is_dns_rebinding
+from lib.http.handler import DESCRIPTION_PATH, MAX_BODY_BYTES, authorize, description, problem, refusal
+
+log = logging.getLogger(__name__)
+
+OPEN = ("/healthz", "/metrics", DESCRIPTION_PATH, "/api/v1/")
+"""What anybody may ask under any name: it tells no status, or has a key of its own."""
+
+Status = Callable[[], dict[str, Any]]
+
+
+def application(platform: Platform, status: Status, access: Callable[[], Access]) -> Flask:
+    """The WSGI application; `access` says who may call the functions."""
+    app = Flask("emulator.web")
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.before_request(lambda: _look(access))
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+
+    def function() -> Response:
+        name = request.path.strip("/")
+        # The function is called from here, on loopback: it would let everybody in.
+        authorize(request, access, rare=name == "test-connection")
+        return _proxied(platform, name, request)
+
+    for name in TARGETS:
+        app.add_url_rule(f"/{name}", name, function, methods=["POST"])
+
+    app.add_url_rule(DESCRIPTION_PATH, "description", description, methods=["GET"])
+
+    @app.get("/status")
+    def _status() -> Response:
+        return Response(json.dumps(status(), ensure_ascii=False), content_type="application/json")
+
+    @app.get("/metrics")
+    def _metrics() -> Response:
+        found = generate_latest(registry_of(platform, status()))
+        return Response(found, content_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/healthz")
+    def _healthz() -> Response:
+        down = [name for name, each in platform.functions.items() if not each.is_up()]
+        if down:
+            return problem(503, "starting", f"not running: {', '.join(down)}", retry_after=1)
+        return Response('{"ok": true}', content_type="application/json")
+
+    Page(app, platform, status, access)
+    app.after_request(_for_people)
+    app.register_error_handler(AccessError, refusal)
+    app.register_error_handler(ConnectorError, _failed)
+    app.register_error_handler(HTTPException, _refused)
+    return app
+
+
+def _look(access: Callable[[], Access]) -> None:
+    """Whoever is elsewhere may look; a page of another site whose name was made to lead here may not."""
+    if not request.path.startswith(OPEN) and is_dns_rebinding(request.remote_addr, dict(request.headers)):
+        authorize(request, access)
+
+
+def _for_people(response: Response) -> Response:
+    """A problem as a page where a browser asks for one: it would show JSON to who has pressed a button."""
+    json_type = "application/problem+json"
+    if (
+        response.content_type != json_type
+        or request.accept_mimetypes.best_match([json_type, "text/html"]) != "text/html"
+    ):
+        return response
+    shown = Response(render_template("problem.html", p=response.get_json()), response.status, HEADERS)
+    shown.headers.extend((key, response.headers[key]) for key in ("Retry-After",) if key in response.headers)
+    return shown
+
+
+def listening(app: Flask, host: str, port: int) -> Any:
+    """A server of the application that listens already, and has yet to `run`; OSError where it cannot."""
+    # A proxy's headers tell that a caller on loopback is none of this machine.
+    return create_server(app, host=host, port=port, threads=8, clear_untrusted_proxy_headers=False)
+
+
+def _failed(error: ConnectorError) -> Response:
+    if isinstance(error, NotFoundError):
+        return problem(404, error.code, str(error), title=error.title, remedy=error.remedy)
+    if isinstance(error, StaleTokenError):
+        return problem(403, error.code, str(error), title=error.title, remedy=error.remedy)
+    return problem(503, error.code, str(error), title=error.title, remedy=error.remedy, retry_after=10)
+
+
+def _refused(error: HTTPException) -> Response | HTTPException:
+    """What Flask itself refuses, such as an unknown path, as a problem too."""
+    if error.code is None or error.code < 400:
+        return error  # a redirection
+    response = problem(error.code, error.name.lower().replace(" ", "_"), error.description or "")
+    response.headers.extend((key, value) for key, value in error.get_headers() if key == "Allow")
+    return response
+
+
+def _proxied(platform: Platform, name: str, asked: Request) -> Response:
+    headers = {
+        key: value for key, value in asked.headers if key.lower() == "content-type" or key.lower().startswith("ce-")
+    }
+    try:
+        answer = platform.call(name, asked.get_data(), headers)
+    except FunctionDownError as error:
+        return problem(503, error.code, str(error), title=error.title, remedy=error.remedy, retry_after=1)
+    passed = {key: answer.headers[key] for key in ("Content-Type", "Retry-After", "Allow") if key in answer.headers}
+    return Response(answer.body, status=answer.status, headers=passed)

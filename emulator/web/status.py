@@ -1,0 +1,287 @@
+"""How things stand, stream by stream, as the store knows it; and in a running emulator, as fetch-page said last."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from lib.config.loading import Config
+from lib.errors import OverBudgetError, ThrottledError
+from lib.model.checkpoint import problem_after
+from lib.model.clock import text_or_none, to_text
+from lib.model.duration import duration_text
+from lib.model.feed import Feed
+from lib.model.rate_policy import RatePolicy
+from lib.model.schedule import Asked
+from lib.model.stream import ENDPOINTS, Stream
+from lib.pipeline.accounts import Account, Accounts, Target, known_targets
+from lib.pipeline.reconcile import last_report, progress_key
+from lib.state.leases import lease_of
+from lib.state.schedules import Schedules
+from lib.state.state import State, set_aside_by_stream
+
+FETCH_OUTCOMES_THAT_READ = ("fetched", "up_to_date")
+
+
+@dataclass(slots=True)
+class _Pending:
+    batches: int = 0
+    bytes: int = 0
+    oldest: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What one status is made of."""
+
+    state: State
+    pending: Mapping[Stream, _Pending]
+    gaps: Mapping[Stream, Sequence[Mapping[str, Any]]]
+    set_aside: Mapping[Stream, Sequence[str]]
+    latest: Mapping[Stream, Mapping[str, Any]]
+    accounts: Mapping[str, Account]
+    targets: Mapping[Stream, Target]
+    retired: Set[Stream]
+    """Those that the configuration, or Sophos, no longer names: their cursors stay, should they come back."""
+    asked: Mapping[str, Asked]
+    turns: Mapping[str, float]
+    """Seconds in which each integration's streams have all been asked, as far as its credential's calls go."""
+    inventory: Mapping[str, float]
+    """Seconds between two looks at an integration's devices."""
+    now: datetime
+
+
+def status(
+    config: Config,
+    state: State,
+    accounts: Accounts,
+    *,
+    feeds: Sequence[Feed],
+    latest: Mapping[Stream, Mapping[str, Any]],
+    budgets: Sequence[Mapping[str, Any]],
+    now: datetime,
+) -> dict[str, Any]:
+    """Every stream and every integration.
+
+    `latest` holds fetch-page's last answers, with their time under `at`; `budgets` what it told last of the calls.
+    """
+    pending: dict[Stream, _Pending] = {}
+    for waiting in state.batches.waiting():
+        one = pending.setdefault(waiting.stream, _Pending())
+        one.batches += 1
+        one.bytes += waiting.entry.size
+        one.oldest = min(one.oldest or waiting.entry.updated, waiting.entry.updated)
+    gaps: dict[Stream, list[dict[str, Any]]] = {}
+    for gap in state.gaps.all():
+        gaps.setdefault(Stream(gap["integration"], gap["tenant"], gap["kind"]), []).append(gap)
+    set_aside = set_aside_by_stream(state.store)
+    known = {each.name: accounts.read(each.name) for each in config.integrations}
+    targets = {target.stream: target for feed in feeds for target in known_targets(feed, known[feed.name])}
+    streams = {*state.checkpoints.streams(), *pending, *latest, *targets, *set_aside}
+    asked: dict[str, Asked] = {}
+    for feed in feeds:
+        asked |= Schedules(state.store).asked(feed.name)
+    unknown = {feed.name for feed in feeds} - {stream.integration for stream in targets}
+    view = _View(
+        state,
+        pending,
+        gaps,
+        set_aside,
+        latest,
+        known,
+        targets,
+        # As long as nothing is known of an integration, nothing is known to be gone.
+        {stream for stream in streams - targets.keys() if stream.integration not in unknown},
+        asked,
+        _turns(config, targets, now),
+        {feed.name: feed.inventory.total_seconds() for feed in feeds},
+        now,
+    )
+    lines = [_stream(view, stream) for stream in sorted(streams)]
+    total = sum(one.bytes for one in pending.values())
+    paused = total >= config.limits.max_pending_bytes
+    integrations = list(_integrations(config, known, lines, budgets, now))
+    return {
+        "ok": not paused and not any(_is_wrong(line) for line in (*lines, *integrations)),
+        "now": to_text(now),
+        "every": _every(config),
+        "store": config.store,
+        "engine": config.engine,
+        "observe": config.observe,
+        "paused": paused,
+        "pending_batches": sum(line["pending_batches"] for line in lines),
+        "pending_bytes": total,
+        "events": sum(line["events"] for line in lines),
+        "acked": sum(line["acked"] for line in lines),
+        "gaps": sum(len(line["gaps"]) for line in lines),
+        "set_aside": sum(line["set_aside"] for line in lines),
+        "integrations": integrations,
+        "streams": lines,
+    }
+
+
+def _every(config: Config) -> str:
+    every = config.every
+    return duration_text(every.interval) if every.interval else str(every.cron)
+
+
+def _is_wrong(line: Mapping[str, Any]) -> bool:
+    """Whether somebody has to look; not where a stream only waits until its credential may be used again."""
+    return "problem" in line and line["problem"]["code"] != OverBudgetError.code
+
+
+def _integrations(
+    config: Config,
+    accounts: Mapping[str, Account],
+    streams: Sequence[Mapping[str, Any]],
+    budgets: Sequence[Mapping[str, Any]],
+    now: datetime,
+) -> Iterator[dict[str, Any]]:
+    calls = {each["integration"]: {key: each[key] for key in each if key != "integration"} for each in budgets}
+    for each in config.integrations:
+        account = accounts[each.name]
+        problem = account.problem
+        own = [line for line in streams if line["integration"] == each.name and line["state"] != "retired"]
+        line: dict[str, Any] = {
+            "name": each.name,
+            "state": _state(account, own),
+            "since": text_or_none(problem.since if problem else account.paused_at),
+            "credential": account.who.id_type if account.who else None,
+            "tenants": len({line["tenant"] for line in own}),
+            "region": each.region,
+            "streams": list(each.streams),
+            "exclude_types": list(each.exclude_types),
+            "warnings": [warned.as_fields() for warned in account.warnings(now)],
+        }
+        if account.life.since is not None:
+            line |= {
+                "credential_pair": "next" if account.life.is_next else "first",
+                "credential_since": to_text(account.life.since),
+            }
+        if each.name in calls:
+            line["calls"] = calls[each.name]
+        if problem is not None:
+            line |= {"problem": problem.as_problem(), "retry_at": text_or_none(problem.retry_at)}
+        yield line
+
+
+def _state(account: Account, streams: Sequence[Mapping[str, Any]]) -> str:
+    """One word for how an integration stands."""
+    if account.paused_at is not None:
+        return "paused"
+    if account.problem is not None:
+        return "throttled" if account.problem.code == ThrottledError.code else "failed"
+    if account.who is None:
+        return "pending"
+    if not any(line["read_up_to"] for line in streams):
+        return "authenticated"
+    return "collecting"
+
+
+def _interval(view: _View, stream: Stream) -> float | None:
+    """Seconds between two times that the stream is asked."""
+    if stream.kind == ENDPOINTS:
+        return view.inventory.get(stream.integration)
+    asked, turn = view.asked.get(stream.path), view.turns.get(stream.integration)
+    if asked is None or turn is None or not asked.every:
+        return turn
+    # One that speaks is asked out of turn; once it is quiet, how long that took says nothing of the next time.
+    return asked.every if asked.speaks(view.now.timestamp()) else max(asked.every, turn)
+
+
+def _turns(config: Config, streams: Collection[Stream], now: datetime) -> dict[str, float]:
+    every = config.every.seconds_around(now)
+    asked = Counter(stream.integration for stream in streams if stream.kind != ENDPOINTS)
+    return {
+        each.name: every * max(1.0, asked[each.name] / RatePolicy(each.calls_per_minute).firsts(every))
+        for each in config.integrations
+    }
+
+
+def _lag(stream: Stream, read_at: datetime | None, interval: float | None, now: datetime) -> float | None:
+    """Seconds up to which Sophos has not been read; of an inventory, since a look was due."""
+    if read_at is None:
+        return None
+    due = interval or 0.0 if stream.kind == ENDPOINTS else 0.0
+    return round(max(0.0, (now - read_at).total_seconds() - due), 3)
+
+
+def _stream(view: _View, stream: Stream) -> dict[str, Any]:
+    now, latest = view.now, view.latest.get(stream)
+    pending = view.pending.get(stream, _Pending())
+    checkpoint = view.state.checkpoints.read(stream).checkpoint
+    tail, acked_at = view.state.ledger.last(stream, lease_of(view.state.store, stream)[0].tail)
+    target, retired = view.targets.get(stream), stream in view.retired
+    account = view.accounts.get(stream.integration)
+    known = None if retired else (account.problem if account else None) or checkpoint.problem
+    problem = known.as_problem() if known else latest.get("problem") if latest and not retired else None
+    if problem is None and target is not None and target.refusal is not None:
+        problem = problem_after(None, target.refusal, now, None).as_problem()
+    read_at = checkpoint.as_of
+    if latest and stream.kind != ENDPOINTS and latest["outcome"] in FETCH_OUTCOMES_THAT_READ and not latest["has_more"]:
+        # An idle tick writes nothing: the answer knows more than the store.
+        read_at = max(read_at or latest["at"], latest["at"])
+    interval = _interval(view, stream)
+    line: dict[str, Any] = {
+        "integration": stream.integration,
+        "tenant": stream.tenant,
+        "tenant_name": target.tenant.name if target else "",
+        "stream": stream.kind,
+        "state": "retired" if retired else latest["outcome"] if latest else "failed" if problem else "idle",
+        "interval_seconds": interval,
+        "lag_seconds": _lag(stream, read_at, interval, now),
+        "has_more": bool(latest and latest["has_more"]),
+        "read_up_to": text_or_none(read_at),
+        "last_event": text_or_none(checkpoint.newest),
+        "last_ack": acked_at,
+        "events": checkpoint.events,
+        "repeats": checkpoint.repeats,
+        "acked": tail.total,
+        "pending_batches": pending.batches,
+        "pending_bytes": pending.bytes,
+        "oldest_pending_seconds": (
+            round(max(0.0, (now - pending.oldest).total_seconds()), 3) if pending.oldest else 0.0
+        ),
+        "gaps": [
+            {key: gap[key] for key in ("from", "to", "reason", "noticed_at", "estimated_events")}
+            for gap in view.gaps.get(stream, ())
+        ],
+        "set_aside": len(view.set_aside.get(stream, ())),
+    }
+    progress = view.state.store.read(progress_key(stream))
+    if progress is not None:
+        line["reconciled"] = last_report(progress.body)
+    silent = None if problem or retired else checkpoint.silent_since(read_at)
+    if silent is not None:
+        # Sophos answers, and has nothing: neither Sophos nor the credential is down.
+        line["silent_since"] = to_text(silent)
+    if problem is not None:
+        line["problem"] = problem
+        if known is not None and known.retry_at is not None:
+            line["retry_at"] = to_text(known.retry_at)
+    return line
+
+
+def collect(
+    config: Config,
+    latest: Mapping[Stream, Mapping[str, Any]] | None = None,
+    budgets: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """The status of a configuration's store, just now."""
+    from lib import app  # noqa: PLC0415 - opens the store
+
+    store = app.open_store(config.store)
+    accounts = Accounts(store, now=app.now, jitter=lambda: 0.0)
+    feeds = [app.feed_of(each, config.gap_data_type) for each in config.integrations]
+    return status(
+        config,
+        State.of(store),
+        accounts,
+        feeds=feeds,
+        latest=dict(latest or {}),
+        budgets=budgets,
+        now=datetime.now(UTC),
+    )

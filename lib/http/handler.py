@@ -1,0 +1,242 @@
+"""HTTP in, calls to use cases, HTTP out; every failure becomes an RFC 9457 problem."""
+
+from __future__ import annotations
+
+import json
+import logging
+from base64 import b64decode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from flask import Request, Response
+from marshmallow import Schema, ValidationError
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+
+from lib import telemetry
+from lib.errors import ConfigError, ConnectorError, NotFoundError, RetryableError, title_of
+from lib.http.access import Access, AccessError, AccessUnknownError, is_local
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 1 << 20
+STRUCTURED = "application/cloudevents+json"
+RETRY_SECONDS = 10
+DESCRIPTION_PATH = "/openapi.json"
+FINALIZED = "google.cloud.storage.object.v1.finalized"
+PUBLISHED = "google.cloud.pubsub.topic.v1.messagePublished"
+NOTIFIED = "OBJECT_FINALIZE"
+"""The same, as a bucket's own notification to Pub/Sub says it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An answer that tells a platform to call again: what was done so far, and why not all."""
+
+    results: list[dict[str, Any]]
+    code: str
+    detail: str
+
+
+class BadRequestError(Exception):
+    """A request that cannot be understood: every fault, each at its pointer."""
+
+    def __init__(self, *faults: tuple[str, str]) -> None:
+        super().__init__("; ".join(detail for _, detail in faults))
+        self.faults = [{"pointer": pointer, "detail": detail} for pointer, detail in faults]
+
+
+Call = Callable[..., "dict[str, Any] | Refused"]
+
+
+def answer(
+    request: Request,
+    schema: Schema,
+    call: Call,
+    *,
+    access: Callable[[], Access],
+    event: Call | None = None,
+    rare: bool = False,
+) -> Response:
+    """What `call` makes of the request's fields, or `event` of the name of a finalized object.
+
+    `access` says who may call from elsewhere; `rare` calls a few times a minute only.
+    """
+    telemetry.start(call.__name__.replace("_", "-"))
+    if request.method == "GET" and request.path == DESCRIPTION_PATH:
+        return description()
+    try:
+        authorize(request, access, rare=rare)
+        return _reply(_called(request, schema, call, event))
+    except BadRequestError as error:
+        return problem(400, "bad_request", str(error), errors=error.faults)
+    except ConnectorError as error:
+        return _failed(error)
+    except Exception:
+        number = str(uuid4())
+        log.exception("unexpected failure %s", number)
+        telemetry.flush()
+        return problem(500, "unexpected", f"An unexpected failure; the log has its trace under {number}.", id=number)
+
+
+def _failed(error: ConnectorError) -> Response:
+    if isinstance(error, AccessError):
+        return refusal(error)
+    if isinstance(error, NotFoundError):
+        return problem(404, error.code, str(error), title=error.title, remedy=error.remedy)
+    if isinstance(error, RetryableError):
+        log.warning("%s", error)
+        seconds = max(1, round(error.retry_after or RETRY_SECONDS))
+        return problem(503, error.code, str(error), retry_after=seconds, title=error.title, remedy=error.remedy)
+    log.error("%s", error)
+    telemetry.flush()
+    status = 500 if isinstance(error, ConfigError) else 422
+    return problem(status, error.code, str(error), title=error.title, remedy=error.remedy)
+
+
+def problem(status: int, code: str, detail: str, *, retry_after: int | None = None, **more: object) -> Response:
+    """An RFC 9457 problem; its title is that of the status, or of the kind of failure."""
+    body = {"title": HTTPStatus(status).phrase, "status": status, "code": code, "detail": detail, **more}
+    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+    return Response(_json(body), status=status, headers=headers, content_type="application/problem+json")
+
+
+def refusal(error: AccessError) -> Response:
+    """The answer to a caller who is not let in."""
+    wait = None if error.retry_after is None else max(1, round(error.retry_after))
+    response = problem(error.status, error.code, str(error), retry_after=wait, title=error.title, remedy=error.remedy)
+    if error.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+@cache
+def _described() -> bytes:
+    import yaml  # noqa: PLC0415 - only who asks waits for it
+
+    return _json(yaml.safe_load((Path(__file__).parent / "openapi.yaml").read_text("utf-8")))
+
+
+def description() -> Response:
+    """What can be called, as OpenAPI; it is published anyway, and tells nothing of this installation."""
+    return Response(_described(), status=200, content_type="application/json")
+
+
+def authorize(request: Request, access: Callable[[], Access], *, rare: bool = False) -> None:
+    """Let the caller in, or raise the AccessError that says why not."""
+    headers = dict(request.headers)
+    if is_local(request.remote_addr, headers):
+        return  # whatever the configuration says, and where it cannot be read
+    try:
+        guard = access()
+    except ConnectorError as error:
+        log.error("%s", error)  # noqa: TRY400 - a trace tells nothing of an expected failure
+        raise AccessUnknownError("It cannot be told who may call.") from None
+    guard.authorize(request.remote_addr, headers, rare=rare)
+
+
+def _called(request: Request, schema: Schema, call: Call, event: Call | None) -> dict[str, Any] | Refused | Response:
+    if request.method != "POST":
+        refused = problem(405, "method_not_allowed", f"{request.method} means nothing here; use POST.")
+        refused.headers["Allow"] = "POST"
+        return refused
+    try:
+        # One byte more than allowed shows a body of unknown length that is too long.
+        body = b"" if (request.content_length or 0) > MAX_BODY_BYTES else request.stream.read(MAX_BODY_BYTES + 1)
+    except (RequestEntityTooLarge, ClientDisconnected):
+        raise BadRequestError(("", "the body is not complete")) from None
+    if (request.content_length or 0) > MAX_BODY_BYTES or len(body) > MAX_BODY_BYTES:
+        return problem(413, "too_large", f"The body has over {MAX_BODY_BYTES} bytes.")
+    fields = _fields(body)
+    kind = _event_type(request, fields)
+    if kind is None:
+        return call(**_loaded(schema, fields))
+    if event is None:
+        raise BadRequestError(("", "this function takes no CloudEvents"))
+    structured = request.mimetype == STRUCTURED
+    data = _data_of(fields) if structured else fields
+    if kind == PUBLISHED:
+        kind, data = _unwrapped(data)
+    if kind != FINALIZED:
+        # Somebody else's event: an error would only make the platform send it again.
+        return {"results": []}
+    name = data.get("name") if isinstance(data, dict) else None
+    if not isinstance(name, str):
+        raise BadRequestError(("/data/name" if structured else "/name", "the storage event names no object"))
+    return event(name)
+
+
+def _fields(body: bytes) -> dict[str, Any]:
+    if not body.strip():
+        return {}
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        raise BadRequestError(("", "the body is not JSON")) from None
+    if not isinstance(fields, dict):
+        raise BadRequestError(("", "the body has to be a JSON object"))
+    return fields
+
+
+def _event_type(request: Request, fields: Mapping[str, Any]) -> str | None:
+    """The CloudEvent's type, in binary or structured mode; None where the request is none.
+
+    What a Pub/Sub subscription pushes is one of its events, without the envelope.
+    """
+    if request.mimetype == STRUCTURED:
+        kind = fields.get("type")
+        if not isinstance(kind, str):
+            raise BadRequestError(("/type", "a CloudEvent has a type"))
+        return kind
+    pushed = PUBLISHED if isinstance(fields.get("message"), dict) and "subscription" in fields else None
+    return request.headers.get("ce-type", pushed)
+
+
+def _data_of(event: Mapping[str, Any]) -> object:
+    """The data of a CloudEvent in structured mode, which may carry it in base64."""
+    if "data_base64" not in event:
+        return event.get("data")
+    try:
+        return json.loads(b64decode(event["data_base64"], validate=True))
+    except (ValueError, TypeError, RecursionError):
+        raise BadRequestError(("/data_base64", "the event's data is not JSON in base64")) from None
+
+
+def _unwrapped(data: object) -> tuple[str | None, dict[str, Any]]:
+    """The type and the data of the storage event that a Pub/Sub message carries; other messages have no type here."""
+    message = data.get("message") if isinstance(data, dict) else None
+    attributes = message.get("attributes") if isinstance(message, dict) else None
+    if not isinstance(attributes, dict) or attributes.get("eventType") != NOTIFIED:
+        return None, {}
+    return FINALIZED, {"name": attributes.get("objectId")}
+
+
+def _loaded(schema: Schema, fields: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return dict(schema.load(fields))
+    except ValidationError as error:
+        faults = [
+            ("" if name == "_schema" else f"/{name}", f"{name}: {' '.join(map(str, messages))}")
+            for name, messages in error.messages_dict.items()
+        ]
+        raise BadRequestError(*faults) from None
+
+
+def _reply(result: dict[str, Any] | Refused | Response) -> Response:
+    if isinstance(result, Response):
+        return result
+    if isinstance(result, Refused):
+        telemetry.report(result.results)
+        title = title_of(result.code)
+        return problem(503, result.code, result.detail, retry_after=RETRY_SECONDS, title=title, results=result.results)
+    telemetry.report(result.get("results", ()))
+    return Response(_json(result), status=200, content_type="application/json")
+
+
+def _json(value: object) -> bytes:
+    # Half of a surrogate pair has no UTF-8; what replaces it is JSON's own escape for it.
+    return json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace")

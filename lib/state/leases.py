@@ -1,0 +1,126 @@
+"""Leases: one forwarder a stream, so that a stream's logs reach the engine in order."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+
+from lib.errors import ConflictError, ConnectorError, DamagedError
+from lib.model import lease as leases
+from lib.model.lease import RENEWAL, TERM, Lease, lease_key
+from lib.model.receipt import LastReceipt
+from lib.model.stream import Stream
+from lib.store.base import ABSENT, ObjectStore
+
+
+class HeldLease:
+    """A lease that this call holds; renewed by a thread of its own, since an engine may be silent for long."""
+
+    def __init__(
+        self, store: ObjectStore, stream: Stream, state: Lease, generation: int, now: Callable[[], datetime]
+    ) -> None:
+        self._store = store
+        self._key = lease_key(stream)
+        self._state = state
+        self._generation = generation
+        self._now = now
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._lost = False
+        self._renewer = threading.Thread(target=self._renew, name=f"lease {stream}", daemon=True)
+
+    @property
+    def state(self) -> Lease:
+        """What the lease says."""
+        return self._state
+
+    def delivered(self, tail: LastReceipt) -> None:
+        """Keep that a whole batch is delivered; written with the next renewal, or at the end, as the other two are."""
+        self._note(tail=tail, acked_sequence=0, acked=0, refused={})
+
+    def delivered_in_part(self, sequence: int, acked: int, refused: Mapping[str, str]) -> None:
+        """Keep how far into a batch delivery has come, and what was refused of it."""
+        self._note(acked_sequence=sequence, acked=acked, refused=refused)
+
+    def tidied(self, day: str) -> None:
+        """Keep up to which day the ledger is tidy."""
+        self._note(tidied=day)
+
+    def write(self) -> None:
+        """Write what is kept now; ConflictError when another call has taken the lease."""
+        with self._lock:
+            self._write(replace(self._state, until=self._now() + TERM))
+
+    def _note(self, **changes: Any) -> None:
+        with self._lock:
+            self._state = replace(self._state, **changes)
+
+    def check(self) -> None:
+        """Raise ConflictError when another call has taken the lease."""
+        if self._lost:
+            raise ConflictError("another run forwards this stream now")
+
+    def __enter__(self) -> Self:
+        self._renewer.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._renewer.join()
+        with self._lock:
+            if not self._lost:
+                try:
+                    self._write(replace(self._state, holder=None, until=None))
+                except ConnectorError:
+                    # Whoever comes next waits for the end of the term, and reads the ledger for what is missing here.
+                    self._lost = True
+
+    def _renew(self) -> None:
+        while not self._over.wait(RENEWAL.total_seconds()):
+            with self._lock:
+                try:
+                    self._write(replace(self._state, until=self._now() + TERM))
+                except ConflictError:
+                    self._lost = True
+                    return
+                except ConnectorError:
+                    continue  # The store fails just now: there are three more renewals before the term ends.
+
+    def _write(self, state: Lease) -> None:
+        self._generation = self._store.write(self._key, leases.to_body(state), expected=self._generation)
+        self._state = state
+
+
+def lease_of(store: ObjectStore, stream: Stream) -> tuple[Lease, int]:
+    """The stream's lease and the generation of its object; a damaged one is an empty one: the ledger tells the rest."""
+    stored = store.read(lease_key(stream))
+    if stored is None:
+        return Lease(), ABSENT
+    try:
+        return leases.from_body(stored.body), stored.generation
+    except DamagedError:
+        return Lease(), stored.generation
+
+
+@contextmanager
+def held(store: ObjectStore, stream: Stream, holder: str, now: Callable[[], datetime]) -> Iterator[HeldLease | None]:
+    """The stream's lease for the time of the block, or None while somebody else has it."""
+    state, present = lease_of(store, stream)
+    if state.is_held(now()):
+        yield None
+        return
+    taken = replace(state, holder=holder, until=now() + TERM)
+    try:
+        generation = store.write(lease_key(stream), leases.to_body(taken), expected=present)
+    except ConflictError:
+        yield None
+        return
+    with HeldLease(store, stream, taken, generation, now) as lease:
+        yield lease
