@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from emulator.central import CentralServer
-from lib import config as configuration
-from lib.config import Config, ConfigSchema
-from lib.model.quota import PUBLISHED
+from lib.config import loading as configuration
+from lib.config.loading import Config, ConfigSchema
+from lib.model.rate_policy import PUBLISHED
 from tests.fakes.gcs import Call, FakeGcs, Reply, answered
 from tests.fakes.terraform.cloud import BINDING_SETTLES, PROJECT, Cloud
 from tests.fakes.terraform.command import APPLY, Terraform, hosted

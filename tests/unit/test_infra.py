@@ -15,7 +15,7 @@ import yaml
 
 from infra import stage
 from lib import telemetry
-from lib.config import ConfigSchema
+from lib.config.loading import ConfigSchema
 from lib.pipeline import fetch_page, forward_batch
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
@@ -172,7 +172,7 @@ def test_metrics_read_what_the_functions_log(monkeypatch: pytest.MonkeyPatch) ->
     assert used == {"lag_seconds", "integration", "stream", "outcome", "code", "acked", "set_aside"}
     assert used <= set(entry["result"])
     assert "batches" not in entry["result"]
-    assert 'log.error("%s: a gap: ' in (INFRA.parent / "lib/pipeline/advance.py").read_text()
+    assert 'log.error("%s: a gap: ' in (INFRA.parent / "lib/state/advance.py").read_text()
     (outcomes,) = re.findall(r"jsonPayload\.result\.outcome=\(([^)]*)\)", TEXT)
     assert set(re.findall(r"\w{4,}", outcomes)) == {
         fetch_page.FAILED,
