@@ -4,30 +4,36 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from lib.config.loading import Config
-from lib.errors import ThrottledError
+from lib.errors import LayoutError, ThrottledError
 from lib.model import health
-from lib.model.checkpoint import Problem, problem_after
+from lib.model.checkpoint import Checkpoint, Problem, problem_after
 from lib.model.clock import from_text, text_or_none, to_text
 from lib.model.duration import duration_text
 from lib.model.feed import Feed
 from lib.model.health import Health, IntegrationFacts, Reason, SiteFacts, StreamFacts, assess
 from lib.model.rate_policy import RatePolicy
+from lib.model.receipt import LastReceipt
 from lib.model.schedule import Asked
 from lib.model.stream import ENDPOINTS, Stream
-from lib.pipeline.accounts import Account, Accounts, Target, known_targets
-from lib.pipeline.reconcile import last_report, progress_key
+from lib.pipeline.accounts import Accounts, Target, known_targets
+from lib.state.accounts import Account
 from lib.state.acknowledgements import Acknowledgements, short_id
+from lib.state.damage import Whole, damaged
 from lib.state.dead_letters import DeadLetter, dead_letters_by_stream
 from lib.state.leases import lease_of
 from lib.state.schedules import Schedules
 from lib.state.state import State
+from lib.store.base import ABSENT
 
 FETCH_OUTCOMES_THAT_READ = ("fetched", "up_to_date")
+_WHOLE: dict[str, Whole] = {}
+"""What a process that shows the status again and again has found whole, by store."""
 
 
 @dataclass(slots=True)
@@ -91,14 +97,19 @@ def status(
         one.batches += 1
         one.bytes += waiting.entry.size
         one.oldest = min(one.oldest or waiting.entry.updated, waiting.entry.updated)
+    damages = damaged(
+        state.store, _WHOLE.setdefault(config.store, set())
+    )  # Before anything is read, since reading makes some of it again.
+    seen = Acknowledgements(state.store).all()
     gaps = gaps_by_stream(state)
-    dead_letters = dead_letters_by_stream(state)
-    known = {each.name: accounts.read(each.name) for each in config.integrations}
+    dead_letters = dead_letters_by_stream(state.store)
+    known = {each.name: _account(accounts, each.name, now) for each in config.integrations}
     targets = {target.stream: target for feed in feeds for target in known_targets(feed, known[feed.name])}
     streams = {*state.checkpoints.streams(), *pending, *latest, *targets, *dead_letters}
     asked: dict[str, Asked] = {}
     for feed in feeds:
-        asked |= Schedules(state.store).asked(feed.name)
+        with suppress(LayoutError):
+            asked |= Schedules(state.store).asked(feed.name)
     unknown = {feed.name for feed in feeds} - {stream.integration for stream in targets}
     view = _View(
         state,
@@ -133,6 +144,7 @@ def status(
             pending_bytes=total,
             max_pending_bytes=config.limits.max_pending_bytes,
             observing=config.observe,
+            damaged=[each.key for each in damages if each.key not in seen],
             read_at=running.ticked_at,
         )
     )
@@ -157,6 +169,7 @@ def status(
         "acked": sum(line["acked"] for line in lines),
         "gaps": sum(len(line["gaps"]) for line in lines),
         "set_aside": sum(line["set_aside"] for line in lines),
+        "damaged": [damage.fields() for damage in damages],
         "integrations": integrations,
         "streams": lines,
     }
@@ -191,14 +204,12 @@ def gaps_by_stream(state: State) -> dict[Stream, list[dict[str, Any]]]:
     seen = Acknowledgements(state.store).all()
     found: dict[Stream, list[dict[str, Any]]] = {}
     for gap in state.gaps.all():
-        stream = Stream(gap["integration"], gap["tenant"], gap["kind"])
-        acknowledged = seen.get(gap["key"])
-        line = {key: gap[key] for key in ("from", "to", "reason", "noticed_at", "estimated_events")}
-        found.setdefault(stream, []).append(
+        fields, acknowledged = gap.fields(), seen.get(gap.key)
+        found.setdefault(gap.stream, []).append(
             {
-                "id": short_id(gap["key"]),
-                "key": gap["key"],
-                **line,
+                "id": short_id(gap.key),
+                "key": gap.key,
+                **{key: fields[key] for key in ("from", "to", "reason", "noticed_at", "estimated_events")},
                 "acknowledged": acknowledged.fields() if acknowledged else None,
             }
         )
@@ -281,12 +292,35 @@ def _lag(stream: Stream, read_at: datetime | None, interval: float | None, now: 
     return round(max(0.0, (now - read_at).total_seconds() - due), 3)
 
 
+def _account(accounts: Accounts, name: str, now: datetime) -> Account:
+    """What is known of an integration; of one that a newer version wrote, that it cannot be used."""
+    try:
+        return accounts.read(name)
+    except LayoutError as error:
+        return Account(problem=problem_after(None, error, now, None))
+
+
+def _checkpoint(view: _View, stream: Stream) -> Checkpoint:
+    """Where a stream stands; of one that a newer version wrote, that it cannot be used."""
+    try:
+        return view.state.checkpoints.read(stream).checkpoint
+    except LayoutError as error:
+        return Checkpoint(problem=problem_after(None, error, view.now, None))
+
+
+def _delivered(view: _View, stream: Stream) -> tuple[LastReceipt, str | None]:
+    """A stream's last receipt, and its time; nothing of what a newer version wrote."""
+    with suppress(LayoutError):
+        return view.state.ledger.last(stream, lease_of(view.state.store, stream)[0].tail)
+    return LastReceipt(), None
+
+
 def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | None]:
     """The stream's line, and what its health is judged by; a retired one is not judged."""
     now, latest = view.now, view.latest.get(stream)
     pending = view.pending.get(stream, _Pending())
-    checkpoint = view.state.checkpoints.read(stream).checkpoint
-    tail, acked_at = view.state.ledger.last(stream, lease_of(view.state.store, stream)[0].tail)
+    checkpoint = _checkpoint(view, stream)
+    tail, acked_at = _delivered(view, stream)
     target, retired = view.targets.get(stream), stream in view.retired
     account = view.accounts.get(stream.integration)
     known = None if retired else (account.problem if account else None) or checkpoint.problem
@@ -325,9 +359,10 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
         "dead_letter_objects": len(dead),
         "dead_letters_unacknowledged": sum(each.events for each in dead if each.acknowledged is None),
     }
-    progress = view.state.store.read(progress_key(stream))
-    if progress is not None:
-        line["reconciled"] = last_report(progress.body)
+    with suppress(LayoutError):
+        progress, generation = view.state.reconciliations.read(stream)
+        if generation != ABSENT:
+            line["reconciled"] = progress.last
     silent = None if problem or retired else checkpoint.silent_since(read_at)
     if silent is not None:
         # Sophos answers, and has nothing: neither Sophos nor the credential is down.

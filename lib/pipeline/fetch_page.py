@@ -19,6 +19,7 @@ from lib.errors import (
     CredentialsError,
     CursorRefusedError,
     DamagedError,
+    LayoutError,
     OverBudgetError,
     ProtocolError,
     ThrottledError,
@@ -26,8 +27,16 @@ from lib.errors import (
     WrongTenantError,
 )
 from lib.model.batch import Header
-from lib.model.checkpoint import HORIZON, IDLE_WRITE, Checkpoint, Problem, lost_interval, problem_after
-from lib.model.clock import from_text, to_text
+from lib.model.checkpoint import (
+    HORIZON,
+    IDLE_WRITE,
+    Checkpoint,
+    Problem,
+    lost_interval,
+    newest_believed,
+    problem_after,
+)
+from lib.model.clock import believed, day_before, day_of, from_text, to_text
 from lib.model.credential import RENEW
 from lib.model.feed import Feed
 from lib.model.page import Page
@@ -37,10 +46,11 @@ from lib.pipeline.devices import DeviceScan, is_due
 from lib.pipeline.estimates import not_fetched
 from lib.pipeline.reconcile import Reconcile
 from lib.state.advance import Item, ReadFields, adopt, advance, announce, is_stored, item_of, newest_of, stored_since
+from lib.state.checkpoints import SavedCheckpoint
 from lib.state.gaps import CURSOR_EXPIRED, Gap
 from lib.state.ledger import Known
 from lib.state.schedules import ALL_ASKED, Schedules
-from lib.state.state import SavedCheckpoint, State, day_before, day_of
+from lib.state.state import State
 from lib.store.base import ABSENT
 
 log = logging.getLogger(__name__)
@@ -227,7 +237,13 @@ class FetchPage:
                     kinds = self.integrations[name].feed.kinds
                     plan.lines += [found.result(name, tenant, each) for each in kinds if kind in (None, each)]
                     continue
-                chosen = self._chosen(self.integrations[name], found, all_asked=tenant is not None)
+                try:
+                    chosen = self._chosen(self.integrations[name], found, all_asked=tenant is not None)
+                except LayoutError as error:
+                    # Of its schedule: this version cannot tell which streams come first.
+                    run = self._refused(name, error)
+                    plan.lines += [run.result(name, tenant, each) for each in self.integrations[name].feed.kinds]
+                    continue
                 jobs = [(self.integrations[name], target) for target in chosen if wanted(target)]
                 for job in jobs:
                     begin(job)
@@ -267,7 +283,10 @@ class FetchPage:
     def _targets(self, integration: Integration, deadline: float) -> list[Target] | Run:
         """The integration's streams, or what is said of all of them at once."""
         feed = integration.feed
-        account = self.accounts.read(feed.name)
+        try:
+            account = self.accounts.read(feed.name)
+        except LayoutError as error:
+            return self._refused(feed.name, error)
         if account.paused_at is not None:
             return Run(outcome=PAUSED)
         held_back = self.accounts.held_back(feed, account)
@@ -283,6 +302,11 @@ class FetchPage:
             log.warning("integration %s: %s", feed.name, error)
             problem = self.accounts.failed(feed, error)
             return Run(outcome=_outcome_of(problem), problem=problem)
+
+    def _refused(self, name: str, error: LayoutError) -> Run:
+        """What is said of an integration whose own objects a newer version wrote: nothing of them is changed."""
+        log.warning("integration %s: %s", name, error)
+        return Run(outcome=FAILED, problem=problem_after(None, error, self.now(), None))
 
 
 class PendingBytes:
@@ -498,7 +522,7 @@ class Reading:
         """Store what is new in the page, then move the position."""
         run = self._run
         excluded = self._excluded(cursor) if page.has_more else None
-        served_at = served_time(page) or self._use_case.now()
+        served_at = self._served_at(page)
         self._note_hole(served_at)
         checkpoint = replace(self._saved.checkpoint, excluded=excluded)
         self._saved = replace(self._saved, checkpoint=checkpoint)
@@ -522,11 +546,11 @@ class Reading:
         header = replace(
             header,
             as_of=_read_up_to(page, items, served_at, checkpoint, self._feed),
-            newest=newest_of(fresh),
+            newest=newest_of(fresh, newest_believed(max(served_at, checkpoint.as_of or served_at))),
             repeats=len(items) - len(fresh),
         )
         if fresh:
-            self._heed(fresh)
+            self._heed(fresh, served_at)
             header, size = self._state.batches.create(header, [item.raw for item in fresh])
             self._saved = advance(self._state.checkpoints, self._saved, header, fresh)
             self._stored(header, size)
@@ -534,9 +558,21 @@ class Reading:
             self._idle(page, header)
         run.lag_seconds = round(max(0.0, (served_at - header.as_of).total_seconds()), 3)
 
-    def _heed(self, items: Sequence[Item]) -> None:
+    def _served_at(self, page: Page) -> datetime:
+        """Sophos's time of the answer, else this machine's; a position that lies in the future is set right."""
+        saved, now = self._saved, self._use_case.now()
+        served_at = believed(times_told(page), now, saved.checkpoint.as_of)
+        if served_at is None:
+            return now
+        checkpoint = saved.checkpoint.brought_back(served_at, now)
+        if checkpoint != saved.checkpoint:
+            log.warning("%s: its times lay in the future; they are set to Sophos's", self._stream)
+            self._saved = self._state.checkpoints.write(self._stream, checkpoint, expected=saved.generation)
+        return served_at
+
+    def _heed(self, items: Sequence[Item], served_at: datetime) -> None:
         """Whether an event is meant for us: the announcement that a credential is about to end."""
-        announced = [item.created_at or self._use_case.now() for item in items if item.type == RENEW]
+        announced = [min(item.created_at or served_at, served_at) for item in items if item.type == RENEW]
         if announced:
             self._use_case.accounts.end_announced(self._feed.name, max(announced))
 
@@ -616,8 +652,9 @@ class _Known:
     def holds(self, item: Item, header: Header) -> bool:
         """Whether the event has a receipt, or waits in a batch."""
         if self._known is None:
-            # What Sophos serves was fetched within the last 24 h, and a receipt is filed under its day of fetching.
-            day = day_before(header.fetched_at - HORIZON)
+            # What Sophos serves was fetched within the last 24 h, and a receipt is filed under its day of fetching, by
+            # Sophos's clock; where that is not known, by this machine's.
+            day = day_before(min(header.as_of, header.fetched_at) - HORIZON)
             self._known = stored_since(self._state, header.stream, day, self._event_fields)
         return is_stored(item, header, self._known, self._event_fields)
 
@@ -629,21 +666,21 @@ def _fresh(items: Sequence[Item], header: Header, checkpoint: Checkpoint, known:
     for item in items:
         if item.key in recent or item.key in fresh:
             continue
-        if checkpoint.remembers(item.created_at) or not known.holds(item, header):
+        if checkpoint.remembers(item.created_at, header.as_of) or not known.holds(item, header):
             fresh[item.key] = item
     return list(fresh.values())
 
 
-def served_time(page: Page) -> datetime | None:
-    """Sophos's time of the answer: the later of the Date header and of a last page's cursor, where that can be read.
+def times_told(page: Page) -> list[datetime]:
+    """Sophos's time of the answer as the answer tells it: in its Date header, and in a last page's cursor.
 
     The cursor's form (`V2_CURSOR|time` in base64) is not documented; what cannot be read so is no hint.
     """
-    hints = [page.served_at] if page.served_at else []
+    told = [page.served_at] if page.served_at else []
     if not page.has_more:
         with suppress(ValueError):
-            hints.append(from_text(b64decode(page.next_cursor, validate=True).decode("ascii").rpartition("|")[2]))
-    return max(hints, default=None)
+            told.append(from_text(b64decode(page.next_cursor, validate=True).decode("ascii").rpartition("|")[2]))
+    return told
 
 
 def _read_up_to(page: Page, items: Sequence[Item], served_at: datetime, checkpoint: Checkpoint, feed: Feed) -> datetime:
