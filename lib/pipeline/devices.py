@@ -18,7 +18,7 @@ from lib.model.batch import POLL, Header
 from lib.model.checkpoint import Checkpoint
 from lib.model.inventory import Inventory
 from lib.model.page import DevicePage
-from lib.pipeline.accounts import Integration, Target
+from lib.pipeline.integration import Integration, Target
 from lib.state.advance import ReadFields, advance, item_of
 from lib.state.gaps import BATCH_DAMAGED, BATCH_MISSING
 from lib.state.state import SavedCheckpoint, State, day_of
@@ -82,17 +82,18 @@ class DeviceScan:
                 "%s: Sophos names the page that was asked for as the next one; the look ends here", self._stream
             )
             page = replace(page, next_key=None)
-        header, size = self._header(page, key, len(page.items) - len(changed)), 0
+        unchanged = len(page.items) - len(changed)
         if page.next_key is None:
             known, gone = known.shown(known.gone())
             changed += gone
+        header = self._header(page, key, unchanged, len(changed))
         if not changed:
             self._known, self._is_dirty = known, True
             self._idle(header)
             return ScannedPage(self._saved, None, 0, header.has_more)
         header, size = self._state.batches.create(header, changed)
         self._keep(replace(known, folded=header.sequence))
-        items = [item_of(raw, header, self._event_fields) for raw in changed]
+        items = [item_of(raw, header.ids, self._event_fields) for raw in changed]
         self._saved = advance(self._state.checkpoints, self._saved, header, items)
         return ScannedPage(self._saved, header, size, header.has_more)
 
@@ -133,11 +134,11 @@ class DeviceScan:
             self._target.host, self._stream.tenant, page_key=key, page_size=self._known.page_size, deadline=deadline
         )
 
-    def _header(self, page: DevicePage, key: str | None, unchanged: int) -> Header:
-        checkpoint, feed, now = self._saved.checkpoint, self._integration.feed, self._now()
+    def _header(self, page: DevicePage, key: str | None, unchanged: int, changed: int) -> Header:
+        checkpoint, settings, now = self._saved.checkpoint, self._integration.settings, self._now()
         return Header(
             stream=self._stream,
-            envelope=feed.envelope(self._stream.kind, self._target.data_source),
+            envelope=settings.envelope(self._stream.kind, self._target.data_source),
             sequence=checkpoint.sequence,
             previous_cursor=checkpoint.batch_cursor,
             cursor=key,
@@ -145,10 +146,10 @@ class DeviceScan:
             has_more=page.next_key is not None,
             fetched_at=now,
             # Only a look that has come to its end tells up to when all is known.
-            as_of=now if page.next_key is None else checkpoint.as_of or now - feed.inventory,
+            as_of=now if page.next_key is None else checkpoint.as_of or now - settings.inventory,
             day=max(checkpoint.day, day_of(now)),
             newest=None,
-            count=0,
+            count=changed,
             repeats=unchanged,
         )
 
