@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from lib.config.loading import Config
+from lib.app import App
+from lib.config.settings import Config
 from lib.errors import OverBudgetError, ThrottledError
 from lib.model.checkpoint import problem_after
 from lib.model.clock import text_or_none, to_text
 from lib.model.duration import duration_text
-from lib.model.feed import Feed
 from lib.model.rate_policy import RatePolicy
 from lib.model.schedule import Asked
 from lib.model.stream import ENDPOINTS, Stream
-from lib.pipeline.accounts import Account, Accounts, Target, known_targets
+from lib.pipeline.accounts import Account, Accounts, known_targets
+from lib.pipeline.integration import Target
 from lib.pipeline.reconcile import last_report, progress_key
 from lib.state.leases import lease_of
 from lib.state.schedules import Schedules
@@ -59,7 +60,6 @@ def status(
     state: State,
     accounts: Accounts,
     *,
-    feeds: Sequence[Feed],
     latest: Mapping[Stream, Mapping[str, Any]],
     budgets: Sequence[Mapping[str, Any]],
     now: datetime,
@@ -79,12 +79,14 @@ def status(
         gaps.setdefault(Stream(gap["integration"], gap["tenant"], gap["kind"]), []).append(gap)
     set_aside = set_aside_by_stream(state.store)
     known = {each.name: accounts.read(each.name) for each in config.integrations}
-    targets = {target.stream: target for feed in feeds for target in known_targets(feed, known[feed.name])}
+    targets = {
+        target.stream: target for each in config.integrations for target in known_targets(each, known[each.name])
+    }
     streams = {*state.checkpoints.streams(), *pending, *latest, *targets, *set_aside}
     asked: dict[str, Asked] = {}
-    for feed in feeds:
-        asked |= Schedules(state.store).asked(feed.name)
-    unknown = {feed.name for feed in feeds} - {stream.integration for stream in targets}
+    for each in config.integrations:
+        asked |= Schedules(state.store).asked(each.name)
+    unknown = {each.name for each in config.integrations} - {stream.integration for stream in targets}
     view = _View(
         state,
         pending,
@@ -97,7 +99,7 @@ def status(
         {stream for stream in streams - targets.keys() if stream.integration not in unknown},
         asked,
         _turns(config, targets, now),
-        {feed.name: feed.inventory.total_seconds() for feed in feeds},
+        {each.name: each.inventory.total_seconds() for each in config.integrations},
         now,
     )
     lines = [_stream(view, stream) for stream in sorted(streams)]
@@ -266,22 +268,16 @@ def _stream(view: _View, stream: Stream) -> dict[str, Any]:
 
 
 def collect(
-    config: Config,
+    app: App,
     latest: Mapping[Stream, Mapping[str, Any]] | None = None,
     budgets: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The status of a configuration's store, just now."""
-    from lib import app  # noqa: PLC0415 - opens the store
-
-    store = app.open_store(config.store)
-    accounts = Accounts(store, now=app.now, jitter=lambda: 0.0)
-    feeds = [app.feed_of(each, config.gap_data_type) for each in config.integrations]
     return status(
-        config,
-        State.of(store),
-        accounts,
-        feeds=feeds,
+        app.config(),
+        app.state,
+        app.accounts,
         latest=dict(latest or {}),
         budgets=budgets,
-        now=datetime.now(UTC),
+        now=app.parts.now(),
     )

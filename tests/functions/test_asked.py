@@ -22,10 +22,10 @@ def test_reconciliation_uses_calls_that_nothing_else_needs(tmp_path: Path, centr
     works = Connector(tmp_path, central, ONE | {"calls_per_minute": 10})
     works.tick()
     works.clock.advance(60 * 7 * MINUTE)
-    rate_limiter = works.fetch_page.integrations["acme"].rate_limiter
+    rate_limiter = works.app.integrations["acme"].rate_limiter
     assert isinstance(rate_limiter, RateLimiter)
     while rate_limiter.has_room:
-        rate_limiter.take("", works.monotonic() + 5)
+        rate_limiter.acquire("", works.monotonic() + 5)
     (line,) = works.tick(minutes=0.01).values()
     assert (line["outcome"], "reconciled" in line) == ("up_to_date", False)
     (line,) = works.tick().values()

@@ -9,8 +9,6 @@ import pytest
 from emulator.central import CentralServer, Fault
 from emulator.central.clock import Clock
 from lib.model.checkpoint import OLDEST_REQUEST
-from lib.pipeline.count_types import CountTypes
-from lib.sophos.pages import event_fields
 from tests.functions.test_faults import Connector
 
 AHEAD = [timedelta(minutes=-10), timedelta(minutes=10), timedelta(hours=-3), timedelta(hours=3)]
@@ -69,10 +67,6 @@ def test_reconciliation_reads_what_sophos_still_has(works: Connector) -> None:
 
 
 def test_types_are_counted_of_the_whole_window(works: Connector) -> None:
-    (integration,) = works.fetch_page.integrations.values()
-    targets = works.accounts.targets(integration.feed, integration.source, integration.client_id(), integration.api_url)
-    counted = CountTypes(event_fields, works.now, works.monotonic).run(
-        integration, targets, window=timedelta(hours=24), deadline=works.monotonic() + 50
-    )
-    assert counted["complete"]
+    (counted,) = works.app.count_types(None, timedelta(hours=24))
+    assert counted.is_complete
     assert abs(asked_from(works)[-1] - oldest(works)) < timedelta(seconds=20)

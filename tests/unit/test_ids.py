@@ -7,10 +7,8 @@ from hashlib import sha256
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.app import feed_of
-from lib.config.loading import Integration
-from lib.config.secrets import Reference
 from lib.model.ids import group_key, log_id, qualified
+from lib.model.integration import IntegrationSettings
 from lib.model.page import Tenant
 
 TENANT = "ce66672c-e36d-4761-a8c8-90058fee1a24"
@@ -31,10 +29,9 @@ def test_a_group_that_shares_its_name_has_its_own_ids_and_data_source_still() ->
     assert name == "default (t-2)"
     assert group_key("t-2", name) == "t-2/default"
     assert group_key("t-1", name) == f"t-1/{name}"
-    secret = Reference("x", "x", literal=True)
-    feed = feed_of(Integration(name, secret, secret, utmstack_tenant_id="t-2"), None)
-    assert feed.source_of(Tenant("s-1", "Example Ltd", None), one_of_many=False) == "default"
-    assert feed.source_of(Tenant("s-1", "Example Ltd", None), one_of_many=True) == "default/Example Ltd"
+    settings = IntegrationSettings(name=name, utmstack_tenant_id="t-2")
+    assert settings.source_of(Tenant("s-1", "Example Ltd", None), one_of_many=False) == "default"
+    assert settings.source_of(Tenant("s-1", "Example Ltd", None), one_of_many=True) == "default/Example Ltd"
 
 
 def test_an_alert_and_its_event_have_different_ids() -> None:

@@ -15,7 +15,7 @@ import yaml
 
 from infra import stage
 from lib import telemetry
-from lib.config.loading import ConfigSchema
+from lib.config.schema import ConfigSchema
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
 FILES = sorted(INFRA.glob("*.tf"))
