@@ -264,12 +264,12 @@ class App:
         if settings.tasks is None:
             return None
         from lib.pipeline.fan_out import FanOut
-        from lib.tasks import CloudTasks, Target
+        from lib.tasks import CloudTasks, TaskTarget
 
         timeout = self.parts.platform.timeout or settings.limits.deadline + timedelta(seconds=HAND_OVER_SECONDS)
         queue = CloudTasks(
             settings.tasks.queue,
-            Target(settings.tasks.url, settings.tasks.service_account, dispatch_deadline=timeout),
+            TaskTarget(settings.tasks.url, settings.tasks.service_account, dispatch_deadline=timeout),
             api_url=settings.tasks.api_url,
             jitter=self.parts.random,
         )

@@ -35,7 +35,7 @@ class QueueDownError(RetryableError):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class TaskTarget:
     """What a task calls, and as whom."""
 
     url: str
@@ -50,7 +50,7 @@ class CloudTasks:
     def __init__(
         self,
         queue: str,
-        target: Target,
+        target: TaskTarget,
         *,
         api_url: str,
         sleep: Callable[[float], None] = time.sleep,
