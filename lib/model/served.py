@@ -11,16 +11,16 @@ from lib.model.clock import from_text
 from lib.model.page import Page
 
 
-def served_time(page: Page) -> datetime | None:
-    """Sophos's time of the answer: the later of the Date header and of a last page's cursor, where that can be read.
+def times_told(page: Page) -> list[datetime]:
+    """Sophos's time of the answer as the answer tells it: in its Date header, and in a last page's cursor.
 
     The cursor's form (`V2_CURSOR|time` in base64) is not documented; what cannot be read so is no hint.
     """
-    hints = [page.served_at] if page.served_at else []
+    told = [page.served_at] if page.served_at else []
     if not page.has_more:
         with suppress(ValueError):
-            hints.append(from_text(b64decode(page.next_cursor, validate=True).decode("ascii").rpartition("|")[2]))
-    return max(hints, default=None)
+            told.append(from_text(b64decode(page.next_cursor, validate=True).decode("ascii").rpartition("|")[2]))
+    return told
 
 
 def read_up_to(

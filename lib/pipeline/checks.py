@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from lib.errors import ConnectorError, PermanentError, WrongTenantError
+from lib.model.clock import believed
 from lib.model.event_fields import EventFields
 from lib.model.inventory import FIRST_PAGE_SIZE
 from lib.model.page import Page, Tenant, Whoami
@@ -262,7 +263,9 @@ class Checks:
         return tried.outcome(f"{count} devices of the inventory's first page were read.")
 
     def _sample(self, tenant: Tenant, kind: str, span: timedelta) -> Page:
-        now = self._shown() or self._context.now()  # by its own clock Sophos refuses a date over 24 hours ago
+        here, shown = self._context.now(), self._shown()
+        # By its own clock Sophos refuses a date over 24 hours ago.
+        now = believed([shown] if shown else [], here, None) or here
         return self._sophos.page(
             str(tenant.api_host),
             tenant.id,

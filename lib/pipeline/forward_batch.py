@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from lib.errors import ConflictError, ConnectorError, EngineDownError, EngineRefusedError
+from lib.model.clock import from_text
 from lib.model.stream import Stream
 from lib.pipeline.deliver_stream import (
     BUSY,
@@ -115,9 +117,9 @@ class ForwardBatch:
         if tail is None or tail.day == lease.state.tidied:
             return
         goes_on = lambda: self.context.monotonic() < deadline  # noqa: E731
-        if self.context.state.ledger.tidy(
-            stream, closed=tail.day, oldest=day_of(self.context.now() - KEPT), goes_on=goes_on
-        ):
+        # By both clocks: the last receipt is filed by Sophos's, and this machine's may be far ahead.
+        oldest = day_of(min(self.context.now(), from_text(f"{tail.day}T00:00Z") + timedelta(days=1)) - KEPT)
+        if self.context.state.ledger.tidy(stream, closed=tail.day, oldest=oldest, goes_on=goes_on):
             lease.tidied(tail.day)
 
     def _pending(self, stream: Stream, waiting: int) -> int:

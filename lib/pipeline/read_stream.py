@@ -22,11 +22,20 @@ from lib.errors import (
     WrongTenantError,
 )
 from lib.model.batch import Header, ids_of
-from lib.model.checkpoint import HORIZON, IDLE_WRITE, Checkpoint, Problem, lost_interval, problem_after
+from lib.model.checkpoint import (
+    HORIZON,
+    IDLE_WRITE,
+    Checkpoint,
+    Problem,
+    lost_interval,
+    newest_believed,
+    problem_after,
+)
+from lib.model.clock import believed
 from lib.model.credential import RENEW
 from lib.model.ids import IdScope
 from lib.model.page import Page
-from lib.model.served import read_up_to, served_time
+from lib.model.served import read_up_to, times_told
 from lib.model.stream import ENDPOINTS, Stream
 from lib.pipeline.accounts import Accounts, wait_after
 from lib.pipeline.devices import DeviceScan, is_due
@@ -284,14 +293,14 @@ class StreamReader:
         """Store what is new in the page, then move the position."""
         result = self._result
         excluded = self._excluded(cursor) if page.has_more else None
-        served_at = served_time(page) or self._context.now()
+        served_at = self._served_at(page)
         self._note_hole(served_at)
         checkpoint = replace(self._saved.checkpoint, excluded=excluded)
         self._saved = replace(self._saved, checkpoint=checkpoint)
         now = self._context.now()
         ids = ids_of(self._stream, self._settings.utmstack_tenant_id)
         items = [item_of(raw, ids, self._context.event_fields) for raw in page.items]
-        fresh = _fresh(items, ids, checkpoint, self._stored_ids, now)
+        fresh = _fresh(items, ids, checkpoint, self._stored_ids, served_at=served_at, now=now)
         header = Header(
             stream=self._stream,
             envelope=self._settings.envelope(self._stream.kind, self._target.data_source),
@@ -303,12 +312,12 @@ class StreamReader:
             fetched_at=now,
             as_of=read_up_to(page, served_at, newest_of(items), checkpoint.as_of, self._settings.settle),
             day=max(checkpoint.day, day_of(served_at)),
-            newest=newest_of(fresh),
+            newest=newest_of(fresh, newest_believed(max(served_at, checkpoint.as_of or served_at))),
             count=len(fresh),
             repeats=len(items) - len(fresh),
         )
         if fresh:
-            self._note_announced_end(fresh)
+            self._note_announced_end(fresh, served_at)
             # The batch first, the cursor after it: a crash between the two leaves a batch that the next call adopts.
             header, size = self._state.batches.create(header, [item.raw for item in fresh])
             self._saved = advance(self._state.checkpoints, self._saved, header, fresh)
@@ -317,9 +326,21 @@ class StreamReader:
             self._idle(page, header)
         result.lag_seconds = round(max(0.0, (served_at - header.as_of).total_seconds()), 3)
 
-    def _note_announced_end(self, items: Sequence[Item]) -> None:
+    def _served_at(self, page: Page) -> datetime:
+        """Sophos's time of the answer, else this machine's; a position that lies in the future is set right."""
+        saved, now = self._saved, self._context.now()
+        served_at = believed(times_told(page), now, saved.checkpoint.as_of)
+        if served_at is None:
+            return now
+        checkpoint = saved.checkpoint.brought_back(served_at, now)
+        if checkpoint != saved.checkpoint:
+            log.warning("%s: its times lay in the future; they are set to Sophos's", self._stream)
+            self._saved = self._state.checkpoints.write(self._stream, checkpoint, expected=saved.generation)
+        return served_at
+
+    def _note_announced_end(self, items: Sequence[Item], served_at: datetime) -> None:
         """Remember an event that is meant for us: the announcement that a credential is about to end."""
-        announced = [item.created_at or self._context.now() for item in items if item.type == RENEW]
+        announced = [min(item.created_at or served_at, served_at) for item in items if item.type == RENEW]
         if announced:
             self._context.accounts.end_announced(self._settings.name, max(announced))
 
@@ -391,17 +412,24 @@ class _StoredIds:
         self._event_fields = event_fields
         self._known: Known | None = None
 
-    def holds(self, item: Item, ids: IdScope, now: datetime) -> bool:
+    def holds(self, item: Item, ids: IdScope, served_at: datetime, now: datetime) -> bool:
         """Whether the event has a receipt, or waits in a batch."""
         if self._known is None:
-            # What Sophos serves was fetched within the last 24 h, and a receipt is filed under its day of fetching.
-            day = day_before(now - HORIZON)
+            # What Sophos serves was fetched within the last 24 h, and a receipt is filed under its day of fetching, by
+            # Sophos's clock; where that is not known, by this machine's.
+            day = day_before(min(served_at, now) - HORIZON)
             self._known = stored_since(self._state, self._stream, day, self._event_fields)
         return is_stored(item, ids, self._known, self._event_fields)
 
 
 def _fresh(
-    items: Sequence[Item], ids: IdScope, checkpoint: Checkpoint, stored: _StoredIds, now: datetime
+    items: Sequence[Item],
+    ids: IdScope,
+    checkpoint: Checkpoint,
+    stored: _StoredIds,
+    *,
+    served_at: datetime,
+    now: datetime,
 ) -> list[Item]:
     """The items that were not stored before, each once, in the order of the page."""
     recent = set(checkpoint.recent)
@@ -409,6 +437,6 @@ def _fresh(
     for item in items:
         if item.key in recent or item.key in fresh:
             continue
-        if checkpoint.remembers(item.created_at) or not stored.holds(item, ids, now):
+        if checkpoint.remembers(item.created_at, served_at) or not stored.holds(item, ids, served_at, now):
             fresh[item.key] = item
     return list(fresh.values())

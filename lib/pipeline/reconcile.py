@@ -242,7 +242,9 @@ class _Comparison:
     def _delivered(self) -> Known:
         """All that was stored within the time that Sophos serves, delivered or waiting."""
         # Not the cursor's recent ids: those of a batch that was lost are among them.
-        day = day_before(self._reconcile.now() - HORIZON)
+        # Receipts are filed by Sophos's clock, which this machine's may be far ahead of.
+        now = self._reconcile.now()
+        day = day_before(min(self._as_of or now, now) - HORIZON)
         return stored_since(self._state, self._stream, day, self._reconcile.event_fields)
 
     def _page(self, deadline: float) -> bool:
@@ -316,7 +318,7 @@ class _Comparison:
             has_more=False,
             fetched_at=now,
             as_of=checkpoint.as_of or now,
-            day=max(checkpoint.day, day_of(now)),
+            day=max(checkpoint.day, day_of(checkpoint.as_of or now)),
             newest=newest_of(items),
             count=len(items),
             repeats=0,
