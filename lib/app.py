@@ -20,6 +20,7 @@ from lib.http.access import Access, Rules
 from lib.model.integration import UTMSTACK_TENANT
 from lib.model.rate_policy import PUBLISHED
 from lib.parts import ClientCredential, Kept, Parts, connect_sophos
+from lib.pipeline.in_flight import InFlight
 from lib.store.base import ObjectStore
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from lib.pipeline.deliver_stream import DeliveryResult
     from lib.pipeline.expiry import Expiry
     from lib.pipeline.fan_out import FanOut
-    from lib.pipeline.fetch_page import Fetched, FetchPage, InFlight
+    from lib.pipeline.fetch_page import Fetched, FetchPage
     from lib.pipeline.forward_batch import ForwardBatch
     from lib.pipeline.integration import Integration
     from lib.pipeline.ports import ProbedEngine
@@ -65,6 +66,7 @@ class App:
         self._expiry = Kept(_made_expiry)
         self._integrations: dict[tuple[IntegrationConfig, SophosHosts], Integration] = {}
         """Those of the last call, by all that makes them what they are."""
+        self._in_flight = InFlight()
         self._lock = threading.Lock()
 
     # What everything is built on
@@ -188,12 +190,6 @@ class App:
             every=lambda: settings.every.seconds_after(self.parts.now()),
             in_flight=self._in_flight,
         )
-
-    @cached_property
-    def _in_flight(self) -> InFlight:
-        from lib.pipeline.fetch_page import InFlight
-
-        return InFlight()
 
     @property
     def reconcile(self) -> Reconcile:

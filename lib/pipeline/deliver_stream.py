@@ -214,6 +214,7 @@ class StreamDelivery:
         while self._outgoing and self._outgoing[0].end <= acked:
             self._note_progress(acked)
             outgoing = self._outgoing.popleft()
+            # The batch goes last: until then a crash anywhere here leaves what the next call settles anew.
             self._finish(outgoing.batch, outgoing.keys, outgoing.refused)
             if self._context.archive is not None:
                 self._state.batches.archive(outgoing.batch)
@@ -225,8 +226,10 @@ class StreamDelivery:
     def _finish(self, batch: StoredBatch, keys: Sequence[str], refused: list[dict[str, Any]]) -> None:
         """Write what must be durable before a batch may go: the moved cursor, what was set aside, the receipt."""
         header = batch.header
+        # The inventory and the cursor first: both are told by the batch, which nobody reads after its receipt.
         self._note_devices(batch)
         self._move_cursor(header.sequence)
+        # The gap before the receipt that closes over it, or nobody would see the missing number again.
         self._note_missing(header)
         if refused:
             # First, so that a call that comes after a crash here does not send again what `dead/` holds.

@@ -95,6 +95,7 @@ class DeviceScan:
             self._known, self._is_dirty = known, True
             self._idle(header)
             return ScannedPage(self._saved, None, 0, header.has_more)
+        # Batch, inventory, position: in this order a crash between two leaves what the next look or delivery notes.
         header, size = self._state.batches.create(header, changed)
         self._keep(replace(known, folded=header.sequence))
         items = [item_of(raw, header.ids, self._event_fields) for raw in changed]

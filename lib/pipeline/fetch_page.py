@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from lib.errors import ConflictError, ConnectorError, OverBudgetError
 from lib.model.checkpoint import Problem
 from lib.model.rate_policy import Used
 from lib.model.stream import ENDPOINTS
+from lib.pipeline.in_flight import InFlight
 from lib.pipeline.integration import Integration, Target
 from lib.pipeline.read_result import BUSY, PAUSED, ReadResult, outcome_of
 from lib.pipeline.read_stream import PendingBytes, ReadBounds, ReadContext, StreamReader
@@ -56,29 +56,6 @@ class Plan:
     deferred: int = 0
     many: set[str] = field(default_factory=set)
     """The integrations that have more streams than are all asked at each tick."""
-
-
-class InFlight:
-    """The streams that this process is reading just now: a call leaves those to the call that reads them.
-
-    It only saves requests; calls of several processes may read one stream at once.
-    """
-
-    def __init__(self) -> None:
-        self._held: set[str] = set()
-        self._lock = threading.Lock()
-
-    def alone(self, path: str, read: Callable[[], ReadResult], otherwise: ReadResult) -> ReadResult:
-        """What `read` returns, or `otherwise` where the stream is being read."""
-        with self._lock:
-            if path in self._held:
-                return otherwise
-            self._held.add(path)
-        try:
-            return read()
-        finally:
-            with self._lock:
-                self._held.discard(path)
 
 
 @dataclass(frozen=True, slots=True)

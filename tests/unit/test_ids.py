@@ -7,9 +7,11 @@ from hashlib import sha256
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.model.ids import group_key, log_id, qualified
+from lib.model.batch import GAP, POLL, RECONCILE, ids_of
+from lib.model.ids import IdScope, group_key, log_id, qualified
 from lib.model.integration import IntegrationSettings
 from lib.model.page import Tenant
+from lib.model.stream import ALERTS, ENDPOINTS, EVENTS, Stream
 
 TENANT = "ce66672c-e36d-4761-a8c8-90058fee1a24"
 
@@ -46,3 +48,18 @@ def test_an_id_is_64_lower_case_hex_digits_for_any_input(
     made = log_id(group_key(tenant, name), "events", native, raw)
     assert len(made) == 64
     assert set(made) <= set("0123456789abcdef")
+
+
+@given(st.sampled_from([EVENTS, ALERTS]), st.sampled_from([POLL, RECONCILE, GAP]), st.text(min_size=1), st.binary())
+def test_an_event_has_one_id_however_it_was_found(kind: str, origin: str, native: str, raw: bytes) -> None:
+    scope = ids_of(Stream("acme", "t-1", kind), TENANT, origin)
+    assert scope == IdScope(TENANT, "acme", kind)
+    assert scope.log_id(native, raw) == log_id(group_key(TENANT, "acme"), kind, native, b"whatever")
+
+
+@given(st.text(min_size=1), st.binary(), st.binary())
+def test_each_version_of_a_device_has_its_own_id(native: str, one: bytes, other: bytes) -> None:
+    scope = ids_of(Stream("acme", "t-1", ENDPOINTS), TENANT)
+    assert (scope.log_id(native, one) == scope.log_id(native, other)) == (one == other)
+    gap = ids_of(Stream("acme", "t-1", ENDPOINTS), TENANT, GAP)
+    assert gap.log_id(native, one) == gap.log_id(native, other)
