@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lib.pipeline.count_types import Seen, SeenFamily, SeenType, Share, TypesReport
     from lib.pipeline.deliver_stream import DeliveryResult
     from lib.pipeline.fetch_page import CallsUsed, Fetched
+    from lib.pipeline.observe import MissedEvents
     from lib.pipeline.read_result import ReadResult
     from lib.pipeline.reconcile import ReconcileReport
     from lib.pipeline.replay import ReplayReport
@@ -100,6 +101,16 @@ def replayed(report: ReplayReport) -> Fields:
         "acked": report.acked,
         "refused": report.refused,
         "damaged": list(report.damaged),
+    }
+
+
+def missed(events: MissedEvents) -> Fields:
+    """What UTMStack's own plugin missed of a stream."""
+    return {
+        "integration": events.stream.integration,
+        "tenant": events.stream.tenant,
+        **asdict(events.total),
+        "hours": {start: asdict(hour) for start, hour in events.hours.items()},
     }
 
 

@@ -294,17 +294,17 @@ def missed(location: str | None, since: str | None, *, as_json: bool) -> int:
         found = Observations(App(lambda: config).state).missed(_day(since))
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
-    total = sum(line["missed"] for line in found)
+    total = sum(each.total.missed for each in found)
     if as_json:
-        say(json.dumps({"missed": total, "streams": found}, ensure_ascii=False))
+        say(json.dumps({"missed": total, "streams": list(map(answers.missed, found))}, ensure_ascii=False))
         return 1 if total else 0
     rows = [("STREAM", "HOUR", "OBSERVED", "MISSED", "LATE")]
-    for line in found:
-        name = f"{line['integration']}/{line['tenant']}"
-        for hour, sums in line["hours"].items():
-            rows.append((name, hour, *(str(sums[key]) for key in ("observed", "missed", "late"))))
+    for each in found:
+        name = f"{each.stream.integration}/{each.stream.tenant}"
+        for start, hour in each.hours.items():
+            rows.append((name, start, str(hour.observed), str(hour.missed), str(hour.late)))
     show(rows)
-    say(f"{total} of {sum(line['observed'] for line in found)} events never reached UTMStack by its own plugin.")
+    say(f"{total} of {sum(each.total.observed for each in found)} events never reached UTMStack by its own plugin.")
     return 1 if total else 0
 
 
