@@ -367,7 +367,7 @@ class App:
     def retry_now(self, integration: str) -> None:
         """Hold the integration back no longer, unless Sophos asked for it: its trouble may have been mended."""
         self.require(integration)
-        self.accounts.lift(integration)
+        self.accounts.retry_now(integration)
         self.state.checkpoints.lift(integration)
 
     def examine(

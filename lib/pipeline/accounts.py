@@ -140,7 +140,7 @@ class Accounts:
         """Let the integration be tried at once, though it was refused: its settings have changed."""
         self._tried.discard(name)
 
-    def lift(self, name: str) -> None:
+    def retry_now(self, name: str) -> None:
         """Let the integration be tried at once, by every process; one that was tried just now needs it no more."""
         account, generation = self._load(name)
         if account.problem is not None and account.problem.lifted() != account.problem:
