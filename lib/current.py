@@ -8,12 +8,12 @@ from lib.app import App
 from lib.config import environment
 from lib.config.loading import located
 from lib.config.reloading import ReloadingConfig
-from lib.parts import Parts, Platform
+from lib.parts import Parts, PlatformFacts
 
 
 @cache
 def current() -> App:
     """The graph of this process; ConfigError where the environment names no configuration."""
     config = ReloadingConfig(located(), environment.followed())
-    platform = Platform(timeout=environment.platform_timeout(), is_cloud_run=environment.on_cloud_run())
+    platform = PlatformFacts(timeout=environment.platform_timeout(), is_cloud_run=environment.on_cloud_run())
     return App(config.current, Parts(platform=platform))

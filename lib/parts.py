@@ -49,7 +49,7 @@ class ClientCredential:
 
 
 @dataclass(frozen=True, slots=True)
-class Platform:
+class PlatformFacts:
     """What is told of where this process runs; by default nothing."""
 
     timeout: timedelta | None = None
@@ -136,7 +136,7 @@ class Parts:
     store: Callable[[str], ObjectStore] = open_store
     engine: Callable[[str, EngineAccess, timedelta], ProbedEngine] = open_engine
     sophos: Callable[[Parts, SophosHosts, Sequence[ClientCredential], RateLimiter], Source] = connect_sophos
-    platform: Platform = Platform()
+    platform: PlatformFacts = PlatformFacts()
 
 
 class Kept(Generic[S, T]):

@@ -22,8 +22,7 @@ from lib.config import environment
 from lib.config import loading as configuration
 from lib.config.reloading import ReloadingConfig
 from lib.errors import ConnectorError
-from lib.parts import Parts
-from lib.parts import Platform as PlatformFacts
+from lib.parts import Parts, PlatformFacts
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +36,8 @@ def run(location: str | None, only: str | None = None) -> int:
     try:
         location = configuration.absolute(configuration.located(location))
         config = configuration.load(location)
-        status.collect(
-            App(lambda: config)
-        )  # the store is opened once, so that a bad one is told here and not each minute
+        # The store is opened once, so that a bad one is told here and not each minute.
+        status.collect(App(lambda: config))
     except ConnectorError as error:
         refuse(error)
         return 2
