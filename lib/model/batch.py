@@ -78,7 +78,7 @@ class Header:
         return 0 if self.origin == GAP else self.count
 
     @property
-    def ids(self) -> IdScope:
+    def id_scope(self) -> IdScope:
         """What the ids of its items are made of."""
         return ids_of(self.stream, self.envelope.tenant_id, self.origin)
 

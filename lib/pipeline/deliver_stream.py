@@ -108,7 +108,7 @@ class OutgoingBatch:
 def logs_of(batch: StoredBatch, event_fields: ReadFields) -> Iterator[tuple[bytes, Log, bool]]:
     """Each item of the batch, its log, and whether it is a JSON object."""
     envelope = batch.header.envelope
-    ids, timestamp = batch.header.ids, to_text(batch.header.fetched_at)
+    ids, timestamp = batch.header.id_scope, to_text(batch.header.fetched_at)
     for raw in batch.items:
         read = event_fields(raw)
         log = Log(

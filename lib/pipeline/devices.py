@@ -98,7 +98,7 @@ class DeviceScan:
         # Batch, inventory, position: in this order a crash between two leaves what the next look or delivery notes.
         header, size = self._state.batches.create(header, changed)
         self._keep(replace(known, folded=header.sequence))
-        items = [item_of(raw, header.ids, self._event_fields) for raw in changed]
+        items = [item_of(raw, header.id_scope, self._event_fields) for raw in changed]
         self._saved = advance(self._state.checkpoints, self._saved, header, items)
         return ScannedPage(self._saved, header, size, header.has_more)
 

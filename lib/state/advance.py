@@ -59,7 +59,7 @@ def stored_since(state: State, stream: Stream, day: str, event_fields: ReadField
         with suppress(DamagedError):
             batch = state.batches.read(stream, waiting.sequence)
             if batch is not None:
-                keys = (item_of(raw, batch.header.ids, event_fields).key for raw in batch.items)
+                keys = (item_of(raw, batch.header.id_scope, event_fields).key for raw in batch.items)
                 known.add(keys, batch.header.envelope.tenant_id)
     told = state.ledger.known_since(stream, day)
     return Known(known.keys | told.keys, known.tenants | told.tenants)
@@ -86,7 +86,7 @@ def adopt(
 ) -> SavedCheckpoint:
     """Move the position past a batch that somebody else stored: the cursor is in its header."""
     return advance(
-        checkpoints, saved, batch.header, [item_of(raw, batch.header.ids, event_fields) for raw in batch.items]
+        checkpoints, saved, batch.header, [item_of(raw, batch.header.id_scope, event_fields) for raw in batch.items]
     )
 
 

@@ -236,7 +236,7 @@ def poisoned(works: Jumping, moment: datetime, batches: int = 3) -> None:
             repeats=0,
         )
         header, _ = works.state.batches.create(header, raws)
-        advance(works.state.checkpoints, saved, header, [item_of(raw, header.ids, event_fields) for raw in raws])
+        advance(works.state.checkpoints, saved, header, [item_of(raw, header.id_scope, event_fields) for raw in raws])
         works.forward()
 
 
