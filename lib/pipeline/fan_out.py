@@ -19,8 +19,8 @@ from lib.pipeline.read_result import RATE_LIMITED, ReadResult
 
 log = logging.getLogger(__name__)
 
-WORKERS = 10
-"""As many as the HTTP session to the queue keeps connections open for; more are opened anew for each task."""
+WORKERS = 40
+"""Tasks that are added at once: where one addition takes 50 ms, 10,000 streams take 18 s of a hosted call's 90."""
 
 
 @dataclass(frozen=True, slots=True)
