@@ -21,9 +21,11 @@ from lib.model.stream import ENDPOINTS, Stream
 from lib.pipeline.estimates import not_delivered
 from lib.pipeline.ports import Engine
 from lib.state.advance import ReadFields, adopt, announce
+from lib.state.batches import StoredBatch
+from lib.state.dead_letters import set_aside
 from lib.state.gaps import BATCH_DAMAGED, BATCH_MISSING, Gap
 from lib.state.leases import HeldLease
-from lib.state.state import State, StoredBatch, set_aside
+from lib.state.state import State
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +110,7 @@ class OutgoingBatch:
 def logs_of(batch: StoredBatch, event_fields: ReadFields) -> Iterator[tuple[bytes, Log, bool]]:
     """Each item of the batch, its log, and whether it is a JSON object."""
     envelope = batch.header.envelope
-    ids, timestamp = batch.header.ids, to_text(batch.header.fetched_at)
+    ids, timestamp = batch.header.id_scope, to_text(batch.header.fetched_at)
     for raw in batch.items:
         read = event_fields(raw)
         log = Log(

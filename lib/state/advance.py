@@ -12,12 +12,15 @@ from functools import partial
 from lib.errors import ConflictError, DamagedError
 from lib.model.batch import GAP, Envelope, Header, ids_of
 from lib.model.checkpoint import RECENT, Checkpoint
+from lib.model.clock import day_of
 from lib.model.event_fields import EventFields
 from lib.model.ids import KEY_LENGTH, IdScope
 from lib.model.stream import Stream
+from lib.state.batches import StoredBatch
+from lib.state.checkpoints import Checkpoints, SavedCheckpoint
 from lib.state.gaps import Gap
 from lib.state.ledger import Known
-from lib.state.state import Checkpoints, SavedCheckpoint, State, StoredBatch, day_of
+from lib.state.state import State
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +62,7 @@ def stored_since(state: State, stream: Stream, day: str, event_fields: ReadField
         with suppress(DamagedError):
             batch = state.batches.read(stream, waiting.sequence)
             if batch is not None:
-                keys = (item_of(raw, batch.header.ids, event_fields).key for raw in batch.items)
+                keys = (item_of(raw, batch.header.id_scope, event_fields).key for raw in batch.items)
                 known.add(keys, batch.header.envelope.tenant_id)
     told = state.ledger.known_since(stream, day)
     return Known(known.keys | told.keys, known.tenants | told.tenants)
@@ -86,7 +89,7 @@ def adopt(
 ) -> SavedCheckpoint:
     """Move the position past a batch that somebody else stored: the cursor is in its header."""
     return advance(
-        checkpoints, saved, batch.header, [item_of(raw, batch.header.ids, event_fields) for raw in batch.items]
+        checkpoints, saved, batch.header, [item_of(raw, batch.header.id_scope, event_fields) for raw in batch.items]
     )
 
 
