@@ -316,7 +316,7 @@ class App:
 
     def forward_object(self, name: str) -> list[DeliveryResult]:
         """Forward what waits in the stream whose batch has just been stored; nothing for any other object."""
-        from lib.state.state import batch_of
+        from lib.state.batches import batch_of
 
         location = self.config().store
         if location.startswith("gs://"):

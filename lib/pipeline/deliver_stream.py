@@ -21,9 +21,11 @@ from lib.model.stream import ENDPOINTS, Stream
 from lib.pipeline.estimates import not_delivered
 from lib.pipeline.ports import Engine
 from lib.state.advance import ReadFields, adopt, announce
+from lib.state.batches import StoredBatch
+from lib.state.dead_letters import set_aside
 from lib.state.gaps import BATCH_DAMAGED, BATCH_MISSING, Gap
 from lib.state.leases import HeldLease
-from lib.state.state import State, StoredBatch, set_aside
+from lib.state.state import State
 
 log = logging.getLogger(__name__)
 

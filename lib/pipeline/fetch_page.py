@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 
-from lib.errors import ConflictError, ConnectorError, OverBudgetError
-from lib.model.checkpoint import Problem
+from lib.errors import ConflictError, ConnectorError, LayoutError, OverBudgetError
+from lib.model.checkpoint import Problem, problem_after
 from lib.model.rate_policy import Used
 from lib.model.stream import ENDPOINTS
 from lib.pipeline.in_flight import InFlight
@@ -137,7 +137,15 @@ class FetchPage:
                     kinds = [each for each in self.integrations[name].settings.streams if kind in (None, each)]
                     plan.results += [replace(found, tenant=tenant, kind=each) for each in kinds]
                     continue
-                chosen = self._chosen(self.integrations[name], found, all_asked=tenant is not None)
+                try:
+                    chosen = self._chosen(self.integrations[name], found, all_asked=tenant is not None)
+                except LayoutError as error:
+                    # Of its schedule: this version cannot tell which streams come first.
+                    refused = self._refused(name, error)
+                    plan.results += [
+                        replace(refused, tenant=tenant, kind=each) for each in self.integrations[name].settings.streams
+                    ]
+                    continue
                 jobs = [(self.integrations[name], target) for target in chosen if wanted(target)]
                 for job in jobs:
                     begin(job)
@@ -180,7 +188,10 @@ class FetchPage:
         name, accounts = integration.name, self.context.accounts
         result = ReadResult(name, None, "")
         try:
-            account = accounts.read(name)
+            try:
+                account = accounts.read(name)
+            except LayoutError as error:
+                return self._refused(name, error)
             if account.paused_at is not None:
                 result.outcome = PAUSED
                 return result
@@ -196,6 +207,11 @@ class FetchPage:
         except Exception as error:  # noqa: BLE001 - logged with its trace; the other integrations' lines stand
             result.fail(unexpected(f"integration {name}", error), self.context.now())
         return result
+
+    def _refused(self, name: str, error: LayoutError) -> ReadResult:
+        """What is said of an integration whose own objects a newer version wrote: nothing of them is changed."""
+        log.warning("integration %s: %s", name, error)
+        return _held_back(ReadResult(name, None, ""), problem_after(None, error, self.context.now(), None))
 
 
 def _held_back(result: ReadResult, problem: Problem) -> ReadResult:

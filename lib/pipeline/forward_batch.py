@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from lib.errors import ConflictError, ConnectorError, EngineDownError, EngineRefusedError
-from lib.model.clock import from_text
+from lib.model.clock import day_of, from_text
 from lib.model.stream import Stream
 from lib.pipeline.deliver_stream import (
     BUSY,
@@ -25,7 +25,6 @@ from lib.pipeline.observe import KEPT as OBSERVED_KEPT
 from lib.pipeline.unexpected import unexpected
 from lib.state.leases import HeldLease, held
 from lib.state.ledger import KEPT, place_of
-from lib.state.state import day_of
 
 log = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from lib.model.checkpoint import (
     newest_believed,
     problem_after,
 )
-from lib.model.clock import believed
+from lib.model.clock import believed, day_before, day_of
 from lib.model.credential import RENEW
 from lib.model.ids import IdScope
 from lib.model.page import Page
@@ -45,9 +45,10 @@ from lib.pipeline.read_result import BUSY, FAILED, FETCHED, PAUSED, ReadResult, 
 from lib.pipeline.reconcile import Reconcile
 from lib.pipeline.unexpected import unexpected
 from lib.state.advance import Item, ReadFields, adopt, advance, announce, is_stored, item_of, newest_of, stored_since
+from lib.state.checkpoints import SavedCheckpoint
 from lib.state.gaps import CURSOR_EXPIRED, Gap
 from lib.state.ledger import Known
-from lib.state.state import SavedCheckpoint, State, day_before, day_of
+from lib.state.state import State
 from lib.store.base import ABSENT
 
 log = logging.getLogger(__name__)

@@ -14,12 +14,13 @@ from lib.config.loading import parse
 from lib.errors import StoreError
 from lib.model.batch import Envelope, Header
 from lib.model.checkpoint import Checkpoint
+from lib.model.clock import day_of
 from lib.model.receipt import DELIVERED, LastReceipt
 from lib.model.stream import Stream
 from lib.parts import Parts
 from lib.pipeline.audit import audit
 from lib.pipeline.expiry import Expiry
-from lib.state.state import State, day_of
+from lib.state.state import State
 from lib.store.base import Entry, Stored
 from lib.store.directory import DirectoryStore
 from tests.fakes.dying import Life, live
