@@ -119,6 +119,16 @@ def test_a_wrong_type_or_a_missing_field_is_damage_that_names_the_field(kind: st
 
 
 @pytest.mark.parametrize("kind", READERS)
+def test_a_number_as_text_is_damage(kind: str) -> None:
+    fields = fields_of(kind)
+    numbers = [name for name, value in fields.items() if type(value) in (int, float) and name != "layout"]
+    for name in numbers:
+        with pytest.raises(DamagedError, match="Expected"):
+            READERS[kind](body_of(fields | {name: str(fields[name])}))
+    assert numbers or kind in ("gaps", "integrations", "schedules")
+
+
+@pytest.mark.parametrize("kind", READERS)
 @given(data=st.data())
 def test_a_cut_object_is_damaged(kind: str, data: st.DataObject) -> None:
     line = sample(kind).partition(b"\n")[0]
