@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from emulator.cli.terminal import refuse, say, show
+from lib.app import App
 from lib.config import loading as configuration
 from lib.errors import ConnectorError, NotFoundError
 from lib.model.stream import Stream
@@ -36,9 +37,7 @@ def run(listing: Listing, location: str | None, acknowledge: str | None, *, as_j
     """List, or acknowledge one or all; 0 where nothing is left that nobody acknowledged, else 1."""
     try:
         config = configuration.load(location)
-        from lib import app  # noqa: PLC0415 - opens the store
-
-        state = State.of(app.open_store(config.store))
+        state = App(lambda: config).state
         done = [] if acknowledge is None else _acknowledge(state.store, listing, listing.lines(state), acknowledge)
         lines = listing.lines(state)
     except ConnectorError as error:

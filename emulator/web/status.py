@@ -6,22 +6,23 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from lib.config.loading import Config
+from lib.app import App
+from lib.config.settings import Config
 from lib.errors import LayoutError, ThrottledError
 from lib.model import health
 from lib.model.checkpoint import Checkpoint, Problem, problem_after
 from lib.model.clock import from_text, text_or_none, to_text
 from lib.model.duration import duration_text
-from lib.model.feed import Feed
 from lib.model.health import Health, IntegrationFacts, Reason, SiteFacts, StreamFacts, assess
 from lib.model.rate_policy import RatePolicy
 from lib.model.receipt import LastReceipt
 from lib.model.schedule import Asked
 from lib.model.stream import ENDPOINTS, Stream
-from lib.pipeline.accounts import Accounts, Target, known_targets
+from lib.pipeline.accounts import Accounts, known_targets
+from lib.pipeline.integration import Target
 from lib.state.accounts import Account
 from lib.state.acknowledgements import Acknowledgements, short_id
 from lib.state.damage import Whole, damaged
@@ -83,7 +84,6 @@ def status(
     state: State,
     accounts: Accounts,
     *,
-    feeds: Sequence[Feed],
     now: datetime,
     running: Running | None = None,
     followed: Sequence[Problem] = (),
@@ -104,13 +104,14 @@ def status(
     gaps = gaps_by_stream(state)
     dead_letters = dead_letters_by_stream(state.store)
     known = {each.name: _account(accounts, each.name, now) for each in config.integrations}
-    targets = {target.stream: target for feed in feeds for target in known_targets(feed, known[feed.name])}
+    read = (target for each in config.integrations for target in known_targets(each, known[each.name]))
+    targets = {target.stream: target for target in read}
     streams = {*state.checkpoints.streams(), *pending, *latest, *targets, *dead_letters}
     asked: dict[str, Asked] = {}
-    for feed in feeds:
+    for each in config.integrations:
         with suppress(LayoutError):
-            asked |= Schedules(state.store).asked(feed.name)
-    unknown = {feed.name for feed in feeds} - {stream.integration for stream in targets}
+            asked |= Schedules(state.store).asked(each.name)
+    unknown = {each.name for each in config.integrations} - {stream.integration for stream in targets}
     view = _View(
         state,
         pending,
@@ -123,7 +124,7 @@ def status(
         {stream for stream in streams - targets.keys() if stream.integration not in unknown},
         asked,
         _turns(config, targets, now),
-        {feed.name: feed.inventory.total_seconds() for feed in feeds},
+        {each.name: each.inventory.total_seconds() for each in config.integrations},
         now,
     )
     shown = [_stream(view, stream) for stream in sorted(streams)]
@@ -398,19 +399,13 @@ def _facts(
     )
 
 
-def collect(config: Config, running: Running | None = None, followed: Sequence[Problem] = ()) -> dict[str, Any]:
+def collect(app: App, running: Running | None = None, followed: Sequence[Problem] = ()) -> dict[str, Any]:
     """The status of a configuration's store, just now."""
-    from lib import app  # noqa: PLC0415 - opens the store
-
-    store = app.open_store(config.store)
-    accounts = Accounts(store, now=app.now, jitter=lambda: 0.0)
-    feeds = [app.feed_of(each, config.gap_data_type) for each in config.integrations]
     return status(
-        config,
-        State.of(store),
-        accounts,
-        feeds=feeds,
-        now=datetime.now(UTC),
+        app.config(),
+        app.state,
+        app.accounts,
+        now=app.parts.now(),
         running=running,
         followed=followed,
     )
