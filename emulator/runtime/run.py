@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -52,11 +53,7 @@ def run(location: str | None, only: str | None = None) -> int:
     where = PlatformFacts(environment.platform_timeout(), environment.on_cloud_run())
     live = ReloadingConfig(location, followed)
     app = App(live.current, Parts(platform=where))
-
-    def probe() -> None:
-        app.engine.probe()  # of the configuration as it is then
-
-    platform = Platform(config, location, only, followed, None if config.observe else probe)
+    platform = Platform(config, location, only, followed, _probe_of(app))
     host, port = config.listen
     pages = web.application(platform, lambda: _status(app, live, platform, watcher), app)
     if watcher:
@@ -86,6 +83,15 @@ def run(location: str | None, only: str | None = None) -> int:
         watcher.close()
     server.close()
     return 0
+
+
+def _probe_of(app: App) -> Callable[[], None] | None:
+    """What probes the engine, of the configuration as it is then; None where nothing is delivered to one."""
+
+    def probe() -> None:
+        app.engine.probe()
+
+    return None if app.config().observe else probe
 
 
 def _watch(stop: threading.Event, platform: Platform, serving: threading.Thread) -> None:
