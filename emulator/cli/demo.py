@@ -7,7 +7,6 @@ five minutes.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -44,13 +43,13 @@ sophos:
   api_url: {central}
 integrations:
   - name: acme
-    client_id: ${{env:DEMO_CLIENT_ID}}
-    client_secret: ${{env:DEMO_CLIENT_SECRET}}
+    client_id: ${{file:{folder}/client_id}}
+    client_secret: ${{file:{folder}/client_secret}}
     streams: [events, alerts]
     exclude_types: ["Event::Task::RenewApiToken"]
   - name: northwind msp
     client_id: demo-partner
-    client_secret: ${{env:DEMO_PARTNER_SECRET}}
+    client_secret: demo-partner-secret
     exclude_types: ["Event::Task::RenewApiToken"]
   - name: old branch
     client_id: demo-client
@@ -80,9 +79,8 @@ def demo(listen: str, minute: float = 60.0) -> int:
                 return 2
             config = folder / "connector.yaml"
             config.write_text(CONFIG.format(folder=folder, listen=listen, central=told["url"]))
-            os.environ["DEMO_CLIENT_ID"] = told["client_id"]
-            os.environ["DEMO_CLIENT_SECRET"] = told["client_secret"]
-            os.environ["DEMO_PARTNER_SECRET"] = PARTNER_SECRET
+            for key in ("client_id", "client_secret"):
+                (folder / key).write_text(told[key])
             _greet(folder, config, listen)
             with Story(folder, config, told["url"], engine, minute):
                 return run(str(config))
@@ -92,12 +90,10 @@ def demo(listen: str, minute: float = 60.0) -> int:
 
 
 def _greet(folder: Path, config: Path, listen: str) -> None:
-    secrets = f"DEMO_CLIENT_ID=demo-client DEMO_CLIENT_SECRET=demo-secret DEMO_PARTNER_SECRET={PARTNER_SECRET}"
     print(f"page: http://{listen}/", f"configuration: {config}", sep="\n")
     print(f"events arrive at the engine as JSON lines in {folder}/engine.jsonl", "try, in another terminal:", sep="\n")
-    print(f"  export SOPHOS_UTMSTACK_CONFIG={config} {secrets}")
     for command in COMMANDS:
-        print(f"  python -m emulator {command}", flush=True)
+        print(f"  python -m emulator {command} --config {config}", flush=True)
 
 
 class Story:

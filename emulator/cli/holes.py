@@ -11,10 +11,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from emulator.cli.terminal import refuse, say, show
+from lib.app import App
 from lib.config import loading as configuration
 from lib.errors import ConnectorError, NotFoundError
 from lib.model.stream import Stream
-from lib.state.acknowledgements import Acknowledgements
+from lib.state.acknowledgements import Acknowledgements, short_id
+from lib.state.damage import damaged
 from lib.state.dead_letters import DeadLetter, dead_letters_by_stream
 from lib.state.state import State
 from lib.store.base import ObjectStore
@@ -35,9 +37,7 @@ def run(listing: Listing, location: str | None, acknowledge: str | None, *, as_j
     """List, or acknowledge one or all; 0 where nothing is left that nobody acknowledged, else 1."""
     try:
         config = configuration.load(location)
-        from lib import app  # noqa: PLC0415 - opens the store
-
-        state = State.of(app.open_store(config.store))
+        state = App(lambda: config).state
         done = [] if acknowledge is None else _acknowledge(state.store, listing, listing.lines(state), acknowledge)
         lines = listing.lines(state)
     except ConnectorError as error:
@@ -79,8 +79,28 @@ def gap_lines(state: State) -> list[dict[str, Any]]:
 
 def dead_letter_lines(state: State) -> list[dict[str, Any]]:
     """Every dead letter, as JSON fields."""
-    found = dead_letters_by_stream(state)
-    return [_dead_letter(stream, each) for stream in sorted(found) for each in found[stream]]
+    found = dead_letters_by_stream(state.store)
+    letters = [_dead_letter(stream, each) for stream in sorted(found) for each in found[stream]]
+    return [*letters, *_damages(state.store, {each["key"] for each in letters})]
+
+
+def _damages(store: ObjectStore, known: set[str]) -> list[dict[str, Any]]:
+    """Damaged objects, which hold no event, but that a person should know of too."""
+    seen = Acknowledgements(store).all()
+    return [
+        {
+            "id": short_id(each.key),
+            "key": each.key,
+            "integration": None,
+            "tenant": None,
+            "stream": None,
+            "events": 0,
+            "reasons": {each.what: 1},
+            "acknowledged": seen[each.key].fields() if each.key in seen else None,
+        }
+        for each in damaged(store)
+        if each.key not in known
+    ]
 
 
 def _dead_letter(stream: Stream, each: DeadLetter) -> dict[str, Any]:
@@ -99,7 +119,7 @@ def _names(stream: Stream) -> dict[str, str]:
 
 
 def _stream(line: dict[str, Any]) -> str:
-    return f"{line['integration']}/{line['tenant']}/{line['stream']}"
+    return f"{line['integration']}/{line['tenant']}/{line['stream']}" if line["integration"] else line["key"]
 
 
 def _seen(line: dict[str, Any]) -> str:

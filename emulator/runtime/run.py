@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 from emulator.cli.terminal import refuse
 from emulator.runtime.notify import notify, watchdog_seconds
@@ -19,14 +18,16 @@ from emulator.utmstack.watcher import SettingsWatcher
 from emulator.web import server as web
 from emulator.web import status
 from emulator.web.context import RecentLog
-from emulator.web.history import History
-from emulator.web.snapshot import Snapshot
 from emulator.web.status import StreamRecord
-from lib import app, telemetry
+from lib import telemetry
+from lib.app import App
+from lib.config import environment
 from lib.config import loading as configuration
+from lib.config.reloading import ReloadingConfig
 from lib.errors import ConnectorError
 from lib.model.checkpoint import problem_after
 from lib.model.stream import Stream
+from lib.parts import Parts, PlatformFacts
 from lib.store.base import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -42,39 +43,38 @@ def run(location: str | None, only: str | None = None) -> int:
     logging.getLogger().addHandler(recent)
     try:
         location = configuration.absolute(configuration.located(location))
-        os.environ[configuration.ENVIRONMENT] = location  # for what the page asks of the use cases
         config = configuration.load(location)
-        status.collect(config)  # the store is opened once, so that a bad one is told here and not each minute
+        # The store is opened once, so that a bad one is told here and not each minute.
+        status.collect(App(lambda: config))
     except ConnectorError as error:
         refuse(error)
         return 2
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    platform = Platform(config, location, only, probe=None if config.observe else lambda: app.engine().probe())
-    watcher = SettingsWatcher(config.utmstack.workdir, platform.tick) if config.utmstack else None
+    watcher = SettingsWatcher(config.utmstack.workdir) if config.utmstack else None
     if watcher:
         watcher.look()
-        os.environ[configuration.FOLLOWED] = watcher.path  # for the functions, and for the page
+    followed = watcher.path if watcher else None
+    where = PlatformFacts(environment.platform_timeout(), environment.on_cloud_run())
+    live = ReloadingConfig(location, followed)
+    app = App(live.current, Parts(platform=where))
+    platform = Platform(config, location, only, followed, _probe_of(app))
     host, port = config.listen
-    snapshot = Snapshot(app.store, lambda store, record: _status(platform, watcher, store, record))
-    history = History(app.store, snapshot.status, time.time)
-    platform.hearers.append(history.heard)
-    pages = web.application(platform, snapshot, history, app.access, recent)
+    pages = web.Web(platform, partial(_status, app, live, platform, watcher), app, recent)
     if watcher:
-        validation.serve(pages, platform, watcher)
+        validation.serve(pages.app, platform, watcher)
     try:
-        server = web.listening(pages, host, port)
+        server = web.listening(pages.app, host, port)
     except OSError as error:
         print(f"cannot listen on {host}:{port}: {error.strerror}. Is another emulator running?", file=sys.stderr)
         return 2
     serving = threading.Thread(target=server.run, name="web", daemon=True)
     serving.start()
     platform.start()
-    history.start()
-    snapshot.start()
+    pages.start()
     if watcher:
-        watcher.start()
+        watcher.start(platform.tick)
     log.info("status page at http://%s:%s/", host, server.effective_port)
     _watch(stop, platform, serving)
     notify("STOPPING=1")
@@ -84,12 +84,20 @@ def run(location: str | None, only: str | None = None) -> int:
     if watcher:
         watcher.stop()
     platform.stop()
-    snapshot.stop()
-    history.stop()
+    pages.stop()
     if watcher:
         watcher.close()
     server.close()
     return 0
+
+
+def _probe_of(app: App) -> Callable[[], None] | None:
+    """What probes the engine, of the configuration as it is then; None where nothing is delivered to one."""
+
+    def probe() -> None:
+        app.engine.probe()
+
+    return None if app.config().observe else probe
 
 
 def _watch(stop: threading.Event, platform: Platform, serving: threading.Thread) -> None:
@@ -104,24 +112,25 @@ def _watch(stop: threading.Event, platform: Platform, serving: threading.Thread)
             notify("WATCHDOG=1")
 
 
-def _status(
+def _status(  # noqa: PLR0917 - the first four are bound once
+    app: App,
+    live: ReloadingConfig,
     platform: Platform,
     watcher: SettingsWatcher | None,
     store: ObjectStore,
     record: Callable[[Stream], StreamRecord],
 ) -> dict[str, object]:
-    config, now = app.config(), datetime.now(UTC)
-    edit = app.config_problem()
+    now = datetime.now(UTC)
     running = status.Running(
         latest=dict(platform.latest),
         budgets=platform.budgets,
         engine=platform.engine_problem,
         functions=platform.failing_functions,
-        config_edit=None if edit is None else problem_after(None, edit, now, None),
+        config_edit=None if live.problem is None else problem_after(None, live.problem, now, None),
         ticked_at=platform.ticked_at,
     )
     followed = [problem_after(None, each, now, None) for each in watcher.problems] if watcher else []
-    found = status.collect(config, running, followed, store=store, record=record)
+    found = status.collect(app, running, followed, store=store, record=record)
     found["functions"] = [
         {"name": name, "up": each.is_up(), "pid": each.pid, "restarts": each.restarts}
         for name, each in platform.functions.items()

@@ -17,11 +17,13 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from emulator.web.context import HEADERS, Context, page
 from emulator.web.formatting import plural
-from lib import app as use_cases
+from lib import answers
+from lib.app import App
 from lib.errors import ConnectorError, NotFoundError
-from lib.http.handler import problem
+from lib.http.problems import problem
 from lib.model.clock import to_text
 from lib.model.duration import parse_duration
+from lib.pipeline.replay import ReplayReport
 from lib.state.acknowledgements import Acknowledgements
 
 TEST_SECONDS = 60.0
@@ -52,13 +54,14 @@ class Actions:
 
     def __init__(self, app: Flask, context: Context) -> None:
         self._context = context
+        self._app = context.app
         app.add_url_rule("/confirm/<name>", "confirm", self._confirm)
         app.add_url_rule("/actions/<name>", "action", self._action, methods=["POST"])
         app.add_url_rule("/test", "test", self._test, methods=["GET", "POST"])
 
     def _confirm(self, name: str) -> Response:
         integration = request.args.get("integration") or None
-        use_cases.known(integration)
+        self._app.require(integration)
         asked = _question(name, integration, request.args)
         if asked is None:
             return problem(404, "not_found", f"there is no action {name!r}")
@@ -68,7 +71,7 @@ class Actions:
     def _action(self, name: str) -> AnyResponse:
         self._context.let_act()
         integration = request.form.get("integration") or None
-        use_cases.known(integration)
+        self._app.require(integration)
         what, do, wait = self._work(name, integration, request.form)
         job = self._context.jobs.run(what, local(request.form.get("back")), do, wait=wait)
         self._context.snapshot.expire()
@@ -100,12 +103,12 @@ class Actions:
 
     def _run(self, integration: str | None) -> str:
         if integration:
-            use_cases.lift(integration)
+            self._app.retry_now(integration)
         self._context.platform.tick()
         return f"{integration or 'Every integration'} is being asked now. New events show within seconds."
 
     def _pause(self, integration: str, *, resume: bool) -> str:
-        use_cases.pause(integration, resume=resume)
+        self._app.pause(integration, resume=resume)
         self._context.platform.tick()
         if resume:
             return f"{integration} is fetched again."
@@ -119,30 +122,30 @@ class Actions:
             tell(f"{plural(sum(read.values()), 'event')} of {plural(len(read), 'stream')} read so far")
 
         tell("Asking Sophos")
-        reports = use_cases.reconcile(integration, tell=heard)
+        reports = self._app.reconcile_all(integration, on_progress=heard)
         self._context.platform.deliver()
         self._context.snapshot.expire()
-        total, missing = sum(each["read"] for each in reports), sum(each["missing"] for each in reports)
+        total, missing = sum(each.read for each in reports), sum(each.missing for each in reports)
         found = f"{plural(missing, 'event')} had been missing and will be delivered" if missing else "none was missing"
         return f"{plural(total, 'event')} of {plural(len(reports), 'stream')} read again: {found}."
 
     def _replay(self, since: datetime) -> str:
-        report = use_cases.replay(since=since)
-        if not report["batches"]:
+        report = self._app.send_again(since=since)
+        if not report.batches:
             return (
                 "There was nothing to send: no batch of that time is kept. `archive` in the configuration keeps them."
             )
         return _sent(report)
 
     def _replay_one(self, key: str) -> str:
-        report = use_cases.replay(name=key)
+        report = self._app.send_again(name=key)
         self._context.snapshot.expire()
         return _sent(report)
 
     def _acknowledge(self, key: str) -> str:
-        if not key.startswith(("gaps/", "dead/")) or use_cases.store().read(key) is None:
+        if not key.startswith(("gaps/", "dead/")) or self._app.store.read(key) is None:
             raise NotFoundError(f"there is no gap and no dead letter {key!r}")
-        new = Acknowledgements(use_cases.store()).add(key, by=BY, at=datetime.now(UTC))
+        new = Acknowledgements(self._app.store).add(key, by=BY, at=datetime.now(UTC))
         return (
             "Acknowledged. It stays listed, and is no reason for attention any more."
             if new
@@ -151,14 +154,14 @@ class Actions:
 
     def _test(self) -> Response:
         name = request.args.get("integration", "")
-        use_cases.known(name)
+        self._app.require(name)
         if request.method == "GET":
             return page("test.html", name=name, checks=[], answer=None, nav="")
         self._context.let_act(rare=True)
         if "ndjson" in request.headers.get("Accept", ""):
-            return Response(_told(name), content_type="application/x-ndjson", headers=HEADERS)
-        answer = use_cases.examine(name, deadline=time.monotonic() + TEST_SECONDS)
-        return page("test.html", name=name, checks=answer["checks"], answer=answer, nav="")
+            return Response(_told(self._app, name), content_type="application/x-ndjson", headers=HEADERS)
+        report = self._app.examine(name, deadline=time.monotonic() + TEST_SECONDS)
+        return page("test.html", name=name, checks=report.checks, answer=report, nav="")
 
 
 def _question(name: str, integration: str | None, fields: Mapping[str, str]) -> Question | None:
@@ -210,22 +213,24 @@ def _since(text: str) -> datetime:
         raise BadActionError(f"since: {error}") from None
 
 
-def _sent(report: Mapping[str, Any]) -> str:
-    text = f"{plural(report['acked'], 'event')} of {plural(report['batches'], 'batch', 'batches')} sent again"
-    if report["refused"]:
-        text += f"; {plural(report['refused'], 'event')} refused, as before"
-    if report["damaged"]:
-        text += f"; {plural(len(report['damaged']), 'batch', 'batches')} damaged: {', '.join(report['damaged'])}"
+def _sent(report: ReplayReport) -> str:
+    text = f"{plural(report.acked, 'event')} of {plural(report.batches, 'batch', 'batches')} sent again"
+    if report.refused:
+        text += f"; {plural(report.refused, 'event')} refused, as before"
+    if report.damaged:
+        text += f"; {plural(len(report.damaged), 'batch', 'batches')} damaged: {', '.join(report.damaged)}"
     return text + "."
 
 
-def _told(name: str) -> Iterator[str]:
+def _told(app: App, name: str) -> Iterator[str]:
     """Each check once it is made, then the verdict, as JSON lines."""
     told: queue.Queue[dict[str, Any] | None] = queue.Queue()
 
     def run() -> None:
         try:
-            told.put(use_cases.examine(name, deadline=time.monotonic() + TEST_SECONDS, tell=told.put))
+            end = time.monotonic() + TEST_SECONDS
+            report = app.examine(name, deadline=end, on_progress=lambda check: told.put(answers.check(check)))
+            told.put(answers.connection(report))
         except ConnectorError as error:
             told.put({"detail": f"{error} {error.remedy}"})
         finally:

@@ -19,6 +19,7 @@ from flask import Response, render_template, request
 from emulator.runtime.platform import Platform
 from emulator.web.history import History
 from emulator.web.snapshot import Snapshot
+from lib.app import App
 from lib.errors import ConnectorError
 from lib.http.access import Access, AccessError
 from lib.http.handler import authorize
@@ -149,13 +150,17 @@ class Context:
     platform: Platform
     snapshot: Snapshot
     history: History
-    access: Callable[[], Access]
-    """Says who may do more than look."""
+    app: App
+    """The use cases; its `access` says who may do more than look."""
     log: RecentLog
     jobs: Jobs = field(default_factory=Jobs)
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     """Only a page of ours holds it: another site cannot make a browser act here."""
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def access(self) -> Access:
+        """Who may do more than look."""
+        return self.app.access
 
     def admits(self) -> bool:
         """Whether the caller may see more than how things stand."""

@@ -13,13 +13,15 @@ from typing import Any
 from flask import Flask, Response, request
 
 from emulator.web.context import HEADERS, Context
-from lib import app as use_cases
-from lib.errors import ConnectorError, DamagedError
-from lib.http.handler import problem
-from lib.model import receipt
+from lib.errors import ConnectorError
+from lib.http.problems import problem
+from lib.model.clock import day_of
 from lib.model.stream import Stream
+from lib.state.batches import batch_of
+from lib.state.codec import UNREADABLE
 from lib.state.ledger import last_of
-from lib.state.state import State, batch_of, day_of
+from lib.state.receipts import RECEIPT, digest
+from lib.state.state import State
 from lib.store.base import ObjectStore
 
 RECEIPTS = 20
@@ -56,7 +58,7 @@ class Events:
         parts = request.args.get("stream", "").rsplit("/", 2)
         if len(parts) != 3:
             return problem(400, "invalid_request", "name a stream: /events?stream=INTEGRATION/TENANT/KIND")
-        raws = self.newest(State.of(use_cases.store()), Stream(*parts))
+        raws = self.newest(self._context.app.state, Stream(*parts))
         return Response("".join(f"{raw}\n" for raw in raws), content_type="application/x-ndjson", headers=HEADERS)
 
     def _tail(self) -> Response:
@@ -86,9 +88,9 @@ class Events:
             return
         with suppress(ConnectorError):
             # A bucket charges for reading, and so is read for those only who wait for it.
-            if not self._tails and use_cases.config().store.startswith("gs://"):
+            if not self._tails and self._context.app.config().store.startswith("gs://"):
                 return
-            found = State.of(use_cases.store()).batches.read(*batch)
+            found = self._context.app.state.batches.read(*batch)
             items = found.items if found else []
             kept = self._newest.setdefault(batch[0], deque(maxlen=EVENTS))
             kept.extend(raw for raw in items[-EVENTS:] if len(raw) <= EVENT_BYTES)
@@ -103,9 +105,10 @@ def last_receipts(state: State, stream: Stream) -> list[dict[str, Any]]:
     since = day_of(datetime.now(UTC) - timedelta(days=1))
     found = []
     for body in reversed(state.ledger.newest(stream, since, most=RECEIPTS)):
-        with suppress(DamagedError):
-            fields = receipt.fields_of(body)
-            found.append({**fields, "digest": receipt.digest(body)[:16]})
+        with suppress(*UNREADABLE):
+            fields = RECEIPT.load(body)
+            RECEIPT.value(fields)
+            found.append({**fields, "digest": digest(body)[:16]})
     return found
 
 
@@ -113,12 +116,12 @@ def stored_events(state: State, stream: Stream) -> list[bytes]:
     """The newest events that the store still has: of a batch that waits, else of one that was kept."""
     items: list[bytes] = []
     for each in [*state.batches.waiting(stream)][-1:]:
-        with suppress(DamagedError):
+        with suppress(*UNREADABLE):
             found = state.batches.read(stream, each.sequence)
             items = found.items if found else []
     if not items:
         newest = last_of(state.store.list(f"archive/{stream.path}/"))
-        with suppress(DamagedError):
+        with suppress(*UNREADABLE):
             kept = state.batches.kept(newest.key) if newest else None
             items = kept.items if kept else []
     return items[-EVENTS:]

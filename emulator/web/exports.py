@@ -11,10 +11,9 @@ from typing import Any
 from flask import Flask, Response
 
 from emulator.web.context import HEADERS, Context
-from lib import app as use_cases
 from lib.model.stream import Stream
 from lib.state.dead_letters import dead_letters_by_stream
-from lib.state.state import State
+from lib.store.base import ObjectStore
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet would take for a formula."""
@@ -56,11 +55,13 @@ class Exports:
         self._context = context
         app.add_url_rule("/gaps.json", "gaps_json", lambda: _json(gap_lines(self._lines())))
         app.add_url_rule("/gaps.csv", "gaps_csv", lambda: _csv(gap_lines(self._lines()), GAP_COLUMNS, "gaps"))
-        app.add_url_rule("/dead-letters.json", "dead_json", lambda: _json(dead_letter_lines(self._lines())))
+        app.add_url_rule(
+            "/dead-letters.json", "dead_json", lambda: _json(dead_letter_lines(context.app.store, self._lines()))
+        )
         app.add_url_rule(
             "/dead-letters.csv",
             "dead_csv",
-            lambda: _csv(dead_letter_lines(self._lines()), DEAD_COLUMNS, "dead-letters"),
+            lambda: _csv(dead_letter_lines(context.app.store, self._lines()), DEAD_COLUMNS, "dead-letters"),
         )
 
     def _lines(self) -> Sequence[Mapping[str, Any]]:
@@ -74,12 +75,12 @@ def gap_lines(lines: Sequence[Mapping[str, Any]]) -> list[Line]:
     return sorted(found, key=lambda each: each["acknowledged"] is not None)
 
 
-def dead_letter_lines(lines: Sequence[Mapping[str, Any]], only: Stream | None = None) -> list[Line]:
+def dead_letter_lines(store: ObjectStore, lines: Sequence[Mapping[str, Any]], only: Stream | None = None) -> list[Line]:
     """Every dead letter, of all streams or of one: those that nobody acknowledged first."""
     names = {Stream.of(line): _names(line) for line in lines if line["dead_letter_objects"]}
     if not names:
         return []
-    by_stream = dead_letters_by_stream(State.of(use_cases.store()))
+    by_stream = dead_letters_by_stream(store)
     found = [
         {
             "id": each.id,

@@ -11,11 +11,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from emulator.web.charts import DAY, Day, Mark, Range, bucketed, day_name, days_of, within
-from lib.errors import ConflictError, ConnectorError, DamagedError
-from lib.model import receipt
-from lib.model.batch import header_of
+from lib.errors import ConflictError, ConnectorError
 from lib.model.clock import from_text
+from lib.model.receipt import DELIVERED, Receipt
 from lib.model.stream import Stream
+from lib.state.batches import HEADER
+from lib.state.codec import UNREADABLE
+from lib.state.receipts import RECEIPT
 from lib.state.state import State
 from lib.store.base import ABSENT, ObjectStore
 
@@ -154,8 +156,8 @@ class History:
                     return
                 if place.day >= last:
                     break
-                with suppress(DamagedError):
-                    _count(receipt.fields_of(body), stream, lambda at: made.setdefault(day_name(at), Day(day_name(at))))
+                with suppress(*UNREADABLE):
+                    _count(RECEIPT.decode(body), stream, lambda at: made.setdefault(day_name(at), Day(day_name(at))))
         for name, day in made.items():
             if name < last:
                 day.until = began
@@ -177,13 +179,13 @@ class History:
             for body in state.ledger.newest(stream, first, written=max(written, datetime.fromtimestamp(since, UTC))):
                 if self._over.is_set():
                     return
-                with suppress(DamagedError), self._lock:
-                    _count(receipt.fields_of(body), stream, self._day, is_new)
+                with suppress(*UNREADABLE), self._lock:
+                    _count(RECEIPT.decode(body), stream, self._day, is_new)
         for number, waiting in enumerate(state.batches.waiting()):
             stored = state.store.read(waiting.entry.key) if number < MOST_BATCHES else None
-            with suppress(DamagedError):
+            with suppress(*UNREADABLE):
                 if stored is not None:
-                    header = header_of(stored.body.partition(b"\n")[0])
+                    header = HEADER.decode(stored.body.partition(b"\n")[0])
                     at = header.fetched_at.timestamp()
                     if is_new(at):
                         with self._lock:
@@ -258,19 +260,15 @@ class History:
 
 
 def _count(
-    fields: Mapping[str, Any],
-    stream: Stream,
-    day: Callable[[float], Day],
-    is_new: Callable[[float], bool] = lambda _: True,
+    receipt: Receipt, stream: Stream, day: Callable[[float], Day], is_new: Callable[[float], bool] = lambda _: True
 ) -> None:
     """Count a receipt in, on the day of its fetching and on that of its acknowledgement."""
-    with suppress(KeyError, TypeError, ValueError):
-        fetched_at, acked_at = (from_text(fields[key]).timestamp() for key in ("fetched_at", "acked_at"))
-        if is_new(fetched_at):
-            day(fetched_at).add(stream.integration, stream.tenant, fetched_at, fetched=fields["count"])
-        acked = fields["count"] - fields["set_aside"] if fields["outcome"] == receipt.DELIVERED else 0
-        if is_new(acked_at):
-            day(acked_at).add(stream.integration, stream.tenant, acked_at, acked=acked)
+    fetched_at, acked_at = receipt.fetched_at.timestamp(), receipt.acked_at.timestamp()
+    if is_new(fetched_at):
+        day(fetched_at).add(stream.integration, stream.tenant, fetched_at, fetched=receipt.count)
+    acked = receipt.count - receipt.set_aside if receipt.outcome == DELIVERED else 0
+    if is_new(acked_at):
+        day(acked_at).add(stream.integration, stream.tenant, acked_at, acked=acked)
 
 
 def _sum(stored: Day, heard: Day | None) -> Day:

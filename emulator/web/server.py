@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,11 +20,13 @@ from emulator.web.events import Events
 from emulator.web.exports import Exports
 from emulator.web.history import History
 from emulator.web.metrics import registry_of
-from emulator.web.snapshot import Snapshot
+from emulator.web.snapshot import Read, Snapshot
 from emulator.web.views import Views
+from lib.app import App
 from lib.errors import ConnectorError, NotFoundError
 from lib.http.access import Access, AccessError, is_dns_rebinding
-from lib.http.handler import DESCRIPTION_PATH, MAX_BODY_BYTES, authorize, description, problem, refusal
+from lib.http.handler import DESCRIPTION_PATH, MAX_BODY_BYTES, authorize, description
+from lib.http.problems import problem, refusal
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +37,33 @@ IDLE_SECONDS = 15
 """A connection that says nothing for so long is closed: those that were only opened shut nobody out."""
 
 
-def application(
-    platform: Platform, snapshot: Snapshot, history: History, access: Callable[[], Access], log: RecentLog
-) -> Flask:
-    """The WSGI application; `access` says who may call the functions."""
+class Web:
+    """Everything that `listen` shows, over the use cases of `graph`; `read` makes a status."""
+
+    def __init__(self, platform: Platform, read: Read, graph: App, recent: RecentLog) -> None:
+        self.snapshot = Snapshot(lambda: graph.store, read)
+        self.history = History(lambda: graph.store, self.snapshot.status, time.time)
+        platform.hearers.append(self.history.heard)
+        self.app = _application(platform, self.snapshot, self.history, graph, recent)
+        """The WSGI application."""
+
+    def start(self) -> None:
+        """Read the past, and keep both up to date while nobody looks."""
+        self.history.start()
+        self.snapshot.start()
+
+    def stop(self) -> None:
+        """Keep what was seen, and end."""
+        self.snapshot.stop()
+        self.history.stop()
+
+
+def _application(platform: Platform, snapshot: Snapshot, history: History, graph: App, log: RecentLog) -> Flask:
     app = Flask("emulator.web")
+
+    def access() -> Access:
+        return graph.access
+
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.before_request(lambda: _look(access))
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
@@ -70,7 +95,7 @@ def application(
             return problem(503, "starting", f"not running: {', '.join(down)}", retry_after=1)
         return Response('{"ok": true}', content_type="application/json")
 
-    context = Context(platform, snapshot, history, access, log)
+    context = Context(platform, snapshot, history, graph, log)
     Views(app, context, Events(app, context))
     Actions(app, context)
     Exports(app, context)

@@ -14,8 +14,8 @@ from typing import Any
 
 from emulator.web import formatting
 from emulator.web.context import version
-from lib.config.loading import Every
 from lib.config.secrets import Reference
+from lib.config.settings import Every
 from lib.model.duration import duration_text
 
 ROOT = Path(__file__).parents[2]
@@ -40,10 +40,13 @@ def shown(name: str, value: Any) -> str:
 
 def told(value: object) -> str:
     """A setting as text: a reference by where it leads, and never by what it stands for."""
-    simple = {Reference: masked, timedelta: duration_text, Every: lambda each: each.cron or told(each.interval)}
-    as_text: Callable[[Any], str] | None = simple.get(type(value))  # type: ignore[call-overload]
-    if as_text is not None:
-        return as_text(value)
+    texts: dict[type, Callable[[Any], str]] = {
+        Reference: masked,
+        timedelta: duration_text,
+        Every: lambda each: each.cron or told(each.interval),
+    }
+    if type(value) in texts:
+        return texts[type(value)](value)
     if value is None or isinstance(value, bool):
         return {None: "–", True: "on", False: "off"}[value]
     if is_dataclass(value) and not isinstance(value, type):

@@ -7,18 +7,19 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Protocol
 
 from emulator.web.listing import tiles
 from emulator.web.status import StreamRecord, read_record
-from lib.errors import ConnectorError
-from lib.model.checkpoint import checkpoint_key
-from lib.model.lease import lease_key
+from lib.errors import ConnectorError, LayoutError
 from lib.model.stream import Stream
-from lib.pipeline.reconcile import progress_key
-from lib.state.leases import lease_of
+from lib.state.checkpoints import checkpoint_key
+from lib.state.leases import lease_key, lease_of
+from lib.state.reconciliations import progress_key
 from lib.state.state import State
 from lib.store.base import Entry, ObjectStore, Stored
 
@@ -189,15 +190,22 @@ class Snapshot:
             kept = self._records.get(stream)
             if kept is not None and kept[0] == mark:
                 return kept[1]
-            record = read_record(state, stream)
+            record = read_record(state, datetime.now(UTC), stream)
             # While somebody delivers, receipts are written that the lease does not name yet.
-            if mark[1] and lease_of(store, stream)[0].holder is None:
+            if mark[1] and _is_free(store, stream):
                 self._records[stream] = (mark, record)
             else:
                 self._records.pop(stream, None)
             return record
 
         return read
+
+
+def _is_free(store: ObjectStore, stream: Stream) -> bool:
+    """Whether nobody delivers the stream; False where that cannot be told."""
+    with suppress(LayoutError):
+        return lease_of(store, stream)[0].holder is None
+    return False
 
 
 def labelled(status: Mapping[str, Any]) -> list[dict[str, Any]]:

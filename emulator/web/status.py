@@ -4,33 +4,38 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any
 
-from lib.config.loading import Config
-from lib.errors import ThrottledError
+from lib.app import App
+from lib.config.settings import Config
+from lib.errors import LayoutError, ThrottledError
 from lib.model import health
 from lib.model.checkpoint import Checkpoint, Problem, problem_after
 from lib.model.clock import from_text, text_or_none, to_text
 from lib.model.duration import duration_text
-from lib.model.feed import Feed
 from lib.model.health import Health, IntegrationFacts, Reason, SiteFacts, StreamFacts, assess
 from lib.model.rate_policy import RatePolicy
 from lib.model.receipt import LastReceipt
 from lib.model.schedule import Asked
 from lib.model.stream import ENDPOINTS, Stream
-from lib.pipeline.accounts import Account, Accounts, Target, known_targets
-from lib.pipeline.reconcile import last_report, progress_key
+from lib.pipeline.accounts import Accounts, known_targets
+from lib.pipeline.integration import Target
+from lib.state.accounts import Account
 from lib.state.acknowledgements import Acknowledgements, short_id
+from lib.state.damage import Whole, damaged
 from lib.state.dead_letters import DeadLetter, dead_letters_by_stream
 from lib.state.leases import lease_of
 from lib.state.schedules import Schedules
 from lib.state.state import State
-from lib.store.base import ObjectStore
+from lib.store.base import ABSENT, ObjectStore
 
 FETCH_OUTCOMES_THAT_READ = ("fetched", "up_to_date")
+_WHOLE: dict[str, Whole] = {}
+"""What a process that shows the status again and again has found whole, by store."""
 
 
 @dataclass(slots=True)
@@ -48,21 +53,18 @@ class StreamRecord:
     """Without the keys of recent events, which are its bulk."""
     tail: LastReceipt
     acked_at: str | None
-    has_reconciled: bool
-    reconciled: Mapping[str, Any] | None
+    has_reconciled: bool = False
+    reconciled: Mapping[str, Any] | None = None
 
 
-def read_record(state: State, stream: Stream) -> StreamRecord:
-    """What the store holds of the stream now."""
-    tail, acked_at = state.ledger.last(stream, lease_of(state.store, stream)[0].tail)
-    progress = state.store.read(progress_key(stream))
-    return StreamRecord(
-        checkpoint=replace(state.checkpoints.read(stream).checkpoint, recent=()),
-        tail=tail,
-        acked_at=acked_at,
-        has_reconciled=progress is not None,
-        reconciled=last_report(progress.body) if progress else None,
-    )
+def read_record(state: State, now: datetime, stream: Stream) -> StreamRecord:
+    """What the store holds of the stream; of objects that a newer version wrote, that they cannot be used."""
+    tail, acked_at = _delivered(state, stream)
+    record = StreamRecord(_checkpoint(state, now, stream), tail, acked_at)
+    with suppress(LayoutError):
+        progress, generation = state.reconciliations.read(stream)
+        return replace(record, has_reconciled=generation != ABSENT, reconciled=progress.last)
+    return record
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +107,12 @@ def status(
     state: State,
     accounts: Accounts,
     *,
-    feeds: Sequence[Feed],
     now: datetime,
     running: Running | None = None,
     followed: Sequence[Problem] = (),
     record: Callable[[Stream], StreamRecord] | None = None,
 ) -> dict[str, Any]:
-    """Every stream and every integration, with their health. `followed`: faults of UTMStack's own configuration.
-
-    `record` reads a stream's objects, where another way than from the store is wanted.
-    """
+    """Every stream and every integration, with their health. `followed`: faults of UTMStack's own configuration."""
     running = running or Running()
     latest = running.latest
     pending: dict[Stream, _Pending] = {}
@@ -123,17 +121,23 @@ def status(
         one.batches += 1
         one.bytes += waiting.entry.size
         one.oldest = min(one.oldest or waiting.entry.updated, waiting.entry.updated)
+    damages = damaged(
+        state.store, _WHOLE.setdefault(config.store, set())
+    )  # Before anything is read, since reading makes some of it again.
+    seen = Acknowledgements(state.store).all()
     gaps = gaps_by_stream(state)
-    dead_letters = dead_letters_by_stream(state)
-    known = {each.name: accounts.read(each.name) for each in config.integrations}
-    targets = {target.stream: target for feed in feeds for target in known_targets(feed, known[feed.name])}
+    dead_letters = dead_letters_by_stream(state.store)
+    known = {each.name: _account(accounts, each.name, now) for each in config.integrations}
+    read = (target for each in config.integrations for target in known_targets(each, known[each.name]))
+    targets = {target.stream: target for target in read}
     streams = {*state.checkpoints.streams(), *pending, *latest, *targets, *dead_letters}
     asked: dict[str, Asked] = {}
-    for feed in feeds:
-        asked |= Schedules(state.store).asked(feed.name)
-    unknown = {feed.name for feed in feeds} - {stream.integration for stream in targets}
+    for each in config.integrations:
+        with suppress(LayoutError):
+            asked |= Schedules(state.store).asked(each.name)
+    unknown = {each.name for each in config.integrations} - {stream.integration for stream in targets}
     view = _View(
-        record or partial(read_record, state),
+        record or partial(read_record, state, now),
         pending,
         gaps,
         dead_letters,
@@ -144,7 +148,7 @@ def status(
         {stream for stream in streams - targets.keys() if stream.integration not in unknown},
         asked,
         _turns(config, targets, now),
-        {feed.name: feed.inventory.total_seconds() for feed in feeds},
+        {each.name: each.inventory.total_seconds() for each in config.integrations},
         now,
     )
     shown = [_stream(view, stream) for stream in sorted(streams)]
@@ -165,6 +169,7 @@ def status(
             pending_bytes=total,
             max_pending_bytes=config.limits.max_pending_bytes,
             observing=config.observe,
+            damaged=[each.key for each in damages if each.key not in seen],
             read_at=running.ticked_at,
         )
     )
@@ -189,6 +194,7 @@ def status(
         "acked": sum(line["acked"] for line in lines),
         "gaps": sum(len(line["gaps"]) for line in lines),
         "set_aside": sum(line["set_aside"] for line in lines),
+        "damaged": [damage.fields() for damage in damages],
         "integrations": integrations,
         "streams": lines,
     }
@@ -223,14 +229,12 @@ def gaps_by_stream(state: State) -> dict[Stream, list[dict[str, Any]]]:
     seen = Acknowledgements(state.store).all()
     found: dict[Stream, list[dict[str, Any]]] = {}
     for gap in state.gaps.all():
-        stream = Stream(gap["integration"], gap["tenant"], gap["kind"])
-        acknowledged = seen.get(gap["key"])
-        line = {key: gap[key] for key in ("from", "to", "reason", "noticed_at", "estimated_events")}
-        found.setdefault(stream, []).append(
+        fields, acknowledged = gap.fields(), seen.get(gap.key)
+        found.setdefault(gap.stream, []).append(
             {
-                "id": short_id(gap["key"]),
-                "key": gap["key"],
-                **line,
+                "id": short_id(gap.key),
+                "key": gap.key,
+                **{key: fields[key] for key in ("from", "to", "reason", "noticed_at", "estimated_events")},
                 "acknowledged": acknowledged.fields() if acknowledged else None,
             }
         )
@@ -311,6 +315,29 @@ def _lag(stream: Stream, read_at: datetime | None, interval: float | None, now: 
         return None
     due = interval or 0.0 if stream.kind == ENDPOINTS else 0.0
     return round(max(0.0, (now - read_at).total_seconds() - due), 3)
+
+
+def _account(accounts: Accounts, name: str, now: datetime) -> Account:
+    """What is known of an integration; of one that a newer version wrote, that it cannot be used."""
+    try:
+        return accounts.read(name)
+    except LayoutError as error:
+        return Account(problem=problem_after(None, error, now, None))
+
+
+def _checkpoint(state: State, now: datetime, stream: Stream) -> Checkpoint:
+    """Where a stream stands; of one that a newer version wrote, that it cannot be used."""
+    try:
+        return replace(state.checkpoints.read(stream).checkpoint, recent=())
+    except LayoutError as error:
+        return Checkpoint(problem=problem_after(None, error, now, None))
+
+
+def _delivered(state: State, stream: Stream) -> tuple[LastReceipt, str | None]:
+    """A stream's last receipt, and its time; nothing of what a newer version wrote."""
+    with suppress(LayoutError):
+        return state.ledger.last(stream, lease_of(state.store, stream)[0].tail)
+    return LastReceipt(), None
 
 
 def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | None]:
@@ -395,7 +422,7 @@ def _facts(
 
 
 def collect(
-    config: Config,
+    app: App,
     running: Running | None = None,
     followed: Sequence[Problem] = (),
     *,
@@ -403,17 +430,11 @@ def collect(
     record: Callable[[Stream], StreamRecord] | None = None,
 ) -> dict[str, Any]:
     """The status of a configuration's store, just now; read through `store` and `record`, where they are given."""
-    from lib import app  # noqa: PLC0415 - opens the store
-
-    store = store or app.open_store(config.store)
-    accounts = Accounts(store, now=app.now, jitter=lambda: 0.0)
-    feeds = [app.feed_of(each, config.gap_data_type) for each in config.integrations]
     return status(
-        config,
-        State.of(store),
-        accounts,
-        feeds=feeds,
-        now=datetime.now(UTC),
+        app.config(),
+        app.state if store is None else State.of(store),
+        app.accounts,
+        now=app.parts.now(),
         running=running,
         followed=followed,
         record=record,

@@ -19,11 +19,9 @@ from emulator.web.exports import dead_letter_lines, gap_lines
 from emulator.web.listing import BADNESS, Query, find, ordered, waits, without_stream
 from emulator.web.settings import documents, items, shown, told, versions
 from emulator.web.snapshot import Taken
-from lib import app as use_cases
 from lib.errors import NotFoundError
 from lib.model.clock import to_text
 from lib.model.stream import Stream
-from lib.state.state import State
 
 INTEGRATIONS = 12
 """So many are shown at the start; all at a click."""
@@ -212,9 +210,7 @@ class Views:
     def _tenant(self, arguments: Arguments) -> Values:
         taken = self._context.snapshot.current()
         integration, tenant = (arguments.get(key, "") for key in ("integration", "tenant"))
-        lines = [
-            line for line in taken.lines if (line["integration"], line["tenant"]) == (integration, tenant)
-        ]
+        lines = [line for line in taken.lines if (line["integration"], line["tenant"]) == (integration, tenant)]
         if not lines:
             raise NotFoundError(f"no tenant {tenant!r} of {integration!r} is known")
         name = lines[0]["label"]
@@ -233,13 +229,13 @@ class Views:
         line = taken.by_stream.get(stream)
         if line is None:
             raise NotFoundError(f"no stream {stream} is known")
-        state = State.of(use_cases.store())
+        state = self._context.app.state
         waiting = [
             {"sequence": each.sequence, "size": each.entry.size, "since": to_text(each.entry.updated)}
             for _, each in zip(range(LISTED), state.batches.waiting(stream), strict=False)
         ]
         admitted = self._context.admits()
-        dead = dead_letter_lines(taken.lines, stream)[:LISTED]
+        dead = dead_letter_lines(state.store, taken.lines, stream)[:LISTED]
         for each in dead:
             each["lines"] = dead_events(state.store, each["key"]) if admitted else []
         return {
@@ -255,7 +251,7 @@ class Views:
         return {"nav": "gaps", **paged("/gaps", gap_lines(self._context.snapshot.current().lines), arguments)}
 
     def _dead_letters(self, arguments: Arguments) -> Values:
-        lines = dead_letter_lines(self._context.snapshot.current().lines)
+        lines = dead_letter_lines(self._context.app.store, self._context.snapshot.current().lines)
         return {"nav": "dead", **paged("/dead-letters", lines, arguments)}
 
     @staticmethod
@@ -273,7 +269,7 @@ class Views:
         return {"nav": "", "job": job}
 
     def _settings(self, _: Arguments) -> Values:
-        config = use_cases.config()
+        config = self._context.app.config()
         status = self._context.snapshot.status()
         admitted = self._context.admits()
         return {

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from hashlib import sha256
-from typing import Any
 
-from lib.errors import ConnectorError, DamagedError, ThrottledError, title_of
-from lib.model.batch import LAYOUT, POLL, Header, check_layout
-from lib.model.clock import from_text, moment_or_none, text_or_none, to_text
-from lib.model.stream import Stream
+from lib.errors import ConnectorError, ThrottledError, title_of
+from lib.model.batch import POLL, Header
+from lib.model.clock import CLOSE, FARTHEST, to_text
 
 RECENT = 1000
 """How many ids of stored events a position remembers: a full page."""
@@ -29,6 +25,8 @@ SILENCE_PACES = 20.0
 """A stream is silent after so long without an event, and after so many times its usual pace."""
 SLOWEST = timedelta(minutes=15)
 """The longest wait between two tries with refused credentials."""
+SKEW = timedelta(seconds=15)
+"""How far the clocks of two instances differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +40,14 @@ class Problem:
     failures: int
     retry_at: datetime | None
     """No earlier try; None: with the next tick."""
+    tried_at: datetime | None = None
+    """When it was met last; None where an older version wrote it."""
 
     def holds_back(self, now: datetime) -> bool:
-        """Whether it is too early to try again. A time farther off than any wait is a clock that jumped back."""
-        return self.retry_at is not None and now < self.retry_at <= now + 2 * SLOWEST
+        """Whether it is too early to try again. A try in the future is a clock that jumped back: nothing holds then."""
+        if self.retry_at is None or not now < self.retry_at <= now + 2 * SLOWEST:
+            return False
+        return self.tried_at is None or self.tried_at <= now + SKEW
 
     def lifted(self) -> Problem:
         """The same, to be tried again at once; what Sophos asked for holds."""
@@ -71,21 +73,8 @@ def problem_after(before: Problem | None, error: ConnectorError, now: datetime, 
         since=before.since if before and same else now,
         failures=before.failures + 1 if before and same else 1,
         retry_at=None if wait is None else now + wait,
+        tried_at=now,
     )
-
-
-def problem_fields(problem: Problem | None) -> dict[str, Any] | None:
-    """The trouble as JSON fields."""
-    if problem is None:
-        return None
-    return {**asdict(problem), "since": to_text(problem.since), "retry_at": text_or_none(problem.retry_at)}
-
-
-def problem_of(fields: dict[str, Any] | None) -> Problem | None:
-    """The trouble that `trouble_fields` wrote."""
-    if fields is None:
-        return None
-    return Problem(**{**fields, "since": from_text(fields["since"]), "retry_at": moment_or_none(fields["retry_at"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +89,7 @@ class Checkpoint:
     as_of: datetime | None = None
     """By Sophos's clock: everything stored up to then has been read. None before the first page."""
     newest: datetime | None = None
-    """The newest `created_at` ever stored."""
+    """The newest `created_at` ever stored, but for events dated later than `newest_believed` allows."""
     recent: tuple[str, ...] = ()
     """Keys of the events stored last, at most RECENT."""
     recent_since: datetime | None = None
@@ -123,9 +112,31 @@ class Checkpoint:
         quiet = (read_up_to - self.newest).total_seconds()
         return self.newest if quiet > max(SILENCE_SECONDS, SILENCE_PACES * self.pace_seconds) else None
 
-    def remembers(self, created_at: datetime | None) -> bool:
+    def remembers(self, created_at: datetime | None, served_at: datetime) -> bool:
         """Whether `recent` alone can tell if an event of that time was stored before."""
-        return self.recent_since is None or (created_at is not None and created_at > self.recent_since)
+        if self.recent_since is None:
+            return True
+        return created_at is not None and self.recent_since < created_at <= newest_believed(served_at)
+
+    def brought_back(self, served_at: datetime, now: datetime) -> Checkpoint:
+        """The position without times that lie in the future, by Sophos's time of an answer and this machine's.
+
+        They come from an older version, which believed any. Where the two clocks agree, nothing can lie beyond them;
+        where they do not, only what is farther ahead than anything that is believed.
+        """
+        limit = served_at + CLOSE if abs(served_at - now) <= CLOSE else max(served_at, now + FARTHEST)
+        newest = max(limit, newest_believed(served_at))
+        is_dated_ahead = self.newest is not None and self.newest > newest
+        return replace(
+            self,
+            as_of=served_at if self.as_of is not None and self.as_of > limit else self.as_of,
+            day="" if self.day > to_text(limit)[:10] else self.day,
+            newest=served_at if is_dated_ahead else self.newest,
+            pace_seconds=None if is_dated_ahead else self.pace_seconds,
+            recent_since=served_at
+            if self.recent_since is not None and self.recent_since > newest
+            else self.recent_since,
+        )
 
     def after(self, header: Header, keys: Sequence[str], newest_dropped: datetime | None) -> Checkpoint:
         """The position once the batch is durable.
@@ -136,7 +147,7 @@ class Checkpoint:
         since = self.recent_since
         if len(recent) > RECENT:
             # Of those forgotten here only a bound is known: none is newer than the newest ever stored before.
-            since = _latest(since, self.newest, newest_dropped)
+            since = _latest(since, self.newest, newest_dropped) or max(header.as_of, header.fetched_at)
         return replace(
             self,
             sequence=header.sequence + 1,
@@ -164,6 +175,11 @@ class Checkpoint:
         )
 
 
+def newest_believed(served_at: datetime) -> datetime:
+    """The latest time that an event of an answer may have: computers' clocks may run ahead, but not by days."""
+    return served_at + HORIZON
+
+
 def _pace(before: Checkpoint, newest: datetime | None) -> float | None:
     """The pace, with the newest batch's step: each counts a tenth, so that some twenty decide."""
     if before.newest is None or newest is None or newest <= before.newest:
@@ -174,69 +190,6 @@ def _pace(before: Checkpoint, newest: datetime | None) -> float | None:
 
 def _latest(*moments: datetime | None) -> datetime | None:
     return max((moment for moment in moments if moment is not None), default=None)
-
-
-def checkpoint_key(stream: Stream) -> str:
-    """Where the stream's position is."""
-    return f"cursors/{stream.path}.json"
-
-
-def to_body(stream: Stream, checkpoint: Checkpoint) -> bytes:
-    """The position as a stored object."""
-    fields = {
-        "layout": LAYOUT,
-        "integration": stream.integration,
-        "tenant": stream.tenant,
-        "kind": stream.kind,
-        "sequence": checkpoint.sequence,
-        "cursor": checkpoint.cursor,
-        "batch_cursor": checkpoint.batch_cursor,
-        "as_of": text_or_none(checkpoint.as_of),
-        "newest": text_or_none(checkpoint.newest),
-        "day": checkpoint.day,
-        "events": checkpoint.events,
-        "repeats": checkpoint.repeats,
-        "edits": checkpoint.edits,
-        "pace_seconds": checkpoint.pace_seconds,
-        "trouble": problem_fields(checkpoint.problem),
-        "excluded": checkpoint.excluded,
-        "recent_since": text_or_none(checkpoint.recent_since),
-        "recent": checkpoint.recent,
-    }
-    fields["digest"] = _digest(fields)
-    return json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
-
-
-def _digest(fields: dict[str, Any]) -> str:
-    """Of everything else: an object that was edited by hand has another one."""
-    rest = {name: value for name, value in fields.items() if name != "digest"}
-    return sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def from_body(body: bytes) -> Checkpoint:
-    """The position that an object holds; DamagedError where it holds none, LayoutError for a newer one."""
-    try:
-        fields = json.loads(body)
-        check_layout(fields, "a cursor")
-        edited = fields.get("digest") != _digest(fields)
-        return Checkpoint(
-            sequence=int(fields["sequence"]),
-            cursor=fields["cursor"],
-            batch_cursor=fields["batch_cursor"],
-            as_of=moment_or_none(fields["as_of"]),
-            newest=moment_or_none(fields["newest"]),
-            recent=tuple(fields["recent"]),
-            recent_since=moment_or_none(fields["recent_since"]),
-            day=fields["day"],
-            events=fields["events"],
-            repeats=fields["repeats"],
-            edits=fields["edits"] + edited,
-            pace_seconds=fields.get("pace_seconds"),
-            excluded=None if fields.get("excluded") is None else tuple(fields["excluded"]),
-            problem=problem_of(fields["trouble"]),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise DamagedError("a cursor object cannot be read") from None
 
 
 def oldest_request(now: datetime, lookback: timedelta) -> datetime:

@@ -16,12 +16,14 @@ from datetime import datetime, timedelta
 from lib.errors import CursorRefusedError, DamagedError
 from lib.model.batch import POLL, Header
 from lib.model.checkpoint import Checkpoint
+from lib.model.clock import believed, day_of
 from lib.model.inventory import Inventory
 from lib.model.page import DevicePage
-from lib.pipeline.accounts import Integration, Target
+from lib.pipeline.integration import Integration, Target
 from lib.state.advance import ReadFields, advance, item_of
+from lib.state.checkpoints import SavedCheckpoint
 from lib.state.gaps import BATCH_DAMAGED, BATCH_MISSING
-from lib.state.state import SavedCheckpoint, State, day_of
+from lib.state.state import State
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,8 @@ class DeviceScan:
         self._now = now
         self._known, self._generation = state.inventories.read(target.stream)
         self._is_dirty = False
+        self._day = ""
+        """The ledger's day, by Sophos's clock."""
         if self._known.folded >= saved.checkpoint.sequence:
             # It knows of a batch that is not there: set aside as damaged before the position had moved.
             self._known = self._known.forgotten()
@@ -82,19 +86,33 @@ class DeviceScan:
                 "%s: Sophos names the page that was asked for as the next one; the look ends here", self._stream
             )
             page = replace(page, next_key=None)
-        header, size = self._header(page, key, len(page.items) - len(changed)), 0
+        self._set_right(page)
+        unchanged = len(page.items) - len(changed)
         if page.next_key is None:
             known, gone = known.shown(known.gone())
             changed += gone
+        header = self._header(page, key, unchanged, len(changed))
         if not changed:
             self._known, self._is_dirty = known, True
             self._idle(header)
             return ScannedPage(self._saved, None, 0, header.has_more)
+        # Batch, inventory, position: in this order a crash between two leaves what the next look or delivery notes.
         header, size = self._state.batches.create(header, changed)
         self._keep(replace(known, folded=header.sequence))
-        items = [item_of(raw, header, self._event_fields) for raw in changed]
+        items = [item_of(raw, header.id_scope, self._event_fields) for raw in changed]
         self._saved = advance(self._state.checkpoints, self._saved, header, items)
         return ScannedPage(self._saved, header, size, header.has_more)
+
+    def _set_right(self, page: DevicePage) -> None:
+        """No look ended in the future: such a time is one of a clock that jumped back, and goes with this page."""
+        now, checkpoint = self._now(), self._saved.checkpoint
+        served_at = believed([page.served_at] if page.served_at else [], now, None)
+        if served_at is not None:
+            checkpoint = checkpoint.brought_back(served_at, now)
+        if checkpoint.as_of is not None and checkpoint.as_of > now:
+            checkpoint = replace(checkpoint, as_of=now)
+        self._saved = replace(self._saved, checkpoint=checkpoint)
+        self._day = day_of(served_at or now)
 
     def _fold_waiting(self) -> None:
         """Note what a run stored that died before it noted it. What is gone was noted by whoever delivered it."""
@@ -133,11 +151,11 @@ class DeviceScan:
             self._target.host, self._stream.tenant, page_key=key, page_size=self._known.page_size, deadline=deadline
         )
 
-    def _header(self, page: DevicePage, key: str | None, unchanged: int) -> Header:
-        checkpoint, feed, now = self._saved.checkpoint, self._integration.feed, self._now()
+    def _header(self, page: DevicePage, key: str | None, unchanged: int, changed: int) -> Header:
+        checkpoint, settings, now = self._saved.checkpoint, self._integration.settings, self._now()
         return Header(
             stream=self._stream,
-            envelope=feed.envelope(self._stream.kind, self._target.data_source),
+            envelope=settings.envelope(self._stream.kind, self._target.data_source),
             sequence=checkpoint.sequence,
             previous_cursor=checkpoint.batch_cursor,
             cursor=key,
@@ -145,10 +163,10 @@ class DeviceScan:
             has_more=page.next_key is not None,
             fetched_at=now,
             # Only a look that has come to its end tells up to when all is known.
-            as_of=now if page.next_key is None else checkpoint.as_of or now - feed.inventory,
-            day=max(checkpoint.day, day_of(now)),
+            as_of=now if page.next_key is None else checkpoint.as_of or now - settings.inventory,
+            day=max(checkpoint.day, self._day),
             newest=None,
-            count=0,
+            count=changed,
             repeats=unchanged,
         )
 
@@ -163,4 +181,4 @@ class DeviceScan:
 
     def _lost(self) -> int:
         gaps = self._state.gaps.all(self._stream)
-        return sum(1 for gap in gaps if gap["reason"] in (BATCH_DAMAGED, BATCH_MISSING))
+        return sum(1 for gap in gaps if gap.reason in (BATCH_DAMAGED, BATCH_MISSING))

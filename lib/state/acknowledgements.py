@@ -1,16 +1,18 @@
-"""`acknowledged/`: what a person has seen and settled, such as a gap or a dead letter; it is no reason any more."""
+"""`acknowledged/`: what a person has seen and settled, such as a gap or a dead letter; it is no reason any more.
+
+A damaged acknowledgement counts as none: what it settled needs attention again.
+"""
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 
 from lib.errors import ConflictError
-from lib.model.batch import LAYOUT
-from lib.model.clock import from_text, to_text
+from lib.model.clock import to_text
+from lib.state.codec import UNREADABLE, Codec
 from lib.store.base import ABSENT, ObjectStore
 
 PREFIX = "acknowledged/"
@@ -30,6 +32,9 @@ class Acknowledgement:
         return {"by": self.by, "at": to_text(self.at)}
 
 
+ACKNOWLEDGEMENT = Codec(Acknowledgement, "an acknowledgement")
+
+
 class Acknowledgements:
     """One object for each acknowledged object, beside it: nothing that is proof is ever changed."""
 
@@ -41,16 +46,17 @@ class Acknowledgements:
         found = {}
         for entry in self._store.list(PREFIX):
             stored = self._store.read(entry.key)
-            with suppress(ValueError, KeyError, TypeError):
-                fields = json.loads(stored.body) if stored else {}
-                found[fields["key"]] = Acknowledgement(fields["key"], fields["by"], from_text(fields["at"]))
+            if stored is not None:
+                with suppress(*UNREADABLE):
+                    acknowledged = ACKNOWLEDGEMENT.decode(stored.body)
+                    found[acknowledged.key] = acknowledged
         return found
 
     def add(self, key: str, *, by: str, at: datetime) -> bool:
         """Acknowledge the object; False where that was done before: the first one stays."""
-        body = json.dumps({"layout": LAYOUT, "key": key, "by": by, "at": to_text(at)}, ensure_ascii=False)
+        body = ACKNOWLEDGEMENT.encode(Acknowledgement(key, by, at))
         try:
-            self._store.write(f"{PREFIX}{key}.json", body.encode() + b"\n", expected=ABSENT)
+            self._store.write(f"{PREFIX}{key}.json", body, expected=ABSENT)
         except ConflictError:
             return False
         return True

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -22,15 +20,15 @@ import yaml
 from emulator.runtime.platform import Platform
 from emulator.web import status
 from emulator.web.context import RecentLog
-from emulator.web.history import History
-from emulator.web.server import application, listening
-from emulator.web.snapshot import Snapshot
-from lib import app
+from emulator.web.server import Web, listening
+from lib.app import App
 from lib.config import loading as configuration
-from lib.model.checkpoint import Checkpoint, checkpoint_key, to_body
-from lib.model.lease import Lease, lease_key
-from lib.model.lease import to_body as lease_body
+from lib.model.checkpoint import Checkpoint
+from lib.model.lease import Lease
 from lib.model.stream import Stream
+from lib.state.checkpoints import checkpoint_key, to_body
+from lib.state.leases import LEASE, lease_key
+from lib.store.directory import DirectoryStore
 
 LOOKS = 10
 VIEWS = ("/", "/streams", "/streams?q=0004&sort=lag&page=2", "/live?view=/streams", "/status")
@@ -49,7 +47,7 @@ def fill(folder: Path, streams: int) -> Path:
             }
         )
     )
-    app.open_store(f"file:{folder}/store")
+    DirectoryStore(folder / "store")
     now = datetime.now(UTC)
     for number in range(streams):
         stream = Stream("partner", f"00000000-0000-4000-8000-{number:012d}", "events")
@@ -58,7 +56,7 @@ def fill(folder: Path, streams: int) -> Path:
         # Straight to disk: that each is durable does not matter here, and takes minutes.
         for key, body in (
             (checkpoint_key(stream), to_body(stream, checkpoint)),
-            (lease_key(stream), lease_body(Lease())),
+            (lease_key(stream), LEASE.encode(Lease())),
         ):
             file = folder / "store" / key
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -69,19 +67,18 @@ def fill(folder: Path, streams: int) -> Path:
 @contextmanager
 def served(config: Path) -> Iterator[str]:
     """The page of that configuration, where nothing is fetched."""
-    os.environ[configuration.ENVIRONMENT] = str(config)
     settings = configuration.load(str(config))
     platform = Platform(settings, str(config))
-    snapshot = Snapshot(app.store, lambda store, record: status.collect(settings, store=store, record=record))
-    history = History(app.store, snapshot.status, time.time)
-    server = listening(application(platform, snapshot, history, app.access, RecentLog()), "127.0.0.1", 0)
+    app = App(lambda: settings)
+    pages = Web(platform, lambda store, record: status.collect(app, store=store, record=record), app, RecentLog())
+    server = listening(pages.app, "127.0.0.1", 0)
     threading.Thread(target=server.run, daemon=True).start()
-    snapshot.start()
+    pages.snapshot.start()
     try:
         yield f"http://127.0.0.1:{server.effective_port}"
     finally:
         server.close()
-        snapshot.stop()
+        pages.snapshot.stop()
 
 
 def cpu() -> float:
@@ -119,10 +116,6 @@ def measure(streams: int) -> dict[str, dict[str, float]]:
 
 def main(counts: list[int]) -> None:
     logging.disable(logging.WARNING)
-    if len(counts) > 1:  # Each in a process of its own, which reads its own configuration.
-        for count in counts:
-            subprocess.run([sys.executable, "-m", "tests.bench.page", str(count)], check=True)
-        return
     for count in counts:
         for path, figures in measure(count).items():
             print(f"{count:>6} streams  {path:<40} {json.dumps(figures)}")

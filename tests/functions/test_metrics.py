@@ -14,10 +14,8 @@ from emulator.central import Fault
 from emulator.runtime.platform import Platform
 from emulator.web.metrics import registry_of
 from emulator.web.status import Running, status
-from lib import app
 from lib.config import loading as configuration
 from lib.model.duration import parse_duration
-from lib.pipeline.accounts import Accounts
 from tests.site import ROOT, Site, site
 
 RULES = yaml.safe_load((ROOT / "infra/prometheus/alerts.yml").read_text())["groups"][0]["rules"]
@@ -32,7 +30,6 @@ class Watched:
     def __init__(self, found: Site) -> None:
         self.site = found
         self.config = configuration.load(str(found.config))
-        self.accounts = Accounts(app.open_store(self.config.store), now=app.now, jitter=lambda: 0.0)
         self.platform = Platform(self.config, str(found.config))
 
     def post(self, name: str) -> None:
@@ -41,12 +38,11 @@ class Watched:
         self.platform.call(name, b"{}")
 
     def scrape(self, *, later: timedelta = timedelta(0)) -> str:
-        feeds = [app.feed_of(each, self.config.gap_data_type) for each in self.config.integrations]
+        app = self.site.app
         told = status(
             self.config,
-            self.site.state,
-            self.accounts,
-            feeds=feeds,
+            app.state,
+            app.accounts,
             now=datetime.now(UTC) + later,
             running=Running(
                 latest=self.platform.latest, budgets=self.platform.budgets, engine=self.platform.engine_problem

@@ -6,7 +6,7 @@ import emulator.web.actions
 import emulator.web.context
 import lib.errors
 import lib.http.access
-import lib.pipeline.test_connection
+import lib.pipeline.checks
 import lib.tasks
 from lib.errors import ConnectorError, catalogue, title_of
 
@@ -15,7 +15,7 @@ STATING = (
     emulator.web.actions,
     emulator.web.context,
     lib.http.access,
-    lib.pipeline.test_connection,
+    lib.pipeline.checks,
     lib.tasks,
     emulator.utmstack.settings,
 )

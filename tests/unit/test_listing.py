@@ -15,7 +15,7 @@ from emulator.web.listing import HEALTHS, SORTS, Query, find, matches, ordered, 
 from emulator.web.settings import told
 from lib.config.secrets import Reference
 
-LINES = st.lists(
+LINES: st.SearchStrategy[list[dict[str, Any]]] = st.lists(
     st.fixed_dictionaries(
         {
             "integration": st.sampled_from(["acme", "msp"]),
