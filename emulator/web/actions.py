@@ -66,7 +66,17 @@ class Actions:
         if asked is None:
             return problem(404, "not_found", f"there is no action {name!r}")
         fields = {key: request.args[key] for key in ("integration", "key", "since") if request.args.get(key)}
-        return page("confirm.html", name=name, asked=asked, fields=fields, back=local(request.args.get("back")), nav="")
+        return page(
+            "confirm.html",
+            name=name,
+            asked=asked,
+            fields=fields,
+            back=local(request.args.get("back")),
+            **self._around(),
+        )
+
+    def _around(self) -> dict[str, Any]:
+        return {"s": self._context.snapshot.status(), "nav": ""}
 
     def _action(self, name: str) -> AnyResponse:
         self._context.let_act()
@@ -156,12 +166,12 @@ class Actions:
         name = request.args.get("integration", "")
         self._app.require(name)
         if request.method == "GET":
-            return page("test.html", name=name, checks=[], answer=None, nav="")
+            return page("test.html", name=name, checks=[], answer=None, **self._around())
         self._context.let_act(rare=True)
         if "ndjson" in request.headers.get("Accept", ""):
             return Response(_told(self._app, name), content_type="application/x-ndjson", headers=HEADERS)
         report = self._app.examine(name, deadline=time.monotonic() + TEST_SECONDS)
-        return page("test.html", name=name, checks=report.checks, answer=report, nav="")
+        return page("test.html", name=name, checks=report.checks, answer=report, **self._around())
 
 
 def _question(name: str, integration: str | None, fields: Mapping[str, str]) -> Question | None:

@@ -299,5 +299,5 @@ def _gaps(status: Mapping[str, Any], integration: str | None, tenant: str | None
                         "gap",
                         from_text(begin).timestamp(),
                         from_text(end).timestamp(),
-                        f"Gap: {line['integration']} · {line['tenant_name'] or line['tenant']} · {line['stream']}",
+                        f"Gap: {line['integration']} · {line['tenant_name'] or line['tenant'][:8]} · {line['stream']}",
                     )

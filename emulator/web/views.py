@@ -33,7 +33,12 @@ NAMED = 3
 """Streams that a reason names."""
 ASK_AGAIN = 3.0
 """Seconds between two questions of a page, where the answers cost little."""
-WORDS = {"ok": "All is well", "attention": "Needs attention", "failing": "Failing"}
+WORDS = {
+    "ok": "All is well",
+    "attention": "Needs attention",
+    "failing": "Failing",
+    "waiting": "Nothing fetched yet",
+}
 SHAPES = {"ok": "●", "attention": "▲", "failing": "✖", "waiting": "◌", "retired": "–"}
 TITLES = {
     "fetched": "fetching",
@@ -89,6 +94,7 @@ class Views:
             waits=waits,
             token=self._context.token,
             health_of=lambda line: "retired" if line["state"] == "retired" else line["health"],
+            look_of=look_of,
             stream_url=stream_url,
             tenant_url=tenant_url,
             confirm_url=confirm_url,
@@ -168,6 +174,7 @@ class Views:
         shown = integrations if arguments.get("all") else integrations[:INTEGRATIONS]
         return {
             "nav": "overview",
+            "look": look_of(taken.status),
             "tiles": taken.tiles,
             "integrations": shown,
             "more": len(integrations) - len(shown),
@@ -308,6 +315,12 @@ def paged(path: str, lines: list[Values], arguments: Arguments) -> Values:
         "pages": pages,
         "page_url": lambda chosen: f"{path}?page={chosen}",
     }
+
+
+def look_of(status: Mapping[str, Any]) -> str:
+    """The health as it is shown: before anything was fetched, nothing is called well."""
+    is_empty = status["health"] == "ok" and not any(line["read_up_to"] for line in status["streams"])
+    return "waiting" if is_empty else str(status["health"])
 
 
 def stream_url(line: Mapping[str, Any]) -> str:

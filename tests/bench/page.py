@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import statistics
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,18 +20,23 @@ import yaml
 
 from emulator.runtime.platform import Platform
 from emulator.web import status
+from emulator.web.charts import Day, day_name
 from emulator.web.context import RecentLog
 from emulator.web.server import Web, listening
 from lib.app import App
 from lib.config import loading as configuration
 from lib.model.checkpoint import Checkpoint
 from lib.model.lease import Lease
+from lib.model.page import Tenant, Whoami
 from lib.model.stream import Stream
+from lib.state.accounts import ACCOUNT, Account, account_key
 from lib.state.checkpoints import checkpoint_key, to_body
 from lib.state.leases import LEASE, lease_key
+from lib.store.base import ABSENT
 from lib.store.directory import DirectoryStore
 
 LOOKS = 10
+NAMES = ("Alder Clinic", "Birch & Sons", "Cedar Logistics", "Elm Street School", "Fir Foods", "Hazel Hotels")
 VIEWS = ("/", "/streams", "/streams?q=0004&sort=lag&page=2", "/live?view=/streams", "/status")
 
 
@@ -47,10 +53,17 @@ def fill(folder: Path, streams: int) -> Path:
             }
         )
     )
-    DirectoryStore(folder / "store")
-    now = datetime.now(UTC)
+    store, now = DirectoryStore(folder / "store"), datetime.now(UTC)
+    tenants = tuple(
+        Tenant(_id_of(number), f"{NAMES[number % len(NAMES)]} {number:04d}", "https://api-us01.central.sophos.com")
+        for number in range(streams)
+    )
+    account = Account(who=Whoami("p-1", "partner", "https://api.central.sophos.com", None), tenants=tenants)
+    store.write(account_key("partner"), ACCOUNT.encode(account), expected=ABSENT)
+    for day in _days(now.timestamp(), tenants):
+        store.write(f"charts/{day.day}.json", json.dumps(day.fields()).encode(), expected=ABSENT)
     for number in range(streams):
-        stream = Stream("partner", f"00000000-0000-4000-8000-{number:012d}", "events")
+        stream = Stream("partner", _id_of(number), "events")
         late = timedelta(hours=2) if number % 500 == 7 else timedelta(seconds=number % 60)
         checkpoint = Checkpoint(sequence=2, as_of=now - late, newest=now - timedelta(minutes=5), events=number)
         # Straight to disk: that each is durable does not matter here, and takes minutes.
@@ -64,6 +77,22 @@ def fill(folder: Path, streams: int) -> Path:
     return path
 
 
+def _id_of(number: int) -> str:
+    return f"00000000-0000-4000-8000-{number:012d}"
+
+
+def _days(now: float, tenants: Sequence[Tenant]) -> Iterator[Day]:
+    """A week in which events come by day more than by night."""
+    days: dict[str, Day] = {}
+    for minute in range(int(now) // 60 - 7 * 1440, int(now) // 60) if tenants else ():
+        at = minute * 60.0
+        day = days.setdefault(day_name(at), Day(day_name(at), until=now))
+        count = round(len(tenants) * (0.6 + 0.4 * math.sin(at / 86_400 * 2 * math.pi)) + minute * 7919 % 11)
+        day.add("partner", tenants[minute % len(tenants)].id, at, fetched=count, acked=count)
+        day.samples[minute] = {"partner": [40.0 + minute % 25, 2_000 * (minute % 7), 60 + minute % 30]}
+    return iter(days.values())
+
+
 @contextmanager
 def served(config: Path) -> Iterator[str]:
     """The page of that configuration, where nothing is fetched."""
@@ -73,12 +102,12 @@ def served(config: Path) -> Iterator[str]:
     pages = Web(platform, lambda store, record: status.collect(app, store=store, record=record), app, RecentLog())
     server = listening(pages.app, "127.0.0.1", 0)
     threading.Thread(target=server.run, daemon=True).start()
-    pages.snapshot.start()
+    pages.start()
     try:
         yield f"http://127.0.0.1:{server.effective_port}"
     finally:
         server.close()
-        pages.snapshot.stop()
+        pages.stop()
 
 
 def cpu() -> float:

@@ -149,6 +149,12 @@ function draw(told) {
   const plots = document.createElement("div");
   plots.className = "plots";
   const width = box.clientWidth, wide = matchMedia("(min-width:60.01rem)").matches;
+  // The bucket under way is no fall: it counts for as long as it has lasted.
+  const step = told.t[1] - told.t[0], last = told.t.length - 1, lasted = (Date.now() + skew) / 1000 - told.t[last];
+  for (const key of ["fetched", "acked"]) {
+    if (step > 60 && lasted > 60 && lasted < step) told[key][last] *= step / lasted;
+    else if (!told[key][last]) told[key][last] = null;
+  }
   if (told.budget) told.budget = told.t.map(() => told.budget);
   for (const [place, plot] of PLOTS.entries()) {
     const lines = plot.lines.filter(([key]) => told[key] && told[key].some((value) => value !== null));
@@ -156,20 +162,20 @@ function draw(told) {
     const cell = document.createElement("div");
     cell.className = "plot";
     const title = document.createElement("h3");
-    title.textContent = `${plot.title} (UTC) `;
+    title.textContent = `${plot.title} `;
     cell.append(title);
     const keys = lines.map(([, label, colour]) => {
       const key = document.createElement("span");
       key.style.color = css(colour);
       title.append(key, " ");
-      return (value) => { key.textContent = `■ ${label}${value === undefined || value === null ? "" : " " + plot.unit(value)}`; };
+      return (value) => { key.textContent = (lines.length > 1 ? `■ ${label} ` : "") + (value === undefined || value === null ? "" : plot.unit(value)); };
     });
     const when = document.createElement("span");
     title.append(when);
     const told_at = (u) => {
       const at = u.cursor.idx;
       keys.forEach((key, index) => key(at === null || at === undefined ? null : u.data[index + 1][at]));
-      when.textContent = at === null || at === undefined ? "" : new Date(u.data[0][at] * 1000).toISOString().slice(0, 16).replace("T", " ");
+      when.textContent = at === null || at === undefined ? "" : new Date(u.data[0][at] * 1000).toISOString().slice(0, 16).replace("T", " ") + " UTC";
     };
     keys.forEach((key) => key(null));
     plots.append(cell);
@@ -180,7 +186,7 @@ function draw(told) {
       legend: { show: false },
       cursor: { sync: { key: "all" }, y: false },
       scales: { y: { range: (_, __, most) => [0, Math.max(1, most * 1.1)] } },
-      axes: [{ ...axis, space: 70, values: (_, splits, __, ___, step) => splits.map((at) => clock(at, step)) }, { ...axis, size: 64, space: 28, values: (_, splits) => splits.map(plot.unit) }],
+      axes: [{ ...axis, size: 28, space: 70, values: (_, splits, __, ___, step) => splits.map((at) => clock(at, step)) }, { ...axis, size: 64, space: 28, values: (_, splits) => splits.map(plot.unit) }],
       series: [{}, ...lines.map(([, label, colour, fill]) => ({ label, stroke: css(colour), width: 1.5, fill: fill ? css(colour) + "26" : undefined }))],
     }, [told.t, ...lines.map(([key]) => told[key])], cell);
   }
