@@ -21,6 +21,7 @@ from lib import app, telemetry
 from lib.config import loading as configuration
 from lib.errors import ConnectorError
 from lib.state.state import State
+from lib.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ def run(location: str | None, only: str | None = None) -> int:
     `only` names the one function to run, where another platform runs the others on the same store.
     """
     telemetry.start("emulator")
+    log.info("sophos-utmstack %s", VERSION)
     try:
         location = configuration.absolute(configuration.located(location))
         os.environ[configuration.ENVIRONMENT] = location  # for what the page asks of the use cases
