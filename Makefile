@@ -7,7 +7,7 @@ PB := lib/utmstack/pb
 WORKERS ?= 4
 
 .PHONY: help setup run test check lint format types proto proto-check bench soak faults screenshots clean archives infra-static infra-check
-.PHONY: dist image sign release-key test-dist test-install lock audit-packages
+.PHONY: dist image sums sign release-key test-dist test-install lock audit-packages
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -102,7 +102,7 @@ dist: $(TOOLS)/.done  ## A release in build/dist: wheel, sdist, one-file program
 	rm -rf $(DIST)
 	$(TOOLS)/bin/python -m package.build --arch $(ARCH) --out $(DIST)
 	if [ "$(IMAGE)" != no ]; then $(MAKE) image; fi
-	cd $(DIST) && LC_ALL=C sha256sum -- * > ../SHA256SUMS && mv ../SHA256SUMS .
+	$(MAKE) sums
 	@if [ -n "$(KEY)" ]; then $(MAKE) sign; else echo "not signed: make dist KEY=FILE signs (make release-key makes one)"; fi
 
 image: $(TOOLS)/.done  ## The container image alone; as root: buildah, and mmdebstrap for a base without a registry (make dist IMAGE=no: without)
@@ -110,10 +110,14 @@ image: $(TOOLS)/.done  ## The container image alone; as root: buildah, and mmdeb
 	@test "$$(id -u)" = 0 || { echo "a container image is built as root: sudo make image; without: make dist IMAGE=no" >&2; exit 1; }
 	$(TOOLS)/bin/python -m package.image --arch $(ARCH) --out $(DIST)
 
+sums:
+	cd $(DIST) && LC_ALL=C sha256sum -- $$(ls | grep -v SHA256SUMS) > SHA256SUMS
+
+release-key: KEY := $(or $(KEY),release.pem)
 release-key:  ## A key pair for `make dist KEY=release.pem`: keep release.pem to yourself, publish release.pub
-	@test ! -e release.pem || { echo "release.pem is there already" >&2; exit 1; }
-	(umask 077 && openssl genpkey -algorithm ed25519 -out release.pem)
-	openssl pkey -in release.pem -pubout -out release.pub
+	@test ! -e $(KEY) || { echo "$(KEY) is there already" >&2; exit 1; }
+	(umask 077 && openssl genpkey -algorithm ed25519 -out $(KEY))
+	openssl pkey -in $(KEY) -pubout -out $(basename $(KEY)).pub
 
 sign:  ## Sign build/dist/SHA256SUMS with KEY; docs/install.md says how it is verified
 	openssl pkeyutl -sign -inkey $(KEY) -rawin -in $(DIST)/SHA256SUMS -out $(DIST)/SHA256SUMS.sig

@@ -17,7 +17,7 @@ EPILOG = """\
 exit status: 0 all is well; 1 something needs a look, and is named; 2 it cannot be done: a wrong configuration, an
 unknown name, a store that does not answer.
 """
-CONFIG = "--config /etc/sophos-utmstack.yaml"
+CONFIG = "--config /etc/sophos-utmstack/connector.yaml"
 EXAMPLES = {
     "run": (CONFIG, f"{CONFIG} --only forward-batch"),
     "demo": ("", "--listen 127.0.0.1:9090"),

@@ -128,8 +128,8 @@ def _debian(out: Path, root: Path, wheels: list[Path], arch: str) -> None:
     lock = f"{LOCK.read_text()}{NAME}=={VERSION} --hash=sha256:{digest}\n"
     _write(home / "requirements.lock", lock)
     _copy(ROOT / "infra/utmstack/sophos-utmstack.service", root / "usr/lib/systemd/system/sophos-utmstack.service")
-    for name in ("connector.yaml", "environment"):
-        _copy(ROOT / "package/debian" / name, root / "etc" / NAME / name, 0o600)
+    _copy(ROOT / "infra/utmstack/connector.yaml", root / "etc" / NAME / "connector.yaml", 0o600)
+    _copy(ROOT / "package/debian/environment", root / "etc" / NAME / "environment", 0o600)
     (root / "etc" / NAME).chmod(0o700)
     documents = root / "usr/share/doc" / NAME
     for name in (*DOCUMENTS, "infra/utmstack"):
