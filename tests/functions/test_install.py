@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import yaml
 from emulator.central import CentralServer
 from emulator.runtime.notify import notify, watchdog_seconds
 from lib.config import loading as configuration
-from tests.site import ROOT, free_port, site
+from tests.site import ROOT, free_port, site, until
 
 UTMSTACK = ROOT / "infra/utmstack"
 UNIT = UTMSTACK / "sophos-utmstack.service"
@@ -54,6 +55,25 @@ def test_the_plugin_in_the_old_ones_place_delivers_and_tells_the_service_manager
             raise
         # Asked twice, it would end at once.
         assert process.wait(60) == 0, (tmp_path / "log").read_text()
+
+
+def test_functions_start_without_an_error_where_no_home_can_be_written(tmp_path: Path) -> None:
+    with site() as found:
+        env = {**os.environ, **found.env, "HOME": "/proc/nowhere", "TMPDIR": str(tmp_path)}
+        env.pop("XDG_RUNTIME_DIR", None)
+        with (found.folder / "log").open("wb") as log:
+            command = [sys.executable, "-m", "emulator", "run", "--config", str(found.config)]
+            running = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
+        try:
+            found.central.emit(1)
+            until(lambda: len(found.engine.received) == 1, "an event delivered by both functions")
+        finally:
+            running.terminate()
+            assert running.wait(60) == 0
+        told = (found.folder / "log").read_text()
+    assert "nowhere" not in told
+    assert "ERROR" not in told
+    assert list(tmp_path.iterdir()) == [], "what was made for the functions is removed again"
 
 
 def test_an_abstract_address_is_told_too_and_nobody_at_all_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:

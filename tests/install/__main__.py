@@ -1,7 +1,7 @@
 """A release is made, and installed by the words of docs/: `python -m tests.install here bookworm trixie image`.
 
-`here` needs no root: made twice the same bytes, sources, signature, wheel, one file, the older version's store. A suite's
-name makes a fresh Debian of it, as root and with Debian's packages in reach, for package, pipx and one file.
+`here` needs no root: made twice the same bytes, sources, signature, wheel, one file, the older version's store. The name
+of a suite makes a fresh Debian of it, as root and with Debian's packages in reach, for package, pipx and one file.
 `image` makes the container image twice and runs it with Podman.
 """
 

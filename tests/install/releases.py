@@ -59,7 +59,7 @@ def made(folder: Path, version: str, *, strict: bool = False, image: bool = Fals
     out = folder / "dist"
     env = {**os.environ, "SOURCE_DATE_EPOCH": "1767225600"}
     for module in ("build", *(["image"] if image else [])):
-        command = [TOOLS, "-m", f"package.{module}", "--out", out]
+        command: list[str | Path] = [TOOLS, "-m", f"package.{module}", "--out", out]
         subprocess.run(command, cwd=sources, env=env, umask=0o077 if strict else 0o022, check=True)
     return Release(out, version)
 
