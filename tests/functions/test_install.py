@@ -15,7 +15,7 @@ import yaml
 from emulator.central import CentralServer
 from emulator.runtime.notify import notify, watchdog_seconds
 from lib.config import loading as configuration
-from tests.site import ROOT, free_port, site, until
+from tests.site import ROOT, Emulator, free_port, site, until
 
 UTMSTACK = ROOT / "infra/utmstack"
 UNIT = UTMSTACK / "sophos-utmstack.service"
@@ -74,6 +74,16 @@ def test_functions_start_without_an_error_where_no_home_can_be_written(tmp_path:
     assert "nowhere" not in told
     assert "ERROR" not in told
     assert list(tmp_path.iterdir()) == [], "what was made for the functions is removed again"
+
+
+def test_a_folder_named_like_one_of_ours_is_not_taken_for_it(tmp_path: Path) -> None:
+    for name in ("lib", "functions", "emulator"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"raise SystemExit('the {name} of the present folder')\n")
+    with site() as found, Emulator(found, tmp_path) as running:
+        found.central.emit(1)
+        until(lambda: len(found.engine.received) == 1, "an event delivered by both functions")
+        assert running.end() == 0
 
 
 def test_an_abstract_address_is_told_too_and_nobody_at_all_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """A release is made, and installed by the words of docs/: `python -m tests.install here bookworm trixie image`.
 
-`here` needs no root: made twice the same bytes, sources, signature, wheel, one file, the older version's store. The name
+`here` needs no root: the same bytes twice, sources, signature, wheel, one file, the older version's store. The name
 of a suite makes a fresh Debian of it, as root and with Debian's packages in reach, for package, pipx and one file.
 `image` makes the container image twice and runs it with Podman.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lib.version import VERSION
 from tests.install.life import Installed, live
-from tests.install.releases import LATER, Release, check_signature, check_sources, digests, made
+from tests.install.releases import LATER, Release, check_signature, check_sources, copied, digests, made
 from tests.site import ROOT, Site
 
 OLDER = "361c4a2"
@@ -36,9 +36,11 @@ def main() -> int:
         work.chmod(0o755)
         image = "image" in asked
         with _told("a release, twice the same bytes, from files that only their owner may read"):
-            first, second = made(work / "1", VERSION, image=image), made(work / "2", VERSION, strict=True, image=image)
+            tree = copied(work / "tree")
+            first = made(tree, work / "1", VERSION, image=image)
+            second = made(tree, work / "2", VERSION, strict=True, image=image)
             assert digests(first) == digests(second), set(digests(first).items()) ^ set(digests(second).items())
-        later = made(work / "3", LATER, image=image)
+        later = made(tree, work / "3", LATER, image=image)
         for each in asked:
             {"here": _here, "image": _image}.get(each, _debian(each))(work, first, later)
     print(f"{' '.join(asked)}: passed")
@@ -62,7 +64,7 @@ def _here(work: Path, first: Release, later: Release) -> None:
 
     def install(release: Release) -> None:
         _, *blocks = release.words("install.md", "pipx or uv")
-        shutil.copy(ROOT / "requirements.lock", release.folder.parent)
+        shutil.copy(release.sources / "requirements.lock", release.folder.parent)
         script = blocks[0].replace("./sophos", f"{release.folder}/sophos").replace("venv/", f"{venv}/")
         script = script.replace("-m venv venv", f"-m venv {venv}")
         env = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheelhouse)}

@@ -24,6 +24,7 @@ class Release:
 
     folder: Path
     version: str
+    sources: Path
 
     def file(self, pattern: str) -> Path:
         """The one artefact of that name."""
@@ -32,27 +33,32 @@ class Release:
 
     def words(self, document: str, heading: str) -> list[str]:
         """The command blocks below a heading of a page of docs/, for this version."""
-        text = (ROOT / "docs" / document).read_text()
+        text = (self.sources / "docs" / document).read_text().replace(VERSION, self.version)
         (section,) = re.findall(rf"(?ms)^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text)
         blocks = re.findall(r"(?ms)^ *```sh\n(.*?)^ *```$", section)
         assert blocks, heading
-        return [block.replace(VERSION, self.version) for block in blocks]
+        return list(blocks)
 
 
-def made(folder: Path, version: str, *, strict: bool = False, image: bool = False) -> Release:
+def copied(target: Path) -> Path:
+    """This tree as it is just now, without what is built in it; it may change meanwhile."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, names.split("\0")):
+        path = target / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, path, follow_symlinks=False)
+    return target
+
+
+def made(of: Path, folder: Path, version: str, *, strict: bool = False, image: bool = False) -> Release:
     """Make a release of a copy of the sources; `strict` as somebody whose files nobody else may read."""
     sources = folder / "sources"
-    names = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    for name in filter(None, names.split("\0")):
-        target = sources / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, target, follow_symlinks=False)
-        if strict and not target.is_symlink():
-            target.chmod(target.stat().st_mode & 0o700)
-    (sources / "lib/version.py").write_text((ROOT / "lib/version.py").read_text().replace(VERSION, version))
+    shutil.copytree(of, sources, symlinks=True)
+    for path in sources.rglob("*") if strict else ():
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode & 0o700)
+    (sources / "lib/version.py").write_text((of / "lib/version.py").read_text().replace(VERSION, version))
     (ROOT / "build/wheels").mkdir(parents=True, exist_ok=True)
     (sources / "build").mkdir()
     (sources / "build/wheels").symlink_to(ROOT / "build/wheels")
@@ -61,7 +67,7 @@ def made(folder: Path, version: str, *, strict: bool = False, image: bool = Fals
     for module in ("build", *(["image"] if image else [])):
         command: list[str | Path] = [TOOLS, "-m", f"package.{module}", "--out", out]
         subprocess.run(command, cwd=sources, env=env, umask=0o077 if strict else 0o022, check=True)
-    return Release(out, version)
+    return Release(out, version, sources)
 
 
 def digests(release: Release) -> dict[str, str]:
