@@ -140,7 +140,8 @@ lock:  ## Pin anew what requirements*.txt allow; UPGRADE=--upgrade takes the new
 
 audit-packages:  ## Known vulnerabilities of the locked packages: asks PyPI's service, so it needs the internet
 	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet 'pip-audit>=2.9,<3'; }
-	build/audit/bin/pip-audit --disable-pip --require-hashes -r requirements.lock
+	build/audit/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.lock || \
+	  { echo "A vulnerability is listed above, or PyPI's JSON service was not reached (a mirror has none)." >&2; exit 1; }
 
 CHECKOV := build/checkov
 $(CHECKOV)/.done:

@@ -113,6 +113,7 @@ def _one_file(home: Path, python: str, prefix: Sequence[str]) -> Installed:
 def _debian(suite: str) -> Callable[[Path, Release, Release], None]:
     def run(work: Path, first: Release, later: Release) -> None:
         with _told(f"a fresh {suite}"), _fresh(suite, work / suite) as prefix:
+            _misses_a_venv(prefix, work / "tree")
             _live(_package(prefix, work / suite, first), first, later)
             _live(_pipx(prefix, work / suite, PYTHONS[suite]), first, later)
             _live(_one_file(work / f"{suite}-home", PYTHONS[suite], prefix), first, later)
@@ -135,6 +136,13 @@ def _fresh(suite: str, root: Path) -> Iterator[list[str]]:
     finally:
         for mount in mounts:
             subprocess.run(["umount", "--lazy", mount], check=True)
+
+
+def _misses_a_venv(prefix: list[str], tree: Path) -> None:
+    """Debian's Python cannot make an environment by itself: `make run` says what to install."""
+    _bash("apt-get install -y -qq --no-install-recommends python3 make", Path("/"), {}, prefix)
+    said = _bash("! make run", tree, {}, prefix)
+    assert "sudo apt-get install -y python3-venv" in said, said
 
 
 def _package(prefix: list[str], root: Path, first: Release) -> Installed:
