@@ -154,7 +154,7 @@ def _package(prefix: list[str], root: Path, first: Release) -> Installed:
         _bash(words, release.folder, {}, prefix)
         unit = (root / UNIT).read_text()
         assert "ExecStart=/opt/sophos-utmstack/venv/bin/sophos-utmstack run --config" in unit
-        assert os.access(root / "opt/sophos-utmstack/venv/bin/python", os.X_OK, follow_symlinks=False)
+        _bash("test -x /opt/sophos-utmstack/venv/bin/sophos-utmstack", Path("/"), {}, prefix)
         for name in ("connector.yaml", "environment"):
             assert (root / "etc/sophos-utmstack" / name).stat().st_mode & 0o777 == 0o600
         for line in _bash("dpkg --verify sophos-utmstack; id -u sophos-utmstack", Path("/"), {}, prefix).splitlines():
