@@ -106,7 +106,7 @@ dist: $(TOOLS)/.done  ## A release in build/dist: wheel, sdist, one-file program
 	@if [ -n "$(KEY)" ]; then $(MAKE) sign; else echo "not signed: make dist KEY=FILE signs (make release-key makes one)"; fi
 
 image: $(TOOLS)/.done  ## The container image alone; as root: buildah, and mmdebstrap for a base without a registry (make dist IMAGE=no: without)
-	@command -v buildah mmdebstrap >/dev/null || $(call DEBIAN,buildah mmdebstrap)
+	@command -v buildah >/dev/null && command -v mmdebstrap >/dev/null || $(call DEBIAN,buildah mmdebstrap)
 	@test "$$(id -u)" = 0 || { echo "a container image is built as root: sudo make image; without: make dist IMAGE=no" >&2; exit 1; }
 	$(TOOLS)/bin/python -m package.image --arch $(ARCH) --out $(DIST)
 
@@ -126,7 +126,8 @@ test-dist: $(VENV)/.done $(TOOLS)/.done  ## The release, made twice, installed w
 	$(BIN)/python -m tests.install here
 
 test-install: $(VENV)/.done $(TOOLS)/.done  ## The same in fresh Debian systems, with the package and the image; as root
-	@command -v buildah mmdebstrap crun >/dev/null || $(call DEBIAN,buildah mmdebstrap crun)
+	@command -v buildah >/dev/null && command -v mmdebstrap >/dev/null && command -v podman >/dev/null && \
+	  command -v runc >/dev/null || $(call DEBIAN,buildah mmdebstrap podman runc)
 	@test "$$(id -u)" = 0 || { echo "fresh systems are made as root: sudo make test-install" >&2; exit 1; }
 	$(BIN)/python -m tests.install here bookworm trixie image
 

@@ -124,14 +124,13 @@ def _debian(suite: str) -> Callable[[Path, Release, Release], None]:
 @contextmanager
 def _fresh(suite: str, root: Path) -> Iterator[list[str]]:
     """A Debian that nothing was installed in; this machine's /tmp is its own too."""
-    subprocess.run(["mmdebstrap", "--quiet", "--variant=apt", suite, root], check=True)
+    subprocess.run(["mmdebstrap", "--quiet", "--variant=apt", "--skip=cleanup/apt/lists", suite, root], check=True)
     shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
     mounts = [root / "tmp", root / "proc", root / "dev"]
     for mount, source in zip(mounts, ("/tmp", "/proc", "/dev"), strict=True):  # noqa: S108 - where the sites are
         subprocess.run(["mount", "--rbind", source, mount], check=True)
     prefix = ["chroot", str(root)]
     try:
-        _bash("apt-get update -qq", Path("/"), {}, prefix)
         yield prefix
     finally:
         for mount in mounts:
