@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -21,6 +24,7 @@ from lib import app, telemetry
 from lib.config import loading as configuration
 from lib.errors import ConnectorError
 from lib.state.state import State
+from lib.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +35,7 @@ def run(location: str | None, only: str | None = None) -> int:
     `only` names the one function to run, where another platform runs the others on the same store.
     """
     telemetry.start("emulator")
+    log.info("sophos-utmstack %s", VERSION)
     try:
         location = configuration.absolute(configuration.located(location))
         os.environ[configuration.ENVIRONMENT] = location  # for what the page asks of the use cases
@@ -42,6 +47,7 @@ def run(location: str | None, only: str | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    _give_a_runtime_folder()
     platform = Platform(config, location, only)
     watcher = SettingsWatcher(config.utmstack.workdir, platform.tick) if config.utmstack else None
     if watcher:
@@ -76,6 +82,13 @@ def run(location: str | None, only: str | None = None) -> int:
         watcher.close()
     server.close()
     return 0
+
+
+def _give_a_runtime_folder() -> None:
+    """gunicorn, under each function, keeps a socket in $XDG_RUNTIME_DIR, or below a home that a service has not."""
+    if "XDG_RUNTIME_DIR" not in os.environ:
+        folder = os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="sophos-utmstack-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def _watch(stop: threading.Event, platform: Platform, serving: threading.Thread) -> None:

@@ -22,6 +22,7 @@ from lib.pipeline.reconcile import last_report, progress_key
 from lib.state.leases import lease_of
 from lib.state.schedules import Schedules
 from lib.state.state import State, set_aside_by_stream
+from lib.version import VERSION
 
 FETCH_OUTCOMES_THAT_READ = ("fetched", "up_to_date")
 
@@ -106,6 +107,7 @@ def status(
     integrations = list(_integrations(config, known, lines, budgets, now))
     return {
         "ok": not paused and not any(_is_wrong(line) for line in (*lines, *integrations)),
+        "version": VERSION,
         "now": to_text(now),
         "every": _every(config),
         "store": config.store,
