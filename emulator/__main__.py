@@ -7,6 +7,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from lib.version import VERSION
 
 # ruff: noqa: PLC0415 - each command loads only what it uses
 
@@ -14,7 +17,7 @@ EPILOG = """\
 exit status: 0 all is well; 1 something needs a look, and is named; 2 it cannot be done: a wrong configuration, an
 unknown name, a store that does not answer.
 """
-CONFIG = "--config /etc/sophos-utmstack.yaml"
+CONFIG = "--config /etc/sophos-utmstack/connector.yaml"
 EXAMPLES = {
     "run": (CONFIG, f"{CONFIG} --only forward-batch"),
     "demo": ("", "--listen 127.0.0.1:9090"),
@@ -59,11 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     from emulator import central, engine
 
     parser = argparse.ArgumentParser(
-        prog="python -m emulator",
+        prog=_program(),
         description=__doc__,
         epilog=EPILOG + "\n" + _examples({name: EXAMPLES[name][-1:] for name in OVERVIEW}),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"sophos-utmstack {VERSION}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
@@ -139,8 +143,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _program() -> str:
+    """What was typed: the installed command, or the module of a source tree."""
+    name = Path(sys.argv[0]).name
+    return name if name.startswith("sophos-utmstack") else "python -m emulator"
+
+
 def _examples(of: Mapping[str, Sequence[str]]) -> str:
-    lines = (f"  python -m emulator {name} {rest}".rstrip() for name, each in of.items() for rest in each)
+    lines = (f"  {_program()} {name} {rest}".rstrip() for name, each in of.items() for rest in each)
     return "\n".join(("examples:", *lines))
 
 

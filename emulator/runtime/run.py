@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -25,6 +28,7 @@ from lib.config.reloading import ReloadingConfig
 from lib.errors import ConnectorError
 from lib.model.checkpoint import problem_after
 from lib.parts import Parts, PlatformFacts
+from lib.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +39,7 @@ def run(location: str | None, only: str | None = None) -> int:
     `only` names the one function to run, where another platform runs the others on the same store.
     """
     telemetry.start("emulator")
+    log.info("sophos-utmstack %s", VERSION)
     try:
         location = configuration.absolute(configuration.located(location))
         config = configuration.load(location)
@@ -46,6 +51,7 @@ def run(location: str | None, only: str | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    _give_a_runtime_folder()
     watcher = SettingsWatcher(config.utmstack.workdir) if config.utmstack else None
     if watcher:
         watcher.look()
@@ -92,6 +98,13 @@ def _probe_of(app: App) -> Callable[[], None] | None:
         app.engine.probe()
 
     return None if app.config().observe else probe
+
+
+def _give_a_runtime_folder() -> None:
+    """gunicorn, under each function, keeps a socket in $XDG_RUNTIME_DIR, or below a home that a service has not."""
+    if "XDG_RUNTIME_DIR" not in os.environ:
+        folder = os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="sophos-utmstack-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def _watch(stop: threading.Event, platform: Platform, serving: threading.Thread) -> None:
