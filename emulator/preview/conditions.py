@@ -1,0 +1,289 @@
+"""A `where`: CEL, compiled once and evaluated by a library, with UTMStack's functions on paths.
+
+An expression's answer follows from what its functions say, in the order in which they are called. So each way through
+it is evaluated once by the library and kept: a tree, of which every node is a call and every branch what it says.
+Walking it calls the functions alone, and no more of them than CEL itself would.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from typing import Any
+
+import cel
+
+from emulator.preview.draft import Draft, group_of
+from emulator.preview.expressions import Call, calls, fields_of
+from emulator.preview.functions import FAILURE, FUNCTIONS, VALUE, kind_of
+from emulator.preview.paths import UnsupportedPathError, reader
+from emulator.preview.patterns import PatternError, pattern
+from emulator.preview.values import MISSING, Json, to_json
+
+logging.getLogger("cel").setLevel(logging.CRITICAL)  # A call that fails is an answer here, and no news.
+
+_STANDARD = frozenset(
+    """size int uint double string bytes bool type dyn duration timestamp has matches contains startsWith endsWith
+    getFullYear getMonth getDayOfYear getDayOfMonth getDate getDayOfWeek getHours getMinutes getSeconds
+    getMilliseconds exists exists_one all map filter""".split()
+)
+_FIELD, _HAS = "field_", "has_"
+_MOST_BRANCHES = 5_000
+"""Of one node: behind a call with as many answers as there are events, keeping them saves nothing."""
+
+
+class Atom:
+    """One call of a function on a path, the same wherever it stands."""
+
+    __slots__ = ("apply", "args", "group", "is_yes_or_no", "read")
+
+    def __init__(self, name: str, path: str, args: tuple[Any, ...]) -> None:
+        self.read = reader(path)
+        self.group = group_of(path)
+        self.apply = VALUE.answer if name == _FIELD else FUNCTIONS["exists" if name == _HAS else name].answer
+        self.args = args
+        self.is_yes_or_no = name not in {_FIELD, "safe"}
+
+
+class _Node:
+    """What is asked next, and where each answer leads."""
+
+    __slots__ = ("atom", "branches")
+
+    def __init__(self, atom: Atom) -> None:
+        self.atom = atom
+        self.branches: dict[Any, Any] = {}
+
+
+class _Evaluator:
+    """The library with UTMStack's functions; for one thread."""
+
+    def __init__(self) -> None:
+        self.draft = Draft({})
+        self.bag = "log"
+        self.trail: list[tuple[Atom, Any]] = []
+        self.context = cel.Context()
+        self.variables: dict[str, Json] = {}
+        for name in (*FUNCTIONS, _FIELD, _HAS):
+            self.context.add_function(name, self._function(name))
+        self.context.set_variable_resolver(lambda name: self.variables.get(name))
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            path, args = (arguments[0], arguments[1:]) if arguments else ("", ())
+            fault = _fault(name, [kind_of(each) for each in arguments])
+            if fault:
+                raise TypeError(fault)
+            atom = _atom(name, path, args)
+            answer = self.draft.ask(atom)
+            self.trail.append((atom, answer))
+            if answer is FAILURE:
+                raise KeyError(path)
+            return answer
+
+        return call
+
+
+class Condition:
+    """One expression. `fault` says why it cannot be evaluated; such a condition never holds."""
+
+    def __init__(self, text: str, bag: str, variables: tuple[tuple[str, str, str], ...] = ()) -> None:
+        self.text = text
+        self.bag = bag
+        self.fault = ""
+        self.roots: tuple[str, ...] = ()
+        """Top-level fields that it names without quotes: without each of them the engine cannot compile it."""
+        self.calls: tuple[Call, ...] = ()
+        self.remarks: list[str] = []
+        """What in it can never be so, though it is evaluated."""
+        self._old = variables
+        self._tree: Any = None
+        try:
+            self._compile()
+        except (ValueError, UnsupportedPathError) as error:
+            self.fault = str(error)
+
+    def _compile(self) -> None:
+        if not self.text.strip():
+            raise ValueError("the condition is empty")
+        program = _program(self.text)
+        self.calls = tuple(calls(self.text))
+        for call in self.calls:
+            _check(call)
+        self.remarks += _remarks(self.text)
+        unknown = [name for name in program.functions() if name[0].isalpha() and name not in {*FUNCTIONS, *_STANDARD}]
+        if unknown:
+            raise ValueError(f"there is no function {unknown[0]}()")
+        fields = [] if self._old else fields_of(self.text)
+        self._walks = bool(fields) or not program.variables()
+        own = {} if self._walks else dict.fromkeys(_loop_variables(self.text))
+        self.roots = tuple(self._of_bag(each) for each in program.variables() if each not in own and not self._old)
+        self._program = _program(self._rewritten(fields)) if self._walks else program
+
+    def _rewritten(self, fields: list[tuple[int, int, str, bool]]) -> str:
+        """The text with each field's name as a call, so that every way through it consists of calls."""
+        text = self.text
+        for start, end, path, within_has in reversed(fields):
+            quoted = to_json(self._of_bag(path))
+            if within_has:
+                start = text.rindex("has", 0, start)
+                end = text.index(")", end) + 1
+            text = f"{text[:start]}{_HAS if within_has else _FIELD}({quoted}){text[end:]}"
+        return text
+
+    def _of_bag(self, path: str) -> str:
+        return of_bag(path, self.bag)
+
+    def holds(self, draft: Draft) -> bool | None:
+        """Whether it holds for the draft; None where the engine would meet an error."""
+        if self.fault:
+            return None
+        for root in self.roots:
+            if root not in draft.fields:
+                return None
+        node = self._tree
+        while node.__class__ is _Node:
+            answer = draft.ask(node.atom)
+            node = node.branches.get(answer if node.atom.is_yes_or_no else _key(answer), _UNKNOWN)
+        if node is _UNKNOWN or (node is None and self._tree is None):
+            return self._evaluate(draft)
+        return _ANSWERS[node]
+
+    def _evaluate(self, draft: Draft) -> bool | None:
+        """Ask the library, and keep the way that it went."""
+        _EVALUATOR.draft, _EVALUATOR.trail = draft, []
+        _EVALUATOR.variables = self._variables(draft)
+        _EVALUATOR.bag = self.bag
+        try:
+            found = self._program.execute(_EVALUATOR.context)
+        except Exception:  # noqa: BLE001 - whatever the library raises is the engine's error: the condition fails
+            found = None
+        outcome = "error" if found is None else "yes" if found is True else "no"
+        if self._walks:
+            self._keep(_EVALUATOR.trail, outcome)
+        return _ANSWERS[outcome]
+
+    def _keep(self, trail: list[tuple[Atom, Any]], outcome: str) -> None:
+        if not trail:
+            self._tree = outcome
+            return
+        if self._tree is None:
+            self._tree = _Node(trail[0][0])
+        node = self._tree
+        for place, (atom, answer) in enumerate(trail):
+            key = answer if atom.is_yes_or_no else _key(answer)
+            if place + 1 == len(trail):
+                following: Any = outcome
+            else:
+                following = node.branches.get(key) or _Node(trail[place + 1][0])
+            if key not in node.branches and len(node.branches) >= _MOST_BRANCHES:
+                return
+            node.branches.setdefault(key, following)
+            node = following
+
+    def _variables(self, draft: Draft) -> dict[str, Json]:
+        if self._walks:
+            return {}
+        if not self._old:
+            return {_other(name) if name == self.bag else name: value for name, value in draft.fields.items()} | (
+                draft.fields
+            )
+        found: dict[str, Json] = {}
+        for name, path, kind in self._old:
+            value = draft.get(self._of_bag(path))
+            found[f"{name}_ok"] = value is not MISSING
+            found[name] = _ZERO.get(kind, "") if value is MISSING else value
+        return found
+
+
+_ZERO: dict[str, Json] = {"int": 0, "double": 0.0, "bool": False}
+_UNKNOWN = object()
+_ANSWERS: dict[Any, bool | None] = {"yes": True, "no": False, "error": None}
+_ATOMS: dict[tuple[str, str, str], Atom] = {}
+
+
+def of_bag(path: str, bag: str) -> str:
+    """The path with the name that this engine gives to a vendor's own fields: `log`, in the newest `event`."""
+    root, dot, rest = path.partition(".")
+    return f"{bag}{dot}{rest}" if root in {"log", "event"} else path
+
+
+def _other(bag: str) -> str:
+    return "event" if bag == "log" else "log"
+
+
+def _key(answer: Any) -> Any:
+    return (type(answer), to_json(answer) if isinstance(answer, (dict, list)) else answer)
+
+
+def _atom(name: str, path: str, args: tuple[Any, ...]) -> Atom:
+    path = of_bag(path, _EVALUATOR.bag)
+    key = (name, path, repr(args))  # As text: 1, 1.0 and true are three.
+    if key not in _ATOMS:
+        _ATOMS[key] = Atom(name, path, args)
+    return _ATOMS[key]
+
+
+def _fault(name: str, kinds: list[str]) -> str:
+    """Why CEL knows no such call; empty where it does. A `dynamic` argument may be anything."""
+    takes = (frozenset({"text"}), *(FUNCTIONS[name].takes if name in FUNCTIONS else ()))
+    fits = len(kinds) == len(takes) and all(
+        kind == "dynamic" or kind in wanted for kind, wanted in zip(kinds, takes, strict=True)
+    )
+    if fits:
+        return ""
+    if name == "safe" and kinds[1:] == ["int"]:
+        return "safe() takes no whole number as its default: the engine wants 0.0 for 0"
+    return f"there is no {name}({', '.join(kinds)})"
+
+
+def _check(call: Call) -> None:
+    fault = _fault(call.name, [each.kind for each in call.arguments])
+    if fault:
+        raise ValueError(fault)
+    if call.path is not None:
+        reader(call.path)
+
+
+def _remarks(text: str) -> Iterator[str]:
+    """What in an expression is evaluated, and yet cannot be meant."""
+    unquoted: dict[str, None] = {}
+    for call in calls(text):
+        if call.name == "regexMatch" and call.arguments[1].kind == "text":
+            try:
+                pattern(call.arguments[1].value)
+            except PatternError as error:
+                yield f"{error}: it matches nothing"
+        if call.arguments[0].kind == "dynamic":
+            unquoted[call.arguments[0].text] = None
+    if unquoted:
+        yield unquoted_text(unquoted)
+
+
+def unquoted_text(fields: Iterable[str]) -> str:
+    """What is wrong with fields that a function is given without quotes."""
+    names = ", ".join(fields)
+    return f"a function takes a path in quotes: of {names} it reads the field that the value names"
+
+
+def _loop_variables(text: str) -> list[str]:
+    return re.findall(r"\.\s*(?:exists|exists_one|all|map|filter)\s*\(\s*(\w+)\s*,", text)
+
+
+@lru_cache(maxsize=10_000)
+def _program(text: str) -> cel.Program:
+    try:
+        return cel.compile(text)
+    except ValueError as error:
+        raise ValueError(f"not valid CEL: {_first_fault(str(error))}") from None
+
+
+def _first_fault(text: str) -> str:
+    """The first fault that the parser names, without the text that it quotes."""
+    found = re.search(r"<input>:(\d+):(\d+): (?:Syntax error: )?([^\n|]+)", text)
+    return f"line {found.group(1)}, column {found.group(2)}: {found.group(3)[:120].strip()}" if found else text[:160]
+
+
+_EVALUATOR = _Evaluator()
