@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from emulator.terminal import refuse, say, show
 from lib import config as configuration
@@ -16,14 +15,24 @@ from lib.config import ENVIRONMENT, Config
 from lib.errors import ConfigError, ConnectorError
 from lib.model.duration import parse_duration
 
+if TYPE_CHECKING:
+    from emulator.preview.events import Event, Site
+
 # ruff: noqa: PLC0415 - what evaluates is loaded when the command runs, and in no other
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
-    parser.add_argument("--filter", nargs="+", required=True, metavar="FILE", help="UTMStack's filters, YAML")
     parser.add_argument(
-        "--rules", nargs="+", required=True, metavar="FILE_OR_FOLDER", help="UTMStack's rules, YAML; folders whole"
+        "--filter", nargs="+", action="extend", required=True, metavar="FILE", help="UTMStack's filters, YAML"
+    )
+    parser.add_argument(
+        "--rules",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="FILE_OR_FOLDER",
+        help="UTMStack's rules, YAML; folders whole",
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--events", metavar="FILE", help="raw events, one a line; or a batch of the store")
@@ -49,20 +58,19 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> int:
     from emulator.preview.events import site_of
     from emulator.preview.files import read_filters, read_rules
-    from emulator.preview.report import report_of, tables_of, words_of
+    from emulator.preview.report import line_of, report_of, tables_of, words_of
     from emulator.preview.session import Session
 
     config = _config(args)
     session = Session(read_filters(args.filter), read_rules(args.rules), site_of(config))
-    for outcome in _outcomes(args, config, session):
+    for event in _events(args, config, session.site):
+        outcome = session.run(event)
         if args.each:
-            print(outcome)
+            print(json.dumps(line_of(outcome), ensure_ascii=False))
     found = report_of(session)
-    if args.each:
-        sys.stdout.flush()
-    elif args.json:
+    if args.json and not args.each:
         say(json.dumps(found, ensure_ascii=False))
-    else:
+    elif not args.each:
         for rows in tables_of(session, found):
             show(rows)
             say("")
@@ -77,26 +85,16 @@ def _config(args: argparse.Namespace) -> Config | None:
     return configuration.load(args.config)
 
 
-def _outcomes(args: argparse.Namespace, config: Config | None, session: object) -> Iterator[str]:
-    """Each event's JSON line; empty where nobody wants it."""
-    from emulator.preview.events import from_file, from_simulator, from_store, site_of
-    from emulator.preview.report import line_of
-    from emulator.preview.session import Session
+def _events(args: argparse.Namespace, config: Config | None, site: Site) -> Iterator[Event]:
+    from emulator.preview.events import from_file, from_simulator, from_store
 
-    assert isinstance(session, Session)  # noqa: S101
-    site = site_of(config)
-    name = args.events or args.recording
-    if name:
-        events = from_file(name, site)
-    elif args.since:
-        assert config is not None  # noqa: S101
-        events = from_store(config, _since(args.since))
-    else:
-        events = from_simulator(site)
-    for event in events:
-        outcome = session.run(event)
-        if outcome is not None and args.each:
-            yield json.dumps(line_of(outcome), ensure_ascii=False)
+    if args.events:
+        return from_file(args.events, site)
+    if args.recording:
+        return from_file(args.recording, site, pages=True)
+    if args.since and config:
+        return from_store(config, _since(args.since))
+    return from_simulator(site)
 
 
 def _since(text: str) -> timedelta:

@@ -10,41 +10,73 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
 import cel
 
 from emulator.preview.draft import Draft, group_of
-from emulator.preview.expressions import Call, calls, fields_of
-from emulator.preview.functions import FAILURE, FUNCTIONS, VALUE, kind_of
-from emulator.preview.paths import UnsupportedPathError, reader
+from emulator.preview.expressions import Call, Field, calls, fields_of
+from emulator.preview.functions import FAILURE, FUNCTIONS, VALUE, kind_of, network
+from emulator.preview.paths import Read, UnsupportedPathError, reader
 from emulator.preview.patterns import PatternError, pattern
 from emulator.preview.values import MISSING, Json, to_json
 
 logging.getLogger("cel").setLevel(logging.CRITICAL)  # A call that fails is an answer here, and no news.
 
-_STANDARD = frozenset(
-    """size int uint double string bytes bool type dyn duration timestamp has matches contains startsWith endsWith
-    getFullYear getMonth getDayOfYear getDayOfMonth getDate getDayOfWeek getHours getMinutes getSeconds
-    getMilliseconds exists exists_one all map filter""".split()
-)
-_FIELD, _HAS = "field_", "has_"
+_STANDARD = """
+size int uint double string bytes bool type dyn duration timestamp has matches contains startsWith endsWith
+getFullYear getMonth getDayOfYear getDayOfMonth getDate getDayOfWeek getHours getMinutes getSeconds
+getMilliseconds exists exists_one all map filter
+"""
+_FIELD, _HAS, _AT = "field_", "has_", "_at_"
+UNQUOTED = "a function's path stands without quotes: "
 _MOST_BRANCHES = 5_000
 """Of one node: behind a call with as many answers as there are events, keeping them saves nothing."""
+
+
+_FIRST = re.compile(r"[^@{\[!#.|*?][^.|*?]*(?=[.|]|$)")
+"""A path's first key, where it is plain."""
+
+
+_MOST_ATOMS = 50_000
+"""Kept at once: an argument that is another field's value makes one for each of its values."""
 
 
 class Atom:
     """One call of a function on a path, the same wherever it stands."""
 
-    __slots__ = ("apply", "args", "group", "is_yes_or_no", "read")
+    __slots__ = ("apply", "group", "is_yes_or_no", "read")
 
     def __init__(self, name: str, path: str, args: tuple[Any, ...]) -> None:
-        self.read = reader(path)
+        plain = name.removesuffix(_AT)
+        function = VALUE if name == _FIELD else FUNCTIONS["exists" if name == _HAS else plain]
+        self.read: Read = reader(path)
         self.group = group_of(path)
-        self.apply = VALUE.answer if name == _FIELD else FUNCTIONS["exists" if name == _HAS else name].answer
-        self.args = args
-        self.is_yes_or_no = name not in {_FIELD, "safe"}
+        self.apply: Callable[[Json], Any] = function.bound(args)
+        self.is_yes_or_no = plain not in {_FIELD, "safe"}
+        if name != plain:
+            self._look_at(path)
+
+    def _look_at(self, path: str) -> None:
+        """Read the field that the value at the path names: what a path without quotes comes to."""
+        named, apply = reader(path), self.apply
+        self.group = ""
+        self.read = lambda fields: _at(fields, named(fields))
+        self.apply = lambda value: FAILURE if value is FAILURE else apply(value)
+
+
+def _at(fields: Json, path: Json) -> Json:
+    if not isinstance(path, str):
+        return FAILURE
+    first = _FIRST.match(path)
+    if first and first.group() not in fields:
+        return MISSING  # Nearly always: few values are a path, and none of them is worth keeping.
+    try:
+        return reader.__wrapped__(path)(fields)
+    except UnsupportedPathError:
+        return MISSING
 
 
 class _Node:
@@ -66,9 +98,12 @@ class _Evaluator:
         self.trail: list[tuple[Atom, Any]] = []
         self.context = cel.Context()
         self.variables: dict[str, Json] = {}
-        for name in (*FUNCTIONS, _FIELD, _HAS):
+        for name in (*FUNCTIONS, _FIELD, _HAS, *(f"{each}{_AT}" for each in FUNCTIONS)):
             self.context.add_function(name, self._function(name))
-        self.context.set_variable_resolver(lambda name: self.variables.get(name))
+        self.context.set_variable_resolver(self._variable)
+
+    def _variable(self, name: str) -> Json:
+        return self.variables.get(name)
 
     def _function(self, name: str) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
@@ -113,24 +148,28 @@ class Condition:
         for call in self.calls:
             _check(call)
         self.remarks += _remarks(self.text)
-        unknown = [name for name in program.functions() if name[0].isalpha() and name not in {*FUNCTIONS, *_STANDARD}]
+        known = {*FUNCTIONS, *_STANDARD.split()}
+        unknown = [name for name in program.functions() if name[0].isalpha() and name not in known]
         if unknown:
-            raise ValueError(f"there is no function {unknown[0]}()")
+            near = get_close_matches(unknown[0], FUNCTIONS, 1)
+            raise ValueError(f"there is no function {unknown[0]}(){f': is {near[0]}() meant?' if near else ''}")
         fields = [] if self._old else fields_of(self.text)
         self._walks = bool(fields) or not program.variables()
         own = {} if self._walks else dict.fromkeys(_loop_variables(self.text))
         self.roots = tuple(self._of_bag(each) for each in program.variables() if each not in own and not self._old)
         self._program = _program(self._rewritten(fields)) if self._walks else program
 
-    def _rewritten(self, fields: list[tuple[int, int, str, bool]]) -> str:
+    def _rewritten(self, fields: list[Field]) -> str:
         """The text with each field's name as a call, so that every way through it consists of calls."""
         text = self.text
-        for start, end, path, within_has in reversed(fields):
-            quoted = to_json(self._of_bag(path))
-            if within_has:
-                start = text.rindex("has", 0, start)
-                end = text.index(")", end) + 1
-            text = f"{text[:start]}{_HAS if within_has else _FIELD}({quoted}){text[end:]}"
+        for each in reversed(fields):
+            quoted = to_json(self._of_bag(each.path))
+            if each.role == "path":  # Its function's name stands before it, with a bracket between.
+                text = f"{text[: each.outer]}{_AT}{text[each.outer : each.start]}{quoted}{text[each.end :]}"
+            elif each.role == "has":
+                text = f"{text[: each.outer]}{_HAS}({quoted}){text[text.index(')', each.end) + 1 :]}"
+            else:
+                text = f"{text[: each.start]}{_FIELD}({quoted}){text[each.end :]}"
         return text
 
     def _of_bag(self, path: str) -> str:
@@ -221,14 +260,16 @@ def _key(answer: Any) -> Any:
 def _atom(name: str, path: str, args: tuple[Any, ...]) -> Atom:
     path = of_bag(path, _EVALUATOR.bag)
     key = (name, path, repr(args))  # As text: 1, 1.0 and true are three.
-    if key not in _ATOMS:
-        _ATOMS[key] = Atom(name, path, args)
-    return _ATOMS[key]
+    found = _ATOMS.get(key) or Atom(name, path, args)
+    if len(_ATOMS) < _MOST_ATOMS:
+        _ATOMS[key] = found
+    return found
 
 
 def _fault(name: str, kinds: list[str]) -> str:
     """Why CEL knows no such call; empty where it does. A `dynamic` argument may be anything."""
-    takes = (frozenset({"text"}), *(FUNCTIONS[name].takes if name in FUNCTIONS else ()))
+    plain = name.removesuffix(_AT)
+    takes = (frozenset({"text"}), *(FUNCTIONS[plain].takes if plain in FUNCTIONS else ()))
     fits = len(kinds) == len(takes) and all(
         kind == "dynamic" or kind in wanted for kind, wanted in zip(kinds, takes, strict=True)
     )
@@ -256,6 +297,8 @@ def _remarks(text: str) -> Iterator[str]:
                 pattern(call.arguments[1].value)
             except PatternError as error:
                 yield f"{error}: it matches nothing"
+        if call.name == "inCIDR" and call.arguments[1].kind == "text" and network(call.arguments[1].value) is None:
+            yield f"{call.arguments[1].value!r} is no network: no address is in it"
         if call.arguments[0].kind == "dynamic":
             unquoted[call.arguments[0].text] = None
     if unquoted:
@@ -264,8 +307,7 @@ def _remarks(text: str) -> Iterator[str]:
 
 def unquoted_text(fields: Iterable[str]) -> str:
     """What is wrong with fields that a function is given without quotes."""
-    names = ", ".join(fields)
-    return f"a function takes a path in quotes: of {names} it reads the field that the value names"
+    return f"{UNQUOTED}{', '.join(fields)}: the engine reads the field that the value names"
 
 
 def _loop_variables(text: str) -> list[str]:
@@ -281,9 +323,22 @@ def _program(text: str) -> cel.Program:
 
 
 def _first_fault(text: str) -> str:
-    """The first fault that the parser names, without the text that it quotes."""
+    """The first fault that the parser names, without the text that it quotes, and what is meant most often."""
     found = re.search(r"<input>:(\d+):(\d+): (?:Syntax error: )?([^\n|]+)", text)
-    return f"line {found.group(1)}, column {found.group(2)}: {found.group(3)[:120].strip()}" if found else text[:160]
+    if found is None:
+        return text[:160]
+    what = found.group(3).partition(" expecting")[0].strip()
+    hint = next((each for mark, each in _HINTS.items() if f"'{mark}'" in what), "")
+    return f"line {found.group(1)}, column {int(found.group(2)) + 1}: {what}{hint}"
 
 
+_HINTS = {
+    "=~": ': write regexMatch("field", "pattern")',
+    "contains": ': write contains("field", "text")',
+    "startsWith": ': write startsWith("field", "text")',
+    "endsWith": ': write endsWith("field", "text")',
+    "and": ": write &&",
+    "or": ": write ||",
+    "not": ": write !",
+}
 _EVALUATOR = _Evaluator()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from emulator.preview import paths
@@ -45,8 +46,16 @@ class Draft:
             answers = self._answers[atom.group] = {}
         if atom in answers:
             return answers[atom]
-        answer = answers[atom] = atom.apply(atom.read(self.fields), atom.args)
+        answer = answers[atom] = atom.apply(atom.read(self.fields))
         return answer
+
+    def fill(self, bag: str, fields: dict[str, Json]) -> None:
+        """Write fields with plain names below the bag."""
+        holder = self.fields.get(bag)
+        if not isinstance(holder, dict):
+            holder = self.fields[bag] = {}
+        holder.update(fields)
+        self._answers.clear()
 
     def _forget(self, path: str) -> None:
         if "\\" in path or path.count(".") == 0:
@@ -58,6 +67,7 @@ class Draft:
         self._answers.pop("", None)
 
 
+@lru_cache(maxsize=10_000)
 def group_of(path: str) -> str:
     """Under what answers about a path are kept: its two outermost keys, where they are plain."""
     keys = path.split(".", 2)[:2]

@@ -73,8 +73,8 @@ def site_of(config: Config | None) -> Site:
     return Site() if config is None else Site(tuple(config.integrations), config.gap_data_type)
 
 
-def from_file(name: str, site: Site) -> Iterator[Event]:
-    """The events of a file: JSON lines, a batch of the store, set-aside logs, or pages with `items`.
+def from_file(name: str, site: Site, *, pages: bool = False) -> Iterator[Event]:
+    """The events of a file: JSON lines, a batch of the store, set-aside logs, or pages with `items` (`pages`: no else).
 
     ConfigError where the file cannot be read, or a line of it is no JSON object.
     """
@@ -94,7 +94,8 @@ def from_file(name: str, site: Site) -> Iterator[Event]:
             value = None
         if not isinstance(value, dict):
             raise ConfigError(f"{name}, line {number}: it is no JSON object", remedy="Write one event a line, as JSON.")
-        yield from _events_of(value, item, envelope, site)
+        if not pages or isinstance(value.get("items"), list):
+            yield from _events_of(value, item, envelope, site)
 
 
 def _events_of(value: dict[str, Any], item: bytes, envelope: Envelope | None, site: Site) -> Iterator[Event]:

@@ -59,6 +59,19 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Field:
+    """A field that is named without quotes, and where in the text."""
+
+    start: int
+    end: int
+    path: str
+    role: str
+    """`value`; `has`: within `has()`; `path`: a function takes its value for a path."""
+    outer: int
+    """Where `has` begins, or the bracket behind the function's name."""
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """A node of an expression's logic: `all` and `any` of its parts, `not` its one part, or a `leaf`."""
 
@@ -91,13 +104,13 @@ def logic_of(text: str) -> Part:
     return _part(tokens_of(text), text)
 
 
-def fields_of(text: str) -> list[tuple[int, int, str, bool]]:
-    """The fields that are named without quotes, as (start, end, path, whether within `has()`).
+def fields_of(text: str) -> list[Field]:
+    """The fields that are named without quotes.
 
     Empty where the expression has variables of its own, or names a field in a way that is not looked into.
     """
     tokens = tokens_of(text)
-    found: list[tuple[int, int, str, bool]] = []
+    found: list[Field] = []
     at = 0
     while at < len(tokens):
         if not _begins_field(tokens, at):
@@ -106,11 +119,22 @@ def fields_of(text: str) -> list[tuple[int, int, str, bool]]:
             at += 1
             continue
         end, path = _field(tokens, at)
-        within_has = at > 1 and tokens[at - 1].text == "(" and tokens[at - 2].text == "has"
         last = tokens[end - 1]
-        found.append((tokens[at].start, last.start + len(last.text), path, within_has))
+        role, outer = _role(tokens, at, end)
+        found.append(Field(tokens[at].start, last.start + len(last.text), path, role, outer))
         at = end
     return found
+
+
+def _role(tokens: Sequence[Token], at: int, end: int) -> tuple[str, int]:
+    """What a field is to the call around it: what `has` asks for, or what a function takes for a path."""
+    if at < 2 or tokens[at - 1].text != "(" or end == len(tokens):
+        return "value", 0
+    if tokens[at - 2].text == "has" and tokens[end].text == ")":
+        return "has", tokens[at - 2].start
+    if _is_call(tokens, at - 2) and tokens[end].text in {",", ")"}:
+        return "path", tokens[at - 1].start
+    return "value", 0
 
 
 def _is_call(tokens: Sequence[Token], at: int) -> bool:

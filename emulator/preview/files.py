@@ -105,8 +105,7 @@ def read_rules(names: Sequence[str]) -> list[Rule]:
     for file in files_of(names):
         for document in documents_of(file):
             entries = document.get("rules", [document]) if isinstance(document, dict) else document
-            for each in entries if isinstance(entries, list) else [entries]:
-                rules.append(_rule(each, file))
+            rules += [_rule(each, file) for each in (entries if isinstance(entries, list) else [entries])]
     if not rules:
         raise ConfigError(f"there is no rule in {', '.join(names)}", remedy="Name rules of UTMStack: YAML files.")
     return rules
@@ -128,7 +127,7 @@ def documents_of(path: Path) -> list[Any]:
     """The YAML documents in the file; ConfigError with the line where it is none."""
     try:
         text = path.read_text("utf-8")
-        return [each for each in yaml.load_all(text, Loader=_Loader) if each is not None]  # noqa: S506 - a safe loader
+        return [each for each in yaml.load_all(text, Loader=_Loader) if each is not None]
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}", remedy="Name a readable file.") from None
     except UnicodeDecodeError as error:
@@ -153,8 +152,12 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> LinedMapping:
     return found
 
 
+def _scalar(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    return loader.construct_scalar(node)
+
+
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: loader.construct_scalar(node))
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _scalar)
 
 
 def _refused(path: Path, line: int, what: str, remedy: str) -> ConfigError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from emulator.preview.values import MISSING, Json, parse_number, text_of, to_json
@@ -54,7 +55,7 @@ def put(document: dict[str, Any], path: str, value: Json) -> None:
     """Write the value: a parent that is missing, or neither object nor list, becomes an object."""
     keys = keys_of(path)
     holder: Any = document
-    for key, following in zip(keys, keys[1:], strict=False):
+    for key, following in pairwise(keys):
         found = _child(holder, key)
         if not isinstance(found, dict) and not (isinstance(found, list) and _index(following) is not None):
             found = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -44,36 +44,52 @@ class PatternError(ValueError):
     """A regular expression, or a name in it, that the engine does not know."""
 
 
+_WHOLE: dict[str, Callable[[str], str]] = {
+    "(?s)^.+$": lambda text: text,
+    "(?s:.*)": lambda text: text,
+    "[^[:space:]]": lambda text: text.strip(" \t\n\f\r\v")[:1],
+}
+"""What filters ask most, without a regular expression: the first match of each, the same."""
+
+
 class Pattern:
     """A compiled regular expression."""
 
-    __slots__ = ("_compiled", "_contains")
+    __slots__ = ("_compiled", "first", "found_in")
 
     def __init__(self, text: str) -> None:
         options = re2.Options()
         options.log_errors = False
         try:
-            self._compiled = re2.compile(text, options)
+            self._compiled = re2.compile(_bytes(text), options)
         except re2.error as error:
             reason = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
             raise PatternError(f"the regular expression {text!r}: {reason}") from None
-        self._contains = lru_cache(maxsize=4096)(self._search)
+        self.first: Callable[[str], str] = _WHOLE.get(text) or lru_cache(maxsize=1024)(self._first)
+        """The leftmost match in a text; empty where there is none."""
+        self.found_in: Callable[[str], bool] = lru_cache(maxsize=1024)(self._found_in)
+        """Whether it matches anywhere in a text."""
+        if text in _WHOLE and text != "(?s:.*)":
+            self.found_in = lambda searched: bool(self.first(searched))
 
-    def _search(self, text: str) -> bool:
-        return self._compiled.search(text) is not None
+    def _found_in(self, text: str) -> bool:
+        return self._compiled.search(_bytes(text)) is not None
 
-    def found_in(self, text: str) -> bool:
-        """Whether it matches anywhere."""
-        return self._contains(text)
-
-    def first(self, text: str) -> str:
-        """The leftmost match; empty where there is none."""
-        found = self._compiled.search(text)
-        return "" if found is None else str(found.group())
+    def _first(self, text: str) -> str:
+        found = self._compiled.search(_bytes(text))
+        return "" if found is None else _text(found.group())
 
     def all(self, text: str) -> list[str]:
         """Every match, from left to right."""
-        return [found.group() for found in self._compiled.finditer(text)]
+        return [_text(found.group()) for found in self._compiled.finditer(_bytes(text))]
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _text(found: bytes) -> str:
+    return found.decode("utf-8", "surrogatepass")
 
 
 @lru_cache(maxsize=10_000)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from emulator.preview.conditions import of_bag, unquoted_text
+from emulator.preview.conditions import UNQUOTED, of_bag, unquoted_text
 from emulator.preview.expressions import Call, Part, calls, fields_of
 from emulator.preview.functions import FUNCTIONS
 from emulator.preview.session import RuleTally, Seen, Session
@@ -52,6 +52,9 @@ def never(session: Session, tally: RuleTally) -> str | None:
         for path, values in each.items():
             merged.setdefault(path, []).append(values)
     found = _why_not(tally.logic, _Looked(session, merged))
+    unquoted = [each for each in tally.condition.remarks if each.startswith(UNQUOTED)]
+    if unquoted and any(each.startswith(UNQUOTED) for each in found):
+        found = [*unquoted, *(each for each in found if not each.startswith(UNQUOTED))]
     return _listed(found, "; ") if found else None
 
 
@@ -72,40 +75,37 @@ def _leaf(part: Part, looked: _Looked) -> list[str]:
         return ["it says false"]
     if part.call is not None:
         return _call(part.call, looked)
-    for each in calls(part.text):
-        if each.path is None and each.arguments:
-            return [_unquoted(each)]
-    for _, _, path, _ in fields_of(part.text):
-        if not _values(path, looked) and not _is_open(path, looked):
-            return [_absent(path)]
-    return []
+    unquoted = [each.arguments[0].text for each in calls(part.text) if each.path is None and each.arguments]
+    if unquoted:
+        return [unquoted_text(unquoted)]
+    absent = [
+        each.path
+        for each in fields_of(part.text)
+        if not _values(each.path, looked) and not _is_open(of_bag(each.path, looked.bag), looked)
+    ]
+    return [_absent(absent[0])] if absent else []
 
 
 def _call(call: Call, looked: _Looked) -> list[str]:
     path = call.path
     if path is None:
-        return [_unquoted(call)]
+        return [unquoted_text([each.text for each in call.arguments[:1]])]
     own = of_bag(path, looked.bag)
-    if _is_open(own, looked):
+    if _is_open(own, looked) or any(each.kind == "dynamic" for each in call.arguments[1:]):
         return []
     values = _values(own, looked)
     args = tuple(each.value for each in call.arguments[1:])
-    if any(each.kind == "dynamic" for each in call.arguments[1:]):
-        return []
     if _is_type(own, values, looked):
-        return _type(call, own, values, args, looked)
+        return _type(call, values, args, looked)
     if not values:
         return [_absent(path)]
-    if any(_holds(call, value, args) for value in values):
-        return []
-    if not all(each.is_whole for each in looked.seen.get(own, ())) or any(
-        _holds(call, each, args) for each in _possible(own, looked)
-    ):
+    is_whole = all(each.is_whole for each in looked.seen.get(own, ()))
+    if not is_whole or any(_holds(call, each, args) for each in (*values, *_possible(own, looked))):
         return []
     return [f"no event has a {path} that {_wanted(call)}: {_shown(values)}"]
 
 
-def _type(call: Call, own: str, values: list[Any], args: tuple[Any, ...], looked: _Looked) -> list[str]:
+def _type(call: Call, values: list[Any], args: tuple[Any, ...], looked: _Looked) -> list[str]:
     """Of the field that holds the event's type: Sophos's own list counts too, and what is left out does not."""
     excluded = looked.session.excluded
     known = [each for each in {*TYPES, *looked.session.types, *(v for v in values if isinstance(v, str))} if each]
@@ -143,10 +143,6 @@ def _values(path: str, looked: _Looked) -> list[Any]:
 
 def _holds(call: Call, value: Any, args: tuple[Any, ...]) -> bool:
     return bool(FUNCTIONS[call.name].answer(value, args))
-
-
-def _unquoted(call: Call) -> str:
-    return unquoted_text([each.text for each in call.arguments[:1]])
 
 
 def _absent(path: str) -> str:

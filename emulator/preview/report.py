@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from emulator.preview.reasons import never
-from emulator.preview.session import CANDIDATE, Outcome, Remark, Session
+from emulator.preview.session import Outcome, Session
 
 NOTE = "This is a preview from public sources, not UTMStack's closed engine: try a rule there before you rely on it."
 _WIDTH = 44
@@ -41,34 +41,31 @@ def line_of(outcome: Outcome) -> dict[str, Any]:
     return {"id": outcome.id, "type": outcome.type, "fields": outcome.fields, "rules": list(outcome.rules)}
 
 
-def tables_of(session: Session, found: dict[str, Any]) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+def tables_of(session: Session, found: dict[str, Any]) -> list[list[tuple[str, ...]]]:
     """The rows for people: of the rules, and of the types."""
-    candidates = {each.where for each in session.remarks if each.what == CANDIDATE}
-    rules = [("RULE", "MATCHES", "AS", "EXAMPLE")]
+    rules: list[tuple[str, ...]] = [("RULE", "MATCHES", "AS", "EXAMPLE")]
     for tally, each in zip(session.rules, found["rules"], strict=True):
-        is_candidate = any(where.startswith(f"{each['file']}, ") for where in candidates) and tally.rule.history
-        kind = "never" if each["never"] else "candidate" if is_candidate else "alert"
+        kind = (
+            "never" if each["never"] else "-" if not tally.matches else "candidate" if tally.rule.history else "alert"
+        )
         rules.append((each["name"][:_WIDTH], str(each["matches"]), kind, each["example"] or "-"))
-    types = [("TYPE", "EVENTS", "FIELDS", "RULES")]
+    types: list[tuple[str, ...]] = [("TYPE", "EVENTS", "FIELDS", "RULES")]
     unmatched = set(found["unmatched_types"])
     for name, each in found["types"].items():
-        types.append(
-            (name or "(none)", str(each["count"]), str(len(each["fields"])), "no" if name in unmatched else "yes")
-        )
-    return rules, types
+        numbers = (str(each["count"]), str(len(each["fields"])))
+        types.append((name or "(none)", *numbers, "no" if name in unmatched else "yes"))
+    return [rules, types]
 
 
 def words_of(session: Session, found: dict[str, Any]) -> list[str]:
     """What stands below the tables, a line each."""
-    lines = ["", f"{found['events']} events, {session.dropped} of them dropped by the filter."]
-    for each in found["rules"]:
-        if each["never"]:
-            lines.append(f"NEVER  {each['name']}: {each['never']}")
-    for each in found["not_evaluated"]:
-        lines.append(f"NOT EVALUATED  {each['where']}: {each['what']} ({each['count']} events)")
+    lines = [f"{found['events']} events, {session.dropped} of them dropped by the filter."]
+    lines += [f"NEVER  {each['name']}: {each['never']}" for each in found["rules"] if each["never"]]
+    # Of a rule that can never match it is said above, and why.
+    told = tuple(f"{each['file']}, " for each in found["rules"] if each["never"])
+    lines += [
+        f"NOT EVALUATED  {each['where']}: {each['what']} ({each['count']} events)"
+        for each in found["not_evaluated"]
+        if not each["where"].startswith(told)
+    ]
     return [*lines, "", NOTE]
-
-
-def faults_of(session: Session) -> list[Remark]:
-    """What was not evaluated for a fault of the files."""
-    return [each for each in session.not_evaluated() if not each.limit]

@@ -11,34 +11,40 @@ from emulator.preview.values import Json, number, parse_number
 
 BAGS = ("log", "event")
 """What a vendor's own fields are below: `log`, in the newest version `event`."""
+
+
+def _all(names: str, kind: str) -> dict[str, str]:
+    return dict.fromkeys(names.split(), kind)
+
+
 _TEXT, _NUMBER, _ANY = "text", "number", "any"
 _GEOLOCATION = {
     **dict.fromkeys(("country", "city", "aso", "countryCode"), _TEXT),
     **dict.fromkeys(("latitude", "longitude", "asn", "accuracy"), _NUMBER),
 }
 _SIDE: dict[str, Any] = {
-    **dict.fromkeys(
+    **_all(
         """ip host user group domain mac url cidr certificateFingerprint ja3Fingerprint jarmFingerprint sshBanner
         sshFingerprint cookie jabberId email dkim dkimSignature emailAddress emailBody emailDisplayName emailSubject
         emailThreadIndex emailXMailer whoisRegistrant whoisRegistrar process processState command windowsScheduledTask
         windowsServiceDisplayName windowsServiceName file path filename sizeInBytes mimeType hash authentihash cdhash
         md5 sha1 sha224 sha256 sha384 sha3224 sha3256 sha3384 sha3512 sha512 sha512224 sha512256 hex base64
         operatingSystem chromeExtension mobileAppId cpe cve malware malwareFamily malwareType pgpPrivateKey
-        pgpPublicKey""".split(),
+        pgpPublicKey""",
         _TEXT,
     ),
-    **dict.fromkeys(
+    **_all(
         """bytesSent bytesReceived packagesSent packagesReceived port connections usedCpuPercent usedMemPercent
-        totalCpuUnits totalMem""".split(),
+        totalCpuUnits totalMem""",
         _NUMBER,
     ),
     "geolocation": _GEOLOCATION,
     "disks": _ANY,
 }
 _EVENT: dict[str, Any] = {
-    **dict.fromkeys(
+    **_all(
         """id @timestamp deviceTime dataType dataSource tenantId tenantName raw protocol connectionStatus actionResult
-        action severity""".split(),
+        action severity""",
         _TEXT,
     ),
     "statusCode": _NUMBER,

@@ -162,8 +162,8 @@ class Session:
                     continue
         return found
 
-    def run(self, event: Event) -> Outcome | None:
-        """Run one event through the filter and the rules; None where the filter drops it."""
+    def run(self, event: Event) -> Outcome:
+        """Run one event through the filter and the rules; of one that the filter drops nothing is left."""
         self.events += 1
         draft, native, kind = self._draft(event)
         tally = self.types.setdefault(kind, TypeTally())
@@ -171,12 +171,12 @@ class Session:
         self.data_types[event.envelope.data_type] += 1
         if not self._filtered(draft, event.envelope.data_type):
             self.dropped += 1
-            return None
+            return Outcome(native, kind, {}, ())
         lost: dict[str, str] = {}
         draft = Draft(finalized(draft.fields, lost))
         for path, why in lost.items():
             self._lost[(path, why)] += 1
-        shown = {path: value for path, value in leaves(draft.fields) if path not in _QUIET}
+        shown = {path: value for path, value in leaves(draft.fields) if path not in _QUIET and value != {}}
         tally.fields.update(shown)
         excluded = kind in self.excluded
         names = () if excluded else tuple(self._matched(draft, event.envelope.data_type, native or kind))
@@ -240,7 +240,17 @@ class Session:
             if tally.condition.holds(draft):
                 tally.matches += 1
                 tally.example = tally.example or example
+                missing = [each for each in tally.rule.placeholders if self._absent(draft, each)]
+                if missing:
+                    what = (
+                        f"its search of earlier events needs {', '.join(missing)}, which is not there: it is given up"
+                    )
+                    self.remarks.add(place_of(tally.rule), what)
                 yield tally.rule.name
+
+    def _absent(self, draft: Draft, path: str) -> bool:
+        read = self._watched.get(of_bag(path, self.dialect.bag))
+        return read is not None and read(draft.fields) in (MISSING, None)
 
     def _watch(self, draft: Draft, data_type: str) -> None:
         seen = self.seen.setdefault(data_type, {})
@@ -254,11 +264,10 @@ class Session:
     def not_evaluated(self) -> list[Remark]:
         """Everything that was not evaluated, with how many events it concerns."""
         for tally in self.rules:
-            place = place_of(tally.rule)
             for each in self.remarks:
-                if each.where == place:
+                if each.where == place_of(tally.rule) and not each.count:
                     each.count = tally.matches if each.what == CANDIDATE else tally.asked
-        found = list(self.remarks)
+        found = [each for each in self.remarks if each.count or not each.limit]
         if self._renamed:
             other = next(each for each in BAGS if each != self.dialect.bag)
             what = (
@@ -291,7 +300,7 @@ def _facts(value: Any) -> tuple[str, str]:
 def _fields(part: Part) -> Iterator[str]:
     """The fields that leaves name without quotes."""
     if part.kind == "leaf":
-        yield from (path for _, _, path, _ in fields_of(part.text))
+        yield from (each.path for each in fields_of(part.text))
     for each in part.parts:
         yield from _fields(each)
 
@@ -329,13 +338,39 @@ def _read(text: StepText) -> Iterator[str]:
 def _dialect(filters: Filters, rules: Sequence[Rule]) -> Dialect:
     """The version of the engine that the filter is for, as its own paths tell it."""
     texts = [each for pipeline in filters.pipelines for each in pipeline.steps]
-    roots = Counter(path.partition(".")[0] for each in texts for path in _written(each))
+    paths = [path for each in texts for path in _written(each)]
+    asked = [each.path for rule in rules for each in calls(rule.where) if each.path]
+    roots = Counter(path.partition(".")[0] for path in paths)
     if not roots["log"] and not roots["event"]:
-        roots = Counter((each.path or "").partition(".")[0] for rule in rules for each in calls(rule.where))
+        roots = Counter(path.partition(".")[0] for path in asked)
     bag = "event" if roots["event"] > roots["log"] else "log"
-    read = [path for each in texts for path in _read(each)]
-    keeps = any("_" in path and path.partition(".")[0] in BAGS for path in read)
+    own = [path.partition(".")[2] for path in paths if path.partition(".")[0] in BAGS]
+    keys = {path.partition(".")[0] for path in own}
+    named = {path.split(".")[1] for path in asked if path.partition(".")[0] in BAGS and "." in path}
+    keeps = not keys & _SQUEEZED and (any("_" in path for path in own) or bool(named & _UNDERSCORED))
     return Dialect(bag, keeps, {**NAMED, **filters.patterns})
+
+
+_UNDERSCORED = frozenset(
+    {
+        "amsi_threat_data",
+        "core_remedy_items",
+        "created_at",
+        "customer_id",
+        "endpoint_id",
+        "endpoint_type",
+        "event_service_event_id",
+        "event_service_id",
+        "ips_threat_data",
+        "source_info",
+        "threat_cleanable",
+        "user_id",
+        "whitelist_properties",
+    }
+)
+"""Keys of Sophos's events with an underscore."""
+_SQUEEZED = frozenset(each.replace("_", "") for each in _UNDERSCORED)
+"""The same in engines that keep no underscore: a filter that reads these is for one of them."""
 
 
 def _constants(filters: Filters, dialect: Dialect) -> Mapping[str, set[str]]:

@@ -11,6 +11,8 @@ import csv
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import lru_cache, partial
 from typing import Any
 
 from emulator.preview.conditions import Condition, of_bag
@@ -18,8 +20,7 @@ from emulator.preview.draft import Draft
 from emulator.preview.layouts import reformat
 from emulator.preview.paths import UnsupportedPathError, reader
 from emulator.preview.patterns import PatternError, expand, pattern
-from emulator.preview.schema import BAGS
-from emulator.preview.values import MISSING, Json, decode, parse_number, printed, text_of
+from emulator.preview.values import MISSING, Json, as_go, decode, parse_number, printed, text_of
 
 Do = Callable[[Draft], None]
 RESERVED = frozenset({"raw", "@timestamp"})
@@ -27,6 +28,7 @@ _TRUE, _FALSE = (
     frozenset({"1", "t", "T", "TRUE", "true", "True"}),
     frozenset({"0", "f", "F", "FALSE", "false", "False"}),
 )
+_INT64 = 2**63
 _UNNAMED = re.compile(r"[^a-zA-Z0-9.]")
 _UNNAMED_NEWER = re.compile(r"[^a-zA-Z0-9._]")
 
@@ -78,11 +80,7 @@ def compile_step(kind: str, body: Mapping[str, Any], where: str, condition: Cond
     try:
         if kind == "dynamic":
             makes = of_bag(str(_params(body).get("destination", "")), dialect.bag)
-            name = body.get("plugin") or "without a name"
-            raise StepError(f"the plugin {name} is not run here")
-        if kind not in _KINDS:
-            raise StepError(f"there is no step {kind!r}")
-        do = _KINDS[kind](body, dialect)
+        do = _KINDS.get(kind, partial(_unknown, kind))(body, dialect)
     except (StepError, PatternError, UnsupportedPathError) as error:
         return Step(kind, where, condition, None, str(error), makes)
     return Step(kind, where, condition, do)
@@ -90,26 +88,21 @@ def compile_step(kind: str, body: Mapping[str, Any], where: str, condition: Cond
 
 def _json(body: Mapping[str, Any], dialect: Dialect) -> Do:
     source = _source(body, dialect, "raw")
+    key = lru_cache(maxsize=10_000)(dialect.key)
 
     def do(draft: Draft) -> None:
         try:
-            found = decode(_text_at(draft, source))
+            found = decode(_text_at(draft, source), key)
         except ValueError as error:
             raise StepError(f"{source} is no JSON: {error}") from None
         if not isinstance(found, dict):
             raise StepError(f"{source} is no JSON object")
-        for key, value in found.items():
-            name = dialect.key(key)
-            if name.strip("."):
-                draft.put(f"{dialect.bag}.{name}", _cleaned(value, dialect))
+        draft.fill(dialect.bag, {name: value for name, value in found.items() if name and "." not in name})
+        for name, value in found.items():
+            if name.strip(".") and "." in name:  # A dot within a key is one more level.
+                draft.put(f"{dialect.bag}.{name}", value)
 
     return do
-
-
-def _cleaned(value: Json, dialect: Dialect) -> Json:
-    if isinstance(value, dict):
-        return {dialect.key(key): _cleaned(each, dialect) for key, each in value.items()}
-    return [_cleaned(each, dialect) for each in value] if isinstance(value, list) else value
 
 
 def _rename(body: Mapping[str, Any], dialect: Dialect) -> Do:
@@ -150,8 +143,9 @@ def _cast(body: Mapping[str, Any], dialect: Dialect) -> Do:
 
 def _as_int(value: Json) -> int:
     if isinstance(value, (int, float)):
-        return int(value) if not isinstance(value, bool) else 0
-    return int(value) if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value, re.ASCII) else 0
+        return int(value) if not isinstance(value, bool) and abs(value) < _INT64 else 0
+    found = int(value) if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value, re.ASCII) else 0
+    return found if -_INT64 <= found < _INT64 else 0
 
 
 def _as_float(value: Json) -> Json:
@@ -256,6 +250,8 @@ def _trim(body: Mapping[str, Any], dialect: Dialect) -> Do:
     function, cut = body.get("function"), str(body.get("substring") or "")
     if function not in {"prefix", "suffix", "substring", "regex"}:
         raise StepError(f"trim has no function {function!r}: it has prefix, suffix, substring and regex")
+    for each in fields:
+        _check_written(each)
     matched = pattern(expand(cut, dialect.patterns)) if function == "regex" else None
 
     def trimmed(text: str) -> str:
@@ -314,7 +310,7 @@ def _expand(body: Mapping[str, Any], dialect: Dialect) -> Do:
         if value is MISSING:
             return
         try:
-            draft.put(to, _cleaned(decode(value) if isinstance(value, str) else value, dialect))
+            draft.put(to, decode(value, dialect.key) if isinstance(value, str) else as_go(value, dialect.key))
         except ValueError as error:
             raise StepError(f"{source} is no JSON: {error}") from None
 
@@ -344,6 +340,13 @@ _KINDS: dict[str, Callable[[Mapping[str, Any], Dialect], Do]] = {
 }
 
 
+def _unknown(kind: str, body: Mapping[str, Any], _dialect: Dialect) -> Do:
+    if kind == "dynamic":
+        raise StepError(f"the plugin {body.get('plugin') or 'without a name'} is not run here")
+    near = get_close_matches(kind, _KINDS, 1)
+    raise StepError(f"there is no step {kind!r}{f': is {near[0]!r} meant?' if near else ' that is known'}")
+
+
 def _text_at(draft: Draft, path: str) -> str:
     value = draft.get(path)
     if value is MISSING:
@@ -368,7 +371,7 @@ def _target(body: Mapping[str, Any], name: str, dialect: Dialect) -> str:
 
 
 def _check_written(path: str) -> None:
-    if path in RESERVED or path in BAGS:
+    if path in RESERVED:
         raise StepError(f"a step cannot write {path!r}: the engine keeps it for itself")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -29,21 +30,22 @@ _UNSAFE = re.compile("[<>&\u2028\u2029]")
 _encode = msgspec.json.Encoder().encode
 
 
-def decode(text: str | bytes) -> Json:
-    """The value of JSON text; ValueError where it is none."""
+def decode(text: str | bytes, key: Callable[[str], str] | None = None) -> Json:
+    """The value of JSON text, its objects' keys as `key` has them; ValueError where it is none."""
     try:
-        return as_go(msgspec.json.decode(text))
+        return as_go(msgspec.json.decode(text), key)
     except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError(str(error)) from None
 
 
-def as_go(value: Json) -> Json:
+def as_go(value: Json, key: Callable[[str], str] | None = None) -> Json:
     """The value with its numbers as float64: what has no fraction is an int again."""
-    if isinstance(value, dict):
-        return {key: as_go(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [as_go(each) for each in value]
-    return number(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+    kind = value.__class__
+    if kind is str or kind is bool or value is None:
+        return value
+    if kind is dict:
+        return {key(name) if key else name: as_go(each, key) for name, each in value.items()}
+    return [as_go(each, key) for each in value] if kind is list else number(value)
 
 
 def number(value: float) -> int | float:
