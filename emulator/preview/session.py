@@ -274,6 +274,11 @@ class Session:
                 f"they read {other}.*, the filter writes {self.dialect.bag}.*: taken as one, though no engine has both"
             )
             found.append(Remark(f"{self._renamed} rules", what, self.events, limit=True))
+        found += [
+            Remark(name, "no stage of the filter is for this data type", count, limit=False)
+            for name, count in self.data_types.items()
+            if not any(name in types or not types for types, _ in self.pipelines)
+        ]
         found += [Remark(path, why, count, limit=False) for (path, why), count in sorted(self._lost.items())]
         return found
 

@@ -56,8 +56,7 @@ class Dialect:
 
     def written(self, path: str) -> str:
         """A path that a step writes, as the engine keeps it."""
-        path = self.key(path) if self.keeps_underscores or "_" not in path else path
-        return of_bag(path, self.bag)
+        return of_bag(self.key(path), self.bag)
 
 
 @dataclass(frozen=True, slots=True)
