@@ -97,11 +97,11 @@ def _call(call: Call, looked: _Looked) -> list[str]:
     args = tuple(each.value for each in call.arguments[1:])
     if _is_type(own, values, looked):
         return _type(call, values, args, looked)
-    if not values:
-        return [_absent(path)]
     is_whole = all(each.is_whole for each in looked.seen.get(own, ()))
     if not is_whole or any(_holds(call, each, args) for each in (*values, *_possible(own, looked))):
         return []
+    if not values:
+        return [_absent(path)]
     return [f"no event has a {path} that {_wanted(call)}: {_shown(values)}"]
 
 

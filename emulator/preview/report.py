@@ -13,7 +13,10 @@ _WIDTH = 44
 
 
 def report_of(session: Session) -> dict[str, Any]:
-    """Everything that the session found; `ok` where every rule could match, and everything was evaluated."""
+    """Everything that the session found; `ok` where every rule could match, and everything was evaluated.
+
+    Without an event nothing was found out, so it is not well either.
+    """
     remarks = session.not_evaluated()
     rules = [
         {
@@ -26,8 +29,9 @@ def report_of(session: Session) -> dict[str, Any]:
         for tally in session.rules
     ]
     types = sorted(session.types.items())
+    is_well = not any(each["never"] for each in rules) and all(each.limit for each in remarks)
     return {
-        "ok": not any(each["never"] for each in rules) and all(each.limit for each in remarks),
+        "ok": is_well and session.events > 0,
         "events": session.events,
         "types": {name: {"count": each.count, "fields": sorted(each.fields)} for name, each in types},
         "rules": rules,
@@ -60,6 +64,8 @@ def tables_of(session: Session, found: dict[str, Any]) -> list[list[tuple[str, .
 def words_of(session: Session, found: dict[str, Any]) -> list[str]:
     """What stands below the tables, a line each."""
     lines = [f"{found['events']} events, {session.dropped} of them dropped by the filter."]
+    if not session.events:
+        lines = ["There was no event to look at, so nothing can be said of the rules."]
     lines += [f"NEVER  {each['name']}: {each['never']}" for each in found["rules"] if each["never"]]
     # Of a rule that can never match it is said above, and why.
     told = tuple(f"{each['file']}, " for each in found["rules"] if each["never"])

@@ -90,7 +90,8 @@ def holds(text: str, bag: str = "log") -> bool | None:
         'greaterOrEqual("log.count", 100.0) && !greaterThan("log.type", 1) && !lessThan("log.absent", 1)',
         # Time, in its own zone.
         'isHour("log.monday", 10) && isMinute("log.monday", 30) && isDayOfWeek("log.monday", 1)',
-        'isWorkDay("log.monday") && !isWeekend("log.monday") && isWeekend("log.saturday") && isHour("log.saturday", 23)',
+        'isWorkDay("log.monday") && !isWeekend("log.monday") && isWeekend("log.saturday")',
+        'isHour("log.saturday", 23)',
         'isBetweenTime("log.monday", "08:00", "17:00") && isBetweenTime("log.saturday", "22:00", "06:00")',
         '!isBetweenTime("log.monday", "22:00", "06:00") && !isHour("log.type", 10) && !isWeekend("log.absent")',
         # A default where there is no value of its kind.

@@ -1,6 +1,7 @@
 """Each step of a filter does what the public sources show of the engine's, and no step is guessed."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def test_json_of_no_object_fails_and_the_event_goes_on(tmp_path: Path, raw: byte
     mark = {"add": {"function": "string", "params": {"key": "action", "value": "seen"}}}
     found = session(tmp_path, {"steps": [JSON, mark]})
     assert run(found, raw).fields == {"action": "seen"}
-    assert [(each.what, each.count) for each in found.not_evaluated()][0][1] == 1
+    assert [each.count for each in found.not_evaluated()][:1] == [1]
 
 
 def test_json_reads_another_field_too(tmp_path: Path) -> None:
@@ -171,11 +172,9 @@ def test_cast_to_a_list_of_texts(tmp_path: Path) -> None:
 
 @given(value=st.integers(-(2**53), 2**53))
 def test_a_whole_number_survives_being_text(value: int) -> None:
-    import tempfile
-
-    steps = (JSON, *({"cast": {"fields": ["log.a"], "to": to}} for to in ("string", "int")))
+    casts = [{"cast": {"fields": ["log.a"], "to": to}} for to in ("string", "int")]
     with tempfile.TemporaryDirectory() as folder:
-        assert fields(Path(folder), {"a": value}, *steps) == {"log.a": value}
+        assert fields(Path(folder), {"a": value}, JSON, *casts) == {"log.a": value}
 
 
 def test_delete_removes_fields_and_whole_objects_but_not_the_raw_text(tmp_path: Path) -> None:
@@ -192,7 +191,9 @@ def grok(source: str, *patterns: tuple[str, str], **more: object) -> dict[str, A
 
 
 def test_grok_applies_its_patterns_one_behind_the_other(tmp_path: Path) -> None:
-    step = grok("log.line", ("log.first", r"\d+"), ("", "{{.space}}|:"), ("origin.ip", "{{.ipv4}}"), ("log.r", "{{.greedy}}"))
+    step = grok(
+        "log.line", ("log.first", r"\d+"), ("", "{{.space}}|:"), ("origin.ip", "{{.ipv4}}"), ("log.r", "{{.greedy}}")
+    )
     found = fields(tmp_path, {"line": " 17: 192.0.2.9  the rest "}, JSON, step)
     assert found == {
         "log.line": " 17: 192.0.2.9  the rest ",
@@ -262,7 +263,9 @@ def test_trim(tmp_path: Path, function: str, substring: str, value: object, trim
 
 
 def add(key: str, value: object, where: str | None = None) -> dict[str, Any]:
-    return {"add": {"function": "string", "params": {"key": key, "value": value}, **({"where": where} if where else {})}}
+    return {
+        "add": {"function": "string", "params": {"key": key, "value": value}, **({"where": where} if where else {})}
+    }
 
 
 def test_add_writes_text_and_the_last_one_wins(tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def test_a_time_that_the_layout_does_not_read_is_refused(text: str) -> None:
 
 
 @given(
-    moment=st.datetimes(datetime(1971, 1, 1), datetime(2068, 1, 1)),
+    moment=st.datetimes(datetime(1971, 1, 1), datetime(2068, 1, 1)),  # noqa: DTZ001 - hypothesis wants them naive
     minutes=st.integers(-14 * 60, 14 * 60),
 )
 def test_a_time_that_is_shown_in_full_is_read_back(moment: datetime, minutes: int) -> None:
