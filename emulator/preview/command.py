@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from emulator.terminal import refuse, say, show
@@ -16,8 +17,10 @@ from lib.errors import ConfigError, ConnectorError
 from lib.model.duration import parse_duration
 
 if TYPE_CHECKING:
-    from emulator.preview.events import Event, Site
+    from emulator.preview.events import Event
+    from emulator.preview.session import Session
 
+DAMAGED = "it is damaged, and its events are not looked at"
 # ruff: noqa: PLC0415 - what evaluates is loaded when the command runs, and in no other
 
 
@@ -63,7 +66,7 @@ def _run(args: argparse.Namespace) -> int:
 
     config = _config(args)
     session = Session(read_filters(args.filter), read_rules(args.rules), site_of(config))
-    for event in _events(args, config, session.site):
+    for event in _events(args, config, session):
         outcome = session.run(event)
         if args.each:
             print(json.dumps(line_of(outcome), ensure_ascii=False))
@@ -85,16 +88,16 @@ def _config(args: argparse.Namespace) -> Config | None:
     return configuration.load(args.config)
 
 
-def _events(args: argparse.Namespace, config: Config | None, site: Site) -> Iterator[Event]:
+def _events(args: argparse.Namespace, config: Config | None, session: Session) -> Iterator[Event]:
     from emulator.preview.events import from_file, from_simulator, from_store
 
     if args.events:
-        return from_file(args.events, site)
+        return from_file(args.events, session.site)
     if args.recording:
-        return from_file(args.recording, site, pages=True)
+        return from_file(args.recording, session.site, pages=True)
     if args.since and config:
-        return from_store(config, _since(args.since))
-    return from_simulator(site)
+        return from_store(config, _since(args.since), partial(session.remarks.add, what=DAMAGED))
+    return from_simulator(session.site)
 
 
 def _since(text: str) -> timedelta:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lib.config import UTMSTACK_TENANT, Config, Integration
-from lib.errors import ConfigError, ConnectorError, DamagedError
+from lib.errors import ConfigError, DamagedError
 from lib.model.batch import Envelope, Header, from_line, header_of
 from lib.model.feed import EVENTS_DATA_TYPE
 from lib.model.log import from_fields
@@ -22,6 +24,9 @@ WEEK_EVENTS = 7 * 24 * 60
 """Of the simulator: one a minute for a week."""
 _WEEK = datetime(2026, 3, 9, tzinfo=UTC)
 _TENANT = "894af375-a52f-4d5a-a92d-9d9c279b1489"
+
+
+Damaged = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +44,12 @@ class Site:
     integrations: tuple[Integration, ...] = ()
     gap_data_type: str | None = "sophos-central-gaps"
 
-    def envelope(self, raw: bytes) -> Envelope:
-        """What the connector sends along with an event that nothing else is known of."""
+    def envelope(self, raw: bytes, kind: object = None) -> Envelope:
+        """What the connector sends along with an event; of which kind it is, its page says, or its keys."""
         first = self.integrations[0] if self.integrations else None
         alerts = first.alerts_data_type if first else "sophos-central-alerts"
-        data_type = alerts if b'"event_service_event_id"' in raw else EVENTS_DATA_TYPE
+        is_alert = kind == ALERTS if kind in {EVENTS, ALERTS} else b'"event_service_event_id"' in raw
+        data_type = alerts if is_alert else EVENTS_DATA_TYPE
         source = first.name if first else "sophos"
         return Envelope(data_type, source, first.utmstack_tenant_id if first else UTMSTACK_TENANT)
 
@@ -102,7 +108,7 @@ def _events_of(value: dict[str, Any], item: bytes, envelope: Envelope | None, si
     if isinstance(value.get("items"), list):
         for each in value["items"]:
             raw = each.encode() if isinstance(each, str) else json.dumps(each, ensure_ascii=False).encode()
-            yield Event(raw, envelope or site.envelope(raw))
+            yield Event(raw, envelope or site.envelope(raw, value.get("kind")))
         return
     with suppress(ValueError, KeyError, TypeError, AttributeError):
         log = from_fields(value)
@@ -115,15 +121,15 @@ def _lines(name: str) -> list[bytes]:
     try:
         body = Path(name).read_bytes()
         return (gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body).split(b"\n")
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"{name} cannot be read: {reason}", remedy="Name a file of JSON lines.") from None
 
 
-def from_store(config: Config, since: timedelta) -> Iterator[Event]:
+def from_store(config: Config, since: timedelta, damaged: Damaged) -> Iterator[Event]:
     """What the store holds since then: kept batches, waiting ones, and what was set aside, each event once.
 
-    ConfigError where there is no store.
+    `damaged` gets the key of each object that cannot be read. ConfigError where there is no store.
     """
     from lib import wiring  # noqa: PLC0415 - opens the store
     from lib.pipeline.records import Books  # noqa: PLC0415
@@ -135,10 +141,10 @@ def from_store(config: Config, since: timedelta) -> Iterator[Event]:
     books = Books.of(wiring.open_store(config.store))
     after = datetime.now(UTC) - since
     seen: set[bytes] = set()
-    for header, items in _batches(books, after):
+    for header, items in _batches(books, after, damaged):
         if header.fetched_at >= after:
             yield from _once(((Event(each, header.envelope)) for each in items), seen)
-    yield from _once(_set_aside(books.store), seen)
+    yield from _once(_set_aside(books.store, damaged), seen)
 
 
 def _once(events: Iterable[Event], seen: set[bytes]) -> Iterator[Event]:
@@ -149,30 +155,37 @@ def _once(events: Iterable[Event], seen: set[bytes]) -> Iterator[Event]:
             yield event
 
 
-def _batches(books: Any, after: datetime) -> Iterator[tuple[Header, Sequence[bytes]]]:
-    from lib.pipeline.records import day_of  # noqa: PLC0415
+def _batches(books: Any, after: datetime, damaged: Damaged) -> Iterator[tuple[Header, Sequence[bytes]]]:
+    from lib.pipeline.records import day_of  # noqa: PLC0415 - as above
 
-    for key in books.batches.archived(day_of(after)):
-        with suppress(DamagedError):
-            batch = books.batches.kept(key)
-            if batch is not None:
-                yield batch.header, batch.items
-    for waiting in books.batches.waiting():
-        with suppress(DamagedError):
-            batch = books.batches.read(waiting.stream, waiting.sequence)
-            if batch is not None:
-                yield batch.header, batch.items
+    read: list[tuple[str, Callable[[], Any]]] = [
+        (key, partial(books.batches.kept, key)) for key in books.batches.archived(day_of(after))
+    ]
+    read += [
+        (each.entry.key, partial(books.batches.read, each.stream, each.sequence)) for each in books.batches.waiting()
+    ]
+    for key, open_batch in read:
+        try:
+            batch = open_batch()
+        except DamagedError:
+            damaged(key)
+            continue
+        if batch is not None:  # It may have been sent since the listing.
+            yield batch.header, batch.items
 
 
-def _set_aside(store: Any) -> Iterator[Event]:
+def _set_aside(store: Any, damaged: Damaged) -> Iterator[Event]:
     for entry in store.list("dead/"):
-        stored = None
-        with suppress(ConnectorError):
-            stored = store.read(entry.key)
-        for line in stored.body.split(b"\n") if stored else ():
-            with suppress(ValueError, KeyError, TypeError, AttributeError):
+        if not entry.key.rstrip("~").endswith(".ndjson"):  # No logs: an object that stood in the way of others.
+            continue
+        stored = store.read(entry.key)
+        for line in filter(None, stored.body.split(b"\n") if stored else ()):
+            try:
                 log = from_fields(json.loads(line))
-                yield Event(log.raw, Envelope(log.data_type, log.data_source, log.tenant_id))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                damaged(entry.key)
+                continue
+            yield Event(log.raw, Envelope(log.data_type, log.data_source, log.tenant_id))
 
 
 def from_simulator(site: Site, count: int = WEEK_EVENTS) -> Iterator[Event]:

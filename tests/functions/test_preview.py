@@ -264,6 +264,20 @@ def test_a_recording_is_read_page_by_page_and_nothing_of_it_but_items(folder: Fo
     assert len(folder.each("--events", str(file))) == 4
 
 
+def test_a_recorded_page_says_of_which_kind_its_items_are(folder: Folder) -> None:
+    folder.rule("events", "true")
+    folder.rule("alerts", "true", dataTypes=["sophos-central-alerts"])
+    folder.filter(STEPS[:1], dataTypes=["sophos-central", "sophos-central-alerts"])
+    pages = [{"kind": "alerts", "items": [{"id": "a"}]}, {"kind": "events", "items": [{"id": "b"}, "no object"]}]
+    file = folder.path / "pages.jsonl"
+    file.write_text("\n".join(map(json.dumps, pages)))
+    assert [each["rules"] for each in folder.each("--recording", str(file), status=1)] == [
+        ["alerts"],
+        ["events"],
+        ["events"],
+    ]
+
+
 def preview(found: Site, folder: Path, *arguments: str, status: int = 0) -> dict[str, Any]:
     names = ["--filter", str(folder / "filter.yml"), "--rules", str(folder / "rules")]
     return found.command("preview", *names, *arguments, status=status)
@@ -285,6 +299,28 @@ def test_the_store_s_events_are_looked_at_once_whether_kept_waiting_or_set_aside
         plain = folder.path / "batch.ndjson"
         plain.write_bytes(gzip.decompress(kept.read_bytes()))
         assert preview(found, folder.path, "--events", str(plain))["events"] == 30
+
+
+def test_what_is_damaged_in_the_store_is_named(folder: Folder) -> None:
+    folder.rule("any", "true")
+    with site(archive="7d") as found:
+        found.central.fill(3)
+        found.results("fetch-page")
+        found.results("forward-batch")
+        found.central.emit(2)
+        found.results("fetch-page")
+        store = found.folder / "store"
+        kept, waiting = (
+            next(each for each in (store / name).rglob("*") if each.is_file()) for name in ("archive", "batches")
+        )
+        kept.write_bytes(kept.read_bytes()[:40])
+        waiting.write_bytes(b"{}\n")
+        (store / "dead/acme/t/events").mkdir(parents=True)
+        (store / "dead/acme/t/events/00000000000000000001.ndjson").write_text("{}\n{}\n")
+        told = preview(found, folder.path, "--since", "1h", status=1)
+        assert told["events"] == 0
+        named = {each["where"].split("/")[0]: each["count"] for each in told["not_evaluated"]}
+        assert named == {"archive": 1, "batches": 1, "dead": 2}
 
 
 def test_set_aside_events_are_looked_at_under_their_own_data_type(folder: Folder) -> None:
@@ -338,6 +374,7 @@ def refused(folder: Folder, capsys: pytest.CaptureFixture[str], *arguments: str)
         ("events.jsonl", '{"id": "a"}\n[]\n', "events.jsonl, line 2: it is no JSON object"),
         ("events.jsonl", '{"id": "a"}\nnot json\n', "events.jsonl, line 2: it is no JSON object"),
         ("events.jsonl", b"\x1f\x8bxx", "events.jsonl cannot be read"),
+        ("events.jsonl", gzip.compress(b'{"id": "a"}')[:10] + b"\xff" * 20, "events.jsonl cannot be read"),
     ],
 )
 def test_a_fault_in_a_file_is_told_with_its_line(
