@@ -143,13 +143,13 @@ def _examples(of: Mapping[str, Sequence[str]]) -> str:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from emulator.run import run
+    from emulator.runtime.run import run
 
     return run(args.config, args.only)
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from emulator.demo import demo
+    from emulator.cli.demo import demo
 
     return demo(args.listen)
 
@@ -161,44 +161,44 @@ def _relay(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from emulator.commands import check
+    from emulator.cli.commands import check
 
     return check(args.config, as_json=args.json)
 
 
 def _completion(args: argparse.Namespace) -> int:
-    from emulator.completion import script
+    from emulator.cli.completion import script
 
     print(script(_parser(), args.shell))
     return 0
 
 
 def _tail(args: argparse.Namespace) -> int:
-    from emulator.commands import tail
+    from emulator.cli.commands import tail
 
     return tail(args.config, as_json=args.json)
 
 
 def _status(args: argparse.Namespace) -> int:
-    from emulator.commands import status
+    from emulator.cli.commands import status
 
     return status(args.config, as_json=args.json)
 
 
 def _pause(args: argparse.Namespace) -> int:
-    from emulator.commands import pause
+    from emulator.cli.commands import pause
 
     return pause(args.config, args.integration, resume=args.resume, as_json=args.json)
 
 
 def _audit(args: argparse.Namespace) -> int:
-    from emulator.commands import audit
+    from emulator.cli.commands import audit
 
     return audit(args.config, args.since, as_json=args.json)
 
 
 def _types(args: argparse.Namespace) -> int:
-    from emulator.commands import types
+    from emulator.cli.commands import types
 
     return types(args.config, args.integration, args.hours, as_json=args.json)
 
@@ -211,25 +211,25 @@ def _hours(text: str) -> float:
 
 
 def _reconcile(args: argparse.Namespace) -> int:
-    from emulator.commands import reconcile
+    from emulator.cli.commands import reconcile
 
     return reconcile(args.config, args.integration, getattr(args, "since", None), as_json=args.json)
 
 
 def _replay(args: argparse.Namespace) -> int:
-    from emulator.commands import replay
+    from emulator.cli.commands import replay
 
     return replay(args.config, args.since, args.batch, as_json=args.json)
 
 
 def _missed(args: argparse.Namespace) -> int:
-    from emulator.commands import missed
+    from emulator.cli.commands import missed
 
     return missed(args.config, args.since, as_json=args.json)
 
 
 def _switch_over(args: argparse.Namespace) -> int:
-    from emulator.commands import switch_over
+    from emulator.cli.commands import switch_over
 
     return switch_over(args.config, args.after, as_json=args.json)
 
@@ -241,7 +241,7 @@ def _preview(args: argparse.Namespace) -> int:
 
 
 def _test_connection(args: argparse.Namespace) -> int:
-    from emulator.commands import test_connection
+    from emulator.cli.commands import test_connection
 
     return test_connection(args.config, args.integration, as_json=args.json)
 

@@ -20,10 +20,10 @@ import yaml
 
 from emulator.central import CentralServer
 from emulator.engine import StandInEngine
-from emulator.functions import Answer, Function
-from lib.config import ENVIRONMENT
-from lib.pipeline.records import Books
-from lib.wiring import open_store
+from emulator.runtime.functions import Answer, Function
+from lib.app import open_store
+from lib.config.loading import ENVIRONMENT
+from lib.state.state import State
 
 ROOT = Path(__file__).resolve().parents[1]
 SECRET = "demo-secret"
@@ -80,9 +80,9 @@ class Site:
         shutil.rmtree(self.folder)
 
     @property
-    def books(self) -> Books:
+    def state(self) -> State:
         """What the store holds."""
-        return Books.of(open_store(self.settings["store"]))
+        return State.of(open_store(self.settings["store"]))
 
     def function(self, name: str) -> Function:
         """The function's process, started at its first use."""

@@ -158,7 +158,7 @@ class Soak:
 
     def settled(self) -> int:
         """How many events have receipts."""
-        (line,) = audit(self.site.books)["streams"] or [{"events": 0}]
+        (line,) = audit(self.site.state)["streams"] or [{"events": 0}]
         return int(line["events"])
 
 
@@ -187,11 +187,11 @@ def main() -> int:
         time.sleep(1)
     status = soak.emulator.end()
     soak.engine.kill()
-    found, told = arrived(soak.record), audit(site.books)
+    found, told = arrived(soak.record), audit(site.state)
     lost = [each for each in ids if each not in found]
     repeats = sum(found.values()) - len(found)
     stream = Stream("acme", central.default_tenant, "events")
-    receipts = sum(1 for _ in site.books.ledger.receipts(stream))
+    receipts = sum(1 for _ in site.state.ledger.receipts(stream))
     print(f"{dict(soak.deeds)}; {len(ids)} events, {receipts} receipts")
     print(f"lost: {len(lost)}; repeats: {repeats} ({repeats / len(ids):.2%}); audit holds: {told['ok']}; exit {status}")
     central.close()

@@ -106,7 +106,7 @@ class Tokens:
             self._issued = {known: held for known, held in self._issued.items() if client_id not in (None, held[0])}
 
 
-class RateLimiter:
+class RequestLimiter:
     """Counts each credential's requests in sliding windows of the simulator's clock."""
 
     def __init__(self, clock: Clock, limits: Iterable[Sequence[float]] = (), *, retry_after: bool = False) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
-from emulator.central.accounts import OWN_HOST, Credential, RateLimiter, Tenant, Tokens
+from emulator.central.accounts import OWN_HOST, Credential, RequestLimiter, Tenant, Tokens
 from emulator.central.clock import DAY_MS, Clock, iso
 from emulator.central.feed import KINDS, CursorRule, Feed, Query
 from emulator.central.generator import Generator
@@ -74,7 +74,7 @@ class Account:
     credentials: dict[str, Credential]
     """As `tenants`."""
     tokens: Tokens
-    limiter: RateLimiter
+    limiter: RequestLimiter
     settings: Settings
     regions: frozenset[str] = frozenset()
     """Those that have a host of their own."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Self
 
-from emulator.central.accounts import Credential, RateLimiter, Tenant, Tokens
+from emulator.central.accounts import Credential, RequestLimiter, Tenant, Tokens
 from emulator.central.api import GLOBAL, Account, Api, RefusedError, Settings
 from emulator.central.clock import DAY_MS, Clock
 from emulator.central.control import PREFIX, Control
@@ -75,7 +75,7 @@ class CentralServer:
         """
         self.clock = clock or Clock()
         self.faults = FaultQueue(faults)
-        self.limiter = RateLimiter(self.clock, rate_limits, retry_after=retry_after)
+        self.limiter = RequestLimiter(self.clock, rate_limits, retry_after=retry_after)
         self.requests: deque[Seen] = deque(maxlen=_REQUESTS_KEPT)
         """The newest answered requests, oldest first."""
         self._account = Account(

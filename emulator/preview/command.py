@@ -10,9 +10,9 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from emulator.terminal import refuse, say, show
-from lib import config as configuration
-from lib.config import ENVIRONMENT, Config
+from emulator.cli.terminal import refuse, say, show
+from lib.config import loading as configuration
+from lib.config.loading import ENVIRONMENT, Config
 from lib.errors import ConfigError, ConnectorError
 from lib.model.duration import parse_duration
 

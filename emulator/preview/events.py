@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lib.config import UTMSTACK_TENANT, Config, Integration
+from lib.config.loading import UTMSTACK_TENANT, Config, Integration
 from lib.errors import ConfigError, DamagedError
 from lib.model.batch import Envelope, Header, from_line, header_of
 from lib.model.feed import EVENTS_DATA_TYPE
@@ -131,20 +131,20 @@ def from_store(config: Config, since: timedelta, damaged: Damaged) -> Iterator[E
 
     `damaged` gets the key of each object that cannot be read. ConfigError where there is no store.
     """
-    from lib import wiring  # noqa: PLC0415 - opens the store
-    from lib.pipeline.records import Books  # noqa: PLC0415
+    from lib import app  # noqa: PLC0415 - opens the store
+    from lib.state.state import State  # noqa: PLC0415
 
     if not config.store.startswith("gs://") and not Path(config.store.removeprefix("file:")).is_dir():
         raise ConfigError(
             f"there is no store at {config.store}", remedy="Start the connector first, or name another source."
         )
-    books = Books.of(wiring.open_store(config.store))
+    state = State.of(app.open_store(config.store))
     after = datetime.now(UTC) - since
     seen: set[bytes] = set()
-    for header, items in _batches(books, after, damaged):
+    for header, items in _batches(state, after, damaged):
         if header.fetched_at >= after:
             yield from _once(((Event(each, header.envelope)) for each in items), seen)
-    yield from _once(_set_aside(books.store, damaged), seen)
+    yield from _once(_set_aside(state.store, damaged), seen)
 
 
 def _once(events: Iterable[Event], seen: set[bytes]) -> Iterator[Event]:
@@ -155,14 +155,14 @@ def _once(events: Iterable[Event], seen: set[bytes]) -> Iterator[Event]:
             yield event
 
 
-def _batches(books: Any, after: datetime, damaged: Damaged) -> Iterator[tuple[Header, Sequence[bytes]]]:
-    from lib.pipeline.records import day_of  # noqa: PLC0415 - as above
+def _batches(state: Any, after: datetime, damaged: Damaged) -> Iterator[tuple[Header, Sequence[bytes]]]:
+    from lib.state.state import day_of  # noqa: PLC0415 - as above
 
     read: list[tuple[str, Callable[[], Any]]] = [
-        (key, partial(books.batches.kept, key)) for key in books.batches.archived(day_of(after))
+        (key, partial(state.batches.kept, key)) for key in state.batches.archived(day_of(after))
     ]
     read += [
-        (each.entry.key, partial(books.batches.read, each.stream, each.sequence)) for each in books.batches.waiting()
+        (each.entry.key, partial(state.batches.read, each.stream, each.sequence)) for each in state.batches.waiting()
     ]
     for key, open_batch in read:
         try:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from lib.access import SHORTEST_KEY, bearer, digest_of, is_among
+from lib.config.reloading import Signature, signature_of
 from lib.errors import ConfigError
-from lib.live import Signature, signature_of
+from lib.http.access import SHORTEST_KEY, bearer, digest_of, is_among
 
 log = logging.getLogger(__name__)
 

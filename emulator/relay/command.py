@@ -12,12 +12,12 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from emulator.cli.terminal import refuse
 from emulator.relay.access import Certificates, Tokens
 from emulator.relay.bounds import Bounds, Gate
 from emulator.relay.server import Relay
-from emulator.terminal import refuse
-from lib import config as configuration
 from lib import telemetry
+from lib.config import loading as configuration
 from lib.errors import ConfigError, ConnectorError
 from lib.utmstack.channel import socket_path
 

@@ -4,8 +4,8 @@ import functions_framework
 from flask import Request, Response
 from marshmallow import Schema, fields, validate
 
-from lib import wiring
-from lib.boundary import answer
+from lib import app
+from lib.http.handler import answer
 from lib.model.stream import KINDS
 
 
@@ -21,4 +21,4 @@ class FetchPageRequest(Schema):
 @functions_framework.http
 def fetch_page(request: Request) -> Response:
     """Answer one call."""
-    return answer(request, FetchPageRequest(), wiring.fetch_page, access=wiring.access)
+    return answer(request, FetchPageRequest(), app.fetch_page, access=app.access)

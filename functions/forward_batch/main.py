@@ -4,8 +4,8 @@ import functions_framework
 from flask import Request, Response
 from marshmallow import Schema, fields, validate
 
-from lib import wiring
-from lib.boundary import answer
+from lib import app
+from lib.http.handler import answer
 from lib.model.stream import KINDS
 
 
@@ -20,6 +20,4 @@ class ForwardBatchRequest(Schema):
 @functions_framework.http
 def forward_batch(request: Request) -> Response:
     """Answer one call, or one storage event."""
-    return answer(
-        request, ForwardBatchRequest(), wiring.forward_batch, access=wiring.access, event=wiring.forward_object
-    )
+    return answer(request, ForwardBatchRequest(), app.forward_batch, access=app.access, event=app.forward_object)

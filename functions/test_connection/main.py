@@ -4,8 +4,8 @@ import functions_framework
 from flask import Request, Response
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
-from lib import wiring
-from lib.boundary import answer
+from lib import app
+from lib.http.handler import answer
 from lib.model.stream import KINDS
 
 
@@ -37,4 +37,4 @@ class TestConnectionRequest(Schema):
 @functions_framework.http
 def test_connection(request: Request) -> Response:
     """Answer one call."""
-    return answer(request, TestConnectionRequest(), wiring.test_connection, access=wiring.access, rare=True)
+    return answer(request, TestConnectionRequest(), app.test_connection, access=app.access, rare=True)

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from lib.errors import DamagedError
 from lib.model.batch import LAYOUT, check_layout
 from lib.model.clock import moment_or_none, text_or_none
-from lib.model.receipt import Tail
+from lib.model.receipt import LastReceipt
 from lib.model.stream import Stream
 
 TERM = timedelta(seconds=12)
@@ -26,7 +26,7 @@ class Lease:
 
     holder: str | None = None
     until: datetime | None = None
-    tail: Tail = field(default_factory=Tail)
+    tail: LastReceipt = field(default_factory=LastReceipt)
     """The last receipt that the lease's last holder knew of."""
     acked_sequence: int = 0
     """A batch that was delivered in part."""
@@ -70,7 +70,7 @@ def from_body(body: bytes) -> Lease:
         return Lease(
             holder=fields["holder"],
             until=moment_or_none(fields["until"]),
-            tail=Tail(**fields["tail"]),
+            tail=LastReceipt(**fields["tail"]),
             acked_sequence=fields["acked_sequence"],
             # Without the refused it counted without them, too: the batch is sent from its beginning.
             acked=fields["acked"] if "refused" in fields else 0,

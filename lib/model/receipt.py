@@ -25,7 +25,7 @@ OBSERVED = "observed"
 
 
 @dataclass(frozen=True, slots=True)
-class Tail:
+class LastReceipt:
     """The end of a stream's ledger: what was delivered last."""
 
     sequence: int = 0
@@ -53,7 +53,7 @@ def to_body(
     header: Header,
     keys: Sequence[str],
     *,
-    previous: Tail,
+    previous: LastReceipt,
     acked_at: datetime,
     set_aside: int,
     outcome: str = DELIVERED,

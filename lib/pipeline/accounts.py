@@ -19,12 +19,12 @@ from lib.errors import (
     WrongTenantError,
 )
 from lib.model.batch import LAYOUT, check_layout
+from lib.model.checkpoint import SLOWEST, Problem, oldest_request, problem_after, problem_fields, problem_of
 from lib.model.clock import from_text, moment_or_none, text_or_none, to_text
 from lib.model.credential import InUse, Life, Warned, life_of, warnings
 from lib.model.feed import Feed
 from lib.model.page import DevicePage, Page, Tenant, Whoami
-from lib.model.position import SLOWEST, Trouble, oldest_request, trouble_after, trouble_fields, trouble_of
-from lib.model.quota import Used
+from lib.model.rate_policy import Used
 from lib.model.region import refusal as wrong_region
 from lib.model.stream import Stream, encode_segment
 from lib.store.base import ABSENT, ObjectStore
@@ -78,7 +78,7 @@ class Source(Directory, Protocol):
         """The page of devices that begins at the key, or the first one."""
 
 
-class Budget(Protocol):
+class RateLimiter(Protocol):
     """The calls that a credential may make."""
 
     def expect(self, streams: int, every: float) -> int:
@@ -103,7 +103,7 @@ class Integration:
     source: Source
     client_id: Callable[[], str]
     api_url: str
-    budget: Budget
+    rate_limiter: RateLimiter
     in_use: Callable[[], InUse | None] = lambda: None
     """Which of its credentials it uses; None as long as that is not known."""
 
@@ -139,15 +139,15 @@ class Account:
     who: Whoami | None = None
     tenants: tuple[Tenant, ...] = ()
     checked_at: datetime | None = None
-    trouble: Trouble | None = None
+    problem: Problem | None = None
     paused_at: datetime | None = None
     """Since when an operator wants nothing to be fetched."""
     life: Life = field(default_factory=Life)
 
     def warnings(self, now: datetime) -> list[Warned]:
         """What is to be said of the credential, though everything may still work."""
-        refused = self.trouble is not None and self.trouble.code == CredentialsError.code
-        return warnings(self.life, self.trouble.since if self.trouble and refused else None, now)
+        refused = self.problem is not None and self.problem.code == CredentialsError.code
+        return warnings(self.life, self.problem.since if self.problem and refused else None, now)
 
 
 def account_key(name: str) -> str:
@@ -182,15 +182,15 @@ class Accounts:
         """What is known of the integration."""
         return self._load(name)[0]
 
-    def held_back(self, feed: Feed, account: Account) -> Trouble | None:
+    def held_back(self, feed: Feed, account: Account) -> Problem | None:
         """The trouble that forbids another try just now.
 
         A process that has not tried refused credentials yet may: somebody started it, perhaps having set them right.
         """
-        trouble = account.trouble
-        if trouble is None or not trouble.holds_back(self._now() + SOON):
+        problem = account.problem
+        if problem is None or not problem.holds_back(self._now() + SOON):
             return None
-        return trouble if feed.name in self._tried or trouble.code == ThrottledError.code else None
+        return problem if feed.name in self._tried or problem.code == ThrottledError.code else None
 
     def targets(
         self, feed: Feed, source: Directory, client_id: str, api_url: str, *, deadline: float | None = None
@@ -211,19 +211,19 @@ class Accounts:
             self._save(feed.name, account, generation)
         return list(_targets(feed, account))
 
-    def failed(self, feed: Feed, error: ConnectorError) -> Trouble:
+    def failed(self, feed: Feed, error: ConnectorError) -> Problem:
         """Remember that the integration as a whole failed; the trouble, with its next try."""
         account, generation = self._load(feed.name)
-        before = account.trouble
+        before = account.problem
         failures = before.failures if before and before.code == error.code else 0
-        trouble = trouble_after(before, error, self._now(), wait_after(error, failures, self.jitter()))
-        if before is None or before.code != error.code or trouble.retry_at is not None:
+        problem = problem_after(before, error, self._now(), wait_after(error, failures, self.jitter()))
+        if before is None or before.code != error.code or problem.retry_at is not None:
             # Where another address is right, or the credential was replaced, only asking again tells.
             checked_at = None if isinstance(error, CredentialsError | PermissionMissingError) else account.checked_at
-            account = replace(account, trouble=trouble, checked_at=checked_at)
+            account = replace(account, problem=problem, checked_at=checked_at)
             self._save(feed.name, account, generation)
             self._warn(feed.name, account)
-        return trouble
+        return problem
 
     def forget(self, name: str) -> None:
         """Let the integration be tried at once, though it was refused: its settings have changed."""
@@ -232,16 +232,16 @@ class Accounts:
     def lift(self, name: str) -> None:
         """Let the integration be tried at once, by every process; one that was tried just now needs it no more."""
         account, generation = self._load(name)
-        if account.trouble is not None and account.trouble.lifted() != account.trouble:
-            self._save(name, replace(account, trouble=account.trouble.lifted()), generation)
+        if account.problem is not None and account.problem.lifted() != account.problem:
+            self._save(name, replace(account, problem=account.problem.lifted()), generation)
 
     def worked(self, name: str, in_use: InUse | None = None) -> None:
         """Forget the integration's trouble, once it is over, and remember since when the credential works."""
         account, generation = self._load(name)
-        now, trouble = self._now(), account.trouble
+        now, problem = self._now(), account.problem
         after = replace(
             account,
-            trouble=trouble if trouble is not None and trouble.holds_back(now) else None,
+            problem=problem if problem is not None and problem.holds_back(now) else None,
             life=account.life if in_use is None else account.life.used(in_use, now),
         )
         if after != account:
@@ -297,7 +297,7 @@ class Accounts:
                 who=Whoami(**fields["who"]) if fields["who"] else None,
                 tenants=tuple(Tenant(**tenant) for tenant in fields["tenants"]),
                 checked_at=from_text(fields["checked_at"]) if fields["checked_at"] else None,
-                trouble=trouble_of(fields["trouble"]),
+                problem=problem_of(fields["trouble"]),
                 paused_at=moment_or_none(fields.get("paused_at")),
                 life=life_of(fields.get("life")),
             ), stored.generation
@@ -313,7 +313,7 @@ class Accounts:
             "who": asdict(account.who) if account.who else None,
             "tenants": [asdict(tenant) for tenant in account.tenants],
             "checked_at": to_text(account.checked_at) if account.checked_at else None,
-            "trouble": trouble_fields(account.trouble),
+            "trouble": problem_fields(account.problem),
             "paused_at": text_or_none(account.paused_at),
             "life": account.life.fields(),
         }

@@ -9,12 +9,12 @@ from typing import Any
 from lib.errors import DamagedError
 from lib.model import receipt as receipts
 from lib.model.batch import GAP, POLL
-from lib.model.position import from_body, position_key
+from lib.model.checkpoint import checkpoint_key, from_body
 from lib.model.receipt import OBSERVED
 from lib.model.stream import Stream
-from lib.pipeline.gaps import CURSOR_EXPIRED
-from lib.pipeline.leases import lease_of
-from lib.pipeline.records import Books
+from lib.state.gaps import CURSOR_EXPIRED
+from lib.state.leases import lease_of
+from lib.state.state import State
 
 RECEIPT_MISSING = "receipt_missing"
 RECEIPT_ALTERED = "receipt_altered"
@@ -59,24 +59,24 @@ class _Stream:
         self.findings.append({"code": code, "sequence": sequence, "detail": detail})
 
 
-def audit(books: Books, since: str = "") -> dict[str, Any]:
+def audit(state: State, since: str = "") -> dict[str, Any]:
     """Every stream's chain from the day `since` (`yyyy-mm-dd`) on, and whether all of it holds."""
-    streams = {*books.positions.streams(), *(waiting.stream for waiting in books.batches.waiting())}
-    streams |= set(books.ledger.streams())
-    lines = [_line(books, stream, since) for stream in sorted(streams)]
+    streams = {*state.checkpoints.streams(), *(waiting.stream for waiting in state.batches.waiting())}
+    streams |= set(state.ledger.streams())
+    lines = [_line(state, stream, since) for stream in sorted(streams)]
     return {"ok": not any(line["findings"] for line in lines), "since": since or None, "streams": lines}
 
 
-def _line(books: Books, stream: Stream, since: str) -> dict[str, Any]:
+def _line(state: State, stream: Stream, since: str) -> dict[str, Any]:
     found = _Stream(stream)
-    gaps = list(books.gaps.all(stream))
+    gaps = list(state.gaps.all(stream))
     named = {gap["sequence"] for gap in gaps if gap["reason"] != CURSOR_EXPIRED}
     if not since:
-        _begin(books, found)
-    for receipt in _receipts(books, stream, since):
+        _begin(state, found)
+    for receipt in _receipts(state, stream, since):
         if found.last is None or receipt.sequence > found.last.sequence:
             _follow(found, receipt, named, since)
-    _end(books, found)
+    _end(state, found)
     return {
         "integration": stream.integration,
         "tenant": stream.tenant,
@@ -94,8 +94,8 @@ def _line(books: Books, stream: Stream, since: str) -> dict[str, Any]:
     }
 
 
-def _receipts(books: Books, stream: Stream, since: str) -> Iterator[_Receipt]:
-    for place, body in books.ledger.bodies(stream, since):
+def _receipts(state: State, stream: Stream, since: str) -> Iterator[_Receipt]:
+    for place, body in state.ledger.bodies(stream, since):
         try:
             fields: dict[str, Any] | None = receipts.fields_of(body)
         except DamagedError:
@@ -103,17 +103,17 @@ def _receipts(books: Books, stream: Stream, since: str) -> Iterator[_Receipt]:
         yield _Receipt(place.first, place.last, place.day, receipts.digest(body), fields)
 
 
-def _begin(books: Books, found: _Stream) -> None:
+def _begin(state: State, found: _Stream) -> None:
     """Where receipts were removed for their age, the chain begins with the last of them."""
     try:
-        anchor = books.ledger.anchor(found.stream)
+        prune_point = state.ledger.prune_point(found.stream)
     except DamagedError as error:
         found.note(RECEIPT_DAMAGED, None, str(error))
         return
-    if anchor is not None:
-        found.removed_until = anchor.day
-        found.last = _Receipt(anchor.sequence, anchor.sequence, anchor.day, anchor.digest, {})
-        found.total, found.next_cursor = anchor.total, anchor.next_cursor
+    if prune_point is not None:
+        found.removed_until = prune_point.day
+        found.last = _Receipt(prune_point.sequence, prune_point.sequence, prune_point.day, prune_point.digest, {})
+        found.total, found.next_cursor = prune_point.total, prune_point.next_cursor
 
 
 def _follow(found: _Stream, receipt: _Receipt, named: set[int], since: str) -> None:
@@ -172,43 +172,43 @@ def _count(found: _Stream, receipt: _Receipt, fields: dict[str, Any]) -> None:
         day["observed"] = day.get("observed", 0) + events
 
 
-def _end(books: Books, found: _Stream) -> None:
+def _end(state: State, found: _Stream) -> None:
     """Hold the end of the chain against the lease, the batches that wait, and the cursor."""
     stream, last = found.stream, found.last.sequence if found.last else 0
-    tail = lease_of(books.store, stream)[0].tail
+    tail = lease_of(state.store, stream)[0].tail
     if tail.sequence > last:
         found.note(RECEIPT_MISSING, last + 1, f"receipts {last + 1} to {tail.sequence} are missing")
         last = tail.sequence
     elif found.last and tail.sequence == last and tail.digest != found.last.digest:
         found.note(RECEIPT_ALTERED, last, f"receipt {last} is not the one that was written")
     expected = last + 1
-    for waiting in books.batches.waiting(stream):
+    for waiting in state.batches.waiting(stream):
         if waiting.sequence <= last:
             continue  # A leftover of an overtaken fetch: delivered before, and removed by the next call.
         if waiting.sequence > expected:
             _missing(found, expected, waiting.sequence - 1)
         expected = waiting.sequence + 1
         try:
-            books.batches.read(stream, waiting.sequence)
+            state.batches.read(stream, waiting.sequence)
         except DamagedError as error:
             found.note(BATCH_DAMAGED, waiting.sequence, str(error))
-    _cursor(books, found, expected)
+    _cursor(state, found, expected)
 
 
-def _cursor(books: Books, found: _Stream, expected: int) -> None:
-    stored = books.store.read(position_key(found.stream))
+def _cursor(state: State, found: _Stream, expected: int) -> None:
+    stored = state.store.read(checkpoint_key(found.stream))
     if stored is None:
         found.note(CURSOR_MISSING, None, "there is no cursor; it is made again from the last batch or receipt")
         return
     try:
-        position = from_body(stored.body)
+        checkpoint = from_body(stored.body)
     except DamagedError as error:
         found.note(CURSOR_DAMAGED, None, str(error))
         return
-    if position.edits:
-        found.note(CURSOR_EDITED, None, f"the cursor was edited by hand ({position.edits} times)")
-    elif position.sequence > expected:
-        _missing(found, expected, position.sequence - 1)
+    if checkpoint.edits:
+        found.note(CURSOR_EDITED, None, f"the cursor was edited by hand ({checkpoint.edits} times)")
+    elif checkpoint.sequence > expected:
+        _missing(found, expected, checkpoint.sequence - 1)
 
 
 def _range(first: int, last: int) -> str:

@@ -11,7 +11,7 @@ from lib.errors import ConnectorError
 from lib.model.families import FAMILIES, NEEDED, PREFIX, family_of
 from lib.model.stream import EVENTS
 from lib.pipeline.accounts import Integration, Target
-from lib.pipeline.advance import ReadFacts
+from lib.state.advance import ReadFields
 
 OTHER = "other"
 """Where types are shown that no family has; their own names leave them out."""
@@ -29,7 +29,7 @@ class Seen:
 class CountTypes:
     """The use case; it stores nothing and moves no cursor."""
 
-    facts: ReadFacts
+    event_fields: ReadFields
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
 
@@ -72,7 +72,7 @@ class CountTypes:
                 deadline=deadline,
             )
             for raw in page.items:
-                read = self.facts(raw)
+                read = self.event_fields(raw)
                 if read.id is None or read.id not in ids:
                     one = seen.setdefault(read.type or "", Seen())
                     one.events += 1

@@ -15,65 +15,65 @@ from datetime import datetime, timedelta
 
 from lib.errors import CursorRefusedError, DamagedError
 from lib.model.batch import POLL, Header
+from lib.model.checkpoint import Checkpoint
 from lib.model.inventory import Inventory
 from lib.model.page import DevicePage
-from lib.model.position import Position
 from lib.pipeline.accounts import Integration, Target
-from lib.pipeline.advance import ReadFacts, advance, item_of
-from lib.pipeline.gaps import BATCH_DAMAGED, BATCH_MISSING
-from lib.pipeline.records import Books, SavedPosition, day_of
+from lib.state.advance import ReadFields, advance, item_of
+from lib.state.gaps import BATCH_DAMAGED, BATCH_MISSING
+from lib.state.state import SavedCheckpoint, State, day_of
 
 log = logging.getLogger(__name__)
 
 
-def is_due(position: Position, every: timedelta, now: datetime) -> bool:
+def is_due(checkpoint: Checkpoint, every: timedelta, now: datetime) -> bool:
     """Whether a look is under way, or time for one has come. An end in the future is a clock that jumped back."""
-    if position.cursor is not None or position.as_of is None:
+    if checkpoint.cursor is not None or checkpoint.as_of is None:
         return True
-    return not timedelta(0) <= now - position.as_of < every
+    return not timedelta(0) <= now - checkpoint.as_of < every
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class ScannedPage:
     """What one page of a look brought."""
 
-    saved: SavedPosition
+    saved: SavedCheckpoint
     header: Header | None
     """Of the batch, where records had changed."""
     size: int
     has_more: bool
 
 
-class Look:
+class DeviceScan:
     """One call's part of a look at one tenant's devices."""
 
     def __init__(
         self,
-        books: Books,
+        state: State,
         integration: Integration,
         target: Target,
-        saved: SavedPosition,
+        saved: SavedCheckpoint,
         *,
-        facts: ReadFacts,
+        event_fields: ReadFields,
         now: Callable[[], datetime],
     ) -> None:
-        self._books = books
+        self._state = state
         self._integration = integration
         self._target = target
         self._stream = target.stream
         self._saved = saved
-        self._facts = facts
+        self._event_fields = event_fields
         self._now = now
-        self._known, self._generation = books.inventories.read(target.stream)
+        self._known, self._generation = state.inventories.read(target.stream)
         self._is_dirty = False
-        if self._known.folded >= saved.position.sequence:
+        if self._known.folded >= saved.checkpoint.sequence:
             # It knows of a batch that is not there: set aside as damaged before the position had moved.
             self._known = self._known.forgotten()
         self._fold_waiting()
 
-    def page(self, deadline: float) -> Looked:
+    def page(self, deadline: float) -> ScannedPage:
         """Ask for the next page, and store what changed in it."""
-        if self._saved.position.cursor is None:
+        if self._saved.checkpoint.cursor is None:
             self._known = self._known.begun(self._lost())
         page, key = self._ask(deadline)
         known, changed = self._known.shown(page.items)
@@ -89,33 +89,33 @@ class Look:
         if not changed:
             self._known, self._is_dirty = known, True
             self._idle(header)
-            return Looked(self._saved, None, 0, header.has_more)
-        header, size = self._books.batches.create(header, changed)
+            return ScannedPage(self._saved, None, 0, header.has_more)
+        header, size = self._state.batches.create(header, changed)
         self._keep(replace(known, folded=header.sequence))
-        items = [item_of(raw, header, self._facts) for raw in changed]
-        self._saved = advance(self._books.positions, self._saved, header, items)
-        return Looked(self._saved, header, size, header.has_more)
+        items = [item_of(raw, header, self._event_fields) for raw in changed]
+        self._saved = advance(self._state.checkpoints, self._saved, header, items)
+        return ScannedPage(self._saved, header, size, header.has_more)
 
     def _fold_waiting(self) -> None:
         """Note what a run stored that died before it noted it. What is gone was noted by whoever delivered it."""
-        for waiting in self._books.batches.waiting(self._stream):
-            if self._known.folded < waiting.sequence < self._saved.position.sequence:
+        for waiting in self._state.batches.waiting(self._stream):
+            if self._known.folded < waiting.sequence < self._saved.checkpoint.sequence:
                 with suppress(DamagedError):  # Its records are sent again, once it is named as a gap.
-                    batch = self._books.batches.read(self._stream, waiting.sequence)
+                    batch = self._state.batches.read(self._stream, waiting.sequence)
                     if batch is not None and batch.header.origin == POLL:
                         self._known = self._known.folding(waiting.sequence, batch.items)
 
-    def pause(self) -> SavedPosition:
+    def pause(self) -> SavedCheckpoint:
         """Write down how far the look has come, where that is not written yet."""
         if self._is_dirty:
             self._keep(self._known)
-            position = self._saved.position
-            self._saved = self._books.positions.write(self._stream, position, expected=self._saved.generation)
+            checkpoint = self._saved.checkpoint
+            self._saved = self._state.checkpoints.write(self._stream, checkpoint, expected=self._saved.generation)
         return self._saved
 
     def _ask(self, deadline: float) -> tuple[DevicePage, str | None]:
         """The next page, and the key that it was read with."""
-        key = self._saved.position.cursor
+        key = self._saved.checkpoint.cursor
         if key is not None:
             try:
                 return self._page(key, deadline), key
@@ -134,19 +134,19 @@ class Look:
         )
 
     def _header(self, page: DevicePage, key: str | None, unchanged: int) -> Header:
-        position, feed, now = self._saved.position, self._integration.feed, self._now()
+        checkpoint, feed, now = self._saved.checkpoint, self._integration.feed, self._now()
         return Header(
             stream=self._stream,
             envelope=feed.envelope(self._stream.kind, self._target.data_source),
-            sequence=position.sequence,
-            previous_cursor=position.batch_cursor,
+            sequence=checkpoint.sequence,
+            previous_cursor=checkpoint.batch_cursor,
             cursor=key,
             next_cursor=page.next_key,
             has_more=page.next_key is not None,
             fetched_at=now,
             # Only a look that has come to its end tells up to when all is known.
-            as_of=now if page.next_key is None else position.as_of or now - feed.inventory,
-            day=max(position.day, day_of(now)),
+            as_of=now if page.next_key is None else checkpoint.as_of or now - feed.inventory,
+            day=max(checkpoint.day, day_of(now)),
             newest=None,
             count=0,
             repeats=unchanged,
@@ -154,13 +154,13 @@ class Look:
 
     def _idle(self, header: Header) -> None:
         """Nothing changed: the look goes on in memory, and is written down when it ends or pauses."""
-        position = self._saved.position.idle(header.next_cursor, header.as_of, header.repeats)
-        self._saved = SavedPosition(position, self._saved.generation)
+        checkpoint = self._saved.checkpoint.idle(header.next_cursor, header.as_of, header.repeats)
+        self._saved = SavedCheckpoint(checkpoint, self._saved.generation)
 
     def _keep(self, known: Inventory) -> None:
-        self._generation = self._books.inventories.write(self._stream, known, self._generation)
+        self._generation = self._state.inventories.write(self._stream, known, self._generation)
         self._known, self._is_dirty = known, False
 
     def _lost(self) -> int:
-        gaps = self._books.gaps.all(self._stream)
+        gaps = self._state.gaps.all(self._stream)
         return sum(1 for gap in gaps if gap["reason"] in (BATCH_DAMAGED, BATCH_MISSING))

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 
 from lib.errors import ConnectorError
 from lib.model.stream import Stream
-from lib.pipeline.leases import held
-from lib.pipeline.ledger import KEPT, place_of
-from lib.pipeline.records import Books, day_of
+from lib.state.leases import held
+from lib.state.ledger import KEPT, place_of
+from lib.state.state import State, day_of
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Expiry:
 
     def run(
         self,
-        books: Books,
+        state: State,
         streams: Sequence[Stream],
         *,
         archive: timedelta,
@@ -39,15 +39,15 @@ class Expiry:
         today, expired = day_of(now()), day_of(now() - archive)
         if self._done == today:
             return
-        archives = next(iter(books.store.list("archive/")), None) is not None
+        archives = next(iter(state.store.list("archive/")), None) is not None
         is_done = True
         for stream in streams:
             if not goes_on():
                 return
             try:
                 if archives:
-                    is_done &= books.batches.expire(stream, expired, EXPIRED_A_CALL) < EXPIRED_A_CALL
-                is_done &= _receipts(books, stream, holder, now, goes_on)
+                    is_done &= state.batches.expire(stream, expired, EXPIRED_A_CALL) < EXPIRED_A_CALL
+                is_done &= _receipts(state, stream, holder, now, goes_on)
             except ConnectorError as error:
                 log.warning("%s: what is old stays for now: %s", stream, error)
         if is_done:
@@ -55,12 +55,12 @@ class Expiry:
 
 
 def _receipts(
-    books: Books, stream: Stream, holder: Callable[[], str], now: Callable[[], datetime], goes_on: Callable[[], bool]
+    state: State, stream: Stream, holder: Callable[[], str], now: Callable[[], datetime], goes_on: Callable[[], bool]
 ) -> bool:
     """Delivery tidies a busy stream's ledger once a day; this is for the others. Whether it came to its end."""
     oldest = day_of(now() - KEPT)
-    if not books.ledger.has_expired(stream, oldest):
+    if not state.ledger.has_expired(stream, oldest):
         return True
-    with held(books.store, stream, holder(), now) as lease:
-        tail = place_of(books.ledger.tail(stream, lease.state.tail).key) if lease else None
-        return tail is None or books.ledger.tidy(stream, closed=tail.day, oldest=oldest, goes_on=goes_on)
+    with held(state.store, stream, holder(), now) as lease:
+        tail = place_of(state.ledger.tail(stream, lease.state.tail).key) if lease else None
+        return tail is None or state.ledger.tidy(stream, closed=tail.day, oldest=oldest, goes_on=goes_on)

@@ -26,21 +26,21 @@ from lib.errors import (
     WrongTenantError,
 )
 from lib.model.batch import Header
+from lib.model.checkpoint import HORIZON, IDLE_WRITE, Checkpoint, Problem, lost_interval, problem_after
 from lib.model.clock import from_text, to_text
 from lib.model.credential import RENEW
 from lib.model.feed import Feed
 from lib.model.page import Page
-from lib.model.position import HORIZON, IDLE_WRITE, Position, Trouble, lost_interval, trouble_after
 from lib.model.stream import ENDPOINTS
 from lib.pipeline.accounts import Accounts, Integration, Target, wait_after
-from lib.pipeline.advance import Item, ReadFacts, adopt, advance, announce, is_stored, item_of, newest_of, stored_since
-from lib.pipeline.devices import Look, is_due
+from lib.pipeline.devices import DeviceScan, is_due
 from lib.pipeline.estimates import not_fetched
-from lib.pipeline.gaps import CURSOR_EXPIRED, Gap
-from lib.pipeline.ledger import Known
 from lib.pipeline.reconcile import Reconcile
-from lib.pipeline.records import Books, SavedPosition, day_before, day_of
-from lib.pipeline.schedules import ALL_ASKED, Schedules
+from lib.state.advance import Item, ReadFields, adopt, advance, announce, is_stored, item_of, newest_of, stored_since
+from lib.state.gaps import CURSOR_EXPIRED, Gap
+from lib.state.ledger import Known
+from lib.state.schedules import ALL_ASKED, Schedules
+from lib.state.state import SavedCheckpoint, State, day_before, day_of
 from lib.store.base import ABSENT
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Run:
     has_more: bool = False
     lag_seconds: float | None = None
     reconciled: dict[str, Any] | None = None
-    trouble: Trouble | None = None
+    problem: Problem | None = None
     retry_at: datetime | None = None
     """When the credential's next call may go, where its calls were used up."""
     is_missed: bool = False
@@ -91,9 +91,9 @@ class Run:
         }
         if self.reconciled is not None:
             line["reconciled"] = self.reconciled
-        if self.trouble is not None:
-            line["problem"] = self.trouble.as_problem()
-        retry_at = self.retry_at or (self.trouble.retry_at if self.trouble else None)
+        if self.problem is not None:
+            line["problem"] = self.problem.as_problem()
+        retry_at = self.retry_at or (self.problem.retry_at if self.problem else None)
         if retry_at is not None:
             line["retry_at"] = to_text(retry_at)
         return line
@@ -124,7 +124,7 @@ class Plan:
     """The integrations that have more streams than are all asked at each tick."""
 
 
-class Claims:
+class InFlight:
     """The streams that this process is reading just now: a call leaves those to the call that reads them.
 
     It only saves requests; calls of several processes may read one stream at once.
@@ -151,10 +151,10 @@ class Claims:
 class FetchPage:
     """The use case; safe to call from several threads and processes at once."""
 
-    books: Books
+    state: State
     accounts: Accounts
     integrations: Mapping[str, Integration]
-    facts: ReadFacts
+    event_fields: ReadFields
     reconcile: Reconcile
     schedules: Schedules
     max_pending_bytes: int
@@ -162,7 +162,7 @@ class FetchPage:
     """Seconds between two ticks."""
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
-    claims: Claims = field(default_factory=Claims)
+    in_flight: InFlight = field(default_factory=InFlight)
     workers: int = 8
 
     def run(
@@ -178,14 +178,16 @@ class FetchPage:
 
         `deadline` is a monotonic time: no page is begun after it.
         """
-        room = Room(self.max_pending_bytes - sum(waiting.entry.size for waiting in self.books.batches.waiting()))
+        room = PendingBytes(
+            self.max_pending_bytes - sum(waiting.entry.size for waiting in self.state.batches.waiting())
+        )
         begun: list[Future[Run]] = []
         with ThreadPoolExecutor(self.workers) as pool:
 
             def begin(job: Job) -> None:
                 reading = Reading(self, job, room=room, max_pages=max_pages, deadline=deadline)
                 otherwise = Run(outcome=BUSY, is_missed=True)
-                begun.append(pool.submit(self.claims.alone, job[1].stream.path, reading.run, otherwise))
+                begun.append(pool.submit(self.in_flight.alone, job[1].stream.path, reading.run, otherwise))
 
             plan = self.plan(integration=integration, tenant=tenant, kind=kind, deadline=deadline, begin=begin)
         runs = [each.result() for each in begun]
@@ -238,7 +240,7 @@ class FetchPage:
     def _chosen(self, integration: Integration, targets: list[Target], *, all_asked: bool) -> list[Target]:
         """The streams to ask now: all of them, unless the credential has not calls enough."""
         by_path = {target.stream.path: target for target in targets if target.stream.kind != ENDPOINTS}
-        most = integration.budget.expect(len(by_path), self.every())
+        most = integration.rate_limiter.expect(len(by_path), self.every())
         if all_asked or len(by_path) <= ALL_ASKED:
             return targets
         try:
@@ -255,7 +257,7 @@ class FetchPage:
         for (integration, target), run in zip(plan.jobs, runs, strict=True):
             done.setdefault(integration.feed.name, []).append((target.stream.path, run))
         for name, each in done.items():
-            if any(run.trouble is None and not run.is_missed for _, run in each):
+            if any(run.problem is None and not run.is_missed for _, run in each):
                 self.accounts.worked(name, self.integrations[name].in_use())
             spoke = {path for path, run in each if run.events}
             missed = {path for path, run in each if run.is_missed}
@@ -270,7 +272,7 @@ class FetchPage:
             return Run(outcome=PAUSED)
         held_back = self.accounts.held_back(feed, account)
         if held_back is not None:
-            return Run(outcome=_outcome_of(held_back), trouble=held_back)
+            return Run(outcome=_outcome_of(held_back), problem=held_back)
         try:
             return self.accounts.targets(
                 feed, integration.source, integration.client_id(), integration.api_url, deadline=deadline
@@ -279,11 +281,11 @@ class FetchPage:
             return _later(error, self.now())
         except ConnectorError as error:
             log.warning("integration %s: %s", feed.name, error)
-            trouble = self.accounts.failed(feed, error)
-            return Run(outcome=_outcome_of(trouble), trouble=trouble)
+            problem = self.accounts.failed(feed, error)
+            return Run(outcome=_outcome_of(problem), problem=problem)
 
 
-class Room:
+class PendingBytes:
     """The bytes that may still wait in the store, for all streams of a call: each may go a page beyond, no more."""
 
     def __init__(self, left: int) -> None:
@@ -309,25 +311,25 @@ class Reading:
         use_case: FetchPage,
         job: Job,
         *,
-        room: Room,
+        room: PendingBytes,
         max_pages: int | None,
         deadline: float,
     ) -> None:
         self._use_case = use_case
-        self._books = use_case.books
+        self._state = use_case.state
         self._integration = job[0]
         self._source = job[0].source
-        self._budget = job[0].budget
+        self._rate_limiter = job[0].rate_limiter
         self._feed = job[0].feed
         self._target = job[1]
         self._stream = job[1].stream
         self._room = room
         self._max_pages = max_pages
         self._deadline = deadline
-        self._known = _Known(use_case.books, use_case.facts)
-        self._saved = SavedPosition(Position(), ABSENT)
+        self._known = _Known(use_case.state, use_case.event_fields)
+        self._saved = SavedCheckpoint(Checkpoint(), ABSENT)
         self._run = Run()
-        self._before: Trouble | None = None
+        self._before: Problem | None = None
         """What the stream's trouble was."""
         self._asked: set[str | None] = set()
         """The cursors that pages were read with since the last one with anything new."""
@@ -336,14 +338,14 @@ class Reading:
         """Read until Sophos has no more, or pages, room or time are used up; every failure is an answer."""
         run = self._run
         if self._target.refusal is not None:
-            run.trouble = trouble_after(None, self._target.refusal, self._use_case.now(), None)
+            run.problem = problem_after(None, self._target.refusal, self._use_case.now(), None)
             run.outcome = FAILED
             return run
         try:
-            self._saved = self._healed(self._books.positions.read(self._stream))
-            trouble = self._before = self._saved.position.trouble
-            if trouble is not None and trouble.holds_back(self._use_case.now()):
-                run.outcome, run.trouble = _outcome_of(trouble), trouble
+            self._saved = self._healed(self._state.checkpoints.read(self._stream))
+            problem = self._before = self._saved.checkpoint.problem
+            if problem is not None and problem.holds_back(self._use_case.now()):
+                run.outcome, run.problem = _outcome_of(problem), problem
             elif self._use_case.monotonic() >= self._deadline:
                 run.outcome, run.has_more, run.is_missed = BUSY, True, True
             elif self._stream.kind == ENDPOINTS:
@@ -363,25 +365,25 @@ class Reading:
                 return run
             # These concern the whole credential: its other streams wait too.
             log.warning("%s: %s", self._stream, error)
-            run.trouble = self._use_case.accounts.failed(self._feed, error)
-            run.outcome = _outcome_of(run.trouble)
+            run.problem = self._use_case.accounts.failed(self._feed, error)
+            run.outcome = _outcome_of(run.problem)
         except ConnectorError as error:
             self._failed(error)
         return run
 
-    def _healed(self, saved: SavedPosition) -> SavedPosition:
+    def _healed(self, saved: SavedCheckpoint) -> SavedCheckpoint:
         """Rule 3: a batch that was stored before its cursor moved is adopted, without asking Sophos again."""
-        sequence = saved.position.sequence
+        sequence = saved.checkpoint.sequence
         try:
-            batch = self._books.batches.read(self._stream, sequence)
+            batch = self._state.batches.read(self._stream, sequence)
         except DamagedError as error:
             log.warning("%s: %s", self._stream, error)
             # Its cursor has not moved: the same page is asked for again, under the same number.
-            self._books.batches.bury(self._stream, sequence)
+            self._state.batches.move_to_dead_letters(self._stream, sequence)
             return saved
         if batch is None:
             return saved
-        return adopt(self._books.positions, saved, batch, self._use_case.facts)
+        return adopt(self._state.checkpoints, saved, batch, self._use_case.event_fields)
 
     def _read(self, step: Callable[[], bool]) -> None:
         """Page by page, until there are no more, or pages, room or time are used up; `step` says whether to go on."""
@@ -414,19 +416,26 @@ class Reading:
     def _devices(self) -> None:
         """On its own slow clock, and only with calls that nothing else needs: a look at the tenant's devices."""
         run, use_case, every = self._run, self._use_case, self._feed.inventory
-        if not is_due(self._saved.position, every, use_case.now()):
+        if not is_due(self._saved.checkpoint, every, use_case.now()):
             return
-        if not self._budget.has_room:
+        if not self._rate_limiter.has_room:
             run.has_more = True
             return
-        look = Look(self._books, self._integration, self._target, self._saved, facts=use_case.facts, now=use_case.now)
+        look = DeviceScan(
+            self._state,
+            self._integration,
+            self._target,
+            self._saved,
+            event_fields=use_case.event_fields,
+            now=use_case.now,
+        )
         try:
             self._read(partial(self._next_devices, look))
         finally:
             # What was read stays read, should the credential's calls be used up here.
             self._saved = look.pause()
 
-    def _next_devices(self, look: Look) -> bool:
+    def _next_devices(self, look: DeviceScan) -> bool:
         run = self._run
         looked = look.page(self._deadline)
         run.pages += 1
@@ -447,22 +456,22 @@ class Reading:
     def _reconcile(self) -> None:
         """Where nothing new waits at Sophos: on the slower clock, look for what lies behind the cursor."""
         every, run = self._feed.reconcile, self._run
-        if every is None or run.has_more or run.trouble is not None or self._room.is_used_up:
+        if every is None or run.has_more or run.problem is not None or self._room.is_used_up:
             return
-        if self._use_case.reconcile.due(self._stream, every) and self._budget.has_room:
+        if self._use_case.reconcile.due(self._stream, every) and self._rate_limiter.has_room:
             run.reconciled = self._use_case.reconcile.run(self._integration, self._target, deadline=self._deadline)
             run.batches += run.reconciled["batches"]
 
     def _ask(self) -> tuple[Page, str | None]:
         """The next page, and the cursor that it was read with."""
-        position = self._saved.position
-        if position.cursor is not None:
+        checkpoint = self._saved.checkpoint
+        if checkpoint.cursor is not None:
             try:
-                return self._page(position.cursor, None), position.cursor
+                return self._page(checkpoint.cursor, None), checkpoint.cursor
             except CursorRefusedError as error:
                 log.warning("%s: %s; reading goes on from the oldest time that Sophos serves", self._stream, error)
         # After a refused cursor all that Sophos still has is read again: what repeats is dropped by id.
-        lookback = self._feed.lookback if position.as_of is None else HORIZON
+        lookback = self._feed.lookback if checkpoint.as_of is None else HORIZON
         return self._page(None, self._integration.start(lookback, self._use_case.now, deadline=self._deadline)), None
 
     def _page(self, cursor: str | None, from_date: datetime | None) -> Page:
@@ -482,7 +491,7 @@ class Reading:
 
         What a cursor in mid-run holds is not documented; that of a last page names a time and nothing else.
         """
-        begun = self._saved.position.excluded
+        begun = self._saved.checkpoint.excluded
         return self._feed.exclude_types if cursor is None or begun is None else begun
 
     def _take(self, page: Page, cursor: str | None) -> None:
@@ -491,35 +500,35 @@ class Reading:
         excluded = self._excluded(cursor) if page.has_more else None
         served_at = served_time(page) or self._use_case.now()
         self._note_hole(served_at)
-        position = replace(self._saved.position, excluded=excluded)
-        self._saved = replace(self._saved, position=position)
+        checkpoint = replace(self._saved.checkpoint, excluded=excluded)
+        self._saved = replace(self._saved, checkpoint=checkpoint)
         header = Header(
             stream=self._stream,
             envelope=self._feed.envelope(self._stream.kind, self._target.data_source),
-            sequence=position.sequence,
-            previous_cursor=position.batch_cursor,
+            sequence=checkpoint.sequence,
+            previous_cursor=checkpoint.batch_cursor,
             cursor=cursor,
             next_cursor=page.next_cursor,
             has_more=page.has_more,
             fetched_at=self._use_case.now(),
             as_of=served_at,
-            day=max(position.day, day_of(served_at)),
+            day=max(checkpoint.day, day_of(served_at)),
             newest=None,
             count=0,
             repeats=0,
         )
-        items = [item_of(raw, header, self._use_case.facts) for raw in page.items]
-        fresh = _fresh(items, header, position, self._known)
+        items = [item_of(raw, header, self._use_case.event_fields) for raw in page.items]
+        fresh = _fresh(items, header, checkpoint, self._known)
         header = replace(
             header,
-            as_of=_read_up_to(page, items, served_at, position, self._feed),
+            as_of=_read_up_to(page, items, served_at, checkpoint, self._feed),
             newest=newest_of(fresh),
             repeats=len(items) - len(fresh),
         )
         if fresh:
             self._heed(fresh)
-            header, size = self._books.batches.create(header, [item.raw for item in fresh])
-            self._saved = advance(self._books.positions, self._saved, header, fresh)
+            header, size = self._state.batches.create(header, [item.raw for item in fresh])
+            self._saved = advance(self._state.checkpoints, self._saved, header, fresh)
             self._stored(header, size)
         else:
             self._idle(page, header)
@@ -532,27 +541,27 @@ class Reading:
             self._use_case.accounts.end_announced(self._feed.name, max(announced))
 
     def _note_hole(self, served_at: datetime) -> None:
-        lost = lost_interval(self._saved.position.as_of, served_at)
+        lost = lost_interval(self._saved.checkpoint.as_of, served_at)
         if lost is None or lost[1] - lost[0] < CLOCK_TOLERANCE:
             return
         start, end = lost
-        sequence = self._saved.position.sequence
-        lost_events = not_fetched(self._books, self._stream, start, end)
+        sequence = self._saved.checkpoint.sequence
+        lost_events = not_fetched(self._state, self._stream, start, end)
         gap = Gap(self._stream, sequence, CURSOR_EXPIRED, start, end, self._use_case.now(), lost_events)
-        key = announce(self._books, gap, self._feed.gap_envelope(self._target.data_source), self._use_case.facts)
+        key = announce(self._state, gap, self._feed.gap_envelope(self._target.data_source), self._use_case.event_fields)
         if key is not None:
             self._run.batches.append(key)
-            self._saved = self._books.positions.read(self._stream)
+            self._saved = self._state.checkpoints.read(self._stream)
 
     def _idle(self, page: Page, header: Header) -> None:
         """Nothing new: the cursor moves in memory, and in the store when that is worth a write."""
-        before = self._saved.position
-        position = before.idle(page.next_cursor or before.cursor, header.as_of, header.repeats)
+        before = self._saved.checkpoint
+        checkpoint = before.idle(page.next_cursor or before.cursor, header.as_of, header.repeats)
         stale = before.as_of is None or header.as_of - before.as_of >= IDLE_WRITE
-        if stale or before.trouble or before.cursor is None or header.repeats or page.has_more:
-            self._saved = self._books.positions.write(self._stream, position, expected=self._saved.generation)
+        if stale or before.problem or before.cursor is None or header.repeats or page.has_more:
+            self._saved = self._state.checkpoints.write(self._stream, checkpoint, expected=self._saved.generation)
         else:
-            self._saved = SavedPosition(position, self._saved.generation)
+            self._saved = SavedCheckpoint(checkpoint, self._saved.generation)
 
     def _stuck(self) -> None:
         """Write the trouble down again, which the page itself has ended: it lasts until the cursor moves."""
@@ -561,9 +570,9 @@ class Reading:
             remedy="Fetching goes on with the next tick. If it lasts, open a case with Sophos support.",
         )
         log.warning("%s", error)
-        self._run.trouble = trouble_after(self._before, error, self._use_case.now(), None)
-        position = replace(self._saved.position, trouble=self._run.trouble)
-        self._saved = self._books.positions.write(self._stream, position, expected=self._saved.generation)
+        self._run.problem = problem_after(self._before, error, self._use_case.now(), None)
+        checkpoint = replace(self._saved.checkpoint, problem=self._run.problem)
+        self._saved = self._state.checkpoints.write(self._stream, checkpoint, expected=self._saved.generation)
         if self._run.outcome != FETCHED:
             self._run.outcome = FAILED
 
@@ -572,36 +581,36 @@ class Reading:
         run, later = self._run, _later(error, self._use_case.now())
         run.retry_at = later.retry_at
         if run.pages == 0:
-            run.outcome, run.trouble, run.is_missed = later.outcome, later.trouble, True
+            run.outcome, run.problem, run.is_missed = later.outcome, later.problem, True
 
     def _failed(self, error: ConnectorError) -> None:
         """Write the trouble down, where that tells anything new; the cursor stays."""
         log.warning("%s: %s", self._stream, error)
         now = self._use_case.now()
         try:
-            saved = self._books.positions.read(self._stream)
-            before = saved.position.trouble
+            saved = self._state.checkpoints.read(self._stream)
+            before = saved.checkpoint.problem
             same = before is not None and before.code == error.code
             failures = before.failures if before and same else 0
-            trouble = trouble_after(before, error, now, wait_after(error, failures, self._use_case.accounts.jitter()))
+            problem = problem_after(before, error, now, wait_after(error, failures, self._use_case.accounts.jitter()))
             if isinstance(error, WrongTenantError):
                 self._use_case.accounts.ask_again(self._feed.name)
-            if not same or trouble.retry_at is not None:
-                position = replace(saved.position, trouble=trouble)
-                self._books.positions.write(self._stream, position, expected=saved.generation)
+            if not same or problem.retry_at is not None:
+                checkpoint = replace(saved.checkpoint, problem=problem)
+                self._state.checkpoints.write(self._stream, checkpoint, expected=saved.generation)
         except ConnectorError:
             # The store itself fails, or another run is writing: the answer tells the trouble all the same.
-            trouble = trouble_after(None, error, now, None)
-        self._run.trouble = trouble
-        self._run.outcome = _outcome_of(trouble)
+            problem = problem_after(None, error, now, None)
+        self._run.problem = problem
+        self._run.outcome = _outcome_of(problem)
 
 
 class _Known:
     """The events that a position no longer remembers, read from ledger and batches when first needed."""
 
-    def __init__(self, books: Books, facts: ReadFacts) -> None:
-        self._books = books
-        self._facts = facts
+    def __init__(self, state: State, event_fields: ReadFields) -> None:
+        self._state = state
+        self._event_fields = event_fields
         self._known: Known | None = None
 
     def holds(self, item: Item, header: Header) -> bool:
@@ -609,18 +618,18 @@ class _Known:
         if self._known is None:
             # What Sophos serves was fetched within the last 24 h, and a receipt is filed under its day of fetching.
             day = day_before(header.fetched_at - HORIZON)
-            self._known = stored_since(self._books, header.stream, day, self._facts)
-        return is_stored(item, header, self._known, self._facts)
+            self._known = stored_since(self._state, header.stream, day, self._event_fields)
+        return is_stored(item, header, self._known, self._event_fields)
 
 
-def _fresh(items: Sequence[Item], header: Header, position: Position, known: _Known) -> list[Item]:
+def _fresh(items: Sequence[Item], header: Header, checkpoint: Checkpoint, known: _Known) -> list[Item]:
     """The items that were not stored before, each once, in the order of the page."""
-    recent = set(position.recent)
+    recent = set(checkpoint.recent)
     fresh: dict[str, Item] = {}
     for item in items:
         if item.key in recent or item.key in fresh:
             continue
-        if position.remembers(item.created_at) or not known.holds(item, header):
+        if checkpoint.remembers(item.created_at) or not known.holds(item, header):
             fresh[item.key] = item
     return list(fresh.values())
 
@@ -637,19 +646,19 @@ def served_time(page: Page) -> datetime | None:
     return max(hints, default=None)
 
 
-def _read_up_to(page: Page, items: Sequence[Item], served_at: datetime, position: Position, feed: Feed) -> datetime:
+def _read_up_to(page: Page, items: Sequence[Item], served_at: datetime, checkpoint: Checkpoint, feed: Feed) -> datetime:
     """Up to when all is read, by Sophos's clock: a last page reaches the present, another one its newest item."""
     settled = served_at - feed.settle
     if not page.has_more:
         return settled
-    return min(newest_of(items) or position.as_of or settled - HORIZON, settled)
+    return min(newest_of(items) or checkpoint.as_of or settled - HORIZON, settled)
 
 
 def _later(error: OverBudgetError, now: datetime) -> Run:
     """Nothing was asked, since the credential's calls are used up."""
     wait = timedelta(seconds=error.retry_after or 0.0)
-    return Run(outcome=RATE_LIMITED, trouble=trouble_after(None, error, now, wait), retry_at=now + wait, is_missed=True)
+    return Run(outcome=RATE_LIMITED, problem=problem_after(None, error, now, wait), retry_at=now + wait, is_missed=True)
 
 
-def _outcome_of(trouble: Trouble) -> str:
-    return RATE_LIMITED if trouble.code == ThrottledError.code else FAILED
+def _outcome_of(problem: Problem) -> str:
+    return RATE_LIMITED if problem.code == ThrottledError.code else FAILED

@@ -24,16 +24,16 @@ from lib.model.clock import to_text
 from lib.model.ids import KEY_LENGTH
 from lib.model.log import MAX_LOG_BYTES, Log, to_fields, unacceptable
 from lib.model.missed import windows_of
-from lib.model.receipt import DELIVERED, OBSERVED, Tail
+from lib.model.receipt import DELIVERED, OBSERVED, LastReceipt
 from lib.model.stream import ENDPOINTS, Stream
-from lib.pipeline.advance import ReadFacts, adopt, announce
 from lib.pipeline.estimates import not_delivered
 from lib.pipeline.expiry import Expiry
-from lib.pipeline.gaps import BATCH_DAMAGED, BATCH_MISSING, Gap
-from lib.pipeline.leases import Held, held
-from lib.pipeline.ledger import KEPT, place_of
 from lib.pipeline.observe import KEPT as OBSERVED_KEPT
-from lib.pipeline.records import Books, StoredBatch, day_of, set_aside
+from lib.state.advance import ReadFields, adopt, announce
+from lib.state.gaps import BATCH_DAMAGED, BATCH_MISSING, Gap
+from lib.state.leases import HeldLease, held
+from lib.state.ledger import KEPT, place_of
+from lib.state.state import State, StoredBatch, day_of, set_aside
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class Run:
 
 
 @dataclass(slots=True)
-class Parcel:
+class OutgoingBatch:
     """A batch on its way: its logs, and what of it cannot be sent."""
 
     batch: StoredBatch
@@ -110,9 +110,9 @@ class Parcel:
 class ForwardBatch:
     """The use case; safe to call from several threads and processes at once."""
 
-    books: Books
+    state: State
     engine: Engine
-    facts: ReadFacts
+    event_fields: ReadFields
     holder: Callable[[], str]
     """Names each holder of a lease."""
     now: Callable[[], datetime]
@@ -149,10 +149,10 @@ class ForwardBatch:
         `deadline` is a monotonic time: no batch is begun after it.
         """
         only = Stream(integration, tenant, kind) if integration and tenant and kind else None
-        waiting = Counter(found.stream for found in self.books.batches.waiting(only))
+        waiting = Counter(found.stream for found in self.state.batches.waiting(only))
         streams = [
             stream
-            for stream in sorted({*self.books.positions.streams(), *waiting} if only is None else {only})
+            for stream in sorted({*self.state.checkpoints.streams(), *waiting} if only is None else {only})
             if integration in (None, stream.integration)
             and tenant in (None, stream.tenant)
             and kind in (None, stream.kind)
@@ -162,7 +162,7 @@ class ForwardBatch:
             results = [run.result(stream) for stream, run in zip(streams, runs, strict=True)]
         if (integration, tenant, kind) == (None, None, None):
             self.expiry.run(
-                self.books,
+                self.state,
                 streams,
                 archive=self.archive or OBSERVED_KEPT,
                 holder=self.holder,
@@ -176,7 +176,7 @@ class ForwardBatch:
         if waiting == 0:
             return run
         try:
-            with held(self.books.store, stream, self.holder(), self.now) as lease:
+            with held(self.state.store, stream, self.holder(), self.now) as lease:
                 if lease is None:
                     run.outcome = BUSY
                 else:
@@ -190,25 +190,25 @@ class ForwardBatch:
         except ConnectorError as error:
             log.warning("%s: %s", stream, error)
             run.outcome, run.error = FAILED, error
-        run.pending = sum(1 for _ in self.books.batches.waiting(stream))
+        run.pending = sum(1 for _ in self.state.batches.waiting(stream))
         return run
 
-    def _tidy(self, stream: Stream, lease: Held, deadline: float) -> None:
+    def _tidy(self, stream: Stream, lease: HeldLease, deadline: float) -> None:
         """Once a day: pack the receipts of the days that are over, and remove those that are too old."""
         tail = place_of(lease.state.tail.key)
         if tail is None or tail.day == lease.state.tidied:
             return
         goes_on = lambda: self.monotonic() < deadline  # noqa: E731
-        if self.books.ledger.tidy(stream, closed=tail.day, oldest=day_of(self.now() - KEPT), goes_on=goes_on):
+        if self.state.ledger.tidy(stream, closed=tail.day, oldest=day_of(self.now() - KEPT), goes_on=goes_on):
             lease.tidied(tail.day)
 
 
-def logs_of(batch: StoredBatch, facts: ReadFacts) -> Iterator[tuple[bytes, Log, bool]]:
+def logs_of(batch: StoredBatch, event_fields: ReadFields) -> Iterator[tuple[bytes, Log, bool]]:
     """Each item of the batch, its log, and whether it is a JSON object."""
     envelope = batch.header.envelope
     timestamp = to_text(batch.header.fetched_at)
     for raw in batch.items:
-        read = facts(raw)
+        read = event_fields(raw)
         log = Log(
             batch.header.log_id(read.id, raw),
             envelope.data_type,
@@ -223,28 +223,28 @@ def logs_of(batch: StoredBatch, facts: ReadFacts) -> Iterator[tuple[bytes, Log, 
 class Delivery:
     """One stream's batches under one lease."""
 
-    def __init__(self, use_case: ForwardBatch, run: Run, stream: Stream, lease: Held, deadline: float) -> None:
+    def __init__(self, use_case: ForwardBatch, run: Run, stream: Stream, lease: HeldLease, deadline: float) -> None:
         self._use_case = use_case
-        self._books = use_case.books
+        self._state = use_case.state
         self._run = run
         self._stream = stream
         self._lease = lease
         self._deadline = deadline
-        self._tail = Tail()
+        self._tail = LastReceipt()
         self._folded = 0
         """Up to which batch the inventory knows of."""
         self._moved_to = 0
         state = lease.state
         self._refused = {(state.acked_sequence, log_id): reason for log_id, reason in state.refused.items()}
         """Why the engine has refused logs, by batch and id."""
-        self._parcels: deque[Parcel] = deque()
+        self._outgoing: deque[OutgoingBatch] = deque()
         self._obstacle: int | None = None
 
     def drain(self) -> None:
         """Send what waits, batch by batch, and settle each; what cannot be sent is set aside on the way."""
-        self._tail = self._books.ledger.tail(self._stream, self._lease.state.tail)
+        self._tail = self._state.ledger.tail(self._stream, self._lease.state.tail)
         while True:
-            self._parcels.clear()
+            self._outgoing.clear()
             self._obstacle = None
             acked = 0
             try:
@@ -259,64 +259,64 @@ class Delivery:
                 self._note_progress(acked)
             if self._obstacle is None:
                 return
-            self._bury(self._obstacle)
+            self._move_to_dead_letters(self._obstacle)
 
     def _logs(self) -> Iterator[Log]:
         """The waiting batches' logs in order, read as the engine takes them."""
         place = 0
         expected = self._tail.sequence + 1
-        for waiting in self._books.batches.waiting(self._stream):
+        for waiting in self._state.batches.waiting(self._stream):
             if self._use_case.monotonic() >= self._deadline:
                 return
             if waiting.sequence < expected:
                 # Delivered before, and stored again by a run that was overtaken: its cursor has moved on since.
-                self._books.store.delete(waiting.entry.key, expected=waiting.entry.generation)
+                self._state.store.delete(waiting.entry.key, expected=waiting.entry.generation)
                 continue
             try:
-                parcel = self._parcel(waiting.sequence, place, expected)
+                outgoing = self._prepare(waiting.sequence, place, expected)
             except DamagedError as error:
                 log.warning("%s: %s", self._stream, error)
                 self._obstacle = waiting.sequence
                 return
-            if parcel is None:
+            if outgoing is None:
                 return
-            self._parcels.append(parcel)
-            yield from parcel.logs[parcel.skipped :]
-            place = parcel.end
+            self._outgoing.append(outgoing)
+            yield from outgoing.logs[outgoing.skipped :]
+            place = outgoing.end
             expected = waiting.sequence + 1
 
-    def _parcel(self, sequence: int, first: int, expected: int) -> Parcel | None:
-        batch = self._books.batches.read(self._stream, sequence)
+    def _prepare(self, sequence: int, first: int, expected: int) -> OutgoingBatch | None:
+        batch = self._state.batches.read(self._stream, sequence)
         if batch is None:
             return None
-        if sequence > expected and self._books.batches.read(self._stream, expected) is None:
+        if sequence > expected and self._state.batches.read(self._stream, expected) is None:
             log.error("%s: batches %d to %d are missing", self._stream, expected, sequence - 1)
-        parcel = Parcel(batch, [], [], first)
-        for number, (raw, made, is_object) in enumerate(logs_of(batch, self._use_case.facts), 1):
-            parcel.keys.append(made.id[:KEY_LENGTH])
+        outgoing = OutgoingBatch(batch, [], [], first)
+        for number, (raw, made, is_object) in enumerate(logs_of(batch, self._use_case.event_fields), 1):
+            outgoing.keys.append(made.id[:KEY_LENGTH])
             reason = self._refused.get((sequence, made.id)) or unacceptable(raw, is_object=is_object)
             if reason is None and len(raw) > MAX_LOG_BYTES // 2 and made.wire_size() > MAX_LOG_BYTES:
                 reason = f"{made.wire_size()} bytes; the engine takes {MAX_LOG_BYTES}"
             if reason is None:
-                parcel.logs.append(made)
-                parcel.places.append(number - 1)
+                outgoing.logs.append(made)
+                outgoing.places.append(number - 1)
             else:
-                parcel.refused.append({"sequence": sequence, "line": number, "reason": reason, **to_fields(made)})
+                outgoing.refused.append({"sequence": sequence, "line": number, "reason": reason, **to_fields(made)})
         state = self._lease.state
         if state.acked_sequence == sequence:
-            parcel.skipped = sum(place < state.acked for place in parcel.places)
-        return parcel
+            outgoing.skipped = sum(place < state.acked for place in outgoing.places)
+        return outgoing
 
     def _settle(self, acked: int) -> None:
-        while self._parcels and self._parcels[0].end <= acked:
+        while self._outgoing and self._outgoing[0].end <= acked:
             self._note_progress(acked)
-            parcel = self._parcels.popleft()
-            self._finish(parcel.batch, parcel.keys, parcel.refused)
+            outgoing = self._outgoing.popleft()
+            self._finish(outgoing.batch, outgoing.keys, outgoing.refused)
             if self._use_case.archive is not None:
-                self._books.batches.archive(parcel.batch)
-            self._books.batches.delete(parcel.batch)
+                self._state.batches.archive(outgoing.batch)
+            self._state.batches.delete(outgoing.batch)
             self._run.batches += 1
-            self._run.acked += len(parcel.logs)
+            self._run.acked += len(outgoing.logs)
             self._run.outcome = OBSERVED if self._use_case.observes else DELIVERED
 
     def _finish(self, batch: StoredBatch, keys: Sequence[str], refused: list[dict[str, Any]]) -> None:
@@ -329,10 +329,10 @@ class Delivery:
             # First, so that a call that comes after a crash here does not send again what `dead/` holds.
             self._lease.write()
             lines = "".join(json.dumps(line) + "\n" for line in refused)
-            set_aside(self._books.store, f"{self._stream.path}/{header.sequence:020d}.ndjson", lines.encode())
+            set_aside(self._state.store, f"{self._stream.path}/{header.sequence:020d}.ndjson", lines.encode())
             self._run.set_aside += len(refused)
             log.warning("%s: %d events of batch %d were set aside", self._stream, len(refused), header.sequence)
-        self._tail = self._books.ledger.write(
+        self._tail = self._state.ledger.write(
             header,
             keys,
             self._tail,
@@ -346,25 +346,25 @@ class Delivery:
     def _windows(self, batch: StoredBatch) -> dict[str, int]:
         """What the old plugin would have seen of it; of our own events, nothing."""
         items = batch.items if batch.header.origin != GAP else ()
-        return windows_of(self._use_case.facts(raw).created_at for raw in items)
+        return windows_of(self._use_case.event_fields(raw).created_at for raw in items)
 
     def _note_devices(self, batch: StoredBatch) -> None:
         """See that the inventory knows the batch's records as sent: once the batch is gone, nobody could tell it."""
         if self._stream.kind == ENDPOINTS and batch.header.sequence > self._folded:
-            self._folded = self._books.inventories.fold(batch)
+            self._folded = self._state.inventories.fold(batch)
 
     def _move_cursor(self, sequence: int) -> None:
         """See that the cursor has moved past the batch, so that its number is never given again."""
         while self._moved_to <= sequence:
-            saved = self._books.positions.read(self._stream)
-            self._moved_to = saved.position.sequence
+            saved = self._state.checkpoints.read(self._stream)
+            self._moved_to = saved.checkpoint.sequence
             if self._moved_to > sequence:
                 return
-            batch = self._books.batches.read(self._stream, self._moved_to)
+            batch = self._state.batches.read(self._stream, self._moved_to)
             if batch is None:
                 return
             try:
-                adopt(self._books.positions, saved, batch, self._use_case.facts)
+                adopt(self._state.checkpoints, saved, batch, self._use_case.event_fields)
             except ConflictError:
                 continue  # fetch-page has just moved it: look again.
 
@@ -374,32 +374,32 @@ class Delivery:
         if header.sequence > first:
             self._announce(first, BATCH_MISSING, header.as_of, header.envelope)
 
-    def _bury(self, sequence: int) -> None:
+    def _move_to_dead_letters(self, sequence: int) -> None:
         """A damaged batch goes to `dead/`; the stream goes on with the next one."""
-        if self._books.positions.read(self._stream).position.sequence > sequence:
+        if self._state.checkpoints.read(self._stream).checkpoint.sequence > sequence:
             self._announce(sequence, BATCH_DAMAGED, None, None)
         # Otherwise nothing is lost: the cursor has not moved, and fetch-page asks for the same page again.
         # Then another batch gets its number: how far delivery came into this one tells nothing of that one.
         self._lease.delivered_in_part(sequence, 0, {})
-        self._books.batches.bury(self._stream, sequence)
+        self._state.batches.move_to_dead_letters(self._stream, sequence)
 
     def _announce(self, sequence: int, reason: str, end: datetime | None, beside: Envelope | None) -> None:
-        lost = not_delivered(self._books, self._stream, self._tail)
+        lost = not_delivered(self._state, self._stream, self._tail)
         gap = Gap(self._stream, sequence, reason, None, end, self._use_case.now(), lost)
         envelope = self._use_case.gap_envelope(self._stream.integration, beside)
-        announce(self._books, gap, envelope, self._use_case.facts)
+        announce(self._state, gap, envelope, self._use_case.event_fields)
 
     def _set_refused(self, error: LogRefusedError) -> None:
-        for parcel in self._parcels:
-            if any(each.id == error.log_id for each in parcel.logs):
-                self._refused[parcel.batch.header.sequence, error.log_id] = str(error)
+        for outgoing in self._outgoing:
+            if any(each.id == error.log_id for each in outgoing.logs):
+                self._refused[outgoing.batch.header.sequence, error.log_id] = str(error)
                 return
         raise error
 
     def _note_progress(self, acked: int) -> None:
         """Remember how far into a batch the engine has acknowledged, so that a resend begins there."""
-        if self._parcels:
-            parcel = self._parcels[0]
-            sequence = parcel.batch.header.sequence
+        if self._outgoing:
+            outgoing = self._outgoing[0]
+            sequence = outgoing.batch.header.sequence
             refused = {log_id: reason for (number, log_id), reason in self._refused.items() if number == sequence}
-            self._lease.delivered_in_part(sequence, parcel.done(acked), refused)
+            self._lease.delivered_in_part(sequence, outgoing.done(acked), refused)

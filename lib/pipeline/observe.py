@@ -13,13 +13,13 @@ from lib.model.log import Log
 from lib.model.missed import hours_of
 from lib.model.receipt import OBSERVED
 from lib.model.stream import EVENTS, Stream
-from lib.pipeline.records import Books
+from lib.state.state import State
 
 KEPT = timedelta(days=7)
 """How long observed batches are kept at least: the switch-over forwards from them."""
 
 
-class Nowhere:
+class NullEngine:
     """Stands in the engine's place: takes every log, and hands it to nobody."""
 
     def deliver(self, logs: Iterator[Log], *, deadline: float | None = None) -> Iterator[int]:
@@ -33,12 +33,12 @@ class Nowhere:
 class Observations:
     """What the ledger knows of the time in which nothing was forwarded."""
 
-    books: Books
+    state: State
 
     def missed(self, since: str = "") -> list[dict[str, Any]]:
         """For each stream of events, hour by hour from a day on, what was observed and what the plugin missed of it."""
         lines = []
-        for stream in sorted(self.books.ledger.streams()):
+        for stream in sorted(self.state.ledger.streams()):
             polled: Counter[int] = Counter()
             late: Counter[int] = Counter()
             for fields in self._receipts(stream) if stream.kind == EVENTS else ():
@@ -65,6 +65,6 @@ class Observations:
         return {fields["sequence"] for fields in self._receipts(stream)}
 
     def _receipts(self, stream: Stream) -> Iterator[dict[str, Any]]:
-        for _, fields, _ in self.books.ledger.receipts(stream):
+        for _, fields, _ in self.state.ledger.receipts(stream):
             if fields["outcome"] == OBSERVED:
                 yield fields

@@ -18,13 +18,13 @@ from zlib import crc32
 
 from lib.errors import ConflictError, CursorRefusedError, OverBudgetError
 from lib.model.batch import LAYOUT, RECONCILE, Header, check_layout
+from lib.model.checkpoint import HORIZON, Checkpoint
 from lib.model.clock import moment_or_none, text_or_none, to_text
-from lib.model.position import HORIZON, Position
 from lib.model.stream import Stream
 from lib.pipeline.accounts import Integration, Target
-from lib.pipeline.advance import Item, ReadFacts, insert, is_stored, item_of, newest_of, stored_since
-from lib.pipeline.ledger import Known
-from lib.pipeline.records import Books, day_before, day_of
+from lib.state.advance import Item, ReadFields, insert, is_stored, item_of, newest_of, stored_since
+from lib.state.ledger import Known
+from lib.state.state import State, day_before, day_of
 from lib.store.base import ABSENT
 
 log = logging.getLogger(__name__)
@@ -75,8 +75,8 @@ def last_report(body: bytes) -> dict[str, Any] | None:
 class Reconcile:
     """The use case; safe to call while fetch-page and forward-batch are at work."""
 
-    books: Books
-    facts: ReadFacts
+    state: State
+    event_fields: ReadFields
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
 
@@ -112,7 +112,7 @@ class Reconcile:
 
     def load(self, stream: Stream) -> tuple[Progress, int]:
         """The stream's progress, and the generation of its object."""
-        stored = self.books.store.read(progress_key(stream))
+        stored = self.state.store.read(progress_key(stream))
         if stored is None:
             return Progress(), ABSENT
         try:
@@ -144,7 +144,7 @@ class Reconcile:
             "last": progress.last,
         }
         body = json.dumps(fields).encode() + b"\n"
-        return self.books.store.write(progress_key(stream), body, expected=generation)
+        return self.state.store.write(progress_key(stream), body, expected=generation)
 
 
 class _Comparison:
@@ -155,7 +155,7 @@ class _Comparison:
     ) -> None:
         self._tell = tell
         self._use_case = use_case
-        self._books = use_case.books
+        self._state = use_case.state
         self._integration = integration
         self._target = target
         self._stream = target.stream
@@ -170,7 +170,7 @@ class _Comparison:
         if self._since or self._progress.began_at is None or now - self._progress.began_at > HORIZON:
             self._progress = Progress(began_at=now, ended_at=self._progress.ended_at, last=self._progress.last)
         # What was stored up to then is among the known ids, which are read after it.
-        self._as_of = self._books.positions.read(self._stream).position.as_of
+        self._as_of = self._state.checkpoints.read(self._stream).checkpoint.as_of
         self._known = self._delivered()
         read = 0
         while (pages is None or read < pages) and self._use_case.monotonic() < deadline:
@@ -193,7 +193,7 @@ class _Comparison:
         """All that was stored within the time that Sophos serves, delivered or waiting."""
         # Not the cursor's recent ids: those of a batch that was lost are among them.
         day = day_before(self._use_case.now() - HORIZON)
-        return stored_since(self._books, self._stream, day, self._use_case.facts)
+        return stored_since(self._state, self._stream, day, self._use_case.event_fields)
 
     def _page(self, deadline: float) -> bool:
         """Compare the next page; whether there are more."""
@@ -212,12 +212,12 @@ class _Comparison:
             page = ask(cursor=progress.cursor, from_date=None if progress.cursor else start)
         except CursorRefusedError:
             page = ask(cursor=None, from_date=start)
-        header = self._header(Position())
-        items = [item_of(raw, header, self._use_case.facts) for raw in page.items]
+        header = self._header(Checkpoint())
+        items = [item_of(raw, header, self._use_case.event_fields) for raw in page.items]
         missing = [
             item
             for item in items
-            if self._is_behind(item) and not is_stored(item, header, self._known, self._use_case.facts)
+            if self._is_behind(item) and not is_stored(item, header, self._known, self._use_case.event_fields)
         ]
         if missing:
             self._store(missing)
@@ -244,29 +244,29 @@ class _Comparison:
         raws = [item.raw for item in missing]
         for at in range(0, len(raws), BATCH_ITEMS):
             key = insert(
-                self._books,
+                self._state,
                 self._stream,
                 raws[at : at + BATCH_ITEMS],
                 header_of=self._header,
                 known=lambda _: self._delivered().keys,
-                facts=self._use_case.facts,
+                event_fields=self._use_case.event_fields,
             )
             if key is not None:
                 self._batches.append(key)
         self._known.keys.update(item.key for item in missing)
 
-    def _header(self, position: Position) -> Header:
+    def _header(self, checkpoint: Checkpoint) -> Header:
         now = self._use_case.now()
         return Header(
             stream=self._stream,
             envelope=self._integration.feed.envelope(self._stream.kind, self._target.data_source),
-            sequence=position.sequence,
+            sequence=checkpoint.sequence,
             cursor=None,
             next_cursor=None,
             has_more=False,
             fetched_at=now,
-            as_of=position.as_of or now,
-            day=max(position.day, day_of(now)),
+            as_of=checkpoint.as_of or now,
+            day=max(checkpoint.day, day_of(now)),
             newest=None,
             count=0,
             repeats=0,

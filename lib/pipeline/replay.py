@@ -12,10 +12,10 @@ from typing import Any
 from lib.errors import DamagedError, LogRefusedError, NotFoundError
 from lib.model.log import MAX_LOG_BYTES, Log, from_fields, unacceptable
 from lib.model.stream import Stream
-from lib.pipeline.advance import ReadFacts
 from lib.pipeline.forward_batch import Engine, logs_of
 from lib.pipeline.observe import Observations
-from lib.pipeline.records import Books, StoredBatch, day_of
+from lib.state.advance import ReadFields
+from lib.state.state import State, StoredBatch, day_of
 from lib.store.base import segments_of
 
 log = logging.getLogger(__name__)
@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 class Replay:
     """The use case. It writes no receipts: that the events were delivered once stands in the ledger already."""
 
-    books: Books
+    state: State
     engine: Engine
-    facts: ReadFacts
+    event_fields: ReadFields
 
     def archived(self, since: datetime | None) -> dict[str, Any]:
         """Send the kept batches that were fetched at that time or later (None: all)."""
@@ -41,8 +41,8 @@ class Replay:
         NotFoundError where no such event was observed, or its batch is no longer kept.
         """
         damaged: list[str] = []
-        for stream in sorted(self.books.ledger.streams()):
-            sequences = Observations(self.books).sequences(stream)
+        for stream in sorted(self.state.ledger.streams()):
+            sequences = Observations(self.state).sequences(stream)
             rest = self._behind(native_id, stream, sequences, damaged) if sequences else []
             if rest:
                 return self._sent(rest, damaged)
@@ -54,9 +54,9 @@ class Replay:
 
     def _kept(self, damaged: list[str], *, since: str = "", stream: Stream | None = None) -> Iterator[StoredBatch]:
         """The batches that were kept; the keys of those that cannot be read are added to `damaged`."""
-        for key in self.books.batches.archived(since, stream):
+        for key in self.state.batches.archived(since, stream):
             try:
-                batch = self.books.batches.kept(key)
+                batch = self.state.batches.kept(key)
             except DamagedError as error:
                 log.warning("%s", error)
                 damaged.append(key)
@@ -69,7 +69,7 @@ class Replay:
         for batch in self._kept(damaged, stream=stream):
             if batch.header.sequence not in sequences:
                 continue
-            place = next((at for at, raw in enumerate(batch.items) if self.facts(raw).id == native_id), None)
+            place = next((at for at, raw in enumerate(batch.items) if self.event_fields(raw).id == native_id), None)
             if place is not None:
                 found = [replace(batch, items=batch.items[place + 1 :])]
                 damaged.clear()  # What lies before it is not wanted.
@@ -87,11 +87,11 @@ class Replay:
         except ValueError as error:
             raise NotFoundError(str(error), remedy="List the folders archive/ and dead/ of the store.") from None
         if key.startswith("archive/"):
-            found = self.books.batches.kept(key)
+            found = self.state.batches.kept(key)
             if found is None:
                 raise NotFoundError(f"no batch is kept as {key!r}", remedy="List the folder archive/ of the store.")
             return self._sent([found])
-        stored = self.books.store.read(key) if key.startswith("dead/") else None
+        stored = self.state.store.read(key) if key.startswith("dead/") else None
         if stored is None:
             raise NotFoundError(f"nothing is set aside as {key!r}", remedy="List the folder dead/ of the store.")
         lines = stored.body.splitlines(keepends=True)
@@ -106,9 +106,9 @@ class Replay:
         if len(refused) < len(logs):
             if refused:
                 body = b"".join(line for line, log in zip(lines, logs, strict=True) if log.id in refused)
-                self.books.store.write(key, body, expected=stored.generation)
+                self.state.store.write(key, body, expected=stored.generation)
             else:
-                self.books.store.delete(key, expected=stored.generation)
+                self.state.store.delete(key, expected=stored.generation)
         return _report(1, len(logs) - len(refused), len(refused))
 
     def _sent(
@@ -116,7 +116,7 @@ class Replay:
     ) -> dict[str, Any]:
         count = acked = refused = 0
         for batch in batches:
-            logs = [log for _, log, _ in logs_of(batch, self.facts)]
+            logs = [log for _, log, _ in logs_of(batch, self.event_fields)]
             left = len(self._refused(logs))
             count, acked, refused = count + 1, acked + len(logs) - left, refused + left
         return _report(count, acked, refused, damaged)
@@ -136,7 +136,7 @@ class Replay:
     def _reason(self, log: Log) -> str | None:
         if log.wire_size() > MAX_LOG_BYTES:
             return "too large"
-        return unacceptable(log.raw, is_object=self.facts(log.raw).is_object)
+        return unacceptable(log.raw, is_object=self.event_fields(log.raw).is_object)
 
 
 def _report(batches: int, acked: int, refused: int, damaged: Sequence[str] = ()) -> dict[str, Any]:

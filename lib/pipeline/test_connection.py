@@ -11,10 +11,10 @@ from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 from lib.errors import ConflictError, ConnectorError, PermanentError, StoreError, WrongTenantError
-from lib.model.event import Facts
+from lib.model.event_fields import EventFields
 from lib.model.inventory import FIRST_PAGE_SIZE
 from lib.model.page import DevicePage, Page, Tenant, Whoami
-from lib.model.quota import Used
+from lib.model.rate_policy import Used
 from lib.model.region import AUTO, region_of
 from lib.model.region import refusal as wrong_region
 from lib.pipeline.accounts import listed
@@ -111,7 +111,7 @@ class Sophos(Protocol):
         """A page of the endpoint API."""
 
 
-class Budget(Protocol):
+class RateLimiter(Protocol):
     """The calls that the credential may make."""
 
     def used(self) -> Used:
@@ -126,7 +126,7 @@ class Subject:
     """What is to be tested."""
 
     sophos: Sophos
-    budget: Budget
+    rate_limiter: RateLimiter
     region: str = AUTO
     tenants: tuple[str, ...] | None = None
     kinds: Sequence[str] = ("events",)
@@ -139,7 +139,7 @@ class Surroundings:
     store: Callable[[], None]
     engine: Callable[[], str]
     """Opens a stream at the engine; says which way."""
-    facts: Callable[[bytes], Facts]
+    event_fields: Callable[[bytes], EventFields]
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
 
@@ -439,14 +439,14 @@ class _Examination:
             deadline=self._deadline,
         )
 
-    def _facts(self, *kinds: str) -> list[Facts]:
+    def _event_fields(self, *kinds: str) -> list[EventFields]:
         pages = [page for kind, read in self._pages.items() if not kinds or kind in kinds for page in read]
-        return [self._around.facts(item) for page in pages for item in page.items]
+        return [self._around.event_fields(item) for page in pages for item in page.items]
 
     def _page(self) -> str:
         if not self._pages:
             raise _NotNeededError("Nothing was read.")
-        found = self._facts()
+        found = self._event_fields()
         if not found:
             return "The page is one of the SIEM API, and holds nothing."
         whole = sum(1 for each in found if each.id and each.created_at)
@@ -456,7 +456,7 @@ class _Examination:
     def _newest_event(self) -> str:
         if "events" not in self._pages:
             raise _NotNeededError("No events were read.")
-        times = [each.created_at for each in self._facts("events") if each.created_at]
+        times = [each.created_at for each in self._event_fields("events") if each.created_at]
         if not times:
             when = f"of the last {_span(LONGER_SAMPLE)}"
             return f"Sophos holds no event {when}: none happened, or no device reports to Sophos."
@@ -466,7 +466,7 @@ class _Examination:
         return f"The newest event is {'at most ' if more else ''}{_span(age)} old."
 
     def _rate(self) -> str:
-        used, headroom = self._subject.budget.used(), self._subject.budget.headroom()
+        used, headroom = self._subject.rate_limiter.used(), self._subject.rate_limiter.headroom()
         text = (
             f"{used.last_minute} of {used.per_minute} calls were made within a minute; {headroom} more may go at once"
         )

@@ -85,7 +85,7 @@ class TooLargeError(ProtocolError):
     remedy = "Leave out the type of these events (`exclude_types`; `types` shows which one takes the room)."
 
 
-class Budget(Protocol):
+class RateLimiter(Protocol):
     """The calls that a credential may make."""
 
     def take(self, stream: str, deadline: float) -> None:
@@ -119,12 +119,12 @@ class Http:
         monotonic: Callable[[], float],
         sleep: Callable[[float], None],
         random: Callable[[], float],
-        budget: Budget,
+        rate_limiter: RateLimiter,
         ca_bundle: str | None = None,
         proxy: Callable[[], str] | None = None,
     ) -> None:
         """`ca_bundle` is whom to trust, in place of whom the environment or `requests` names; `proxy` the way out."""
-        self._budget = budget
+        self._rate_limiter = rate_limiter
         self._ca_bundle = ca_bundle
         self._proxy = proxy
         self._allow_hosts = allow_hosts
@@ -173,7 +173,7 @@ class Http:
         for tries in range(1, TRIES + 1):
             status = 0
             if token is not None:
-                self._budget.take(stream, end)
+                self._rate_limiter.take(stream, end)
             try:
                 answer = self._once(
                     method, url, end, max_bytes, auth=Bearer(token), headers=headers, params=params, data=form
@@ -274,7 +274,7 @@ class Http:
         wait = retry_after(answer.headers.get("Retry-After"), answer.date or self._now())
         text = f"Sophos answered {answer.status}{answer.word('error')} to {method} {urlsplit(url).path}"
         if answer.status == 429:
-            raise ThrottledError(text, retry_after=self._budget.refused(wait))
+            raise ThrottledError(text, retry_after=self._rate_limiter.refused(wait))
         raise SophosDownError(text, retry_after=wait)
 
     def _count(self, outcome: str) -> None:

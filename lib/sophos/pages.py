@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from lib.errors import ProtocolError
-from lib.model.event import Facts
+from lib.model.event_fields import EventFields
 from lib.model.page import DevicePage, Page
 
 
@@ -44,7 +44,7 @@ class _Facts(msgspec.Struct, gc=False):
 _SPACE = " \t\r\n"
 _pages = msgspec.json.Decoder(_Page)
 _device_pages = msgspec.json.Decoder(_DevicePage)
-_facts = msgspec.json.Decoder(_Facts)
+_event_fields = msgspec.json.Decoder(_Facts)
 
 
 def split(body: bytes, served_at: datetime | None) -> Page:
@@ -164,12 +164,12 @@ def _next(text: str, at: int, end: str) -> int:
 _scan = json.JSONDecoder(parse_int=str, parse_float=str, strict=False).raw_decode
 
 
-def facts(raw: bytes) -> Facts:
+def event_fields(raw: bytes) -> EventFields:
     """What is read of an item; a field of an unexpected type counts as missing."""
     if raw[:1] != b"{":
-        return Facts(is_object=False)
+        return EventFields(is_object=False)
     try:
-        read = _facts.decode(raw)
+        read = _event_fields.decode(raw)
         return _made(read.id, read.created_at, read.type)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _facts_of_odd(raw)
@@ -183,19 +183,19 @@ def _no_constant(_: str) -> None:
     raise _NoJsonError
 
 
-def _facts_of_odd(raw: bytes) -> Facts:
+def _facts_of_odd(raw: bytes) -> EventFields:
     """The standard library takes what msgspec does not: lone surrogates in escapes, bytes that are not UTF-8."""
     try:
         fields = json.loads(raw.decode("utf-8", "surrogateescape"), parse_constant=_no_constant)
     except _NoJsonError:
-        return Facts(is_object=False)
+        return EventFields(is_object=False)
     except (ValueError, RecursionError):
-        return Facts()
+        return EventFields()
     return _made(fields.get("id"), fields.get("created_at"), fields.get("type"))
 
 
-def _made(native_id: object, created_at: object, kind: object) -> Facts:
-    return Facts(
+def _made(native_id: object, created_at: object, kind: object) -> EventFields:
+    return EventFields(
         id=native_id if isinstance(native_id, str) and native_id else None,
         created_at=_moment(created_at),
         type=kind if isinstance(kind, str) else None,

@@ -23,11 +23,11 @@ from typing import Any
 import psutil
 import requests
 
-from emulator import process
-from emulator.functions import Function
-from lib import config as configuration
-from lib.config import ENVIRONMENT
-from lib.pipeline.records import Books
+from emulator.runtime import process
+from emulator.runtime.functions import Function
+from lib.config import loading as configuration
+from lib.config.loading import ENVIRONMENT
+from lib.state.state import State
 from lib.store.directory import DirectoryStore
 from tests.bench.cold_start import cold_start
 from tests.fakes.authority import Authority
@@ -223,11 +223,11 @@ def relayed(folder: Path, socket: Path, logs: Path, events: int) -> Figures:
 
 def export(folder: Path) -> Path:
     """The waiting events as JSON lines, for the bare loop."""
-    books = Books.of(DirectoryStore(folder / "store"))
+    state = State.of(DirectoryStore(folder / "store"))
     file = folder / "raws.jsonl"
     with file.open("wb") as out:
-        for waiting in books.batches.waiting():
-            batch = books.batches.read(waiting.stream, waiting.sequence)
+        for waiting in state.batches.waiting():
+            batch = state.batches.read(waiting.stream, waiting.sequence)
             assert batch is not None
             out.writelines(item + b"\n" for item in batch.items)
     return file

@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import requests
 
-from emulator import process
-from emulator.functions import TARGETS
-from lib.config import ENVIRONMENT
+from emulator.runtime import process
+from emulator.runtime.functions import TARGETS
+from lib.config.loading import ENVIRONMENT
 from tests.site import free_port
 
 ROUNDS = 5

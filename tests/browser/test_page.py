@@ -15,7 +15,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from emulator.central import DEFAULT_TENANT_ID, CentralServer, Credential, Tenant
-from emulator.page import remembered, stored_events
+from emulator.web.page import remembered, stored_events
 from lib.model.stream import Stream
 from tests.site import SECRET, Emulator, Site, site, until
 
@@ -205,9 +205,9 @@ def test_it_is_dark_where_wanted_and_fits_a_narrow_window(browser: Browser, serv
 
 
 def test_the_chart_remembers_what_was_fetched_before_the_emulator_was_started(served: tuple[Site, Emulator]) -> None:
-    books, now = served[0].books, datetime.now(UTC)
-    assert sum(remembered(books, now).values()) >= 200
-    assert not remembered(books, now - timedelta(hours=12))
+    state, now = served[0].state, datetime.now(UTC)
+    assert sum(remembered(state, now).values()) >= 200
+    assert not remembered(state, now - timedelta(hours=12))
 
 
 def test_another_site_cannot_make_a_browser_act(served: tuple[Site, Emulator]) -> None:
@@ -221,7 +221,7 @@ def test_another_site_cannot_make_a_browser_act(served: tuple[Site, Emulator]) -
 
 
 def test_after_a_start_the_newest_events_are_those_that_were_kept(served: tuple[Site, Emulator]) -> None:
-    raws = stored_events(served[0].books, Stream("acme", DEFAULT_TENANT_ID, "events"))
+    raws = stored_events(served[0].state, Stream("acme", DEFAULT_TENANT_ID, "events"))
     assert raws
     own = {raw for raw in raws if b"Connector::" in raw}
     assert set(raws) - own <= set(served[0].central.raws(DEFAULT_TENANT_ID))

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from lib.app import open_store
 from lib.store.base import ObjectStore
-from lib.wiring import open_store
 
 
 @pytest.fixture(params=["directory", "gcs"])

@@ -13,6 +13,7 @@ from functools import partial
 import pytest
 
 from emulator.central import CentralServer, Credential, Fault, Tenant
+from lib.app import Credential as Keys
 from lib.errors import (
     ConnectorError,
     CredentialsError,
@@ -26,7 +27,6 @@ from lib.errors import (
 )
 from lib.model.page import Page
 from lib.sophos.client import Central
-from lib.wiring import Credential as Keys
 
 SECRET = "demo-secret"
 
@@ -77,7 +77,7 @@ def client(url: str, clocks: Clocks | None = None, secret: str = SECRET, client_
         monotonic=clocks.monotonic,
         sleep=clocks.sleep,
         random=lambda: 0.5,
-        budget=Generous(),
+        rate_limiter=Generous(),
     )
 
 

@@ -18,7 +18,7 @@ from lib.errors import (
 )
 from lib.model.page import Page
 from lib.sophos.client import Central
-from lib.sophos.pages import facts
+from lib.sophos.pages import event_fields
 from tests.contract.test_central import client
 
 SAMPLES = Path(__file__).parents[1] / "data"
@@ -211,7 +211,7 @@ def test_the_recorded_shapes_are_read_whole_and_byte_for_byte(kind: str) -> None
     lines = (SAMPLES / f"sample-{kind}.jsonl").read_bytes().splitlines()
     assert len(read.items) == len(lines)
     for raw in read.items:
-        found = facts(raw)
+        found = event_fields(raw)
         assert found.is_object
         assert found.id
         assert found.type

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from lib import config as configuration
+from lib.config import loading as configuration
 from lib.errors import ConfigError, ConflictError, LayoutError, StoreError
 from lib.store.base import ABSENT
 from lib.store.gcs import GcsStore, place_of

@@ -17,9 +17,9 @@ import pytest
 
 from emulator.central import CentralServer, Settings
 from emulator.engine import StandInEngine
+from lib.app import open_store
 from lib.pipeline.audit import audit
-from lib.pipeline.records import Books
-from lib.wiring import open_store
+from lib.state.state import State
 from tests.fakes.dying import Life, live
 from tests.fakes.gcs import FakeGcs, dropped, passed
 
@@ -100,12 +100,12 @@ def die_and_heal(nursery: Nursery, life: Life, engine: StandInEngine, central: C
 
 
 def adds_up(store: str, events: int, where: str) -> None:
-    books = Books.of(open_store(store))
-    told = audit(books)
+    state = State.of(open_store(store))
+    told = audit(state)
     assert told["ok"], (where, told)
     assert [line["events"] for line in told["streams"]] == [events], where
-    assert not list(books.batches.waiting()), where
-    assert not list(books.gaps.all()), where
+    assert not list(state.batches.waiting()), where
+    assert not list(state.gaps.all()), where
 
 
 @pytest.mark.parametrize("share", range(SHARES))

@@ -8,11 +8,11 @@ from contextlib import closing
 from typing import Any
 
 from emulator.central import CentralServer
-from emulator.functions import FunctionDownError
-from emulator.platform import finalized
-from emulator.work import Work
-from lib.pipeline.records import Books
-from lib.wiring import open_store
+from emulator.runtime.functions import FunctionDownError
+from emulator.runtime.platform import finalized
+from emulator.runtime.work_queue import WorkQueue
+from lib.app import open_store
+from lib.state.state import State
 from tests.end_to_end.test_hybrid import relay, set_up
 from tests.fakes.cloud_tasks import CloudTasks
 from tests.fakes.gcs import FakeGcs
@@ -28,7 +28,7 @@ class Platform:
         self._found = found
         self._queue = queue
         self._batches: dict[str, str] = {}
-        self._events: Work[str] = Work(self._forward, "events", workers=2)
+        self._events: WorkQueue[str] = WorkQueue(self._forward, "events", workers=2)
         self._gcs = gcs
         self.when_stored: Callable[[], None] | None = None
         """What happens, once, when a batch has been stored, and nobody has been told yet."""
@@ -83,7 +83,7 @@ class Platform:
 def test_every_event_arrives_once_and_none_is_lost_though_each_process_is_killed(gcs: FakeGcs, bucket: str) -> None:
     with CentralServer() as central, CloudTasks() as queue, site(central, store=bucket, tasks=queue.settings) as found:
         set_up(found)
-        tenant, batches = central.default_tenant, Books.of(open_store(bucket)).batches
+        tenant, batches = central.default_tenant, State.of(open_store(bucket)).batches
 
         def done(count: int) -> bool:
             return len(set(found.raws())) == count and not list(batches.waiting())

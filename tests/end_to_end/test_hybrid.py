@@ -60,7 +60,7 @@ def test_each_place_runs_its_function_alone_and_every_event_arrives_though_relay
                     forwarding.kill()
                 with relay(found), Emulator(found, only="forward-batch") as forwarding:
                     until(lambda: len(set(found.raws())) == EVENTS, "all events")
-                    until(lambda: not list(found.books.batches.waiting()), "their receipts")
+                    until(lambda: not list(found.state.batches.waiting()), "their receipts")
                     assert forwarding.end() == 0
                 assert fetching.end() == 0
             assert list(dict.fromkeys(found.raws())) == central.raws(central.default_tenant)

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from emulator.central import CentralServer, Fault, Settings
-from lib.model.position import from_body
+from lib.model.checkpoint import from_body
 from lib.pipeline.audit import audit
-from lib.pipeline.records import Books
+from lib.state.state import State
 from lib.store.directory import DirectoryStore
 from tests.fakes.dying import Died, Life, live
 from tests.fakes.picky import PickyEngine
@@ -158,11 +158,11 @@ class Protocol(RuleBasedStateMachine):
     @invariant()
     def the_cursor_never_moves_back(self) -> None:
         for path in Path(self.store).glob("cursors/*/*/*.json"):
-            position = from_body(path.read_bytes())
-            as_of = position.as_of.timestamp() if position.as_of else 0.0
+            checkpoint = from_body(path.read_bytes())
+            as_of = checkpoint.as_of.timestamp() if checkpoint.as_of else 0.0
             assert as_of >= self.as_of
-            assert position.sequence >= self.sequence
-            self.as_of, self.sequence = as_of, position.sequence
+            assert checkpoint.sequence >= self.sequence
+            self.as_of, self.sequence = as_of, checkpoint.sequence
 
     def end_well(self) -> None:
         """Left alone, everything arrives; nothing but repeats of what was in flight."""
@@ -173,21 +173,21 @@ class Protocol(RuleBasedStateMachine):
             live(self.life())
         arrived = [json.loads(log.raw)["id"] for log in self.engine.received]
         first = list(dict.fromkeys(arrived))
-        books = Books.of(DirectoryStore(Path(self.store)))
+        state = State.of(DirectoryStore(Path(self.store)))
         lines = [line for path in Path(self.store).glob("dead/**/*.ndjson*") for line in path.read_text().splitlines()]
         dead = [json.loads(json.loads(line)["raw"])["id"] for line in lines]
         # What was set aside never arrived, but for what the engine took without a word before it refused it.
         held = self.central.ids(self.central.default_tenant)
         assert first == [native for native in held if native in set(first) or native not in dead]
-        receipts = [fields for stream in books.ledger.streams() for _, fields, _ in books.ledger.receipts(stream)]
+        receipts = [fields for stream in state.ledger.streams() for _, fields, _ in state.ledger.receipts(stream)]
         assert sum(fields["set_aside"] for fields in receipts) == len(dead) == len(set(dead))
         assert len({log.id for log in self.engine.received}) == len(first)
         if self.is_calm:
             assert arrived == first, "where neither a process nor the engine failed, nothing is repeated"
-        told = audit(books)
+        told = audit(state)
         assert told["ok"], told
-        assert not list(books.batches.waiting())
-        assert not list(books.gaps.all())
+        assert not list(state.batches.waiting())
+        assert not list(state.gaps.all())
 
 
 Protocol.TestCase.settings = settings(

@@ -17,22 +17,22 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
+from lib.app import Credential, open_store
 from lib.model.feed import Feed
 from lib.model.log import Log
 from lib.model.page import DevicePage, Page, Tenant, Whoami
-from lib.model.quota import PUBLISHED
+from lib.model.rate_policy import PUBLISHED
 from lib.pipeline.accounts import Accounts, Integration
-from lib.pipeline.budget import Budget
 from lib.pipeline.fetch_page import FetchPage
 from lib.pipeline.forward_batch import ForwardBatch
+from lib.pipeline.rate_limiter import RateLimiter
 from lib.pipeline.reconcile import Reconcile
-from lib.pipeline.records import Books
-from lib.pipeline.schedules import Schedules
 from lib.sophos.client import Central
-from lib.sophos.pages import facts
+from lib.sophos.pages import event_fields
+from lib.state.schedules import Schedules
+from lib.state.state import State
 from lib.store.base import Entry, ObjectStore, Stored
 from lib.utmstack.engine import Engine
-from lib.wiring import Credential, open_store
 
 T = TypeVar("T")
 
@@ -163,12 +163,12 @@ def live(life: Life) -> tuple[list[str], list[dict[str, Any]]]:
     """Fetch everything and forward everything; the calls that were made, and the answers."""
     fate = Fate(life)
     store = MortalStore(open_store(life.store), fate)
-    books = Books.of(store)
+    state = State.of(store)
 
     def now() -> datetime:
         return datetime.now(UTC) + timedelta(seconds=life.ahead)
 
-    budget = Budget(
+    rate_limiter = RateLimiter(
         lambda: store,
         lambda: "demo-client",
         life.calls_per_minute,
@@ -185,7 +185,7 @@ def live(life: Life) -> tuple[list[str], list[dict[str, Any]]]:
         monotonic=time.monotonic,
         sleep=time.sleep,
         random=lambda: 0.0,
-        budget=budget,
+        rate_limiter=rate_limiter,
     )
     feed = Feed(
         name="acme",
@@ -204,11 +204,13 @@ def live(life: Life) -> tuple[list[str], list[dict[str, Any]]]:
         gap_data_type="gaps",
     )
     fetch = FetchPage(
-        books=books,
+        state=state,
         accounts=Accounts(store, now=now, jitter=lambda: 0.0),
-        integrations={"acme": Integration(feed, MortalSophos(central, fate), lambda: "demo-client", life.url, budget)},
-        facts=facts,
-        reconcile=Reconcile(books, facts, now, time.monotonic),
+        integrations={
+            "acme": Integration(feed, MortalSophos(central, fate), lambda: "demo-client", life.url, rate_limiter)
+        },
+        event_fields=event_fields,
+        reconcile=Reconcile(state, event_fields, now, time.monotonic),
         schedules=Schedules(store),
         every=lambda: 60.0,
         max_pending_bytes=1 << 30,
@@ -217,9 +219,9 @@ def live(life: Life) -> tuple[list[str], list[dict[str, Any]]]:
     )
     engine = Engine(f"unix:{life.socket}", jitter=lambda: 0.0)
     forward = ForwardBatch(
-        books=books,
+        state=state,
         engine=MortalEngine(engine, fate),
-        facts=facts,
+        event_fields=event_fields,
         holder=lambda: life.holder,
         now=now,
         monotonic=time.monotonic,

@@ -14,7 +14,7 @@ import requests
 
 from lib.errors import StoreError
 from lib.pipeline.audit import audit
-from lib.pipeline.records import Books
+from lib.state.state import State
 from lib.store.directory import DirectoryStore
 from tests.fakes.dying import Life, live
 
@@ -40,7 +40,7 @@ def main() -> None:
     told["full"] = [lived(life) for _ in range(3)]
     store = DirectoryStore(folder)
     told["leftovers"] = len(list((folder / ".tmp").iterdir()))
-    told["damaged"] = [finding for line in audit(Books.of(store))["streams"] for finding in line["findings"]]
+    told["damaged"] = [finding for line in audit(State.of(store))["streams"] for finding in line["findings"]]
     mount(folder, "remount,size=30m")
     told["large"] = [lived(life) for _ in range(2)]
     mount(folder, "remount,ro")
@@ -49,7 +49,7 @@ def main() -> None:
     told["read_only"] = lived(life)
     mount(folder, "remount,rw")
     told["again"] = lived(life)
-    told["audit"] = audit(Books.of(store))
+    told["audit"] = audit(State.of(store))
     print(json.dumps(told))
 
 

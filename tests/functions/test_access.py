@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import NameOID
 
 from emulator.central import DEFAULT_TENANT_ID
-from lib.access import (
+from lib.config.secrets import Reference
+from lib.http.access import (
     RARE_CALLS,
     Access,
     AccessError,
@@ -30,7 +31,6 @@ from lib.access import (
     UnauthenticatedError,
     is_local,
 )
-from lib.secrets import Reference
 from tests.site import SECRET, Emulator, Site, free_port, site, until
 
 KEY, NEXT_KEY = "k" * 16, "n" * 24
@@ -121,7 +121,7 @@ def keyed(*keys: str, clock: Clock | None = None) -> Access:
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.3.2.1", "::1", "::ffff:127.0.0.1"])
 @pytest.mark.parametrize("host", ["localhost:8080", "127.0.0.1", "[::1]:80"])
 def test_who_calls_on_this_machine_needs_nothing(address: str, host: str) -> None:
-    Access(Rules()).admit(address, {"Host": host, "Origin": f"http://{host}"}, rare=True)
+    Access(Rules()).authorize(address, {"Host": host, "Origin": f"http://{host}"}, rare=True)
 
 
 @pytest.mark.parametrize(
@@ -145,15 +145,15 @@ def test_who_calls_on_this_machine_needs_nothing(address: str, host: str) -> Non
 def test_nothing_that_may_come_from_elsewhere_counts_as_local(address: str | None, headers: dict[str, str]) -> None:
     assert not is_local(address, headers)
     with pytest.raises(ForbiddenError, match="no key and no audience is configured") as refused:
-        Access(Rules()).admit(address, headers)
+        Access(Rules()).authorize(address, headers)
     assert "access.keys" in refused.value.remedy
 
 
 def test_each_of_several_keys_lets_in_and_no_other_text_does() -> None:
     access = keyed(KEY, NEXT_KEY)
     for key in (KEY, NEXT_KEY):
-        access.admit(ELSEWHERE, bearer(key))
-        access.admit(ELSEWHERE, {"Authorization": f"bearer  {key} "})
+        access.authorize(ELSEWHERE, bearer(key))
+        access.authorize(ELSEWHERE, {"Authorization": f"bearer  {key} "})
     for header in (
         "",
         f"Basic {KEY}",
@@ -165,12 +165,12 @@ def test_each_of_several_keys_lets_in_and_no_other_text_does() -> None:
         "Bearer é",
     ):
         with pytest.raises(UnauthenticatedError):
-            access.admit(ELSEWHERE, {"Authorization": header})
+            access.authorize(ELSEWHERE, {"Authorization": header})
 
 
 def test_a_key_that_could_be_guessed_lets_nobody_in() -> None:
     with pytest.raises(ForbiddenError):
-        keyed("k" * 15).admit(ELSEWHERE, bearer("k" * 15))
+        keyed("k" * 15).authorize(ELSEWHERE, bearer("k" * 15))
 
 
 def test_a_key_is_rotated_without_a_restart(tmp_path: Path) -> None:
@@ -178,18 +178,18 @@ def test_a_key_is_rotated_without_a_restart(tmp_path: Path) -> None:
     file.write_text(f"{KEY}\n")
     reference = Reference(f"${{file:{file}}}", "access.keys[0]")
     access = Access(Rules(keys=lambda: [reference.resolve()]), clock)
-    access.admit(ELSEWHERE, bearer(KEY))
+    access.authorize(ELSEWHERE, bearer(KEY))
     file.write_text(f"{NEXT_KEY}\n")
     clock.now += 61
-    access.admit(ELSEWHERE, bearer(NEXT_KEY))
+    access.authorize(ELSEWHERE, bearer(NEXT_KEY))
     with pytest.raises(UnauthenticatedError):
-        access.admit(ELSEWHERE, bearer(KEY))
+        access.authorize(ELSEWHERE, bearer(KEY))
 
 
 def test_with_a_key_that_cannot_be_read_nobody_is_told_where_it_is(tmp_path: Path) -> None:
     reference = Reference(f"${{file:{tmp_path}/missing}}", "access.keys[0]")
     with pytest.raises(AccessUnknownError) as unknown:
-        Access(Rules(keys=lambda: [reference.resolve()])).admit(ELSEWHERE, bearer(KEY))
+        Access(Rules(keys=lambda: [reference.resolve()])).authorize(ELSEWHERE, bearer(KEY))
     assert unknown.value.status == 503
     assert str(tmp_path) not in f"{unknown.value} {unknown.value.remedy}"
 
@@ -197,8 +197,8 @@ def test_with_a_key_that_cannot_be_read_nobody_is_told_where_it_is(tmp_path: Pat
 def test_a_good_id_token_lets_in_and_the_certificates_are_fetched_once(issuer: Issuer) -> None:
     access, before = google(issuer), issuer.fetched
     for _ in range(3):
-        access.admit(ELSEWHERE, bearer(issuer.token()))
-    access.admit(ELSEWHERE, bearer(issuer.token(iss="accounts.google.com")))
+        access.authorize(ELSEWHERE, bearer(issuer.token()))
+    access.authorize(ELSEWHERE, bearer(issuer.token(iss="accounts.google.com")))
     assert issuer.fetched == before + 1
 
 
@@ -224,7 +224,7 @@ def test_an_id_token_has_to_be_for_us_now_and_of_a_named_account(
     issuer: Issuer, claims: dict[str, Any], error: type[AccessError]
 ) -> None:
     with pytest.raises(error) as refused:
-        google(issuer).admit(ELSEWHERE, bearer(issuer.token(**claims)))
+        google(issuer).authorize(ELSEWHERE, bearer(issuer.token(**claims)))
     assert "access." in refused.value.remedy
 
 
@@ -254,7 +254,7 @@ def test_a_signature_of_anybody_else_is_not_accepted(issuer: Issuer) -> None:
     ]
     for token in forged:
         with pytest.raises(UnauthenticatedError):
-            access.admit(ELSEWHERE, bearer(token))
+            access.authorize(ELSEWHERE, bearer(token))
 
 
 def test_unknown_keys_do_not_make_us_fetch_certificates_at_each_call(issuer: Issuer) -> None:
@@ -262,11 +262,11 @@ def test_unknown_keys_do_not_make_us_fetch_certificates_at_each_call(issuer: Iss
     access, before = google(issuer, clock), issuer.fetched
     for number in range(5):
         with pytest.raises(UnauthenticatedError):
-            access.admit(ELSEWHERE, bearer(issuer.token(kid=f"k{number}")))
+            access.authorize(ELSEWHERE, bearer(issuer.token(kid=f"k{number}")))
     assert issuer.fetched == before + 1
     clock.now += 61
     with pytest.raises(UnauthenticatedError):
-        access.admit(ELSEWHERE, bearer(issuer.token(kid="k9")))
+        access.authorize(ELSEWHERE, bearer(issuer.token(kid="k9")))
     assert issuer.fetched == before + 2
 
 
@@ -274,20 +274,20 @@ def test_without_certificates_nobody_is_let_in_and_a_platform_calls_again(issuer
     issuer.status = 500
     try:
         with pytest.raises(AccessUnknownError) as unknown:
-            google(issuer).admit(ELSEWHERE, bearer(issuer.token()))
+            google(issuer).authorize(ELSEWHERE, bearer(issuer.token()))
     finally:
         issuer.status = 200
     assert unknown.value.retry_after
     gone = Access(Rules(audiences=(AUDIENCE,), emails=(EMAIL,), certs_url=f"http://127.0.0.1:{free_port()}/"))
     with pytest.raises(AccessUnknownError):
-        gone.admit(ELSEWHERE, bearer(issuer.token()))
+        gone.authorize(ELSEWHERE, bearer(issuer.token()))
 
 
 def test_a_platform_that_has_checked_the_caller_is_believed_but_not_without_a_token() -> None:
     access = Access(Rules(checked_by_platform=True))
-    access.admit(ELSEWHERE, bearer("eyJhbGciOiJSUzI1NiJ9.e30.SIGNATURE_REMOVED_BY_GOOGLE"))
+    access.authorize(ELSEWHERE, bearer("eyJhbGciOiJSUzI1NiJ9.e30.SIGNATURE_REMOVED_BY_GOOGLE"))
     with pytest.raises(UnauthenticatedError) as refused:
-        access.admit(ELSEWHERE, {"Host": "x.run.app"})
+        access.authorize(ELSEWHERE, {"Host": "x.run.app"})
     assert "allUsers" in refused.value.remedy
 
 
@@ -295,21 +295,21 @@ def test_a_rare_call_may_be_made_a_few_times_a_minute() -> None:
     clock = Clock()
     access = keyed(KEY, clock=clock)
     for _ in range(RARE_CALLS):
-        access.admit(ELSEWHERE, bearer(KEY), rare=True)
+        access.authorize(ELSEWHERE, bearer(KEY), rare=True)
     with pytest.raises(TooManyCallsError) as refused:
-        access.admit(ELSEWHERE, bearer(KEY), rare=True)
+        access.authorize(ELSEWHERE, bearer(KEY), rare=True)
     assert (refused.value.status, refused.value.retry_after) == (429, 60)
-    access.admit(ELSEWHERE, bearer(KEY))
+    access.authorize(ELSEWHERE, bearer(KEY))
     clock.now += 60
-    access.admit(ELSEWHERE, bearer(KEY), rare=True)
+    access.authorize(ELSEWHERE, bearer(KEY), rare=True)
 
 
 def test_calls_that_are_not_let_in_use_up_nobodys_turn() -> None:
     access = keyed(KEY)
     for _ in range(RARE_CALLS * 2):
         with pytest.raises(UnauthenticatedError):
-            access.admit(ELSEWHERE, bearer("w" * 16), rare=True)
-    access.admit(ELSEWHERE, bearer(KEY), rare=True)
+            access.authorize(ELSEWHERE, bearer("w" * 16), rare=True)
+    access.authorize(ELSEWHERE, bearer(KEY), rare=True)
 
 
 @pytest.fixture(scope="module")

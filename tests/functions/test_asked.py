@@ -7,7 +7,7 @@ import pytest
 
 from emulator.central import CentralServer
 from emulator.central.clock import Clock
-from lib.pipeline.budget import Budget
+from lib.pipeline.rate_limiter import RateLimiter
 from tests.functions.test_faults import MINUTE, ONE, Connector
 
 
@@ -22,10 +22,10 @@ def test_reconciliation_uses_calls_that_nothing_else_needs(tmp_path: Path, centr
     works = Connector(tmp_path, central, ONE | {"calls_per_minute": 10})
     works.tick()
     works.clock.advance(60 * 7 * MINUTE)
-    budget = works.fetch_page.integrations["acme"].budget
-    assert isinstance(budget, Budget)
-    while budget.has_room:
-        budget.take("", works.monotonic() + 5)
+    rate_limiter = works.fetch_page.integrations["acme"].rate_limiter
+    assert isinstance(rate_limiter, RateLimiter)
+    while rate_limiter.has_room:
+        rate_limiter.take("", works.monotonic() + 5)
     (line,) = works.tick(minutes=0.01).values()
     assert (line["outcome"], "reconciled" in line) == ("up_to_date", False)
     (line,) = works.tick().values()

@@ -54,13 +54,13 @@ def cursor(found: Site) -> Path:
 
 
 def findings(found: Site) -> list[tuple[str, int | None]]:
-    told = audit(found.books)
+    told = audit(found.state)
     assert told["ok"] == (not any(line["findings"] for line in told["streams"]))
     return [(each["code"], each["sequence"]) for line in told["streams"] for each in line["findings"]]
 
 
 def test_a_whole_chain_adds_up(store: Site) -> None:
-    (line,) = audit(store.books)["streams"]
+    (line,) = audit(store.state)["streams"]
     assert (line["ok"], line["findings"], line["receipts"], line["events"]) == (True, [], 5, 100)
     assert sum(day["events"] for day in line["days"].values()) == 100
     assert Stream.of(line).kind == "events"
@@ -146,7 +146,7 @@ def test_a_receipt_that_was_removed_beside_a_named_gap_is_named_by_itself() -> N
         assert {1, 2, 5, 6} <= paths.keys()
         paths[5].unlink()
         assert findings(found) == [("receipt_missing", 4)]
-        (line,) = audit(found.books)["streams"]
+        (line,) = audit(found.state)["streams"]
         assert line["findings"][0]["detail"] == "receipts 4 to 5 are missing"
         paths[2].unlink()
         assert findings(found) == [("receipt_missing", 2)]
@@ -161,5 +161,5 @@ def test_a_lost_batch_becomes_a_named_gap_once_the_next_one_is_delivered() -> No
         assert findings(found) == [("batch_missing", 2)]
         found.results("forward-batch")
         assert findings(found) == []
-        (line,) = audit(found.books)["streams"]
+        (line,) = audit(found.state)["streams"]
         assert [(gap["reason"], gap["sequence"]) for gap in line["gaps"]] == [("batch_missing", 2)]

@@ -21,11 +21,11 @@ from flask import Flask, Request, Response, request
 from google.cloud import secretmanager_v1
 from marshmallow import Schema, fields
 
-from lib import config as configuration
-from lib.access import Access, Rules
-from lib.boundary import answer
+from lib.config import loading as configuration
+from lib.config.secrets import Reference
 from lib.errors import ConfigError, ConnectorError, CredentialsError, StoreError
-from lib.secrets import Reference
+from lib.http.access import Access, Rules
+from lib.http.handler import answer
 from lib.telemetry import JsonFormatter, TerminalFormatter, redact
 from tests.site import until
 
@@ -74,7 +74,7 @@ def test_an_expected_failure_is_a_problem_with_a_remedy(error: ConnectorError, s
 def test_an_unexpected_failure_has_an_id_that_is_in_the_log_and_tells_nothing_else(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with caplog.at_level(logging.ERROR, "lib.boundary"):
+    with caplog.at_level(logging.ERROR, "lib.http.handler"):
         response = answered(ZeroDivisionError("something private"))
     told = json.loads(response.data)
     assert response.status_code == 500
@@ -141,8 +141,8 @@ REPORTING = """
 import sys
 from flask import Flask, request
 from marshmallow import Schema, fields
-from lib.access import Access, Rules
-from lib.boundary import answer
+from lib.http.access import Access, Rules
+from lib.http.handler import answer
 
 class Body(Schema):
     client_secret = fields.String()

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from emulator.central.accounts import PUBLISHED_LIMITS, RateLimiter
+from emulator.central.accounts import PUBLISHED_LIMITS, RequestLimiter
 from emulator.central.clock import Clock
 from lib.errors import OverBudgetError, ThrottledError
 from lib.model.feed import Feed
 from lib.model.page import DevicePage, Page, Tenant, Whoami
 from lib.pipeline.accounts import Accounts, Integration
-from lib.pipeline.budget import Budget
 from lib.pipeline.fetch_page import FetchPage
+from lib.pipeline.rate_limiter import RateLimiter
 from lib.pipeline.reconcile import Reconcile
-from lib.pipeline.records import Books
-from lib.pipeline.schedules import Schedules
-from lib.sophos.pages import facts
+from lib.sophos.pages import event_fields
+from lib.state.schedules import Schedules
+from lib.state.state import State
 from lib.store.directory import DirectoryStore
 
 ENFORCED = PUBLISHED_LIMITS[1::2]
@@ -32,7 +32,7 @@ class World:
     def __init__(self, folder: Path, limits: Sequence[Sequence[float]] = ENFORCED) -> None:
         self.store = DirectoryStore(folder / "store")
         self.clock = Clock(start=1_790_000_000.0)
-        self.limiter = RateLimiter(self.clock, limits)
+        self.limiter = RequestLimiter(self.clock, limits)
         self.allowed = self.refused = 0
 
     def now(self) -> datetime:
@@ -44,8 +44,8 @@ class World:
     def sleep(self, seconds: float) -> None:
         self.clock.advance(seconds + 0.001)
 
-    def budget(self, per_minute: int = 100, client_id: str = "partner") -> Budget:
-        return Budget(
+    def rate_limiter(self, per_minute: int = 100, client_id: str = "partner") -> RateLimiter:
+        return RateLimiter(
             lambda: self.store,
             lambda: client_id,
             per_minute,
@@ -55,16 +55,16 @@ class World:
             jitter=lambda: 1.0,
         )
 
-    def call(self, budget: Budget) -> None:
+    def call(self, rate_limiter: RateLimiter) -> None:
         """What Sophos says to one more call; ThrottledError where it refuses it."""
         wait = self.limiter.wait_seconds("partner")
         if wait is None:
             self.allowed += 1
         else:
             self.refused += 1
-            raise ThrottledError("Sophos answered 429", retry_after=budget.refused(None))
+            raise ThrottledError("Sophos answered 429", retry_after=rate_limiter.refused(None))
 
-    def catch_up(self, budgets: Sequence[Budget], minutes: float) -> None:
+    def catch_up(self, budgets: Sequence[RateLimiter], minutes: float) -> None:
         """Every instance calls whenever it may."""
         start = self.monotonic()
         due = dict.fromkeys(range(len(budgets)), start)
@@ -88,26 +88,26 @@ def world(tmp_path: Path) -> World:
 def test_catching_up_uses_95_of_100_allowed_calls_and_draws_few_429s(
     world: World, instances: int, most_refused: int
 ) -> None:
-    world.catch_up([world.budget() for _ in range(instances)], minutes=20)
+    world.catch_up([world.rate_limiter() for _ in range(instances)], minutes=20)
     assert world.allowed >= 0.95 * 20 * 100
     assert world.refused <= most_refused
 
 
 def test_a_burst_is_used_where_sophos_grants_it(tmp_path: Path) -> None:
     world = World(tmp_path, [(300, 60), (1200, 600)])
-    world.catch_up([world.budget()], minutes=10)
+    world.catch_up([world.rate_limiter()], minutes=10)
     assert world.refused == 0
     assert world.allowed >= 0.95 * 1200
 
 
 def test_a_lower_share_is_kept(world: World) -> None:
-    world.catch_up([world.budget(per_minute=30)], minutes=10)
+    world.catch_up([world.rate_limiter(per_minute=30)], minutes=10)
     assert world.refused == 0
     assert 0.95 * 300 <= world.allowed <= 300 + 2 * 30
 
 
 def test_a_429_that_one_instance_met_holds_the_others_back(world: World) -> None:
-    one, other = world.budget(), world.budget()
+    one, other = world.rate_limiter(), world.rate_limiter()
     one.take("a", world.monotonic())
     assert one.refused(40.0) == 40.0
     other.expect(1, 60.0)
@@ -121,19 +121,19 @@ def test_a_429_that_one_instance_met_holds_the_others_back(world: World) -> None
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_noisy_stream_leaves_the_others_their_calls_and_uses_all_the_rest(world: World, strict: bool) -> None:
-    budget, minutes, pages, slowest = world.budget(), 10, 0, 0.0
+    rate_limiter, minutes, pages, slowest = world.rate_limiter(), 10, 0, 0.0
     if strict:
-        budget.refused(1.0)
+        rate_limiter.refused(1.0)
     start = world.monotonic()
     for minute in range(minutes):
         began = max(start + 60.0 * minute, world.monotonic())
-        budget.expect(30, 60.0)
+        rate_limiter.expect(30, 60.0)
         for number in range(30):
-            budget.take(f"quiet {number}", began + 50)
+            rate_limiter.take(f"quiet {number}", began + 50)
         slowest = max(slowest, world.monotonic() - began)
         while world.monotonic() < start + 60.0 * (minute + 1):
             try:
-                budget.take("noisy", world.monotonic())
+                rate_limiter.take("noisy", world.monotonic())
                 pages += 1
             except OverBudgetError as over:
                 world.sleep(over.retry_after or 0.0)
@@ -142,16 +142,16 @@ def test_a_noisy_stream_leaves_the_others_their_calls_and_uses_all_the_rest(worl
 
 
 def test_few_calls_write_nothing(world: World) -> None:
-    budget = world.budget()
+    rate_limiter = world.rate_limiter()
     for _ in range(60):
         for number in range(15):
-            budget.take(f"s{number}", world.monotonic() + 50)
+            rate_limiter.take(f"s{number}", world.monotonic() + 50)
         world.sleep(60.0)
     assert not [*world.store.list("budgets/")]
 
 
 def test_another_credential_has_calls_of_its_own(world: World) -> None:
-    one, other = world.budget(), world.budget(client_id="somebody else")
+    one, other = world.rate_limiter(), world.rate_limiter(client_id="somebody else")
     world.catch_up([one], minutes=3)
     other.expect(1, 60.0)
     assert other.used().last_minute == 0
@@ -162,7 +162,7 @@ class Quiet:
     """A partner's tenants, some of which have something new at each asking."""
 
     world: World
-    budget: Budget
+    rate_limiter: RateLimiter
     tenants_: list[Tenant]
     busy: frozenset[str]
     asked: dict[str, list[float]] = field(default_factory=dict)
@@ -181,9 +181,9 @@ class Quiet:
         return None
 
     def page(self, host: str, tenant: str, kind: str, *, deadline: float | None = None, **_: object) -> Page:
-        self.budget.take(f"{host}/{tenant}/{kind}", deadline or 0.0)
+        self.rate_limiter.take(f"{host}/{tenant}/{kind}", deadline or 0.0)
         self.world.sleep(0.02)
-        self.world.call(self.budget)
+        self.world.call(self.rate_limiter)
         times = self.asked.setdefault(tenant, [])
         times.append(self.world.monotonic())
         raw = f'{{"id":"{tenant}-{len(times)}","created_at":"{self.world.now():%Y-%m-%dT%H:%M:%SZ}"}}'
@@ -208,14 +208,14 @@ def fetch_page(world: World, source: Quiet, every: Callable[[], float]) -> Fetch
         data_source=None,
         gap_data_type=None,
     )
-    books = Books.of(world.store)
-    one = Integration(feed, source, lambda: "partner", "https://api.example.com", source.budget)
+    state = State.of(world.store)
+    one = Integration(feed, source, lambda: "partner", "https://api.example.com", source.rate_limiter)
     return FetchPage(
-        books=books,
+        state=state,
         accounts=Accounts(world.store, now=world.now, jitter=lambda: 0.0),
         integrations={"partner": one},
-        facts=facts,
-        reconcile=Reconcile(books, facts, world.now, world.monotonic),
+        event_fields=event_fields,
+        reconcile=Reconcile(state, event_fields, world.now, world.monotonic),
         schedules=Schedules(world.store),
         max_pending_bytes=1 << 30,
         every=every,
@@ -228,7 +228,7 @@ def fetch_page(world: World, source: Quiet, every: Callable[[], float]) -> Fetch
 def test_of_1000_tenants_each_is_asked_within_12_minutes_and_a_busy_one_within_2(world: World) -> None:
     tenants = [Tenant(f"t-{number:04}", f"Tenant {number}", "https://api.example.com") for number in range(1000)]
     busy = frozenset(tenant.id for tenant in tenants[::50])
-    source = Quiet(world, world.budget(), tenants, busy)
+    source = Quiet(world, world.rate_limiter(), tenants, busy)
     use_case = fetch_page(world, source, lambda: 60.0)
     start = world.monotonic()
     for tick in range(28):

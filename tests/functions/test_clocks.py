@@ -8,9 +8,9 @@ import pytest
 
 from emulator.central import CentralServer, Fault
 from emulator.central.clock import Clock
-from lib.model.position import OLDEST_REQUEST
+from lib.model.checkpoint import OLDEST_REQUEST
 from lib.pipeline.count_types import CountTypes
-from lib.sophos.pages import facts
+from lib.sophos.pages import event_fields
 from tests.functions.test_faults import Connector
 
 AHEAD = [timedelta(minutes=-10), timedelta(minutes=10), timedelta(hours=-3), timedelta(hours=3)]
@@ -71,7 +71,7 @@ def test_reconciliation_reads_what_sophos_still_has(works: Connector) -> None:
 def test_types_are_counted_of_the_whole_window(works: Connector) -> None:
     (integration,) = works.fetch_page.integrations.values()
     targets = works.accounts.targets(integration.feed, integration.source, integration.client_id(), integration.api_url)
-    counted = CountTypes(facts, works.now, works.monotonic).run(
+    counted = CountTypes(event_fields, works.now, works.monotonic).run(
         integration, targets, window=timedelta(hours=24), deadline=works.monotonic() + 50
     )
     assert counted["complete"]

@@ -14,20 +14,20 @@ import pytest
 from emulator.central import CentralServer, Credential, Fault, Tenant
 from emulator.central.clock import Clock
 from emulator.engine import StandInEngine
-from emulator.status import status
-from lib import config as configuration
-from lib import wiring
+from emulator.web.status import status
+from lib import app
+from lib.config import loading as configuration
 from lib.errors import EngineDownError
-from lib.model.position import SLOWEST
+from lib.model.checkpoint import SLOWEST
 from lib.pipeline.accounts import Accounts, Integration
-from lib.pipeline.budget import Budget
 from lib.pipeline.fetch_page import FetchPage
 from lib.pipeline.forward_batch import ForwardBatch
+from lib.pipeline.rate_limiter import RateLimiter
 from lib.pipeline.reconcile import Reconcile
-from lib.pipeline.records import Books
-from lib.pipeline.schedules import Schedules
 from lib.sophos.client import Central
-from lib.sophos.pages import facts
+from lib.sophos.pages import event_fields
+from lib.state.schedules import Schedules
+from lib.state.state import State
 from lib.store.directory import DirectoryStore
 from lib.utmstack.engine import Engine
 from tests.fakes.dying import Died, Life, live
@@ -55,16 +55,16 @@ class Connector:
             "integrations": list(integrations) or [ONE],
         }
         self.config = configuration.parse(json.dumps(settings))
-        self.books = Books.of(DirectoryStore(folder / "store"))
-        self.accounts = Accounts(self.books.store, now=self.now, jitter=lambda: 1.0)
+        self.state = State.of(DirectoryStore(folder / "store"))
+        self.accounts = Accounts(self.state.store, now=self.now, jitter=lambda: 1.0)
         self.engine = StandInEngine(folder / "e")
         self.fetch_page = FetchPage(
-            books=self.books,
+            state=self.state,
             accounts=self.accounts,
             integrations={each.name: self._integration(each) for each in self.config.integrations},
-            facts=facts,
-            reconcile=Reconcile(self.books, facts, self.now, self.monotonic),
-            schedules=Schedules(self.books.store),
+            event_fields=event_fields,
+            reconcile=Reconcile(self.state, event_fields, self.now, self.monotonic),
+            schedules=Schedules(self.state.store),
             every=lambda: MINUTE,
             max_pending_bytes=1 << 30,
             now=self.now,
@@ -78,8 +78,8 @@ class Connector:
         return self.clock.now() / 1000
 
     def _integration(self, each: configuration.Integration) -> Integration:
-        budget = Budget(
-            lambda: self.books.store,
+        rate_limiter = RateLimiter(
+            lambda: self.state.store,
             each.client_id.resolve,
             each.calls_per_minute,
             now=self.now,
@@ -89,9 +89,9 @@ class Connector:
         )
         sophos, second = self.config.sophos, None
         if each.next_client_id and each.next_client_secret:
-            second = wiring.Credential(each.next_client_id.resolve, each.next_client_secret.resolve)
+            second = app.Credential(each.next_client_id.resolve, each.next_client_secret.resolve)
         source = Central(
-            wiring.Credential(each.client_id.resolve, each.client_secret.resolve),
+            app.Credential(each.client_id.resolve, each.client_secret.resolve),
             auth_url=sophos.auth_url,
             api_url=sophos.api_url,
             allow_hosts=sophos.allow_hosts,
@@ -99,13 +99,13 @@ class Connector:
             monotonic=self.monotonic,
             sleep=self.clock.advance,
             random=lambda: 0.0,
-            budget=budget,
+            rate_limiter=rate_limiter,
             next_credential=second,
             ca_bundle=sophos.ca_bundle,
             proxy=sophos.proxy.resolve if sophos.proxy else None,
         )
-        feed = wiring.feed_of(each, self.config.gap_data_type)
-        return Integration(feed, source, each.client_id.resolve, sophos.api_url, budget, lambda: source.in_use)
+        feed = app.feed_of(each, self.config.gap_data_type)
+        return Integration(feed, source, each.client_id.resolve, sophos.api_url, rate_limiter, lambda: source.in_use)
 
     def tick(self, *, minutes: float = 1, seconds: float = 50.0) -> dict[str, Line]:
         """What fetch-page says, some minutes later, of each integration, or of each tenant of the only one."""
@@ -131,9 +131,9 @@ class Connector:
         engine = Engine(f"unix:{self.folder}/e", ack_timeout=0.3)
         try:
             return ForwardBatch(
-                books=self.books,
+                state=self.state,
                 engine=engine,
-                facts=facts,
+                event_fields=event_fields,
                 holder=lambda: "here",
                 now=self.now,
                 monotonic=time.monotonic,
@@ -146,8 +146,8 @@ class Connector:
 
     def status(self) -> Line:
         """What the operator sees, who never sees a secret."""
-        feeds = [wiring.feed_of(each, None) for each in self.config.integrations]
-        found = status(self.config, self.books, self.accounts, feeds=feeds, latest={}, budgets=[], now=self.now())
+        feeds = [app.feed_of(each, None) for each in self.config.integrations]
+        found = status(self.config, self.state, self.accounts, feeds=feeds, latest={}, budgets=[], now=self.now())
         assert SECRET not in json.dumps(found)
         assert "demo-client" not in json.dumps(found)
         return found
@@ -311,7 +311,7 @@ def test_the_secret_is_wrong(tmp_path: Path) -> None:
             works.tick()
         refused = sum(seen.status == 401 for seen in central.requests)
         assert 5 <= refused <= 12
-        held = works.accounts.read("acme").trouble
+        held = works.accounts.read("acme").problem
         assert held is not None
         assert held.retry_at is not None
         assert held.retry_at - works.now() <= SLOWEST
@@ -432,7 +432,7 @@ def test_sophos_forgot_the_cursor(works: Connector) -> None:
     works.clock.advance(3 * DAY)
     new = works.central.emit(5)
     works.tick()
-    (gap,) = works.books.gaps.all()
+    (gap,) = works.state.gaps.all()
     assert abs(datetime.fromisoformat(gap["from"]) - stopped) < timedelta(minutes=2)
     with works.engine:
         works.forward()
@@ -459,8 +459,8 @@ def test_sophos_returns_the_cursor_that_it_was_sent(works: Connector, fault: str
         assert (line["pages"], line["problem"]["code"]) == (pages, "protocol_error")
         (seen,) = works.status()["streams"]
         assert (seen["state"], seen["problem"]) == ("failed", line["problem"])
-        (stream,) = works.books.positions.streams()
-        kept = works.books.positions.read(stream).position.trouble
+        (stream,) = works.state.checkpoints.streams()
+        kept = works.state.checkpoints.read(stream).checkpoint.problem
         assert kept is not None
         assert kept.failures == failures
         pages = min(pages, 2)
@@ -515,8 +515,8 @@ def test_a_stored_batch_is_damaged(works: Connector) -> None:
         works.forward()
         works.forward()
     assert len(works.engine.received) >= 5
-    assert list(works.books.store.list("dead/"))
-    assert list(works.books.gaps.all())
+    assert list(works.state.store.list("dead/"))
+    assert list(works.state.gaps.all())
 
 
 def test_a_process_is_killed(works: Connector) -> None:

@@ -20,10 +20,10 @@ import yaml
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from emulator.central import CentralServer, Clock, Credential, Fault, Tenant
-from emulator.follow import Follower
-from lib import config as configuration
-from lib.live import read_followed, with_followed
-from lib.utmstack import settings
+from emulator.utmstack import settings
+from emulator.utmstack.watcher import SettingsWatcher
+from lib.config import loading as configuration
+from lib.config.reloading import read_followed, with_followed
 from lib.utmstack.pb import modules_config_pb2 as pb
 from lib.utmstack.pb import modules_config_pb2_grpc as pb_grpc
 from tests.site import SECRET, Emulator, free_port, site, until
@@ -78,25 +78,25 @@ def workdir(tmp_path: Path) -> Workdir:
 
 
 @contextlib.contextmanager
-def following(workdir: Workdir, keepalive: float = settings.KEEPALIVE_SECONDS) -> Iterator[Follower]:
-    follower = Follower(str(workdir.path), look=0.1, again=0.3, keepalive=keepalive)
-    follower.start()
+def following(workdir: Workdir, keepalive: float = settings.KEEPALIVE_SECONDS) -> Iterator[SettingsWatcher]:
+    watcher = SettingsWatcher(str(workdir.path), look=0.1, again=0.3, keepalive=keepalive)
+    watcher.start()
     try:
-        yield follower
+        yield watcher
     finally:
-        follower.stop()
-        follower.close()
+        watcher.stop()
+        watcher.close()
 
 
-def handed(follower: Follower) -> dict[str, tuple[str, str, str]]:
+def handed(watcher: SettingsWatcher) -> dict[str, tuple[str, str, str]]:
     return {
         each.name: (each.client_id.resolve(), each.client_secret.resolve(), each.utmstack_tenant_id)
-        for each in read_followed(Path(follower.path))
+        for each in read_followed(Path(watcher.path))
     }
 
 
-def has(follower: Follower, *names: str) -> None:
-    until(lambda: set(handed(follower)) == set(names), f"groups {names}")
+def has(watcher: SettingsWatcher, *names: str) -> None:
+    until(lambda: set(handed(watcher)) == set(names), f"groups {names}")
 
 
 def test_the_backends_encryption_is_understood() -> None:
@@ -109,47 +109,47 @@ def test_a_value_that_is_not_encrypted_stands_for_itself(value: str) -> None:
 
 
 def test_each_saved_file_is_followed_until_the_module_is_off(workdir: Workdir) -> None:
-    with following(workdir) as follower:
+    with following(workdir) as watcher:
         workdir.save(("acme", "s-1"))
-        has(follower, "acme")
-        assert handed(follower)["acme"] == ("demo-client", "s-1", "t-1")
+        has(watcher, "acme")
+        assert handed(watcher)["acme"] == ("demo-client", "s-1", "t-1")
         workdir.save(("acme", "s-2"), ("Bäcker & Söhne", "s-3"))
-        has(follower, "acme", "Bäcker & Söhne")
-        assert handed(follower)["acme"][1] == "s-2"
+        has(watcher, "acme", "Bäcker & Söhne")
+        assert handed(watcher)["acme"][1] == "s-2"
         (workdir.pipeline / settings.FILE).unlink()
-        has(follower)
-        assert not follower.problems
+        has(watcher)
+        assert not watcher.problems
 
 
 def test_a_file_that_cannot_be_parsed_leaves_the_last_good_one(workdir: Workdir) -> None:
     workdir.save(("acme", "s-1"))
-    with following(workdir) as follower:
-        has(follower, "acme")
+    with following(workdir) as watcher:
+        has(watcher, "acme")
         workdir.put("plugins: [sophos: hush-hush")
-        until(lambda: bool(follower.problems), "a problem")
-        assert "is not YAML" in str(follower.problems[0])
-        assert "hush" not in str(follower.problems[0])
-        assert set(handed(follower)) == {"acme"}
+        until(lambda: bool(watcher.problems), "a problem")
+        assert "is not YAML" in str(watcher.problems[0])
+        assert "hush" not in str(watcher.problems[0])
+        assert set(handed(watcher)) == {"acme"}
         workdir.save(("other", "s-1"))
-        has(follower, "other")
-        until(lambda: not follower.problems, "no problem")
+        has(watcher, "other")
+        until(lambda: not watcher.problems, "no problem")
 
 
 def test_a_wrong_encryption_key_is_told_in_words_and_keeps_the_group_as_it_was(
     workdir: Workdir, caplog: pytest.LogCaptureFixture
 ) -> None:
     workdir.save(("acme", "secret-one"))
-    with following(workdir) as follower:
-        has(follower, "acme")
+    with following(workdir) as watcher:
+        has(watcher, "acme")
         sealed = encrypted("secret-two", "another key")
         workdir.save(("acme", "secret-two"), key="another key")
-        until(lambda: bool(follower.problems), "a problem")
-        problem = follower.problems[0]
+        until(lambda: bool(watcher.problems), "a problem")
+        problem = watcher.problems[0]
         assert "group 'acme'" in str(problem)
         assert "another key than" in str(problem)
         assert "encryptionKey" in problem.remedy
-        assert handed(follower)["acme"][1] == "secret-one"
-        told = caplog.text + json.dumps(follower.status()) + repr(follower.base)
+        assert handed(watcher)["acme"][1] == "secret-one"
+        told = caplog.text + json.dumps(watcher.status()) + repr(watcher.base)
         assert not any(each in told for each in ("secret-one", "secret-two", sealed, KEY))
 
 
@@ -157,42 +157,42 @@ def test_a_group_without_a_secret_is_named_and_the_others_go_on(workdir: Workdir
     group = {"name": "empty", "config": {"sophos_client_id": "x"}}
     good = {"name": "good", "config": {"Sophos_Client_ID": "x", "sophos_x_api_key": "plain secret"}}
     workdir.put(yaml.safe_dump({"plugins": {"sophos": {"tenants": [{"id": "", "groups": [group, good]}]}}}))
-    with following(workdir) as follower:
-        has(follower, "good")
-        assert handed(follower)["good"][2] == settings.DEFAULT_TENANT
-        assert [str(each) for each in follower.problems] == ["UTMStack's group 'empty': client secret not filled in"]
+    with following(workdir) as watcher:
+        has(watcher, "good")
+        assert handed(watcher)["good"][2] == settings.DEFAULT_TENANT
+        assert [str(each) for each in watcher.problems] == ["UTMStack's group 'empty': client secret not filled in"]
 
 
 def test_groups_of_one_name_in_two_tenants_are_both_followed_under_names_that_stay(workdir: Workdir) -> None:
     shared = {"t-1": [("default", "s-1"), ("acme", "s-3")]}
     shared["t-2"] = [("default", "s-2")]
     names = {"default (t-1)": ("s-1", "t-1"), "default (t-2)": ("s-2", "t-2"), "acme": ("s-3", "t-1")}
-    with following(workdir) as follower:
+    with following(workdir) as watcher:
 
         def secrets() -> dict[str, tuple[str, str]]:
-            return {name: (secret, tenant) for name, (_, secret, tenant) in handed(follower).items()}
+            return {name: (secret, tenant) for name, (_, secret, tenant) in handed(watcher).items()}
 
         workdir.save_of(shared)
         until(lambda: secrets() == names, "both, and the one whose name is its own")
         workdir.save_of(dict(reversed(shared.items())) | {"t-3": [("new", "s-4")]})
         until(lambda: secrets() == names | {"new": ("s-4", "t-3")}, "the same names in another order")
         workdir.save_of({settings.DEFAULT_TENANT: [("default", "s-1")], "t-2": [("default", "s-2")]})
-        has(follower, "default", "default (t-2)")
-        assert not follower.problems
+        has(watcher, "default", "default (t-2)")
+        assert not watcher.problems
         workdir.save_of({"t-2": [("default", "s-2"), ("default", "s-5")]})
-        until(lambda: "two groups named" in " ".join(map(str, follower.problems)), "one name twice in one tenant")
+        until(lambda: "two groups named" in " ".join(map(str, watcher.problems)), "one name twice in one tenant")
 
 
 def test_a_work_folder_that_is_none_is_named_until_it_is_there(tmp_path: Path) -> None:
     elsewhere = Workdir.__new__(Workdir)
     elsewhere.path = tmp_path / "later"
-    with following(elsewhere) as follower:
+    with following(elsewhere) as watcher:
 
         def told() -> str:
-            return " ".join(map(str, follower.problems))
+            return " ".join(map(str, watcher.problems))
 
         until(lambda: "later/pipeline cannot be read: No such file" in told(), "the folder is named")
-        assert "utmstack.workdir" in follower.problems[0].remedy
+        assert "utmstack.workdir" in watcher.problems[0].remedy
         (elsewhere.path / "pipeline").mkdir(parents=True)
         until(lambda: "later/pipeline holds no settings" in told(), "the settings are named")
         base = elsewhere.path / "pipeline/utmstack_plugins.yaml"
@@ -200,7 +200,7 @@ def test_a_work_folder_that_is_none_is_named_until_it_is_there(tmp_path: Path) -
         until(lambda: "later/other cannot be read" in told(), "the moved folder is named")
         base.write_text("plugins: {com.utmstack: {internalKey: x, pipelineDir: /workdir/pipeline}}")
         until(lambda: not told(), "no problem")
-        assert "no Sophos group yet" in follower.status()["note"]
+        assert "no Sophos group yet" in watcher.status()["note"]
 
 
 def test_commands_name_a_wrong_work_folder_and_that_there_is_nothing_to_test() -> None:
@@ -272,17 +272,17 @@ def modules_config() -> Iterator[tuple[ModulesConfig, str]]:
 
 
 def test_the_stream_of_version_11_is_followed(tmp_path: Path) -> None:
-    with modules_config() as (service, address), following(Workdir(tmp_path, modulesConfig=address)) as follower:
+    with modules_config() as (service, address), following(Workdir(tmp_path, modulesConfig=address)) as watcher:
         service.send("acme")
-        has(follower, "acme")
-        assert handed(follower)["acme"] == ("id", "acme secret", settings.DEFAULT_TENANT)
+        has(watcher, "acme")
+        assert handed(watcher)["acme"] == ("id", "acme secret", settings.DEFAULT_TENANT)
         service.send("acme", "other")
-        has(follower, "acme", "other")
+        has(watcher, "acme", "other")
         service.sections.put(None)
-        until(lambda: bool(follower.problems), "the stream's end is told")
-        assert set(handed(follower)) == {"acme", "other"}, "an end of the stream changes nothing"
+        until(lambda: bool(watcher.problems), "the stream's end is told")
+        assert set(handed(watcher)) == {"acme", "other"}, "an end of the stream changes nothing"
         service.send("acme", active=False)
-        has(follower)
+        has(watcher)
 
 
 class Wire:
@@ -326,34 +326,34 @@ def test_a_stream_whose_server_is_gone_without_a_word_is_noticed(tmp_path: Path)
     with (
         modules_config() as (service, address),
         contextlib.closing(Wire(address)) as wire,
-        following(Workdir(tmp_path, modulesConfig=wire.address), keepalive=4.0) as follower,
+        following(Workdir(tmp_path, modulesConfig=wire.address), keepalive=4.0) as watcher,
     ):
         service.send("acme")
-        has(follower, "acme")
+        has(watcher, "acme")
         wire.cut()
-        until(lambda: bool(follower.problems), "the silence is told", 30)
-        assert "cannot be followed: UNAVAILABLE" in str(follower.problems[0])
-        assert set(handed(follower)) == {"acme"}
+        until(lambda: bool(watcher.problems), "the silence is told", 30)
+        assert "cannot be followed: UNAVAILABLE" in str(watcher.problems[0])
+        assert set(handed(watcher)) == {"acme"}
 
 
 @pytest.mark.parametrize("source", [{"modulesConfig": "nowhere.invalid:9003"}, {"backend": "http://nowhere.invalid"}])
 def test_a_name_that_only_utmstacks_network_knows_is_told_with_what_to_do(
     tmp_path: Path, source: dict[str, str]
 ) -> None:
-    with following(Workdir(tmp_path, **source)) as follower:
-        until(lambda: bool(follower.problems), "a problem")
-        assert "nowhere.invalid is a name that this machine does not know" in str(follower.problems[0])
-        assert "in a container on that network" in follower.problems[0].remedy
+    with following(Workdir(tmp_path, **source)) as watcher:
+        until(lambda: bool(watcher.problems), "a problem")
+        assert "nowhere.invalid is a name that this machine does not know" in str(watcher.problems[0])
+        assert "in a container on that network" in watcher.problems[0].remedy
 
 
 def test_a_refused_internal_key_is_told(tmp_path: Path) -> None:
     with modules_config() as (_, address):
         workdir = Workdir(tmp_path, modulesConfig=address, internalKey="wrong")
-        with following(workdir) as follower:
-            until(lambda: bool(follower.problems), "a problem")
-            assert "refuses the internal key" in str(follower.problems[0])
+        with following(workdir) as watcher:
+            until(lambda: bool(watcher.problems), "a problem")
+            assert "refuses the internal key" in str(watcher.problems[0])
             workdir.save(("acme", "s-1"), key="wrong")
-            has(follower, "acme")
+            has(watcher, "acme")
 
 
 @contextlib.contextmanager
@@ -404,11 +404,11 @@ def test_the_older_backend_is_asked_again_while_it_starts(tmp_path: Path) -> Non
     def answers(key: str) -> tuple[int, str]:
         return next(replies, (200, json.dumps(section))) if key == KEY else (400, "{}")
 
-    with backend(answers) as url, following(Workdir(tmp_path, backend=url)) as follower:
-        until(lambda: bool(follower.problems), "not ready")
-        assert "is not ready" in str(follower.problems[0])
-        has(follower, "old")
-        assert handed(follower)["old"][:2] == ("id", "s")
+    with backend(answers) as url, following(Workdir(tmp_path, backend=url)) as watcher:
+        until(lambda: bool(watcher.problems), "not ready")
+        assert "is not ready" in str(watcher.problems[0])
+        has(watcher, "old")
+        assert handed(watcher)["old"][:2] == ("id", "s")
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -425,9 +425,9 @@ def test_what_is_told_by_its_key_goes_before_what_is_told_by_its_name(order: int
 
 def test_an_integration_of_the_connectors_own_file_goes_before_a_group_of_that_name(workdir: Workdir) -> None:
     workdir.save(("acme", "not this one"), ("bob", SECRET))
-    with site(utmstack={"workdir": str(workdir.path)}) as here, following(workdir) as follower:
-        has(follower, "acme", "bob")
-        found = with_followed(configuration.load(str(here.config)), read_followed(Path(follower.path)))
+    with site(utmstack={"workdir": str(workdir.path)}) as here, following(workdir) as watcher:
+        has(watcher, "acme", "bob")
+        found = with_followed(configuration.load(str(here.config)), read_followed(Path(watcher.path)))
         assert [each.name for each in found.integrations] == ["acme", "bob"]
         assert here.command("test-connection")["acme"]["ok"], "with its own secret"
 

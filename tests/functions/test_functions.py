@@ -111,7 +111,7 @@ def test_pages_become_batches_and_batches_reach_the_engine_once(own: Site) -> No
     assert [line["outcome"] for line in own.results("fetch-page")] == ["up_to_date"]
     assert [line["outcome"] for line in own.results("forward-batch")] == ["idle"]
     assert len(own.raws()) == 1200
-    receipts = [fields for _, fields, _ in own.books.ledger.receipts(events_of(own))]
+    receipts = [fields for _, fields, _ in own.state.ledger.receipts(events_of(own))]
     assert [(each["sequence"], each["count"], len(each["ids"])) for each in receipts] == [
         (1, 1000, 1000),
         (2, 200, 200),
@@ -254,7 +254,7 @@ def test_all_streams_of_a_call_share_the_room_for_what_waits() -> None:
     with site(central, limits={"max_pending_bytes": 300_000}) as found:
         lines = found.results("fetch-page")
         assert {line["outcome"] for line in lines} <= {"fetched", "paused"}
-        sizes = [waiting.entry.size for waiting in found.books.batches.waiting()]
+        sizes = [waiting.entry.size for waiting in found.state.batches.waiting()]
         assert 300_000 <= sum(sizes) <= 300_000 + len(names) * max(sizes)
 
 
@@ -400,7 +400,7 @@ def test_a_damaged_batch_is_set_aside_and_its_stream_goes_on(own: Site) -> None:
     sent = [log.raw.encode() for log in own.engine.received if log.dataType == "sophos-central"]
     assert sent == own.central.raws(own.central.default_tenant)[1000:]
     assert [json.loads(log.raw)["reason"] for log in own.engine.received[200:]] == ["batch_damaged"]
-    assert [gap["reason"] for gap in own.books.gaps.all()] == ["batch_damaged"]
+    assert [gap["reason"] for gap in own.state.gaps.all()] == ["batch_damaged"]
     assert list((own.folder / "store/dead").rglob("*.ndjson"))
 
 

@@ -28,7 +28,7 @@ def natives(found: Site) -> list[str]:
 def gaps(found: Site) -> list[tuple[str, datetime, datetime]]:
     return [
         (gap["reason"], datetime.fromisoformat(gap["from"]), datetime.fromisoformat(gap["to"]))
-        for gap in found.books.gaps.all()
+        for gap in found.state.gaps.all()
     ]
 
 
@@ -48,8 +48,8 @@ def test_a_cursor_that_sophos_silently_ignores_doubles_nothing_and_claims_no_gap
         assert natives(found)[-30:] == new
         assert not gaps(found)
         assert not told(found)
-        position = found.books.positions.read(next(iter(found.books.positions.streams()))).position
-        assert (position.events, position.repeats) == (2630, 2600)
+        checkpoint = found.state.checkpoints.read(next(iter(found.state.checkpoints.streams()))).checkpoint
+        assert (checkpoint.events, checkpoint.repeats) == (2630, 2600)
 
 
 @pytest.mark.parametrize("status", [400, 410])
@@ -100,7 +100,7 @@ def test_what_a_longer_rest_lost_is_written_down_with_its_bounds_and_told_to_the
         assert (event["type"], event["reason"], event["integration"]) == ("Connector::Gap", reason, "acme")
         assert datetime.fromisoformat(event["from"]) == start
         assert event["estimated_events"] is None, "an hour's reading says too little"
-        line = audit(found.books)["streams"][0]
+        line = audit(found.state)["streams"][0]
         assert (line["ok"], line["events"], len(line["gaps"])) == (True, 120, 1)
 
 
@@ -156,7 +156,7 @@ def test_a_gap_says_how_many_events_the_day_before_it_would_have_brought() -> No
         found.central.clock.advance(24 * HOUR + 6 * HOUR)
         found.central.emit(1)
         read(found)
-        (gap,) = found.books.gaps.all()
+        (gap,) = found.state.gaps.all()
         assert gap["estimated_events"] == 60
         assert told(found)[0]["estimated_events"] == 60
 
@@ -175,4 +175,4 @@ def test_a_lost_batch_says_how_many_events_it_held() -> None:
         found.results("fetch-page")
         (found.folder / "store" / keys[-1]).write_bytes(b"{")
         found.results("forward-batch")
-        assert [gap["estimated_events"] for gap in found.books.gaps.all()] == [13, 5]
+        assert [gap["estimated_events"] for gap in found.state.gaps.all()] == [13, 5]

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from emulator.central import CentralServer
-from emulator.notify import notify, watchdog_seconds
-from lib import config as configuration
+from emulator.runtime.notify import notify, watchdog_seconds
+from lib.config import loading as configuration
 from tests.site import ROOT, free_port, site
 
 UTMSTACK = ROOT / "infra/utmstack"

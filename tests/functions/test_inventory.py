@@ -11,7 +11,7 @@ import pytest
 from emulator.central import CentralServer, Fault, Settings
 from emulator.engine import StandInEngine
 from lib.pipeline.audit import audit
-from lib.pipeline.records import Books
+from lib.state.state import State
 from lib.store.directory import DirectoryStore
 from tests.fakes.dying import Died, Life, live
 
@@ -60,8 +60,8 @@ class Place:
         return logs
 
     def is_whole(self) -> bool:
-        books = Books.of(DirectoryStore(self.store))
-        return bool(audit(books)["ok"]) and not list(books.batches.waiting()) and not list(books.gaps.all())
+        state = State.of(DirectoryStore(self.store))
+        return bool(audit(state)["ok"]) and not list(state.batches.waiting()) and not list(state.gaps.all())
 
 
 @pytest.fixture

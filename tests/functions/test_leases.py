@@ -10,7 +10,7 @@ from emulator.central import CentralServer
 from emulator.engine import StandInEngine
 from lib.model import lease as leases
 from lib.model.lease import TERM
-from lib.pipeline.leases import lease_of
+from lib.state.leases import lease_of
 from tests.fakes.dying import Life, live
 from tests.site import site, until
 
@@ -41,12 +41,12 @@ def test_a_forwarder_that_has_lost_its_lease_stops_sending() -> None:
         with ThreadPoolExecutor(1) as pool:
             stalled = pool.submit(found.results, "forward-batch")
             until(lambda: len(found.engine.received) > 0, "the first event")
-            (waiting,) = found.books.batches.waiting()
+            (waiting,) = found.state.batches.waiting()
             stream = waiting.stream
-            lease, generation = lease_of(found.books.store, stream)
+            lease, generation = lease_of(found.state.store, stream)
             taken = replace(lease, holder="another", until=datetime.now(UTC) + TERM)
-            found.books.store.write(leases.lease_key(stream), leases.to_body(taken), expected=generation)
+            found.state.store.write(leases.lease_key(stream), leases.to_body(taken), expected=generation)
             (line,) = stalled.result()
         assert (line["outcome"], line["pending"]) == ("busy", 1)
         assert len(found.engine.received) < EVENTS
-        assert lease_of(found.books.store, stream)[0].holder == "another"
+        assert lease_of(found.state.store, stream)[0].holder == "another"

@@ -11,15 +11,15 @@ from emulator.central import CentralServer
 from emulator.engine import StandInEngine
 from lib.errors import StoreError
 from lib.model.batch import Envelope, Header
-from lib.model.position import Position
-from lib.model.receipt import DELIVERED, Tail
+from lib.model.checkpoint import Checkpoint
+from lib.model.receipt import DELIVERED, LastReceipt
 from lib.model.stream import Stream
 from lib.pipeline.audit import audit
 from lib.pipeline.expiry import Expiry
 from lib.pipeline.forward_batch import ForwardBatch
-from lib.pipeline.observe import Nowhere
-from lib.pipeline.records import Books, day_of
-from lib.sophos.pages import facts
+from lib.pipeline.observe import NullEngine
+from lib.sophos.pages import event_fields
+from lib.state.state import State, day_of
 from lib.store.base import Entry, Stored
 from lib.store.directory import DirectoryStore
 from tests.fakes.dying import Life, live
@@ -64,9 +64,9 @@ def never() -> bool:
     return False
 
 
-def fill(books: Books) -> Tail:
+def fill(state: State) -> LastReceipt:
     """Seven receipts on each of four days, the twelfth batch being lost; the last one."""
-    tail, cursor = Tail(), "c0"
+    tail, cursor = LastReceipt(), "c0"
     for number in range(1, DAYS * A_DAY + 1):
         moment = START + timedelta(days=(number - 1) // A_DAY)
         header = Header(
@@ -86,20 +86,20 @@ def fill(books: Books) -> Tail:
         )
         cursor = f"c{number}"
         keys = [f"{number:020x}{each:04x}" for each in range(IDS)]
-        tail = books.ledger.write(header, keys, tail, acked_at=moment, set_aside=0, outcome=DELIVERED)
-    books.positions.write(STREAM, Position(sequence=DAYS * A_DAY + 1, cursor=cursor), expected=0)
+        tail = state.ledger.write(header, keys, tail, acked_at=moment, set_aside=0, outcome=DELIVERED)
+    state.checkpoints.write(STREAM, Checkpoint(sequence=DAYS * A_DAY + 1, cursor=cursor), expected=0)
     return tail
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> DirectoryStore:
     found = DirectoryStore(tmp_path / "store")
-    fill(Books.of(found))
+    fill(State.of(found))
     return found
 
 
 def bodies(store: DirectoryStore) -> list[bytes]:
-    return [body for _, body in Books.of(store).ledger.bodies(STREAM)]
+    return [body for _, body in State.of(store).ledger.bodies(STREAM)]
 
 
 def objects(store: DirectoryStore) -> list[str]:
@@ -111,21 +111,21 @@ def day(number: int) -> str:
 
 
 def test_a_day_that_is_over_becomes_one_object_that_holds_the_same_receipts(store: DirectoryStore) -> None:
-    before, told = bodies(store), audit(Books.of(store))
-    keys = Books.of(store).ledger.known_since(STREAM, day(2)).keys
-    assert Books.of(store).ledger.tidy(STREAM, closed=day(4), oldest="", goes_on=always)
+    before, told = bodies(store), audit(State.of(store))
+    keys = State.of(store).ledger.known_since(STREAM, day(2)).keys
+    assert State.of(store).ledger.tidy(STREAM, closed=day(4), oldest="", goes_on=always)
     assert len(objects(store)) == DAYS - 1 + A_DAY
     assert bodies(store) == before
-    assert audit(Books.of(store)) == told
+    assert audit(State.of(store)) == told
     assert told["ok"], told
     assert told["streams"][0]["events"] == DAYS * A_DAY * IDS
-    assert Books.of(store).ledger.known_since(STREAM, day(2)).keys == keys
+    assert State.of(store).ledger.known_since(STREAM, day(2)).keys == keys
     assert len(keys) == 3 * A_DAY * IDS
-    assert Books.of(store).ledger.tail(STREAM, Tail()).sequence == DAYS * A_DAY
+    assert State.of(store).ledger.tail(STREAM, LastReceipt()).sequence == DAYS * A_DAY
 
 
 def test_the_newest_receipts_are_those_at_the_end_packed_or_not(store: DirectoryStore) -> None:
-    ledger, every = Books.of(store).ledger, bodies(store)
+    ledger, every = State.of(store).ledger, bodies(store)
     assert ledger.newest(STREAM, "", most=5) == every[-5:]
     assert ledger.newest(STREAM, day(3)) == every[-2 * A_DAY :]
     assert ledger.newest(STREAM, "", written=datetime.now(UTC) + timedelta(hours=1)) == []
@@ -135,7 +135,7 @@ def test_the_newest_receipts_are_those_at_the_end_packed_or_not(store: Directory
 
 
 def test_out_of_time_it_stops_after_a_day_and_goes_on_later(store: DirectoryStore) -> None:
-    ledger, before = Books.of(store).ledger, bodies(store)
+    ledger, before = State.of(store).ledger, bodies(store)
     assert not ledger.tidy(STREAM, closed=day(4), oldest="", goes_on=never)
     assert len(objects(store)) == 1 + 3 * A_DAY
     assert ledger.tidy(STREAM, closed=day(4), oldest="", goes_on=always)
@@ -146,13 +146,13 @@ def test_out_of_time_it_stops_after_a_day_and_goes_on_later(store: DirectoryStor
 def test_stopped_at_any_change_the_receipts_stay_the_same(tmp_path: Path) -> None:
     for changes in range(DAYS * (A_DAY + 1)):
         store = DirectoryStore(tmp_path / str(changes))
-        fill(Books.of(store))
+        fill(State.of(store))
         before = bodies(store)
         with pytest.raises(StoreError) if changes < 3 * (A_DAY + 1) else memoryview(b""):
-            Books.of(Failing(store, changes)).ledger.tidy(STREAM, closed=day(4), oldest="", goes_on=always)
+            State.of(Failing(store, changes)).ledger.tidy(STREAM, closed=day(4), oldest="", goes_on=always)
         assert bodies(store) == before
-        assert audit(Books.of(store))["ok"]
-        Books.of(store).ledger.tidy(STREAM, closed=day(4), oldest="", goes_on=always)
+        assert audit(State.of(store))["ok"]
+        State.of(store).ledger.tidy(STREAM, closed=day(4), oldest="", goes_on=always)
         assert bodies(store) == before
         assert len(objects(store)) == DAYS - 1 + A_DAY
 
@@ -160,22 +160,22 @@ def test_stopped_at_any_change_the_receipts_stay_the_same(tmp_path: Path) -> Non
 def test_stopped_at_any_change_removal_leaves_a_chain_that_holds(tmp_path: Path) -> None:
     for changes in range(2 * (A_DAY + 1)):
         store = DirectoryStore(tmp_path / str(changes))
-        fill(Books.of(store))
+        fill(State.of(store))
         with pytest.raises(StoreError):
-            Books.of(Failing(store, changes)).ledger.tidy(STREAM, closed=day(4), oldest=day(3), goes_on=always)
-        assert audit(Books.of(store))["ok"], changes
-        Books.of(store).ledger.tidy(STREAM, closed=day(4), oldest=day(3), goes_on=always)
-        (line,) = audit(Books.of(store))["streams"]
+            State.of(Failing(store, changes)).ledger.tidy(STREAM, closed=day(4), oldest=day(3), goes_on=always)
+        assert audit(State.of(store))["ok"], changes
+        State.of(store).ledger.tidy(STREAM, closed=day(4), oldest=day(3), goes_on=always)
+        (line,) = audit(State.of(store))["streams"]
         assert (line["ok"], line["receipts"], line["removed_until"]) == (True, 2 * A_DAY, day(2))
         assert objects(store)[0] == "0-removed.json"
 
 
 def test_days_that_were_packed_are_removed_as_well(store: DirectoryStore) -> None:
-    ledger = Books.of(store).ledger
+    ledger = State.of(store).ledger
     ledger.tidy(STREAM, closed=day(4), oldest="", goes_on=always)
     ledger.tidy(STREAM, closed=day(4), oldest=day(3), goes_on=always)
     ledger.tidy(STREAM, closed=day(4), oldest=day(4), goes_on=always)
-    (line,) = audit(Books.of(store))["streams"]
+    (line,) = audit(State.of(store))["streams"]
     assert (line["ok"], line["receipts"], line["removed_until"]) == (True, A_DAY, day(3))
     assert len(objects(store)) == 1 + A_DAY
 
@@ -204,23 +204,23 @@ def alter(store: DirectoryStore, key: str) -> None:
 def test_what_is_done_to_a_pack_is_found_by_its_name(
     store: DirectoryStore, deed: object, key: str, finding: tuple[str, int]
 ) -> None:
-    ledger = Books.of(store).ledger
+    ledger = State.of(store).ledger
     ledger.tidy(STREAM, closed=day(4), oldest=day(2), goes_on=always)
-    assert audit(Books.of(store))["ok"]
+    assert audit(State.of(store))["ok"]
     assert callable(deed)
     deed(store, key)
-    (line,) = audit(Books.of(store))["streams"]
+    (line,) = audit(State.of(store))["streams"]
     assert finding in [(each["code"], each["sequence"]) for each in line["findings"]]
 
 
 def test_a_day_with_a_damaged_receipt_is_left_as_it_is(store: DirectoryStore) -> None:
     (entry,) = [each for each in store.list("ledger/") if each.key.endswith(f"{10:020d}.json")]
     store.write(entry.key, b"{", expected=entry.generation)
-    ledger = Books.of(store).ledger
+    ledger = State.of(store).ledger
     assert ledger.tidy(STREAM, closed=day(4), oldest="", goes_on=always)
     assert ledger.tidy(STREAM, closed=day(4), oldest=day(4), goes_on=always)
     assert [name[:10] for name in objects(store)] == ["0-removed.", *[day(2)] * A_DAY, day(3), *[day(4)] * A_DAY]
-    (line,) = audit(Books.of(store))["streams"]
+    (line,) = audit(State.of(store))["streams"]
     assert [(each["code"], each["sequence"]) for each in line["findings"]] == [
         ("receipt_damaged", 10),
         ("receipt_altered", 10),
@@ -229,9 +229,9 @@ def test_a_day_with_a_damaged_receipt_is_left_as_it_is(store: DirectoryStore) ->
 
 def test_a_reader_that_meets_the_packing_misses_nothing(store: DirectoryStore) -> None:
     before = bodies(store)
-    reading = Books.of(store).ledger.bodies(STREAM)
+    reading = State.of(store).ledger.bodies(STREAM)
     found = [next(reading)[1] for _ in range(3)]
-    Books.of(store).ledger.tidy(STREAM, closed=day(4), oldest="", goes_on=always)
+    State.of(store).ledger.tidy(STREAM, closed=day(4), oldest="", goes_on=always)
     assert found + [body for _, body in reading] == before
 
 
@@ -244,7 +244,7 @@ def test_forward_batch_packs_once_a_day_and_removes_after_90_days(tmp_path: Path
                 central.clock.advance(60)
             central.clock.advance(86_400 - 120 if day_number < 3 else 86_400 - 60)
         store = DirectoryStore(tmp_path / "store")
-        (line,) = audit(Books.of(store))["streams"]
+        (line,) = audit(State.of(store))["streams"]
         assert line["ok"], line
         assert 90 <= len(line["days"]) <= 92
         assert line["removed_until"] is not None
@@ -259,9 +259,9 @@ def test_receipts_of_a_stream_that_nothing_comes_in_are_removed_after_90_days(st
             calls.append("change")
 
     forward = ForwardBatch(
-        books=Books.of(Told(store, 0)),
-        engine=Nowhere(),
-        facts=facts,
+        state=State.of(Told(store, 0)),
+        engine=NullEngine(),
+        event_fields=event_fields,
         holder=lambda: "somebody",
         now=lambda: START + timedelta(days=92),
         monotonic=lambda: 0.0,
@@ -269,7 +269,7 @@ def test_receipts_of_a_stream_that_nothing_comes_in_are_removed_after_90_days(st
         utmstack_tenant_id="t",
     )
     forward.run(deadline=1.0)
-    (line,) = audit(Books.of(store))["streams"]
+    (line,) = audit(State.of(store))["streams"]
     assert (line["ok"], line["receipts"], line["removed_until"]) == (True, 2 * A_DAY, day(2))
     changes = len(calls)
     for fresh in (forward, replace(forward, expiry=Expiry())):

@@ -13,15 +13,15 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from emulator.central import CentralServer, Credential, Fault, Tenant
-from emulator.metrics import registry_of
-from emulator.platform import Platform
-from emulator.status import status
-from lib import config as configuration
-from lib import wiring
+from emulator.runtime.platform import Platform
+from emulator.web.metrics import registry_of
+from emulator.web.status import status
+from lib import app
+from lib.config import loading as configuration
 from lib.model.duration import parse_duration
 from lib.model.stream import Stream
 from lib.pipeline.accounts import Accounts
-from lib.pipeline.schedules import Schedules
+from lib.state.schedules import Schedules
 from tests.site import ROOT, WAIT_SECONDS, Site, site, until
 
 RULES = yaml.safe_load((ROOT / "infra/prometheus/alerts.yml").read_text())["groups"][0]["rules"]
@@ -41,7 +41,7 @@ class Watched:
     def __init__(self, found: Site) -> None:
         self.site = found
         self.config = configuration.load(str(found.config))
-        self.accounts = Accounts(wiring.open_store(self.config.store), now=wiring.now, jitter=lambda: 0.0)
+        self.accounts = Accounts(app.open_store(self.config.store), now=app.now, jitter=lambda: 0.0)
         self.platform = Platform(self.config, str(found.config))
 
     def post(self, name: str) -> None:
@@ -50,10 +50,10 @@ class Watched:
         self.platform.call(name, b"{}")
 
     def scrape(self, *, later: timedelta = timedelta(0)) -> str:
-        feeds = [wiring.feed_of(each, self.config.gap_data_type) for each in self.config.integrations]
+        feeds = [app.feed_of(each, self.config.gap_data_type) for each in self.config.integrations]
         told = status(
             self.config,
-            self.site.books,
+            self.site.state,
             self.accounts,
             feeds=feeds,
             latest=self.platform.latest,
@@ -295,7 +295,7 @@ def test_late_is_what_missed_its_turn_three_times_and_no_inventory_that_is_not_d
             return {dict(labels)["stream"] for labels in series(RULES[0]["expr"], {}, told)}, lag
 
         # It spoke, and was asked out of turn; after a quarter of an hour it is one of many again.
-        schedules, now = Schedules(wiring.open_store(watched.config.store)), datetime.now(UTC)
+        schedules, now = Schedules(app.open_store(watched.config.store)), datetime.now(UTC)
         path = Stream("acme", "t-0", "events").path
         for seconds in (120, 0):
             schedules.choose("acme", [path], 1, now - timedelta(seconds=seconds))

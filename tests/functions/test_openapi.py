@@ -13,14 +13,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode, openapi
 
-from emulator import web
-from emulator.functions import TARGETS
-from emulator.platform import Platform
+from emulator.runtime.functions import TARGETS
+from emulator.runtime.platform import Platform
+from emulator.web import server as web
 from functions.fetch_page import main as fetch_page
 from functions.forward_batch import main as forward_batch
 from functions.test_connection import main as connection
-from lib import config as configuration
-from lib.access import Access, Rules
+from lib.config import loading as configuration
+from lib.http.access import Access, Rules
 from lib.model.stream import KINDS
 from tests.site import Site, site, until
 

@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from emulator.central import DEFAULT_TENANT_ID, CentralServer, Credential, Tenant
-from lib.model.position import Position
+from lib.model.checkpoint import Checkpoint
 from lib.model.stream import Stream
 from lib.store.base import ABSENT
 from tests.site import SECRET, Emulator, Site, site, until
@@ -83,7 +83,7 @@ def test_what_is_set_aside_is_counted_everywhere_and_the_streams_page_says_why(
     (line,) = (emulator.status() or {})["streams"]
     assert line["set_aside"] == 1
     assert "1 set aside" in get(emulator, "/")
-    (key,) = [entry.key for entry in found.books.store.list("dead/")]
+    (key,) = [entry.key for entry in found.state.store.list("dead/")]
     (of_stream,) = links(emulator, "/stream")
     shown = html.unescape(get(emulator, of_stream))
     assert f"<code>{key}</code>" in shown
@@ -133,8 +133,8 @@ def hourly() -> Iterator[tuple[Site, Emulator]]:
     central = CentralServer(tenants=[Tenant(name=EVIL)], credentials=[Credential(id_type="partner", id="p-1")])
     integration = {"name": EVIL, "client_id": "demo-client", "client_secret": SECRET, "streams": ["events", "alerts"]}
     with site(central, integrations=[integration], every="1h", archive="1d") as found:
-        silent = Position(events=60, pace_seconds=1.0, newest=datetime.now(UTC) - timedelta(hours=3))
-        found.books.positions.write(QUIET, silent, expected=ABSENT)
+        silent = Checkpoint(events=60, pace_seconds=1.0, newest=datetime.now(UTC) - timedelta(hours=3))
+        found.state.checkpoints.write(QUIET, silent, expected=ABSENT)
         central.append(DEFAULT_TENANT_ID, "events", [event(EVIL)])
         with Emulator(found) as emulator:
             until(lambda: (emulator.status() or {}).get("acked", 0) >= 1, "everything delivered")

@@ -1,7 +1,7 @@
 """An integration that an operator pauses."""
 
-from emulator.status import collect
-from lib import config as configuration
+from emulator.web.status import collect
+from lib.config import loading as configuration
 from tests.site import site
 
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from emulator.__main__ import main
-from lib.config import ENVIRONMENT
+from lib.config.loading import ENVIRONMENT
 from tests.site import Site, site
 
 ROOT = Path(__file__).resolve().parents[2]

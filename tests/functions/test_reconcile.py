@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from emulator.central import Fault
-from lib.model.position import from_body
+from lib.model.checkpoint import from_body
 from lib.pipeline.audit import audit
 from tests.site import SECRET, Site, free_port, site
 
@@ -32,8 +32,8 @@ def natives(found: Site) -> list[str]:
 
 def cursor(found: Site) -> tuple[str | None, object]:
     (path,) = (found.folder / "store/cursors").rglob("*.json")
-    position = from_body(path.read_bytes())
-    return position.cursor, position.as_of
+    checkpoint = from_body(path.read_bytes())
+    return checkpoint.cursor, checkpoint.as_of
 
 
 def progress(found: Site) -> Path:
@@ -75,7 +75,7 @@ def test_late_events_are_found_exactly_those_and_the_live_cursor_stays() -> None
         new = found.central.emit(5)
         read(found)
         assert natives(found)[1510:] == new
-        (told,) = audit(found.books)["streams"]
+        (told,) = audit(found.state)["streams"]
         assert (told["ok"], told["events"]) == (True, 1515)
 
 

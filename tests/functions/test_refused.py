@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from emulator.central import CentralServer
 from lib.pipeline.audit import audit
-from lib.pipeline.records import Books
+from lib.state.state import State
 from lib.store.directory import DirectoryStore
 from tests.fakes.dying import Died, Life, live
 from tests.fakes.picky import PickyEngine
@@ -72,17 +72,17 @@ class Works:
 
     def adds_up(self) -> None:
         """Each event is at the engine or in `dead/`, as the receipts say."""
-        books = Books.of(DirectoryStore(self.store))
-        told = audit(books)
+        state = State.of(DirectoryStore(self.store))
+        told = audit(state)
         assert told["ok"], told
-        (stream,) = books.ledger.streams()
-        receipts = [fields for _, fields, _ in books.ledger.receipts(stream)]
+        (stream,) = state.ledger.streams()
+        receipts = [fields for _, fields, _ in state.ledger.receipts(stream)]
         dead, arrived = self.dead(), {json.loads(log.raw)["id"] for log in self.engine.received}
         held = self.central.ids(self.central.default_tenant)
         assert arrived | set(dead) == set(held)
         assert sum(fields["count"] for fields in receipts) == len(held)
         assert sum(fields["set_aside"] for fields in receipts) == len(dead) == len(set(dead))
-        assert not list(books.batches.waiting())
+        assert not list(state.batches.waiting())
 
 
 @pytest.fixture

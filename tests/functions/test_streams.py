@@ -52,6 +52,6 @@ def test_each_stream_has_a_cursor_a_data_type_and_troubles_of_its_own() -> None:
         assert b64decode(cursors["events"]).startswith(b"V2_CURSOR|")
         assert b64decode(cursors["alerts"]).startswith(b"0|")
         assert cursors["endpoints"] is None
-        assert audit(found.books)["ok"]
+        assert audit(found.state)["ok"]
         checks = json.loads(found.post("test-connection", {"integration": "full"}).body)["checks"]
         assert [check["ok"] for check in checks if check["name"] in ("siem_alerts", "endpoints")] == [True, True]

@@ -10,9 +10,9 @@ import pytest
 
 from emulator.central import CentralServer, Credential, Tenant
 from emulator.engine import StandInEngine
-from emulator.status import collect
-from lib import config as configuration
-from lib.config import Config
+from emulator.web.status import collect
+from lib.config import loading as configuration
+from lib.config.loading import Config
 from tests.fakes.dying import Life, live
 from tests.site import Site, site
 

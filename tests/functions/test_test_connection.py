@@ -20,15 +20,15 @@ from cryptography.x509.oid import NameOID
 
 from emulator.central import CentralServer, Credential, Fault, Tenant
 from emulator.engine import StandInEngine
+from lib.app import Credential as Keys
 from lib.errors import HostRefusedError, SophosDownError, StoreError
-from lib.pipeline.budget import Budget
+from lib.pipeline.rate_limiter import RateLimiter
 from lib.pipeline.test_connection import Check, Subject, Surroundings, TestConnection, check_store
 from lib.sophos.client import Central
-from lib.sophos.pages import facts
+from lib.sophos.pages import event_fields
 from lib.sophos.reach import Way
 from lib.store.directory import DirectoryStore
 from lib.utmstack.engine import Engine
-from lib.wiring import Credential as Keys
 from tests.site import free_port, site
 
 SECRET = "demo-secret"
@@ -44,7 +44,7 @@ class Bench:
         self.engine = StandInEngine(folder / "e.sock")
 
     def subject(self, secret: str = SECRET, *, url: str = "", **settings: Any) -> Subject:
-        budget = Budget(
+        rate_limiter = RateLimiter(
             lambda: self.store,
             lambda: "demo-client",
             100,
@@ -61,9 +61,9 @@ class Bench:
             monotonic=time.monotonic,
             sleep=time.sleep,
             random=random.random,
-            budget=budget,
+            rate_limiter=rate_limiter,
         )
-        return Subject(sophos, budget, **settings)
+        return Subject(sophos, rate_limiter, **settings)
 
     def run(self, subject: Subject, seconds: float = 30.0, told: list[Check] | None = None) -> dict[str, Any]:
         def probe() -> str:
@@ -77,7 +77,7 @@ class Bench:
         surroundings = Surroundings(
             store=lambda: check_store(self.store),
             engine=probe,
-            facts=facts,
+            event_fields=event_fields,
             now=lambda: datetime.now(UTC),
             monotonic=time.monotonic,
         )

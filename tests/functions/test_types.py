@@ -50,7 +50,7 @@ def test_a_changed_exclusion_holds_from_the_next_run_on_and_loses_nothing_else(s
     late = [seen.query.get("exclude_types") for seen in list(central.requests)[mark:] if "siem" in seen.path]
     assert set(asked[: len(asked) - len(late)]) == {None}
     assert set(late) == {",".join(expanded([WEB]))}
-    assert audit(small.books)["ok"]
+    assert audit(small.state)["ok"]
 
 
 def test_types_are_counted_by_family_with_what_leaving_out_each_saves(small: Site) -> None:
@@ -72,7 +72,7 @@ def test_types_are_counted_by_family_with_what_leaving_out_each_saves(small: Sit
     assert all(each["excluded"] for each in by_family["web_control"]["types"])
     assert found["excluded_events"] == by_family["web_control"]["events"] > 0
     # Nothing was stored, and no cursor moved.
-    assert audit(small.books)["ok"]
+    assert audit(small.state)["ok"]
 
 
 def test_what_is_excluded_is_shown(small: Site) -> None:

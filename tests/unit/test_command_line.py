@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from emulator.__main__ import EXAMPLES, _parser, main
-from emulator.completion import _commands
+from emulator.cli.completion import _commands
 
 
 def test_every_command_has_examples_and_there_are_none_of_others() -> None:

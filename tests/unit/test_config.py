@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.config import InvalidConfigError, Relay, load, located, parse
+from lib.config.loading import InvalidConfigError, Relay, load, located, parse
+from lib.config.secrets import Reference
 from lib.errors import ConfigError
-from lib.secrets import Reference
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE = """

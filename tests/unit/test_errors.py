@@ -1,12 +1,12 @@
 """The kinds of failure: each is stated once, and whole."""
 
-import emulator.functions
-import emulator.page
-import lib.access
+import emulator.runtime.functions
+import emulator.utmstack.settings
+import emulator.web.page
 import lib.errors
+import lib.http.access
 import lib.pipeline.test_connection
 import lib.tasks
-import lib.utmstack.settings
 from lib.errors import ConnectorError, catalogue, title_of
 
 STATING = (

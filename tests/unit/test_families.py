@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.config import InvalidConfigError, parse
+from lib.config.loading import InvalidConfigError, parse
 from lib.model.families import FAMILIES, LONGEST, NEEDED, expanded, family_of, length
 
 SAMPLES = Path(__file__).resolve().parents[1] / "data/sample-events.jsonl"

@@ -7,11 +7,11 @@ from hashlib import sha256
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.config import Integration
+from lib.app import feed_of
+from lib.config.loading import Integration
+from lib.config.secrets import Reference
 from lib.model.ids import group_key, log_id, qualified
 from lib.model.page import Tenant
-from lib.secrets import Reference
-from lib.wiring import feed_of
 
 TENANT = "ce66672c-e36d-4761-a8c8-90058fee1a24"
 

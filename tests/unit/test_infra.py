@@ -15,7 +15,7 @@ import yaml
 
 from infra import stage
 from lib import telemetry
-from lib.config import ConfigSchema
+from lib.config.loading import ConfigSchema
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
 FILES = sorted(INFRA.glob("*.tf"))
@@ -131,4 +131,4 @@ def test_metrics_read_what_the_functions_log(monkeypatch: pytest.MonkeyPatch) ->
     assert used == {"lag_seconds", "integration", "stream", "outcome", "code", "acked"}
     assert used <= set(entry["result"])
     assert "batches" not in entry["result"]
-    assert "a gap: " in (INFRA.parent / "lib/pipeline/advance.py").read_text()
+    assert "a gap: " in (INFRA.parent / "lib/state/advance.py").read_text()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.errors import ProtocolError
-from lib.model.event import Facts
+from lib.model.event_fields import EventFields
 from lib.sophos import pages
 
 SAMPLES = Path(__file__).resolve().parents[1] / "data"
@@ -69,7 +69,7 @@ def test_samples_go_through_unchanged(name: str) -> None:
     page = pages.split(b'{"has_more":false,"next_cursor":"c","items":[' + b", ".join(lines) + b"]}", None)
     assert list(page.items) == lines
     for line in lines:
-        fields, read = json.loads(line), pages.facts(line)
+        fields, read = json.loads(line), pages.event_fields(line)
         assert (read.id, read.type) == (fields["id"], fields["type"])
         assert read.created_at == datetime.fromisoformat(fields["created_at"])
 
@@ -106,7 +106,7 @@ def test_an_event_that_is_no_json_keeps_no_other_from_being_read(constant: bytes
     items = [b'{"id": "1"}', b'{"id": "2", "deep": [{"x": %s }]}' % constant, constant, b'{"id": "NaN"}']
     page = pages.split(b'{"has_more": true, "items": [' + b" , ".join(items) + b'], "next_cursor": "c"}', None)
     assert (list(page.items), page.has_more, page.next_cursor) == (items, True, "c")
-    assert [pages.facts(item).is_object for item in page.items] == [True, False, False, True]
+    assert [pages.event_fields(item).is_object for item in page.items] == [True, False, False, True]
     with pytest.raises(ProtocolError):
         pages.split(b'{"has_more": %s, "items": [], "next_cursor": "c"}' % constant, None)
 
@@ -129,22 +129,22 @@ def test_a_cut_page_is_never_taken_for_a_whole_one(data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     ("raw", "facts"),
     [
-        (b"{}", Facts()),
-        (b"[]", Facts(is_object=False)),
-        (b'"text"', Facts(is_object=False)),
-        (b'{"id": 7, "created_at": 1, "type": null}', Facts()),
-        (b'{"id": ""}', Facts()),
-        (b'{"id": "a", "id": "b"}', Facts(id="b")),
-        (b'{"id": "a", "name": "\\ud800"}', Facts(id="a")),
-        (b'{"id": "\\ud800"}', Facts(id="\ud800")),
-        (b'{"id": "a", "name": "\xff"}', Facts(id="a")),
-        (b'{"created_at": "yesterday"}', Facts()),
-        (b'{"created_at": "2026-03-10T01:02:03Z"}', Facts(created_at=datetime(2026, 3, 10, 1, 2, 3, tzinfo=UTC))),
+        (b"{}", EventFields()),
+        (b"[]", EventFields(is_object=False)),
+        (b'"text"', EventFields(is_object=False)),
+        (b'{"id": 7, "created_at": 1, "type": null}', EventFields()),
+        (b'{"id": ""}', EventFields()),
+        (b'{"id": "a", "id": "b"}', EventFields(id="b")),
+        (b'{"id": "a", "name": "\\ud800"}', EventFields(id="a")),
+        (b'{"id": "\\ud800"}', EventFields(id="\ud800")),
+        (b'{"id": "a", "name": "\xff"}', EventFields(id="a")),
+        (b'{"created_at": "yesterday"}', EventFields()),
+        (b'{"created_at": "2026-03-10T01:02:03Z"}', EventFields(created_at=datetime(2026, 3, 10, 1, 2, 3, tzinfo=UTC))),
         (
             b'{"created_at": "2026-03-10T02:02:03.5+01:00"}',
-            Facts(created_at=datetime(2026, 3, 10, 1, 2, 3, 500_000, UTC)),
+            EventFields(created_at=datetime(2026, 3, 10, 1, 2, 3, 500_000, UTC)),
         ),
     ],
 )
-def test_odd_fields_count_as_missing(raw: bytes, facts: Facts) -> None:
-    assert pages.facts(raw) == facts
+def test_odd_fields_count_as_missing(raw: bytes, event_fields: EventFields) -> None:
+    assert pages.event_fields(raw) == event_fields

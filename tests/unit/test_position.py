@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from lib.errors import CredentialsError, DamagedError
 from lib.model.batch import Envelope, Header
-from lib.model.position import (
+from lib.model.checkpoint import (
     HORIZON,
     OLDEST_REQUEST,
     RECENT,
-    Position,
-    Trouble,
+    Checkpoint,
+    Problem,
     from_body,
     lost_interval,
     oldest_request,
+    problem_after,
     to_body,
-    trouble_after,
 )
 from lib.model.stream import Stream
 
@@ -48,50 +48,50 @@ def header(sequence: int, newest: datetime | None, count: int = 1) -> Header:
 
 @given(
     st.builds(
-        Position,
+        Checkpoint,
         sequence=st.integers(1, 10**9),
         cursor=st.none() | st.text(),
         as_of=st.none() | MOMENTS,
         newest=st.none() | MOMENTS,
         recent=st.lists(st.text("0123456789abcdef", min_size=24, max_size=24), max_size=3).map(tuple),
         recent_since=st.none() | MOMENTS,
-        trouble=st.none()
-        | st.builds(Trouble, st.text(), st.text(), st.text(), MOMENTS, st.integers(1, 9), st.none() | MOMENTS),
+        problem=st.none()
+        | st.builds(Problem, st.text(), st.text(), st.text(), MOMENTS, st.integers(1, 9), st.none() | MOMENTS),
     )
 )
-def test_a_position_survives_its_own_text(position: Position) -> None:
-    assert from_body(to_body(STREAM, position)) == position
+def test_a_position_survives_its_own_text(checkpoint: Checkpoint) -> None:
+    assert from_body(to_body(STREAM, checkpoint)) == checkpoint
 
 
 @given(st.lists(st.lists(MOMENTS, min_size=1, max_size=700), min_size=1, max_size=6))
 def test_whatever_it_vouches_for_it_really_remembers(pages: list[list[datetime]]) -> None:
-    position = Position()
+    checkpoint = Checkpoint()
     stored: dict[str, datetime] = {}
     for number, times in enumerate(pages, 1):
         keys = [f"{number}-{place}" for place in range(len(times))]
         stored.update(zip(keys, times, strict=True))
         dropped = times[: max(0, len(times) - RECENT)]
-        position = position.after(header(number, max(times), len(times)), keys, max(dropped, default=None))
-    assert len(position.recent) <= RECENT
-    forgotten = set(stored) - set(position.recent)
-    assert not any(position.remembers(stored[key]) for key in forgotten)
+        checkpoint = checkpoint.after(header(number, max(times), len(times)), keys, max(dropped, default=None))
+    assert len(checkpoint.recent) <= RECENT
+    forgotten = set(stored) - set(checkpoint.recent)
+    assert not any(checkpoint.remembers(stored[key]) for key in forgotten)
 
 
 @given(st.lists(MOMENTS, min_size=1, max_size=8))
 def test_sequence_and_times_only_go_forward(times: list[datetime]) -> None:
-    position = Position()
+    checkpoint = Checkpoint()
     for number, moment in enumerate(times, 1):
-        moved = position.after(header(number, moment), [str(number)], None)
-        assert moved.sequence == position.sequence + 1
+        moved = checkpoint.after(header(number, moment), [str(number)], None)
+        assert moved.sequence == checkpoint.sequence + 1
         assert moved.as_of is not None
-        assert position.as_of is None or moved.as_of >= position.as_of
-        position = moved
+        assert checkpoint.as_of is None or moved.as_of >= checkpoint.as_of
+        checkpoint = moved
 
 
 def test_a_batch_read_by_the_side_leaves_the_cursor_alone() -> None:
-    position = Position(cursor="live", as_of=START)
+    checkpoint = Checkpoint(cursor="live", as_of=START)
     aside = header(1, START + timedelta(days=1))
-    moved = position.after(
+    moved = checkpoint.after(
         Header(**{name: getattr(aside, name) for name in aside.__slots__} | {"origin": "reconcile"}), ["k"], None
     )
     assert (moved.cursor, moved.as_of, moved.sequence) == ("live", START, 2)
@@ -116,16 +116,16 @@ def test_a_new_stream_has_no_hole() -> None:
 
 def test_the_same_trouble_keeps_its_beginning_and_counts() -> None:
     error = CredentialsError("refused")
-    first = trouble_after(None, error, START, timedelta(minutes=1))
-    second = trouble_after(first, error, START + timedelta(minutes=1), timedelta(minutes=2))
+    first = problem_after(None, error, START, timedelta(minutes=1))
+    second = problem_after(first, error, START + timedelta(minutes=1), timedelta(minutes=2))
     assert (second.since, second.failures) == (START, 2)
     assert first.holds_back(START + timedelta(seconds=59))
     assert not first.holds_back(START + timedelta(seconds=60))
 
 
 def test_a_clock_that_jumped_back_does_not_hold_a_stream_for_ever() -> None:
-    trouble = trouble_after(None, CredentialsError("refused"), START, timedelta(minutes=15))
-    assert not trouble.holds_back(START - timedelta(days=1))
+    problem = problem_after(None, CredentialsError("refused"), START, timedelta(minutes=15))
+    assert not problem.holds_back(START - timedelta(days=1))
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"layout":1}', b"\xff\xfe"])
@@ -136,14 +136,14 @@ def test_what_is_no_position_is_damaged(body: bytes) -> None:
 
 @given(st.lists(st.integers(1, 7200), min_size=60, max_size=120), st.integers(0, 10**6))
 def test_only_a_stream_that_usually_speaks_is_silent_and_only_after_its_own_pace(steps: list[int], quiet: int) -> None:
-    position, now = Position(), START
+    checkpoint, now = Checkpoint(), START
     for number, step in enumerate(steps, 1):
         now += timedelta(seconds=step)
-        position = position.after(header(number, now), [f"{number:024x}"], None)
-    since = position.silent_since(now + timedelta(seconds=quiet))
+        checkpoint = checkpoint.after(header(number, now), [f"{number:024x}"], None)
+    since = checkpoint.silent_since(now + timedelta(seconds=quiet))
     assert since in (None, now)
     if quiet <= 3600 or quiet <= 20 * min(steps):
         assert since is None
     if quiet > 3600 and quiet > 20 * max(steps):
         assert since == now
-    assert Position(newest=now, events=9, pace_seconds=1.0).silent_since(now + timedelta(days=1)) is None
+    assert Checkpoint(newest=now, events=9, pace_seconds=1.0).silent_since(now + timedelta(days=1)) is None

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lib.model.quota import BURST, FIRSTS, KEPT_SECONDS, Quota
+from lib.model.rate_policy import BURST, FIRSTS, KEPT_SECONDS, RatePolicy
 
 PER_MINUTE = st.sampled_from([10, 25, 60])
 RESTS = st.lists(st.tuples(st.floats(0, 300), st.integers(1, 80)), min_size=1, max_size=4)
 """Seconds of rest, then so many calls."""
 
 
-def greedy(quota: Quota, rests: Sequence[tuple[float, int]], kept_free: int = 0) -> list[float]:
+def greedy(quota: RatePolicy, rests: Sequence[tuple[float, int]], kept_free: int = 0) -> list[float]:
     """When the calls go, each as early as it may."""
     now, made = 1_000.0, list[float]()
     for rest, calls in rests:
@@ -37,7 +37,7 @@ def most(made: list[float], seconds: float) -> int:
 def test_a_quiet_credential_may_burst_and_then_keeps_to_the_average(
     per_minute: int, rests: list[tuple[float, int]]
 ) -> None:
-    made = greedy(Quota(per_minute), rests)
+    made = greedy(RatePolicy(per_minute), rests)
     for minutes in (1, 2, 10):
         assert most(made, 60.0 * minutes) <= (BURST - 1 + minutes) * per_minute
 
@@ -46,7 +46,7 @@ def test_a_quiet_credential_may_burst_and_then_keeps_to_the_average(
 @given(PER_MINUTE, RESTS)
 @example(100, [(0.0, 900)])
 def test_once_refused_no_minute_holds_more_than_its_calls(per_minute: int, rests: list[tuple[float, int]]) -> None:
-    assert most(greedy(Quota(per_minute, strict=True), rests), 60.0) <= per_minute
+    assert most(greedy(RatePolicy(per_minute, strict=True), rests), 60.0) <= per_minute
 
 
 @settings(max_examples=30, deadline=None)
@@ -54,21 +54,21 @@ def test_once_refused_no_minute_holds_more_than_its_calls(per_minute: int, rests
 def test_no_second_holds_more_than_a_tenth_of_a_minutes_calls(
     per_minute: int, rests: list[tuple[float, int]], *, strict: bool
 ) -> None:
-    assert most(greedy(Quota(per_minute, strict=strict), rests), 1.0) <= max(1, round(per_minute * 0.1))
+    assert most(greedy(RatePolicy(per_minute, strict=strict), rests), 1.0) <= max(1, round(per_minute * 0.1))
 
 
 @settings(max_examples=6, deadline=None)
 @given(per_minute=PER_MINUTE, strict=st.booleans())
 @example(per_minute=100, strict=True)
 def test_catching_up_uses_at_least_95_of_100_allowed_calls(per_minute: int, *, strict: bool) -> None:
-    made = greedy(Quota(per_minute, strict=strict), [(0.0, per_minute * 13)])
+    made = greedy(RatePolicy(per_minute, strict=strict), [(0.0, per_minute * 13)])
     assert bisect_right(made, made[0] + 600.0) >= 0.95 * per_minute * 10
 
 
 @settings(max_examples=20, deadline=None)
 @given(per_minute=PER_MINUTE, strict=st.booleans(), share=st.integers(1, 99))
 def test_what_is_kept_free_is_there_for_others_at_once(per_minute: int, share: int, *, strict: bool) -> None:
-    quota, free = Quota(per_minute, strict=strict), per_minute * share // 100
+    quota, free = RatePolicy(per_minute, strict=strict), per_minute * share // 100
     made = greedy(quota, [(0.0, per_minute * 4)], free)
     for _ in range(free):
         assert quota.wait((), made, made[-1], instances=0) == 0
@@ -77,5 +77,5 @@ def test_what_is_kept_free_is_there_for_others_at_once(per_minute: int, share: i
 
 @given(st.integers(1, 300), st.floats(1, 86_400))
 def test_a_tick_always_asks_one_stream_and_leaves_some_calls(per_minute: int, every: float) -> None:
-    firsts = Quota(per_minute).firsts(every)
+    firsts = RatePolicy(per_minute).firsts(every)
     assert 1 <= firsts <= max(1, FIRSTS * per_minute * every / 60.0)

@@ -13,14 +13,14 @@ from typing import Self
 
 from lib.errors import ConflictError, DamagedError
 from lib.model import batch as batches
+from lib.model import checkpoint as checkpoints
 from lib.model import inventory as inventories
-from lib.model import position as positions
 from lib.model.batch import POLL, Header, archive_key, batch_key
+from lib.model.checkpoint import Checkpoint, checkpoint_key
 from lib.model.inventory import Inventory, inventory_key
-from lib.model.position import Position, position_key
 from lib.model.stream import Stream, stream_of
-from lib.pipeline.gaps import Gaps
-from lib.pipeline.ledger import Ledger, last_of
+from lib.state.gaps import Gaps
+from lib.state.ledger import Ledger, last_of
 from lib.store.base import ABSENT, Entry, ObjectStore
 
 _BATCH = re.compile(r"batches/([^/]+/[^/]+/[^/]+)/(\d{20})\.ndjson", re.ASCII)
@@ -28,10 +28,10 @@ _DEAD = re.compile(r"dead/(?:batches/)?([^/]+/[^/]+/[^/]+)/\d{20}\.ndjson~*", re
 
 
 @dataclass(frozen=True, slots=True)
-class SavedPosition:
+class SavedCheckpoint:
     """A position and the generation of its object."""
 
-    position: Position
+    checkpoint: Checkpoint
     generation: int
 
 
@@ -73,27 +73,27 @@ def set_aside_by_stream(store: ObjectStore) -> dict[Stream, list[str]]:
     return found
 
 
-class Positions:
+class Checkpoints:
     """`cursors/`: where each stream stands."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 
-    def read(self, stream: Stream) -> SavedPosition:
+    def read(self, stream: Stream) -> SavedCheckpoint:
         """The saved position, or a new stream's; a damaged one is set aside and made again from what lies beside it."""
-        stored = self._store.read(position_key(stream))
+        stored = self._store.read(checkpoint_key(stream))
         if stored is None:
-            return SavedPosition(self._recovered(stream), ABSENT)
+            return SavedCheckpoint(self._recovered(stream), ABSENT)
         try:
-            return SavedPosition(positions.from_body(stored.body), stored.generation)
+            return SavedCheckpoint(checkpoints.from_body(stored.body), stored.generation)
         except DamagedError:
-            set_aside(self._store, position_key(stream), stored.body)
-            return SavedPosition(self._recovered(stream), stored.generation)
+            set_aside(self._store, checkpoint_key(stream), stored.body)
+            return SavedCheckpoint(self._recovered(stream), stored.generation)
 
-    def write(self, stream: Stream, position: Position, *, expected: int) -> SavedPosition:
+    def write(self, stream: Stream, checkpoint: Checkpoint, *, expected: int) -> SavedCheckpoint:
         """Move the position; ConflictError when another run moved it first."""
-        body = positions.to_body(stream, position)
-        return SavedPosition(position, self._store.write(position_key(stream), body, expected=expected))
+        body = checkpoints.to_body(stream, checkpoint)
+        return SavedCheckpoint(checkpoint, self._store.write(checkpoint_key(stream), body, expected=expected))
 
     def streams(self) -> Iterator[Stream]:
         """Every stream that has a position."""
@@ -105,19 +105,19 @@ class Positions:
         for stream in self.streams():
             if stream.integration == integration:
                 saved = self.read(stream)
-                trouble = saved.position.trouble
-                if trouble is not None and trouble.lifted() != trouble:
+                problem = saved.checkpoint.problem
+                if problem is not None and problem.lifted() != problem:
                     with suppress(ConflictError):
-                        lifted = replace(saved.position, trouble=trouble.lifted())
+                        lifted = replace(saved.checkpoint, problem=problem.lifted())
                         self.write(stream, lifted, expected=saved.generation)
 
-    def _recovered(self, stream: Stream) -> Position:
+    def _recovered(self, stream: Stream) -> Checkpoint:
         """The position that follows the newest batch or receipt; a new stream's where there is neither."""
         header = self._last_header(stream)
         if header is None:
-            return Position()
+            return Checkpoint()
         # Nothing is known of what was stored before: every event up to now is looked up in the ledger.
-        return Position(
+        return Checkpoint(
             sequence=header.sequence + 1,
             cursor=header.next_cursor,
             batch_cursor=header.next_cursor,
@@ -170,7 +170,7 @@ class Batches:
             if found is not None:
                 yield found
 
-    def bury(self, stream: Stream, sequence: int) -> None:
+    def move_to_dead_letters(self, stream: Stream, sequence: int) -> None:
         """Move a damaged batch to `dead/`."""
         key = batch_key(stream, sequence)
         stored = self._store.read(key)
@@ -269,11 +269,11 @@ class Inventories:
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
+class State:
     """All of a store's records."""
 
     store: ObjectStore
-    positions: Positions
+    checkpoints: Checkpoints
     batches: Batches
     ledger: Ledger
     gaps: Gaps
@@ -282,7 +282,7 @@ class Books:
     @classmethod
     def of(cls, store: ObjectStore) -> Self:
         """The records that the store holds."""
-        return cls(store, Positions(store), Batches(store), Ledger(store), Gaps(store), Inventories(store))
+        return cls(store, Checkpoints(store), Batches(store), Ledger(store), Gaps(store), Inventories(store))
 
 
 def day_of(moment: datetime) -> str:

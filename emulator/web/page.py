@@ -19,17 +19,17 @@ from typing import Any
 from flask import Flask, Response, redirect, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
-from emulator.platform import Platform
-from lib import wiring
-from lib.access import Access, AccessError
-from lib.boundary import admit, problem
+from emulator.runtime.platform import Platform
+from lib import app
 from lib.errors import ConnectorError, DamagedError
+from lib.http.access import Access, AccessError
+from lib.http.handler import authorize, problem
 from lib.model import receipt
 from lib.model.clock import from_text, to_text
 from lib.model.duration import parse_duration
 from lib.model.stream import Stream
-from lib.pipeline.ledger import last_of
-from lib.pipeline.records import Books, batch_of, day_of, set_aside_by_stream
+from lib.state.ledger import last_of
+from lib.state.state import State, batch_of, day_of, set_aside_by_stream
 from lib.store.base import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -109,29 +109,29 @@ class Page:
         line = next((each for each in lines if Stream.of(each) == stream), None)
         if line is None:
             return problem(404, "not_found", f"no stream {stream} is known")
-        books = Books.of(wiring.store())
+        state = State.of(app.store())
         return _html(
             "stream.html",
             line=line,
             waiting=[
                 {"sequence": each.sequence, "size": each.entry.size, "since": to_text(each.entry.updated)}
-                for each in books.batches.waiting(stream)
+                for each in state.batches.waiting(stream)
             ],
-            receipts=last_receipts(books, stream),
-            dead=set_aside(books.store, stream),
-            newest=self._events_of(books, stream) if self._admits() else None,
+            receipts=last_receipts(state, stream),
+            dead=set_aside(state.store, stream),
+            newest=self._events_of(state, stream) if self._admits() else None,
         )
 
     def _events(self) -> Response:
-        admit(request, self._access)
+        authorize(request, self._access)
         parts = request.args.get("stream", "").rsplit("/", 2)
         if len(parts) != 3:
             return problem(400, "invalid_request", "name a stream: /events?stream=INTEGRATION/TENANT/KIND")
-        raws = self._events_of(Books.of(wiring.store()), Stream(*parts))
+        raws = self._events_of(State.of(app.store()), Stream(*parts))
         return Response("".join(f"{raw}\n" for raw in raws), content_type="application/x-ndjson", headers=HEADERS)
 
     def _tail(self) -> Response:
-        admit(request, self._access)
+        authorize(request, self._access)
         if len(self._tails) >= TAILS:
             return problem(429, "busy", f"{TAILS} tails are being read already", remedy="End one of them.")
         return Response(self._passing(), content_type="application/x-ndjson", headers=HEADERS)
@@ -157,9 +157,9 @@ class Page:
             return
         with suppress(ConnectorError):
             # A bucket charges for reading, and so is read for those only who wait for it.
-            if not self._tails and wiring.config().store.startswith("gs://"):
+            if not self._tails and app.config().store.startswith("gs://"):
                 return
-            found = Books.of(wiring.store()).batches.read(*batch)
+            found = State.of(app.store()).batches.read(*batch)
             items = found.items if found else []
             kept = self._newest.setdefault(batch[0], deque(maxlen=EVENTS))
             kept.extend(raw for raw in items[-EVENTS:] if len(raw) <= EVENT_BYTES)
@@ -168,33 +168,33 @@ class Page:
                     for raw in items:
                         tail.put_nowait(raw)
 
-    def _events_of(self, books: Books, stream: Stream) -> list[str]:
+    def _events_of(self, state: State, stream: Stream) -> list[str]:
         """The stream's newest events, newest first: those that passed, else what the store still has."""
-        raws = [*self._newest.get(stream, ())] or stored_events(books, stream)
+        raws = [*self._newest.get(stream, ())] or stored_events(state, stream)
         return [raw.decode("utf-8", "replace") for raw in reversed(raws)]
 
     def _test(self) -> Response:
         name = request.args.get("integration", "")
-        wiring.known(name)
+        app.known(name)
         if request.method == "GET":
             return _html("test.html", name=name, token=self._token, checks=[], ok=None)
         self._admit(rare=True)
         if "ndjson" in request.headers.get("Accept", ""):
             return Response(_told(name), content_type="application/x-ndjson", headers=HEADERS)
-        answer = wiring.examine(name, deadline=time.monotonic() + TEST_SECONDS)
+        answer = app.examine(name, deadline=time.monotonic() + TEST_SECONDS)
         return _html("test.html", name=name, token=self._token, checks=answer["checks"], ok=answer["ok"])
 
     def _action(self, name: str) -> AnyResponse:
         self._admit()
         integration = request.form.get("integration")
-        wiring.known(integration)
+        app.known(integration)
         match name:
             case "run":
                 if integration:
-                    wiring.lift(integration)
+                    app.lift(integration)
                 self._platform.tick()
             case "pause" | "resume" if integration:
-                wiring.pause(integration, resume=name == "resume")
+                app.pause(integration, resume=name == "resume")
                 self._platform.tick()
             case "reconcile":
                 self._begin(f"reconcile {integration or 'all'}", lambda: self._reconciled(integration))
@@ -203,7 +203,7 @@ class Page:
                     since = datetime.now(UTC) - parse_duration(request.form.get("since", ""))
                 except ValueError as error:
                     return problem(400, "invalid_request", f"since: {error}")
-                self._begin(f"replay since {to_text(since)}", lambda: json.dumps(wiring.replay(since=since)))
+                self._begin(f"replay since {to_text(since)}", lambda: json.dumps(app.replay(since=since)))
             case _:
                 return problem(404, "not_found", f"there is no action {name!r}")
         return redirect("/", 303)
@@ -211,18 +211,18 @@ class Page:
     def _admits(self) -> bool:
         """Whether the caller may see more than how things stand."""
         try:
-            admit(request, self._access)
+            authorize(request, self._access)
         except AccessError:
             return False
         return True
 
     def _admit(self, *, rare: bool = False) -> None:
-        admit(request, self._access, rare=rare)
+        authorize(request, self._access, rare=rare)
         if not secrets.compare_digest(request.form.get("token", "").encode(), self._token.encode()):
             raise StaleTokenError
 
     def _reconciled(self, integration: str | None) -> str:
-        reports = wiring.reconcile(integration)
+        reports = app.reconcile(integration)
         self._platform.deliver()
         return f"{sum(each['read'] for each in reports)} read, {sum(each['missing'] for each in reports)} were missing"
 
@@ -259,7 +259,7 @@ def _told(name: str) -> Iterator[str]:
 
     def run() -> None:
         try:
-            told.put(wiring.examine(name, deadline=time.monotonic() + TEST_SECONDS, tell=told.put))
+            told.put(app.examine(name, deadline=time.monotonic() + TEST_SECONDS, tell=told.put))
         except ConnectorError as error:
             told.put({"detail": f"{error} {error.remedy}"})
         finally:
@@ -287,12 +287,12 @@ def chart(fetched: dict[int, int]) -> dict[str, Any]:
     return {"bars": bars, "most": most, "total": sum(count for _, count in counts)}
 
 
-def remembered(books: Books, before: datetime) -> Counter[int]:
+def remembered(state: State, before: datetime) -> Counter[int]:
     """Events by the minute in which they were fetched, of the last hours before a time, as receipts tell it."""
     begin = before - timedelta(minutes=MINUTES)
     found: Counter[int] = Counter()
-    for stream in books.positions.streams():
-        for body in books.ledger.newest(stream, day_of(begin), written=begin):
+    for stream in state.checkpoints.streams():
+        for body in state.ledger.newest(stream, day_of(begin), written=begin):
             with suppress(DamagedError):
                 fields = receipt.fields_of(body)
                 fetched_at = from_text(fields["fetched_at"])
@@ -301,11 +301,11 @@ def remembered(books: Books, before: datetime) -> Counter[int]:
     return found
 
 
-def last_receipts(books: Books, stream: Stream) -> list[dict[str, Any]]:
+def last_receipts(state: State, stream: Stream) -> list[dict[str, Any]]:
     """The stream's newest receipts of today and yesterday, newest first."""
     since = day_of(datetime.now(UTC) - timedelta(days=1))
     found = []
-    for body in reversed(books.ledger.newest(stream, since, most=RECEIPTS)):
+    for body in reversed(state.ledger.newest(stream, since, most=RECEIPTS)):
         with suppress(DamagedError):
             fields = receipt.fields_of(body)
             found.append({**fields, "digest": receipt.digest(body)[:16]})
@@ -328,17 +328,17 @@ def _reasons(body: bytes) -> Counter[str]:
         return Counter(["a damaged batch; a gap tells what was lost"])
 
 
-def stored_events(books: Books, stream: Stream) -> list[bytes]:
+def stored_events(state: State, stream: Stream) -> list[bytes]:
     """The newest events that the store still has: of a batch that waits, else of one that was kept."""
     items: list[bytes] = []
-    for each in [*books.batches.waiting(stream)][-1:]:
+    for each in [*state.batches.waiting(stream)][-1:]:
         with suppress(DamagedError):
-            found = books.batches.read(stream, each.sequence)
+            found = state.batches.read(stream, each.sequence)
             items = found.items if found else []
     if not items:
-        newest = last_of(books.store.list(f"archive/{stream.path}/"))
+        newest = last_of(state.store.list(f"archive/{stream.path}/"))
         with suppress(DamagedError):
-            kept = books.batches.kept(newest.key) if newest else None
+            kept = state.batches.kept(newest.key) if newest else None
             items = kept.items if kept else []
     return items[-EVENTS:]
 

@@ -46,7 +46,7 @@ class Used:
 
 
 @dataclass(frozen=True, slots=True)
-class Quota:
+class RatePolicy:
     """What a credential has to keep to."""
 
     per_minute: int

@@ -18,30 +18,30 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib import config as configuration
-from lib.access import Access, Rules
-from lib.boundary import Refused
+from lib.config import loading as configuration
+from lib.config.reloading import ReloadingConfig
+from lib.config.secrets import Reference
 from lib.errors import ConfigError, NotFoundError
-from lib.live import Live
-from lib.model import quota
+from lib.http.access import Access, Rules
+from lib.http.handler import Refused
+from lib.model import rate_policy as quota
 from lib.model.families import expanded
 from lib.model.feed import Feed
 from lib.model.host import proxy_fault
 from lib.model.stream import ENDPOINTS, EVENTS
-from lib.secrets import Reference
 from lib.store.base import ObjectStore
 
 if TYPE_CHECKING:
-    from lib.config import Config
+    from lib.config.loading import Config
+    from lib.config.secrets import Reference
     from lib.pipeline.accounts import Accounts, Integration
-    from lib.pipeline.budget import Budget
     from lib.pipeline.expiry import Expiry
     from lib.pipeline.fan_out import FanOut
-    from lib.pipeline.fetch_page import Claims, FetchPage
+    from lib.pipeline.fetch_page import FetchPage, InFlight
     from lib.pipeline.forward_batch import ForwardBatch
+    from lib.pipeline.rate_limiter import RateLimiter
     from lib.pipeline.reconcile import Reconcile
     from lib.pipeline.test_connection import TestConnection
-    from lib.secrets import Reference
     from lib.sophos.client import Central
     from lib.utmstack.channel import Credentials
     from lib.utmstack.engine import Engine
@@ -60,8 +60,8 @@ def now() -> datetime:
 
 
 @cache
-def _live() -> Live:
-    return Live(configuration.located(), configuration.followed())
+def _live() -> ReloadingConfig:
+    return ReloadingConfig(configuration.located(), configuration.followed())
 
 
 def config() -> Config:
@@ -146,11 +146,11 @@ class Credential:
     client_secret: Callable[[], str]
 
 
-def budget(client_id: Callable[[], str], per_minute: int) -> Budget:
+def rate_limiter(client_id: Callable[[], str], per_minute: int) -> RateLimiter:
     """The calls that a credential may make."""
-    from lib.pipeline.budget import Budget
+    from lib.pipeline.rate_limiter import RateLimiter
 
-    return Budget(
+    return RateLimiter(
         store,
         client_id,
         per_minute,
@@ -161,7 +161,7 @@ def budget(client_id: Callable[[], str], per_minute: int) -> Budget:
     )
 
 
-def central(credential: Credential, budget: Budget, next_credential: Credential | None = None) -> Central:
+def central(credential: Credential, rate_limiter: RateLimiter, next_credential: Credential | None = None) -> Central:
     """A way to Sophos Central with that credential, or with the next one where it is refused."""
     from lib.sophos.client import Central
 
@@ -175,20 +175,20 @@ def central(credential: Credential, budget: Budget, next_credential: Credential 
         monotonic=time.monotonic,
         sleep=time.sleep,
         random=random.SystemRandom().random,
-        budget=budget,
+        rate_limiter=rate_limiter,
         next_credential=next_credential,
         ca_bundle=hosts.ca_bundle,
         proxy=None if hosts.proxy is None else _proxy(hosts.proxy),
     )
 
 
-def _central_of(integration: configuration.Integration, budget: Budget) -> Central:
+def _central_of(integration: configuration.Integration, rate_limiter: RateLimiter) -> Central:
     """The integration's way to Sophos Central."""
     first = Credential(integration.client_id.resolve, integration.client_secret.resolve)
     client_id, client_secret = integration.next_client_id, integration.next_client_secret
     if client_id is None or client_secret is None:
-        return central(first, budget)
-    return central(first, budget, Credential(client_id.resolve, client_secret.resolve))
+        return central(first, rate_limiter)
+    return central(first, rate_limiter, Credential(client_id.resolve, client_secret.resolve))
 
 
 def _proxy(reference: Reference) -> Callable[[], str]:
@@ -246,14 +246,14 @@ def _integration(each: configuration.Integration) -> Integration:
 
     # Whoever changed it may have set right what Sophos refused.
     _accounts().forget(each.name)
-    calls = budget(each.client_id.resolve, each.calls_per_minute)
+    calls = rate_limiter(each.client_id.resolve, each.calls_per_minute)
     source = _central_of(each, calls)
     return Integration(
         feed=feed_of(each, config().gap_data_type),
         source=source,
         client_id=each.client_id.resolve,
         api_url=config().sophos.api_url,
-        budget=calls,
+        rate_limiter=calls,
         in_use=lambda: source.in_use,
     )
 
@@ -280,37 +280,37 @@ def _accounts_of(location: str) -> Accounts:
 
 def _reconcile() -> Reconcile:
     from lib.pipeline.reconcile import Reconcile
-    from lib.pipeline.records import Books
-    from lib.sophos.pages import facts
+    from lib.sophos.pages import event_fields
+    from lib.state.state import State
 
-    return Reconcile(books=Books.of(store()), facts=facts, now=now, monotonic=time.monotonic)
+    return Reconcile(state=State.of(store()), event_fields=event_fields, now=now, monotonic=time.monotonic)
 
 
 @cache
-def _claims() -> Claims:
-    from lib.pipeline.fetch_page import Claims
+def _in_flight() -> InFlight:
+    from lib.pipeline.fetch_page import InFlight
 
-    return Claims()
+    return InFlight()
 
 
 def _fetch_page() -> FetchPage:
     from lib.pipeline.fetch_page import FetchPage
-    from lib.pipeline.records import Books
-    from lib.pipeline.schedules import Schedules
-    from lib.sophos.pages import facts
+    from lib.sophos.pages import event_fields
+    from lib.state.schedules import Schedules
+    from lib.state.state import State
 
     return FetchPage(
-        books=Books.of(store()),
+        state=State.of(store()),
         accounts=_accounts(),
         integrations=integrations(),
-        facts=facts,
+        event_fields=event_fields,
         reconcile=_reconcile(),
         schedules=Schedules(store()),
         every=lambda: config().every.seconds_after(now()),
         max_pending_bytes=config().limits.max_pending_bytes,
         now=now,
         monotonic=time.monotonic,
-        claims=_claims(),
+        in_flight=_in_flight(),
     )
 
 
@@ -356,7 +356,7 @@ def fetch_page(
 
 def _budgets() -> list[dict[str, Any]]:
     return [
-        {"integration": name, **asdict(each.budget.used()), "outcomes": dict(each.source.counts)}
+        {"integration": name, **asdict(each.rate_limiter.used()), "outcomes": dict(each.source.counts)}
         for name, each in integrations().items()
     ]
 
@@ -374,7 +374,7 @@ def reconcile(
     reports = []
     for name, each in integrations().items():
         if integration in (None, name):
-            each.budget.patience = COMMAND_SECONDS
+            each.rate_limiter.patience = COMMAND_SECONDS
             for target in _accounts().targets(each.feed, each.source, each.client_id(), each.api_url):
                 if target.stream.kind == ENDPOINTS:
                     continue  # Each look reads the whole inventory.
@@ -387,14 +387,14 @@ def reconcile(
 def count_types(integration: str | None, window: timedelta) -> list[dict[str, Any]]:
     """Which types of events Sophos holds of a window, by family, and what leaving them out would save."""
     from lib.pipeline.count_types import CountTypes
-    from lib.sophos.pages import facts
+    from lib.sophos.pages import event_fields
 
     known(integration)
-    use_case = CountTypes(facts, now, time.monotonic)
+    use_case = CountTypes(event_fields, now, time.monotonic)
     reports = []
     for name, each in integrations().items():
         if integration in (None, name):
-            each.budget.patience = COMMAND_SECONDS
+            each.rate_limiter.patience = COMMAND_SECONDS
             targets = _accounts().targets(
                 replace(each.feed, kinds=(EVENTS,)), each.source, each.client_id(), each.api_url
             )
@@ -411,25 +411,25 @@ def pause(integration: str, *, resume: bool = False) -> None:
 
 def lift(integration: str) -> None:
     """Hold the integration back no longer, unless Sophos asked for it: somebody may have mended what it was about."""
-    from lib.pipeline.records import Books
+    from lib.state.state import State
 
     known(integration)
     _accounts().lift(integration)
-    Books.of(store()).positions.lift(integration)
+    State.of(store()).checkpoints.lift(integration)
 
 
 def _forward_batch() -> ForwardBatch:
     from lib.pipeline.forward_batch import ForwardBatch
-    from lib.pipeline.observe import KEPT, Nowhere
-    from lib.pipeline.records import Books
-    from lib.sophos.pages import facts
+    from lib.pipeline.observe import KEPT, NullEngine
+    from lib.sophos.pages import event_fields
+    from lib.state.state import State
 
     settings = config()
     return ForwardBatch(
-        books=Books.of(store()),
-        engine=Nowhere() if settings.observe else engine(),
+        state=State.of(store()),
+        engine=NullEngine() if settings.observe else engine(),
         observes=settings.observe,
-        facts=facts,
+        event_fields=event_fields,
         holder=lambda: str(uuid.uuid4()),
         now=now,
         monotonic=time.monotonic,
@@ -457,26 +457,26 @@ def forward_batch(
 
 def replay(*, since: datetime | None = None, name: str | None = None) -> dict[str, Any]:
     """Send kept batches, or what was set aside under a name, to the engine again, under the same ids."""
-    from lib.pipeline.records import Books
     from lib.pipeline.replay import Replay
-    from lib.sophos.pages import facts
+    from lib.sophos.pages import event_fields
+    from lib.state.state import State
 
-    use_case = Replay(Books.of(store()), engine(), facts)
+    use_case = Replay(State.of(store()), engine(), event_fields)
     return use_case.archived(since) if name is None else use_case.named(name)
 
 
 def switch_over(after: str) -> dict[str, Any]:
     """Send what was observed behind the event with that native id; NotFoundError where it was not observed."""
-    from lib.pipeline.records import Books
     from lib.pipeline.replay import Replay
-    from lib.sophos.pages import facts
+    from lib.sophos.pages import event_fields
+    from lib.state.state import State
 
-    return Replay(Books.of(store()), engine(), facts).observed_after(after)
+    return Replay(State.of(store()), engine(), event_fields).observed_after(after)
 
 
 def forward_object(name: str) -> dict[str, Any] | Refused:
     """Forward what waits in the stream whose batch has just been stored; nothing for any other object."""
-    from lib.pipeline.records import batch_of
+    from lib.state.state import batch_of
 
     if config().store.startswith("gs://"):
         from lib.store.gcs import place_of
@@ -510,7 +510,7 @@ def test_connection(
     known(integration)
     if integration is not None:
         return examine(integration, deadline=deadline())
-    calls = budget(lambda: client_id, quota.PUBLISHED)
+    calls = rate_limiter(lambda: client_id, quota.PUBLISHED)
     source = central(Credential(lambda: client_id, lambda: client_secret), calls)
     subject = Subject(source, calls, region, (tenant,) if tenant else None, tuple(streams))
     return _test_connection().run(subject, deadline=deadline())
@@ -523,7 +523,7 @@ def examine(
     from lib.pipeline.test_connection import Subject
 
     chosen = next(each for each in config().integrations if each.name == integration)
-    calls = budget(chosen.client_id.resolve, chosen.calls_per_minute)
+    calls = rate_limiter(chosen.client_id.resolve, chosen.calls_per_minute)
     source = _central_of(chosen, calls)
     subject = Subject(source, calls, chosen.region, chosen.tenants, chosen.streams)
     return _test_connection().run(subject, deadline=deadline, tell=tell)
@@ -532,14 +532,20 @@ def examine(
 @cache
 def _test_connection() -> TestConnection:
     from lib.pipeline.test_connection import Surroundings, TestConnection, check_store
-    from lib.sophos.pages import facts
+    from lib.sophos.pages import event_fields
 
     def probe() -> str:
         engine().probe()
         return config().engine
 
     return TestConnection(
-        Surroundings(store=lambda: check_store(store()), engine=probe, facts=facts, now=now, monotonic=time.monotonic)
+        Surroundings(
+            store=lambda: check_store(store()),
+            engine=probe,
+            event_fields=event_fields,
+            now=now,
+            monotonic=time.monotonic,
+        )
     )
 
 

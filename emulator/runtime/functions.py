@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import requests
 
-from emulator import process
+from emulator.runtime import process
 from lib.errors import RetryableError
 from lib.model.backoff import full_jitter
 

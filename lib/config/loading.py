@@ -1,6 +1,6 @@
 """The configuration: one YAML file, checked as a whole before anything runs.
 
-Beside `lib/secrets.py`, which resolves references, this module alone reads the environment.
+Beside `lib/config/secrets.py`, which resolves references, this module alone reads the environment.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import yaml
 from cronsim import CronSim, CronSimError
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate, validates, validates_schema
 
-from lib.access import GOOGLE_CERTS, SHORTEST_KEY, names_loopback
+from lib.config.secrets import Reference, access_secret, fault_of
 from lib.errors import ConfigError, HostRefusedError
+from lib.http.access import GOOGLE_CERTS, SHORTEST_KEY, names_loopback
 from lib.model import families
 from lib.model.duration import parse_duration
 from lib.model.host import check_url, proxy_fault
-from lib.model.quota import PUBLISHED
+from lib.model.rate_policy import PUBLISHED
 from lib.model.region import region_fault
 from lib.model.stream import EVENTS, KINDS
-from lib.secrets import Reference, access_secret, fault_of
 
 ENVIRONMENT = "SOPHOS_UTMSTACK_CONFIG"
 FOLLOWED = "SOPHOS_UTMSTACK_FOLLOWED"
-"""Names a file of integrations that come from elsewhere (`lib/live.py`); set by the emulator for its functions."""
+"""Names a file of integrations that come from elsewhere (`lib/config/reloading.py`); set by the emulator for its functions."""
 UTMSTACK_TENANT = "ce66672c-e36d-4761-a8c8-90058fee1a24"
 """The only tenant that UTMStack v11 knows."""
 CLOUD_RUN = "cloud-run"

@@ -13,12 +13,12 @@ from typing import Any, Self
 from lib.errors import ConflictError, ConnectorError, DamagedError
 from lib.model import lease as leases
 from lib.model.lease import RENEWAL, TERM, Lease, lease_key
-from lib.model.receipt import Tail
+from lib.model.receipt import LastReceipt
 from lib.model.stream import Stream
 from lib.store.base import ABSENT, ObjectStore
 
 
-class Held:
+class HeldLease:
     """A lease that this call holds; renewed by a thread of its own, since an engine may be silent for long."""
 
     def __init__(
@@ -39,7 +39,7 @@ class Held:
         """What the lease says."""
         return self._state
 
-    def delivered(self, tail: Tail) -> None:
+    def delivered(self, tail: LastReceipt) -> None:
         """Keep that a whole batch is delivered; written with the next renewal, or at the end, as the other two are."""
         self._note(tail=tail, acked_sequence=0, acked=0, refused={})
 
@@ -110,7 +110,7 @@ def lease_of(store: ObjectStore, stream: Stream) -> tuple[Lease, int]:
 
 
 @contextmanager
-def held(store: ObjectStore, stream: Stream, holder: str, now: Callable[[], datetime]) -> Iterator[Held | None]:
+def held(store: ObjectStore, stream: Stream, holder: str, now: Callable[[], datetime]) -> Iterator[HeldLease | None]:
     """The stream's lease for the time of the block, or None while somebody else has it."""
     state, present = lease_of(store, stream)
     if state.is_held(now()):
@@ -122,5 +122,5 @@ def held(store: ObjectStore, stream: Stream, holder: str, now: Callable[[], date
     except ConflictError:
         yield None
         return
-    with Held(store, stream, taken, generation, now) as lease:
+    with HeldLease(store, stream, taken, generation, now) as lease:
         yield lease

@@ -7,7 +7,7 @@ from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class EventFields:
     """The few fields of an item that decide how it is handled; None where a field is missing or odd."""
 
     id: str | None = None

@@ -32,7 +32,7 @@ SLOWEST = timedelta(minutes=15)
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class Problem:
     """Why a stream or an integration does not get on."""
 
     code: str
@@ -47,7 +47,7 @@ class Trouble:
         """Whether it is too early to try again. A time farther off than any wait is a clock that jumped back."""
         return self.retry_at is not None and now < self.retry_at <= now + 2 * SLOWEST
 
-    def lifted(self) -> Trouble:
+    def lifted(self) -> Problem:
         """The same, to be tried again at once; what Sophos asked for holds."""
         return self if self.code == ThrottledError.code else replace(self, retry_at=None)
 
@@ -61,10 +61,10 @@ class Trouble:
         }
 
 
-def trouble_after(before: Trouble | None, error: ConnectorError, now: datetime, wait: timedelta | None) -> Trouble:
+def problem_after(before: Problem | None, error: ConnectorError, now: datetime, wait: timedelta | None) -> Problem:
     """The trouble after one more failure; `wait` is how long to hold back."""
     same = before is not None and before.code == error.code
-    return Trouble(
+    return Problem(
         code=error.code,
         detail=str(error),
         remedy=error.remedy,
@@ -74,22 +74,22 @@ def trouble_after(before: Trouble | None, error: ConnectorError, now: datetime, 
     )
 
 
-def trouble_fields(trouble: Trouble | None) -> dict[str, Any] | None:
+def problem_fields(problem: Problem | None) -> dict[str, Any] | None:
     """The trouble as JSON fields."""
-    if trouble is None:
+    if problem is None:
         return None
-    return {**asdict(trouble), "since": to_text(trouble.since), "retry_at": text_or_none(trouble.retry_at)}
+    return {**asdict(problem), "since": to_text(problem.since), "retry_at": text_or_none(problem.retry_at)}
 
 
-def trouble_of(fields: dict[str, Any] | None) -> Trouble | None:
+def problem_of(fields: dict[str, Any] | None) -> Problem | None:
     """The trouble that `trouble_fields` wrote."""
     if fields is None:
         return None
-    return Trouble(**{**fields, "since": from_text(fields["since"]), "retry_at": moment_or_none(fields["retry_at"])})
+    return Problem(**{**fields, "since": from_text(fields["since"]), "retry_at": moment_or_none(fields["retry_at"])})
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
+class Checkpoint:
     """One stream's place in Sophos's feed."""
 
     sequence: int = 1
@@ -114,7 +114,7 @@ class Position:
     """How far apart the newest events of batches usually are; None until there were two batches."""
     excluded: tuple[str, ...] | None = None
     """The types that are left out of the run under way; None where the cursor is that of a last page."""
-    trouble: Trouble | None = None
+    problem: Problem | None = None
 
     def silent_since(self, read_up_to: datetime | None) -> datetime | None:
         """Since when a stream that usually speaks has said nothing; None where it speaks, or never spoke much."""
@@ -127,7 +127,7 @@ class Position:
         """Whether `recent` alone can tell if an event of that time was stored before."""
         return self.recent_since is None or (created_at is not None and created_at > self.recent_since)
 
-    def after(self, header: Header, keys: Sequence[str], newest_dropped: datetime | None) -> Position:
+    def after(self, header: Header, keys: Sequence[str], newest_dropped: datetime | None) -> Checkpoint:
         """The position once the batch is durable.
 
         `keys` are those of its events, in order; `newest_dropped` the newest time among those beyond the last RECENT.
@@ -150,21 +150,21 @@ class Position:
             events=self.events + header.events,
             repeats=self.repeats + header.repeats,
             pace_seconds=_pace(self, header.newest),
-            trouble=None,
+            problem=None,
         )
 
-    def idle(self, next_cursor: str | None, as_of: datetime, repeats: int) -> Position:
+    def idle(self, next_cursor: str | None, as_of: datetime, repeats: int) -> Checkpoint:
         """The position after a page that held nothing new."""
         return replace(
             self,
             cursor=next_cursor,
             as_of=_latest(self.as_of, as_of),
             repeats=self.repeats + repeats,
-            trouble=None,
+            problem=None,
         )
 
 
-def _pace(before: Position, newest: datetime | None) -> float | None:
+def _pace(before: Checkpoint, newest: datetime | None) -> float | None:
     """The pace, with the newest batch's step: each counts a tenth, so that some twenty decide."""
     if before.newest is None or newest is None or newest <= before.newest:
         return before.pace_seconds
@@ -176,32 +176,32 @@ def _latest(*moments: datetime | None) -> datetime | None:
     return max((moment for moment in moments if moment is not None), default=None)
 
 
-def position_key(stream: Stream) -> str:
+def checkpoint_key(stream: Stream) -> str:
     """Where the stream's position is."""
     return f"cursors/{stream.path}.json"
 
 
-def to_body(stream: Stream, position: Position) -> bytes:
+def to_body(stream: Stream, checkpoint: Checkpoint) -> bytes:
     """The position as a stored object."""
     fields = {
         "layout": LAYOUT,
         "integration": stream.integration,
         "tenant": stream.tenant,
         "kind": stream.kind,
-        "sequence": position.sequence,
-        "cursor": position.cursor,
-        "batch_cursor": position.batch_cursor,
-        "as_of": text_or_none(position.as_of),
-        "newest": text_or_none(position.newest),
-        "day": position.day,
-        "events": position.events,
-        "repeats": position.repeats,
-        "edits": position.edits,
-        "pace_seconds": position.pace_seconds,
-        "trouble": trouble_fields(position.trouble),
-        "excluded": position.excluded,
-        "recent_since": text_or_none(position.recent_since),
-        "recent": position.recent,
+        "sequence": checkpoint.sequence,
+        "cursor": checkpoint.cursor,
+        "batch_cursor": checkpoint.batch_cursor,
+        "as_of": text_or_none(checkpoint.as_of),
+        "newest": text_or_none(checkpoint.newest),
+        "day": checkpoint.day,
+        "events": checkpoint.events,
+        "repeats": checkpoint.repeats,
+        "edits": checkpoint.edits,
+        "pace_seconds": checkpoint.pace_seconds,
+        "trouble": problem_fields(checkpoint.problem),
+        "excluded": checkpoint.excluded,
+        "recent_since": text_or_none(checkpoint.recent_since),
+        "recent": checkpoint.recent,
     }
     fields["digest"] = _digest(fields)
     return json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
@@ -213,13 +213,13 @@ def _digest(fields: dict[str, Any]) -> str:
     return sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def from_body(body: bytes) -> Position:
+def from_body(body: bytes) -> Checkpoint:
     """The position that an object holds; DamagedError where it holds none, LayoutError for a newer one."""
     try:
         fields = json.loads(body)
         check_layout(fields, "a cursor")
         edited = fields.get("digest") != _digest(fields)
-        return Position(
+        return Checkpoint(
             sequence=int(fields["sequence"]),
             cursor=fields["cursor"],
             batch_cursor=fields["batch_cursor"],
@@ -233,7 +233,7 @@ def from_body(body: bytes) -> Position:
             edits=fields["edits"] + edited,
             pace_seconds=fields.get("pace_seconds"),
             excluded=None if fields.get("excluded") is None else tuple(fields["excluded"]),
-            trouble=trouble_of(fields["trouble"]),
+            problem=problem_of(fields["trouble"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DamagedError("a cursor object cannot be read") from None

@@ -10,8 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from emulator import process
-from emulator.run import run
+from emulator.runtime import process
+from emulator.runtime.run import run
 
 CONFIG = """\
 store: file:{folder}/store

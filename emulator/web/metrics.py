@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from emulator.platform import Platform
+    from emulator.runtime.platform import Platform
 
 PREFIX = "sophos_utmstack_"
 STREAM = ("integration", "tenant", "stream")

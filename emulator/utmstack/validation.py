@@ -9,11 +9,11 @@ from typing import Any
 
 from flask import Flask, Response, request
 
-from emulator.follow import Follower
-from emulator.functions import FunctionDownError
-from emulator.platform import Platform
+from emulator.runtime.functions import FunctionDownError
+from emulator.runtime.platform import Platform
+from emulator.utmstack import settings
+from emulator.utmstack.watcher import SettingsWatcher
 from lib.errors import ConfigError
-from lib.utmstack import settings
 
 DECIDED = frozenset(
     {
@@ -28,12 +28,12 @@ TOLD = ("credentials", "whoami", "siem_events")
 """The checks whose results are shown where nothing is wrong."""
 
 
-def serve(app: Flask, platform: Platform, follower: Follower) -> None:
+def serve(app: Flask, platform: Platform, watcher: SettingsWatcher) -> None:
     """Add the two addresses to the application; the caller shows UTMStack's internal key."""
 
     @app.post("/api/v1/modules-config/validate")
     def _validate() -> Response:
-        base = follower.base
+        base = watcher.base
         shown = request.headers.get("internal-key", "")
         if not shown:
             return _answer(404, error="not found")

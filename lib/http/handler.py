@@ -18,8 +18,8 @@ from marshmallow import Schema, ValidationError
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from lib import telemetry
-from lib.access import Access, AccessError, AccessUnknownError, is_local
 from lib.errors import ConfigError, ConnectorError, NotFoundError, RetryableError, title_of
+from lib.http.access import Access, AccessError, AccessUnknownError, is_local
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def answer(
     if request.method == "GET" and request.path == DESCRIPTION_PATH:
         return description()
     try:
-        admit(request, access, rare=rare)
+        authorize(request, access, rare=rare)
         return _reply(_called(request, schema, call, event))
     except BadRequestError as error:
         return problem(400, "bad_request", str(error), errors=error.faults)
@@ -126,7 +126,7 @@ def description() -> Response:
     return Response(_described(), status=200, content_type="application/json")
 
 
-def admit(request: Request, access: Callable[[], Access], *, rare: bool = False) -> None:
+def authorize(request: Request, access: Callable[[], Access], *, rare: bool = False) -> None:
     """Let the caller in, or raise the AccessError that says why not."""
     headers = dict(request.headers)
     if is_local(request.remote_addr, headers):
@@ -136,7 +136,7 @@ def admit(request: Request, access: Callable[[], Access], *, rare: bool = False)
     except ConnectorError as error:
         log.error("%s", error)  # noqa: TRY400 - a trace tells nothing of an expected failure
         raise AccessUnknownError("It cannot be told who may call.") from None
-    guard.admit(request.remote_addr, headers, rare=rare)
+    guard.authorize(request.remote_addr, headers, rare=rare)
 
 
 def _called(request: Request, schema: Schema, call: Call, event: Call | None) -> dict[str, Any] | Refused | Response:

@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lib import config as configuration
-from lib.config import Config, Integration
+from lib.config import loading as configuration
+from lib.config.loading import Config, Integration
+from lib.config.secrets import Reference
 from lib.errors import ConfigError, ConnectorError
-from lib.secrets import Reference
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def signature_of(path: Path) -> Signature:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-class Live:
+class ReloadingConfig:
     """The configuration at a location, with the integrations of a second file where there is one."""
 
     def __init__(self, location: str, followed: str | None = None) -> None:

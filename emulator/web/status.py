@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from lib.config import Config
+from lib.config.loading import Config
 from lib.errors import OverBudgetError, ThrottledError
+from lib.model.checkpoint import problem_after
 from lib.model.clock import text_or_none, to_text
 from lib.model.duration import duration_text
 from lib.model.feed import Feed
-from lib.model.position import trouble_after
-from lib.model.quota import Quota
+from lib.model.rate_policy import RatePolicy
 from lib.model.schedule import Asked
 from lib.model.stream import ENDPOINTS, Stream
 from lib.pipeline.accounts import Account, Accounts, Target, known_targets
-from lib.pipeline.leases import lease_of
 from lib.pipeline.reconcile import last_report, progress_key
-from lib.pipeline.records import Books, set_aside_by_stream
-from lib.pipeline.schedules import Schedules
+from lib.state.leases import lease_of
+from lib.state.schedules import Schedules
+from lib.state.state import State, set_aside_by_stream
 
 FETCH_OUTCOMES_THAT_READ = ("fetched", "up_to_date")
 
@@ -37,7 +37,7 @@ class _Pending:
 class _View:
     """What one status is made of."""
 
-    books: Books
+    state: State
     pending: Mapping[Stream, _Pending]
     gaps: Mapping[Stream, Sequence[Mapping[str, Any]]]
     set_aside: Mapping[Stream, Sequence[str]]
@@ -56,7 +56,7 @@ class _View:
 
 def status(
     config: Config,
-    books: Books,
+    state: State,
     accounts: Accounts,
     *,
     feeds: Sequence[Feed],
@@ -69,24 +69,24 @@ def status(
     `latest` holds fetch-page's last answers, with their time under `at`; `budgets` what it told last of the calls.
     """
     pending: dict[Stream, _Pending] = {}
-    for waiting in books.batches.waiting():
+    for waiting in state.batches.waiting():
         one = pending.setdefault(waiting.stream, _Pending())
         one.batches += 1
         one.bytes += waiting.entry.size
         one.oldest = min(one.oldest or waiting.entry.updated, waiting.entry.updated)
     gaps: dict[Stream, list[dict[str, Any]]] = {}
-    for gap in books.gaps.all():
+    for gap in state.gaps.all():
         gaps.setdefault(Stream(gap["integration"], gap["tenant"], gap["kind"]), []).append(gap)
-    set_aside = set_aside_by_stream(books.store)
+    set_aside = set_aside_by_stream(state.store)
     known = {each.name: accounts.read(each.name) for each in config.integrations}
     targets = {target.stream: target for feed in feeds for target in known_targets(feed, known[feed.name])}
-    streams = {*books.positions.streams(), *pending, *latest, *targets, *set_aside}
+    streams = {*state.checkpoints.streams(), *pending, *latest, *targets, *set_aside}
     asked: dict[str, Asked] = {}
     for feed in feeds:
-        asked |= Schedules(books.store).asked(feed.name)
+        asked |= Schedules(state.store).asked(feed.name)
     unknown = {feed.name for feed in feeds} - {stream.integration for stream in targets}
     view = _View(
-        books,
+        state,
         pending,
         gaps,
         set_aside,
@@ -143,12 +143,12 @@ def _integrations(
     calls = {each["integration"]: {key: each[key] for key in each if key != "integration"} for each in budgets}
     for each in config.integrations:
         account = accounts[each.name]
-        trouble = account.trouble
+        problem = account.problem
         own = [line for line in streams if line["integration"] == each.name and line["state"] != "retired"]
         line: dict[str, Any] = {
             "name": each.name,
             "state": _state(account, own),
-            "since": text_or_none(trouble.since if trouble else account.paused_at),
+            "since": text_or_none(problem.since if problem else account.paused_at),
             "credential": account.who.id_type if account.who else None,
             "tenants": len({line["tenant"] for line in own}),
             "region": each.region,
@@ -163,8 +163,8 @@ def _integrations(
             }
         if each.name in calls:
             line["calls"] = calls[each.name]
-        if trouble is not None:
-            line |= {"problem": trouble.as_problem(), "retry_at": text_or_none(trouble.retry_at)}
+        if problem is not None:
+            line |= {"problem": problem.as_problem(), "retry_at": text_or_none(problem.retry_at)}
         yield line
 
 
@@ -172,8 +172,8 @@ def _state(account: Account, streams: Sequence[Mapping[str, Any]]) -> str:
     """One word for how an integration stands."""
     if account.paused_at is not None:
         return "paused"
-    if account.trouble is not None:
-        return "throttled" if account.trouble.code == ThrottledError.code else "failed"
+    if account.problem is not None:
+        return "throttled" if account.problem.code == ThrottledError.code else "failed"
     if account.who is None:
         return "pending"
     if not any(line["read_up_to"] for line in streams):
@@ -196,7 +196,7 @@ def _turns(config: Config, streams: Collection[Stream], now: datetime) -> dict[s
     every = config.every.seconds_around(now)
     asked = Counter(stream.integration for stream in streams if stream.kind != ENDPOINTS)
     return {
-        each.name: every * max(1.0, asked[each.name] / Quota(each.calls_per_minute).firsts(every))
+        each.name: every * max(1.0, asked[each.name] / RatePolicy(each.calls_per_minute).firsts(every))
         for each in config.integrations
     }
 
@@ -212,15 +212,15 @@ def _lag(stream: Stream, read_at: datetime | None, interval: float | None, now: 
 def _stream(view: _View, stream: Stream) -> dict[str, Any]:
     now, latest = view.now, view.latest.get(stream)
     pending = view.pending.get(stream, _Pending())
-    position = view.books.positions.read(stream).position
-    tail, acked_at = view.books.ledger.last(stream, lease_of(view.books.store, stream)[0].tail)
+    checkpoint = view.state.checkpoints.read(stream).checkpoint
+    tail, acked_at = view.state.ledger.last(stream, lease_of(view.state.store, stream)[0].tail)
     target, retired = view.targets.get(stream), stream in view.retired
     account = view.accounts.get(stream.integration)
-    trouble = None if retired else (account.trouble if account else None) or position.trouble
-    problem = trouble.as_problem() if trouble else latest.get("problem") if latest and not retired else None
+    problem = None if retired else (account.problem if account else None) or checkpoint.problem
+    problem = problem.as_problem() if problem else latest.get("problem") if latest and not retired else None
     if problem is None and target is not None and target.refusal is not None:
-        problem = trouble_after(None, target.refusal, now, None).as_problem()
-    read_at = position.as_of
+        problem = problem_after(None, target.refusal, now, None).as_problem()
+    read_at = checkpoint.as_of
     if latest and stream.kind != ENDPOINTS and latest["outcome"] in FETCH_OUTCOMES_THAT_READ and not latest["has_more"]:
         # An idle tick writes nothing: the answer knows more than the store.
         read_at = max(read_at or latest["at"], latest["at"])
@@ -235,10 +235,10 @@ def _stream(view: _View, stream: Stream) -> dict[str, Any]:
         "lag_seconds": _lag(stream, read_at, interval, now),
         "has_more": bool(latest and latest["has_more"]),
         "read_up_to": text_or_none(read_at),
-        "last_event": text_or_none(position.newest),
+        "last_event": text_or_none(checkpoint.newest),
         "last_ack": acked_at,
-        "events": position.events,
-        "repeats": position.repeats,
+        "events": checkpoint.events,
+        "repeats": checkpoint.repeats,
         "acked": tail.total,
         "pending_batches": pending.batches,
         "pending_bytes": pending.bytes,
@@ -251,17 +251,17 @@ def _stream(view: _View, stream: Stream) -> dict[str, Any]:
         ],
         "set_aside": len(view.set_aside.get(stream, ())),
     }
-    progress = view.books.store.read(progress_key(stream))
+    progress = view.state.store.read(progress_key(stream))
     if progress is not None:
         line["reconciled"] = last_report(progress.body)
-    silent = None if trouble or retired else position.silent_since(read_at)
+    silent = None if problem or retired else checkpoint.silent_since(read_at)
     if silent is not None:
         # Sophos answers, and has nothing: neither Sophos nor the credential is down.
         line["silent_since"] = to_text(silent)
     if problem is not None:
         line["problem"] = problem
-        if trouble is not None and trouble.retry_at is not None:
-            line["retry_at"] = to_text(trouble.retry_at)
+        if problem is not None and problem.retry_at is not None:
+            line["retry_at"] = to_text(problem.retry_at)
     return line
 
 
@@ -271,14 +271,14 @@ def collect(
     budgets: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The status of a configuration's store, just now."""
-    from lib import wiring  # noqa: PLC0415 - opens the store
+    from lib import app  # noqa: PLC0415 - opens the store
 
-    store = wiring.open_store(config.store)
-    accounts = Accounts(store, now=wiring.now, jitter=lambda: 0.0)
-    feeds = [wiring.feed_of(each, config.gap_data_type) for each in config.integrations]
+    store = app.open_store(config.store)
+    accounts = Accounts(store, now=app.now, jitter=lambda: 0.0)
+    feeds = [app.feed_of(each, config.gap_data_type) for each in config.integrations]
     return status(
         config,
-        Books.of(store),
+        State.of(store),
         accounts,
         feeds=feeds,
         latest=dict(latest or {}),

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from emulator.utmstack import settings
+from emulator.utmstack.settings import Base, Found, Group
+from lib.config.reloading import Signature, signature_of
 from lib.errors import ConnectorError
-from lib.live import Signature, signature_of
-from lib.utmstack import settings
-from lib.utmstack.settings import Base, Found, Group
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Handed:
         os.close(self._file)
 
 
-class Follower:
+class SettingsWatcher:
     """Reads UTMStack's configuration, from whichever source it has, and again whenever it changes."""
 
     def __init__(

@@ -16,7 +16,7 @@ from typing import Any
 from lib.errors import ConflictError, DamagedError
 from lib.model import receipt as receipts
 from lib.model.batch import LAYOUT, POLL, Header, check_layout
-from lib.model.receipt import Tail, receipt_key
+from lib.model.receipt import LastReceipt, receipt_key
 from lib.model.stream import Stream, stream_of
 from lib.store.base import ABSENT, Entry, ObjectStore
 
@@ -47,7 +47,7 @@ def place_of(key: str) -> Place | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Anchor:
+class PrunePoint:
     """The last receipt of those that were removed for their age: the chain goes on from it."""
 
     sequence: int
@@ -76,11 +76,11 @@ class Ledger:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 
-    def tail(self, stream: Stream, known: Tail) -> Tail:
+    def tail(self, stream: Stream, known: LastReceipt) -> LastReceipt:
         """The stream's last receipt, looked for from the last known one on."""
         return self.last(stream, known)[0]
 
-    def last(self, stream: Stream, known: Tail) -> tuple[Tail, str | None]:
+    def last(self, stream: Stream, known: LastReceipt) -> tuple[LastReceipt, str | None]:
         """The stream's last receipt, and when its batch was acknowledged, as text."""
         newest = last_of(self._store.list(f"ledger/{stream.path}/", after=known.key))
         key = newest.key if newest else known.key
@@ -92,27 +92,27 @@ class Ledger:
             fields = receipts.fields_of(stored.body)
         except DamagedError:
             # Its key tells all that delivery needs; audit names what is wrong with it.
-            return Tail(int(key.rpartition("/")[2].partition(".")[0]), key, digest, known.total), None
-        return Tail(fields["sequence"], key, digest, fields["total"]), fields["acked_at"]
+            return LastReceipt(int(key.rpartition("/")[2].partition(".")[0]), key, digest, known.total), None
+        return LastReceipt(fields["sequence"], key, digest, fields["total"]), fields["acked_at"]
 
     def write(
         self,
         header: Header,
         keys: Sequence[str],
-        tail: Tail,
+        tail: LastReceipt,
         *,
         acked_at: datetime,
         set_aside: int,
         outcome: str,
         windows: Mapping[str, int] | None = None,
-    ) -> Tail:
+    ) -> LastReceipt:
         """Write the receipt that follows `tail`; the new tail. ConflictError where another run wrote one."""
         body = receipts.to_body(
             header, keys, previous=tail, acked_at=acked_at, set_aside=set_aside, outcome=outcome, windows=windows
         )
         key = receipt_key(header.stream, header.day, header.sequence)
         self._store.write(key, body, expected=ABSENT)
-        return Tail(header.sequence, key, receipts.digest(body), tail.total + header.events)
+        return LastReceipt(header.sequence, key, receipts.digest(body), tail.total + header.events)
 
     def known_since(self, stream: Stream, day: str) -> Known:
         """All events with a receipt of that day or later."""
@@ -174,15 +174,15 @@ class Ledger:
         for place, body in self.bodies(stream):
             yield place, receipts.fields_of(body), receipts.digest(body)
 
-    def anchor(self, stream: Stream) -> Anchor | None:
+    def prune_point(self, stream: Stream) -> PrunePoint | None:
         """What the oldest receipt follows; None where none was removed. DamagedError where it cannot be read."""
-        stored = self._store.read(_anchor_key(stream))
+        stored = self._store.read(_prune_point_key(stream))
         if stored is None:
             return None
         try:
             fields = json.loads(stored.body)
             check_layout(fields, "the ledger's beginning")
-            return Anchor(**{name: fields[name] for name in Anchor.__dataclass_fields__})
+            return PrunePoint(**{name: fields[name] for name in PrunePoint.__dataclass_fields__})
         except (ValueError, KeyError, TypeError, AttributeError):
             raise DamagedError("what was removed from the ledger for its age cannot be read") from None
 
@@ -234,26 +234,26 @@ class Ledger:
     def _remove(self, stream: Stream, day: str, entries: Sequence[Entry]) -> bool:
         """Remove a day, once the end of its chain is written down; False where its receipts cannot be read."""
         try:
-            anchor = self.anchor(stream)
-            next_cursor = anchor.next_cursor if anchor else None
+            prune_point = self.prune_point(stream)
+            next_cursor = prune_point.next_cursor if prune_point else None
             for place, body in self.bodies(stream, day):
                 if place.day != day:
                     break
                 fields = receipts.fields_of(body)
                 next_cursor = fields["next_cursor"] if fields["origin"] == POLL else next_cursor
-                anchor = Anchor(place.last, day, receipts.digest(body), fields["total"], next_cursor)
+                prune_point = PrunePoint(place.last, day, receipts.digest(body), fields["total"], next_cursor)
         except DamagedError as error:
             log.warning("%s: the receipts of %s are kept, though old: %s", stream, day, error)
             return False
-        if anchor is not None:
-            self._keep(stream, anchor)
+        if prune_point is not None:
+            self._keep(stream, prune_point)
         self._delete(entries)
         return True
 
-    def _keep(self, stream: Stream, anchor: Anchor) -> None:
-        key = _anchor_key(stream)
+    def _keep(self, stream: Stream, prune_point: PrunePoint) -> None:
+        key = _prune_point_key(stream)
         stored = self._store.read(key)
-        fields = {"layout": LAYOUT, **{name: getattr(anchor, name) for name in Anchor.__dataclass_fields__}}
+        fields = {"layout": LAYOUT, **{name: getattr(prune_point, name) for name in PrunePoint.__dataclass_fields__}}
         self._store.write(key, json.dumps(fields).encode() + b"\n", expected=stored.generation if stored else ABSENT)
 
     def _delete(self, entries: Iterable[Entry]) -> None:
@@ -268,7 +268,7 @@ def last_of(entries: Iterable[Entry]) -> Entry | None:
     return newest[0] if newest else None
 
 
-def _anchor_key(stream: Stream) -> str:
+def _prune_point_key(stream: Stream) -> str:
     # Sorts before every day.
     return f"ledger/{stream.path}/0-removed.json"
 

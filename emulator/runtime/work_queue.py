@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 K = TypeVar("K")
 
 
-class Work(Generic[K]):
+class WorkQueue(Generic[K]):
     """Threads that do `do(key)` for every key asked for; what it returns is the seconds until the next try, or None."""
 
     def __init__(self, do: Callable[[K], float | None], name: str, workers: int) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from lib.errors import ConflictError, OverBudgetError, StoreError
 from lib.model.batch import LAYOUT
-from lib.model.quota import KEPT_SECONDS, Quota, Used, count, merged
+from lib.model.rate_policy import KEPT_SECONDS, RatePolicy, Used, count, merged
 from lib.store.base import ABSENT, ObjectStore
 
 TOLD_EACH = 20
@@ -39,7 +39,7 @@ _STEP = 5.0
 """Seconds that are told as one number."""
 
 
-class Budget:
+class RateLimiter:
     """One credential's calls, in one instance; safe between threads."""
 
     def __init__(
@@ -152,7 +152,7 @@ class Budget:
             if now >= self._blocked_until:
                 # Of the calls that were under way together, the first one tells.
                 self._refusals += 1
-            wait = Quota(self._per_minute, strict=True).wait(self._everybody(now), (), now)
+            wait = RatePolicy(self._per_minute, strict=True).wait(self._everybody(now), (), now)
             if wait <= 0:
                 # Fewer calls than allowed: somebody unknown uses the credential, or the limit is a lower one.
                 wait = BACK_OFF_SECONDS * 2 ** min(self._refusals - 1, 8) * (0.5 + self._jitter() / 2)
@@ -169,9 +169,9 @@ class Budget:
                 return max(TOLD_EACH_AMONG_OTHERS, self._per_minute // 20)
         return max(TOLD_EACH, self._per_minute // 5)
 
-    def _quota(self, now: float) -> Quota:
+    def _quota(self, now: float) -> RatePolicy:
         strict = self._strict_at is not None and 0.0 <= now - self._strict_at < STRICT_FOR.total_seconds()
-        return Quota(self._per_minute, strict=strict)
+        return RatePolicy(self._per_minute, strict=strict)
 
     def _wait(self, now: float, *, first: bool) -> float:
         # An end farther off than any wait is a clock that jumped back.

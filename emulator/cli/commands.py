@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 
-from emulator import status as statuses
-from emulator.terminal import refuse, say, show
-from lib import config as configuration
-from lib.boundary import Refused
-from lib.config import ENVIRONMENT, FOLLOWED, Config, InvalidConfigError
+from emulator.cli.terminal import refuse, say, show
+from emulator.web import status as statuses
+from lib.config import loading as configuration
+from lib.config.loading import ENVIRONMENT, FOLLOWED, Config, InvalidConfigError
+from lib.config.reloading import read_followed, with_followed
 from lib.errors import ConfigError, ConnectorError, NotFoundError
-from lib.live import read_followed, with_followed
+from lib.http.handler import Refused
 from lib.model.duration import parse_duration
 from lib.model.families import expanded
 from lib.model.page import Tenant
@@ -28,10 +28,10 @@ from lib.model.stream import Stream
 from lib.model.text import printable
 from lib.pipeline import audit as audits
 from lib.pipeline.observe import Observations
-from lib.pipeline.records import Books, day_of
+from lib.state.state import State, day_of
 
 if TYPE_CHECKING:
-    from emulator.follow import Follower
+    from emulator.utmstack.watcher import SettingsWatcher
 
 DAY = timedelta(days=1)
 TEST_SECONDS = 300.0
@@ -113,10 +113,10 @@ def test_connection(location: str | None, integration: str | None, *, as_json: b
     """Test one integration or each; 0 where everything works."""
     try:
         followed = _configure(location)
-        from lib import wiring  # noqa: PLC0415 - it reads the configuration that was named just now
+        from lib import app  # noqa: PLC0415 - it reads the configuration that was named just now
 
-        wiring.known(integration)
-        names = [integration] if integration else [each.name for each in wiring.config().integrations]
+        app.known(integration)
+        names = [integration] if integration else [each.name for each in app.config().integrations]
         problems = followed.problems if followed and integration is None else ()
         if not names:
             raise NotFoundError("there is no integration to test yet") if not problems else problems[0]
@@ -125,7 +125,7 @@ def test_connection(location: str | None, integration: str | None, *, as_json: b
             if not as_json:
                 say(name)
             tell = _untold if as_json else _print_check
-            answers[name] = wiring.examine(name, deadline=time.monotonic() + TEST_SECONDS, tell=tell)
+            answers[name] = app.examine(name, deadline=time.monotonic() + TEST_SECONDS, tell=tell)
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
     if as_json:
@@ -166,9 +166,9 @@ def pause(location: str | None, integration: str, *, resume: bool, as_json: bool
     """Pause an integration, or go on with it."""
     try:
         _configure(location)
-        from lib import wiring  # noqa: PLC0415 - it reads the configuration that was named just now
+        from lib import app  # noqa: PLC0415 - it reads the configuration that was named just now
 
-        wiring.pause(integration, resume=resume)
+        app.pause(integration, resume=resume)
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
     if as_json:
@@ -182,10 +182,10 @@ def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
     """Add the ledger up; 0 where the chain is whole, 1 where it is not."""
     try:
         config = configuration.load(location)
-        from lib import wiring  # noqa: PLC0415 - opens the store
+        from lib import app  # noqa: PLC0415 - opens the store
 
-        books = Books.of(wiring.open_store(config.store))
-        found = audits.audit(books, _day(since))
+        state = State.of(app.open_store(config.store))
+        found = audits.audit(state, _day(since))
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
     if as_json:
@@ -218,9 +218,9 @@ def types(location: str | None, integration: str | None, hours: float, *, as_jso
     """Which types of events Sophos holds, by family, and what leaving each out would save; 1 where not all was read."""
     try:
         _configure(location)
-        from lib import wiring  # noqa: PLC0415 - it reads the configuration that was named just now
+        from lib import app  # noqa: PLC0415 - it reads the configuration that was named just now
 
-        reports = wiring.count_types(integration, timedelta(hours=hours))
+        reports = app.count_types(integration, timedelta(hours=hours))
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
     if as_json:
@@ -248,11 +248,11 @@ def reconcile(location: str | None, integration: str | None, since: str | None, 
     """Read Sophos again, store what the ledger does not hold, and forward it; 0 where the engine has taken it."""
     try:
         _configure(location)
-        from lib import wiring  # noqa: PLC0415 - it reads the configuration that was named just now
+        from lib import app  # noqa: PLC0415 - it reads the configuration that was named just now
 
         window = None if since is None else _window(since)
-        reports = wiring.reconcile(integration, window, _Progress(window or DAY).tell)
-        forwarded = wiring.forward_batch(integration)
+        reports = app.reconcile(integration, window, _Progress(window or DAY).tell)
+        forwarded = app.forward_batch(integration)
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
     waits = isinstance(forwarded, Refused)
@@ -274,9 +274,9 @@ def replay(location: str | None, since: str | None, name: str | None, *, as_json
     """Send kept batches, or what was set aside, to the engine again; 0 where it has taken all."""
     try:
         _configure(location)
-        from lib import wiring  # noqa: PLC0415 - it reads the configuration that was named just now
+        from lib import app  # noqa: PLC0415 - it reads the configuration that was named just now
 
-        found = wiring.replay(since=None if since is None else datetime.now(UTC) - _window(since), name=name)
+        found = app.replay(since=None if since is None else datetime.now(UTC) - _window(since), name=name)
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
     return _sent(found, as_json=as_json)
@@ -286,11 +286,11 @@ def switch_over(location: str | None, after: str, *, as_json: bool) -> int:
     """Forward what was observed behind the last event of UTMStack's own plugin; 0 where the engine has taken all."""
     try:
         _configure(location)
-        from lib import wiring  # noqa: PLC0415 - it reads the configuration that was named just now
+        from lib import app  # noqa: PLC0415 - it reads the configuration that was named just now
 
-        if _running(wiring.config()):
+        if _running(app.config()):
             raise ConfigError("the connector runs, and observes more meanwhile", remedy="Stop it first (SIGTERM).")
-        found = wiring.switch_over(after)
+        found = app.switch_over(after)
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
     return _sent(found, as_json=as_json)
@@ -300,9 +300,9 @@ def missed(location: str | None, since: str | None, *, as_json: bool) -> int:
     """What UTMStack's own plugin missed of what was observed, hour by hour; 1 where it missed any."""
     try:
         config = configuration.load(location)
-        from lib import wiring  # noqa: PLC0415 - opens the store
+        from lib import app  # noqa: PLC0415 - opens the store
 
-        found = Observations(Books.of(wiring.open_store(config.store))).missed(_day(since))
+        found = Observations(State.of(app.open_store(config.store))).missed(_day(since))
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
     total = sum(line["missed"] for line in found)
@@ -331,7 +331,7 @@ def _sent(found: dict[str, Any], *, as_json: bool) -> int:
     return 0 if found["ok"] else 1
 
 
-def _configure(location: str | None) -> Follower | None:
+def _configure(location: str | None) -> SettingsWatcher | None:
     """Have what runs in this process use the configuration, and what UTMStack configures beside it."""
     os.environ[ENVIRONMENT] = configuration.located(location)
     followed = _followed(configuration.load(location))
@@ -342,13 +342,13 @@ def _configure(location: str | None) -> Follower | None:
     return followed
 
 
-def _followed(config: Config) -> Follower | None:
+def _followed(config: Config) -> SettingsWatcher | None:
     """UTMStack's own configuration as it is now; None where it is not followed."""
     if config.utmstack is None:
         return None
-    from emulator.follow import Follower  # noqa: PLC0415 - only where UTMStack is followed
+    from emulator.utmstack.watcher import SettingsWatcher  # noqa: PLC0415 - only where UTMStack is followed
 
-    followed = Follower(config.utmstack.workdir)
+    followed = SettingsWatcher(config.utmstack.workdir)
     followed.look()
     return followed
 

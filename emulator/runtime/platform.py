@@ -13,18 +13,18 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from emulator.functions import TARGETS, Answer, Function, FunctionDownError
-from emulator.metrics import delivery_histogram
-from emulator.work import Work
-from lib.boundary import FINALIZED
-from lib.config import ENVIRONMENT, Config
+from emulator.runtime.functions import TARGETS, Answer, Function, FunctionDownError
+from emulator.runtime.work_queue import WorkQueue
+from emulator.web.metrics import delivery_histogram
+from lib.app import open_store
+from lib.config.loading import ENVIRONMENT, Config
 from lib.errors import StoreError
+from lib.http.handler import FINALIZED
 from lib.model.clock import from_text
 from lib.model.stream import Stream
 from lib.pipeline.fan_out import goes_on
-from lib.pipeline.records import Books
-from lib.pipeline.schedules import ALL_ASKED
-from lib.wiring import open_store
+from lib.state.schedules import ALL_ASKED
+from lib.state.state import State
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +70,12 @@ class Platform:
         """What it told last of the credentials' calls."""
         self.engine_problem: dict[str, Any] | None = None
         self._over = threading.Event()
-        self._fetches: Work[Stream | None] = Work(self._fetch, "fetch", workers=4)
-        self._forwards: Work[str | None] = Work(self._forward, "forward", workers=4)
+        self._fetches: WorkQueue[Stream | None] = WorkQueue(self._fetch, "fetch", workers=4)
+        self._forwards: WorkQueue[str | None] = WorkQueue(self._forward, "forward", workers=4)
         self._names: dict[str, str] = {}
         """The newest batch of each path."""
         self._telling = threading.Lock()
-        self._books = Books.of(open_store(config.store))
+        self._state = State.of(open_store(config.store))
         clocks = {self._tick: "fetch-page", self._look: "fetch-page", self._sweep: "forward-batch"}
         self._clocks = [
             threading.Thread(target=clock, name=f"clock of {name}", daemon=True)
@@ -146,7 +146,7 @@ class Platform:
             if self._fetches.under_way().get(None, 0.0) > OVERDUE_SECONDS:
                 # One stream may keep it for a minute: what it reads itself answers `busy`.
                 with suppress(StoreError):
-                    streams = [*self._books.positions.streams()]
+                    streams = [*self._state.checkpoints.streams()]
                     for stream in streams if len(streams) <= ALL_ASKED else ():
                         self._fetches.ask(stream)
             delay = self._config.every.seconds_after(datetime.now(UTC))
@@ -156,7 +156,7 @@ class Platform:
         while not self._over.wait(LOOK_SECONDS):
             if max(self._fetches.under_way().values(), default=0.0) > LOOK_SECONDS:
                 with suppress(StoreError):
-                    for waiting in self._books.batches.waiting():
+                    for waiting in self._state.batches.waiting():
                         self._stored(waiting.entry.key, again=False)
 
     def _sweep(self) -> None:

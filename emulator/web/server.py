@@ -12,13 +12,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from waitress.server import create_server
 from werkzeug.exceptions import HTTPException
 
-from emulator.functions import TARGETS, FunctionDownError
-from emulator.metrics import registry_of
-from emulator.page import HEADERS, Page, StaleTokenError
-from emulator.platform import Platform
-from lib.access import Access, AccessError, is_misled
-from lib.boundary import DESCRIPTION_PATH, MAX_BODY_BYTES, admit, description, problem, refusal
+from emulator.runtime.functions import TARGETS, FunctionDownError
+from emulator.runtime.platform import Platform
+from emulator.web.metrics import registry_of
+from emulator.web.page import HEADERS, Page, StaleTokenError
 from lib.errors import ConnectorError, NotFoundError
+from lib.http.access import Access, AccessError, is_dns_rebinding
+from lib.http.handler import DESCRIPTION_PATH, MAX_BODY_BYTES, authorize, description, problem, refusal
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def application(platform: Platform, status: Status, access: Callable[[], Access]
     def function() -> Response:
         name = request.path.strip("/")
         # The function is called from here, on loopback: it would let everybody in.
-        admit(request, access, rare=name == "test-connection")
+        authorize(request, access, rare=name == "test-connection")
         return _proxied(platform, name, request)
 
     for name in TARGETS:
@@ -72,8 +72,8 @@ def application(platform: Platform, status: Status, access: Callable[[], Access]
 
 def _look(access: Callable[[], Access]) -> None:
     """Whoever is elsewhere may look; a page of another site whose name was made to lead here may not."""
-    if not request.path.startswith(OPEN) and is_misled(request.remote_addr, dict(request.headers)):
-        admit(request, access)
+    if not request.path.startswith(OPEN) and is_dns_rebinding(request.remote_addr, dict(request.headers)):
+        authorize(request, access)
 
 
 def _for_people(response: Response) -> Response:

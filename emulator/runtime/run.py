@@ -10,15 +10,17 @@ import threading
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from emulator import page, status, validation, web
-from emulator.follow import Follower
-from emulator.notify import notify, watchdog_seconds
-from emulator.platform import Platform
-from emulator.terminal import refuse
-from lib import config as configuration
-from lib import telemetry, wiring
+from emulator.cli.terminal import refuse
+from emulator.runtime.notify import notify, watchdog_seconds
+from emulator.runtime.platform import Platform
+from emulator.utmstack import validation
+from emulator.utmstack.watcher import SettingsWatcher
+from emulator.web import page, status
+from emulator.web import server as web
+from lib import app, telemetry
+from lib.config import loading as configuration
 from lib.errors import ConnectorError
-from lib.pipeline.records import Books
+from lib.state.state import State
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +43,14 @@ def run(location: str | None, only: str | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     platform = Platform(config, location, only)
-    follower = Follower(config.utmstack.workdir, platform.tick) if config.utmstack else None
-    if follower:
-        follower.look()
-        os.environ[configuration.FOLLOWED] = follower.path  # for the functions, and for the page
+    watcher = SettingsWatcher(config.utmstack.workdir, platform.tick) if config.utmstack else None
+    if watcher:
+        watcher.look()
+        os.environ[configuration.FOLLOWED] = watcher.path  # for the functions, and for the page
     host, port = config.listen
-    app = web.application(platform, lambda: _status(platform, follower), wiring.access)
-    if follower:
-        validation.serve(app, platform, follower)
+    app = web.application(platform, lambda: _status(platform, watcher), app.access)
+    if watcher:
+        validation.serve(app, platform, watcher)
     try:
         server = web.listening(app, host, port)
     except OSError as error:
@@ -59,19 +61,19 @@ def run(location: str | None, only: str | None = None) -> int:
     began = datetime.now(UTC)
     platform.start()
     threading.Thread(target=_remember, args=(platform, began), name="remember", daemon=True).start()
-    if follower:
-        follower.start()
+    if watcher:
+        watcher.start()
     log.info("status page at http://%s:%s/", host, server.effective_port)
     _watch(stop, platform, serving)
     notify("STOPPING=1")
     log.info("ending: what has begun is brought to its end")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)  # asked twice, it ends at once
-    if follower:
-        follower.stop()
+    if watcher:
+        watcher.stop()
     platform.stop()
-    if follower:
-        follower.close()
+    if watcher:
+        watcher.close()
     server.close()
     return 0
 
@@ -91,18 +93,18 @@ def _watch(stop: threading.Event, platform: Platform, serving: threading.Thread)
 def _remember(platform: Platform, began: datetime) -> None:
     """Let the page's chart begin before this process did."""
     with suppress(ConnectorError):
-        platform.fetched.update(page.remembered(Books.of(wiring.store()), began))
+        platform.fetched.update(page.remembered(State.of(app.store()), began))
 
 
-def _status(platform: Platform, follower: Follower | None) -> dict[str, object]:
-    found = status.collect(wiring.config(), platform.latest, platform.budgets)
+def _status(platform: Platform, watcher: SettingsWatcher | None) -> dict[str, object]:
+    found = status.collect(app.config(), platform.latest, platform.budgets)
     found["functions"] = [
         {"name": name, "up": each.is_up(), "pid": each.pid, "restarts": each.restarts}
         for name, each in platform.functions.items()
     ]
     if platform.engine_problem is not None:
         found |= {"ok": False, "engine_problem": platform.engine_problem}
-    if follower is not None:
-        found["utmstack"] = follower.status()
-        found["ok"] = found["ok"] and not follower.problems
+    if watcher is not None:
+        found["utmstack"] = watcher.status()
+        found["ok"] = found["ok"] and not watcher.problems
     return found

@@ -1,0 +1,1 @@
+"""The function platform for one machine."""

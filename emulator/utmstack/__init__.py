@@ -1,0 +1,1 @@
+"""Following UTMStack's own configuration."""

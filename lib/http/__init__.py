@@ -1,0 +1,1 @@
+"""HTTP: requests in, problems out, who may call."""

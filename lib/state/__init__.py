@@ -1,0 +1,1 @@
+"""What lies in the store, one file a kind."""
