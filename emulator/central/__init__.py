@@ -29,6 +29,7 @@ with a cursor, false: only those without), `skip` (so many pass first), `times` 
     cut             closes the connection after half the body
     slow            answers after `seconds`
     huge            puts `size` bytes (default 64 MiB) of white space before the body
+    date            answers with `date` as the Date header (default: one of 2099)
     same_cursor     has_more with the cursor that was sent
     two_cursors     no items, has_more, and two cursors by turns
     empty_page      no items, has_more, another cursor for the same position

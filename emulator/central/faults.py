@@ -19,6 +19,7 @@ NAMES = PAGE_FAULTS | {
     "cut",
     "slow",
     "huge",
+    "date",
     "revoke_tokens",
     "expire_cursors",
 }
@@ -54,6 +55,8 @@ class Fault:
     """Where `redirect` leads."""
     size: int = 64 << 20
     """How many bytes `huge` adds."""
+    date: str = "Thu, 01 Jan 2099 00:00:00 GMT"
+    """The `Date` header of a `date` fault, as it is."""
 
     def __post_init__(self) -> None:
         if self.fault not in NAMES:

@@ -359,6 +359,7 @@ class CentralServer:
         answer = self._api.answer(request, fault.fault if fault.fault in PAGE_FAULTS else None)
         return replace(
             answer,
+            headers=answer.headers | ({"Date": fault.date} if fault.fault == "date" else {}),
             cut=fault.fault == "cut",
             delay_seconds=fault.seconds if fault.fault == "slow" else 0,
             filler=fault.size if fault.fault == "huge" else 0,

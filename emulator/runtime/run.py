@@ -48,11 +48,11 @@ def run(location: str | None, only: str | None = None) -> int:
         watcher.look()
         os.environ[configuration.FOLLOWED] = watcher.path  # for the functions, and for the page
     host, port = config.listen
-    app = web.application(platform, lambda: _status(platform, watcher), app.access)
+    pages = web.application(platform, lambda: _status(platform, watcher), app.access)
     if watcher:
-        validation.serve(app, platform, watcher)
+        validation.serve(pages, platform, watcher)
     try:
-        server = web.listening(app, host, port)
+        server = web.listening(pages, host, port)
     except OSError as error:
         print(f"cannot listen on {host}:{port}: {error.strerror}. Is another emulator running?", file=sys.stderr)
         return 2

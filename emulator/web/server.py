@@ -30,7 +30,7 @@ Status = Callable[[], dict[str, Any]]
 
 def application(platform: Platform, status: Status, access: Callable[[], Access]) -> Flask:
     """The WSGI application; `access` says who may call the functions."""
-    app = Flask("emulator")
+    app = Flask("emulator.web")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.before_request(lambda: _look(access))
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True

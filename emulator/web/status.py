@@ -216,8 +216,8 @@ def _stream(view: _View, stream: Stream) -> dict[str, Any]:
     tail, acked_at = view.state.ledger.last(stream, lease_of(view.state.store, stream)[0].tail)
     target, retired = view.targets.get(stream), stream in view.retired
     account = view.accounts.get(stream.integration)
-    problem = None if retired else (account.problem if account else None) or checkpoint.problem
-    problem = problem.as_problem() if problem else latest.get("problem") if latest and not retired else None
+    known = None if retired else (account.problem if account else None) or checkpoint.problem
+    problem = known.as_problem() if known else latest.get("problem") if latest and not retired else None
     if problem is None and target is not None and target.refusal is not None:
         problem = problem_after(None, target.refusal, now, None).as_problem()
     read_at = checkpoint.as_of
@@ -260,8 +260,8 @@ def _stream(view: _View, stream: Stream) -> dict[str, Any]:
         line["silent_since"] = to_text(silent)
     if problem is not None:
         line["problem"] = problem
-        if problem is not None and problem.retry_at is not None:
-            line["retry_at"] = to_text(problem.retry_at)
+        if known is not None and known.retry_at is not None:
+            line["retry_at"] = to_text(known.retry_at)
     return line
 
 

@@ -30,7 +30,7 @@ from lib.model.stream import EVENTS, KINDS
 
 ENVIRONMENT = "SOPHOS_UTMSTACK_CONFIG"
 FOLLOWED = "SOPHOS_UTMSTACK_FOLLOWED"
-"""Names a file of integrations that come from elsewhere (`lib/config/reloading.py`); set by the emulator for its functions."""
+"""Names a file of integrations that come from elsewhere; the emulator sets it for its functions."""
 UTMSTACK_TENANT = "ce66672c-e36d-4761-a8c8-90058fee1a24"
 """The only tenant that UTMStack v11 knows."""
 CLOUD_RUN = "cloud-run"

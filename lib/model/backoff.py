@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
+
+from lib.model.clock import from_http_date
 
 
 def full_jitter(tries: int, jitter: float, *, base: float, cap: float) -> float:
@@ -21,9 +22,5 @@ def retry_after(header: str | None, now: datetime) -> float | None:
     text = header.strip()
     if text.isascii() and text.isdigit() and len(text) < 10:
         return float(text)
-    try:
-        moment = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - now).total_seconds())
+    moment = from_http_date(text)
+    return None if moment is None else max(0.0, (moment - now).total_seconds())

@@ -11,7 +11,7 @@ from typing import Any
 
 from lib.errors import ConnectorError, DamagedError, ThrottledError, title_of
 from lib.model.batch import LAYOUT, POLL, Header, check_layout
-from lib.model.clock import from_text, moment_or_none, text_or_none, to_text
+from lib.model.clock import CLOSE, FARTHEST, from_text, moment_or_none, text_or_none, to_text
 from lib.model.stream import Stream
 
 RECENT = 1000
@@ -29,6 +29,8 @@ SILENCE_PACES = 20.0
 """A stream is silent after so long without an event, and after so many times its usual pace."""
 SLOWEST = timedelta(minutes=15)
 """The longest wait between two tries with refused credentials."""
+SKEW = timedelta(seconds=15)
+"""How far the clocks of two instances differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +44,14 @@ class Problem:
     failures: int
     retry_at: datetime | None
     """No earlier try; None: with the next tick."""
+    tried_at: datetime | None = None
+    """When it was met last; None where an older version wrote it."""
 
     def holds_back(self, now: datetime) -> bool:
-        """Whether it is too early to try again. A time farther off than any wait is a clock that jumped back."""
-        return self.retry_at is not None and now < self.retry_at <= now + 2 * SLOWEST
+        """Whether it is too early to try again. A try in the future is a clock that jumped back: nothing holds then."""
+        if self.retry_at is None or not now < self.retry_at <= now + 2 * SLOWEST:
+            return False
+        return self.tried_at is None or self.tried_at <= now + SKEW
 
     def lifted(self) -> Problem:
         """The same, to be tried again at once; what Sophos asked for holds."""
@@ -71,6 +77,7 @@ def problem_after(before: Problem | None, error: ConnectorError, now: datetime, 
         since=before.since if before and same else now,
         failures=before.failures + 1 if before and same else 1,
         retry_at=None if wait is None else now + wait,
+        tried_at=now,
     )
 
 
@@ -78,14 +85,16 @@ def problem_fields(problem: Problem | None) -> dict[str, Any] | None:
     """The trouble as JSON fields."""
     if problem is None:
         return None
-    return {**asdict(problem), "since": to_text(problem.since), "retry_at": text_or_none(problem.retry_at)}
+    times = {"retry_at": text_or_none(problem.retry_at), "tried_at": text_or_none(problem.tried_at)}
+    return {**asdict(problem), "since": to_text(problem.since), **times}
 
 
 def problem_of(fields: dict[str, Any] | None) -> Problem | None:
     """The trouble that `trouble_fields` wrote."""
     if fields is None:
         return None
-    return Problem(**{**fields, "since": from_text(fields["since"]), "retry_at": moment_or_none(fields["retry_at"])})
+    times = {"retry_at": moment_or_none(fields["retry_at"]), "tried_at": moment_or_none(fields.get("tried_at"))}
+    return Problem(**{**fields, "since": from_text(fields["since"]), **times})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +109,7 @@ class Checkpoint:
     as_of: datetime | None = None
     """By Sophos's clock: everything stored up to then has been read. None before the first page."""
     newest: datetime | None = None
-    """The newest `created_at` ever stored."""
+    """The newest `created_at` ever stored, but for events dated later than `newest_believed` allows."""
     recent: tuple[str, ...] = ()
     """Keys of the events stored last, at most RECENT."""
     recent_since: datetime | None = None
@@ -123,9 +132,31 @@ class Checkpoint:
         quiet = (read_up_to - self.newest).total_seconds()
         return self.newest if quiet > max(SILENCE_SECONDS, SILENCE_PACES * self.pace_seconds) else None
 
-    def remembers(self, created_at: datetime | None) -> bool:
+    def remembers(self, created_at: datetime | None, served_at: datetime) -> bool:
         """Whether `recent` alone can tell if an event of that time was stored before."""
-        return self.recent_since is None or (created_at is not None and created_at > self.recent_since)
+        if self.recent_since is None:
+            return True
+        return created_at is not None and self.recent_since < created_at <= newest_believed(served_at)
+
+    def brought_back(self, served_at: datetime, now: datetime) -> Checkpoint:
+        """The position without times that lie in the future, by Sophos's time of an answer and this machine's.
+
+        They come from an older version, which believed any. Where the two clocks agree, nothing can lie beyond them;
+        where they do not, only what is farther ahead than anything that is believed.
+        """
+        limit = served_at + CLOSE if abs(served_at - now) <= CLOSE else max(served_at, now + FARTHEST)
+        newest = max(limit, newest_believed(served_at))
+        is_dated_ahead = self.newest is not None and self.newest > newest
+        return replace(
+            self,
+            as_of=served_at if self.as_of is not None and self.as_of > limit else self.as_of,
+            day="" if self.day > to_text(limit)[:10] else self.day,
+            newest=served_at if is_dated_ahead else self.newest,
+            pace_seconds=None if is_dated_ahead else self.pace_seconds,
+            recent_since=served_at
+            if self.recent_since is not None and self.recent_since > newest
+            else self.recent_since,
+        )
 
     def after(self, header: Header, keys: Sequence[str], newest_dropped: datetime | None) -> Checkpoint:
         """The position once the batch is durable.
@@ -136,7 +167,7 @@ class Checkpoint:
         since = self.recent_since
         if len(recent) > RECENT:
             # Of those forgotten here only a bound is known: none is newer than the newest ever stored before.
-            since = _latest(since, self.newest, newest_dropped)
+            since = _latest(since, self.newest, newest_dropped) or max(header.as_of, header.fetched_at)
         return replace(
             self,
             sequence=header.sequence + 1,
@@ -162,6 +193,11 @@ class Checkpoint:
             repeats=self.repeats + repeats,
             problem=None,
         )
+
+
+def newest_believed(served_at: datetime) -> datetime:
+    """The latest time that an event of an answer may have: computers' clocks may run ahead, but not by days."""
+    return served_at + HORIZON
 
 
 def _pace(before: Checkpoint, newest: datetime | None) -> float | None:

@@ -1,8 +1,17 @@
-"""Times as text: RFC 3339, UTC, microseconds, `Z`."""
+"""Times as text (RFC 3339, UTC, microseconds, `Z`), and which of the times that another clock tells are believed."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+
+FARTHEST = timedelta(days=7)
+"""How far ahead of this machine's clock another clock is believed; what it tells beyond that is a fault of it."""
+CLOSE = timedelta(hours=1)
+"""Two clocks that differ by less tell the same time."""
+EARLIEST = datetime(2020, 1, 1, tzinfo=UTC)
+"""The API is younger: no answer was given before."""
 
 
 def to_text(moment: datetime) -> str:
@@ -15,7 +24,45 @@ def from_text(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"a time without zone: {text!r}")
-    return moment.astimezone(UTC)
+    return _utc(moment)
+
+
+def from_http_date(text: str | None) -> datetime | None:
+    """The moment that a `Date` or `Retry-After` header names, in any form of RFC 9110; None where it names none.
+
+    Every such form is UTC, also asctime's, which says so nowhere, and `-0000`.
+    """
+    try:
+        moment = parsedate_to_datetime(text or "")
+        return _utc(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def believed(told: Iterable[datetime], here: datetime, before: datetime | None) -> datetime | None:
+    """Sophos's time of an answer: the latest that is believed of the times that the answer tells; None where none is.
+
+    `here` is this machine's time, `before` Sophos's time up to which all was read before. Nothing that lies farther
+    ahead of this machine's clock than FARTHEST is believed, unless `before` does as well and agrees: then it is this
+    machine's clock that is behind. Where the times differ, one that agrees with this machine's clock outdoes one that
+    agrees with `before`, and this one any other.
+    """
+    limit = here + FARTHEST
+    is_behind = before is not None and before > limit
+    found = [each for each in told if each >= EARLIEST and (each <= limit or (is_behind and _follows(each, before)))]
+    close = [each for each in found if abs(each - here) <= CLOSE] or [each for each in found if _follows(each, before)]
+    return max(close or found, default=None)
+
+
+def _follows(moment: datetime, before: datetime | None) -> bool:
+    return before is not None and -CLOSE <= moment - before <= timedelta(days=1)
+
+
+def _utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"a time that has no UTC: {moment}") from None
 
 
 def text_or_none(moment: datetime | None) -> str | None:

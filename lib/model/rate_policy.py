@@ -58,8 +58,8 @@ class RatePolicy:
     ) -> float:
         """Seconds until one more call may go, with so many kept free for others.
 
-        Times of calls in order, Unix seconds: this instance's, which are exact, and those that so many other
-        instances have told of.
+        Times of calls in order, seconds of a clock that never jumps: this instance's, which are exact, and those that
+        so many other instances have told of.
         """
         second = _window_wait(mine, max(1, round(self.per_minute * _PER_SECOND)), 1.0 + _MARGIN_SECONDS / 2, now)
         if not self.strict:

@@ -33,7 +33,7 @@ class Asked:
 
     def speaks(self, now: float) -> bool:
         """Whether it brought something lately."""
-        return now - self.spoke_at < BUSY_SECONDS
+        return abs(now - self.spoke_at) < BUSY_SECONDS  # A time to come is a clock that jumped back.
 
     def urgency(self, now: float) -> float:
         """How long it has waited, counted more for one that speaks."""

@@ -126,7 +126,8 @@ def _follow(found: _Stream, receipt: _Receipt, named: set[int], since: str) -> N
             RECEIPT_DAMAGED, receipt.first, f"the receipt of batch {_range(receipt.first, number)} cannot be read"
         )
         return
-    if (fields.get("sequence"), fields.get("day")) != (number, receipt.day):
+    # A receipt that was filed by a clock that was ahead was moved to an earlier day than it names.
+    if fields.get("sequence") != number or str(fields.get("day")) < receipt.day:
         found.note(RECEIPT_MISPLACED, number, f"in the place of receipt {number} lies that of {fields.get('sequence')}")
         return
     first = before.sequence + 1 if before else number if since else 1

@@ -26,8 +26,16 @@ from lib.errors import (
     WrongTenantError,
 )
 from lib.model.batch import Header
-from lib.model.checkpoint import HORIZON, IDLE_WRITE, Checkpoint, Problem, lost_interval, problem_after
-from lib.model.clock import from_text, to_text
+from lib.model.checkpoint import (
+    HORIZON,
+    IDLE_WRITE,
+    Checkpoint,
+    Problem,
+    lost_interval,
+    newest_believed,
+    problem_after,
+)
+from lib.model.clock import believed, from_text, to_text
 from lib.model.credential import RENEW
 from lib.model.feed import Feed
 from lib.model.page import Page
@@ -498,7 +506,7 @@ class Reading:
         """Store what is new in the page, then move the position."""
         run = self._run
         excluded = self._excluded(cursor) if page.has_more else None
-        served_at = served_time(page) or self._use_case.now()
+        served_at = self._served_at(page)
         self._note_hole(served_at)
         checkpoint = replace(self._saved.checkpoint, excluded=excluded)
         self._saved = replace(self._saved, checkpoint=checkpoint)
@@ -522,11 +530,11 @@ class Reading:
         header = replace(
             header,
             as_of=_read_up_to(page, items, served_at, checkpoint, self._feed),
-            newest=newest_of(fresh),
+            newest=newest_of(fresh, newest_believed(max(served_at, checkpoint.as_of or served_at))),
             repeats=len(items) - len(fresh),
         )
         if fresh:
-            self._heed(fresh)
+            self._heed(fresh, served_at)
             header, size = self._state.batches.create(header, [item.raw for item in fresh])
             self._saved = advance(self._state.checkpoints, self._saved, header, fresh)
             self._stored(header, size)
@@ -534,9 +542,21 @@ class Reading:
             self._idle(page, header)
         run.lag_seconds = round(max(0.0, (served_at - header.as_of).total_seconds()), 3)
 
-    def _heed(self, items: Sequence[Item]) -> None:
+    def _served_at(self, page: Page) -> datetime:
+        """Sophos's time of the answer, else this machine's; a position that lies in the future is set right."""
+        saved, now = self._saved, self._use_case.now()
+        served_at = believed(times_told(page), now, saved.checkpoint.as_of)
+        if served_at is None:
+            return now
+        checkpoint = saved.checkpoint.brought_back(served_at, now)
+        if checkpoint != saved.checkpoint:
+            log.warning("%s: its times lay in the future; they are set to Sophos's", self._stream)
+            self._saved = self._state.checkpoints.write(self._stream, checkpoint, expected=saved.generation)
+        return served_at
+
+    def _heed(self, items: Sequence[Item], served_at: datetime) -> None:
         """Whether an event is meant for us: the announcement that a credential is about to end."""
-        announced = [item.created_at or self._use_case.now() for item in items if item.type == RENEW]
+        announced = [min(item.created_at or served_at, served_at) for item in items if item.type == RENEW]
         if announced:
             self._use_case.accounts.end_announced(self._feed.name, max(announced))
 
@@ -616,8 +636,9 @@ class _Known:
     def holds(self, item: Item, header: Header) -> bool:
         """Whether the event has a receipt, or waits in a batch."""
         if self._known is None:
-            # What Sophos serves was fetched within the last 24 h, and a receipt is filed under its day of fetching.
-            day = day_before(header.fetched_at - HORIZON)
+            # What Sophos serves was fetched within the last 24 h, and a receipt is filed under its day of fetching, by
+            # Sophos's clock; where that is not known, by this machine's.
+            day = day_before(min(header.as_of, header.fetched_at) - HORIZON)
             self._known = stored_since(self._state, header.stream, day, self._event_fields)
         return is_stored(item, header, self._known, self._event_fields)
 
@@ -629,21 +650,21 @@ def _fresh(items: Sequence[Item], header: Header, checkpoint: Checkpoint, known:
     for item in items:
         if item.key in recent or item.key in fresh:
             continue
-        if checkpoint.remembers(item.created_at) or not known.holds(item, header):
+        if checkpoint.remembers(item.created_at, header.as_of) or not known.holds(item, header):
             fresh[item.key] = item
     return list(fresh.values())
 
 
-def served_time(page: Page) -> datetime | None:
-    """Sophos's time of the answer: the later of the Date header and of a last page's cursor, where that can be read.
+def times_told(page: Page) -> list[datetime]:
+    """Sophos's time of the answer as the answer tells it: in its Date header, and in a last page's cursor.
 
     The cursor's form (`V2_CURSOR|time` in base64) is not documented; what cannot be read so is no hint.
     """
-    hints = [page.served_at] if page.served_at else []
+    told = [page.served_at] if page.served_at else []
     if not page.has_more:
         with suppress(ValueError):
-            hints.append(from_text(b64decode(page.next_cursor, validate=True).decode("ascii").rpartition("|")[2]))
-    return max(hints, default=None)
+            told.append(from_text(b64decode(page.next_cursor, validate=True).decode("ascii").rpartition("|")[2]))
+    return told
 
 
 def _read_up_to(page: Page, items: Sequence[Item], served_at: datetime, checkpoint: Checkpoint, feed: Feed) -> datetime:

@@ -1,8 +1,8 @@
 """The calls that a credential may make, shared by every instance that uses it.
 
-Each instance counts its own calls exactly, and tells the others in the store, at most once in 20 calls: no object is
-hot, and an instance that makes few calls never writes. What others did since they last told is not known; a 429
-corrects it, and is known to all at once.
+Each instance counts its own calls exactly, by a clock that never jumps, and tells the others in the store, at most once
+in 20 calls: no object is hot, and an instance that makes few calls never writes. What others did since they last told
+is not known; a 429 corrects it, and is known to all at once.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ LONGEST_SECONDS = 900.0
 _HOUR = 3600.0
 _STEP = 5.0
 """Seconds that are told as one number."""
+_NEVER = float("-inf")
 
 
 class RateLimiter:
@@ -66,15 +67,19 @@ class RateLimiter:
         self._lock = threading.Lock()
         self._mine: list[float] = []
         self._others: list[float] = []
-        self._told_at = 0.0
+        self._told_at = _NEVER
         self._firsts: list[float] = []
         self._asked: dict[str, float] = {}
         self._instances = 0
-        self._wanted_more_at = 0.0
+        self._wanted_more_at = _NEVER
         self._streams = 0
         self._every = 60.0
         self._strict_at: float | None = None
-        self._blocked_until = 0.0
+        self._blocked_until = _NEVER
+        self._heard: dict[str, tuple[Any, list[float]]] = {}
+        """What each other instance told last, and when its calls were by this instance's clock."""
+        self._heard_at = _NEVER
+        self._heard_limits: Any = None
         self._refusals = 0
         self._refused = 0
         self._made = 0
@@ -115,8 +120,7 @@ class RateLimiter:
         self._refresh()
         with self._lock:
             now = self._time()
-            blocked = now < self._blocked_until <= now + LONGEST_SECONDS
-            return 0 if blocked else self._quota(now).spare(self._everybody(now), now)
+            return 0 if now < self._blocked_until else self._quota(now).spare(self._everybody(now), now)
 
     def take(self, stream: str, deadline: float) -> None:
         """Wait for a call's turn, and count it; OverBudgetError, with the seconds, where the turn comes too late.
@@ -128,7 +132,7 @@ class RateLimiter:
         while True:
             with self._lock:
                 now = self._time()
-                first = not stream or not 0.0 <= now - self._asked.get(stream, 0.0) < self._every / 2
+                first = not stream or not 0.0 <= now - self._asked.get(stream, _NEVER) < self._every / 2
                 self._wanted_more_at = self._wanted_more_at if first else now
                 wait = self._wait(now, first=first)
                 if wait <= 0:
@@ -174,8 +178,7 @@ class RateLimiter:
         return RatePolicy(self._per_minute, strict=strict)
 
     def _wait(self, now: float, *, first: bool) -> float:
-        # An end farther off than any wait is a clock that jumped back.
-        blocked = self._blocked_until - now if self._blocked_until <= now + LONGEST_SECONDS else 0.0
+        blocked = self._blocked_until - now
         quota, free = self._quota(now), 0
         if not first:
             # Of a window, those that have been asked in it have had theirs.
@@ -207,9 +210,8 @@ class RateLimiter:
         """Learn what other instances have told."""
         with suppress(StoreError):
             stored = self._store().read(self._key())
-            if stored is not None:
-                with self._lock:
-                    self._learn(_fields(stored.body))
+            with self._lock:
+                self._learn(_fields(stored.body) if stored else {})
 
     def _tell(self) -> None:
         """Publish this instance's calls, and learn the others'. Failing is no matter: a 429 corrects it."""
@@ -219,7 +221,7 @@ class RateLimiter:
                 fields = _fields(stored.body) if stored else {}
                 with self._lock:
                     self._learn(fields)
-                    body = json.dumps(self._told(fields)).encode() + b"\n"
+                    body = json.dumps(self._told()).encode() + b"\n"
                     self._told_at = self._time()
                 self._store().write(self._key(), body, expected=stored.generation if stored else ABSENT)
                 return
@@ -227,39 +229,67 @@ class RateLimiter:
     def _key(self) -> str:
         return f"budgets/{sha256(self._client_id().encode()).hexdigest()[:16]}.json"
 
-    def _told(self, fields: dict[str, Any]) -> dict[str, Any]:
+    def _told(self) -> dict[str, Any]:
         now = self._time()
-        holders = {
-            name: steps
-            for name, steps in fields.get("holders", {}).items()
-            if steps and now - KEPT_SECONDS < steps[-1][0] <= now + _STEP and name != self._holder
-        }
+        ahead = self._ahead()
+        holders = {name: steps for name, (steps, times) in self._heard.items() if times}
         steps: dict[float, int] = {}
         for each in self._mine[bisect_right(self._mine, now - KEPT_SECONDS) :]:
             # As late as it can have been: told so, no window is taken for empty too early.
-            at = (each // _STEP + 1) * _STEP
+            at = ((each + ahead) // _STEP + 1) * _STEP
             steps[at] = steps.get(at, 0) + 1
         holders[self._holder] = [[at, calls] for at, calls in steps.items()]
-        strict, blocked = self._strict_at, self._blocked_until
-        return {"layout": LAYOUT, "holders": holders, "strict_at": strict, "blocked_until": blocked}
+        limits = {
+            "strict_at": None if self._strict_at is None else self._strict_at + ahead,
+            "blocked_until": max(0.0, self._blocked_until + ahead),
+        }
+        self._heard_limits = limits
+        return {"layout": LAYOUT, "holders": holders, "told_at": now + ahead, **limits}
 
     def _learn(self, fields: dict[str, Any]) -> None:
-        now = self._time()
-        holders = {name: steps for name, steps in fields.get("holders", {}).items() if name != self._holder}
-        self._others = sorted(
-            float(at)
-            for steps in holders.values()
-            for at, calls in steps
-            if now - KEPT_SECONDS < at <= now + _STEP
-            for _ in range(calls)
-        )
-        self._instances = sum(1 for steps in holders.values() if any(now - 60.0 < at for at, _ in steps))
-        if fields.get("strict_at") is not None:
-            self._strict_at = max(self._strict_at or 0.0, float(fields["strict_at"]))
-        self._blocked_until = max(self._blocked_until, float(fields.get("blocked_until", 0.0)))
+        """Take over what others have told, by the time of day; it is turned into times of this instance's clock once.
+
+        What is new was told between the last look and now, whatever the other's clock showed then.
+        """
+        now, ahead = self._time(), self._ahead()
+        before, self._heard_at = self._heard_at, now
+        heard = {}
+        for name, steps in fields.get("holders", {}).items():
+            if name == self._holder or not steps:
+                continue
+            known = self._heard.get(name)
+            if known is not None and known[0] == steps:
+                times = known[1]
+            else:
+                last = float(steps[-1][0]) - ahead
+                shift = min(max(last, before), now + _STEP) - last
+                times = [float(at) - ahead + shift for at, calls in steps for _ in range(calls)]
+            heard[name] = (steps, [at for at in times if at > now - KEPT_SECONDS])
+        self._heard = heard
+        self._others = sorted(at for _, times in heard.values() for at in times)
+        self._instances = sum(1 for _, times in heard.values() if times and now - 60.0 < times[-1])
+        self._learn_limits(fields, before, now, ahead)
+
+    def _learn_limits(self, fields: dict[str, Any], before: float, now: float, ahead: float) -> None:
+        limits = {name: fields.get(name) for name in ("strict_at", "blocked_until")}
+        if limits == self._heard_limits:
+            return
+        self._heard_limits = limits
+        told_at = fields.get("told_at")
+        shift = 0.0 if told_at is None else min(max(float(told_at) - ahead, before), now) - (float(told_at) - ahead)
+        if limits["strict_at"] is not None:
+            self._strict_at = max(self._strict_at or _NEVER, float(limits["strict_at"]) - ahead + shift)
+        blocked = float(limits["blocked_until"] or 0.0) - ahead + shift
+        if blocked <= now + LONGEST_SECONDS:
+            self._blocked_until = max(self._blocked_until, blocked)
 
     def _time(self) -> float:
-        return self._now().timestamp()
+        """Seconds of a clock that never jumps."""
+        return self._monotonic()
+
+    def _ahead(self) -> float:
+        """How far the time of day, in Unix seconds, is ahead of that clock just now."""
+        return self._now().timestamp() - self._monotonic()
 
 
 def _fields(body: bytes) -> dict[str, Any]:
@@ -269,6 +299,7 @@ def _fields(body: bytes) -> dict[str, Any]:
         for steps in fields.get("holders", {}).values():
             for at, calls in steps:
                 float(at), int(calls)
-        float(fields.get("blocked_until", 0.0)), float(fields.get("strict_at") or 0.0)
+        float(fields.get("blocked_until") or 0.0), float(fields.get("strict_at") or 0.0)
+        float(fields.get("told_at") or 0.0)
         return dict(fields)
     return {}

@@ -192,7 +192,8 @@ class _Comparison:
     def _delivered(self) -> Known:
         """All that was stored within the time that Sophos serves, delivered or waiting."""
         # Not the cursor's recent ids: those of a batch that was lost are among them.
-        day = day_before(self._use_case.now() - HORIZON)
+        # Receipts are filed by Sophos's clock, which this machine's may be far ahead of.
+        day = day_before(min(self._as_of or self._use_case.now(), self._use_case.now()) - HORIZON)
         return stored_since(self._state, self._stream, day, self._use_case.event_fields)
 
     def _page(self, deadline: float) -> bool:
@@ -266,7 +267,7 @@ class _Comparison:
             has_more=False,
             fetched_at=now,
             as_of=checkpoint.as_of or now,
-            day=max(checkpoint.day, day_of(now)),
+            day=max(checkpoint.day, day_of(checkpoint.as_of or now)),
             newest=None,
             count=0,
             repeats=0,

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 from lib.errors import ConflictError, ConnectorError, PermanentError, StoreError, WrongTenantError
+from lib.model.clock import believed
 from lib.model.event_fields import EventFields
 from lib.model.inventory import FIRST_PAGE_SIZE
 from lib.model.page import DevicePage, Page, Tenant, Whoami
@@ -429,7 +430,9 @@ class _Examination:
         return tried.told(f"{count} devices of the inventory's first page were read.")
 
     def _sample(self, tenant: Tenant, kind: str, span: timedelta) -> Page:
-        now = self._shown() or self._around.now()  # by its own clock Sophos refuses a date over 24 hours ago
+        here, shown = self._around.now(), self._shown()
+        # By its own clock Sophos refuses a date over 24 hours ago.
+        now = believed([shown] if shown else [], here, None) or here
         return self._sophos.page(
             str(tenant.api_host),
             tenant.id,

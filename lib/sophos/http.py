@@ -8,8 +8,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -21,6 +20,7 @@ from requests.utils import select_proxy
 
 from lib.errors import ProtocolError, SophosDownError, ThrottledError, TlsBrokenError
 from lib.model.backoff import full_jitter, retry_after
+from lib.model.clock import believed, from_http_date
 from lib.model.host import check_url, is_loopback
 from lib.sophos.failures import failure_of
 from lib.sophos.reach import Way
@@ -56,10 +56,7 @@ class Answer:
     @property
     def date(self) -> datetime | None:
         """The other side's clock, UTC."""
-        try:
-            return parsedate_to_datetime(self.headers.get("Date", "")).astimezone(UTC)
-        except ValueError:
-            return None
+        return from_http_date(self.headers.get("Date"))
 
     def word(self, *names: str) -> str:
         """The first of the body's fields that holds a plain word, and no secret, as ` (word)`; no more is repeated."""
@@ -251,7 +248,8 @@ class Http:
         secrets = () if response.status_code == 200 else self._secrets_shown(url)
         answer = Answer(response.status_code, response.headers, bytes(body), secrets)
         if answer.date is not None and answer.status < 500:  # Gateways have clocks of their own.
-            self._shown = answer.date, self._monotonic()
+            shown = believed([answer.date], self._now(), self.clock())
+            self._shown = self._shown if shown is None else (shown, self._monotonic())
         return answer
 
     def _remember(self, *secrets: str | None) -> None:

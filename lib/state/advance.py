@@ -64,9 +64,10 @@ def stored_since(state: State, stream: Stream, day: str, event_fields: ReadField
     return Known(known.keys | told.keys, known.tenants | told.tenants)
 
 
-def newest_of(items: Sequence[Item]) -> datetime | None:
-    """The newest time among the items."""
-    return max((item.created_at for item in items if item.created_at), default=None)
+def newest_of(items: Sequence[Item], until: datetime | None = None) -> datetime | None:
+    """The newest time among the items, but for what is dated later than `until`."""
+    times = (item.created_at for item in items if item.created_at)
+    return max((each for each in times if until is None or each <= until), default=None)
 
 
 def advance(checkpoints: Checkpoints, saved: SavedCheckpoint, header: Header, items: Sequence[Item]) -> SavedCheckpoint:
@@ -74,7 +75,7 @@ def advance(checkpoints: Checkpoints, saved: SavedCheckpoint, header: Header, it
     checkpoint = saved.checkpoint.after(
         replace(header, count=len(items)),
         [item.key for item in items],
-        newest_of(items[: max(0, len(items) - RECENT)]),
+        newest_of(items[: max(0, len(items) - RECENT)], header.newest) if header.newest else None,
     )
     return checkpoints.write(header.stream, checkpoint, expected=saved.generation)
 
@@ -135,7 +136,7 @@ def announce(state: State, gap: Gap, envelope: Envelope | None, event_fields: Re
             has_more=False,
             fetched_at=gap.noticed_at,
             as_of=checkpoint.as_of or gap.noticed_at,
-            day=max(checkpoint.day, day_of(gap.noticed_at)),
+            day=max(checkpoint.day, day_of(checkpoint.as_of or gap.noticed_at)),
             newest=None,
             count=0,
             repeats=0,

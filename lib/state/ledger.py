@@ -85,6 +85,12 @@ class Ledger:
         newest = last_of(self._store.list(f"ledger/{stream.path}/", after=known.key))
         key = newest.key if newest else known.key
         stored = self._store.read(key) if key else None
+        if stored is None and known.key:
+            # The last known one was moved to an earlier day, by a run that died before it told so.
+            newest = last_of(self._store.list(f"ledger/{stream.path}/"))
+            place = place_of(newest.key) if newest else None
+            key = newest.key if newest and place and place.last >= known.sequence else ""
+            stored = self._store.read(key) if key else None
         if stored is None:
             return known, None
         digest = receipts.digest(stored.body)
@@ -106,13 +112,32 @@ class Ledger:
         outcome: str,
         windows: Mapping[str, int] | None = None,
     ) -> LastReceipt:
-        """Write the receipt that follows `tail`; the new tail. ConflictError where another run wrote one."""
+        """Write the receipt that follows `tail`; the new tail. ConflictError where another run wrote one.
+
+        For the holder of the stream's lease alone.
+        """
         body = receipts.to_body(
             header, keys, previous=tail, acked_at=acked_at, set_aside=set_aside, outcome=outcome, windows=windows
         )
         key = receipt_key(header.stream, header.day, header.sequence)
+        before = place_of(tail.key)
+        if before is not None and before.day > header.day:
+            self._file_earlier(header.stream, header.day)
         self._store.write(key, body, expected=ABSENT)
         return LastReceipt(header.sequence, key, receipts.digest(body), tail.total + header.events)
+
+    def _file_earlier(self, stream: Stream, day: str) -> None:
+        """Move the receipts of all later days to that day, as they are: they were filed by a clock that was ahead.
+
+        In order, and each is written before it is removed: a reader meets each at least once, wherever it stops.
+        """
+        for place, entry in list(self._entries(stream, f"{day}~")):
+            stored = self._store.read(entry.key)
+            if stored is not None:
+                with suppress(ConflictError):
+                    moved = entry.key.replace(f"/{place.day}/", f"/{day}/")
+                    self._store.write(moved, stored.body, expected=ABSENT)
+                self._delete([entry])
 
     def known_since(self, stream: Stream, day: str) -> Known:
         """All events with a receipt of that day or later."""

@@ -1,6 +1,7 @@
 """One credential's calls on a modelled clock, against the simulator's own count of them, over a real store."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -246,3 +247,77 @@ def test_of_1000_tenants_each_is_asked_within_12_minutes_and_a_busy_one_within_2
 def longest(times: Sequence[float]) -> float:
     """The longest time between two that follow each other."""
     return max(later - sooner for sooner, later in pairwise(times))
+
+
+class Jumping(World):
+    """The same, with a time of day that is set back and forth."""
+
+    ahead = timedelta(0)
+
+    def now(self) -> datetime:
+        return super().now() + self.ahead
+
+
+JUMPS = [timedelta(0), timedelta(seconds=-180), timedelta(days=-2), timedelta(days=3), timedelta(days=200)]
+
+
+@pytest.mark.parametrize("jump", JUMPS, ids=str)
+@pytest.mark.parametrize(("instances", "most_refused"), [(1, 1), (3, 24)])
+def test_a_clock_that_jumps_and_comes_back_neither_stalls_nor_floods(
+    tmp_path: Path, jump: timedelta, instances: int, most_refused: int
+) -> None:
+    world = Jumping(tmp_path, ENFORCED)
+    budgets = [world.rate_limiter() for _ in range(instances)]
+    for ahead in (timedelta(0), jump, timedelta(0)):
+        world.ahead, allowed = ahead, world.allowed
+        world.catch_up(budgets, minutes=6)
+        assert world.allowed - allowed >= 0.88 * 6 * 100
+    assert world.refused <= most_refused
+
+
+@pytest.mark.parametrize("jump", JUMPS, ids=str)
+def test_an_instance_that_starts_after_a_jump_waits_no_longer_than_was_asked_for(
+    tmp_path: Path, jump: timedelta
+) -> None:
+    world = Jumping(tmp_path)
+    one = world.rate_limiter()
+    one.take("a", world.monotonic())
+    assert one.refused(40.0) == 40.0
+    world.ahead = jump
+    other = world.rate_limiter()
+    other.expect(1, 60.0)
+    with suppress(OverBudgetError):
+        other.take("b", world.monotonic())
+    world.sleep(41.0)
+    other.expect(1, 60.0)
+    other.take("b", world.monotonic())
+    one.take("a", world.monotonic())
+
+
+@pytest.mark.parametrize("jump", JUMPS, ids=str)
+def test_what_another_told_by_a_clock_that_differs_counts(tmp_path: Path, jump: timedelta) -> None:
+    world = Jumping(tmp_path)
+    one, other = world.rate_limiter(), world.rate_limiter()
+    other.expect(1, 60.0)
+    world.ahead = jump
+    for _ in range(40):
+        one.take("", world.monotonic() + 50)
+    world.ahead = timedelta(0)
+    other.expect(1, 60.0)
+    assert 20 <= other.used().last_minute <= 40
+    world.sleep(70.0)
+    assert other.used().last_minute == 0
+
+
+def test_a_record_of_an_instance_that_died_ahead_of_time_is_forgotten(tmp_path: Path) -> None:
+    world = Jumping(tmp_path)
+    world.ahead = timedelta(days=200)
+    one = world.rate_limiter()
+    for _ in range(40):
+        one.take("", world.monotonic() + 50)
+    world.ahead = timedelta(0)
+    other = world.rate_limiter()
+    for _ in range(3):
+        other.expect(1, 60.0)
+        world.sleep(40.0)
+    assert other.used().last_minute == 0

@@ -124,6 +124,23 @@ def test_between_two_looks_nothing_is_asked_and_nothing_written(place: Place) ->
     assert not [call for call in calls if call.startswith(("write cursors/", "write devices/"))]
 
 
+@pytest.mark.parametrize("days", [3, 200])
+def test_a_clock_that_was_ahead_costs_one_more_look_and_not_one_at_each_tick(place: Place, days: int) -> None:
+    place.look()
+    place.hours = days * 24
+    assert place.look()["pages"] == 3
+    place.hours = 1
+    assert place.look()["pages"] == 3
+    assert place.look()["pages"] == 0
+    place.hours = 8
+    assert place.look()["pages"] == 3
+    place.engine.received.clear()
+    place.central.put_device({"id": ids(place.central.devices())[3], "hostname": "RENAMED"})
+    place.hours = 16
+    assert place.look()["events"] == len(place.sent()) == 1
+    assert place.is_whole()
+
+
 def test_a_look_that_is_interrupted_goes_on_where_it_was(place: Place) -> None:
     place.central.faults.add(Fault("status", status=403, path="/endpoint/", skip=1, times=9))
     line = place.look()

@@ -10,12 +10,12 @@ import lib.tasks
 from lib.errors import ConnectorError, catalogue, title_of
 
 STATING = (
-    emulator.functions,
-    emulator.page,
-    lib.access,
+    emulator.runtime.functions,
+    emulator.web.page,
+    lib.http.access,
     lib.pipeline.test_connection,
     lib.tasks,
-    lib.utmstack.settings,
+    emulator.utmstack.settings,
 )
 """The modules that have kinds of their own, beside `lib.errors`."""
 

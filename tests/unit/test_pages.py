@@ -127,7 +127,7 @@ def test_a_cut_page_is_never_taken_for_a_whole_one(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "facts"),
+    ("raw", "event_fields"),
     [
         (b"{}", EventFields()),
         (b"[]", EventFields(is_object=False)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -18,6 +19,7 @@ from lib.model.checkpoint import (
     Problem,
     from_body,
     lost_interval,
+    newest_believed,
     oldest_request,
     problem_after,
     to_body,
@@ -74,7 +76,23 @@ def test_whatever_it_vouches_for_it_really_remembers(pages: list[list[datetime]]
         checkpoint = checkpoint.after(header(number, max(times), len(times)), keys, max(dropped, default=None))
     assert len(checkpoint.recent) <= RECENT
     forgotten = set(stored) - set(checkpoint.recent)
-    assert not any(checkpoint.remembers(stored[key]) for key in forgotten)
+    assert not any(checkpoint.remembers(stored[key], max(stored.values())) for key in forgotten)
+
+
+@pytest.mark.parametrize("newest", [None, START])
+@pytest.mark.parametrize("wrong", [timedelta(0), timedelta(days=30_000), timedelta(days=-200)])
+def test_of_events_that_are_dated_wrongly_none_is_vouched_for_once_it_is_forgotten(
+    newest: datetime | None, wrong: timedelta
+) -> None:
+    checkpoint, stored = Checkpoint(newest=newest), START + wrong
+    for number in range(1, 4):
+        keys = [f"{number}-{place}" for place in range(700)]
+        bound = newest_believed(START)
+        told = replace(header(number, START, len(keys)), newest=stored if stored <= bound else None)
+        checkpoint = checkpoint.after(told, keys, told.newest if number > 1 else None)
+    assert "1-0" not in checkpoint.recent
+    assert not checkpoint.remembers(stored, START)
+    assert checkpoint.remembers(START + timedelta(minutes=1), START)
 
 
 @given(st.lists(MOMENTS, min_size=1, max_size=8))

@@ -53,3 +53,8 @@ def test_however_many_speak_a_new_stream_is_asked(known: int, most: int) -> None
 def test_a_clock_that_jumped_back_forgets_no_stream() -> None:
     asked = {"ahead": Asked(2_000_000.0), "other": Asked(999_000.0)}
     assert choose(list(asked), asked, 1_000_000.0, 1) == ["ahead"]
+
+
+def test_a_stream_that_spoke_in_the_future_counts_as_quiet() -> None:
+    assert Asked(1e6, spoke_at=1e6 - 60.0).speaks(1e6)
+    assert not Asked(1e6, spoke_at=1e6 + 200 * 86_400.0).speaks(1e6)
