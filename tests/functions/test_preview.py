@@ -299,6 +299,14 @@ def test_the_store_s_events_are_looked_at_once_whether_kept_waiting_or_set_aside
         plain = folder.path / "batch.ndjson"
         plain.write_bytes(gzip.decompress(kept.read_bytes()))
         assert preview(found, folder.path, "--events", str(plain))["events"] == 30
+        # Set aside too, it is still one event.
+        raw = plain.read_text().splitlines()[1]
+        assert "Event::" in raw
+        log = {"id": "1", "data_type": "sophos-central", "data_source": "a", "timestamp": "t", "tenant_id": "t"}
+        dead = found.folder / "store/dead/acme/t/events/00000000000000000001.ndjson"
+        dead.parent.mkdir(parents=True)
+        dead.write_text(json.dumps({**log, "raw": raw}) + "\n" + json.dumps({**log, "raw": '{"id": "other"}'}))
+        assert preview(found, folder.path, "--since", "1h")["events"] == 36
 
 
 def test_what_is_damaged_in_the_store_is_named(folder: Folder) -> None:
