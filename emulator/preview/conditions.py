@@ -292,17 +292,28 @@ def _remarks(text: str) -> Iterator[str]:
     """What in an expression is evaluated, and yet cannot be meant."""
     unquoted: dict[str, None] = {}
     for call in calls(text):
-        if call.name == "regexMatch" and call.arguments[1].kind == "text":
-            try:
-                pattern(call.arguments[1].value)
-            except PatternError as error:
-                yield f"{error}: it matches nothing"
-        if call.name == "inCIDR" and call.arguments[1].kind == "text" and network(call.arguments[1].value) is None:
-            yield f"{call.arguments[1].value!r} is no network: no address is in it"
+        fault = literal_fault(call)
+        if fault:
+            yield fault
         if call.arguments[0].kind == "dynamic":
             unquoted[call.arguments[0].text] = None
     if unquoted:
         yield unquoted_text(unquoted)
+
+
+def literal_fault(call: Call) -> str:
+    """Why the call says no to every value, whatever it is; empty where it may say yes."""
+    if len(call.arguments) < 2 or call.arguments[1].kind != "text":
+        return ""
+    wanted = call.arguments[1].value
+    if call.name == "regexMatch":
+        try:
+            pattern(wanted)
+        except PatternError as error:
+            return f"it matches nothing: {error}"
+    if call.name == "inCIDR" and network(wanted) is None:
+        return f"no address is in it: {wanted!r} is no network"
+    return ""
 
 
 def unquoted_text(fields: Iterable[str]) -> str:

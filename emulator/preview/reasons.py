@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from emulator.preview.conditions import UNQUOTED, of_bag, unquoted_text
+from emulator.preview.conditions import UNQUOTED, literal_fault, of_bag, unquoted_text
 from emulator.preview.expressions import Call, Part, calls, fields_of
 from emulator.preview.functions import FUNCTIONS
 from emulator.preview.session import RuleTally, Seen, Session
@@ -87,9 +87,11 @@ def _leaf(part: Part, looked: _Looked) -> list[str]:
 
 
 def _call(call: Call, looked: _Looked) -> list[str]:
-    path = call.path
-    if path is None:
-        return [unquoted_text([each.text for each in call.arguments[:1]])]
+    path, fault = call.path, literal_fault(call)
+    if path is None or fault:
+        return [
+            f"{call.name} of {path}: {fault}" if fault else unquoted_text([each.text for each in call.arguments[:1]])
+        ]
     own = of_bag(path, looked.bag)
     if _is_open(own, looked) or any(each.kind == "dynamic" for each in call.arguments[1:]):
         return []

@@ -164,6 +164,8 @@ def test_people_get_tables_and_are_told_that_it_is_not_the_engine(folder: Folder
         ('safe(log.type, "") == "x"', "without quotes: log.type"),
         ('log.type =~ "x"', "cannot evaluate it: not valid CEL"),
         ('oneof("log.type", ["x"])', "is oneOf() meant?"),
+        ('regexMatch("log.name", "(?=x)")', "regexMatch of log.name: it matches nothing: the regular expression"),
+        ('inCIDR("log.name", "192.0.2")', "'192.0.2' is no network"),
     ],
 )
 def test_a_rule_that_can_never_match_says_why(folder: Folder, where: str, reason: str) -> None:
