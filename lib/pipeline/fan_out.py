@@ -20,8 +20,8 @@ from lib.pipeline.fetch_page import FETCHED, RATE_LIMITED
 
 log = logging.getLogger(__name__)
 
-WORKERS = 10
-"""As many as the HTTP session to the queue keeps connections open for; more are opened anew for each task."""
+WORKERS = 40
+"""Tasks that are added at once: where one addition takes 50 ms, 10,000 streams take 18 s of a hosted call's 90."""
 
 
 class TaskQueue(Protocol):

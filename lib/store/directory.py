@@ -6,6 +6,7 @@ nanoseconds, which the writer sets to more than the one before: a file edited by
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import heapq
 import json
@@ -22,6 +23,7 @@ from zlib import crc32
 
 from lib.errors import ConflictError, LayoutError, StoreError
 from lib.store.base import ABSENT, LAYOUT, Entry, Stored, segments_of
+from lib.store.reserve import Reserve
 
 LOCKS = 64
 LONGEST = 240
@@ -30,6 +32,9 @@ CONTINUED = "%+"
 """Ends a folder's name whose segment goes on in the next one; percent-encoded names never hold it."""
 LEAD = "+"
 """Begins each name in which a segment goes on, so that none begins with a dot, or is one."""
+BULK = ("batches/", "archive/")
+"""What may fill the disk: it leaves the reserve alone, so that what is there can still be delivered, and removed."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
 STALE_SECONDS = 3600
 """A temporary file this old was left by a process that died."""
 
@@ -41,6 +46,10 @@ class DirectoryStore:
         self._root = root.absolute()
         self._temporary = self._root / ".tmp"
         self._locks = self._root / ".locks"
+        self._reserve = Reserve(self._root / ".reserve")
+        self._durable: set[Path] = {self._root}
+        """Folders whose entry in the folder above is known to be durable. One that is merely there may not be: whoever
+        made it may have been killed before it was, and a power cut would take all that was stored in it since."""
         self._open()
 
     def read(self, key: str) -> Stored | None:
@@ -56,27 +65,54 @@ class DirectoryStore:
     def write(self, key: str, body: bytes, *, expected: int) -> int:
         """Replace the object if it is still at generation `expected`, durably; the new generation."""
         path = self._path(key)
-        temporary = self._temporary / uuid4().hex
         try:
+            if key.startswith(BULK):
+                self._keep_reserve(len(body))
             with self._locked(key):
                 present = _generation(path)
                 if present != expected:
                     raise ConflictError(f"{key} is at generation {present}, not {expected}")
                 generation = max(time.time_ns(), present + 1)
                 try:
-                    with temporary.open("xb") as file:
-                        file.write(body)
-                        file.flush()
-                        os.utime(file.fileno(), ns=(generation, generation))
-                        os.fsync(file.fileno())
-                    self._make_folder(path.parent)
-                    temporary.replace(path)
-                finally:
-                    temporary.unlink(missing_ok=True)
-                _sync_folder(path.parent)
+                    self._replace(path, body, generation)
+                except OSError as error:
+                    if error.errno not in FULL or key.startswith(BULK) or not self._reserve.give_up():
+                        raise
+                    self._replace(path, body, generation)
                 return generation
         except OSError as error:
             _refuse(error, key)
+
+    def _keep_reserve(self, size: int) -> None:
+        if not self._reserve.leaves_room(size):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _replace(self, path: Path, body: bytes, generation: int) -> None:
+        """Make the file hold the body, whole or not at all, and durably.
+
+        The order is the proof: content, then the folders, then the name, then the name made durable. A power cut
+        before the last step leaves what was there before.
+        """
+        self._make_folder(path.parent)
+        try:
+            self._rename_over(self._temporary / uuid4().hex, path, body, generation)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            # A part of the store is a mount of its own: what is renamed into it has to lie in it.
+            self._rename_over(path.parent / f".{uuid4().hex}", path, body, generation)
+        _sync_folder(path.parent)
+
+    def _rename_over(self, temporary: Path, path: Path, body: bytes, generation: int) -> None:
+        try:
+            with open(temporary, "xb", opener=_private) as file:
+                file.write(body)
+                file.flush()
+                os.utime(file.fileno(), ns=(generation, generation))
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def delete(self, key: str, *, expected: int) -> None:
         """Remove the object if it is still at generation `expected`."""
@@ -150,6 +186,8 @@ class DirectoryStore:
     @contextmanager
     def _locked(self, key: str) -> Iterator[None]:
         """Exclude every other writer of the key: threads too, since each opens the lock file anew."""
+        for folder in (self._locks, self._temporary):
+            folder.mkdir(exist_ok=True, mode=0o700)  # Tools that copy a store leave empty folders out.
         lock = os.open(self._locks / f"{crc32(key.encode()) % LOCKS:02d}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -158,33 +196,30 @@ class DirectoryStore:
             os.close(lock)
 
     def _make_folder(self, folder: Path) -> None:
-        """Make the folder, each level durable in the one above."""
-        if folder.is_dir():
+        """Make the folder, each level durable in the one above, be it made by somebody who died before it was."""
+        if folder in self._durable and folder.is_dir():
             return
-        self._make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
+        if folder != self._root:
+            self._make_folder(folder.parent)
+        folder.mkdir(exist_ok=True, mode=0o700)
         _sync_folder(folder.parent)
+        self._durable.add(folder)
 
     def _open(self) -> None:
         marker = self._root / ".layout"
         try:
-            if marker.exists():
-                layout = json.loads(marker.read_bytes())["layout"]
-                if layout > LAYOUT:
-                    raise LayoutError(f"{self._root} has layout {layout}; this version reads layouts up to {LAYOUT}")
-            else:
+            written = marker.read_bytes() if marker.exists() else b""
+            if not written.strip():  # Nothing yet, or a power cut came before its content.
                 self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._temporary.mkdir(exist_ok=True)
-                self._locks.mkdir(exist_ok=True)
-                temporary = self._temporary / uuid4().hex
-                temporary.write_text(json.dumps({"layout": LAYOUT}) + "\n")
-                temporary.replace(marker)  # whole or not at all: other processes may be opening the store too
-                _sync_folder(self._root)
+                self._make_folder(self._root)
+                self._temporary.mkdir(exist_ok=True, mode=0o700)
+                body = json.dumps({"layout": LAYOUT}).encode() + b"\n"
+                self._replace(marker, body, time.time_ns())
+            elif (layout := _layout_of(written, marker)) > LAYOUT:
+                raise LayoutError(f"{self._root} has layout {layout}; this version reads layouts up to {LAYOUT}")
             self._remove_stale()
         except OSError as error:
             _refuse(error, str(self._root))
-        except (ValueError, KeyError, TypeError):
-            raise LayoutError(f"{marker} cannot be read") from None
 
     def _remove_stale(self) -> None:
         now = time.time()
@@ -198,6 +233,29 @@ def _may_hold(start: str, prefix: str, after: str) -> bool:
     """Whether keys that begin with `start` can begin with `prefix` and sort after `after`."""
     in_prefix = start.startswith(prefix) or prefix.startswith(start)
     return in_prefix and (start > after or after.startswith(start))
+
+
+_REMEDIES = {
+    errno.ENOSPC: "Free some space on the store's disk. What is stored is delivered meanwhile, and frees space too.",
+    errno.EDQUOT: "Raise the quota of the store's user, or free some space.",
+    errno.EROFS: "The store's disk is mounted read-only: look in the kernel's log, then mount it read-write.",
+    errno.EACCES: "Run the connector as the owner of the store's folder, or change the owner.",
+    errno.EPERM: "Run the connector as the owner of the store's folder, or change the owner.",
+}
+
+
+def _layout_of(written: bytes, marker: Path) -> int:
+    try:
+        return int(json.loads(written)["layout"])
+    except (ValueError, KeyError, TypeError):
+        raise LayoutError(
+            f"{marker} is not what was written",
+            remedy=f'Put it back from a copy; this version wrote {{"layout": {LAYOUT}}} into it.',
+        ) from None
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _generation(path: Path) -> int:
@@ -219,4 +277,5 @@ def _sync_folder(folder: Path) -> None:
 
 def _refuse(error: OSError, what: str) -> NoReturn:
     """The store's own error: the operating system's words, without the path of a temporary file."""
-    raise StoreError(f"the store cannot do that with {what}: {error.strerror or error}") from error
+    remedy = _REMEDIES.get(error.errno or 0)
+    raise StoreError(f"the store cannot do that with {what}: {error.strerror or error}", remedy=remedy) from error

@@ -1,6 +1,9 @@
 """What every object store has to do, at its edges: long names, late starts, listings that change underway."""
 
+import json
 import os
+import shutil
+import stat
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -186,3 +189,91 @@ def test_a_generation_rises_though_the_clock_is_behind(tmp_path: Path) -> None:
 def test_an_object_is_the_file_of_its_key(tmp_path: Path) -> None:
     DirectoryStore(tmp_path).write("a/b.json", b"\x00\r\n", expected=ABSENT)
     assert (tmp_path / "a" / "b.json").read_bytes() == b"\x00\r\n"
+
+
+def test_a_store_that_was_copied_without_its_empty_folders_works(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    store.write("a/0", b"1", expected=ABSENT)
+    for name in (".tmp", ".locks"):
+        shutil.rmtree(tmp_path / name)
+    for each in (store, DirectoryStore(tmp_path)):
+        each.write(f"a/{id(each)}", b"1", expected=ABSENT)
+    assert len(keys(store)) == 3
+
+
+@pytest.mark.parametrize("left", [b"", b"\n"])
+def test_a_layout_whose_content_a_power_cut_took_is_written_again(tmp_path: Path, left: bytes) -> None:
+    DirectoryStore(tmp_path).write("a", b"1", expected=ABSENT)
+    (tmp_path / ".layout").write_bytes(left)
+    assert keys(DirectoryStore(tmp_path)) == ["a"]
+    assert json.loads((tmp_path / ".layout").read_bytes()) == {"layout": 1}
+
+
+def test_nobody_else_can_read_what_is_stored_though_the_folder_was_open_to_all(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    DirectoryStore(tmp_path).write("batches/acme/t/events/1.ndjson", b"raw", expected=ABSENT)
+    for path in tmp_path.rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+MOUNTED = """
+import subprocess, sys
+from pathlib import Path
+from lib.store.directory import DirectoryStore
+root = Path(sys.argv[1])
+store = DirectoryStore(root)
+(root / "batches").mkdir()
+subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(root / "batches")], check=True)
+first = store.write("batches/a/t/events/1.ndjson", b"1", expected=0)
+store.write("batches/a/t/events/1.ndjson", b"2", expected=first)
+print([(entry.key, store.read(entry.key).body) for entry in store.list("")])
+"""
+
+
+def in_own_mounts(code: str, folder: Path) -> str:
+    done = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", sys.executable, "-c", code, str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_part_of_the_store_may_be_a_mount_of_its_own(tmp_path: Path) -> None:
+    assert in_own_mounts(MOUNTED, tmp_path) == "[('batches/a/t/events/1.ndjson', b'2')]"
+
+
+FULL = """
+import subprocess, sys
+from pathlib import Path
+from lib.errors import StoreError
+from lib.store.directory import DirectoryStore
+root = Path(sys.argv[1])
+subprocess.run(["mount", "-t", "tmpfs", "-o", OPTIONS, "tmpfs", str(root)], check=True)
+store, stored = DirectoryStore(root), {}
+for number in range(1, 1000):
+    key = f"batches/a/t/events/{number}.ndjson"
+    try:
+        stored[key] = store.write(key, BODY, expected=0)
+    except StoreError as error:
+        assert "space" in error.remedy
+        break
+store.write("leases/a/t/events.json", b"x" * 300, expected=0)
+for key, generation in stored.items():
+    store.write(key.replace("batches/", "ledger/"), b"y" * 700, expected=0)
+    store.delete(key, expected=generation)
+print(3 < len(stored) < 999, [entry.key for entry in store.list("batches/")])
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "body"),
+    [("size=400k", "b'z' * 20_000"), ("size=30m,nr_inodes=90", "b'z' * 100")],
+    ids=["blocks", "inodes"],
+)
+def test_a_full_disk_still_takes_what_delivery_needs_and_empties(tmp_path: Path, options: str, body: str) -> None:
+    assert in_own_mounts(f"OPTIONS = {options!r}\nBODY = {body}\n{FULL}", tmp_path) == "True []"
