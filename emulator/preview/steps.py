@@ -342,6 +342,10 @@ _KINDS: dict[str, Callable[[Mapping[str, Any], Dialect], Do]] = {
 def _unknown(kind: str, body: Mapping[str, Any], _dialect: Dialect) -> Do:
     if kind == "dynamic":
         raise StepError(f"the plugin {body.get('plugin') or 'without a name'} is not run here")
+    if kind == "where":
+        raise StepError(
+            "a `where` beside a step is not read, so the step is always carried out: write it within the step"
+        )
     near = get_close_matches(kind, _KINDS, 1)
     raise StepError(f"there is no step {kind!r}{f': is {near[0]!r} meant?' if near else ' that is known'}")
 
