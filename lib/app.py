@@ -476,7 +476,7 @@ def switch_over(after: str) -> dict[str, Any]:
 
 def forward_object(name: str) -> dict[str, Any] | Refused:
     """Forward what waits in the stream whose batch has just been stored; nothing for any other object."""
-    from lib.state.state import batch_of
+    from lib.state.batches import batch_of
 
     if config().store.startswith("gs://"):
         from lib.store.gcs import place_of

@@ -21,6 +21,7 @@ from lib.config.loading import ENVIRONMENT, FOLLOWED, Config, InvalidConfigError
 from lib.config.reloading import read_followed, with_followed
 from lib.errors import ConfigError, ConnectorError, NotFoundError
 from lib.http.handler import Refused
+from lib.model.clock import day_of
 from lib.model.duration import parse_duration
 from lib.model.families import expanded
 from lib.model.page import Tenant
@@ -28,7 +29,7 @@ from lib.model.stream import Stream
 from lib.model.text import printable
 from lib.pipeline import audit as audits
 from lib.pipeline.observe import Observations
-from lib.state.state import State, day_of
+from lib.state.state import State
 
 if TYPE_CHECKING:
     from emulator.utmstack.watcher import SettingsWatcher
@@ -103,6 +104,8 @@ def _print_rest(found: dict[str, Any]) -> None:
         _print_problem({"name": "engine", "problem": found["engine_problem"]})
     if "utmstack" in found:
         _print_followed(found["utmstack"])
+    for each in found.get("damaged", ()):  # An older version, which runs just now, tells none.
+        say("", f"damaged  {each['key']}: {each['what']}")
     if found["set_aside"]:
         say("", "What is set aside lies in the store's dead/, with the reason; `replay --batch NAME` sends it again.")
     if found["observe"]:

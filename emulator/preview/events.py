@@ -15,10 +15,12 @@ from typing import Any
 
 from lib.config.loading import UTMSTACK_TENANT, Config, Integration
 from lib.errors import ConfigError, DamagedError
-from lib.model.batch import Envelope, Header, from_line, header_of
+from lib.model.batch import Envelope, Header
+from lib.model.clock import day_of
 from lib.model.feed import EVENTS_DATA_TYPE
 from lib.model.log import from_fields
 from lib.model.stream import ALERTS, ENDPOINTS, EVENTS
+from lib.state.batches import HEADER, from_line
 
 WEEK_EVENTS = 7 * 24 * 60
 """Of the simulator: one a minute for a week."""
@@ -91,7 +93,7 @@ def from_file(name: str, site: Site, *, pages: bool = False) -> Iterator[Event]:
             continue
         if number == 1 and b'"layout"' in line:
             with suppress(DamagedError):
-                envelope = header_of(line).envelope
+                envelope = HEADER.decode(line).envelope
                 continue
         try:
             item = from_line(line)
@@ -156,8 +158,6 @@ def _once(events: Iterable[Event], seen: set[bytes]) -> Iterator[Event]:
 
 
 def _batches(state: Any, after: datetime, damaged: Damaged) -> Iterator[tuple[Header, Sequence[bytes]]]:
-    from lib.state.state import day_of  # noqa: PLC0415 - as above
-
     read: list[tuple[str, Callable[[], Any]]] = [
         (key, partial(state.batches.kept, key)) for key in state.batches.archived(day_of(after))
     ]

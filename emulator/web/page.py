@@ -21,15 +21,18 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from emulator.runtime.platform import Platform
 from lib import app
-from lib.errors import ConnectorError, DamagedError
+from lib.errors import ConnectorError
 from lib.http.access import Access, AccessError
 from lib.http.handler import authorize, problem
-from lib.model import receipt
-from lib.model.clock import from_text, to_text
+from lib.model.clock import day_of, to_text
 from lib.model.duration import parse_duration
 from lib.model.stream import Stream
+from lib.state.batches import batch_of
+from lib.state.codec import UNREADABLE
+from lib.state.dead_letters import set_aside_by_stream
 from lib.state.ledger import last_of
-from lib.state.state import State, batch_of, day_of, set_aside_by_stream
+from lib.state.receipts import RECEIPT, digest
+from lib.state.state import State
 from lib.store.base import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -293,11 +296,10 @@ def remembered(state: State, before: datetime) -> Counter[int]:
     found: Counter[int] = Counter()
     for stream in state.checkpoints.streams():
         for body in state.ledger.newest(stream, day_of(begin), written=begin):
-            with suppress(DamagedError):
-                fields = receipt.fields_of(body)
-                fetched_at = from_text(fields["fetched_at"])
-                if begin <= fetched_at < before:
-                    found[int(fetched_at.timestamp()) // 60] += fields["count"]
+            with suppress(*UNREADABLE):
+                receipt = RECEIPT.decode(body)
+                if begin <= receipt.fetched_at < before:
+                    found[int(receipt.fetched_at.timestamp()) // 60] += receipt.count
     return found
 
 
@@ -306,9 +308,10 @@ def last_receipts(state: State, stream: Stream) -> list[dict[str, Any]]:
     since = day_of(datetime.now(UTC) - timedelta(days=1))
     found = []
     for body in reversed(state.ledger.newest(stream, since, most=RECEIPTS)):
-        with suppress(DamagedError):
-            fields = receipt.fields_of(body)
-            found.append({**fields, "digest": receipt.digest(body)[:16]})
+        with suppress(*UNREADABLE):
+            fields = RECEIPT.load(body)
+            RECEIPT.value(fields)
+            found.append({**fields, "digest": digest(body)[:16]})
     return found
 
 
@@ -332,12 +335,12 @@ def stored_events(state: State, stream: Stream) -> list[bytes]:
     """The newest events that the store still has: of a batch that waits, else of one that was kept."""
     items: list[bytes] = []
     for each in [*state.batches.waiting(stream)][-1:]:
-        with suppress(DamagedError):
+        with suppress(*UNREADABLE):
             found = state.batches.read(stream, each.sequence)
             items = found.items if found else []
     if not items:
         newest = last_of(state.store.list(f"archive/{stream.path}/"))
-        with suppress(DamagedError):
+        with suppress(*UNREADABLE):
             kept = state.batches.kept(newest.key) if newest else None
             items = kept.items if kept else []
     return items[-EVENTS:]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Protocol
@@ -18,16 +17,15 @@ from lib.errors import (
     ThrottledError,
     WrongTenantError,
 )
-from lib.model.batch import LAYOUT, check_layout
-from lib.model.checkpoint import SLOWEST, Problem, oldest_request, problem_after, problem_fields, problem_of
-from lib.model.clock import from_text, moment_or_none, text_or_none, to_text
-from lib.model.credential import InUse, Life, Warned, life_of, warnings
+from lib.model.checkpoint import SLOWEST, Problem, oldest_request, problem_after
+from lib.model.credential import InUse
 from lib.model.feed import Feed
 from lib.model.page import DevicePage, Page, Tenant, Whoami
 from lib.model.rate_policy import Used
 from lib.model.region import refusal as wrong_region
-from lib.model.stream import Stream, encode_segment
-from lib.store.base import ABSENT, ObjectStore
+from lib.model.stream import Stream
+from lib.state.accounts import Account, StoredAccounts, account_key
+from lib.store.base import ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -130,31 +128,6 @@ class Target:
         return str(self.tenant.api_host)
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
-    """What is known of an integration."""
-
-    fingerprint: str = ""
-    """Of the client id and the API's URL: another credential asks anew."""
-    who: Whoami | None = None
-    tenants: tuple[Tenant, ...] = ()
-    checked_at: datetime | None = None
-    problem: Problem | None = None
-    paused_at: datetime | None = None
-    """Since when an operator wants nothing to be fetched."""
-    life: Life = field(default_factory=Life)
-
-    def warnings(self, now: datetime) -> list[Warned]:
-        """What is to be said of the credential, though everything may still work."""
-        refused = self.problem is not None and self.problem.code == CredentialsError.code
-        return warnings(self.life, self.problem.since if self.problem and refused else None, now)
-
-
-def account_key(name: str) -> str:
-    """Where an integration's account is."""
-    return f"integrations/{encode_segment(name)}.json"
-
-
 def wait_after(error: ConnectorError, failures: int, jitter: float) -> timedelta | None:
     """How long to hold back after an error that was met so many times in a row; None: until the next tick."""
     if isinstance(error, ThrottledError):
@@ -169,10 +142,10 @@ def wait_after(error: ConnectorError, failures: int, jitter: float) -> timedelta
 
 
 class Accounts:
-    """`integrations/`: who each integration is, asked of Sophos rarely."""
+    """Who each integration is, asked of Sophos rarely."""
 
     def __init__(self, store: ObjectStore, *, now: Callable[[], datetime], jitter: Callable[[], float]) -> None:
-        self._store = store
+        self._stored = StoredAccounts(store)
         self._now = now
         self.jitter = jitter
         self._tried: set[str] = set()
@@ -180,7 +153,7 @@ class Accounts:
 
     def read(self, name: str) -> Account:
         """What is known of the integration."""
-        return self._load(name)[0]
+        return self._stored.read(name)[0]
 
     def held_back(self, feed: Feed, account: Account) -> Problem | None:
         """The trouble that forbids another try just now.
@@ -197,7 +170,7 @@ class Accounts:
     ) -> list[Target]:
         """The streams that the integration reads; what Sophos must be asked for it is asked once a day (or hour)."""
         self._tried.add(feed.name)
-        account, generation = self._load(feed.name)
+        account, generation = self._stored.read(feed.name)
         fingerprint = sha256(f"{client_id}|{api_url}".encode()).hexdigest()[:16]
         if account.fingerprint != fingerprint or not self._fresh(account):
             who = source.whoami(deadline=deadline)
@@ -208,12 +181,12 @@ class Accounts:
                 tenants=tuple(source.tenants(who, deadline=deadline)),
                 checked_at=self._now(),
             )
-            self._save(feed.name, account, generation)
+            self._stored.write(feed.name, account, generation)
         return list(_targets(feed, account))
 
     def failed(self, feed: Feed, error: ConnectorError) -> Problem:
         """Remember that the integration as a whole failed; the trouble, with its next try."""
-        account, generation = self._load(feed.name)
+        account, generation = self._stored.read(feed.name)
         before = account.problem
         failures = before.failures if before and before.code == error.code else 0
         problem = problem_after(before, error, self._now(), wait_after(error, failures, self.jitter()))
@@ -221,7 +194,7 @@ class Accounts:
             # Where another address is right, or the credential was replaced, only asking again tells.
             checked_at = None if isinstance(error, CredentialsError | PermissionMissingError) else account.checked_at
             account = replace(account, problem=problem, checked_at=checked_at)
-            self._save(feed.name, account, generation)
+            self._stored.write(feed.name, account, generation)
             self._warn(feed.name, account)
         return problem
 
@@ -231,13 +204,13 @@ class Accounts:
 
     def lift(self, name: str) -> None:
         """Let the integration be tried at once, by every process; one that was tried just now needs it no more."""
-        account, generation = self._load(name)
+        account, generation = self._stored.read(name)
         if account.problem is not None and account.problem.lifted() != account.problem:
-            self._save(name, replace(account, problem=account.problem.lifted()), generation)
+            self._stored.write(name, replace(account, problem=account.problem.lifted()), generation)
 
     def worked(self, name: str, in_use: InUse | None = None) -> None:
         """Forget the integration's trouble, once it is over, and remember since when the credential works."""
-        account, generation = self._load(name)
+        account, generation = self._stored.read(name)
         now, problem = self._now(), account.problem
         after = replace(
             account,
@@ -245,21 +218,21 @@ class Accounts:
             life=account.life if in_use is None else account.life.used(in_use, now),
         )
         if after != account:
-            self._save(name, after, generation)
+            self._stored.write(name, after, generation)
         self._warn(name, after)
 
     def end_announced(self, name: str, at: datetime) -> None:
         """Remember that Sophos announced the end of a credential."""
         for _ in range(WRITE_TRIES):
-            account, generation = self._load(name)
-            if self._save(name, replace(account, life=replace(account.life, end_announced=at)), generation):
+            account, generation = self._stored.read(name)
+            if self._stored.write(name, replace(account, life=replace(account.life, end_announced=at)), generation):
                 return
 
     def ask_again(self, name: str) -> None:
         """Have Sophos asked anew whose the credential is, and where its tenants are."""
-        account, generation = self._load(name)
+        account, generation = self._stored.read(name)
         if account.checked_at is not None:
-            self._save(name, replace(account, checked_at=None), generation)
+            self._stored.write(name, replace(account, checked_at=None), generation)
 
     def _warn(self, name: str, account: Account) -> None:
         """Log what is to be said of the credential, once in a process."""
@@ -271,10 +244,10 @@ class Accounts:
     def pause(self, name: str, *, resume: bool = False) -> None:
         """Have nothing fetched for the integration until it is resumed; ConflictError where others keep writing."""
         for _ in range(WRITE_TRIES):
-            account, generation = self._load(name)
+            account, generation = self._stored.read(name)
             if (account.paused_at is None) == resume:
                 return
-            if self._save(name, replace(account, paused_at=None if resume else self._now()), generation):
+            if self._stored.write(name, replace(account, paused_at=None if resume else self._now()), generation):
                 return
         raise ConflictError(account_key(name))
 
@@ -284,46 +257,6 @@ class Accounts:
         age = self._now() - account.checked_at
         # A negative age is a clock that jumped back: ask again.
         return timedelta(0) <= age < FRESH.get(account.who.id_type, timedelta(0))
-
-    def _load(self, name: str) -> tuple[Account, int]:
-        stored = self._store.read(account_key(name))
-        if stored is None:
-            return Account(), ABSENT
-        try:
-            fields = json.loads(stored.body)
-            check_layout(fields, "an integration's record")
-            return Account(
-                fingerprint=fields["fingerprint"],
-                who=Whoami(**fields["who"]) if fields["who"] else None,
-                tenants=tuple(Tenant(**tenant) for tenant in fields["tenants"]),
-                checked_at=from_text(fields["checked_at"]) if fields["checked_at"] else None,
-                problem=problem_of(fields["trouble"]),
-                paused_at=moment_or_none(fields.get("paused_at")),
-                life=life_of(fields.get("life")),
-            ), stored.generation
-        except (ValueError, KeyError, TypeError):
-            # Nothing is lost with it: Sophos tells all of it again.
-            return Account(), stored.generation
-
-    def _save(self, name: str, account: Account, generation: int) -> bool:
-        fields = {
-            "layout": LAYOUT,
-            "integration": name,
-            "fingerprint": account.fingerprint,
-            "who": asdict(account.who) if account.who else None,
-            "tenants": [asdict(tenant) for tenant in account.tenants],
-            "checked_at": to_text(account.checked_at) if account.checked_at else None,
-            "trouble": problem_fields(account.problem),
-            "paused_at": text_or_none(account.paused_at),
-            "life": account.life.fields(),
-        }
-        try:
-            self._store.write(
-                account_key(name), json.dumps(fields, ensure_ascii=False).encode() + b"\n", expected=generation
-            )
-        except ConflictError:
-            return False  # Another run has just written what it found out: as good as ours.
-        return True
 
 
 def known_targets(feed: Feed, account: Account) -> list[Target]:

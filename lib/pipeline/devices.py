@@ -16,13 +16,14 @@ from datetime import datetime, timedelta
 from lib.errors import CursorRefusedError, DamagedError
 from lib.model.batch import POLL, Header
 from lib.model.checkpoint import Checkpoint
-from lib.model.clock import believed
+from lib.model.clock import believed, day_of
 from lib.model.inventory import Inventory
 from lib.model.page import DevicePage
 from lib.pipeline.accounts import Integration, Target
 from lib.state.advance import ReadFields, advance, item_of
+from lib.state.checkpoints import SavedCheckpoint
 from lib.state.gaps import BATCH_DAMAGED, BATCH_MISSING
-from lib.state.state import SavedCheckpoint, State, day_of
+from lib.state.state import State
 
 log = logging.getLogger(__name__)
 
@@ -178,4 +179,4 @@ class DeviceScan:
 
     def _lost(self) -> int:
         gaps = self._state.gaps.all(self._stream)
-        return sum(1 for gap in gaps if gap["reason"] in (BATCH_DAMAGED, BATCH_MISSING))
+        return sum(1 for gap in gaps if gap.reason in (BATCH_DAMAGED, BATCH_MISSING))

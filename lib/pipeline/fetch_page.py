@@ -19,6 +19,7 @@ from lib.errors import (
     CredentialsError,
     CursorRefusedError,
     DamagedError,
+    LayoutError,
     OverBudgetError,
     ProtocolError,
     ThrottledError,
@@ -35,7 +36,7 @@ from lib.model.checkpoint import (
     newest_believed,
     problem_after,
 )
-from lib.model.clock import believed, from_text, to_text
+from lib.model.clock import believed, day_before, day_of, from_text, to_text
 from lib.model.credential import RENEW
 from lib.model.feed import Feed
 from lib.model.page import Page
@@ -45,10 +46,11 @@ from lib.pipeline.devices import DeviceScan, is_due
 from lib.pipeline.estimates import not_fetched
 from lib.pipeline.reconcile import Reconcile
 from lib.state.advance import Item, ReadFields, adopt, advance, announce, is_stored, item_of, newest_of, stored_since
+from lib.state.checkpoints import SavedCheckpoint
 from lib.state.gaps import CURSOR_EXPIRED, Gap
 from lib.state.ledger import Known
 from lib.state.schedules import ALL_ASKED, Schedules
-from lib.state.state import SavedCheckpoint, State, day_before, day_of
+from lib.state.state import State
 from lib.store.base import ABSENT
 
 log = logging.getLogger(__name__)
@@ -235,7 +237,13 @@ class FetchPage:
                     kinds = self.integrations[name].feed.kinds
                     plan.lines += [found.result(name, tenant, each) for each in kinds if kind in (None, each)]
                     continue
-                chosen = self._chosen(self.integrations[name], found, all_asked=tenant is not None)
+                try:
+                    chosen = self._chosen(self.integrations[name], found, all_asked=tenant is not None)
+                except LayoutError as error:
+                    # Of its schedule: this version cannot tell which streams come first.
+                    run = self._refused(name, error)
+                    plan.lines += [run.result(name, tenant, each) for each in self.integrations[name].feed.kinds]
+                    continue
                 jobs = [(self.integrations[name], target) for target in chosen if wanted(target)]
                 for job in jobs:
                     begin(job)
@@ -275,7 +283,10 @@ class FetchPage:
     def _targets(self, integration: Integration, deadline: float) -> list[Target] | Run:
         """The integration's streams, or what is said of all of them at once."""
         feed = integration.feed
-        account = self.accounts.read(feed.name)
+        try:
+            account = self.accounts.read(feed.name)
+        except LayoutError as error:
+            return self._refused(feed.name, error)
         if account.paused_at is not None:
             return Run(outcome=PAUSED)
         held_back = self.accounts.held_back(feed, account)
@@ -291,6 +302,11 @@ class FetchPage:
             log.warning("integration %s: %s", feed.name, error)
             problem = self.accounts.failed(feed, error)
             return Run(outcome=_outcome_of(problem), problem=problem)
+
+    def _refused(self, name: str, error: LayoutError) -> Run:
+        """What is said of an integration whose own objects a newer version wrote: nothing of them is changed."""
+        log.warning("integration %s: %s", name, error)
+        return Run(outcome=FAILED, problem=problem_after(None, error, self.now(), None))
 
 
 class PendingBytes:

@@ -20,7 +20,7 @@ from lib.errors import (
     LogRefusedError,
 )
 from lib.model.batch import GAP, Envelope, Header
-from lib.model.clock import from_text, to_text
+from lib.model.clock import day_of, from_text, to_text
 from lib.model.ids import KEY_LENGTH
 from lib.model.log import MAX_LOG_BYTES, Log, to_fields, unacceptable
 from lib.model.missed import windows_of
@@ -30,10 +30,12 @@ from lib.pipeline.estimates import not_delivered
 from lib.pipeline.expiry import Expiry
 from lib.pipeline.observe import KEPT as OBSERVED_KEPT
 from lib.state.advance import ReadFields, adopt, announce
+from lib.state.batches import StoredBatch
+from lib.state.dead_letters import set_aside
 from lib.state.gaps import BATCH_DAMAGED, BATCH_MISSING, Gap
 from lib.state.leases import HeldLease, held
 from lib.state.ledger import KEPT, place_of
-from lib.state.state import State, StoredBatch, day_of, set_aside
+from lib.state.state import State
 
 log = logging.getLogger(__name__)
 

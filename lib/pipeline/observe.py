@@ -11,7 +11,7 @@ from typing import Any
 from lib.model.batch import RECONCILE
 from lib.model.log import Log
 from lib.model.missed import hours_of
-from lib.model.receipt import OBSERVED
+from lib.model.receipt import OBSERVED, Receipt
 from lib.model.stream import EVENTS, Stream
 from lib.state.state import State
 
@@ -41,10 +41,12 @@ class Observations:
         for stream in sorted(self.state.ledger.streams()):
             polled: Counter[int] = Counter()
             late: Counter[int] = Counter()
-            for fields in self._receipts(stream) if stream.kind == EVENTS else ():
-                if fields["day"] >= since:
-                    counts = late if fields["origin"] == RECONCILE else polled
-                    counts.update({int(start): count for start, count in fields["windows"].items()})
+            for receipt in self._receipts(stream) if stream.kind == EVENTS else ():
+                if receipt.day >= since:
+                    counts = late if receipt.origin == RECONCILE else polled
+                    counts.update(
+                        {int(start): count for start, count in (receipt.windows or {}).items() if start.isdecimal()}
+                    )
             hours = hours_of(polled, late)
             if hours:
                 sums = {
@@ -62,9 +64,9 @@ class Observations:
 
     def sequences(self, stream: Stream) -> set[int]:
         """The numbers of the stream's batches that were observed and not forwarded."""
-        return {fields["sequence"] for fields in self._receipts(stream)}
+        return {receipt.sequence for receipt in self._receipts(stream)}
 
-    def _receipts(self, stream: Stream) -> Iterator[dict[str, Any]]:
-        for _, fields, _ in self.state.ledger.receipts(stream):
-            if fields["outcome"] == OBSERVED:
-                yield fields
+    def _receipts(self, stream: Stream) -> Iterator[Receipt]:
+        for _, receipt, _ in self.state.ledger.receipts(stream):
+            if receipt.outcome == OBSERVED:
+                yield receipt

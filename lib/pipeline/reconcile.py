@@ -6,25 +6,25 @@ few pages a call, and never moves the live one.
 
 from __future__ import annotations
 
-import json
 import logging
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 from zlib import crc32
 
 from lib.errors import ConflictError, CursorRefusedError, OverBudgetError
-from lib.model.batch import LAYOUT, RECONCILE, Header, check_layout
+from lib.model.batch import RECONCILE, Header
 from lib.model.checkpoint import HORIZON, Checkpoint
-from lib.model.clock import moment_or_none, text_or_none, to_text
+from lib.model.clock import day_before, day_of, text_or_none, to_text
+from lib.model.reconciliation import Progress
 from lib.model.stream import Stream
 from lib.pipeline.accounts import Integration, Target
 from lib.state.advance import Item, ReadFields, insert, is_stored, item_of, newest_of, stored_since
 from lib.state.ledger import Known
-from lib.state.state import State, day_before, day_of
+from lib.state.state import State
 from lib.store.base import ABSENT
 
 log = logging.getLogger(__name__)
@@ -39,39 +39,6 @@ Tell = Callable[[int, datetime | None], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a reconciliation has come, and what the last one found."""
-
-    began_at: datetime | None = None
-    """None: none is under way."""
-    cursor: str | None = None
-    read: int = 0
-    missing: int = 0
-    lateness: Mapping[str, int] = field(default_factory=dict)
-    ended_at: datetime | None = None
-    last: Mapping[str, Any] | None = None
-    """The report of the last one that came to its end."""
-
-    def due(self, every: timedelta, now: datetime) -> bool:
-        """Whether it is time for the next one. An end in the future is a clock that jumped back."""
-        return self.ended_at is None or not timedelta(0) <= now - self.ended_at < every
-
-
-def progress_key(stream: Stream) -> str:
-    """Where the stream's progress is."""
-    return f"reconciliations/{stream.path}.json"
-
-
-def last_report(body: bytes) -> dict[str, Any] | None:
-    """What the last reconciliation that came to its end found; None where none did."""
-    try:
-        last = json.loads(body)["last"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return last if isinstance(last, dict) else None
-
-
-@dataclass(frozen=True, slots=True)
 class Reconcile:
     """The use case; safe to call while fetch-page and forward-batch are at work."""
 
@@ -82,11 +49,11 @@ class Reconcile:
 
     def due(self, stream: Stream, every: timedelta) -> bool:
         """Whether a reconciliation is under way, or time for one has come. A new stream's first comes after a while."""
-        progress, generation = self.load(stream)
+        progress, generation = self.state.reconciliations.read(stream)
         if generation == ABSENT:
             # Everything has just been read for the first time. Streams that began together part.
             part = crc32(stream.path.encode()) / 2**32
-            self.save(stream, Progress(ended_at=self.now() - part * every / 2), ABSENT)
+            self.state.reconciliations.write(stream, Progress(ended_at=self.now() - part * every / 2), ABSENT)
             return False
         return progress.began_at is not None or progress.due(every, self.now())
 
@@ -110,42 +77,6 @@ class Reconcile:
         """
         return _Comparison(self, integration, target, since, tell).run(deadline, pages)
 
-    def load(self, stream: Stream) -> tuple[Progress, int]:
-        """The stream's progress, and the generation of its object."""
-        stored = self.state.store.read(progress_key(stream))
-        if stored is None:
-            return Progress(), ABSENT
-        try:
-            fields = json.loads(stored.body)
-            check_layout(fields, "a reconciliation's progress")
-            return Progress(
-                began_at=moment_or_none(fields["began_at"]),
-                cursor=fields["cursor"],
-                read=fields["read"],
-                missing=fields["missing"],
-                lateness=fields["lateness"],
-                ended_at=moment_or_none(fields["ended_at"]),
-                last=fields["last"],
-            ), stored.generation
-        except (ValueError, KeyError, TypeError):
-            # Nothing is lost with it: the next reconciliation begins anew.
-            return Progress(), stored.generation
-
-    def save(self, stream: Stream, progress: Progress, generation: int) -> int:
-        """Keep the progress; ConflictError where another run was quicker."""
-        fields = {
-            "layout": LAYOUT,
-            "began_at": text_or_none(progress.began_at),
-            "cursor": progress.cursor,
-            "read": progress.read,
-            "missing": progress.missing,
-            "lateness": progress.lateness,
-            "ended_at": text_or_none(progress.ended_at),
-            "last": progress.last,
-        }
-        body = json.dumps(fields).encode() + b"\n"
-        return self.state.store.write(progress_key(stream), body, expected=generation)
-
 
 class _Comparison:
     """One call's part of a reconciliation of one stream."""
@@ -159,7 +90,7 @@ class _Comparison:
         self._integration = integration
         self._target = target
         self._stream = target.stream
-        self._progress, self._generation = use_case.load(target.stream)
+        self._progress, self._generation = use_case.state.reconciliations.read(target.stream)
         self._since = since
         self._known = Known()
         self._as_of: datetime | None = None
@@ -184,7 +115,7 @@ class _Comparison:
                 break
         if self._since is None:
             try:
-                self._use_case.save(self._stream, self._progress, self._generation)
+                self._state.reconciliations.write(self._stream, self._progress, self._generation)
             except ConflictError:
                 log.info("%s: another run reconciles it", self._stream)
         return self._report()

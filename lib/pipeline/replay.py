@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,12 +9,16 @@ from datetime import datetime
 from typing import Any
 
 from lib.errors import DamagedError, LogRefusedError, NotFoundError
-from lib.model.log import MAX_LOG_BYTES, Log, from_fields, unacceptable
+from lib.model.clock import day_of
+from lib.model.log import MAX_LOG_BYTES, Log, unacceptable
 from lib.model.stream import Stream
 from lib.pipeline.forward_batch import Engine, logs_of
 from lib.pipeline.observe import Observations
 from lib.state.advance import ReadFields
-from lib.state.state import State, StoredBatch, day_of
+from lib.state.batches import StoredBatch
+from lib.state.codec import UNREADABLE
+from lib.state.dead_letters import letters_of
+from lib.state.state import State
 from lib.store.base import segments_of
 
 log = logging.getLogger(__name__)
@@ -57,7 +60,7 @@ class Replay:
         for key in self.state.batches.archived(since, stream):
             try:
                 batch = self.state.batches.kept(key)
-            except DamagedError as error:
+            except UNREADABLE as error:
                 log.warning("%s", error)
                 damaged.append(key)
             else:
@@ -96,8 +99,8 @@ class Replay:
             raise NotFoundError(f"nothing is set aside as {key!r}", remedy="List the folder dead/ of the store.")
         lines = stored.body.splitlines(keepends=True)
         try:
-            logs = [from_fields(json.loads(line)) for line in lines]
-        except (ValueError, KeyError, TypeError, AttributeError):
+            logs = letters_of(stored.body)
+        except DamagedError:
             raise DamagedError(
                 f"{key} holds no events that could be sent",
                 remedy="It is a damaged object, kept for inspection; `reconcile` reads its events from Sophos again.",

@@ -11,12 +11,15 @@ from datetime import datetime
 from lib.errors import ConflictError, DamagedError
 from lib.model.batch import GAP, Envelope, Header
 from lib.model.checkpoint import RECENT, Checkpoint
+from lib.model.clock import day_of
 from lib.model.event_fields import EventFields
 from lib.model.ids import KEY_LENGTH
 from lib.model.stream import Stream
+from lib.state.batches import StoredBatch
+from lib.state.checkpoints import Checkpoints, SavedCheckpoint
 from lib.state.gaps import Gap
 from lib.state.ledger import Known
-from lib.state.state import Checkpoints, SavedCheckpoint, State, StoredBatch, day_of
+from lib.state.state import State
 
 log = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from emulator.engine import StandInEngine
 from lib.errors import StoreError
 from lib.model.batch import Envelope, Header
 from lib.model.checkpoint import Checkpoint
+from lib.model.clock import day_of
 from lib.model.receipt import DELIVERED, LastReceipt
 from lib.model.stream import Stream
 from lib.pipeline.audit import audit
@@ -19,7 +20,7 @@ from lib.pipeline.expiry import Expiry
 from lib.pipeline.forward_batch import ForwardBatch
 from lib.pipeline.observe import NullEngine
 from lib.sophos.pages import event_fields
-from lib.state.state import State, day_of
+from lib.state.state import State
 from lib.store.base import Entry, Stored
 from lib.store.directory import DirectoryStore
 from tests.fakes.dying import Life, live
