@@ -39,6 +39,10 @@ EXAMPLES = {
     "backfill": ("--since 12h", "--since 2026-03-10T08:00 --integration acme"),
     "replay": ("--since 3d", "--batch archive/acme/0f1e2d3c/events/2026-03-10/000000000042.ndjson.gz"),
     "missed": ("--since 7d",),
+    "preview": (
+        "--filter sophos_central.yml --rules rules/ --events events.jsonl",
+        "--filter sophos_central.yml --rules rules/ --since 7d --json | jq '.rules[] | select(.never)'",
+    ),
     "switch-over": ("--after 0f1e2d3c-4b5a-4678-8796-a5b4c3d2e1f0",),
 }
 """Of each command, what may follow its name; the last of them is shown for some of all commands together."""
@@ -60,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from emulator import central, engine
+    from emulator.preview import command as preview
 
     parser = argparse.ArgumentParser(
         prog=_program(),
@@ -137,6 +142,8 @@ def _parser() -> argparse.ArgumentParser:
         "switch-over", "forward what was observed since the old plugin's end", _switch_over, config=True, json=True
     )
     over.add_argument("--after", required=True, metavar="ID", help="the newest Sophos event that UTMStack shows")
+    seen = add("preview", "what UTMStack's filter and rules make of the events here", _preview, config=True, json=True)
+    preview.add_arguments(seen)
     for name, each in commands.choices.items():
         each.formatter_class = argparse.RawDescriptionHelpFormatter
         each.epilog = "\n\n".join(filter(None, (each.epilog, _examples({name: EXAMPLES[name]}))))
@@ -250,6 +257,12 @@ def _switch_over(args: argparse.Namespace) -> int:
     from emulator.cli.commands import switch_over
 
     return switch_over(args.config, args.after, as_json=args.json)
+
+
+def _preview(args: argparse.Namespace) -> int:
+    from emulator.preview.command import run
+
+    return run(args)
 
 
 def _test_connection(args: argparse.Namespace) -> int:
