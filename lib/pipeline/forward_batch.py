@@ -17,6 +17,7 @@ from lib.errors import (
     DamagedError,
     EngineDownError,
     EngineRefusedError,
+    EngineSlowError,
     LogRefusedError,
 )
 from lib.model.batch import GAP, Envelope, Header
@@ -184,6 +185,8 @@ class ForwardBatch:
                     self._tidy(stream, lease, deadline)
         except ConflictError:
             run.outcome = BUSY
+        except EngineSlowError as error:
+            log.info("%s: %s; the next call sends the rest", stream, error)
         except (EngineDownError, EngineRefusedError) as error:
             log.warning("%s: %s", stream, error)
             run.outcome, run.error = ENGINE_UNAVAILABLE, error
