@@ -36,7 +36,7 @@ OUTGOING_BYTES = 64 << 10
 MAX_UNSENT_BYTES = 256 << 10
 """How much may wait to be sent, answers to control frames included."""
 MAX_FRAME_BYTES = 16 << 10
-"""HTTP/2's own limit, which nobody was told to go beyond."""
+"""HTTP/2's limit where nothing else is agreed: none longer is sent, and no server is told that it may."""
 MAX_IDLE_FRAMES = 100_000
 """How many frames in a row may bring no bytes of a message."""
 MAX_TOLD_BYTES = 200
@@ -157,7 +157,8 @@ class ClientStream:
         """What is to be sent next; `sent` tells how much of it was."""
         if self.is_open and not self.is_over:
             while self._waiting and len(self._outgoing) < OUTGOING_BYTES:
-                room = min(self._h2.local_flow_control_window(_STREAM), self._h2.max_outbound_frame_size)
+                # A server may allow frames of up to 16 MiB: these are no longer than any server takes.
+                room = min(self._h2.local_flow_control_window(_STREAM), MAX_FRAME_BYTES)
                 if room <= 0:
                     break
                 self._h2.send_data(_STREAM, bytes(self._waiting[:room]))

@@ -164,25 +164,31 @@ class Engine:
     def _failure(self, window: Window, flight: Flight, call: Call, deadline: float | None) -> Failure | None:
         """Why the stream is at its end, where it is, and not well."""
         now = time.monotonic()
-        match call.ended:
-            case Ended(status=Status.OK):
-                text = f"the engine ended the stream with {window.unacked} logs unacknowledged"
-                return None if window.is_done else self._unacked(flight, EngineDownError(text))
-            case Ended(status, message):
-                return Failure(self._error(f"ended the stream: {status.name}: {message}", status), status, message)
-            case Broken(reason):
-                return Failure(self._error(reason))
+        if call.ended is not None:
+            return self._ended(window, flight, call.ended)
         if now >= self._limit(window, call):
             return self._unacked(flight, self._error(self._silence(window, call)))
-        if deadline is not None and now >= deadline:
-            text = f"had {window.unacked} logs unacknowledged at the call's deadline"
-            kind = EngineSlowError if flight.acks else EngineDownError
-            return self._unacked(flight, kind(f"the engine at {self._channel.place} {text}"))
-        return None
+        if deadline is None or now < deadline:
+            return None
+        if window.is_done or not call.is_open:
+            return Failure(self._error(self._silence(window, call)))
+        text = f"the engine at {self._channel.place} had {window.unacked} logs unacknowledged at the call's deadline"
+        return self._unacked(flight, EngineSlowError(text) if flight.acks else EngineDownError(text))
+
+    def _ended(self, window: Window, flight: Flight, end: Ended | Broken) -> Failure | None:
+        if isinstance(end, Broken):
+            return Failure(self._error(end.reason))
+        if end.status is not Status.OK:
+            text = f"ended the stream: {end.status.name}: {end.message}"
+            return Failure(self._error(text, end.status), end.status, end.message)
+        if window.is_done:
+            return None
+        text = f"the engine ended the stream with {window.unacked} logs unacknowledged"
+        return self._unacked(flight, EngineDownError(text))
 
     def _silence(self, window: Window, call: Call) -> str:
         if not call.is_open:
-            return f"did not open a stream within {self._ack_timeout:g} s"
+            return "did not open a stream in time"
         if window.is_done:
             return "did not end a stream whose logs are all acknowledged"
         return f"did not acknowledge a log within {self._ack_timeout:g} s"

@@ -753,7 +753,8 @@ def test_logs_are_read_by_nobody_else_than_who_asks_for_the_next_count(folder: P
         assert readers == {threading.get_ident()}
         # Its owner may go on with it.
         following = int(next(source).id.removeprefix("log-"))
-    assert 20 <= following <= 19 + 3 + 1
+    # The counts of a few acknowledgements that came together are taken one by one.
+    assert 20 <= following <= 19 + 2 * 3 + 1
     assert taken_ids(other) == ids(logs_to(len(other.received)))
     assert len(other.received) < following
 

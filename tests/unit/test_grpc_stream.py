@@ -37,13 +37,13 @@ from lib.grpc_stream import (
     framed,
 )
 from lib.grpc_stream.status import MAX_MESSAGE_CHARACTERS, from_header, status_of, status_of_http, to_header
-from lib.grpc_stream.stream import MAX_IDLE_FRAMES, WINDOW_BYTES
+from lib.grpc_stream.stream import MAX_FRAME_BYTES, MAX_IDLE_FRAMES, OUTGOING_BYTES, WINDOW_BYTES
 
 MESSAGES = st.lists(st.binary(max_size=300), max_size=20)
 CUTS = st.lists(st.integers(1, 200), min_size=1, max_size=30)
 BEGINNING = ((b":status", b"200"), (b"content-type", b"application/grpc"))
 OK = ((b"grpc-status", b"0"),)
-MAX_HELD_BYTES = (16 << 10) + 9
+MAX_HELD_BYTES = MAX_FRAME_BYTES + 9
 
 
 def parts(data: bytes, cuts: list[int]) -> Iterator[bytes]:
@@ -228,13 +228,20 @@ def test_messages_go_out_whole_and_in_order_within_whatever_windows_the_server_h
     }
 
 
-def test_many_messages_share_a_frame_and_no_more_is_made_than_is_sent() -> None:
-    client, _ = opened(Server({SettingCodes.INITIAL_WINDOW_SIZE: 1 << 24}))
+@pytest.mark.parametrize("frame", [16384, (1 << 24) - 1])
+def test_many_messages_share_a_frame_and_no_more_is_made_than_is_sent(frame: int) -> None:
+    server = Server({SettingCodes.INITIAL_WINDOW_SIZE: 1 << 24, SettingCodes.MAX_FRAME_SIZE: frame})
+    server.h2.increment_flow_control_window(1 << 24)
+    client, _ = opened(server)
     for _ in range(10_000):
         client.send(framed(bytes(95)))
-    # The connection's own window is the smaller one.
-    assert len(client.to_send()) <= 65535 + 5 * 9
-    assert client.backlog == 1_000_000 - 65535
+    made = client.to_send()
+    assert OUTGOING_BYTES <= len(made) <= OUTGOING_BYTES + MAX_FRAME_BYTES + 9
+    # Four or five frames, not one for each message.
+    assert len(made) - (1_000_000 - client.backlog) <= 5 * 9
+    client.end()
+    pass_on(client, server)
+    assert server.received == framed(bytes(95)) * 10_000
 
 
 def test_a_window_that_closes_and_opens_holds_what_waits() -> None:
