@@ -154,8 +154,10 @@ class Stream:
         if self.has_ended and not held and self._forth.waiting and not self._forth.ready:
             self.end(Status.INTERNAL, "the stream ended within a message")
         elif self._engine is not None:
-            if sent := self._engine.send(self._forth):
+            # Until it has room for no more: then it tells when it has.
+            while sent := self._engine.send(self._forth):
                 self._caller.h2.acknowledge_received_data(sent, self._number)
+                self._engine.flush()
             if self.has_ended and not self._forth.waiting:
                 self._engine.end()
             self._engine.flush()

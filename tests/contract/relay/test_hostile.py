@@ -516,6 +516,25 @@ def test_however_an_engine_ends_whole_acknowledgements_arrive_and_then_a_status(
     assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
 
 
+def test_a_message_that_waited_for_its_turn_goes_on_whole_without_another_word_of_either_side(
+    folder: Path, authority: Authority, server: tuple[Path, Path], tokens: Path
+) -> None:
+    def script(talk: H2Connection, connection: socket.socket) -> None:
+        while not any(isinstance(each, h2.events.StreamEnded) for each in talk.receive_data(connection.recv(1 << 16))):
+            continue
+        talk.send_headers(1, ANSWER)
+        talk.send_data(1, ACK + ACK)
+        talk.send_headers(1, [("grpc-status", "0")], end_stream=True)
+
+    with (
+        # The engine has no reason to tell of its window, and the caller has sent all when the message's turn comes.
+        closing(RawEngine(folder / "e.sock", script, window=1 << 24)),
+        relay(folder, server, tokens=tokens, rate=1) as relayed,
+        caller(relayed.port, authority) as channel,
+    ):
+        assert list(stream(channel, iter([b"x", bytes(200_000)]))) == [ACK[5:]] * 2
+
+
 # Much at once
 
 
