@@ -523,7 +523,7 @@ def test_a_message_that_waited_for_its_turn_goes_on_whole_without_another_word_o
         while not any(isinstance(each, h2.events.StreamEnded) for each in talk.receive_data(connection.recv(1 << 16))):
             continue
         talk.send_headers(1, ANSWER)
-        talk.send_data(1, ACK + ACK)
+        talk.send_data(1, ACK * 3)
         talk.send_headers(1, [("grpc-status", "0")], end_stream=True)
 
     with (
@@ -532,7 +532,7 @@ def test_a_message_that_waited_for_its_turn_goes_on_whole_without_another_word_o
         relay(folder, server, tokens=tokens, rate=1) as relayed,
         caller(relayed.port, authority) as channel,
     ):
-        assert list(stream(channel, iter([b"x", bytes(200_000)]))) == [ACK[5:]] * 2
+        assert list(stream(channel, iter([b"x", b"y", bytes(200_000)]))) == [ACK[5:]] * 3
 
 
 # Much at once
