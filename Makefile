@@ -23,7 +23,7 @@ setup: $(VENV)/.done  ## Make the virtual environment with the locked packages
 run: setup  ## The demo: a simulated Sophos Central, the three functions, a stand-in engine
 	$(BIN)/python -m emulator demo
 
-test: setup go-engine browser  ## All tests
+test: setup go-engine js-engine browser  ## All tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: setup lint types proto-check test  ## What a reviewer runs: format, lint, strict types, generated code, tests
@@ -51,6 +51,11 @@ go-engine:  # The engine that tests and measurements speak to, in Go as UTMStack
 	@command -v go >/dev/null && test -d /usr/share/gocode/src/google.golang.org/grpc || \
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	    golang-go golang-google-grpc-dev golang-goprotobuf-dev protobuf-compiler protoc-gen-go-1-3; }
+
+.PHONY: js-engine
+js-engine:  # The engine that tests speak to in JavaScript: needs Debian's packages once, and npm's registry
+	@command -v npm >/dev/null || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nodejs npm; }
 
 .PHONY: browser
 browser:  # The browser that tests of the operator's page use: needs Debian's package once
