@@ -60,8 +60,7 @@ class Connection:
 
     def wait(self, seconds: float, *, writes: bool) -> None:
         """Wait until something can be received or, where that is wanted, sent; no longer than so many seconds."""
-        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
-            return
+        # TLS reads record by record, and none is longer than what `receive` takes: nothing is left where poll is blind.
         self._poll.register(self._socket, select.POLLIN | (select.POLLOUT if writes else 0))
         self._poll.poll(math.ceil(max(0.0, seconds) * 1000))
 

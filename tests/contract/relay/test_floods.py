@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
@@ -12,14 +13,15 @@ import grpc
 import h2.errors
 import h2.events
 import pytest
+from h2.connection import H2Connection
 from hyperframe import frame as frames
 
 from emulator.engine import StandInEngine
 from emulator.relay import Relay
 from tests.fakes.authority import Authority
 from tests.fakes.js_engine import install_js_engine, js_engine
-from tests.fakes.raw_http2 import RawCaller
-from tests.fakes.relay import TOKEN, Open, caller, client, delivers, field, log, relay, stream
+from tests.fakes.raw_http2 import RawCaller, RawEngine
+from tests.fakes.relay import PATIENCE, TOKEN, Open, caller, client, delivers, field, log, relay, stream
 
 AUTHORIZED = ("authorization", f"Bearer {TOKEN}")
 
@@ -126,6 +128,46 @@ def test_connections_of_one_address_on_which_nobody_shows_a_token_are_few(
             assert strangers[-1].hear(h2.events.StreamEnded)
             assert held.send(field(1, b"b")) == field(1, b"b")
         delivers(relayed.port, authority, engine)
+
+
+def test_headers_over_many_frames_end_the_connection_of_a_known_caller_too(
+    relayed: Relay, authority: Authority, engine: StandInEngine
+) -> None:
+    with closing(RawCaller(relayed.port, authority.ca)) as raw:
+        raw.hear(h2.events.RemoteSettingsChanged)
+        raw.ask(1, AUTHORIZED)
+        raw.tell(1, framed(field(1, b"a")))
+        assert raw.hear(h2.events.DataReceived)
+        raw.send(frames.HeadersFrame(3, b"").serialize() + frames.ContinuationFrame(3, b"").serialize() * 4)
+        assert raw.is_hung_up_on()
+    delivers(relayed.port, authority, engine)
+
+
+def test_an_engine_is_not_read_from_while_its_caller_takes_nothing(
+    folder: Path, authority: Authority, server: tuple[Path, Path], tokens: Path
+) -> None:
+    taken: queue.Queue[int] = queue.Queue()
+
+    def script(talk: H2Connection, connection: socket.socket) -> None:
+        talk.send_headers(1, [(":status", "200"), ("content-type", "application/grpc")])
+        connection.sendall(talk.data_to_send())
+        acks = frames.DataFrame(1, framed(field(1, b"a")) * 1000).serialize()
+        sent = 0
+        connection.settimeout(1)
+        with suppress(TimeoutError):
+            while sent < 64 << 20:
+                sent += connection.send(acks[sent % len(acks) :])
+        taken.put(sent)
+
+    with (
+        closing(RawEngine(folder / "e.sock", script)),
+        relay(folder, server, tokens=tokens) as relayed,
+        closing(RawCaller(relayed.port, authority.ca)) as raw,
+    ):
+        raw.hear(h2.events.RemoteSettingsChanged)
+        raw.ask(1, AUTHORIZED)
+        raw.tell(1, framed(field(1, b"a")))
+        assert taken.get(timeout=PATIENCE) < 8 << 20
 
 
 # Farewells
