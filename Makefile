@@ -37,7 +37,7 @@ setup: $(VENV)/.done  ## Make the virtual environment with all locked packages, 
 run: $(VENV)/.run  ## The demo: a simulated Sophos Central, the three functions, a stand-in engine
 	$(BIN)/python -m emulator demo
 
-test: setup go-engine browser terraform  ## All tests
+test: setup go-engine js-engine browser terraform promtool  ## All tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: setup lint types proto-check test  ## What a reviewer runs: format, lint, strict types, generated code, tests
@@ -68,6 +68,14 @@ DEBIAN = { test "$$(id -u)" = 0 || { echo "$@ needs packages of Debian: sudo apt
 go-engine:  # The engine that tests and measurements speak to, in Go as UTMStack's own: needs Debian's packages once
 	@command -v go >/dev/null && test -d /usr/share/gocode/src/google.golang.org/grpc || \
 	  $(call DEBIAN,golang-go golang-google-grpc-dev golang-goprotobuf-dev protobuf-compiler protoc-gen-go-1-3)
+
+.PHONY: js-engine
+js-engine:  # The engine that tests speak to in JavaScript: needs Debian's packages once, and npm's registry
+	@command -v npm >/dev/null || $(call DEBIAN,nodejs npm)
+
+.PHONY: promtool
+promtool:  # What tests the alert rules: needs Debian's package once
+	@command -v promtool >/dev/null || $(call DEBIAN,prometheus)
 
 .PHONY: browser
 browser:  # The browser that tests of the operator's page use: needs Debian's package once

@@ -114,6 +114,18 @@ def _parser() -> argparse.ArgumentParser:
     ):
         add(name, text, _pause, config=True, json=True).add_argument("integration", metavar="NAME")
         commands.choices[name].set_defaults(resume=name == "resume")
+    _add_readers(add)
+    preview.add_arguments(
+        add("preview", "what UTMStack's filter and rules make of the events here", _preview, config=True, json=True)
+    )
+    for name, each in commands.choices.items():
+        each.formatter_class = argparse.RawDescriptionHelpFormatter
+        each.epilog = "\n\n".join(filter(None, (each.epilog, _examples({name: EXAMPLES[name]}))))
+    return parser
+
+
+def _add_readers(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands that read the ledger, Sophos, or what was kept, again."""
     audit = add("audit", "add the ledger up: every batch acknowledged, no gap unnamed", _audit, config=True, json=True)
     audit.add_argument("--since", metavar="DAY", help="a date, or a duration such as 7d; default: everything")
     types = add("types", "which types of events there are, and what each costs", _types, config=True, json=True)
@@ -142,12 +154,6 @@ def _parser() -> argparse.ArgumentParser:
         "switch-over", "forward what was observed since the old plugin's end", _switch_over, config=True, json=True
     )
     over.add_argument("--after", required=True, metavar="ID", help="the newest Sophos event that UTMStack shows")
-    seen = add("preview", "what UTMStack's filter and rules make of the events here", _preview, config=True, json=True)
-    preview.add_arguments(seen)
-    for name, each in commands.choices.items():
-        each.formatter_class = argparse.RawDescriptionHelpFormatter
-        each.epilog = "\n\n".join(filter(None, (each.epilog, _examples({name: EXAMPLES[name]}))))
-    return parser
 
 
 def _program() -> str:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from emulator.cli.terminal import refuse, say, show
 from lib.config import loading as configuration
-from lib.config.loading import ENVIRONMENT, Config
+from lib.config.environment import CONFIG
+from lib.config.settings import Config
 from lib.errors import ConfigError, ConnectorError
 from lib.model.duration import parse_duration
 
@@ -83,7 +84,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _config(args: argparse.Namespace) -> Config | None:
     """The configuration, where one is named; the store cannot be read without."""
-    if args.config is None and args.since is None and ENVIRONMENT not in os.environ:
+    if args.config is None and args.since is None and CONFIG not in os.environ:
         return None
     return configuration.load(args.config)
 

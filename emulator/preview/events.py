@@ -13,12 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lib.model.feed import EVENTS_DATA_TYPE
-
-from lib.config.loading import UTMSTACK_TENANT, Config, Integration
+from lib.config.settings import Config, IntegrationConfig
 from lib.errors import ConfigError, DamagedError
 from lib.model.batch import Envelope, Header
 from lib.model.clock import day_of
+from lib.model.integration import EVENTS_DATA_TYPE, UTMSTACK_TENANT
 from lib.model.log import from_fields
 from lib.model.stream import ALERTS, ENDPOINTS, EVENTS
 from lib.state.batches import HEADER, from_line
@@ -44,7 +43,7 @@ class Event:
 class Site:
     """What the configuration says of what is sent; its defaults where there is none."""
 
-    integrations: tuple[Integration, ...] = ()
+    integrations: tuple[IntegrationConfig, ...] = ()
     gap_data_type: str | None = "sophos-central-gaps"
 
     def envelope(self, raw: bytes, kind: object = None) -> Envelope:
@@ -134,14 +133,13 @@ def from_store(config: Config, since: timedelta, damaged: Damaged) -> Iterator[E
 
     `damaged` gets the key of each object that cannot be read. ConfigError where there is no store.
     """
-    from lib import app  # noqa: PLC0415 - opens the store
-    from lib.state.state import State  # noqa: PLC0415
+    from lib.app import App  # noqa: PLC0415 - only where the store is read
 
     if not config.store.startswith("gs://") and not Path(config.store.removeprefix("file:")).is_dir():
         raise ConfigError(
             f"there is no store at {config.store}", remedy="Start the connector first, or name another source."
         )
-    state = State.of(app.open_store(config.store))
+    state = App(lambda: config).state
     after = datetime.now(UTC) - since
     seen: set[bytes] = set()
     for header, items in _batches(state, after, damaged):

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from emulator.__main__ import main
-from lib.config.loading import ENVIRONMENT
+from lib.config.environment import CONFIG
 from tests.site import Site, site
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +38,7 @@ EXPLOIT = "Event::Endpoint::HmpaExploitPrevented"
 
 @pytest.fixture(autouse=True)
 def _no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    monkeypatch.delenv(CONFIG, raising=False)
 
 
 class Folder:
