@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -29,6 +33,7 @@ from lib.model.checkpoint import problem_after
 from lib.model.stream import Stream
 from lib.parts import Parts, PlatformFacts
 from lib.store.base import ObjectStore
+from lib.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +46,7 @@ def run(location: str | None, only: str | None = None) -> int:
     telemetry.start("emulator")
     recent = RecentLog()
     logging.getLogger().addHandler(recent)
+    log.info("sophos-utmstack %s", VERSION)
     try:
         location = configuration.absolute(configuration.located(location))
         config = configuration.load(location)
@@ -52,6 +58,7 @@ def run(location: str | None, only: str | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    _give_a_runtime_folder()
     watcher = SettingsWatcher(config.utmstack.workdir) if config.utmstack else None
     if watcher:
         watcher.look()
@@ -98,6 +105,13 @@ def _probe_of(app: App) -> Callable[[], None] | None:
         app.engine.probe()
 
     return None if app.config().observe else probe
+
+
+def _give_a_runtime_folder() -> None:
+    """gunicorn, under each function, keeps a socket in $XDG_RUNTIME_DIR, or below a home that a service has not."""
+    if "XDG_RUNTIME_DIR" not in os.environ:
+        folder = os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="sophos-utmstack-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def _watch(stop: threading.Event, platform: Platform, serving: threading.Thread) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata
 from itertools import count
 from typing import Any
 
@@ -186,10 +185,3 @@ class Context:
 def page(template: str, **values: Any) -> Response:
     """A page of HTML."""
     return Response(render_template(template, **values), content_type="text/html; charset=utf-8", headers=HEADERS)
-
-
-def version() -> str:
-    """The product's version."""
-    with suppress(metadata.PackageNotFoundError):
-        return metadata.version("sophos-utmstack")
-    return "from the source tree"

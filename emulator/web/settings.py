@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from emulator.web import formatting
-from emulator.web.context import version
 from lib.config.secrets import Reference
 from lib.config.settings import Every
 from lib.model.duration import duration_text
+from lib.version import VERSION
 
 ROOT = Path(__file__).parents[2]
 """Where the documentation lies, in a source tree."""
@@ -72,7 +72,7 @@ def documents() -> Mapping[str, Path]:
 
 def versions() -> list[tuple[str, str]]:
     """What runs here."""
-    found = [("connector", version()), ("Python", sys_platform.python_version())]
+    found = [("connector", VERSION), ("Python", sys_platform.python_version())]
     for name in ("grpcio", "protobuf", "Flask", "waitress", "requests"):
         with suppress(metadata.PackageNotFoundError):
             found.append((name, metadata.version(name)))

@@ -32,6 +32,7 @@ from lib.state.leases import lease_of
 from lib.state.schedules import Schedules
 from lib.state.state import State
 from lib.store.base import ABSENT, ObjectStore
+from lib.version import VERSION
 
 FETCH_OUTCOMES_THAT_READ = ("fetched", "up_to_date")
 _WHOLE: dict[str, Whole] = {}
@@ -182,6 +183,7 @@ def status(
         "health": str(verdict.health),
         "reasons": [_reason(each) for each in verdict.reasons],
         "waiting": len(verdict.waiting),
+        "version": VERSION,
         "now": to_text(now),
         "every": _every(config),
         "store": config.store,

@@ -13,7 +13,7 @@ from flask import Flask, Response, request
 
 from emulator.web import formatting
 from emulator.web.charts import DEFAULT, RANGES
-from emulator.web.context import HEADERS, Context, page, version
+from emulator.web.context import HEADERS, Context, page
 from emulator.web.events import Events, dead_events, last_receipts
 from emulator.web.exports import dead_letter_lines, gap_lines
 from emulator.web.listing import BADNESS, Query, find, ordered, waits, without_stream
@@ -22,6 +22,7 @@ from emulator.web.snapshot import Taken
 from lib.errors import NotFoundError
 from lib.model.clock import to_text
 from lib.model.stream import Stream
+from lib.version import VERSION
 
 INTEGRATIONS = 12
 """So many are shown at the start; all at a click."""
@@ -85,7 +86,7 @@ class Views:
         for name in ("number", "size", "seconds", "short", "ago", "pretty", "coded"):
             env.filters[name] = getattr(formatting, name)
         env.globals.update(
-            version=version(),
+            version=VERSION,
             plural=formatting.plural,
             shapes=SHAPES,
             words=WORDS,
