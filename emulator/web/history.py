@@ -44,11 +44,17 @@ class History:
     """
 
     def __init__(
-        self, store: Callable[[], ObjectStore], status: Callable[[], Mapping[str, Any]], now: Callable[[], float]
+        self,
+        store: Callable[[], ObjectStore],
+        status: Callable[[], Mapping[str, Any]],
+        now: Callable[[], float],
+        every: float = SAMPLE_SECONDS,
     ) -> None:
+        """`every`: seconds between two samples."""
         self._store = store
         self._status = status
         self._now = now
+        self._every = every
         self._lock = threading.Lock()
         self._days: dict[str, Day] = {}
         self._read: dict[str, Day] = {}
@@ -127,7 +133,7 @@ class History:
         self.is_complete = True
         pause = FIRST_SAMPLE_SECONDS
         while not self._over.wait(pause):
-            pause = SAMPLE_SECONDS
+            pause = self._every
             with suppress(ConnectorError):
                 self._sample()
                 if self._now() - saved >= SAVE_SECONDS:

@@ -20,7 +20,7 @@ from emulator.web.events import Events
 from emulator.web.exports import Exports
 from emulator.web.history import History
 from emulator.web.metrics import registry_of
-from emulator.web.snapshot import Read, Snapshot
+from emulator.web.snapshot import QUIET_SECONDS, Read, Snapshot
 from emulator.web.views import Views
 from lib.app import App
 from lib.errors import ConnectorError, NotFoundError
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 OPEN = ("/healthz", DESCRIPTION_PATH, "/api/v1/", "/static/")
 """What anybody may ask under any name: it tells no status, or has a key of its own."""
+BUCKET_SECONDS = 600.0
+"""How often a bucket is looked through while nobody looks: it charges for each listing."""
 CONNECTIONS = 500
 IDLE_SECONDS = 15
 """A connection that says nothing for so long is closed: those that were only opened shut nobody out."""
@@ -41,8 +43,9 @@ class Web:
     """Everything that `listen` shows, over the use cases of `graph`; `read` makes a status."""
 
     def __init__(self, platform: Platform, read: Read, graph: App, recent: RecentLog) -> None:
-        self.snapshot = Snapshot(lambda: graph.store, read)
-        self.history = History(lambda: graph.store, self.snapshot.status, time.time)
+        quiet = BUCKET_SECONDS if graph.config().store.startswith("gs://") else QUIET_SECONDS
+        self.snapshot = Snapshot(lambda: graph.store, read, quiet)
+        self.history = History(lambda: graph.store, self.snapshot.status, time.time, quiet)
         platform.hearers.append(self.history.heard)
         self.app = _application(platform, self.snapshot, self.history, graph, recent)
         """The WSGI application."""

@@ -101,8 +101,10 @@ class Snapshot:
     status: the looker gets its error. What the functions answered last is read from memory in each pass.
     """
 
-    def __init__(self, store: Callable[[], ObjectStore], read: Read) -> None:
+    def __init__(self, store: Callable[[], ObjectStore], read: Read, quiet: float = QUIET_SECONDS) -> None:
+        """`quiet`: seconds between two passes while nobody looks."""
         self._store = store
+        self._quiet = quiet
         self._read = read
         self._taken: Taken | None = None
         self._edition = 0
@@ -156,7 +158,7 @@ class Snapshot:
             except Exception:
                 self._taken = None
                 log.exception("the status cannot be made")
-            self._wanted.wait(QUIET_SECONDS)
+            self._wanted.wait(self._quiet)
             self._wanted.clear()
 
     def _pass(self, before: Taken | None) -> Taken:
