@@ -36,6 +36,8 @@ QUIET_SECONDS = 60.0
 OLDEST_SECONDS = 60.0
 """Nobody is shown an older status: the look waits for a new one, or gets the error that prevents it."""
 KEPT_BYTES = 16_384
+MARKED_PREFIXES = ("cursors/", "leases/", "reconciliations/")
+"""Whose objects tell whether a stream's record has changed; each is listed once a pass."""
 KEPT_PREFIXES = ("gaps/", "dead/", "acknowledged/")
 
 
@@ -180,11 +182,7 @@ class Snapshot:
             return taken
 
     def _record_reader(self, store: ListedStore) -> Callable[[Stream], StreamRecord]:
-        generations = {
-            entry.key: entry.generation
-            for prefix in ("cursors/", "leases/", "reconciliations/")
-            for entry in store.list(prefix)
-        }
+        generations = {entry.key: entry.generation for prefix in MARKED_PREFIXES for entry in store.list(prefix)}
         state = State.of(store)
 
         def read(stream: Stream) -> StreamRecord:
@@ -230,14 +228,21 @@ class ListedStore:
         self.store = store
         self._listed: dict[str, int] = {}
         self._kept: dict[str, Stored] = {}
+        self._lists: dict[str, list[Entry]] = {}
 
     def begin(self) -> None:
         """Begin a pass: what was listed before counts no more."""
         self._kept = {key: stored for key, stored in self._kept.items() if key in self._listed}
         self._listed.clear()
+        self._lists.clear()
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
-        """As the store's own, noting generations."""
+        """As the store's own, noting generations; of streams' objects as it was earlier in this pass."""
+        if prefix in MARKED_PREFIXES and not after:
+            if prefix not in self._lists:
+                self._lists[prefix] = [*self.store.list(prefix)]
+            yield from self._lists[prefix]
+            return
         for entry in self.store.list(prefix, after=after):
             if entry.key.startswith(KEPT_PREFIXES):
                 self._listed[entry.key] = entry.generation
