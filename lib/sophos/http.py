@@ -14,7 +14,6 @@ from urllib.parse import unquote, urlsplit
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from requests.utils import select_proxy
 
@@ -22,6 +21,7 @@ from lib.errors import ProtocolError, SophosDownError, ThrottledError, TlsBroken
 from lib.model.backoff import full_jitter, retry_after
 from lib.model.clock import believed, from_http_date
 from lib.model.host import check_url, is_loopback
+from lib.sophos.connections import Adapter
 from lib.sophos.failures import failure_of
 from lib.sophos.reach import Way
 
@@ -131,7 +131,7 @@ class Http:
         self._random = random
         self._session = requests.Session()
         self._session.cookies.set_policy(_NoCookies())
-        adapter = HTTPAdapter(pool_maxsize=16)
+        adapter = Adapter(pool_maxsize=16)
         self._session.mount("https://", adapter)
         self._session.mount("http://", adapter)
         self._session.headers["User-Agent"] = "sophos-utmstack"
