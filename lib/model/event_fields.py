@@ -15,3 +15,4 @@ class EventFields:
     """When Sophos Central stored it, UTC."""
     type: str | None = None
     is_object: bool = True
+    """Whether it is a JSON object that everybody can read: not one nested too deep."""

@@ -102,10 +102,12 @@ class Adapter(HTTPAdapter):
     """The adapter of `requests`, with these connections."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Make the pools of connections."""
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = _POOLS
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        """The pools of connections through a proxy."""
         manager = super().proxy_manager_for(*args, **kwargs)
         if "http" in str(manager.proxy.scheme if manager.proxy else ""):  # A SOCKS proxy has connections of its own.
             manager.pool_classes_by_scheme = _POOLS

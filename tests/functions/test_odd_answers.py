@@ -90,3 +90,17 @@ def test_a_password_that_the_proxy_echoes_is_not_repeated() -> None:
         thread.join()
     assert "407" in str(refused.value)
     assert SECRET not in str(refused.value)
+
+
+def test_an_event_nested_a_thousand_deep_is_set_aside_and_the_others_go_on(own: Site, sophos: Sophos) -> None:
+    deep = b'{"id": "2", "x": ' + b"[" * 1000 + b"]" * 1000 + b"}"
+    page = b'{"has_more": false, "next_cursor": "c", "items": [{"id": "1"}, %s, {"id": "3"}]}' % deep
+    sophos.says[PAGE_PATH] = lambda *_: (200, page)
+    (line,) = own.results("fetch-page")
+    assert (line["events"], "problem" in line) == (3, False)
+    (line,) = own.results("forward-batch")
+    assert (line["acked"], line["set_aside"]) == (2, 1)
+    assert own.raws() == [b'{"id": "1"}', b'{"id": "3"}']
+    (aside,) = [file.read_text() for file in Path(own.folder, "store", "dead").rglob("*") if file.is_file()]
+    assert json.loads(aside)["raw"] == deep.decode()
+    assert own.command("audit")["ok"]
