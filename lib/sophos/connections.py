@@ -38,7 +38,7 @@ class _Timed(io.RawIOBase):
         if self._end is not None:
             # Not 0: that would be a socket that never waits.
             self._sock.settimeout(max(0.001, self._end - time.monotonic()))
-        return self._raw.readinto(buffer)  # type: ignore[attr-defined,no-any-return]
+        return self._raw.readinto(buffer)
 
     def close(self) -> None:
         self._raw.close()
@@ -51,7 +51,7 @@ class _Response(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         self._sock = sock
-        self._timed = _Timed(self.fp.detach(), sock)  # type: ignore[attr-defined]
+        self._timed = _Timed(self.fp.detach(), sock)
         self.fp = io.BufferedReader(self._timed)
 
     def begin(self) -> None:
@@ -73,7 +73,7 @@ class _Response(http.client.HTTPResponse):
         """The answer is over. A byte behind it is of no request of ours: the connection must not be used again."""
         with suppress(OSError, ValueError):
             self._sock.settimeout(0)
-            if self.fp.peek(1):  # type: ignore[attr-defined]
+            if self.fp.peek(1):
                 self._sock.shutdown(socket.SHUT_RDWR)
             self._timed.begun()
         super()._close_conn()  # type: ignore[misc]

@@ -3,14 +3,15 @@
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from lib.errors import ProxyDownError
+from lib.model.stream import Stream
 from lib.sophos.reach import Way
-from tests.fakes.sophos import PAGE_PATH, TOKEN_PATH, Sophos
+from tests.fakes.sophos import PAGE_PATH, TENANT, TOKEN_PATH, Sophos
 from tests.site import SECRET, Site
 
 
@@ -104,3 +105,44 @@ def test_an_event_nested_a_thousand_deep_is_set_aside_and_the_others_go_on(own: 
     (aside,) = [file.read_text() for file in Path(own.folder, "store", "dead").rglob("*") if file.is_file()]
     assert json.loads(aside)["raw"] == deep.decode()
     assert own.command("audit")["ok"]
+
+
+@pytest.mark.parametrize("cursor", ["x" * 100_000, "\\ud800"])
+def test_a_cursor_that_cannot_be_sent_back_is_not_stored_and_reading_goes_on_by_date(
+    own: Site, sophos: Sophos, cursor: str
+) -> None:
+    page = b'{"has_more": false, "next_cursor": "%s", "items": [{"id": "%s"}]}'
+
+    def say(query: Mapping[str, str], _: str) -> tuple[int, bytes]:
+        if "cursor" in query:
+            return 200, page % (cursor.encode(), b"2")
+        return 200, page % (b"good", b"1" if not own.state.checkpoints.read(stream).checkpoint.cursor else b"3")
+
+    stream = Stream("acme", TENANT, "events")
+    sophos.says[PAGE_PATH] = say
+    own.results("fetch-page")
+    (line,) = own.results("fetch-page")
+    assert (line["outcome"], line["events"], "problem" in line) == ("fetched", 1, False)
+    assert own.state.checkpoints.read(stream).checkpoint.cursor == "good"
+
+
+def test_odd_records_of_tenants_cost_no_other_tenant(
+    own: Site, sophos: Sophos, capfd: pytest.CaptureFixture[str]
+) -> None:
+    odd: list[object] = [
+        {"id": None, "apiHost": sophos.url},
+        {"apiHost": sophos.url},
+        {"id": "odd-host", "apiHost": 5},
+        {"id": "odd-name", "name": {}, "apiHost": sophos.url},
+        {"id": "nul\0", "apiHost": sophos.url},
+        7,
+    ]
+    good: list[object] = [{"id": f"t-{number}", "name": "", "apiHost": sophos.url} for number in range(3)]
+    sophos.says["/whoami/v1"] = lambda *_: (200, {"id": "p", "idType": "partner", "apiHosts": {"global": sophos.url}})
+    sophos.says["/partner/v1/tenants"] = lambda *_: (200, {"items": [*odd[:4], *good, *odd[4:]], "pages": {"total": 1}})
+    lines = own.results("fetch-page")
+    assert [(line["tenant"], line["outcome"]) for line in lines] == [(f"t-{n}", "up_to_date") for n in range(3)]
+    own.end("fetch-page")
+    told = capfd.readouterr()
+    for who in ("number 1 ", "number 2 ", "odd-host", "odd-name", "nul", "number 9 "):
+        assert f"tenant {who}" in told.out + told.err
