@@ -710,13 +710,6 @@ class _IntegrationSchema(_Strict):
         if ("next_client_id" in data) != ("next_client_secret" in data):
             raise ValidationError("`next_client_id` and `next_client_secret` go together")
 
-    @validates_schema(skip_on_field_errors=True)
-    def _fits(self, data: dict[str, Any], **_: Any) -> None:
-        if families.length(families.expanded(data.get("exclude_types", ()))) > families.LONGEST:
-            raise ValidationError(
-                "names more types than an address has room for; leave out fewer families", "exclude_types"
-            )
-
     @post_load
     def _made(self, data: dict[str, Any], **_: Any) -> Integration:
         name = data["name"]

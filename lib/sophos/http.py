@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 
 import requests
 import urllib3
@@ -20,6 +20,7 @@ from requests.utils import select_proxy
 from lib.errors import ProtocolError, SophosDownError, ThrottledError, TlsBrokenError
 from lib.model.backoff import full_jitter, retry_after
 from lib.model.clock import believed, from_http_date
+from lib.model.families import URL_SAFE
 from lib.model.host import check_url, is_loopback
 from lib.sophos.connections import Adapter
 from lib.sophos.failures import failure_of
@@ -173,7 +174,14 @@ class Http:
                 self._rate_limiter.take(stream, end)
             try:
                 answer = self._once(
-                    method, url, end, max_bytes, auth=Bearer(token), headers=headers, params=params, data=form
+                    method,
+                    url,
+                    end,
+                    max_bytes,
+                    auth=Bearer(token),
+                    headers=headers,
+                    params=urlencode(params or {}, safe=URL_SAFE),
+                    data=form,
                 )
                 status = answer.status
                 self._refuse_server_faults(answer, method, url)

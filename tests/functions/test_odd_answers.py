@@ -5,10 +5,12 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lib.errors import ProxyDownError
+from lib.model.families import FAMILIES, LONGEST, NEEDED
 from lib.model.stream import Stream
 from lib.sophos.reach import Way
 from tests.fakes.sophos import PAGE_PATH, TENANT, TOKEN_PATH, Sophos
@@ -146,3 +148,21 @@ def test_odd_records_of_tenants_cost_no_other_tenant(
     told = capfd.readouterr()
     for who in ("number 1 ", "number 2 ", "odd-host", "odd-name", "nul", "number 9 "):
         assert f"tenant {who}" in told.out + told.err
+
+
+def test_types_that_the_address_has_no_room_for_are_left_out_all_the_same(own: Site, sophos: Sophos) -> None:
+    names = [name for family in FAMILIES.values() for name in sorted(family - NEEDED)]
+    asked: list[str] = []
+
+    def say(query: Mapping[str, str], _: str) -> tuple[int, Any]:
+        asked.append(query["exclude_types"])
+        items = [{"id": str(at), "type": name} for at, name in enumerate([*names, "Event::New"])]
+        left = [item for item in items if item["type"] not in query["exclude_types"].split(",")]
+        return 200, {"has_more": False, "next_cursor": "c", "items": left}
+
+    sophos.says[PAGE_PATH] = say
+    one = {"name": "acme", "client_id": "c", "client_secret": "s", "exclude_types": [f"family:{n}" for n in FAMILIES]}
+    own.write_config(integrations=[one])
+    (line,) = own.results("fetch-page")
+    assert (line["outcome"], line["events"]) == ("fetched", 1)
+    assert 4000 < len(asked[0]) <= LONGEST
