@@ -247,7 +247,8 @@ class Http:
                         raise TooLargeError(f"{what}: the answer has over {max_bytes >> 20} MiB")
                     if self._monotonic() - started > left:
                         raise SophosDownError(f"{what}: the answer took over {left:.0f} s")
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        except (OSError, urllib3.exceptions.HTTPError) as error:  # `requests` raises OSErrors, and lets others through.
+            self.way(url).check()
             failure = failure_of(what, error)
             if isinstance(failure, TlsBrokenError):
                 self.way(url).secure()  # It goes the way again, and says whose certificate it met.

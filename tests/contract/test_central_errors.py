@@ -12,9 +12,11 @@ from lib.errors import (
     CursorRefusedError,
     PermanentError,
     ProtocolError,
+    ProxyDownError,
     RetryableError,
     SophosDownError,
     ThrottledError,
+    TlsBrokenError,
 )
 from lib.model.page import Page
 from lib.sophos.client import Central
@@ -254,3 +256,53 @@ def test_the_recorded_shapes_are_read_whole_and_byte_for_byte(kind: str) -> None
         assert found.id
         assert found.type
         assert found.created_at
+
+
+@pytest.mark.parametrize(
+    ("variable", "family", "told", "remedy"),
+    [
+        (
+            "REQUESTS_CA_BUNDLE",
+            "/nowhere/ca.pem",
+            TlsBrokenError,
+            "/nowhere/ca.pem, cannot be read: No such",
+            "ca_bundle",
+        ),
+        (("REQUESTS_CA_BUNDLE", __file__), TlsBrokenError, "test_central_errors.py, cannot be read", "ca_bundle"),
+        (("HTTPS_PROXY", "http://127.0.0.1:9 "), ProxyDownError, "the proxy's address", "no blank at the end"),
+        (("HTTPS_PROXY", "http://127.0.0.1:99999"), ProxyDownError, "the proxy's address", "a port up to 65535"),
+        (("HTTPS_PROXY", "http://[::1"), ProxyDownError, "the proxy's address", "HTTPS_PROXY"),
+        (("HTTPS_PROXY", "socks5://127.0.0.1:9"), ProxyDownError, "PySocks is not installed", "Install PySocks"),
+    ],
+)
+def test_a_way_that_is_broken_on_this_machine_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+    variable: tuple[str, str],
+    family: type[ConnectorError],
+    told: str,
+    remedy: str,
+) -> None:
+    for each in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HTTPS_PROXY", "ALL_PROXY", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(each, raising=False)
+    # Where only the certificates are at fault, nothing goes out: nobody listens there.
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv(*variable)
+    with pytest.raises(ConnectorError) as error:
+        client("https://id.sophos.com").authenticate()
+    assert isinstance(error.value, family)
+    assert told in str(error.value)
+    assert remedy in error.value.remedy
+    with pytest.raises(family):
+        client("https://id.sophos.com").way("https://id.sophos.com").resolve()
+
+
+def test_certificates_that_are_taken_away_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with CentralServer(tls_ca=tmp_path / "ca.pem") as central:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+        found = client(central.url)
+        found.authenticate()
+        (tmp_path / "ca.pem").rename(tmp_path / "gone.pem")
+        with pytest.raises(TlsBrokenError, match="cannot be read"):
+            found.whoami()
+        (tmp_path / "gone.pem").rename(tmp_path / "ca.pem")
+        assert found.whoami().data_region == central.url
