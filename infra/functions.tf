@@ -18,6 +18,12 @@ locals {
     ] : [],
   )
 
+  relay_network = {
+    connector = try(var.relay_network.connector, null)
+    egress    = try(var.relay_network.all_traffic, false) ? "ALL_TRAFFIC" : "PRIVATE_RANGES_ONLY"
+  }
+  call_relay = local.forwards && var.relay_network != null ? ["forward-batch", "test-connection"] : []
+
   concurrency = 8
   memory      = { "fetch-page" = "1Gi", "forward-batch" = "1Gi", "test-connection" = "512Mi" }
 }
@@ -55,6 +61,7 @@ resource "google_cloudfunctions2_function" "this" {
     available_memory                 = local.memory[each.key]
     available_cpu                    = "1"
     timeout_seconds                  = var.timeout_seconds
+    min_instance_count               = each.key == "test-connection" ? 0 : var.min_instances
     max_instance_count               = var.max_instances
     max_instance_request_concurrency = local.concurrency
     all_traffic_on_latest_revision   = true
@@ -62,11 +69,17 @@ resource "google_cloudfunctions2_function" "this" {
     # Scheduler, Tasks and Eventarc of this project count as internal. People call test-connection, as IAM lets them.
     ingress_settings = each.key == "test-connection" ? "ALLOW_ALL" : "ALLOW_INTERNAL_ONLY"
 
+    # The two that call the relay.
+    vpc_connector                 = contains(local.call_relay, each.key) ? local.relay_network.connector : null
+    vpc_connector_egress_settings = contains(local.call_relay, each.key) ? local.relay_network.egress : null
+
     environment_variables = {
       SOPHOS_UTMSTACK_CONFIG = "/etc/connector/connector.yaml"
       # A call hands over before the platform ends it.
       CLOUD_RUN_TIMEOUT_SECONDS = var.timeout_seconds
       THREADS                   = local.concurrency
+      # gunicorn's own files; the home folder cannot be written.
+      XDG_RUNTIME_DIR = "/tmp"
     }
 
     secret_volumes {
@@ -82,10 +95,5 @@ resource "google_cloudfunctions2_function" "this" {
     }
   }
 
-  depends_on = [
-    google_project_iam_member.build,
-    google_project_iam_member.build_sources,
-    google_secret_manager_secret_iam_member.config,
-    google_storage_bucket_iam_member.archives,
-  ]
+  depends_on = [terraform_data.foundation]
 }

@@ -2,6 +2,7 @@
 
 locals {
   from_functions = "resource.type=\"cloud_run_revision\" AND resource.labels.service_name=~\"^${var.prefix}-(fetch-page|forward-batch)$\""
+  gap            = "${local.from_functions} AND severity=ERROR AND jsonPayload.message:\": a gap: \""
 }
 
 resource "google_logging_metric" "lag" {
@@ -38,15 +39,18 @@ resource "google_logging_metric" "lag" {
       scale              = 1
     }
   }
+
+  depends_on = [google_project_service.this]
 }
 
 resource "google_logging_metric" "failures" {
   name        = "${var.prefix}/failures"
-  description = "Calls of a stream that failed, by why"
-  filter      = "${local.from_functions} AND jsonPayload.result.outcome=(\"failed\" OR \"engine_unavailable\")"
+  description = "Calls of a stream that failed or was paused, by why"
+  filter      = "${local.from_functions} AND jsonPayload.result.outcome=(\"failed\" OR \"engine_unavailable\" OR \"paused\")"
 
   label_extractors = {
     integration = "EXTRACT(jsonPayload.result.integration)"
+    outcome     = "EXTRACT(jsonPayload.result.outcome)"
     code        = "EXTRACT(jsonPayload.result.code)"
   }
 
@@ -60,21 +64,30 @@ resource "google_logging_metric" "failures" {
     }
 
     labels {
+      key        = "outcome"
+      value_type = "STRING"
+    }
+
+    labels {
       key        = "code"
       value_type = "STRING"
     }
   }
+
+  depends_on = [google_project_service.this]
 }
 
 resource "google_logging_metric" "gaps" {
   name        = "${var.prefix}/gaps"
   description = "Intervals that can no longer be fetched"
-  filter      = "${local.from_functions} AND severity=ERROR AND jsonPayload.message:\": a gap: \""
+  filter      = local.gap
 
   metric_descriptor {
     metric_kind = "DELTA"
     value_type  = "INT64"
   }
+
+  depends_on = [google_project_service.this]
 }
 
 resource "google_logging_metric" "acked" {
@@ -87,4 +100,6 @@ resource "google_logging_metric" "acked" {
     metric_kind = "DELTA"
     value_type  = "DISTRIBUTION"
   }
+
+  depends_on = [google_project_service.this]
 }

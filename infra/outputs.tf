@@ -18,6 +18,11 @@ output "site_account" {
   value       = one(google_service_account.site[*].email)
 }
 
+output "subscription" {
+  description = "Eventarc's subscription of new batches, whose ack deadline docs/hosting.md raises; null where a site forwards."
+  value       = try(google_eventarc_trigger.batches[0].transport[0].pubsub[0].subscription, null)
+}
+
 output "dashboard" {
   description = "The dashboard's address."
   value       = "https://console.cloud.google.com/monitoring/dashboards/builder/${reverse(split("/", google_monitoring_dashboard.this.id))[0]}?project=${var.project}"

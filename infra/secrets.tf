@@ -1,7 +1,7 @@
 # Secret Manager holds the values; they are put there by hand (docs/hosting.md), so that no state file has them.
 
 locals {
-  sophos_secrets = toset(flatten([for key in keys(var.integrations) : ["${key}-client-id", "${key}-client-secret"]]))
+  sophos_secrets = module.connector.secrets
 }
 
 resource "google_secret_manager_secret" "sophos" {

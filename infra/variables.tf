@@ -31,29 +31,14 @@ variable "prefix" {
 }
 
 variable "integrations" {
-  description = "The Sophos credentials, by a short key; their ids and secrets are put into Secret Manager by hand."
-  type = map(object({
-    name      = string
-    region    = optional(string, "auto")
-    tenants   = optional(list(string))
-    streams   = optional(list(string), ["events"])
-    reconcile = optional(string, "6h")
-  }))
+  description = "The Sophos credentials, by a short key, each with the keys of an integration (connector/main.tf); ids and secrets are put into Secret Manager by hand."
+  type        = any
+}
 
-  validation {
-    condition     = length(var.integrations) > 0 && alltrue([for key in keys(var.integrations) : can(regex("^[a-z][a-z0-9-]{0,30}$", key))])
-    error_message = "At least one integration; keys have up to 31 small letters, digits and hyphens."
-  }
-
-  validation {
-    condition     = alltrue([for each in values(var.integrations) : length(setsubtract(each.streams, ["events", "alerts"])) == 0 && length(each.streams) > 0])
-    error_message = "streams holds events, alerts, or both."
-  }
-
-  validation {
-    condition     = length(distinct([for each in values(var.integrations) : each.name])) == length(var.integrations)
-    error_message = "Two integrations have one name."
-  }
+variable "settings" {
+  description = "Further keys of the configuration: archive, gap_data_type, limits, observe, sophos."
+  type        = any
+  default     = {}
 }
 
 variable "relay_address" {
@@ -75,6 +60,17 @@ variable "relay_ca" {
   validation {
     condition     = var.relay_ca == null || can(regex("-----BEGIN CERTIFICATE-----", var.relay_ca))
     error_message = "Write a PEM, such as file(\"relay-ca.pem\")."
+  }
+}
+
+variable "relay_network" {
+  description = "The Serverless VPC Access connector by which the relay is reached (projects/P/locations/L/connectors/C); all_traffic sends everything through it, for a fixed address by Cloud NAT. null: over the internet."
+  type        = object({ connector = string, all_traffic = optional(bool, false) })
+  default     = null
+
+  validation {
+    condition     = var.relay_network == null || can(regex("^projects/[^/]+/locations/[^/]+/connectors/[^/]+$", var.relay_network.connector))
+    error_message = "Write projects/P/locations/L/connectors/C."
   }
 }
 
@@ -119,6 +115,17 @@ variable "max_instances" {
   validation {
     condition     = var.max_instances >= 1 && var.max_instances <= 100
     error_message = "Between 1 and 100."
+  }
+}
+
+variable "min_instances" {
+  description = "Instances of fetch-page and forward-batch that are kept warm; 0 costs nothing, and a tick waits for a cold start."
+  type        = number
+  default     = 0
+
+  validation {
+    condition     = var.min_instances >= 0 && var.min_instances <= 10
+    error_message = "Between 0 and 10."
   }
 }
 

@@ -8,8 +8,8 @@ terraform {
     }
   }
 
-  # State holds no secret's value, but names everything: keep it in a bucket of its own.
-  # backend "gcs" { bucket = "my-terraform-state", prefix = "sophos-utmstack" }
+  # State holds no secret's value, but names everything: keep it in a bucket of its own (docs/hosting.md).
+  # backend "gcs" {}
 }
 
 provider "google" {

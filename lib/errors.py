@@ -29,6 +29,8 @@ ConnectorError
     ├── NotFoundError         nothing of that name
     ├── DamagedError          a stored object is not what was written
     └── LayoutError           the store was written by a newer version
+
+UnexpectedError is none of them: a fault of this program, told in the place of what one stream was to answer.
 """
 
 from __future__ import annotations
@@ -282,6 +284,22 @@ class NotFoundError(PermanentError):
     code = "not_found"
     title = "Nothing of that name"
     remedy = "Correct the name, or add it to the configuration."
+
+
+class UnexpectedError(ConnectorError):
+    """A fault of this program, whose trace is in the log under `id`."""
+
+    code = "unexpected"
+    title = "An unexpected failure"
+    remedy = "Report it with the log's lines under that id; everything else goes on."
+
+    def __init__(self, id_: str) -> None:
+        super().__init__(f"an unexpected failure; the log has its trace under {id_}")
+        self.id = id_
+
+    def as_problem(self) -> dict[str, str]:
+        """What people are shown."""
+        return super().as_problem() | {"id": self.id}
 
 
 def catalogue() -> dict[str, type[ConnectorError]]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 TRIES = 3
 TIMEOUT_SECONDS = 10
+CONNECTIONS = 40
+"""Kept open to the queue; each of the threads that add tasks at once needs one."""
 SHORTEST_DISPATCH = 15
 """Seconds; Cloud Tasks takes 15 s to 30 min."""
 
@@ -35,7 +37,7 @@ class QueueDownError(RetryableError):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class TaskTarget:
     """What a task calls, and as whom."""
 
     url: str
@@ -50,7 +52,7 @@ class CloudTasks:
     def __init__(
         self,
         queue: str,
-        target: Target,
+        target: TaskTarget,
         *,
         api_url: str,
         sleep: Callable[[float], None] = time.sleep,
@@ -119,7 +121,7 @@ def _session(api_url: str) -> requests.Session:
     from google.auth.transport.requests import AuthorizedSession  # noqa: PLC0415
 
     if is_loopback(urlsplit(api_url).hostname or ""):
-        return requests.Session()
+        return _pooled(requests.Session())
     try:
         credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
     except DefaultCredentialsError:
@@ -128,5 +130,12 @@ def _session(api_url: str) -> requests.Session:
             remedy="Run on Google Cloud with a service account, or leave `tasks` out.",
         ) from None
     authorized: Any = AuthorizedSession  # it has no types
-    session: requests.Session = authorized(credentials)
+    return _pooled(authorized(credentials))
+
+
+def _pooled(session: requests.Session) -> requests.Session:
+    from requests.adapters import HTTPAdapter  # noqa: PLC0415
+
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
     return session

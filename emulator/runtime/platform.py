@@ -13,16 +13,17 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
+from emulator.runtime.delivery import delivery_histogram
 from emulator.runtime.functions import TARGETS, Answer, Function, FunctionDownError
 from emulator.runtime.work_queue import WorkQueue
-from emulator.web.metrics import delivery_histogram
-from lib.app import open_store
-from lib.config.loading import ENVIRONMENT, Config
+from lib.config.environment import CONFIG, FOLLOWED
+from lib.config.settings import Config
 from lib.errors import StoreError
-from lib.http.handler import FINALIZED
+from lib.http.cloud_events import FINALIZED
 from lib.model.clock import from_text
 from lib.model.stream import Stream
-from lib.pipeline.fan_out import goes_on
+from lib.parts import open_store
+from lib.pipeline.read_result import goes_on
 from lib.state.schedules import ALL_ASKED
 from lib.state.state import State
 
@@ -48,11 +49,15 @@ MARGIN_SECONDS = 40.0
 class Platform:
     """Runs the functions, calls them when something is due, and remembers what they answered last."""
 
-    def __init__(self, config: Config, location: str, only: str | None = None) -> None:
-        """`location` is where the functions find the same configuration; `only` names the one function to run."""
+    def __init__(self, config: Config, location: str, only: str | None = None, followed: str | None = None) -> None:
+        """`location` is where the functions find the same configuration, and `followed` the integrations beside it.
+
+        `only` names the one function to run.
+        """
         self._config = config
         timeout = config.limits.deadline.total_seconds() + MARGIN_SECONDS
-        env = {ENVIRONMENT: location, "PYTHONUNBUFFERED": "1", "CLOUD_RUN_TIMEOUT_SECONDS": str(int(timeout))}
+        env = {CONFIG: location, "PYTHONUNBUFFERED": "1", "CLOUD_RUN_TIMEOUT_SECONDS": str(int(timeout))}
+        env |= {FOLLOWED: followed} if followed else {}
         self.functions = {name: Function(name, env, timeout) for name in TARGETS if only in (None, name)}
         self.calls: Counter[tuple[str, int]] = Counter()
         """Calls by function and status; 0: no answer."""
@@ -210,7 +215,8 @@ class Platform:
                 self.bytes[stream.integration, stream.tenant, stream.kind] += line["bytes"]
                 if line["outcome"] == "fetched":
                     log.info("%s: %d events in %d pages", stream, line["events"], line["pages"])
-                if goes_on(line):
+                code = line["problem"]["code"] if "problem" in line else None
+                if goes_on(has_more=line["has_more"], outcome=line["outcome"], problem_code=code):
                     wait = (from_text(line["retry_at"]) - now).total_seconds() if "retry_at" in line else 0.0
                     self._fetches.ask(stream, max(0.0, wait))
             for name in line["batches"]:

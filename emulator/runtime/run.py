@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 import threading
@@ -17,10 +16,13 @@ from emulator.utmstack import validation
 from emulator.utmstack.watcher import SettingsWatcher
 from emulator.web import page, status
 from emulator.web import server as web
-from lib import app, telemetry
+from lib import telemetry
+from lib.app import App
+from lib.config import environment
 from lib.config import loading as configuration
+from lib.config.reloading import ReloadingConfig
 from lib.errors import ConnectorError
-from lib.state.state import State
+from lib.parts import Parts, PlatformFacts
 
 log = logging.getLogger(__name__)
 
@@ -33,22 +35,24 @@ def run(location: str | None, only: str | None = None) -> int:
     telemetry.start("emulator")
     try:
         location = configuration.absolute(configuration.located(location))
-        os.environ[configuration.ENVIRONMENT] = location  # for what the page asks of the use cases
         config = configuration.load(location)
-        status.collect(config)  # the store is opened once, so that a bad one is told here and not each minute
+        # The store is opened once, so that a bad one is told here and not each minute.
+        status.collect(App(lambda: config))
     except ConnectorError as error:
         refuse(error)
         return 2
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    platform = Platform(config, location, only)
-    watcher = SettingsWatcher(config.utmstack.workdir, platform.tick) if config.utmstack else None
+    watcher = SettingsWatcher(config.utmstack.workdir) if config.utmstack else None
     if watcher:
         watcher.look()
-        os.environ[configuration.FOLLOWED] = watcher.path  # for the functions, and for the page
+    followed = watcher.path if watcher else None
+    platform = Platform(config, location, only, followed)
+    where = PlatformFacts(environment.platform_timeout(), environment.on_cloud_run())
+    app = App(ReloadingConfig(location, followed).current, Parts(platform=where))
     host, port = config.listen
-    pages = web.application(platform, lambda: _status(platform, watcher), app.access)
+    pages = web.application(platform, lambda: _status(app, platform, watcher), app)
     if watcher:
         validation.serve(pages, platform, watcher)
     try:
@@ -60,9 +64,9 @@ def run(location: str | None, only: str | None = None) -> int:
     serving.start()
     began = datetime.now(UTC)
     platform.start()
-    threading.Thread(target=_remember, args=(platform, began), name="remember", daemon=True).start()
+    threading.Thread(target=_remember, args=(app, platform, began), name="remember", daemon=True).start()
     if watcher:
-        watcher.start()
+        watcher.start(platform.tick)
     log.info("status page at http://%s:%s/", host, server.effective_port)
     _watch(stop, platform, serving)
     notify("STOPPING=1")
@@ -90,14 +94,14 @@ def _watch(stop: threading.Event, platform: Platform, serving: threading.Thread)
             notify("WATCHDOG=1")
 
 
-def _remember(platform: Platform, began: datetime) -> None:
+def _remember(app: App, platform: Platform, began: datetime) -> None:
     """Let the page's chart begin before this process did."""
     with suppress(ConnectorError):
-        platform.fetched.update(page.remembered(State.of(app.store()), began))
+        platform.fetched.update(page.remembered(app.state, began))
 
 
-def _status(platform: Platform, watcher: SettingsWatcher | None) -> dict[str, object]:
-    found = status.collect(app.config(), platform.latest, platform.budgets)
+def _status(app: App, platform: Platform, watcher: SettingsWatcher | None) -> dict[str, object]:
+    found = status.collect(app, platform.latest, platform.budgets)
     found["functions"] = [
         {"name": name, "up": each.is_up(), "pid": each.pid, "restarts": each.restarts}
         for name, each in platform.functions.items()

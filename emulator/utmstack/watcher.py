@@ -58,18 +58,17 @@ class SettingsWatcher:
     def __init__(
         self,
         workdir: str,
-        changed: Callable[[], None] = lambda: None,
         *,
         look: float = LOOK_SECONDS,
         again: float = AGAIN_SECONDS,
         keepalive: float = settings.KEEPALIVE_SECONDS,
     ) -> None:
-        """`changed` is called after each change, when the functions can see it; the others are seconds."""
+        """All but the folder are seconds."""
         self._look_seconds = look
         self._again_seconds = again
         self._keepalive = keepalive
         self._workdir = workdir
-        self._changed = changed
+        self._changed: Callable[[], None] = lambda: None
         self._handed = Handed()
         self._groups: tuple[Group, ...] = ()
         self._over = threading.Event()
@@ -95,8 +94,9 @@ class SettingsWatcher:
         except ConnectorError as error:
             self._tell(error)
 
-    def start(self) -> None:
-        """Follow."""
+    def start(self, changed: Callable[[], None] = lambda: None) -> None:
+        """Follow; `changed` is called after each change, when the functions can see it."""
+        self._changed = changed
         self._thread.start()
 
     def stop(self) -> None:

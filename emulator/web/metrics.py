@@ -5,27 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from emulator.runtime.delivery import PREFIX
 
 if TYPE_CHECKING:
     from emulator.runtime.platform import Platform
 
-PREFIX = "sophos_utmstack_"
 STREAM = ("integration", "tenant", "stream")
 INTEGRATION = ("integration",)
-DELIVERY_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
-
-
-def delivery_histogram() -> Histogram:
-    """A histogram of its own for each platform."""
-    return Histogram(
-        f"{PREFIX}delivery_seconds",
-        "Seconds from a stream's first waiting batch being stored to all that waited being acknowledged.",
-        buckets=DELIVERY_BUCKETS,
-        registry=None,
-    )
 
 
 def registry_of(platform: Platform, status: dict[str, Any]) -> CollectorRegistry:

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from lib.config.loading import Config
-from lib.errors import OverBudgetError, ThrottledError
-from lib.model.checkpoint import problem_after
+from lib.app import App
+from lib.config.settings import Config
+from lib.errors import LayoutError, OverBudgetError, ThrottledError
+from lib.model.checkpoint import Checkpoint, problem_after
 from lib.model.clock import text_or_none, to_text
 from lib.model.duration import duration_text
-from lib.model.feed import Feed
 from lib.model.rate_policy import RatePolicy
+from lib.model.receipt import LastReceipt
 from lib.model.schedule import Asked
 from lib.model.stream import ENDPOINTS, Stream
-from lib.pipeline.accounts import Account, Accounts, Target, known_targets
-from lib.pipeline.reconcile import last_report, progress_key
+from lib.pipeline.accounts import Accounts, known_targets
+from lib.pipeline.integration import Target
+from lib.state.accounts import Account
+from lib.state.damage import Whole, damaged
+from lib.state.dead_letters import set_aside_by_stream
+from lib.state.gaps import Gap
 from lib.state.leases import lease_of
 from lib.state.schedules import Schedules
-from lib.state.state import State, set_aside_by_stream
+from lib.state.state import State
+from lib.store.base import ABSENT
 
 FETCH_OUTCOMES_THAT_READ = ("fetched", "up_to_date")
+_WHOLE: dict[str, Whole] = {}
+"""What a process that shows the status again and again has found whole, by store."""
 
 
 @dataclass(slots=True)
@@ -39,7 +48,7 @@ class _View:
 
     state: State
     pending: Mapping[Stream, _Pending]
-    gaps: Mapping[Stream, Sequence[Mapping[str, Any]]]
+    gaps: Mapping[Stream, Sequence[Gap]]
     set_aside: Mapping[Stream, Sequence[str]]
     latest: Mapping[Stream, Mapping[str, Any]]
     accounts: Mapping[str, Account]
@@ -59,7 +68,6 @@ def status(
     state: State,
     accounts: Accounts,
     *,
-    feeds: Sequence[Feed],
     latest: Mapping[Stream, Mapping[str, Any]],
     budgets: Sequence[Mapping[str, Any]],
     now: datetime,
@@ -74,17 +82,22 @@ def status(
         one.batches += 1
         one.bytes += waiting.entry.size
         one.oldest = min(one.oldest or waiting.entry.updated, waiting.entry.updated)
-    gaps: dict[Stream, list[dict[str, Any]]] = {}
+    damages = damaged(
+        state.store, _WHOLE.setdefault(config.store, set())
+    )  # Before anything is read, since reading makes some of it again.
+    gaps: dict[Stream, list[Gap]] = {}
     for gap in state.gaps.all():
-        gaps.setdefault(Stream(gap["integration"], gap["tenant"], gap["kind"]), []).append(gap)
+        gaps.setdefault(gap.stream, []).append(gap)
     set_aside = set_aside_by_stream(state.store)
-    known = {each.name: accounts.read(each.name) for each in config.integrations}
-    targets = {target.stream: target for feed in feeds for target in known_targets(feed, known[feed.name])}
+    known = {each.name: _account(accounts, each.name, now) for each in config.integrations}
+    read = (target for each in config.integrations for target in known_targets(each, known[each.name]))
+    targets = {target.stream: target for target in read}
     streams = {*state.checkpoints.streams(), *pending, *latest, *targets, *set_aside}
     asked: dict[str, Asked] = {}
-    for feed in feeds:
-        asked |= Schedules(state.store).asked(feed.name)
-    unknown = {feed.name for feed in feeds} - {stream.integration for stream in targets}
+    for each in config.integrations:
+        with suppress(LayoutError):
+            asked |= Schedules(state.store).asked(each.name)
+    unknown = {each.name for each in config.integrations} - {stream.integration for stream in targets}
     view = _View(
         state,
         pending,
@@ -97,7 +110,7 @@ def status(
         {stream for stream in streams - targets.keys() if stream.integration not in unknown},
         asked,
         _turns(config, targets, now),
-        {feed.name: feed.inventory.total_seconds() for feed in feeds},
+        {each.name: each.inventory.total_seconds() for each in config.integrations},
         now,
     )
     lines = [_stream(view, stream) for stream in sorted(streams)]
@@ -118,6 +131,7 @@ def status(
         "acked": sum(line["acked"] for line in lines),
         "gaps": sum(len(line["gaps"]) for line in lines),
         "set_aside": sum(line["set_aside"] for line in lines),
+        "damaged": [damage.fields() for damage in damages],
         "integrations": integrations,
         "streams": lines,
     }
@@ -209,11 +223,34 @@ def _lag(stream: Stream, read_at: datetime | None, interval: float | None, now: 
     return round(max(0.0, (now - read_at).total_seconds() - due), 3)
 
 
+def _account(accounts: Accounts, name: str, now: datetime) -> Account:
+    """What is known of an integration; of one that a newer version wrote, that it cannot be used."""
+    try:
+        return accounts.read(name)
+    except LayoutError as error:
+        return Account(problem=problem_after(None, error, now, None))
+
+
+def _checkpoint(view: _View, stream: Stream) -> Checkpoint:
+    """Where a stream stands; of one that a newer version wrote, that it cannot be used."""
+    try:
+        return view.state.checkpoints.read(stream).checkpoint
+    except LayoutError as error:
+        return Checkpoint(problem=problem_after(None, error, view.now, None))
+
+
+def _delivered(view: _View, stream: Stream) -> tuple[LastReceipt, str | None]:
+    """A stream's last receipt, and its time; nothing of what a newer version wrote."""
+    with suppress(LayoutError):
+        return view.state.ledger.last(stream, lease_of(view.state.store, stream)[0].tail)
+    return LastReceipt(), None
+
+
 def _stream(view: _View, stream: Stream) -> dict[str, Any]:
     now, latest = view.now, view.latest.get(stream)
     pending = view.pending.get(stream, _Pending())
-    checkpoint = view.state.checkpoints.read(stream).checkpoint
-    tail, acked_at = view.state.ledger.last(stream, lease_of(view.state.store, stream)[0].tail)
+    checkpoint = _checkpoint(view, stream)
+    tail, acked_at = _delivered(view, stream)
     target, retired = view.targets.get(stream), stream in view.retired
     account = view.accounts.get(stream.integration)
     known = None if retired else (account.problem if account else None) or checkpoint.problem
@@ -246,14 +283,15 @@ def _stream(view: _View, stream: Stream) -> dict[str, Any]:
             round(max(0.0, (now - pending.oldest).total_seconds()), 3) if pending.oldest else 0.0
         ),
         "gaps": [
-            {key: gap[key] for key in ("from", "to", "reason", "noticed_at", "estimated_events")}
-            for gap in view.gaps.get(stream, ())
+            {key: fields[key] for key in ("from", "to", "reason", "noticed_at", "estimated_events")}
+            for fields in (gap.fields() for gap in view.gaps.get(stream, ()))
         ],
         "set_aside": len(view.set_aside.get(stream, ())),
     }
-    progress = view.state.store.read(progress_key(stream))
-    if progress is not None:
-        line["reconciled"] = last_report(progress.body)
+    with suppress(LayoutError):
+        progress, generation = view.state.reconciliations.read(stream)
+        if generation != ABSENT:
+            line["reconciled"] = progress.last
     silent = None if problem or retired else checkpoint.silent_since(read_at)
     if silent is not None:
         # Sophos answers, and has nothing: neither Sophos nor the credential is down.
@@ -266,22 +304,16 @@ def _stream(view: _View, stream: Stream) -> dict[str, Any]:
 
 
 def collect(
-    config: Config,
+    app: App,
     latest: Mapping[Stream, Mapping[str, Any]] | None = None,
     budgets: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The status of a configuration's store, just now."""
-    from lib import app  # noqa: PLC0415 - opens the store
-
-    store = app.open_store(config.store)
-    accounts = Accounts(store, now=app.now, jitter=lambda: 0.0)
-    feeds = [app.feed_of(each, config.gap_data_type) for each in config.integrations]
     return status(
-        config,
-        State.of(store),
-        accounts,
-        feeds=feeds,
+        app.config(),
+        app.state,
+        app.accounts,
         latest=dict(latest or {}),
         budgets=budgets,
-        now=datetime.now(UTC),
+        now=app.parts.now(),
     )

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from hashlib import sha256
-from typing import Any
 
-from lib.errors import ConnectorError, DamagedError, ThrottledError, title_of
-from lib.model.batch import LAYOUT, POLL, Header, check_layout
-from lib.model.clock import CLOSE, FARTHEST, from_text, moment_or_none, text_or_none, to_text
-from lib.model.stream import Stream
+from lib.errors import ConnectorError, ThrottledError, title_of
+from lib.model.batch import POLL, Header
+from lib.model.clock import CLOSE, FARTHEST, to_text
 
 RECENT = 1000
 """How many ids of stored events a position remembers: a full page."""
@@ -79,22 +75,6 @@ def problem_after(before: Problem | None, error: ConnectorError, now: datetime, 
         retry_at=None if wait is None else now + wait,
         tried_at=now,
     )
-
-
-def problem_fields(problem: Problem | None) -> dict[str, Any] | None:
-    """The trouble as JSON fields."""
-    if problem is None:
-        return None
-    times = {"retry_at": text_or_none(problem.retry_at), "tried_at": text_or_none(problem.tried_at)}
-    return {**asdict(problem), "since": to_text(problem.since), **times}
-
-
-def problem_of(fields: dict[str, Any] | None) -> Problem | None:
-    """The trouble that `trouble_fields` wrote."""
-    if fields is None:
-        return None
-    times = {"retry_at": moment_or_none(fields["retry_at"]), "tried_at": moment_or_none(fields.get("tried_at"))}
-    return Problem(**{**fields, "since": from_text(fields["since"]), **times})
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,69 +190,6 @@ def _pace(before: Checkpoint, newest: datetime | None) -> float | None:
 
 def _latest(*moments: datetime | None) -> datetime | None:
     return max((moment for moment in moments if moment is not None), default=None)
-
-
-def checkpoint_key(stream: Stream) -> str:
-    """Where the stream's position is."""
-    return f"cursors/{stream.path}.json"
-
-
-def to_body(stream: Stream, checkpoint: Checkpoint) -> bytes:
-    """The position as a stored object."""
-    fields = {
-        "layout": LAYOUT,
-        "integration": stream.integration,
-        "tenant": stream.tenant,
-        "kind": stream.kind,
-        "sequence": checkpoint.sequence,
-        "cursor": checkpoint.cursor,
-        "batch_cursor": checkpoint.batch_cursor,
-        "as_of": text_or_none(checkpoint.as_of),
-        "newest": text_or_none(checkpoint.newest),
-        "day": checkpoint.day,
-        "events": checkpoint.events,
-        "repeats": checkpoint.repeats,
-        "edits": checkpoint.edits,
-        "pace_seconds": checkpoint.pace_seconds,
-        "trouble": problem_fields(checkpoint.problem),
-        "excluded": checkpoint.excluded,
-        "recent_since": text_or_none(checkpoint.recent_since),
-        "recent": checkpoint.recent,
-    }
-    fields["digest"] = _digest(fields)
-    return json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
-
-
-def _digest(fields: dict[str, Any]) -> str:
-    """Of everything else: an object that was edited by hand has another one."""
-    rest = {name: value for name, value in fields.items() if name != "digest"}
-    return sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def from_body(body: bytes) -> Checkpoint:
-    """The position that an object holds; DamagedError where it holds none, LayoutError for a newer one."""
-    try:
-        fields = json.loads(body)
-        check_layout(fields, "a cursor")
-        edited = fields.get("digest") != _digest(fields)
-        return Checkpoint(
-            sequence=int(fields["sequence"]),
-            cursor=fields["cursor"],
-            batch_cursor=fields["batch_cursor"],
-            as_of=moment_or_none(fields["as_of"]),
-            newest=moment_or_none(fields["newest"]),
-            recent=tuple(fields["recent"]),
-            recent_since=moment_or_none(fields["recent_since"]),
-            day=fields["day"],
-            events=fields["events"],
-            repeats=fields["repeats"],
-            edits=fields["edits"] + edited,
-            pace_seconds=fields.get("pace_seconds"),
-            excluded=None if fields.get("excluded") is None else tuple(fields["excluded"]),
-            problem=problem_of(fields["trouble"]),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise DamagedError("a cursor object cannot be read") from None
 
 
 def oldest_request(now: datetime, lookback: timedelta) -> datetime:

@@ -73,3 +73,13 @@ def text_or_none(moment: datetime | None) -> str | None:
 def moment_or_none(text: str | None) -> datetime | None:
     """`from_text`, for a text that may be missing."""
     return None if text is None else from_text(text)
+
+
+def day_of(moment: datetime) -> str:
+    """The ledger's day of the moment."""
+    return moment.strftime("%Y-%m-%d")
+
+
+def day_before(moment: datetime) -> str:
+    """The ledger's day a day earlier."""
+    return day_of(moment - timedelta(days=1))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Any
 
-from lib.model.clock import moment_or_none, text_or_none, to_text
+from lib.model.clock import to_text
 
 RENEW = "Event::Task::RenewApiToken"
 """The type of the event that announces the end of an API credential."""
@@ -54,26 +53,6 @@ class Life:
             return replace(self, is_next=in_use.is_next)
         announced = None if self.fingerprint else self.end_announced
         return Life(in_use.fingerprint, in_use.is_next, now, announced)
-
-    def fields(self) -> dict[str, Any]:
-        """As JSON fields."""
-        return {
-            **asdict(self),
-            "since": text_or_none(self.since),
-            "end_announced": text_or_none(self.end_announced),
-        }
-
-
-def life_of(fields: dict[str, Any] | None) -> Life:
-    """The life that `Life.fields` wrote; an older version wrote none."""
-    if fields is None:
-        return Life()
-    return Life(
-        fields["fingerprint"],
-        fields["is_next"],
-        moment_or_none(fields["since"]),
-        moment_or_none(fields["end_announced"]),
-    )
 
 
 @dataclass(frozen=True, slots=True)

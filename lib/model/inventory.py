@@ -6,11 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Any
-
-from lib.errors import DamagedError
-from lib.model.batch import LAYOUT, check_layout
-from lib.model.stream import Stream
+from typing import Any, NamedTuple
 
 PRESENCE = frozenset({"lastSeenAt", "online"})
 """Fields that change by themselves from one look to the next, and say nothing but that a device is switched on."""
@@ -26,8 +22,7 @@ GONE = "Connector::DeviceGone"
 _DIGEST_LENGTH = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """What is kept of a device."""
 
     digest: str
@@ -131,40 +126,3 @@ def _gone(id_: str, hostname: str, look: int) -> bytes:
         "look": look,
     }
     return json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace")
-
-
-def inventory_key(stream: Stream) -> str:
-    """Where the stream's inventory is."""
-    return f"devices/{stream.path}.json"
-
-
-def to_body(inventory: Inventory) -> bytes:
-    """The inventory as a stored object."""
-    fields = {
-        "layout": LAYOUT,
-        "look": inventory.look,
-        "page_size": inventory.page_size,
-        "folded": inventory.folded,
-        "gaps": inventory.gaps,
-        "devices": {id_: (known.digest, known.look, known.hostname) for id_, known in inventory.devices.items()},
-    }
-    # In ASCII, so that half of a surrogate pair can be kept.
-    return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
-
-
-def from_body(body: bytes) -> Inventory:
-    """The inventory that an object holds; DamagedError where it holds none, LayoutError for a newer one."""
-    try:
-        fields = json.loads(body)
-        check_layout(fields, "an inventory")
-        return Inventory(
-            look=int(fields["look"]),
-            page_size=int(fields["page_size"]),
-            folded=int(fields["folded"]),
-            gaps=int(fields["gaps"]),
-            devices={
-                id_: Known(str(one), int(look), str(host)) for id_, (one, look, host) in fields["devices"].items()
-            },
-        )
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise DamagedError("an inventory cannot be read") from None

@@ -47,6 +47,8 @@ def to_fields(log: Log) -> dict[str, Any]:
 
 
 def from_fields(fields: Mapping[str, Any]) -> Log:
-    """The log that `to_fields` wrote; KeyError or AttributeError where there is none."""
+    """The log that `to_fields` wrote; KeyError, TypeError or AttributeError where there is none."""
     texts = {name: fields[name] for name in ("id", "data_type", "data_source", "timestamp", "tenant_id")}
+    if not all(isinstance(text, str) for text in texts.values()):
+        raise TypeError("no log: a field is no text")
     return Log(**texts, raw=fields["raw"].encode("utf-8", "surrogateescape"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 BUSY_WEIGHT = 6
 """How much sooner a stream that speaks is asked again than one that is quiet."""
@@ -13,8 +13,7 @@ BUSY_DUE_SECONDS = 90.0
 """A stream that speaks and has waited so long comes before all others, within half of the calls."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """When a stream was last asked, and what is known of it; Unix seconds."""
 
     at: float

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from lib.errors import DamagedError
-from lib.model import receipt as receipts
-from lib.model.batch import GAP, POLL
-from lib.model.checkpoint import checkpoint_key, from_body
-from lib.model.receipt import OBSERVED
+from lib.errors import LayoutError
+from lib.model.batch import POLL
+from lib.model.receipt import OBSERVED, LastReceipt, Receipt
 from lib.model.stream import Stream
+from lib.state import checkpoints, receipts
+from lib.state.codec import UNREADABLE
 from lib.state.gaps import CURSOR_EXPIRED
 from lib.state.leases import lease_of
 from lib.state.state import State
@@ -37,8 +38,14 @@ class _Receipt:
     """The same, but for a pack that cannot be read."""
     day: str
     digest: str
-    fields: dict[str, Any] | None
-    """None where it cannot be read."""
+    receipt: Receipt | None
+    """None where it cannot be read, or was removed for its age."""
+    is_removed: bool = False
+
+    @property
+    def is_read(self) -> bool:
+        """Whether it is known where its batch ended."""
+        return self.receipt is not None or self.is_removed
 
 
 @dataclass(slots=True)
@@ -70,7 +77,7 @@ def audit(state: State, since: str = "") -> dict[str, Any]:
 def _line(state: State, stream: Stream, since: str) -> dict[str, Any]:
     found = _Stream(stream)
     gaps = list(state.gaps.all(stream))
-    named = {gap["sequence"] for gap in gaps if gap["reason"] != CURSOR_EXPIRED}
+    named = {gap.sequence for gap in gaps if gap.reason != CURSOR_EXPIRED}
     if not since:
         _begin(state, found)
     for receipt in _receipts(state, stream, since):
@@ -87,8 +94,8 @@ def _line(state: State, stream: Stream, since: str) -> dict[str, Any]:
         "days": found.days,
         "removed_until": found.removed_until,
         "gaps": [
-            {key: gap[key] for key in ("from", "to", "reason", "noticed_at", "sequence", "estimated_events")}
-            for gap in gaps
+            {key: fields[key] for key in ("from", "to", "reason", "noticed_at", "sequence", "estimated_events")}
+            for fields in (gap.fields() for gap in gaps)
         ],
         "findings": found.findings,
     }
@@ -97,41 +104,41 @@ def _line(state: State, stream: Stream, since: str) -> dict[str, Any]:
 def _receipts(state: State, stream: Stream, since: str) -> Iterator[_Receipt]:
     for place, body in state.ledger.bodies(stream, since):
         try:
-            fields: dict[str, Any] | None = receipts.fields_of(body)
-        except DamagedError:
-            fields = None
-        yield _Receipt(place.first, place.last, place.day, receipts.digest(body), fields)
+            receipt: Receipt | None = receipts.from_body(body)
+        except UNREADABLE:
+            receipt = None
+        yield _Receipt(place.first, place.last, place.day, receipts.digest(body), receipt)
 
 
 def _begin(state: State, found: _Stream) -> None:
     """Where receipts were removed for their age, the chain begins with the last of them."""
     try:
         prune_point = state.ledger.prune_point(found.stream)
-    except DamagedError as error:
+    except UNREADABLE as error:
         found.note(RECEIPT_DAMAGED, None, str(error))
         return
     if prune_point is not None:
         found.removed_until = prune_point.day
-        found.last = _Receipt(prune_point.sequence, prune_point.sequence, prune_point.day, prune_point.digest, {})
+        found.last = _Receipt(
+            prune_point.sequence, prune_point.sequence, prune_point.day, prune_point.digest, None, is_removed=True
+        )
         found.total, found.next_cursor = prune_point.total, prune_point.next_cursor
 
 
-def _follow(found: _Stream, receipt: _Receipt, named: set[int], since: str) -> None:
+def _follow(found: _Stream, placed: _Receipt, named: set[int], since: str) -> None:
     """Hold a receipt against the one before."""
-    number, fields, before = receipt.sequence, receipt.fields, found.last
-    found.last = receipt
-    if fields is None:
+    number, receipt, before = placed.sequence, placed.receipt, found.last
+    found.last = placed
+    if receipt is None:
         found.total = None
-        found.note(
-            RECEIPT_DAMAGED, receipt.first, f"the receipt of batch {_range(receipt.first, number)} cannot be read"
-        )
+        found.note(RECEIPT_DAMAGED, placed.first, f"the receipt of batch {_range(placed.first, number)} cannot be read")
         return
     # A receipt that was filed by a clock that was ahead was moved to an earlier day than it names.
-    if fields.get("sequence") != number or str(fields.get("day")) < receipt.day:
-        found.note(RECEIPT_MISPLACED, number, f"in the place of receipt {number} lies that of {fields.get('sequence')}")
+    if receipt.sequence != number or receipt.day < placed.day:
+        found.note(RECEIPT_MISPLACED, number, f"in the place of receipt {number} lies that of {receipt.sequence}")
         return
     first = before.sequence + 1 if before else number if since else 1
-    unbroken = fields["previous"] == (before.digest if before else fields["previous"] if since else "")
+    unbroken = receipt.previous == (before.digest if before else receipt.previous if since else "")
     missing, last = first, number - 1
     # A gap is named by the first of its batches. An unbroken chain shows that it holds all of them.
     while missing in named:
@@ -145,38 +152,30 @@ def _follow(found: _Stream, receipt: _Receipt, named: set[int], since: str) -> N
     elif not unbroken:
         altered = before.sequence if before else number
         found.note(RECEIPT_ALTERED, altered, f"receipt {altered} is not the one that {number} was written after")
-    if fields["origin"] == POLL:
-        if (
-            number == first
-            and before
-            and before.fields is not None
-            and fields["previous_cursor"] != found.next_cursor
-            and not since
-        ):
+    if receipt.origin == POLL:
+        if number == first and before and before.is_read and receipt.previous_cursor != found.next_cursor and not since:
             found.note(CURSORS_BROKEN, number, f"batch {number} was not read where the one before ended")
-        found.next_cursor = fields["next_cursor"]
-    _count(found, receipt, fields)
+        found.next_cursor = receipt.next_cursor
+    _count(found, placed.day, receipt)
 
 
-def _count(found: _Stream, receipt: _Receipt, fields: dict[str, Any]) -> None:
-    number = receipt.sequence
-    events = 0 if fields["origin"] == GAP else fields["count"]
-    if len(fields["ids"]) != fields["count"] or found.total not in (None, fields["total"] - events):
-        found.note(RECEIPT_ALTERED, number, f"the numbers of receipt {number} do not add up")
-    found.total = fields["total"]
-    day = found.days.setdefault(receipt.day, {"batches": 0, "events": 0, "set_aside": 0, "repeats": 0})
+def _count(found: _Stream, on: str, receipt: Receipt) -> None:
+    if len(receipt.ids) != receipt.count or found.total not in (None, receipt.total - receipt.events):
+        found.note(RECEIPT_ALTERED, receipt.sequence, f"the numbers of receipt {receipt.sequence} do not add up")
+    found.total = receipt.total
+    day = found.days.setdefault(on, {"batches": 0, "events": 0, "set_aside": 0, "repeats": 0})
     day["batches"] += 1
-    day["events"] += events
-    day["set_aside"] += fields["set_aside"]
-    day["repeats"] += fields["repeats"]
-    if fields["outcome"] == OBSERVED:
-        day["observed"] = day.get("observed", 0) + events
+    day["events"] += receipt.events
+    day["set_aside"] += receipt.set_aside
+    day["repeats"] += receipt.repeats
+    if receipt.outcome == OBSERVED:
+        day["observed"] = day.get("observed", 0) + receipt.events
 
 
 def _end(state: State, found: _Stream) -> None:
     """Hold the end of the chain against the lease, the batches that wait, and the cursor."""
     stream, last = found.stream, found.last.sequence if found.last else 0
-    tail = lease_of(state.store, stream)[0].tail
+    tail = _tail(state, found)
     if tail.sequence > last:
         found.note(RECEIPT_MISSING, last + 1, f"receipts {last + 1} to {tail.sequence} are missing")
         last = tail.sequence
@@ -191,19 +190,26 @@ def _end(state: State, found: _Stream) -> None:
         expected = waiting.sequence + 1
         try:
             state.batches.read(stream, waiting.sequence)
-        except DamagedError as error:
+        except UNREADABLE as error:
             found.note(BATCH_DAMAGED, waiting.sequence, str(error))
     _cursor(state, found, expected)
 
 
+def _tail(state: State, found: _Stream) -> LastReceipt:
+    """The last receipt that the lease knows of; of a newer version's lease nothing is known."""
+    with suppress(LayoutError):
+        return lease_of(state.store, found.stream)[0].tail
+    return LastReceipt()
+
+
 def _cursor(state: State, found: _Stream, expected: int) -> None:
-    stored = state.store.read(checkpoint_key(found.stream))
+    stored = state.store.read(checkpoints.checkpoint_key(found.stream))
     if stored is None:
         found.note(CURSOR_MISSING, None, "there is no cursor; it is made again from the last batch or receipt")
         return
     try:
-        checkpoint = from_body(stored.body)
-    except DamagedError as error:
+        checkpoint = checkpoints.from_body(stored.body)
+    except UNREADABLE as error:
         found.note(CURSOR_DAMAGED, None, str(error))
         return
     if checkpoint.edits:

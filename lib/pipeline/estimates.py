@@ -7,11 +7,12 @@ from datetime import datetime, timedelta
 
 from lib.errors import DamagedError
 from lib.model.batch import POLL
-from lib.model.clock import from_text
-from lib.model.receipt import LastReceipt, fields_of
+from lib.model.clock import day_before
+from lib.model.receipt import LastReceipt
 from lib.model.stream import Stream
 from lib.state.gaps import CURSOR_EXPIRED
-from lib.state.state import State, day_before
+from lib.state.receipts import from_body
+from lib.state.state import State
 
 SAMPLE = timedelta(hours=24)
 SHORTEST_SAMPLE = timedelta(hours=1)
@@ -23,11 +24,11 @@ def not_fetched(state: State, stream: Stream, start: datetime, end: datetime) ->
     count = 0
     for _, body in state.ledger.bodies(stream, day_before(start - SAMPLE)):
         with suppress(DamagedError):
-            fields = fields_of(body)
-            as_of = from_text(fields["as_of"])
-            if fields["origin"] == POLL and start - SAMPLE <= as_of <= start:
+            receipt = from_body(body)
+            as_of = receipt.as_of
+            if receipt.origin == POLL and start - SAMPLE <= as_of <= start:
                 # What the first one holds came before it, at a rate that is not known.
-                count += fields["count"] if first else 0
+                count += receipt.count if first else 0
                 first = first or as_of
     if first is None or start - first < SHORTEST_SAMPLE:
         return None
@@ -48,8 +49,8 @@ def not_delivered(state: State, stream: Stream, tail: LastReceipt) -> int | None
                 there += batch.header.events if batch else 0
     lost_before = 0
     for gap in state.gaps.all(stream):
-        if gap["reason"] != CURSOR_EXPIRED:
-            if gap["estimated_events"] is None:
+        if gap.reason != CURSOR_EXPIRED:
+            if gap.estimated is None:
                 return None
-            lost_before += int(gap["estimated_events"])
+            lost_before += gap.estimated
     return max(0, checkpoint.events - tail.total - there - lost_before)

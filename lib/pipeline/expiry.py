@@ -9,11 +9,11 @@ from datetime import datetime, timedelta
 from functools import cache
 
 from lib.errors import ConnectorError
-from lib.model.clock import FARTHEST, to_text
+from lib.model.clock import FARTHEST, day_of, to_text
 from lib.model.stream import ENDPOINTS, Stream
 from lib.state.leases import held
 from lib.state.ledger import KEPT, place_of
-from lib.state.state import State, day_of
+from lib.state.state import State
 
 log = logging.getLogger(__name__)
 

@@ -7,20 +7,17 @@ is not known; a 429 corrects it, and is known to all at once.
 
 from __future__ import annotations
 
-import json
 import threading
 import uuid
 from bisect import bisect_right, insort
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from hashlib import sha256
-from typing import Any
 
-from lib.errors import ConflictError, OverBudgetError, StoreError
-from lib.model.batch import LAYOUT
+from lib.errors import ConflictError, LayoutError, OverBudgetError, StoreError
 from lib.model.rate_policy import KEPT_SECONDS, RatePolicy, Used, count, merged
-from lib.store.base import ABSENT, ObjectStore
+from lib.state.rate_limits import RateLimit, RateLimits, Step
+from lib.store.base import ObjectStore
 
 TOLD_EACH = 20
 """Calls of the last minute that the others do not know of, before they are told; of a larger budget, a fifth."""
@@ -53,8 +50,9 @@ class RateLimiter:
         monotonic: Callable[[], float],
         sleep: Callable[[float], None],
         jitter: Callable[[], float],
+        patience: float = PATIENCE_SECONDS,
     ) -> None:
-        """`client_id` tells credentials apart."""
+        """`client_id` tells credentials apart; a page beyond a stream's first waits `patience` seconds for its turn."""
         self._store = store
         self._client_id = client_id
         self._per_minute = per_minute
@@ -76,17 +74,16 @@ class RateLimiter:
         self._every = 60.0
         self._strict_at: float | None = None
         self._blocked_until = _NEVER
-        self._heard: dict[str, tuple[Any, list[float]]] = {}
+        self._heard: dict[str, tuple[tuple[Step, ...], list[float]]] = {}
         """What each other instance told last, and when its calls were by this instance's clock."""
         self._heard_at = _NEVER
-        self._heard_limits: Any = None
+        self._heard_limits: tuple[float | None, float] | None = None
         self._refusals = 0
         self._refused = 0
         self._made = 0
-        self.patience = PATIENCE_SECONDS
-        """Seconds that a page beyond a stream's first waits for its turn within a call."""
+        self._patience = patience
 
-    def expect(self, streams: int, every: float) -> int:
+    def reserve(self, streams: int, every: float) -> int:
         """Keep calls free for so many streams, each asked so often (seconds); how many of them may be asked now."""
         self._refresh()
         with self._lock:
@@ -100,7 +97,7 @@ class RateLimiter:
     def has_room(self) -> bool:
         """Whether a page beyond a stream's first could be asked for right now."""
         with self._lock:
-            return self._wait(self._time(), first=False) <= self.patience
+            return self._wait(self._time(), first=False) <= self._patience
 
     def used(self) -> Used:
         """What was used up to now."""
@@ -115,14 +112,14 @@ class RateLimiter:
                 is_strict=self._quota(now).strict,
             )
 
-    def headroom(self) -> int:
+    def available(self) -> int:
         """How many calls may go at once, by what this instance knows and others have told."""
         self._refresh()
         with self._lock:
             now = self._time()
             return 0 if now < self._blocked_until else self._quota(now).spare(self._everybody(now), now)
 
-    def take(self, stream: str, deadline: float) -> None:
+    def acquire(self, stream: str, deadline: float) -> None:
         """Wait for a call's turn, and count it; OverBudgetError, with the seconds, where the turn comes too late.
 
         A stream's first page in a while waits up to the deadline (a monotonic time), as do calls that are of no
@@ -138,14 +135,14 @@ class RateLimiter:
                 if wait <= 0:
                     untold = self._count(now, stream, first=first)
                     break
-            left = deadline - self._monotonic() if first else self.patience - (self._monotonic() - began)
+            left = deadline - self._monotonic() if first else self._patience - (self._monotonic() - began)
             if wait > left:
                 raise OverBudgetError(
                     f"the {self._per_minute} calls a minute of this credential are used up", retry_after=wait
                 )
             self._sleep(min(wait, 1.0))
         if untold >= self._told_each():
-            self._tell()
+            self._publish()
 
     def refused(self, retry_after: float | None) -> float:
         """Sophos answered 429; what is learned from it, and the seconds until the next call."""
@@ -163,7 +160,7 @@ class RateLimiter:
             wait = min(wait if retry_after is None else max(retry_after, 1.0), LONGEST_SECONDS)
             self._strict_at = now
             self._blocked_until = max(self._blocked_until, now + wait)
-        self._tell()
+        self._publish()
         return wait
 
     def _told_each(self) -> int:
@@ -208,28 +205,25 @@ class RateLimiter:
 
     def _refresh(self) -> None:
         """Learn what other instances have told."""
-        with suppress(StoreError):
-            stored = self._store().read(self._key())
+        with suppress(StoreError, LayoutError):
+            told, _ = RateLimits(self._store()).read(self._client_id())
             with self._lock:
-                self._learn(_fields(stored.body) if stored else {})
+                self._learn(told)
 
-    def _tell(self) -> None:
+    def _publish(self) -> None:
         """Publish this instance's calls, and learn the others'. Failing is no matter: a 429 corrects it."""
         for _ in range(2):
-            with suppress(ConflictError, StoreError):
-                stored = self._store().read(self._key())
-                fields = _fields(stored.body) if stored else {}
+            with suppress(ConflictError, StoreError, LayoutError):
+                limits, client_id = RateLimits(self._store()), self._client_id()
+                told, generation = limits.read(client_id)
                 with self._lock:
-                    self._learn(fields)
-                    body = json.dumps(self._told()).encode() + b"\n"
+                    self._learn(told)
+                    mine = self._told()
                     self._told_at = self._time()
-                self._store().write(self._key(), body, expected=stored.generation if stored else ABSENT)
+                limits.write(client_id, mine, generation)
                 return
 
-    def _key(self) -> str:
-        return f"budgets/{sha256(self._client_id().encode()).hexdigest()[:16]}.json"
-
-    def _told(self) -> dict[str, Any]:
+    def _told(self) -> RateLimit:
         now = self._time()
         ahead = self._ahead()
         holders = {name: steps for name, (steps, times) in self._heard.items() if times}
@@ -238,15 +232,13 @@ class RateLimiter:
             # As late as it can have been: told so, no window is taken for empty too early.
             at = ((each + ahead) // _STEP + 1) * _STEP
             steps[at] = steps.get(at, 0) + 1
-        holders[self._holder] = [[at, calls] for at, calls in steps.items()]
-        limits = {
-            "strict_at": None if self._strict_at is None else self._strict_at + ahead,
-            "blocked_until": max(0.0, self._blocked_until + ahead),
-        }
-        self._heard_limits = limits
-        return {"layout": LAYOUT, "holders": holders, "told_at": now + ahead, **limits}
+        holders[self._holder] = tuple(Step(at, calls) for at, calls in steps.items())
+        strict_at = None if self._strict_at is None else self._strict_at + ahead
+        blocked_until = max(0.0, self._blocked_until + ahead)
+        self._heard_limits = strict_at, blocked_until
+        return RateLimit(holders, strict_at, blocked_until, told_at=now + ahead)
 
-    def _learn(self, fields: dict[str, Any]) -> None:
+    def _learn(self, told: RateLimit) -> None:
         """Take over what others have told, by the time of day; it is turned into times of this instance's clock once.
 
         What is new was told between the last look and now, whatever the other's clock showed then.
@@ -254,32 +246,32 @@ class RateLimiter:
         now, ahead = self._time(), self._ahead()
         before, self._heard_at = self._heard_at, now
         heard = {}
-        for name, steps in fields.get("holders", {}).items():
+        for name, steps in told.holders.items():
             if name == self._holder or not steps:
                 continue
             known = self._heard.get(name)
             if known is not None and known[0] == steps:
                 times = known[1]
             else:
-                last = float(steps[-1][0]) - ahead
+                last = steps[-1].at - ahead
                 shift = min(max(last, before), now + _STEP) - last
-                times = [float(at) - ahead + shift for at, calls in steps for _ in range(calls)]
+                times = [at - ahead + shift for at, calls in steps for _ in range(calls)]
             heard[name] = (steps, [at for at in times if at > now - KEPT_SECONDS])
         self._heard = heard
         self._others = sorted(at for _, times in heard.values() for at in times)
         self._instances = sum(1 for _, times in heard.values() if times and now - 60.0 < times[-1])
-        self._learn_limits(fields, before, now, ahead)
+        self._learn_limits(told, before, now, ahead)
 
-    def _learn_limits(self, fields: dict[str, Any], before: float, now: float, ahead: float) -> None:
-        limits = {name: fields.get(name) for name in ("strict_at", "blocked_until")}
+    def _learn_limits(self, told: RateLimit, before: float, now: float, ahead: float) -> None:
+        limits = told.strict_at, told.blocked_until
         if limits == self._heard_limits:
             return
         self._heard_limits = limits
-        told_at = fields.get("told_at")
-        shift = 0.0 if told_at is None else min(max(float(told_at) - ahead, before), now) - (float(told_at) - ahead)
-        if limits["strict_at"] is not None:
-            self._strict_at = max(self._strict_at or _NEVER, float(limits["strict_at"]) - ahead + shift)
-        blocked = float(limits["blocked_until"] or 0.0) - ahead + shift
+        told_at = None if told.told_at is None else told.told_at - ahead
+        shift = 0.0 if told_at is None else min(max(told_at, before), now) - told_at
+        if told.strict_at is not None:
+            self._strict_at = max(self._strict_at or _NEVER, told.strict_at - ahead + shift)
+        blocked = told.blocked_until - ahead + shift
         if blocked <= now + LONGEST_SECONDS:
             self._blocked_until = max(self._blocked_until, blocked)
 
@@ -290,16 +282,3 @@ class RateLimiter:
     def _ahead(self) -> float:
         """How far the time of day, in Unix seconds, is ahead of that clock just now."""
         return self._now().timestamp() - self._monotonic()
-
-
-def _fields(body: bytes) -> dict[str, Any]:
-    """What instances have told; nothing where it cannot be read, since a 429 tells it anew."""
-    with suppress(ValueError, TypeError, AttributeError):
-        fields = json.loads(body)
-        for steps in fields.get("holders", {}).values():
-            for at, calls in steps:
-                float(at), int(calls)
-        float(fields.get("blocked_until") or 0.0), float(fields.get("strict_at") or 0.0)
-        float(fields.get("told_at") or 0.0)
-        return dict(fields)
-    return {}

@@ -6,25 +6,26 @@ few pages a call, and never moves the live one.
 
 from __future__ import annotations
 
-import json
 import logging
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 from zlib import crc32
 
 from lib.errors import ConflictError, CursorRefusedError, OverBudgetError
-from lib.model.batch import LAYOUT, RECONCILE, Header, check_layout
+from lib.model.batch import RECONCILE, Header, ids_of
 from lib.model.checkpoint import HORIZON, Checkpoint
-from lib.model.clock import moment_or_none, text_or_none, to_text
-from lib.model.stream import Stream
-from lib.pipeline.accounts import Integration, Target
+from lib.model.clock import day_before, day_of, text_or_none, to_text
+from lib.model.reconciliation import Progress
+from lib.model.stream import ENDPOINTS, Stream
+from lib.pipeline.accounts import Accounts
+from lib.pipeline.integration import Integration, Target
 from lib.state.advance import Item, ReadFields, insert, is_stored, item_of, newest_of, stored_since
 from lib.state.ledger import Known
-from lib.state.state import State, day_before, day_of
+from lib.state.state import State
 from lib.store.base import ABSENT
 
 log = logging.getLogger(__name__)
@@ -35,40 +36,33 @@ LATENESS = {"1m": 60, "5m": 300, "15m": 900, "1h": 3600, "6h": 21_600, "24h": 86
 """Upper bounds of the histogram, in seconds from `created_at` to the time of being fetched at last."""
 BATCH_ITEMS = 1000
 
-Tell = Callable[[int, datetime | None], None]
+OnProgress = Callable[[int, datetime | None], None]
+"""Hears, after each page, how many events were read, and the newest one's time."""
+OnStreamProgress = Callable[[str, int, datetime | None], None]
+"""The same, with the stream's name before it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a reconciliation has come, and what the last one found."""
+class ReconcileReport:
+    """What reconciling one stream has found so far."""
 
-    began_at: datetime | None = None
-    """None: none is under way."""
-    cursor: str | None = None
-    read: int = 0
-    missing: int = 0
-    lateness: Mapping[str, int] = field(default_factory=dict)
-    ended_at: datetime | None = None
-    last: Mapping[str, Any] | None = None
-    """The report of the last one that came to its end."""
+    stream: Stream
+    outcome: str
+    """`reconciled` at its end, else `under_way`."""
+    batches: Sequence[str]
+    """What this call stored."""
+    found: Mapping[str, Any]
+    """`read`, `missing` and `lateness`, and at its end `began_at` and `ended_at`: the stored form."""
 
-    def due(self, every: timedelta, now: datetime) -> bool:
-        """Whether it is time for the next one. An end in the future is a clock that jumped back."""
-        return self.ended_at is None or not timedelta(0) <= now - self.ended_at < every
+    @property
+    def read(self) -> int:
+        """Events that were read."""
+        return int(self.found["read"])
 
-
-def progress_key(stream: Stream) -> str:
-    """Where the stream's progress is."""
-    return f"reconciliations/{stream.path}.json"
-
-
-def last_report(body: bytes) -> dict[str, Any] | None:
-    """What the last reconciliation that came to its end found; None where none did."""
-    try:
-        last = json.loads(body)["last"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return last if isinstance(last, dict) else None
+    @property
+    def missing(self) -> int:
+        """Those that the ledger did not hold."""
+        return int(self.found["missing"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +76,32 @@ class Reconcile:
 
     def due(self, stream: Stream, every: timedelta) -> bool:
         """Whether a reconciliation is under way, or time for one has come. A new stream's first comes after a while."""
-        progress, generation = self.load(stream)
+        progress, generation = self.state.reconciliations.read(stream)
         if generation == ABSENT:
             # Everything has just been read for the first time. Streams that began together part.
             part = crc32(stream.path.encode()) / 2**32
-            self.save(stream, Progress(ended_at=self.now() - part * every / 2), ABSENT)
+            self.state.reconciliations.write(stream, Progress(ended_at=self.now() - part * every / 2), ABSENT)
             return False
         return progress.began_at is not None or progress.due(every, self.now())
+
+    def all(
+        self,
+        integrations: Iterable[Integration],
+        accounts: Accounts,
+        *,
+        since: timedelta | None = None,
+        seconds: float,
+        on_progress: OnStreamProgress = lambda _, __, ___: None,
+    ) -> list[ReconcileReport]:
+        """Read what Sophos still serves of each stream, or a window of it, to its end, for so many seconds a stream."""
+        reports = []
+        for integration in integrations:
+            for target in accounts.targets(integration):
+                if target.stream.kind == ENDPOINTS:
+                    continue  # Each look reads the whole inventory.
+                end, heard = self.monotonic() + seconds, partial(on_progress, str(target.stream))
+                reports.append(self.run(integration, target, deadline=end, pages=None, since=since, on_progress=heard))
+        return reports
 
     def run(
         self,
@@ -98,82 +111,50 @@ class Reconcile:
         deadline: float,
         pages: int | None = PAGES_A_CALL,
         since: timedelta | None = None,
-        tell: Tell = lambda _, __: None,
-    ) -> dict[str, Any]:
+        on_progress: OnProgress = lambda _, __: None,
+    ) -> ReconcileReport:
         """Read on for so many pages (None: all), store what is missing; the report so far.
-
-        After each page `tell` hears how many events were read, and the newest one's time.
 
         With `since`, that long a window is read from its beginning, apart from a reconciliation that is under way.
 
         Raises ConnectorError, with the progress kept.
         """
-        return _Comparison(self, integration, target, since, tell).run(deadline, pages)
-
-    def load(self, stream: Stream) -> tuple[Progress, int]:
-        """The stream's progress, and the generation of its object."""
-        stored = self.state.store.read(progress_key(stream))
-        if stored is None:
-            return Progress(), ABSENT
-        try:
-            fields = json.loads(stored.body)
-            check_layout(fields, "a reconciliation's progress")
-            return Progress(
-                began_at=moment_or_none(fields["began_at"]),
-                cursor=fields["cursor"],
-                read=fields["read"],
-                missing=fields["missing"],
-                lateness=fields["lateness"],
-                ended_at=moment_or_none(fields["ended_at"]),
-                last=fields["last"],
-            ), stored.generation
-        except (ValueError, KeyError, TypeError):
-            # Nothing is lost with it: the next reconciliation begins anew.
-            return Progress(), stored.generation
-
-    def save(self, stream: Stream, progress: Progress, generation: int) -> int:
-        """Keep the progress; ConflictError where another run was quicker."""
-        fields = {
-            "layout": LAYOUT,
-            "began_at": text_or_none(progress.began_at),
-            "cursor": progress.cursor,
-            "read": progress.read,
-            "missing": progress.missing,
-            "lateness": progress.lateness,
-            "ended_at": text_or_none(progress.ended_at),
-            "last": progress.last,
-        }
-        body = json.dumps(fields).encode() + b"\n"
-        return self.state.store.write(progress_key(stream), body, expected=generation)
+        return _Comparison(self, integration, target, since, on_progress).run(deadline, pages)
 
 
 class _Comparison:
     """One call's part of a reconciliation of one stream."""
 
     def __init__(
-        self, use_case: Reconcile, integration: Integration, target: Target, since: timedelta | None, tell: Tell
+        self,
+        reconcile: Reconcile,
+        integration: Integration,
+        target: Target,
+        since: timedelta | None,
+        on_progress: OnProgress,
     ) -> None:
-        self._tell = tell
-        self._use_case = use_case
-        self._state = use_case.state
+        self._on_progress = on_progress
+        self._reconcile = reconcile
+        self._state = reconcile.state
         self._integration = integration
         self._target = target
         self._stream = target.stream
-        self._progress, self._generation = use_case.load(target.stream)
+        self._ids = ids_of(target.stream, integration.settings.utmstack_tenant_id, RECONCILE)
+        self._progress, self._generation = reconcile.state.reconciliations.read(target.stream)
         self._since = since
         self._known = Known()
         self._as_of: datetime | None = None
         self._batches: list[str] = []
 
-    def run(self, deadline: float, pages: int | None) -> dict[str, Any]:
-        now = self._use_case.now()
+    def run(self, deadline: float, pages: int | None) -> ReconcileReport:
+        now = self._reconcile.now()
         if self._since or self._progress.began_at is None or now - self._progress.began_at > HORIZON:
             self._progress = Progress(began_at=now, ended_at=self._progress.ended_at, last=self._progress.last)
         # What was stored up to then is among the known ids, which are read after it.
         self._as_of = self._state.checkpoints.read(self._stream).checkpoint.as_of
         self._known = self._delivered()
         read = 0
-        while (pages is None or read < pages) and self._use_case.monotonic() < deadline:
+        while (pages is None or read < pages) and self._reconcile.monotonic() < deadline:
             read += 1
             try:
                 more = self._page(deadline)
@@ -184,7 +165,7 @@ class _Comparison:
                 break
         if self._since is None:
             try:
-                self._use_case.save(self._stream, self._progress, self._generation)
+                self._state.reconciliations.write(self._stream, self._progress, self._generation)
             except ConflictError:
                 log.info("%s: another run reconciles it", self._stream)
         return self._report()
@@ -193,39 +174,39 @@ class _Comparison:
         """All that was stored within the time that Sophos serves, delivered or waiting."""
         # Not the cursor's recent ids: those of a batch that was lost are among them.
         # Receipts are filed by Sophos's clock, which this machine's may be far ahead of.
-        day = day_before(min(self._as_of or self._use_case.now(), self._use_case.now()) - HORIZON)
-        return stored_since(self._state, self._stream, day, self._use_case.event_fields)
+        now = self._reconcile.now()
+        day = day_before(min(self._as_of or now, now) - HORIZON)
+        return stored_since(self._state, self._stream, day, self._reconcile.event_fields)
 
     def _page(self, deadline: float) -> bool:
         """Compare the next page; whether there are more."""
-        feed, progress = self._integration.feed, self._progress
+        settings, progress = self._integration.settings, self._progress
         ask = partial(
             self._integration.source.page,
             self._target.host,
             self._stream.tenant,
             self._stream.kind,
-            exclude_types=feed.exclude_types,
-            offset_minutes=int(feed.settle.total_seconds()) // 60,
+            exclude_types=settings.excluded_types,
+            offset_minutes=int(settings.settle.total_seconds()) // 60,
             deadline=deadline,
         )
-        start = self._integration.start(self._since or HORIZON, self._use_case.now, deadline=deadline)
+        start = self._integration.start(self._since or HORIZON, self._reconcile.now, deadline=deadline)
         try:
             page = ask(cursor=progress.cursor, from_date=None if progress.cursor else start)
         except CursorRefusedError:
             page = ask(cursor=None, from_date=start)
-        header = self._header(Checkpoint())
-        items = [item_of(raw, header, self._use_case.event_fields) for raw in page.items]
+        items = [item_of(raw, self._ids, self._reconcile.event_fields) for raw in page.items]
         missing = [
             item
             for item in items
-            if self._is_behind(item) and not is_stored(item, header, self._known, self._use_case.event_fields)
+            if self._is_behind(item) and not is_stored(item, self._ids, self._known, self._reconcile.event_fields)
         ]
         if missing:
             self._store(missing)
         stuck = page.next_cursor == progress.cursor
         lateness = dict(progress.lateness)
         for item in missing:
-            name = _bound(self._use_case.now() - item.created_at) if item.created_at else "unknown"
+            name = _bound(self._reconcile.now() - item.created_at) if item.created_at else "unknown"
             lateness[name] = lateness.get(name, 0) + 1
         self._progress = replace(
             progress,
@@ -234,7 +215,7 @@ class _Comparison:
             missing=progress.missing + len(missing),
             lateness=lateness,
         )
-        self._tell(self._progress.read, newest_of(items))
+        self._on_progress(self._progress.read, newest_of(items))
         return page.has_more and not stuck
 
     def _is_behind(self, item: Item) -> bool:
@@ -248,19 +229,20 @@ class _Comparison:
                 self._state,
                 self._stream,
                 raws[at : at + BATCH_ITEMS],
+                ids=self._ids,
                 header_of=self._header,
                 known=lambda _: self._delivered().keys,
-                event_fields=self._use_case.event_fields,
+                event_fields=self._reconcile.event_fields,
             )
             if key is not None:
                 self._batches.append(key)
         self._known.keys.update(item.key for item in missing)
 
-    def _header(self, checkpoint: Checkpoint) -> Header:
-        now = self._use_case.now()
+    def _header(self, checkpoint: Checkpoint, items: Sequence[Item]) -> Header:
+        now = self._reconcile.now()
         return Header(
             stream=self._stream,
-            envelope=self._integration.feed.envelope(self._stream.kind, self._target.data_source),
+            envelope=self._integration.settings.envelope(self._stream.kind, self._target.data_source),
             sequence=checkpoint.sequence,
             cursor=None,
             next_cursor=None,
@@ -268,14 +250,14 @@ class _Comparison:
             fetched_at=now,
             as_of=checkpoint.as_of or now,
             day=max(checkpoint.day, day_of(checkpoint.as_of or now)),
-            newest=None,
-            count=0,
+            newest=newest_of(items),
+            count=len(items),
             repeats=0,
             origin=RECONCILE,
         )
 
     def _end(self) -> None:
-        now, progress = self._use_case.now(), self._progress
+        now, progress = self._reconcile.now(), self._progress
         last = {
             "began_at": text_or_none(progress.began_at),
             "ended_at": to_text(now),
@@ -284,18 +266,11 @@ class _Comparison:
         log.info("%s: reconciled: %d read, %d were missing", self._stream, progress.read, progress.missing)
         self._progress = Progress(ended_at=now, last=last)
 
-    def _report(self) -> dict[str, Any]:
+    def _report(self) -> ReconcileReport:
         progress = self._progress
         ended = progress.began_at is None
         found = progress.last if ended and progress.last else _sums(progress)
-        return {
-            "integration": self._stream.integration,
-            "tenant": self._stream.tenant,
-            "stream": self._stream.kind,
-            "outcome": "reconciled" if ended else "under_way",
-            "batches": self._batches,
-            **found,
-        }
+        return ReconcileReport(self._stream, "reconciled" if ended else "under_way", tuple(self._batches), found)
 
 
 def _sums(progress: Progress) -> dict[str, Any]:

@@ -83,10 +83,10 @@ class TooLargeError(ProtocolError):
     remedy = "Leave out the type of these events (`exclude_types`; `types` shows which one takes the room)."
 
 
-class RateLimiter(Protocol):
+class RequestLimiter(Protocol):
     """The calls that a credential may make."""
 
-    def take(self, stream: str, deadline: float) -> None:
+    def acquire(self, stream: str, deadline: float) -> None:
         """Wait for a call's turn; OverBudgetError where it comes too late."""
 
     def refused(self, retry_after: float | None) -> float:
@@ -117,7 +117,7 @@ class Http:
         monotonic: Callable[[], float],
         sleep: Callable[[float], None],
         random: Callable[[], float],
-        rate_limiter: RateLimiter,
+        rate_limiter: RequestLimiter,
         ca_bundle: str | None = None,
         proxy: Callable[[], str] | None = None,
     ) -> None:
@@ -171,7 +171,7 @@ class Http:
         for tries in range(1, TRIES + 1):
             status = 0
             if token is not None:
-                self._rate_limiter.take(stream, end)
+                self._rate_limiter.acquire(stream, end)
             try:
                 answer = self._once(
                     method,

@@ -1,20 +1,26 @@
-"""Gaps: intervals that can no longer be fetched, written down once."""
+"""`gaps/`: intervals that can no longer be fetched, or batches that are lost, written down once.
+
+A damaged gap stays where it is, and `status` names it; listings go on without it.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
 from lib.errors import ConflictError
-from lib.model.batch import LAYOUT
 from lib.model.clock import text_or_none, to_text
 from lib.model.stream import Stream
+from lib.state.batches import STREAM
+from lib.state.codec import UNREADABLE, Codec
 from lib.store.base import ABSENT, ObjectStore
 
+PREFIX = "gaps/"
 CURSOR_EXPIRED = "cursor_expired"
 BATCH_DAMAGED = "batch_damaged"
 BATCH_MISSING = "batch_missing"
@@ -42,7 +48,7 @@ class Gap:
         else:
             # A batch is either damaged or missing: whichever was noticed first names it.
             name = f"{self.sequence:020d}-batch"
-        return f"gaps/{self.stream.path}/{name}.json"
+        return f"{PREFIX}{self.stream.path}/{name}.json"
 
     def fields(self) -> dict[str, Any]:
         """As JSON fields."""
@@ -72,25 +78,30 @@ class Gap:
         return json.dumps(known | fields, ensure_ascii=False).encode("utf-8", "replace")
 
 
+GAP = Codec(
+    Gap, "a gap", names={"start": "from", "end": "to", "estimated": "estimated_events"}, flat={"stream": STREAM}
+)
+
+
 class Gaps:
-    """`gaps/`: one object a gap."""
+    """A store's gaps."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 
     def record(self, gap: Gap) -> bool:
         """Write the gap down, and say whether it is new: noticing it again, after a crash, changes nothing."""
-        body = json.dumps({"layout": LAYOUT, **gap.fields()}, ensure_ascii=False).encode("utf-8", "surrogatepass")
         try:
-            self._store.write(gap.key, body + b"\n", expected=ABSENT)
+            self._store.write(gap.key, GAP.encode(gap), expected=ABSENT)
         except ConflictError:
             return False
         return True
 
-    def all(self, stream: Stream | None = None) -> Iterator[dict[str, Any]]:
-        """Every recorded gap, of one stream or of all."""
-        prefix = "gaps/" if stream is None else f"gaps/{stream.path}/"
+    def all(self, stream: Stream | None = None) -> Iterator[Gap]:
+        """Every recorded gap that can be read, of one stream or of all."""
+        prefix = PREFIX if stream is None else f"{PREFIX}{stream.path}/"
         for entry in self._store.list(prefix):
             stored = self._store.read(entry.key)
             if stored is not None:
-                yield json.loads(stored.body)
+                with suppress(*UNREADABLE):  # `damage.damaged` names it.
+                    yield GAP.decode(stored.body)

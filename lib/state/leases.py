@@ -1,4 +1,7 @@
-"""Leases: one forwarder a stream, so that a stream's logs reach the engine in order."""
+"""`leases/`: one forwarder a stream, so that a stream's logs reach the engine in order; how far delivery has come.
+
+A damaged lease is made again: the ledger tells the last receipt, and a batch that was delivered in part is sent again.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,27 @@ from types import TracebackType
 from typing import Any, Self
 
 from lib.errors import ConflictError, ConnectorError, DamagedError
-from lib.model import lease as leases
-from lib.model.lease import RENEWAL, TERM, Lease, lease_key
+from lib.model.lease import RENEWAL, TERM, Lease
 from lib.model.receipt import LastReceipt
 from lib.model.stream import Stream
+from lib.state.codec import Codec
+from lib.state.dead_letters import set_damaged_aside
 from lib.store.base import ABSENT, ObjectStore
+
+PREFIX = "leases/"
+LEASE = Codec(Lease, "a lease", later=("refused", "tidied"))
+
+
+def lease_key(stream: Stream) -> str:
+    """Where the stream's lease is."""
+    return f"{PREFIX}{stream.path}.json"
+
+
+def from_body(body: bytes) -> Lease:
+    """The lease that an object holds; DamagedError where it holds none, LayoutError for a newer one."""
+    fields = LEASE.load(body)
+    # Without the refused it counted without them, too: the batch is sent from its beginning.
+    return LEASE.value(fields if "refused" in fields else fields | {"acked": 0})
 
 
 class HeldLease:
@@ -94,7 +113,7 @@ class HeldLease:
                     continue  # The store fails just now: there are three more renewals before the term ends.
 
     def _write(self, state: Lease) -> None:
-        self._generation = self._store.write(self._key, leases.to_body(state), expected=self._generation)
+        self._generation = self._store.write(self._key, LEASE.encode(state), expected=self._generation)
         self._state = state
 
 
@@ -104,8 +123,9 @@ def lease_of(store: ObjectStore, stream: Stream) -> tuple[Lease, int]:
     if stored is None:
         return Lease(), ABSENT
     try:
-        return leases.from_body(stored.body), stored.generation
-    except DamagedError:
+        return from_body(stored.body), stored.generation
+    except DamagedError as error:
+        set_damaged_aside(store, lease_key(stream), stored.body, error)
         return Lease(), stored.generation
 
 
@@ -118,7 +138,7 @@ def held(store: ObjectStore, stream: Stream, holder: str, now: Callable[[], date
         return
     taken = replace(state, holder=holder, until=now() + TERM)
     try:
-        generation = store.write(lease_key(stream), leases.to_body(taken), expected=present)
+        generation = store.write(lease_key(stream), LEASE.encode(taken), expected=present)
     except ConflictError:
         yield None
         return

@@ -1,8 +1,11 @@
-"""`ledger/`: receipts, one object each; those of a day that is over are packed, and removed after 90 days."""
+"""`ledger/`: receipts, one object each; those of a day that is over are packed, and removed after 90 days.
+
+A damaged receipt stays where it is: `audit` names it, and `status` once delivery has met it as a stream's last one.
+Delivery goes on, since its key tells all that the next receipt needs. Of a damaged beginning nothing more is removed.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections import deque
@@ -11,13 +14,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import groupby
-from typing import Any
 
 from lib.errors import ConflictError, DamagedError
-from lib.model import receipt as receipts
-from lib.model.batch import LAYOUT, POLL, Header, check_layout
-from lib.model.receipt import LastReceipt, receipt_key
+from lib.model.batch import POLL, Header
+from lib.model.clock import to_text
+from lib.model.receipt import LastReceipt, Receipt
 from lib.model.stream import Stream, stream_of
+from lib.state import receipts
+from lib.state.codec import UNREADABLE, Codec
+from lib.state.dead_letters import set_damaged_aside
+from lib.state.receipts import receipt_key
 from lib.store.base import ABSENT, Entry, ObjectStore
 
 log = logging.getLogger(__name__)
@@ -55,6 +61,9 @@ class PrunePoint:
     digest: str
     total: int
     next_cursor: str | None
+
+
+PRUNE_POINT = Codec(PrunePoint, "what was removed from the ledger for its age")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +104,12 @@ class Ledger:
             return known, None
         digest = receipts.digest(stored.body)
         try:
-            fields = receipts.fields_of(stored.body)
-        except DamagedError:
+            receipt = receipts.from_body(stored.body)
+        except DamagedError as error:
+            set_damaged_aside(self._store, key, stored.body, error)
             # Its key tells all that delivery needs; audit names what is wrong with it.
             return LastReceipt(int(key.rpartition("/")[2].partition(".")[0]), key, digest, known.total), None
-        return LastReceipt(fields["sequence"], key, digest, fields["total"]), fields["acked_at"]
+        return LastReceipt(receipt.sequence, key, digest, receipt.total), to_text(receipt.acked_at)
 
     def write(
         self,
@@ -145,18 +155,20 @@ class Ledger:
         for _, body in self.bodies(stream, day):
             # What a damaged receipt told is not known: a repeat is welcome, and audit names the receipt.
             with suppress(DamagedError):
-                fields = receipts.fields_of(body)
-                found.add(fields["ids"], fields["tenantId"])
+                receipt = receipts.from_body(body)
+                found.add(receipt.ids, receipt.envelope.tenant_id)
         return found
 
     def streams(self) -> Iterator[Stream]:
         """Every stream that has receipts."""
         after = ""
         while (entry := next(self._store.list("ledger/", after=after), None)) is not None:
-            stream = stream_of(entry.key.removeprefix("ledger/"))
-            yield stream
-            # The next key behind all of this stream's: "0" is the character after the slash.
-            after = f"ledger/{stream.path}0"
+            after = entry.key
+            if entry.key.count("/") > 3:  # Another one is foreign.
+                stream = stream_of(entry.key.removeprefix("ledger/"))
+                yield stream
+                # The next key behind all of this stream's: "0" is the character after the slash.
+                after = f"ledger/{stream.path}0"
 
     def bodies(self, stream: Stream, since: str = "") -> Iterator[tuple[Place, bytes]]:
         """Every receipt of the stream in order, from a day on: place and bytes; a pack that cannot be read as it is."""
@@ -194,22 +206,16 @@ class Ledger:
         bodies = [found[number] for number in sorted(found)]
         return bodies if most is None else bodies[-most:]
 
-    def receipts(self, stream: Stream) -> Iterator[tuple[Place, dict[str, Any], str]]:
-        """Every receipt of the stream in order: place, fields, digest."""
+    def receipts(self, stream: Stream) -> Iterator[tuple[Place, Receipt, str]]:
+        """Every receipt of the stream in order, but for damaged ones: place, receipt, digest."""
         for place, body in self.bodies(stream):
-            yield place, receipts.fields_of(body), receipts.digest(body)
+            with suppress(DamagedError):
+                yield place, receipts.from_body(body), receipts.digest(body)
 
     def prune_point(self, stream: Stream) -> PrunePoint | None:
         """What the oldest receipt follows; None where none was removed. DamagedError where it cannot be read."""
         stored = self._store.read(_prune_point_key(stream))
-        if stored is None:
-            return None
-        try:
-            fields = json.loads(stored.body)
-            check_layout(fields, "the ledger's beginning")
-            return PrunePoint(**{name: fields[name] for name in PrunePoint.__dataclass_fields__})
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise DamagedError("what was removed from the ledger for its age cannot be read") from None
+        return PRUNE_POINT.decode(stored.body) if stored else None
 
     def has_expired(self, stream: Stream, oldest: str) -> bool:
         """Whether a day before `oldest` could be removed; the last one never is, since the chain goes on from it."""
@@ -264,10 +270,10 @@ class Ledger:
             for place, body in self.bodies(stream, day):
                 if place.day != day:
                     break
-                fields = receipts.fields_of(body)
-                next_cursor = fields["next_cursor"] if fields["origin"] == POLL else next_cursor
-                prune_point = PrunePoint(place.last, day, receipts.digest(body), fields["total"], next_cursor)
-        except DamagedError as error:
+                receipt = receipts.from_body(body)
+                next_cursor = receipt.next_cursor if receipt.origin == POLL else next_cursor
+                prune_point = PrunePoint(place.last, day, receipts.digest(body), receipt.total, next_cursor)
+        except UNREADABLE as error:
             log.warning("%s: the receipts of %s are kept, though old: %s", stream, day, error)
             return False
         if prune_point is not None:
@@ -278,8 +284,7 @@ class Ledger:
     def _keep(self, stream: Stream, prune_point: PrunePoint) -> None:
         key = _prune_point_key(stream)
         stored = self._store.read(key)
-        fields = {"layout": LAYOUT, **{name: getattr(prune_point, name) for name in PrunePoint.__dataclass_fields__}}
-        self._store.write(key, json.dumps(fields).encode() + b"\n", expected=stored.generation if stored else ABSENT)
+        self._store.write(key, PRUNE_POINT.encode(prune_point), expected=stored.generation if stored else ABSENT)
 
     def _delete(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
@@ -305,8 +310,8 @@ def _unpacked(place: Place, body: bytes) -> Iterator[tuple[Place, bytes]]:
         return
     try:
         lines = receipts.unpack(body)
-        numbers = [receipts.fields_of(line)["sequence"] for line in lines]
-    except (DamagedError, KeyError):
+        numbers = [receipts.from_body(line).sequence for line in lines]
+    except DamagedError:
         yield place, body
         return
     for number, line in zip(numbers, lines, strict=True):
@@ -316,7 +321,7 @@ def _unpacked(place: Place, body: bytes) -> Iterator[tuple[Place, bytes]]:
 def _stands(pair: tuple[Place, Entry], body: bytes) -> bool:
     """Whether a receipt is one, on a line of its own, in its place."""
     try:
-        fields = receipts.fields_of(body)
-    except DamagedError:
+        receipt = receipts.from_body(body)
+    except UNREADABLE:
         return False
-    return fields.get("sequence") == pair[0].first and body.find(b"\n") == len(body) - 1
+    return receipt.sequence == pair[0].first and body.find(b"\n") == len(body) - 1

@@ -1,20 +1,36 @@
-"""`schedules/`: when each stream was asked, where a credential has too many to ask all at each tick."""
+"""`schedules/`: when each stream was asked, where a credential has too many to ask all at each tick.
+
+A damaged one is made again: every stream counts as never asked.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 
-from lib.errors import ConflictError
-from lib.model.batch import LAYOUT
+from lib.errors import ConflictError, DamagedError
 from lib.model.schedule import Asked, choose
 from lib.model.stream import encode_segment
+from lib.state.codec import Codec
+from lib.state.dead_letters import set_damaged_aside
 from lib.store.base import ABSENT, ObjectStore
+
+PREFIX = "schedules/"
 
 ALL_ASKED = 30
 """Up to so many streams are all asked at each tick, and nothing is written down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What is known of an integration's streams, by their paths."""
+
+    streams: Mapping[str, Asked]
+
+
+SCHEDULE = Codec(Schedule, "a schedule")
 
 
 class Schedules:
@@ -53,19 +69,18 @@ class Schedules:
         stored = self._store.read(_key(name))
         if stored is None:
             return {}, ABSENT
-        with suppress(ValueError, TypeError, AttributeError):
-            streams = json.loads(stored.body)["streams"]
-            return {path: Asked(*map(float, times)) for path, times in streams.items()}, stored.generation
-        # Nothing is lost with it: every stream counts as never asked.
-        return {}, stored.generation
+        try:
+            return dict(SCHEDULE.decode(stored.body).streams), stored.generation
+        except DamagedError as error:
+            set_damaged_aside(self._store, _key(name), stored.body, error)
+            return {}, stored.generation
 
     def _write(self, name: str, asked: Mapping[str, Asked], generation: int) -> None:
         streams = {
-            path: [round(each.at, 3), round(each.every, 1), round(each.spoke_at)] for path, each in asked.items()
+            path: Asked(round(each.at, 3), round(each.every, 1), round(each.spoke_at)) for path, each in asked.items()
         }
-        body = json.dumps({"layout": LAYOUT, "streams": streams}).encode() + b"\n"
-        self._store.write(_key(name), body, expected=generation)
+        self._store.write(_key(name), SCHEDULE.encode(Schedule(streams)), expected=generation)
 
 
 def _key(name: str) -> str:
-    return f"schedules/{encode_segment(name)}.json"
+    return f"{PREFIX}{encode_segment(name)}.json"

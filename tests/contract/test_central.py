@@ -13,7 +13,6 @@ from functools import partial
 import pytest
 
 from emulator.central import CentralServer, Credential, Fault, Tenant
-from lib.app import Credential as Keys
 from lib.errors import (
     ConnectorError,
     CredentialsError,
@@ -26,6 +25,7 @@ from lib.errors import (
     ThrottledError,
 )
 from lib.model.page import Page
+from lib.parts import ClientCredential as Keys
 from lib.sophos.client import Central
 
 SECRET = "demo-secret"
@@ -60,7 +60,7 @@ UNTOLD = 30.0
 class Generous:
     """A budget without an end."""
 
-    def take(self, stream: str, deadline: float) -> None:
+    def acquire(self, stream: str, deadline: float) -> None:
         """A call's turn."""
 
     def refused(self, retry_after: float | None) -> float:

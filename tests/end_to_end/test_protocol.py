@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from emulator.central import CentralServer, Fault, Settings
-from lib.model.checkpoint import from_body
 from lib.pipeline.audit import audit
+from lib.state.checkpoints import from_body
 from lib.state.state import State
 from lib.store.directory import DirectoryStore
 from tests.fakes.dying import Died, Life, live
@@ -179,8 +179,8 @@ class Protocol(RuleBasedStateMachine):
         # What was set aside never arrived, but for what the engine took without a word before it refused it.
         held = self.central.ids(self.central.default_tenant)
         assert first == [native for native in held if native in set(first) or native not in dead]
-        receipts = [fields for stream in state.ledger.streams() for _, fields, _ in state.ledger.receipts(stream)]
-        assert sum(fields["set_aside"] for fields in receipts) == len(dead) == len(set(dead))
+        receipts = [receipt for stream in state.ledger.streams() for _, receipt, _ in state.ledger.receipts(stream)]
+        assert sum(receipt.set_aside for receipt in receipts) == len(dead) == len(set(dead))
         assert len({log.id for log in self.engine.received}) == len(first)
         if self.is_calm:
             assert arrived == first, "where neither a process nor the engine failed, nothing is repeated"

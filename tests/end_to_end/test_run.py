@@ -38,7 +38,7 @@ def until_ticks(found: Site, more: int) -> None:
 def settled(found: Site) -> set[str]:
     """The keys of every event with a receipt."""
     stream = Stream("acme", found.central.default_tenant, "events")
-    return {key for _, fields, _ in found.state.ledger.receipts(stream) for key in fields["ids"]}
+    return {key for _, receipt, _ in found.state.ledger.receipts(stream) for key in receipt.ids}
 
 
 def test_every_event_arrives_once_unchanged_and_with_the_same_ids_on_a_repeated_run() -> None:

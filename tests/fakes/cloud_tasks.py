@@ -26,6 +26,8 @@ class CloudTasks:
         """Names that were there already."""
         self.statuses: deque[int] = deque()
         """What the next calls are answered instead."""
+        self.connections = 0
+        """How often somebody connected."""
         self._names: set[str] = set()
         self._lock = threading.Lock()
         fake = self
@@ -47,6 +49,10 @@ class CloudTasks:
 
         class Server(ThreadingHTTPServer):
             request_queue_size = 64
+
+            def get_request(self) -> Any:
+                fake.connections += 1
+                return super().get_request()
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})

@@ -46,7 +46,7 @@ def answered(error: Exception) -> Response:
     app = Flask("test")
     with app.test_request_context("/", method="POST", data=b"{}", environ_base={"REMOTE_ADDR": "127.0.0.1"}):
         asked: Request = request
-        return answer(asked, Nothing(), call, access=lambda: Access(Rules()))
+        return answer(asked, Nothing(), call, service="test", access=lambda: Access(Rules()))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -154,7 +154,7 @@ def failing(client_secret):
 app = Flask("x")
 @app.post("/")
 def main():
-    return answer(request, Body(), failing, access=lambda: Access(Rules()))
+    return answer(request, Body(), failing, service="test", access=lambda: Access(Rules()))
 
 print(app.test_client().post("/?token=hunter2", json={"client_secret": "hunter2"}).status_code)
 """

@@ -1,6 +1,7 @@
 """A tick becomes one task a stream: doubles fold, what has more is asked again, and nothing depends on the queue."""
 
 import json
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -11,8 +12,10 @@ import pytest
 from emulator.central import CentralServer, Credential, Fault, Tenant
 from lib.model.clock import from_text
 from lib.model.stream import Stream
-from lib.pipeline.fan_out import FanOut
-from tests.fakes.cloud_tasks import CloudTasks
+from lib.pipeline.fan_out import WORKERS, FanOut
+from lib.tasks import CloudTasks as Queue
+from lib.tasks import TaskTarget
+from tests.fakes.cloud_tasks import QUEUE, CloudTasks
 from tests.site import Site, site
 
 TENANTS = [f"t-{number}" for number in range(4)]
@@ -116,6 +119,26 @@ def test_a_call_of_one_stream_does_not_fail_over_a_queue_that_is_down(queue: Clo
         one = {"integration": "acme", "tenant": found.central.default_tenant, "stream": "events", "max_pages": 1}
         (line,) = found.results("fetch-page", one)
     assert (line["outcome"], line["has_more"]) == ("fetched", True)
+
+
+class Together:
+    """A queue that takes tasks as many at once as it should be given."""
+
+    def __init__(self) -> None:
+        self._all = threading.Barrier(WORKERS, timeout=60)
+
+    def add(self, *_: object) -> bool:
+        self._all.wait()
+        return True
+
+
+def test_tasks_are_added_many_at_once_over_connections_that_stay_open(queue: CloudTasks) -> None:
+    streams = [Stream("acme", f"t-{number}", "events") for number in range(5 * WORKERS)]
+    assert FanOut(Together(), timedelta(minutes=1), lambda: datetime.now(UTC)).tick(streams) == len(streams)
+    target = TaskTarget(queue.settings["url"], queue.settings["service_account"], timedelta(seconds=60))
+    tasks = Queue(QUEUE, target, api_url=queue.url, jitter=lambda: 0.0)
+    assert FanOut(tasks, timedelta(minutes=1), lambda: datetime.now(UTC)).tick(streams) == len(streams)
+    assert queue.connections <= WORKERS
 
 
 class Names:

@@ -111,12 +111,12 @@ def test_pages_become_batches_and_batches_reach_the_engine_once(own: Site) -> No
     assert [line["outcome"] for line in own.results("fetch-page")] == ["up_to_date"]
     assert [line["outcome"] for line in own.results("forward-batch")] == ["idle"]
     assert len(own.raws()) == 1200
-    receipts = [fields for _, fields, _ in own.state.ledger.receipts(events_of(own))]
-    assert [(each["sequence"], each["count"], len(each["ids"])) for each in receipts] == [
+    receipts = [receipt for _, receipt, _ in own.state.ledger.receipts(events_of(own))]
+    assert [(each.sequence, each.count, len(each.ids)) for each in receipts] == [
         (1, 1000, 1000),
         (2, 200, 200),
     ]
-    assert receipts[1]["cursor"] == receipts[0]["next_cursor"]
+    assert receipts[1].cursor == receipts[0].next_cursor
 
 
 def test_the_log_is_what_utmstack_expects(own: Site) -> None:
@@ -400,7 +400,7 @@ def test_a_damaged_batch_is_set_aside_and_its_stream_goes_on(own: Site) -> None:
     sent = [log.raw.encode() for log in own.engine.received if log.dataType == "sophos-central"]
     assert sent == own.central.raws(own.central.default_tenant)[1000:]
     assert [json.loads(log.raw)["reason"] for log in own.engine.received[200:]] == ["batch_damaged"]
-    assert [gap["reason"] for gap in own.state.gaps.all()] == ["batch_damaged"]
+    assert [gap.reason for gap in own.state.gaps.all()] == ["batch_damaged"]
     assert list((own.folder / "store/dead").rglob("*.ndjson"))
 
 

@@ -27,8 +27,9 @@ def natives(found: Site) -> list[str]:
 
 def gaps(found: Site) -> list[tuple[str, datetime, datetime]]:
     return [
-        (gap["reason"], datetime.fromisoformat(gap["from"]), datetime.fromisoformat(gap["to"]))
+        (gap.reason, gap.start, gap.end)
         for gap in found.state.gaps.all()
+        if gap.start is not None and gap.end is not None
     ]
 
 
@@ -157,7 +158,7 @@ def test_a_gap_says_how_many_events_the_day_before_it_would_have_brought() -> No
         found.central.emit(1)
         read(found)
         (gap,) = found.state.gaps.all()
-        assert gap["estimated_events"] == 60
+        assert gap.estimated == 60
         assert told(found)[0]["estimated_events"] == 60
 
 
@@ -175,4 +176,4 @@ def test_a_lost_batch_says_how_many_events_it_held() -> None:
         found.results("fetch-page")
         (found.folder / "store" / keys[-1]).write_bytes(b"{")
         found.results("forward-batch")
-        assert [gap["estimated_events"] for gap in found.state.gaps.all()] == [13, 5]
+        assert [gap.estimated for gap in found.state.gaps.all()] == [13, 5]

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from emulator.central import CentralServer
 from emulator.engine import StandInEngine
-from lib.model import lease as leases
 from lib.model.lease import TERM
-from lib.state.leases import lease_of
+from lib.state.leases import LEASE, lease_key, lease_of
 from tests.fakes.dying import Life, live
 from tests.site import site, until
 
@@ -45,7 +44,7 @@ def test_a_forwarder_that_has_lost_its_lease_stops_sending() -> None:
             stream = waiting.stream
             lease, generation = lease_of(found.state.store, stream)
             taken = replace(lease, holder="another", until=datetime.now(UTC) + TERM)
-            found.state.store.write(leases.lease_key(stream), leases.to_body(taken), expected=generation)
+            found.state.store.write(lease_key(stream), LEASE.encode(taken), expected=generation)
             (line,) = stalled.result()
         assert (line["outcome"], line["pending"]) == ("busy", 1)
         assert len(found.engine.received) < EVENTS

@@ -16,11 +16,9 @@ from emulator.central import CentralServer, Credential, Fault, Tenant
 from emulator.runtime.platform import Platform
 from emulator.web.metrics import registry_of
 from emulator.web.status import status
-from lib import app
 from lib.config import loading as configuration
 from lib.model.duration import parse_duration
 from lib.model.stream import Stream
-from lib.pipeline.accounts import Accounts
 from lib.state.schedules import Schedules
 from tests.site import ROOT, WAIT_SECONDS, Site, site, until
 
@@ -41,7 +39,6 @@ class Watched:
     def __init__(self, found: Site) -> None:
         self.site = found
         self.config = configuration.load(str(found.config))
-        self.accounts = Accounts(app.open_store(self.config.store), now=app.now, jitter=lambda: 0.0)
         self.platform = Platform(self.config, str(found.config))
 
     def post(self, name: str) -> None:
@@ -50,12 +47,11 @@ class Watched:
         self.platform.call(name, b"{}")
 
     def scrape(self, *, later: timedelta = timedelta(0)) -> str:
-        feeds = [app.feed_of(each, self.config.gap_data_type) for each in self.config.integrations]
+        app = self.site.app
         told = status(
             self.config,
-            self.site.state,
-            self.accounts,
-            feeds=feeds,
+            app.state,
+            app.accounts,
             latest=self.platform.latest,
             budgets=self.platform.budgets,
             now=datetime.now(UTC) + later,
@@ -194,7 +190,7 @@ def the_engine_is_down(watched: Watched) -> timedelta:
 
 
 def somebody_pauses(watched: Watched) -> timedelta:
-    watched.accounts.pause("acme")
+    watched.site.app.accounts.pause("acme")
     return timedelta(0)
 
 
@@ -226,7 +222,7 @@ def mended(watched: Watched) -> None:
     watched.site.central.faults.clear()
     if not watched.site.engine.socket.exists():
         watched.site.engine.start()
-    watched.accounts.pause("acme", resume=True)
+    watched.site.app.accounts.pause("acme", resume=True)
     watched.post("fetch-page")
     watched.post("forward-batch")
 
@@ -295,7 +291,7 @@ def test_late_is_what_missed_its_turn_three_times_and_no_inventory_that_is_not_d
             return {dict(labels)["stream"] for labels in series(RULES[0]["expr"], {}, told)}, lag
 
         # It spoke, and was asked out of turn; after a quarter of an hour it is one of many again.
-        schedules, now = Schedules(app.open_store(watched.config.store)), datetime.now(UTC)
+        schedules, now = Schedules(watched.site.state.store), datetime.now(UTC)
         path = Stream("acme", "t-0", "events").path
         for seconds in (120, 0):
             schedules.choose("acme", [path], 1, now - timedelta(seconds=seconds))

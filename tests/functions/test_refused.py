@@ -76,12 +76,12 @@ class Works:
         told = audit(state)
         assert told["ok"], told
         (stream,) = state.ledger.streams()
-        receipts = [fields for _, fields, _ in state.ledger.receipts(stream)]
+        receipts = [receipt for _, receipt, _ in state.ledger.receipts(stream)]
         dead, arrived = self.dead(), {json.loads(log.raw)["id"] for log in self.engine.received}
         held = self.central.ids(self.central.default_tenant)
         assert arrived | set(dead) == set(held)
-        assert sum(fields["count"] for fields in receipts) == len(held)
-        assert sum(fields["set_aside"] for fields in receipts) == len(dead) == len(set(dead))
+        assert sum(receipt.count for receipt in receipts) == len(held)
+        assert sum(receipt.set_aside for receipt in receipts) == len(dead) == len(set(dead))
         assert not list(state.batches.waiting())
 
 

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.errors import DamagedError, LayoutError
-from lib.model.batch import Envelope, Header, from_body, from_line, header_of, to_body, to_line
+from lib.model.batch import Envelope, Header
 from lib.model.stream import Stream
+from lib.state.batches import HEADER, from_body, from_line, to_body, to_line
 
 MOMENTS = st.datetimes(min_value=datetime(2000, 1, 1), max_value=datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - the strategy wants naive bounds
 NAMES = st.text(min_size=1, max_size=40)
@@ -79,9 +80,9 @@ def test_a_cut_batch_is_noticed(header: Header, items: list[bytes], data: st.Dat
 @pytest.mark.parametrize("line", [b"", b"null", b"[]", b"7", b"{}", b'{"layout":1}', b'{"layout":"1"}', b"\xff"])
 def test_what_is_no_header_is_damaged(line: bytes) -> None:
     with pytest.raises(DamagedError):
-        header_of(line)
+        HEADER.decode(line)
 
 
 def test_a_newer_layout_is_refused_by_name() -> None:
     with pytest.raises(LayoutError, match="layout 2"):
-        header_of(b'{"layout":2}')
+        HEADER.decode(b'{"layout":2}')

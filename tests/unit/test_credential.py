@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.model.credential import AHEAD, ESTABLISHED, RENEWAL, InUse, Life, life_of, warnings
+from lib.model.credential import AHEAD, ESTABLISHED, RENEWAL, InUse, Life, warnings
 from lib.model.page import Whoami
-from lib.pipeline.accounts import Account
+from lib.state.accounts import ACCOUNT, Account
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 moments = st.datetimes(datetime(2025, 1, 1), datetime(2027, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - the zone is beside
@@ -21,7 +21,7 @@ def codes(life: Life, now: datetime, refused_since: datetime | None = None) -> l
 
 @given(lives)
 def test_a_life_survives_its_own_fields(life: Life) -> None:
-    kept = life_of(life.fields())
+    kept = ACCOUNT.decode(ACCOUNT.encode(Account(life=life))).life
     assert (kept.fingerprint, kept.is_next) == (life.fingerprint, life.is_next)
     for mine, other in ((kept.since, life.since), (kept.end_announced, life.end_announced)):
         assert (mine is None) == (other is None)

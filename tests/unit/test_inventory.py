@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.errors import DamagedError
-from lib.model.inventory import GONE, KEPT_LOOKS, Inventory, from_body, known_of, to_body
+from lib.model.inventory import GONE, KEPT_LOOKS, Inventory, known_of
+from lib.state.inventories import INVENTORY
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
@@ -49,7 +50,7 @@ def test_what_is_sent_last_of_each_device_is_what_was_shown_last(looks: list[lis
         shown = [raw(record) for record in look]
         inventory, changed = inventory.begun(0).shown(shown)
         sent |= {id_: known.digest for id_, known in (known_of(each, 0) for each in changed)}
-        assert from_body(to_body(inventory)) == inventory
+        assert INVENTORY.decode(INVENTORY.encode(inventory)) == inventory
         for id_, known in dict(known_of(each, 0) for each in shown).items():
             assert sent[id_] == known.digest
         assert inventory.shown(reversed(changed[-1:]))[1] == []
@@ -67,7 +68,7 @@ def test_folding_a_batch_twice_is_folding_it_once(records: list[dict[str, Any]])
 def test_an_odd_record_is_sent_once(odd: bytes) -> None:
     inventory, changed = Inventory().begun(0).shown([odd, odd])
     assert changed == [odd]
-    assert from_body(to_body(inventory)) == inventory
+    assert INVENTORY.decode(INVENTORY.encode(inventory)) == inventory
 
 
 def test_a_device_that_is_gone_for_long_is_forgotten() -> None:
@@ -85,4 +86,4 @@ def test_a_device_that_is_gone_for_long_is_forgotten() -> None:
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"layout":1,"look":1}', b'{"layout":1,"devices":{"a":1}}'])
 def test_a_damaged_inventory_is_told_from_a_whole_one(body: bytes) -> None:
     with pytest.raises(DamagedError):
-        from_body(body)
+        INVENTORY.decode(body)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from lib.pipeline.reconcile import Progress
+from lib.model.reconciliation import Progress
 
 NOW = datetime(2026, 3, 10, tzinfo=UTC)
 EVERY = timedelta(hours=6)

@@ -1,0 +1,71 @@
+"""How a receipt lies in `ledger/`: as an object of its own, or in a pack of those of a day that is over."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from datetime import datetime
+from hashlib import sha256
+
+from lib.errors import DamagedError
+from lib.model.batch import Header
+from lib.model.receipt import DELIVERED, LastReceipt, Receipt
+from lib.model.stream import Stream
+from lib.state.batches import HEADER_PARTS
+from lib.state.codec import Codec
+
+RECEIPT = Codec(Receipt, "a receipt", later=("windows",), flat=HEADER_PARTS)
+
+
+def receipt_key(stream: Stream, day: str, sequence: int) -> str:
+    """Where the receipt is: by day, then by number, so that the order of keys is the order of the stream."""
+    return f"ledger/{stream.path}/{day}/{sequence:020d}.json"
+
+
+def digest(body: bytes) -> str:
+    """What the next receipt carries of this one."""
+    return sha256(body).hexdigest()
+
+
+def to_body(
+    header: Header,
+    keys: Sequence[str],
+    *,
+    previous: LastReceipt,
+    acked_at: datetime,
+    set_aside: int,
+    outcome: str = DELIVERED,
+    windows: Mapping[str, int] | None = None,
+) -> bytes:
+    """The receipt of that batch as a stored object."""
+    receipt = Receipt(
+        **{each.name: getattr(header, each.name) for each in fields(Header)},
+        outcome=outcome,
+        acked_at=acked_at,
+        set_aside=set_aside,
+        previous=previous.digest,
+        total=previous.total + header.events,
+        ids=tuple(keys),
+        windows=windows,
+    )
+    return RECEIPT.encode(receipt)
+
+
+def from_body(body: bytes) -> Receipt:
+    """The receipt that an object holds; DamagedError where it holds none, LayoutError for a newer one."""
+    return RECEIPT.decode(body)
+
+
+def pack(bodies: Sequence[bytes]) -> bytes:
+    """Receipts as one object: the same bytes, a line each, compressed. The same receipts make the same object."""
+    return gzip.compress(b"".join(bodies), 6, mtime=0)
+
+
+def unpack(body: bytes) -> list[bytes]:
+    """The receipts that `pack` was given; DamagedError where there are none."""
+    try:
+        return gzip.decompress(body).splitlines(keepends=True)
+    except (OSError, EOFError, zlib.error):
+        raise DamagedError("a pack of receipts cannot be read") from None
