@@ -276,6 +276,8 @@ def _stream(view: _View, stream: Stream) -> dict[str, Any]:
         "last_ack": acked_at,
         "events": checkpoint.events,
         "repeats": checkpoint.repeats,
+        "changed": checkpoint.changed,
+        "other_customers": checkpoint.other_customers,
         "acked": tail.total,
         "pending_batches": pending.batches,
         "pending_bytes": pending.bytes,

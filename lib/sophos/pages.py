@@ -46,6 +46,7 @@ class _Facts(msgspec.Struct, gc=False):
     id: object = None
     created_at: object = None
     type: object = None
+    customer_id: object = None
 
 
 _SPACE = " \t\r\n"
@@ -217,7 +218,7 @@ def event_fields(raw: bytes) -> EventFields:
         return EventFields(is_object=False)
     try:
         read = _event_fields.decode(raw)
-        return _made(read.id, read.created_at, read.type)
+        return _made(read.id, read.created_at, read.type, read.customer_id)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _facts_of_odd(raw)
 
@@ -250,14 +251,15 @@ def _facts_of_odd(raw: bytes) -> EventFields:
         return EventFields(is_object=False)
     except (ValueError, RecursionError):
         return EventFields()
-    return _made(fields.get("id"), fields.get("created_at"), fields.get("type"))
+    return _made(*(fields.get(name) for name in ("id", "created_at", "type", "customer_id")))
 
 
-def _made(native_id: object, created_at: object, kind: object) -> EventFields:
+def _made(native_id: object, created_at: object, kind: object, customer_id: object) -> EventFields:
     return EventFields(
         id=native_id if isinstance(native_id, str) and native_id else None,
         created_at=_moment(created_at),
         type=kind if isinstance(kind, str) else None,
+        customer_id=customer_id if isinstance(customer_id, str) and customer_id else None,
     )
 
 
