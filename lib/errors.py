@@ -13,6 +13,7 @@ ConnectorError
 │   │   └── TlsBrokenError        no TLS that can be trusted
 │   ├── ProtocolError         Sophos answered something that is not its protocol
 │   ├── EngineDownError       the engine did not acknowledge everything
+│   │   └── EngineSlowError         it acknowledges, but had not yet everything at the deadline
 │   ├── StoreError            the object store failed
 │   └── ConflictError         another run changed the object first
 └── PermanentError          a person has to change something
@@ -152,6 +153,14 @@ class EngineDownError(RetryableError):
     code = "engine_unavailable"
     title = "The engine does not acknowledge"
     remedy = "Check that UTMStack's event processor runs; waiting batches are kept and sent by themselves."
+
+
+class EngineSlowError(EngineDownError):
+    """The engine acknowledges what it is sent, but had not yet everything at the call's deadline."""
+
+    code = "engine_slow"
+    title = "The engine takes its time"
+    remedy = "Nothing to do: the next call sends the rest. If batches pile up, look at the event processor's load."
 
 
 class StoreError(RetryableError):

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from lib.config import environment
 from lib.model.text import printable
+from lib.version import VERSION
 
 _SECRETS = re.compile(
     r"""(?ix)
@@ -59,7 +60,7 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "message": redact("\n".join(filter(None, (record.getMessage(), _trace(record))))),
             "logger": record.name,
-            "serviceContext": {"service": self._service},
+            "serviceContext": {"service": self._service, "version": VERSION},
         }
         result = getattr(record, "result", None)
         if result is not None:
@@ -128,6 +129,7 @@ def _start_sentry(service: str, dsn: str) -> None:
     sentry_sdk.init(
         dsn=dsn,
         server_name=service,
+        release=f"sophos-utmstack@{VERSION}",
         send_default_pii=False,
         include_local_variables=False,
         include_source_context=False,

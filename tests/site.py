@@ -155,6 +155,7 @@ class Emulator:
         self.process = subprocess.Popen(
             [
                 sys.executable,
+                "-P",
                 "-m",
                 "emulator",
                 "run",

@@ -23,6 +23,7 @@ from lib.config.loading import InvalidConfigError
 from lib.config.reloading import read_followed, with_followed
 from lib.config.settings import Config
 from lib.errors import ConfigError, ConnectorError, NotFoundError
+from lib.model.checkpoint import problem_after
 from lib.model.clock import day_of
 from lib.model.duration import parse_duration
 from lib.model.families import expanded
@@ -142,9 +143,9 @@ def _stored(config: Config) -> dict[str, Any]:
     followed = _followed(config)
     if followed is None:
         return statuses.collect(App(lambda: config))
+    problems = [problem_after(None, each, datetime.now(UTC), None) for each in followed.problems]
     whole = with_followed(config, read_followed(Path(followed.path)))
-    found = statuses.collect(App(lambda: whole))
-    return found | {"ok": found["ok"] and not followed.problems, "utmstack": followed.status()}
+    return statuses.collect(App(lambda: whole), followed=problems) | {"utmstack": followed.status()}
 
 
 def _print_followed(found: dict[str, Any]) -> None:

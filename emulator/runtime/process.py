@@ -15,8 +15,8 @@ _CHILD = Path(__file__).with_name("child.py")
 def start(arguments: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Run Python with the arguments, in the present folder; the calling thread has to outlive the process."""
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", str(_CHILD), str(os.getpid()), sys.executable, *arguments],
-        # The present folder stays, since paths of the configuration are relative to it; ours are found all the same.
+        [sys.executable, "-I", "-S", str(_CHILD), str(os.getpid()), sys.executable, "-P", *arguments],
+        # The present folder stays, since a path may be relative to it; its `lib` is not taken for ours (-P).
         env={**_inherited(), "PYTHONPATH": _search_path(), **(env or {})},
         stdin=subprocess.DEVNULL,
         start_new_session=True,

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -22,7 +27,9 @@ from lib.config import environment
 from lib.config import loading as configuration
 from lib.config.reloading import ReloadingConfig
 from lib.errors import ConnectorError
+from lib.model.checkpoint import problem_after
 from lib.parts import Parts, PlatformFacts
+from lib.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +40,7 @@ def run(location: str | None, only: str | None = None) -> int:
     `only` names the one function to run, where another platform runs the others on the same store.
     """
     telemetry.start("emulator")
+    log.info("sophos-utmstack %s", VERSION)
     try:
         location = configuration.absolute(configuration.located(location))
         config = configuration.load(location)
@@ -44,15 +52,17 @@ def run(location: str | None, only: str | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    _give_a_runtime_folder()
     watcher = SettingsWatcher(config.utmstack.workdir) if config.utmstack else None
     if watcher:
         watcher.look()
     followed = watcher.path if watcher else None
-    platform = Platform(config, location, only, followed)
     where = PlatformFacts(environment.platform_timeout(), environment.on_cloud_run())
-    app = App(ReloadingConfig(location, followed).current, Parts(platform=where))
+    live = ReloadingConfig(location, followed)
+    app = App(live.current, Parts(platform=where))
+    platform = Platform(config, location, only, followed, _probe_of(app))
     host, port = config.listen
-    pages = web.application(platform, lambda: _status(app, platform, watcher), app)
+    pages = web.application(platform, lambda: _status(app, live, platform, watcher), app)
     if watcher:
         validation.serve(pages, platform, watcher)
     try:
@@ -82,6 +92,22 @@ def run(location: str | None, only: str | None = None) -> int:
     return 0
 
 
+def _probe_of(app: App) -> Callable[[], None] | None:
+    """What probes the engine, of the configuration as it is then; None where nothing is delivered to one."""
+
+    def probe() -> None:
+        app.engine.probe()
+
+    return None if app.config().observe else probe
+
+
+def _give_a_runtime_folder() -> None:
+    """gunicorn, under each function, keeps a socket in $XDG_RUNTIME_DIR, or below a home that a service has not."""
+    if "XDG_RUNTIME_DIR" not in os.environ:
+        folder = os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="sophos-utmstack-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
 def _watch(stop: threading.Event, platform: Platform, serving: threading.Thread) -> None:
     """Until told to stop: tell the service manager once everything runs, and from then on that it still does."""
     while not all(each.is_up() for each in platform.functions.values()):
@@ -100,15 +126,24 @@ def _remember(app: App, platform: Platform, began: datetime) -> None:
         platform.fetched.update(page.remembered(app.state, began))
 
 
-def _status(app: App, platform: Platform, watcher: SettingsWatcher | None) -> dict[str, object]:
-    found = status.collect(app, platform.latest, platform.budgets)
+def _status(app: App, live: ReloadingConfig, platform: Platform, watcher: SettingsWatcher | None) -> dict[str, object]:
+    now = datetime.now(UTC)
+    running = status.Running(
+        latest=dict(platform.latest),
+        budgets=platform.budgets,
+        engine=platform.engine_problem,
+        functions=platform.failing_functions,
+        config_edit=None if live.problem is None else problem_after(None, live.problem, now, None),
+        ticked_at=platform.ticked_at,
+    )
+    followed = [problem_after(None, each, now, None) for each in watcher.problems] if watcher else []
+    found = status.collect(app, running, followed)
     found["functions"] = [
         {"name": name, "up": each.is_up(), "pid": each.pid, "restarts": each.restarts}
         for name, each in platform.functions.items()
     ]
     if platform.engine_problem is not None:
-        found |= {"ok": False, "engine_problem": platform.engine_problem}
+        found["engine_problem"] = platform.engine_problem.as_problem()
     if watcher is not None:
         found["utmstack"] = watcher.status()
-        found["ok"] = found["ok"] and not watcher.problems
     return found

@@ -15,7 +15,7 @@ from typing import Any
 from emulator.utmstack import settings
 from emulator.utmstack.settings import Base, Found, Group
 from lib.config.reloading import Signature, signature_of
-from lib.errors import ConnectorError
+from lib.errors import ConfigError, ConnectorError
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,10 @@ class SettingsWatcher:
             self._detect(once=True)
         except ConnectorError as error:
             self._tell(error)
+        except Exception as error:
+            # Whatever UTMStack wrote, the integrations of the connector's own file go on.
+            log.exception("UTMStack's configuration could not be read")
+            self._tell(ConfigError(f"UTMStack's configuration could not be read: {type(error).__name__}"))
 
     def start(self, changed: Callable[[], None] = lambda: None) -> None:
         """Follow; `changed` is called after each change, when the functions can see it."""

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from importlib import metadata
 from typing import Any
 
 from flask import Flask, Response, redirect, render_template, request
@@ -36,6 +35,7 @@ from lib.state.ledger import last_of
 from lib.state.receipts import RECEIPT, digest
 from lib.state.state import State
 from lib.store.base import ObjectStore
+from lib.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class Page:
         platform.watchers.append(self._passes)
         for name, show in (("number", _number), ("bytes", _bytes), ("seconds", _seconds), ("short", _short)):
             app.jinja_env.filters[name] = show
-        app.jinja_env.globals["version"] = _version()
+        app.jinja_env.globals["version"] = VERSION
         app.add_url_rule("/", "page", self._index)
         # Names in the query: a path cannot hold every name, such as one with a slash.
         app.add_url_rule("/stream", "stream", self._stream)
@@ -358,12 +358,6 @@ def stored_events(state: State, stream: Stream) -> list[bytes]:
 
 def _html(template: str, **values: Any) -> Response:
     return Response(render_template(template, **values), content_type="text/html; charset=utf-8", headers=HEADERS)
-
-
-def _version() -> str:
-    with suppress(metadata.PackageNotFoundError):
-        return metadata.version("sophos-utmstack")
-    return "from the source tree"
 
 
 def _number(value: int) -> str:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from lib.errors import ConflictError, ConnectorError, EngineDownError, EngineRefusedError
+from lib.errors import ConflictError, ConnectorError, EngineDownError, EngineRefusedError, EngineSlowError
 from lib.model.clock import day_of, from_text
 from lib.model.stream import Stream
 from lib.pipeline.deliver_stream import (
@@ -90,6 +90,8 @@ class ForwardBatch:
             self._deliver(result, deadline)
         except ConflictError:
             result.outcome = BUSY
+        except EngineSlowError as error:
+            log.info("%s: %s; the next call sends the rest", stream, error)
         except (EngineDownError, EngineRefusedError) as error:
             log.warning("%s: %s", stream, error)
             result.outcome, result.error = ENGINE_UNAVAILABLE, error

@@ -25,6 +25,7 @@ from lib.model.host import check_url, is_loopback
 from lib.sophos.connections import Adapter
 from lib.sophos.failures import failure_of
 from lib.sophos.reach import Way
+from lib.version import VERSION
 
 T = TypeVar("T")
 
@@ -135,7 +136,7 @@ class Http:
         adapter = Adapter(pool_maxsize=16)
         self._session.mount("https://", adapter)
         self._session.mount("http://", adapter)
-        self._session.headers["User-Agent"] = "sophos-utmstack"
+        self._session.headers["User-Agent"] = f"sophos-utmstack/{VERSION}"
         self._session.headers["Accept"] = "application/json"
         self._lock = threading.Lock()
         self._secrets: dict[str, None] = {}

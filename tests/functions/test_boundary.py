@@ -27,6 +27,7 @@ from lib.errors import ConfigError, ConnectorError, CredentialsError, StoreError
 from lib.http.access import Access, Rules
 from lib.http.handler import answer
 from lib.telemetry import JsonFormatter, TerminalFormatter, redact
+from lib.version import VERSION
 from tests.site import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,7 +109,7 @@ def test_a_log_line_has_cloud_loggings_fields() -> None:
     line = JsonFormatter("fetch-page").format(record)
     told = json.loads(line)
     assert "\n" not in line
-    assert (told["severity"], told["serviceContext"]) == ("WARNING", {"service": "fetch-page"})
+    assert (told["severity"], told["serviceContext"]) == ("WARNING", {"service": "fetch-page", "version": VERSION})
     assert "ValueError: invalid literal" in told["message"]
 
 

@@ -1,4 +1,4 @@
-"""Each fault of the README's table: what the operator sees, and what the program does."""
+"""Each fault of the table in docs/operations.md: what the operator sees, and what the program does."""
 
 import ast
 import json
@@ -484,8 +484,8 @@ def test_a_process_is_killed(works: Connector) -> None:
 
 
 def rows() -> list[str]:
-    """The first cells of the README's table."""
-    text = (ROOT / "README.md").read_text().partition("## How it fails")[2].partition("\n## ")[0]
+    """The first cells of the table in docs/operations.md."""
+    text = (ROOT / "docs/operations.md").read_text().partition("## How it fails")[2].partition("\n## ")[0]
     return [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")][2:]
 
 

@@ -15,7 +15,8 @@ def test_a_paused_integration_fetches_nothing_delivers_what_it_has_and_goes_on_w
         found.results("forward-batch")
         assert len(found.raws()) == 30
         told = collect(found.app)
-        assert (told["integrations"][0]["state"], told["ok"]) == ("paused", True)
+        assert (told["integrations"][0]["state"], told["ok"], told["health"]) == ("paused", False, "attention")
+        assert [each["code"] for each in told["reasons"]] == ["paused"]
         assert told["integrations"][0]["since"] is not None
         assert "acme" in found.command("pause", "nobody", status=2)["problem"]["detail"]
         assert found.command("resume", "acme") == {"integration": "acme", "paused": False}
