@@ -105,6 +105,8 @@ class Checkpoint:
     """Repeats of recent events whose text was another than the one that was stored."""
     other_customers: int = 0
     """Events that named another customer than the stream's tenant."""
+    other_customers_at: datetime | None = None
+    """When the last of them was met."""
     edits: int = 0
     """How often the object was found to be another than the one that was written."""
     pace_seconds: float | None = None
@@ -112,6 +114,11 @@ class Checkpoint:
     excluded: tuple[str, ...] | None = None
     """The types that are left out of the run under way; None where the cursor is that of a last page."""
     problem: Problem | None = None
+
+    def other_customers_lately(self, now: datetime) -> int:
+        """The events that named another customer, where one was met within the last day."""
+        at = self.other_customers_at
+        return self.other_customers if at is not None and now - at < HORIZON else 0
 
     def silent_since(self, read_up_to: datetime | None) -> datetime | None:
         """Since when a stream that usually speaks has said nothing; None where it speaks, or never spoke much."""

@@ -318,6 +318,7 @@ class StreamReader:
             excluded=excluded,
             changed=checkpoint.changed + changed,
             other_customers=checkpoint.other_customers + others,
+            other_customers_at=now if others else checkpoint.other_customers_at,
         )
         self._saved = replace(self._saved, checkpoint=checkpoint)
         result.changed += changed

@@ -27,7 +27,7 @@ PREFIX = "cursors/"
 CHECKPOINT = Codec(
     Checkpoint,
     "a cursor",
-    later=("pace_seconds", "excluded", "recent_marks", "changed", "other_customers"),
+    later=("pace_seconds", "excluded", "recent_marks", "changed", "other_customers", "other_customers_at"),
     names={"problem": "trouble"},
 )
 

@@ -140,7 +140,7 @@ def test_the_token_hosts_refusals_are_final(central: CentralServer, status: int)
 
 @pytest.mark.parametrize("body", ["html", "empty"])
 @pytest.mark.parametrize("status", [400, 401, 403])
-def test_a_web_filter_at_the_token_host_is_not_taken_for_sophos(central: CentralServer, status: int, body: str) -> None:
+def test_a_gateway_answers_in_place_of_sophos(central: CentralServer, status: int, body: str) -> None:
     central.faults.add(Fault("status", path=TOKEN, status=status, body=body, times=None))
     error, asked = refused(central, client(central.url, secret="s").authenticate)
     assert isinstance(error, ProtocolError)
