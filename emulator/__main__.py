@@ -8,6 +8,8 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+from emulator.cli import proving
+
 # ruff: noqa: PLC0415 - each command loads only what it uses
 
 EPILOG = """\
@@ -35,6 +37,7 @@ EXAMPLES = {
     "replay": ("--since 3d", "--batch archive/acme/0f1e2d3c/events/2026-03-10/000000000042.ndjson.gz"),
     "missed": ("--since 7d",),
     "switch-over": ("--after 0f1e2d3c-4b5a-4678-8796-a5b4c3d2e1f0",),
+    **proving.EXAMPLES,
 }
 """Of each command, what may follow its name; the last of them is shown for some of all commands together."""
 OVERVIEW = ("check", "test-connection", "status", "audit", "tail")
@@ -124,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         "switch-over", "forward what was observed since the old plugin's end", _switch_over, config=True, json=True
     )
     over.add_argument("--after", required=True, metavar="ID", help="the newest Sophos event that UTMStack shows")
+    proving.add_commands(add)
     for name, each in commands.choices.items():
         each.formatter_class = argparse.RawDescriptionHelpFormatter
         each.epilog = "\n\n".join(filter(None, (each.epilog, _examples({name: EXAMPLES[name]}))))

@@ -1,0 +1,50 @@
+"""The arguments of the commands that prove: `attest`, `record`, `drill`. What they do is loaded when they run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Protocol
+
+# ruff: noqa: PLC0415 - see above
+
+EXAMPLES = {
+    "attest": ("--new-key site.key", "--day yesterday --key site.key --out yesterday.json"),
+}
+
+
+class Add(Protocol):
+    """Adds a command to the table."""
+
+    def __call__(
+        self, name: str, text: str, command: Run, *, config: bool = False, json: bool = False
+    ) -> argparse.ArgumentParser:
+        """The parser of the new command."""
+
+
+class Run(Protocol):
+    """What a command does; its exit status."""
+
+    def __call__(self, args: argparse.Namespace, /) -> int:
+        """Run it."""
+
+
+def add_commands(add: Add) -> None:
+    """Add the three."""
+    _attest(add("attest", "sign what became of a day's events, or verify that", _run_attest, config=True, json=True))
+
+
+def _attest(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--new-key", type=Path, metavar="FILE", help="make a key: FILE, and FILE.pub for who verifies")
+    what.add_argument("--day", metavar="DAY", help="attest a day (UTC): 2026-03-10, or yesterday")
+    what.add_argument("--verify", type=Path, metavar="FILE", help="check a statement; its signature is FILE.sig")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="with --day: the private key")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="with --day: the statement; FILE.sig is its signature")
+    parser.add_argument("--public-key", type=Path, metavar="FILE", help="with --verify: the public key")
+
+
+def _run_attest(args: argparse.Namespace) -> int:
+    from emulator.cli.attest import run
+
+    return run(args)
