@@ -10,6 +10,7 @@ from typing import Protocol
 
 EXAMPLES = {
     "attest": ("--new-key site.key", "--day yesterday --key site.key --out yesterday.json"),
+    "record": ("--out site.recording --pages 100", "--out site.recording --minutes 10 --integration acme"),
 }
 
 
@@ -32,6 +33,7 @@ class Run(Protocol):
 def add_commands(add: Add) -> None:
     """Add the three."""
     _attest(add("attest", "sign what became of a day's events, or verify that", _run_attest, config=True, json=True))
+    _record(add("record", "write real pages down, without anybody's name", _run_record, config=True, json=True))
 
 
 def _attest(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +44,23 @@ def _attest(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key", type=Path, metavar="FILE", help="with --day: the private key")
     parser.add_argument("--out", type=Path, metavar="FILE", help="with --day: the statement; FILE.sig is its signature")
     parser.add_argument("--public-key", type=Path, metavar="FILE", help="with --verify: the public key")
+
+
+def _record(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="`central --recording FILE` serves it")
+    how_long = parser.add_mutually_exclusive_group()
+    how_long.add_argument("--pages", type=int, metavar="N", help="at most so many, of all streams together")
+    how_long.add_argument("--minutes", type=float, metavar="N", help="so long; default: until Sophos has no more")
+    parser.add_argument("--integration", metavar="NAME", help="default: each")
+    parser.add_argument(
+        "--keep-key", type=Path, metavar="FILE", help="the key of the pseudonyms, for the next recording; default: none"
+    )
+
+
+def _run_record(args: argparse.Namespace) -> int:
+    from emulator.recording.record import run
+
+    return run(args)
 
 
 def _run_attest(args: argparse.Namespace) -> int:
