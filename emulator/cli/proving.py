@@ -11,6 +11,7 @@ from typing import Protocol
 EXAMPLES = {
     "attest": ("--new-key site.key", "--day yesterday --key site.key --out yesterday.json"),
     "record": ("--out site.recording --pages 100", "--out site.recording --minutes 10 --integration acme"),
+    "drill": ("--minutes 10 --report drill.html", "--minutes 1 --seed 7"),
 }
 
 
@@ -34,6 +35,7 @@ def add_commands(add: Add) -> None:
     """Add the three."""
     _attest(add("attest", "sign what became of a day's events, or verify that", _run_attest, config=True, json=True))
     _record(add("record", "write real pages down, without anybody's name", _run_record, config=True, json=True))
+    _drill(add("drill", "cut everything off in turn, on a copy of this site", _run_drill, config=True, json=True))
 
 
 def _attest(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +57,18 @@ def _record(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-key", type=Path, metavar="FILE", help="the key of the pseudonyms, for the next recording; default: none"
     )
+
+
+def _drill(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--minutes", type=float, default=10.0, metavar="N", help="default: %(default)g")
+    parser.add_argument("--seed", type=int, metavar="N", help="which outage comes when; default: random, and told")
+    parser.add_argument("--report", type=Path, metavar="FILE.html", help="one page for an auditor")
+
+
+def _run_drill(args: argparse.Namespace) -> int:
+    from emulator.drill.command import run
+
+    return run(args)
 
 
 def _run_record(args: argparse.Namespace) -> int:
