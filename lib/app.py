@@ -7,6 +7,7 @@ what it uses.
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from lib.config import loading as configuration
 from lib.config.reloading import ReloadingConfig
 from lib.config.secrets import Reference
-from lib.errors import ConfigError, NotFoundError
+from lib.errors import ConfigError, ConnectorError, NotFoundError
 from lib.http.access import Access, Rules
 from lib.http.handler import Refused
 from lib.model import rate_policy as quota
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from lib.utmstack.engine import Engine
 
 # ruff: noqa: PLC0415 - see above
+
+log = logging.getLogger(__name__)
 
 HAND_OVER_SECONDS = 15.0
 """What bringing a call to its end takes at most: acknowledgements, a receipt, the answer."""
@@ -341,6 +344,33 @@ def fetch_page(
     Where there is a task queue, a tick asks it for one call a stream instead, and such a call for the next one.
     """
     known(integration)
+    if (integration, tenant, stream) == (None, None, None):
+        return _beat() | _fetched(max_pages=max_pages)
+    return _fetched(integration, tenant, stream, max_pages)
+
+
+def _beat() -> dict[str, Any]:
+    """A tick's heartbeat, where one is wanted and due: under `heartbeat` the name of its batch."""
+    every = config().heartbeat
+    if every is None:
+        return {}
+    from lib.pipeline import heartbeat
+    from lib.sophos.pages import event_fields
+    from lib.state.state import State
+
+    try:
+        tenant = configuration.UTMSTACK_TENANT
+        key = heartbeat.beat(State.of(store()), every, now=now(), tenant_id=tenant, event_fields=event_fields)
+    except ConnectorError as error:
+        # What it is to tell of has happened; the streams go on as far as they can.
+        log.warning("no heartbeat: %s", error)
+        return {}
+    return {} if key is None else {"heartbeat": key}
+
+
+def _fetched(
+    integration: str | None = None, tenant: str | None = None, stream: str | None = None, max_pages: int | None = None
+) -> dict[str, Any]:
     fan_out = _fan_out()
     if fan_out is not None and (integration, tenant, stream, max_pages) == (None, None, None, None):
         plan = _fetch_page().plan(deadline=deadline())

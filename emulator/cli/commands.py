@@ -106,6 +106,9 @@ def _print_rest(found: dict[str, Any]) -> None:
         _print_followed(found["utmstack"])
     for each in found.get("damaged", ()):  # An older version, which runs just now, tells none.
         say("", f"damaged  {each['key']}: {each['what']}")
+    if (beat := found.get("heartbeat")) is not None:
+        trip = "none yet" if beat["acked_at"] is None else f"{beat['acked_at']}, {beat['round_trip_seconds']:.1f} s"
+        say("", f"Heartbeat each {beat['every']}: {'LATE; ' if beat['late'] else ''}last acknowledged: {trip}")
     if found["set_aside"]:
         say("", "What is set aside lies in the store's dead/, with the reason; `replay --batch NAME` sends it again.")
     if found["observe"]:

@@ -32,7 +32,8 @@ from lib.errors import ConfigError, ConnectorError, OverBudgetError, ThrottledEr
 from lib.model.clock import to_text
 from lib.model.page import Tenant, Whoami
 from lib.model.stream import ENDPOINTS
-from lib.pipeline.accounts import Account, Integration, Target, known_targets
+from lib.pipeline.accounts import Integration, Target, known_targets
+from lib.state.accounts import Account
 
 FORMAT = 1
 CALL_SECONDS = 120.0

@@ -19,6 +19,7 @@ from lib.model.rate_policy import RatePolicy
 from lib.model.receipt import LastReceipt
 from lib.model.schedule import Asked
 from lib.model.stream import ENDPOINTS, Stream
+from lib.pipeline import heartbeat
 from lib.pipeline.accounts import Accounts, Target, known_targets
 from lib.state.accounts import Account
 from lib.state.damage import Whole, damaged
@@ -91,7 +92,7 @@ def status(
     set_aside = set_aside_by_stream(state.store)
     known = {each.name: _account(accounts, each.name, now) for each in config.integrations}
     targets = {target.stream: target for feed in feeds for target in known_targets(feed, known[feed.name])}
-    streams = {*state.checkpoints.streams(), *pending, *latest, *targets, *set_aside}
+    streams = {*state.checkpoints.streams(), *pending, *latest, *targets, *set_aside} - {heartbeat.STREAM}
     asked: dict[str, Asked] = {}
     for feed in feeds:
         with suppress(LayoutError):
@@ -115,9 +116,12 @@ def status(
     lines = [_stream(view, stream) for stream in sorted(streams)]
     total = sum(one.bytes for one in pending.values())
     paused = total >= config.limits.max_pending_bytes
+    beat = None if config.heartbeat is None else heartbeat.shown(state, config.heartbeat, now)
     integrations = list(_integrations(config, known, lines, budgets, now))
     return {
-        "ok": not paused and not any(_is_wrong(line) for line in (*lines, *integrations)),
+        "ok": not paused
+        and not any(_is_wrong(line) for line in (*lines, *integrations))
+        and not (beat and beat["late"]),
         "now": to_text(now),
         "every": _every(config),
         "store": config.store,
@@ -133,6 +137,7 @@ def status(
         "damaged": [damage.fields() for damage in damages],
         "integrations": integrations,
         "streams": lines,
+        **({} if beat is None else {"heartbeat": beat}),
     }
 
 

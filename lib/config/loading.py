@@ -201,6 +201,8 @@ class Config:
     """How long delivered batches are kept for `replay`; None: not at all."""
     gap_data_type: str | None = "sophos-central-gaps"
     """Under which data type the engine is told of a gap; None: it is not told."""
+    heartbeat: timedelta | None = None
+    """How often an event of ours goes the way of all events; None: never."""
     utmstack: UTMStack | None = None
     """Where integrations are read from beside those of the file; None: nowhere."""
     engine_access: EngineAccess = EngineAccess()
@@ -746,6 +748,7 @@ class ConfigSchema(_Strict):
     gap_data_type = _TextOrOff()
     observe = fields.Boolean(truthy={True}, falsy={False}, error_messages={"invalid": "has to be on or off"})
     archive = _DurationOrOff(timedelta(days=1))
+    heartbeat = _DurationOrOff(timedelta(minutes=1))
     sophos = fields.Nested(_SophosSchema, error_messages={"type": "has to hold keys"})
     limits = fields.Nested(_LimitsSchema, error_messages={"type": "has to hold keys"})
     access = fields.Nested(_AccessSchema, error_messages={"type": "has to hold keys"})

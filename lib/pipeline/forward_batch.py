@@ -19,7 +19,7 @@ from lib.errors import (
     EngineRefusedError,
     LogRefusedError,
 )
-from lib.model.batch import GAP, Envelope, Header
+from lib.model.batch import OWN, Envelope, Header
 from lib.model.clock import day_of, from_text, to_text
 from lib.model.ids import KEY_LENGTH
 from lib.model.log import MAX_LOG_BYTES, Log, to_fields, unacceptable
@@ -349,7 +349,7 @@ class Delivery:
 
     def _windows(self, batch: StoredBatch) -> dict[str, int]:
         """What the old plugin would have seen of it; of our own events, nothing."""
-        items = batch.items if batch.header.origin != GAP else ()
+        items = batch.items if batch.header.origin not in OWN else ()
         return windows_of(self._use_case.event_fields(raw).created_at for raw in items)
 
     def _note_devices(self, batch: StoredBatch) -> None:
