@@ -17,6 +17,7 @@ from emulator.utmstack import validation
 from emulator.utmstack.watcher import SettingsWatcher
 from emulator.web import page, status
 from emulator.web import server as web
+from emulator.web.links import Links
 from lib import app, telemetry
 from lib.config import loading as configuration
 from lib.errors import ConnectorError
@@ -43,12 +44,14 @@ def run(location: str | None, only: str | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     platform = Platform(config, location, only)
+    links = Links(app.config, lambda: State.of(app.store()), app.now)
+    platform.watchers.append(links.passes)
     watcher = SettingsWatcher(config.utmstack.workdir, platform.tick) if config.utmstack else None
     if watcher:
         watcher.look()
         os.environ[configuration.FOLLOWED] = watcher.path  # for the functions, and for the page
     host, port = config.listen
-    pages = web.application(platform, lambda: _status(platform, watcher), app.access)
+    pages = web.application(platform, lambda: _status(platform, watcher, links), app.access)
     if watcher:
         validation.serve(pages, platform, watcher)
     try:
@@ -96,7 +99,7 @@ def _remember(platform: Platform, began: datetime) -> None:
         platform.fetched.update(page.remembered(State.of(app.store()), began))
 
 
-def _status(platform: Platform, watcher: SettingsWatcher | None) -> dict[str, object]:
+def _status(platform: Platform, watcher: SettingsWatcher | None, links: Links) -> dict[str, object]:
     found = status.collect(app.config(), platform.latest, platform.budgets)
     found["functions"] = [
         {"name": name, "up": each.is_up(), "pid": each.pid, "restarts": each.restarts}
@@ -104,6 +107,8 @@ def _status(platform: Platform, watcher: SettingsWatcher | None) -> dict[str, ob
     ]
     if platform.engine_problem is not None:
         found |= {"ok": False, "engine_problem": platform.engine_problem}
+    if alone := links.shown():
+        found["links"] = alone
     if watcher is not None:
         found["utmstack"] = watcher.status()
         found["ok"] = found["ok"] and not watcher.problems
