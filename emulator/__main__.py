@@ -7,8 +7,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from emulator.cli import proving
+from lib.version import VERSION
 
 # ruff: noqa: PLC0415 - each command loads only what it uses
 
@@ -16,7 +18,7 @@ EPILOG = """\
 exit status: 0 all is well; 1 something needs a look, and is named; 2 it cannot be done: a wrong configuration, an
 unknown name, a store that does not answer.
 """
-CONFIG = "--config /etc/sophos-utmstack.yaml"
+CONFIG = "--config /etc/sophos-utmstack/connector.yaml"
 EXAMPLES = {
     "run": (CONFIG, f"{CONFIG} --only forward-batch"),
     "demo": ("", "--listen 127.0.0.1:9090"),
@@ -28,6 +30,8 @@ EXAMPLES = {
     "tail": (CONFIG, "| jq -r .name"),
     "status": (CONFIG, "--json | jq '.streams[] | select(.problem)'"),
     "test-connection": ("--json | jq '.[].checks[] | select(.remedy)'", "--integration acme"),
+    "gaps": (CONFIG, "--acknowledge all"),
+    "dead-letters": (CONFIG, "--acknowledge 0f1e2d3c4b"),
     "pause": ("acme",),
     "resume": ("acme",),
     "audit": ("--since 2026-03-10 --json", "--since 7d"),
@@ -36,6 +40,10 @@ EXAMPLES = {
     "backfill": ("--since 12h", "--since 2026-03-10T08:00 --integration acme"),
     "replay": ("--since 3d", "--batch archive/acme/0f1e2d3c/events/2026-03-10/000000000042.ndjson.gz"),
     "missed": ("--since 7d",),
+    "preview": (
+        "--filter sophos_central.yml --rules rules/ --events events.jsonl",
+        "--filter sophos_central.yml --rules rules/ --since 7d --json | jq '.rules[] | select(.never)'",
+    ),
     "switch-over": ("--after 0f1e2d3c-4b5a-4678-8796-a5b4c3d2e1f0",),
     **proving.EXAMPLES,
 }
@@ -58,13 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from emulator import central, engine
+    from emulator.preview import command as preview
 
     parser = argparse.ArgumentParser(
-        prog="python -m emulator",
+        prog=_program(),
         description=__doc__,
         epilog=EPILOG + "\n" + _examples({name: EXAMPLES[name][-1:] for name in OVERVIEW}),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"sophos-utmstack {VERSION}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
@@ -91,6 +101,13 @@ def _parser() -> argparse.ArgumentParser:
     shell.epilog = "bash: alias sophos-utmstack='python -m emulator'; source <(sophos-utmstack completion bash)"
     add("tail", "print events as they pass, until Ctrl-C: JSON lines, always", _tail, config=True, json=True)
     add("status", "how every stream stands", _status, config=True, json=True)
+    for name, text, listing in (
+        ("gaps", "list the intervals that can no longer be fetched, or acknowledge them", "GAPS"),
+        ("dead-letters", "list the events that could not be delivered, or acknowledge them", "DEAD_LETTERS"),
+    ):
+        holes = add(name, text, _holes, config=True, json=True)
+        holes.add_argument("--acknowledge", metavar="ID", help="an id of the list, or all; it stays listed")
+        holes.set_defaults(listing=listing)
     test = add("test-connection", "test every station, and say what to do", _test_connection, config=True, json=True)
     test.add_argument("--integration", metavar="NAME", help="default: each")
     for name, text in (
@@ -99,6 +116,19 @@ def _parser() -> argparse.ArgumentParser:
     ):
         add(name, text, _pause, config=True, json=True).add_argument("integration", metavar="NAME")
         commands.choices[name].set_defaults(resume=name == "resume")
+    _add_readers(add)
+    proving.add_commands(add)
+    preview.add_arguments(
+        add("preview", "what UTMStack's filter and rules make of the events here", _preview, config=True, json=True)
+    )
+    for name, each in commands.choices.items():
+        each.formatter_class = argparse.RawDescriptionHelpFormatter
+        each.epilog = "\n\n".join(filter(None, (each.epilog, _examples({name: EXAMPLES[name]}))))
+    return parser
+
+
+def _add_readers(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands that read the ledger, Sophos, or what was kept, again."""
     audit = add("audit", "add the ledger up: every batch acknowledged, no gap unnamed", _audit, config=True, json=True)
     audit.add_argument("--since", metavar="DAY", help="a date, or a duration such as 7d; default: everything")
     types = add("types", "which types of events there are, and what each costs", _types, config=True, json=True)
@@ -127,15 +157,16 @@ def _parser() -> argparse.ArgumentParser:
         "switch-over", "forward what was observed since the old plugin's end", _switch_over, config=True, json=True
     )
     over.add_argument("--after", required=True, metavar="ID", help="the newest Sophos event that UTMStack shows")
-    proving.add_commands(add)
-    for name, each in commands.choices.items():
-        each.formatter_class = argparse.RawDescriptionHelpFormatter
-        each.epilog = "\n\n".join(filter(None, (each.epilog, _examples({name: EXAMPLES[name]}))))
-    return parser
+
+
+def _program() -> str:
+    """What was typed: the installed command, or the module of a source tree."""
+    name = Path(sys.argv[0]).name
+    return name if name.startswith("sophos-utmstack") else "python -m emulator"
 
 
 def _examples(of: Mapping[str, Sequence[str]]) -> str:
-    lines = (f"  python -m emulator {name} {rest}".rstrip() for name, each in of.items() for rest in each)
+    lines = (f"  {_program()} {name} {rest}".rstrip() for name, each in of.items() for rest in each)
     return "\n".join(("examples:", *lines))
 
 
@@ -180,6 +211,12 @@ def _status(args: argparse.Namespace) -> int:
     from emulator.cli.commands import status
 
     return status(args.config, as_json=args.json)
+
+
+def _holes(args: argparse.Namespace) -> int:
+    from emulator.cli import holes
+
+    return holes.run(getattr(holes, args.listing), args.config, args.acknowledge, as_json=args.json)
 
 
 def _pause(args: argparse.Namespace) -> int:
@@ -229,6 +266,12 @@ def _switch_over(args: argparse.Namespace) -> int:
     from emulator.cli.commands import switch_over
 
     return switch_over(args.config, args.after, as_json=args.json)
+
+
+def _preview(args: argparse.Namespace) -> int:
+    from emulator.preview.command import run
+
+    return run(args)
 
 
 def _test_connection(args: argparse.Namespace) -> int:

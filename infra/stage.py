@@ -1,7 +1,7 @@
 """Makes the archive of each function, as Cloud Run functions takes it: `python infra/stage.py [FOLDER]`.
 
-An archive is `main.py`, `lib/` and `requirements.txt`; the same bytes for the same sources, so that its hash tells
-whether a function has changed.
+An archive is `main.py`, `lib/`, and the lock with its hashes as `requirements.txt`. The same sources give the same
+bytes, so that its hash tells whether a function has changed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def members(function: str) -> dict[str, Path]:
     }
     return {
         "main.py": ROOT / "functions" / function / "main.py",
-        "requirements.txt": ROOT / "requirements.txt",
+        "requirements.txt": ROOT / "requirements.lock",
         **library,
     }
 

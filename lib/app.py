@@ -1,51 +1,45 @@
-"""Which adapter stands behind which protocol: the only place that knows.
+"""The graph of objects: every use case, built from settings, clock, store, engine and Sophos.
 
-What is warm is made at its first use and kept, as long as its own settings stay the same: the token and connections of
-each integration, the channel to the engine. Adapters are imported where they are made, so that a function loads only
-what it uses.
+This file alone knows which adapter stands behind which protocol; adapters are imported where they are made, so that a
+function loads only what it uses. It reads no environment, and keeps nothing beside the `App` that somebody holds: the
+deployed functions hold that of `lib/current.py`, a command or a test makes its own.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import threading
-import time
-import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, timedelta
-from functools import cache, lru_cache, partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from lib.config import loading as configuration
-from lib.config.reloading import ReloadingConfig
-from lib.config.secrets import Reference
-from lib.errors import ConfigError, ConnectorError, NotFoundError
+from lib.config.settings import CLOUD_RUN, AccessRules, Config, EngineAccess, IntegrationConfig, SophosHosts
+from lib.errors import ConnectorError, NotFoundError
 from lib.http.access import Access, Rules
-from lib.http.handler import Refused
-from lib.model import rate_policy as quota
-from lib.model.families import expanded
-from lib.model.feed import Feed
-from lib.model.host import proxy_fault
-from lib.model.stream import ENDPOINTS, EVENTS
+from lib.model.integration import UTMSTACK_TENANT
+from lib.model.rate_policy import PUBLISHED
+from lib.parts import ClientCredential, Kept, Parts, connect_sophos
+from lib.pipeline.in_flight import InFlight
 from lib.store.base import ObjectStore
 
 if TYPE_CHECKING:
-    from lib.config.loading import Config
-    from lib.config.secrets import Reference
-    from lib.pipeline.accounts import Accounts, Integration
+    from lib.pipeline.accounts import Accounts
+    from lib.pipeline.checks import CheckContext, Subject
+    from lib.pipeline.count_types import TypesReport
+    from lib.pipeline.deliver_stream import DeliveryResult
     from lib.pipeline.expiry import Expiry
     from lib.pipeline.fan_out import FanOut
-    from lib.pipeline.fetch_page import FetchPage, InFlight
+    from lib.pipeline.fetch_page import Fetched, FetchPage
     from lib.pipeline.forward_batch import ForwardBatch
+    from lib.pipeline.integration import Integration
+    from lib.pipeline.ports import ProbedEngine
     from lib.pipeline.rate_limiter import RateLimiter
-    from lib.pipeline.reconcile import Reconcile
-    from lib.pipeline.test_connection import TestConnection
-    from lib.sophos.client import Central
-    from lib.utmstack.channel import Credentials
-    from lib.utmstack.engine import Engine
+    from lib.pipeline.reconcile import OnStreamProgress, Reconcile, ReconcileReport
+    from lib.pipeline.replay import Replay, ReplayReport
+    from lib.pipeline.test_connection import Check, ConnectionReport, TestConnection
+    from lib.state.state import State
 
 # ruff: noqa: PLC0415 - see above
 
@@ -54,535 +48,399 @@ log = logging.getLogger(__name__)
 HAND_OVER_SECONDS = 15.0
 """What bringing a call to its end takes at most: acknowledgements, a receipt, the answer."""
 COMMAND_SECONDS = 3600.0
-"""How long an operator's command may read one stream."""
+"""How long an operator's command may read one stream, and wait for a call's turn."""
 
 
-def now() -> datetime:
-    """The time of day, UTC."""
-    return datetime.now(UTC)
+class App:
+    """The use cases over one configuration; safe between threads.
 
+    What is warm (tokens and connections of an integration, the channel to the engine) is made at its first use, and
+    kept as long as its own settings stay the same.
+    """
 
-@cache
-def _live() -> ReloadingConfig:
-    return ReloadingConfig(configuration.located(), configuration.followed())
+    def __init__(self, config: Callable[[], Config], parts: Parts | None = None) -> None:
+        """`config` tells the configuration as it is now."""
+        self.config = config
+        self.parts = parts or Parts()
+        self._store = Kept(self.parts.store)
+        self._engine = Kept[tuple[str, EngineAccess, timedelta], "ProbedEngine"](lambda of: self.parts.engine(*of))
+        self._access = Kept(self._made_access)
+        self._accounts = Kept(self._made_accounts)
+        self._expiry = Kept(_made_expiry)
+        self._integrations: dict[tuple[IntegrationConfig, SophosHosts], Integration] = {}
+        """Those of the last call, by all that makes them what they are."""
+        self._in_flight = InFlight()
+        self._lock = threading.Lock()
 
+    # What everything is built on
 
-def config() -> Config:
-    """The configuration as it is now."""
-    return _live().current()
+    @property
+    def store(self) -> ObjectStore:
+        """The configured store."""
+        return self._store.of(self.config().store)
 
+    @property
+    def state(self) -> State:
+        """What lies in the store."""
+        from lib.state.state import State
 
-@cache
-def _bucket(location: str) -> ObjectStore:
-    from lib.store.gcs import GcsStore
+        return State.of(self.store)
 
-    return GcsStore(location)  # which keeps connections and a token: the status page opens its store each time
+    @property
+    def engine(self) -> ProbedEngine:
+        """The configured engine."""
+        settings = self.config()
+        return self._engine.of((settings.engine, settings.engine_access, settings.limits.ack_timeout))
 
+    @property
+    def access(self) -> Access:
+        """Who may call this process from elsewhere."""
+        return self._access.of(self.config().access)
 
-def open_store(location: str) -> ObjectStore:
-    """The store at `file:path` or `gs://bucket/prefix`."""
-    if location.startswith("gs://"):
-        return _bucket(location)
-    from lib.store.directory import DirectoryStore
-
-    return DirectoryStore(Path(location.removeprefix("file:")))
-
-
-def store() -> ObjectStore:
-    """The configured store."""
-    return _opened(config().store)
-
-
-@lru_cache(maxsize=1)
-def _opened(location: str) -> ObjectStore:
-    return open_store(location)
-
-
-def engine() -> Engine:
-    """The configured engine, behind its socket or relay."""
-    settings = config()
-    return _engine(settings.engine, settings.engine_access, settings.limits.ack_timeout)
-
-
-@lru_cache(maxsize=1)
-def _engine(location: str, shown: configuration.EngineAccess, ack_timeout: timedelta) -> Engine:
-    from lib.utmstack.engine import Engine
-
-    return Engine(location, credentials=lambda: _credentials(shown), ack_timeout=ack_timeout.total_seconds())
-
-
-def _credentials(shown: configuration.EngineAccess) -> Credentials:
-    from lib.utmstack.channel import Credentials
-
-    def pem(reference: Reference | None) -> bytes | None:
-        return None if reference is None else reference.resolve().encode()
-
-    token = None if shown.token is None else shown.token.resolve()
-    return Credentials(ca=pem(shown.ca), certificate=pem(shown.certificate), key=pem(shown.key), token=token)
-
-
-@lru_cache(maxsize=1)
-def _access(rules: configuration.AccessRules) -> Access:
-    """Who may call from elsewhere, by those rules."""
-    return Access(
-        Rules(
-            keys=lambda: [each.resolve() for each in rules.keys],
-            audiences=rules.audiences,
-            emails=rules.emails,
-            # Elsewhere than on that platform nobody has checked anybody.
-            checked_by_platform=rules.platform == configuration.CLOUD_RUN and configuration.on_cloud_run(),
-            certs_url=rules.certs_url,
+    def _made_access(self, rules: AccessRules) -> Access:
+        return Access(
+            Rules(
+                keys=lambda: [each.resolve() for each in rules.keys],
+                audiences=rules.audiences,
+                emails=rules.emails,
+                # Elsewhere than on that platform nobody has checked anybody.
+                checked_by_platform=rules.platform == CLOUD_RUN and self.parts.platform.is_cloud_run,
+                certs_url=rules.certs_url,
+            )
         )
-    )
+
+    @property
+    def accounts(self) -> Accounts:
+        """What is known of the integrations' credentials."""
+        return self._accounts.of(self.config().store)
+
+    def _made_accounts(self, location: str) -> Accounts:
+        from lib.pipeline.accounts import Accounts
+
+        return Accounts(self._store.of(location), now=self.parts.now, jitter=self.parts.random)
+
+    @property
+    def integrations(self) -> Mapping[str, Integration]:
+        """Every configured integration, by name, each with one pooled session; those that have not changed are kept."""
+        settings = self.config()
+        with self._lock:
+            before = self._integrations
+            self._integrations = {
+                (each, settings.sophos): before.get((each, settings.sophos)) or self._changed(each)
+                for each in settings.integrations
+            }
+            return {each.name: each for each in self._integrations.values()}
+
+    def _changed(self, each: IntegrationConfig) -> Integration:
+        # Whoever changed it may have set right what Sophos refused.
+        self.accounts.forget(each.name)
+        return self._integration(each)
+
+    def _integration(self, each: IntegrationConfig, patience: float | None = None) -> Integration:
+        from lib.pipeline.integration import Integration
+
+        hosts = self.config().sophos
+        calls = self._rate_limiter(each.client_id.resolve, each.calls_per_minute, patience)
+        source = self.parts.sophos(self.parts, hosts, credentials_of(each), calls)
+        return Integration(each, source, each.client_id.resolve, hosts.api_url, calls)
+
+    def _patient(self, name: str | None) -> Iterable[Integration]:
+        """The integrations for a command, which waits for its calls' turns where a tick would come again later."""
+        return [
+            self._integration(each, COMMAND_SECONDS) for each in self.config().integrations if name in (None, each.name)
+        ]
+
+    def _rate_limiter(
+        self, client_id: Callable[[], str], per_minute: int, patience: float | None = None
+    ) -> RateLimiter:
+        from lib.pipeline.rate_limiter import PATIENCE_SECONDS, RateLimiter
+
+        return RateLimiter(
+            lambda: self.store,
+            client_id,
+            per_minute,
+            now=self.parts.now,
+            monotonic=self.parts.monotonic,
+            sleep=self.parts.sleep,
+            jitter=self.parts.random,
+            patience=PATIENCE_SECONDS if patience is None else patience,
+        )
+
+    # The use cases
+
+    @property
+    def fetch_page(self) -> FetchPage:
+        """Reads streams."""
+        from lib.pipeline.fetch_page import FetchPage
+        from lib.pipeline.read_stream import ReadContext
+        from lib.sophos.pages import event_fields
+        from lib.state.schedules import Schedules
+
+        settings = self.config()
+        return FetchPage(
+            context=ReadContext(
+                state=self.state,
+                accounts=self.accounts,
+                reconcile=self.reconcile,
+                event_fields=event_fields,
+                gap_data_type=settings.gap_data_type,
+                now=self.parts.now,
+                monotonic=self.parts.monotonic,
+            ),
+            integrations=self.integrations,
+            schedules=Schedules(self.store),
+            max_pending_bytes=settings.limits.max_pending_bytes,
+            every=lambda: settings.every.seconds_after(self.parts.now()),
+            in_flight=self._in_flight,
+        )
+
+    @property
+    def reconcile(self) -> Reconcile:
+        """Reads streams again, for what the ledger does not hold."""
+        from lib.pipeline.reconcile import Reconcile
+        from lib.sophos.pages import event_fields
+
+        return Reconcile(self.state, event_fields, self.parts.now, self.parts.monotonic)
+
+    @property
+    def forward_batch(self) -> ForwardBatch:
+        """Delivers streams."""
+        from lib.pipeline.deliver_stream import DeliveryContext
+        from lib.pipeline.forward_batch import ForwardBatch
+        from lib.pipeline.observe import KEPT, NullEngine
+        from lib.sophos.pages import event_fields
+
+        settings = self.config()
+        context = DeliveryContext(
+            state=self.state,
+            engine=NullEngine() if settings.observe else self.engine,
+            event_fields=event_fields,
+            now=self.parts.now,
+            monotonic=self.parts.monotonic,
+            gap_data_type=settings.gap_data_type,
+            utmstack_tenant_id=UTMSTACK_TENANT,
+            archive=max(settings.archive or KEPT, KEPT) if settings.observe else settings.archive,
+            observes=settings.observe,
+        )
+        return ForwardBatch(context, self.parts.holder, self._expiry.of(settings.store))
+
+    @property
+    def replay(self) -> Replay:
+        """Sends batches again."""
+        from lib.pipeline.replay import Replay
+        from lib.sophos.pages import event_fields
+
+        return Replay(self.state, self.engine, event_fields)
+
+    @property
+    def test_connection(self) -> TestConnection:
+        """Tests credentials, and everything else that a connector needs."""
+        from lib.pipeline.test_connection import TestConnection
+
+        return TestConnection(self._check_context())
+
+    def _check_context(self) -> CheckContext:
+        from lib.pipeline.checks import CheckContext
+        from lib.pipeline.test_connection import check_store
+        from lib.sophos.pages import event_fields
+
+        def probe() -> str:
+            self.engine.probe()
+            return self.config().engine
+
+        return CheckContext(
+            store=lambda: check_store(self.store),
+            engine=probe,
+            event_fields=event_fields,
+            now=self.parts.now,
+            monotonic=self.parts.monotonic,
+        )
+
+    @cached_property
+    def _fan_out(self) -> FanOut | None:
+        """None where one call does the work of a tick."""
+        settings = self.config()
+        if settings.tasks is None:
+            return None
+        from lib.pipeline.fan_out import FanOut
+        from lib.tasks import CloudTasks, TaskTarget
+
+        timeout = self.parts.platform.timeout or settings.limits.deadline + timedelta(seconds=HAND_OVER_SECONDS)
+        queue = CloudTasks(
+            settings.tasks.queue,
+            TaskTarget(settings.tasks.url, settings.tasks.service_account, dispatch_deadline=timeout),
+            api_url=settings.tasks.api_url,
+            jitter=self.parts.random,
+        )
+        return FanOut(queue, interval=settings.every.interval or timedelta(minutes=1), now=self.parts.now)
+
+    # What is asked of them
+
+    def deadline(self) -> float:
+        """When a call that begins now has to hand over, as a monotonic time: before the platform ends it."""
+        seconds = self.config().limits.deadline.total_seconds()
+        timeout = self.parts.platform.timeout
+        if timeout is not None:
+            seconds = min(seconds, max(1.0, timeout.total_seconds() - HAND_OVER_SECONDS))
+        return self.parts.monotonic() + seconds
+
+    def fetch(
+        self,
+        integration: str | None = None,
+        tenant: str | None = None,
+        stream: str | None = None,
+        max_pages: int | None = None,
+    ) -> Fetched:
+        """Fetch for every stream, or for those named; NotFoundError for an unknown integration.
+
+        Where there is a task queue, a tick asks it for one call a stream instead, and such a call for the next one.
+        """
+        from lib.pipeline.fetch_page import Fetched
+
+        self.require(integration)
+        heartbeat = self._beat() if (integration, tenant, stream) == (None, None, None) else None
+        use_case, fan_out = self.fetch_page, self._fan_out
+        if fan_out is not None and (integration, tenant, stream, max_pages) == (None, None, None, None):
+            plan = use_case.plan(deadline=self.deadline())
+            queued = fan_out.tick([target.stream for _, target in plan.jobs])
+            return Fetched(plan.results, plan.deferred, use_case.calls_used(), queued, heartbeat)
+        found = use_case.run(
+            integration=integration, tenant=tenant, kind=stream, max_pages=max_pages, deadline=self.deadline()
+        )
+        if fan_out is not None and tenant is not None:
+            fan_out.follow(found.results)
+        return replace(found, budgets=use_case.calls_used(), heartbeat=heartbeat)
+
+    def _beat(self) -> str | None:
+        """Make a tick's heartbeat, where one is wanted and due; its batch's key."""
+        every = self.config().heartbeat
+        if every is None:
+            return None
+        from lib.pipeline import heartbeat
+        from lib.sophos.pages import event_fields
+
+        now = self.parts.now()
+        try:
+            return heartbeat.beat(self.state, every, now=now, tenant_id=UTMSTACK_TENANT, event_fields=event_fields)
+        except ConnectorError as error:
+            # What it is to tell of has happened; the streams go on as far as they can.
+            log.warning("no heartbeat: %s", error)
+            return None
+
+    def forward(
+        self, integration: str | None = None, tenant: str | None = None, stream: str | None = None
+    ) -> list[DeliveryResult]:
+        """Forward every stream's waiting batches, or those named; NotFoundError for an unknown integration."""
+        self.require(integration)
+        return self.forward_batch.run(integration=integration, tenant=tenant, kind=stream, deadline=self.deadline())
+
+    def forward_object(self, name: str) -> list[DeliveryResult]:
+        """Forward what waits in the stream whose batch has just been stored; nothing for any other object."""
+        from lib.state.batches import batch_of
+
+        location = self.config().store
+        if location.startswith("gs://"):
+            from lib.store.gcs import place_of
+
+            name = name.removeprefix(place_of(location)[1])  # a bucket names its objects with the store's prefix
+        batch = batch_of(name)
+        if batch is None:
+            return []
+        stream = batch[0]
+        return self.forward_batch.run(
+            integration=stream.integration, tenant=stream.tenant, kind=stream.kind, deadline=self.deadline()
+        )
+
+    def reconcile_all(
+        self,
+        integration: str | None = None,
+        since: timedelta | None = None,
+        on_progress: OnStreamProgress = lambda _, __, ___: None,
+    ) -> list[ReconcileReport]:
+        """Read what Sophos still serves, or a window of it, to its end, and store what the ledger does not hold.
+
+        `on_progress` hears, after each page, of which stream how many events were read, and the newest one's time.
+        """
+        self.require(integration)
+        return self.reconcile.all(
+            self._patient(integration), self.accounts, since=since, seconds=COMMAND_SECONDS, on_progress=on_progress
+        )
+
+    def count_types(self, integration: str | None, window: timedelta) -> list[TypesReport]:
+        """Which types of events Sophos holds of a window, by family, and what leaving them out would save."""
+        from lib.pipeline.count_types import CountTypes
+        from lib.sophos.pages import event_fields
+
+        self.require(integration)
+        use_case = CountTypes(event_fields, self.parts.now, self.parts.monotonic)
+        return use_case.all(self._patient(integration), self.accounts, window=window, seconds=COMMAND_SECONDS)
+
+    def send_again(self, *, since: datetime | None = None, name: str | None = None) -> ReplayReport:
+        """Send kept batches, or what is in `dead/` under a name, to the engine again, under the same ids."""
+        return self.replay.archived(since) if name is None else self.replay.named(name)
+
+    def pause(self, integration: str, *, resume: bool = False) -> None:
+        """Have nothing fetched for the integration until it is resumed; what is stored is still delivered."""
+        self.require(integration)
+        self.accounts.pause(integration, resume=resume)
+
+    def retry_now(self, integration: str) -> None:
+        """Hold the integration back no longer, unless Sophos asked for it: its trouble may have been mended."""
+        self.require(integration)
+        self.accounts.retry_now(integration)
+        self.state.checkpoints.lift(integration)
+
+    def examine(
+        self, integration: str, *, deadline: float, on_progress: Callable[[Check], None] = lambda _: None
+    ) -> ConnectionReport:
+        """Test a configured integration; `on_progress` hears of each check once it is made."""
+        self.require(integration)
+        chosen = next(each for each in self.config().integrations if each.name == integration)
+        calls = self._rate_limiter(chosen.client_id.resolve, chosen.calls_per_minute)
+        subject = self._subject(credentials_of(chosen), calls, chosen.region, chosen.tenants, chosen.streams)
+        return self.test_connection.run(subject, deadline=deadline, on_progress=on_progress)
+
+    def examine_credential(
+        self, client_id: str, client_secret: str, *, region: str, tenant: str | None, streams: Sequence[str]
+    ) -> ConnectionReport:
+        """Test a credential that is kept nowhere."""
+        calls = self._rate_limiter(lambda: client_id, PUBLISHED)
+        credential = ClientCredential(lambda: client_id, lambda: client_secret)
+        subject = self._subject([credential], calls, region, (tenant,) if tenant else None, streams)
+        return self.test_connection.run(subject, deadline=self.deadline())
+
+    def _subject(
+        self,
+        credentials: Sequence[ClientCredential],
+        calls: RateLimiter,
+        region: str,
+        tenants: tuple[str, ...] | None,
+        streams: Sequence[str],
+    ) -> Subject:
+        from lib.pipeline.checks import Subject
+
+        sophos = connect_sophos(self.parts, self.config().sophos, credentials, calls)
+        return Subject(sophos, calls, region, tenants, streams)
+
+    def require(self, integration: str | None) -> None:
+        """Raise NotFoundError for an integration that is not configured."""
+        names = [each.name for each in self.config().integrations]
+        if integration is not None and integration not in names:
+            raise NotFoundError(
+                f"no integration is named {integration!r}; configured are: {', '.join(map(repr, names)) or 'none'}"
+            )
 
 
-def access() -> Access:
-    """Who may call this process from elsewhere."""
-    return _access(config().access)
-
-
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """A client id and secret, resolved when a token is asked for: a rotated secret is read anew."""
-
-    client_id: Callable[[], str]
-    client_secret: Callable[[], str]
-
-
-def rate_limiter(client_id: Callable[[], str], per_minute: int) -> RateLimiter:
-    """The calls that a credential may make."""
-    from lib.pipeline.rate_limiter import RateLimiter
-
-    return RateLimiter(
-        store,
-        client_id,
-        per_minute,
-        now=now,
-        monotonic=time.monotonic,
-        sleep=time.sleep,
-        jitter=random.SystemRandom().random,
-    )
-
-
-def central(credential: Credential, rate_limiter: RateLimiter, next_credential: Credential | None = None) -> Central:
-    """A way to Sophos Central with that credential, or with the next one where it is refused."""
-    from lib.sophos.client import Central
-
-    hosts = config().sophos
-    return Central(
-        credential,
-        auth_url=hosts.auth_url,
-        api_url=hosts.api_url,
-        allow_hosts=hosts.allow_hosts,
-        now=now,
-        monotonic=time.monotonic,
-        sleep=time.sleep,
-        random=random.SystemRandom().random,
-        rate_limiter=rate_limiter,
-        next_credential=next_credential,
-        ca_bundle=hosts.ca_bundle,
-        proxy=None if hosts.proxy is None else _proxy(hosts.proxy),
-    )
-
-
-def _central_of(integration: configuration.Integration, rate_limiter: RateLimiter) -> Central:
-    """The integration's way to Sophos Central."""
-    first = Credential(integration.client_id.resolve, integration.client_secret.resolve)
+def credentials_of(integration: IntegrationConfig) -> list[ClientCredential]:
+    """The integration's credential, and the next one where there is one."""
+    first = ClientCredential(integration.client_id.resolve, integration.client_secret.resolve)
     client_id, client_secret = integration.next_client_id, integration.next_client_secret
     if client_id is None or client_secret is None:
-        return central(first, rate_limiter)
-    return central(first, rate_limiter, Credential(client_id.resolve, client_secret.resolve))
+        return [first]
+    return [first, ClientCredential(client_id.resolve, client_secret.resolve)]
 
 
-def _proxy(reference: Reference) -> Callable[[], str]:
-    """The proxy's URL, resolved when it is first needed; ConfigError where it is none."""
-
-    @cache
-    def resolved() -> str:
-        url = reference.resolve()
-        fault = proxy_fault(url)
-        if fault:
-            raise ConfigError(f"{reference.where}: what it stands for {fault}", remedy="Correct it, and start again.")
-        return url
-
-    return resolved
-
-
-def feed_of(integration: configuration.Integration, gap_data_type: str | None) -> Feed:
-    """The integration's settings as the use cases know them."""
-    return Feed(
-        name=integration.name,
-        region=integration.region,
-        tenants=integration.tenants,
-        kinds=integration.streams,
-        exclude_types=expanded(integration.exclude_types),
-        lookback=integration.lookback,
-        settle=integration.settle,
-        reconcile=integration.reconcile,
-        utmstack_tenant_id=integration.utmstack_tenant_id,
-        alerts_data_type=integration.alerts_data_type,
-        endpoints_data_type=integration.endpoints_data_type,
-        inventory=integration.inventory,
-        data_source=integration.data_source,
-        gap_data_type=gap_data_type,
-    )
-
-
-_kept: dict[Any, Integration] = {}
-"""The integrations of the last call, by all that makes them what they are."""
-_keeping = threading.Lock()
-
-
-def integrations() -> Mapping[str, Integration]:
-    """Every configured integration, by name, each with one pooled session; those that have not changed are kept."""
-    settings = config()
-    with _keeping:
-        present = {(each, settings.sophos, settings.gap_data_type): each for each in settings.integrations}
-        made = {key: _kept.get(key) or _integration(each) for key, each in present.items()}
-        _kept.clear()
-        _kept.update(made)
-    return {each.feed.name: each for each in made.values()}
-
-
-def _integration(each: configuration.Integration) -> Integration:
-    from lib.pipeline.accounts import Integration
-
-    # Whoever changed it may have set right what Sophos refused.
-    _accounts().forget(each.name)
-    calls = rate_limiter(each.client_id.resolve, each.calls_per_minute)
-    source = _central_of(each, calls)
-    return Integration(
-        feed=feed_of(each, config().gap_data_type),
-        source=source,
-        client_id=each.client_id.resolve,
-        api_url=config().sophos.api_url,
-        rate_limiter=calls,
-        in_use=lambda: source.in_use,
-    )
-
-
-def deadline() -> float:
-    """When a call that begins now has to hand over, as a monotonic time: in good time before the platform ends it."""
-    seconds = config().limits.deadline.total_seconds()
-    platform = configuration.platform_timeout()
-    if platform is not None:
-        seconds = min(seconds, max(1.0, platform.total_seconds() - HAND_OVER_SECONDS))
-    return time.monotonic() + seconds
-
-
-def _accounts() -> Accounts:
-    return _accounts_of(config().store)
-
-
-@lru_cache(maxsize=1)
-def _accounts_of(location: str) -> Accounts:
-    from lib.pipeline.accounts import Accounts
-
-    return Accounts(_opened(location), now=now, jitter=random.SystemRandom().random)
-
-
-def _reconcile() -> Reconcile:
-    from lib.pipeline.reconcile import Reconcile
-    from lib.sophos.pages import event_fields
-    from lib.state.state import State
-
-    return Reconcile(state=State.of(store()), event_fields=event_fields, now=now, monotonic=time.monotonic)
-
-
-@cache
-def _in_flight() -> InFlight:
-    from lib.pipeline.fetch_page import InFlight
-
-    return InFlight()
-
-
-def _fetch_page() -> FetchPage:
-    from lib.pipeline.fetch_page import FetchPage
-    from lib.sophos.pages import event_fields
-    from lib.state.schedules import Schedules
-    from lib.state.state import State
-
-    return FetchPage(
-        state=State.of(store()),
-        accounts=_accounts(),
-        integrations=integrations(),
-        event_fields=event_fields,
-        reconcile=_reconcile(),
-        schedules=Schedules(store()),
-        every=lambda: config().every.seconds_after(now()),
-        max_pending_bytes=config().limits.max_pending_bytes,
-        now=now,
-        monotonic=time.monotonic,
-        in_flight=_in_flight(),
-    )
-
-
-@cache
-def _fan_out() -> FanOut | None:
-    """None where one call does the work of a tick."""
-    settings = config().tasks
-    if settings is None:
-        return None
-    from lib.pipeline.fan_out import FanOut
-    from lib.tasks import CloudTasks, Target
-
-    timeout = configuration.platform_timeout() or config().limits.deadline + timedelta(seconds=HAND_OVER_SECONDS)
-    queue = CloudTasks(
-        settings.queue,
-        Target(settings.url, settings.service_account, dispatch_deadline=timeout),
-        api_url=settings.api_url,
-        jitter=random.SystemRandom().random,
-    )
-    return FanOut(queue, interval=config().every.interval or timedelta(minutes=1), now=now)
-
-
-def fetch_page(
-    integration: str | None = None, tenant: str | None = None, stream: str | None = None, max_pages: int | None = None
-) -> dict[str, Any]:
-    """Fetch for every stream, or for those named; NotFoundError for an unknown integration.
-
-    Where there is a task queue, a tick asks it for one call a stream instead, and such a call for the next one.
-    """
-    known(integration)
-    if (integration, tenant, stream) == (None, None, None):
-        return _beat() | _fetched(max_pages=max_pages)
-    return _fetched(integration, tenant, stream, max_pages)
-
-
-def _beat() -> dict[str, Any]:
-    """A tick's heartbeat, where one is wanted and due: under `heartbeat` the name of its batch."""
-    every = config().heartbeat
-    if every is None:
-        return {}
-    from lib.pipeline import heartbeat
-    from lib.sophos.pages import event_fields
-    from lib.state.state import State
-
-    try:
-        tenant = configuration.UTMSTACK_TENANT
-        key = heartbeat.beat(State.of(store()), every, now=now(), tenant_id=tenant, event_fields=event_fields)
-    except ConnectorError as error:
-        # What it is to tell of has happened; the streams go on as far as they can.
-        log.warning("no heartbeat: %s", error)
-        return {}
-    return {} if key is None else {"heartbeat": key}
-
-
-def _fetched(
-    integration: str | None = None, tenant: str | None = None, stream: str | None = None, max_pages: int | None = None
-) -> dict[str, Any]:
-    fan_out = _fan_out()
-    if fan_out is not None and (integration, tenant, stream, max_pages) == (None, None, None, None):
-        plan = _fetch_page().plan(deadline=deadline())
-        queued = fan_out.tick([target.stream for _, target in plan.jobs])
-        return {"results": plan.lines, "deferred": plan.deferred, "budgets": _budgets(), "queued": queued}
-    fetched = _fetch_page().run(
-        integration=integration, tenant=tenant, kind=stream, max_pages=max_pages, deadline=deadline()
-    )
-    if fan_out is not None and tenant is not None:
-        fan_out.follow(fetched.lines)
-    return {"results": fetched.lines, "deferred": fetched.deferred, "budgets": _budgets()}
-
-
-def _budgets() -> list[dict[str, Any]]:
-    return [
-        {"integration": name, **asdict(each.rate_limiter.used()), "outcomes": dict(each.source.counts)}
-        for name, each in integrations().items()
-    ]
-
-
-def reconcile(
-    integration: str | None = None,
-    since: timedelta | None = None,
-    tell: Callable[[str, int, datetime | None], None] = lambda _, __, ___: None,
-) -> list[dict[str, Any]]:
-    """Read what Sophos still serves, or a window of it, to its end, and store what the ledger does not hold.
-
-    `tell` hears, after each page, of which stream how many events were read, and the newest one's time.
-    """
-    known(integration)
-    reports = []
-    for name, each in integrations().items():
-        if integration in (None, name):
-            each.rate_limiter.patience = COMMAND_SECONDS
-            for target in _accounts().targets(each.feed, each.source, each.client_id(), each.api_url):
-                if target.stream.kind == ENDPOINTS:
-                    continue  # Each look reads the whole inventory.
-                end = time.monotonic() + COMMAND_SECONDS
-                heard = partial(tell, str(target.stream))
-                reports.append(_reconcile().run(each, target, deadline=end, pages=None, since=since, tell=heard))
-    return reports
-
-
-def count_types(integration: str | None, window: timedelta) -> list[dict[str, Any]]:
-    """Which types of events Sophos holds of a window, by family, and what leaving them out would save."""
-    from lib.pipeline.count_types import CountTypes
-    from lib.sophos.pages import event_fields
-
-    known(integration)
-    use_case = CountTypes(event_fields, now, time.monotonic)
-    reports = []
-    for name, each in integrations().items():
-        if integration in (None, name):
-            each.rate_limiter.patience = COMMAND_SECONDS
-            targets = _accounts().targets(
-                replace(each.feed, kinds=(EVENTS,)), each.source, each.client_id(), each.api_url
-            )
-            end = time.monotonic() + COMMAND_SECONDS
-            reports.append(use_case.run(each, targets, window=window, deadline=end))
-    return reports
-
-
-def pause(integration: str, *, resume: bool = False) -> None:
-    """Have nothing fetched for the integration until it is resumed; what is stored is still delivered."""
-    known(integration)
-    _accounts().pause(integration, resume=resume)
-
-
-def lift(integration: str) -> None:
-    """Hold the integration back no longer, unless Sophos asked for it: somebody may have mended what it was about."""
-    from lib.state.state import State
-
-    known(integration)
-    _accounts().lift(integration)
-    State.of(store()).checkpoints.lift(integration)
-
-
-def _forward_batch() -> ForwardBatch:
-    from lib.pipeline.forward_batch import ForwardBatch
-    from lib.pipeline.observe import KEPT, NullEngine
-    from lib.sophos.pages import event_fields
-    from lib.state.state import State
-
-    settings = config()
-    return ForwardBatch(
-        state=State.of(store()),
-        engine=NullEngine() if settings.observe else engine(),
-        observes=settings.observe,
-        event_fields=event_fields,
-        holder=lambda: str(uuid.uuid4()),
-        now=now,
-        monotonic=time.monotonic,
-        gap_data_type=settings.gap_data_type,
-        utmstack_tenant_id=configuration.UTMSTACK_TENANT,
-        archive=max(settings.archive or KEPT, KEPT) if settings.observe else settings.archive,
-        expiry=_expiry(settings.store),
-    )
-
-
-@lru_cache(maxsize=1)
-def _expiry(_location: str) -> Expiry:
+def _made_expiry(_location: str) -> Expiry:
     from lib.pipeline.expiry import Expiry
 
     return Expiry()
-
-
-def forward_batch(
-    integration: str | None = None, tenant: str | None = None, stream: str | None = None
-) -> dict[str, Any] | Refused:
-    """Forward every stream's waiting batches, or those named; NotFoundError for an unknown integration."""
-    known(integration)
-    return _forwarded(integration=integration, tenant=tenant, kind=stream)
-
-
-def replay(*, since: datetime | None = None, name: str | None = None) -> dict[str, Any]:
-    """Send kept batches, or what was set aside under a name, to the engine again, under the same ids."""
-    from lib.pipeline.replay import Replay
-    from lib.sophos.pages import event_fields
-    from lib.state.state import State
-
-    use_case = Replay(State.of(store()), engine(), event_fields)
-    return use_case.archived(since) if name is None else use_case.named(name)
-
-
-def switch_over(after: str) -> dict[str, Any]:
-    """Send what was observed behind the event with that native id; NotFoundError where it was not observed."""
-    from lib.pipeline.replay import Replay
-    from lib.sophos.pages import event_fields
-    from lib.state.state import State
-
-    return Replay(State.of(store()), engine(), event_fields).observed_after(after)
-
-
-def forward_object(name: str) -> dict[str, Any] | Refused:
-    """Forward what waits in the stream whose batch has just been stored; nothing for any other object."""
-    from lib.state.batches import batch_of
-
-    if config().store.startswith("gs://"):
-        from lib.store.gcs import place_of
-
-        name = name.removeprefix(place_of(config().store)[1])  # a bucket names its objects with the store's prefix
-    batch = batch_of(name)
-    if batch is None:
-        return {"results": []}
-    stream = batch[0]
-    return _forwarded(integration=stream.integration, tenant=stream.tenant, kind=stream.kind)
-
-
-def _forwarded(**stream: str | None) -> dict[str, Any] | Refused:
-    results = _forward_batch().run(**stream, deadline=deadline())
-    problem = next((line["problem"] for line in results if "problem" in line), None)
-    return {"results": results} if problem is None else Refused(results, problem["code"], problem["detail"])
-
-
-def test_connection(
-    integration: str | None = None,
-    *,
-    client_id: str = "",
-    client_secret: str = "",
-    region: str = "auto",
-    tenant: str | None = None,
-    streams: Sequence[str] = ("events",),
-) -> dict[str, Any]:
-    """Test a configured integration, or credentials that are kept nowhere."""
-    from lib.pipeline.test_connection import Subject
-
-    known(integration)
-    if integration is not None:
-        return examine(integration, deadline=deadline())
-    calls = rate_limiter(lambda: client_id, quota.PUBLISHED)
-    source = central(Credential(lambda: client_id, lambda: client_secret), calls)
-    subject = Subject(source, calls, region, (tenant,) if tenant else None, tuple(streams))
-    return _test_connection().run(subject, deadline=deadline())
-
-
-def examine(
-    integration: str, *, deadline: float, tell: Callable[[dict[str, Any]], None] = lambda _: None
-) -> dict[str, Any]:
-    """Test a configured integration; `tell` hears of each check once it is made."""
-    from lib.pipeline.test_connection import Subject
-
-    chosen = next(each for each in config().integrations if each.name == integration)
-    calls = rate_limiter(chosen.client_id.resolve, chosen.calls_per_minute)
-    source = _central_of(chosen, calls)
-    subject = Subject(source, calls, chosen.region, chosen.tenants, chosen.streams)
-    return _test_connection().run(subject, deadline=deadline, tell=tell)
-
-
-@cache
-def _test_connection() -> TestConnection:
-    from lib.pipeline.test_connection import Surroundings, TestConnection, check_store
-    from lib.sophos.pages import event_fields
-
-    def probe() -> str:
-        engine().probe()
-        return config().engine
-
-    return TestConnection(
-        Surroundings(
-            store=lambda: check_store(store()),
-            engine=probe,
-            event_fields=event_fields,
-            now=now,
-            monotonic=time.monotonic,
-        )
-    )
-
-
-def known(integration: str | None) -> None:
-    """Raise NotFoundError for an integration that is not configured."""
-    names = [each.name for each in config().integrations]
-    if integration is not None and integration not in names:
-        raise NotFoundError(
-            f"no integration is named {integration!r}; configured are: {', '.join(map(repr, names)) or 'none'}"
-        )

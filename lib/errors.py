@@ -13,6 +13,7 @@ ConnectorError
 │   │   └── TlsBrokenError        no TLS that can be trusted
 │   ├── ProtocolError         Sophos answered something that is not its protocol
 │   ├── EngineDownError       the engine did not acknowledge everything
+│   │   └── EngineSlowError         it acknowledges, but had not yet everything at the deadline
 │   ├── StoreError            the object store failed
 │   └── ConflictError         another run changed the object first
 └── PermanentError          a person has to change something
@@ -29,6 +30,8 @@ ConnectorError
     ├── NotFoundError         nothing of that name
     ├── DamagedError          a stored object is not what was written
     └── LayoutError           the store was written by a newer version
+
+UnexpectedError is none of them: a fault of this program, told in the place of what one stream was to answer.
 """
 
 from __future__ import annotations
@@ -150,6 +153,14 @@ class EngineDownError(RetryableError):
     code = "engine_unavailable"
     title = "The engine does not acknowledge"
     remedy = "Check that UTMStack's event processor runs; waiting batches are kept and sent by themselves."
+
+
+class EngineSlowError(EngineDownError):
+    """The engine acknowledges what it is sent, but had not yet everything at the call's deadline."""
+
+    code = "engine_slow"
+    title = "The engine takes its time"
+    remedy = "Nothing to do: the next call sends the rest. If batches pile up, look at the event processor's load."
 
 
 class StoreError(RetryableError):
@@ -282,6 +293,22 @@ class NotFoundError(PermanentError):
     code = "not_found"
     title = "Nothing of that name"
     remedy = "Correct the name, or add it to the configuration."
+
+
+class UnexpectedError(ConnectorError):
+    """A fault of this program, whose trace is in the log under `id`."""
+
+    code = "unexpected"
+    title = "An unexpected failure"
+    remedy = "Report it with the log's lines under that id; everything else goes on."
+
+    def __init__(self, id_: str) -> None:
+        super().__init__(f"an unexpected failure; the log has its trace under {id_}")
+        self.id = id_
+
+    def as_problem(self) -> dict[str, str]:
+        """What people are shown."""
+        return super().as_problem() | {"id": self.id}
 
 
 def catalogue() -> dict[str, type[ConnectorError]]:

@@ -37,7 +37,7 @@ class QueueDownError(RetryableError):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class TaskTarget:
     """What a task calls, and as whom."""
 
     url: str
@@ -52,7 +52,7 @@ class CloudTasks:
     def __init__(
         self,
         queue: str,
-        target: Target,
+        target: TaskTarget,
         *,
         api_url: str,
         sleep: Callable[[float], None] = time.sleep,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import sys
 import traceback
@@ -13,7 +12,9 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, TextIO
 
+from lib.config import environment
 from lib.model.text import printable
+from lib.version import VERSION
 
 _SECRETS = re.compile(
     r"""(?ix)
@@ -59,7 +60,7 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "message": redact("\n".join(filter(None, (record.getMessage(), _trace(record))))),
             "logger": record.name,
-            "serviceContext": {"service": self._service},
+            "serviceContext": {"service": self._service, "version": VERSION},
         }
         result = getattr(record, "result", None)
         if result is not None:
@@ -100,8 +101,9 @@ def start(service: str, stream: TextIO | None = None) -> None:
     root.setLevel(logging.INFO)
     for chatty in ("werkzeug", "gunicorn", "urllib3", "waitress"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    if os.environ.get("SENTRY_DSN"):
-        _start_sentry(service)
+    dsn = environment.sentry_dsn()
+    if dsn:
+        _start_sentry(service, dsn)
 
 
 def report(lines: Sequence[Mapping[str, Any]]) -> None:
@@ -109,7 +111,7 @@ def report(lines: Sequence[Mapping[str, Any]]) -> None:
 
     Cloud Run and Knative set K_SERVICE. The emulator has the answers themselves.
     """
-    if not os.environ.get("K_SERVICE"):
+    if not environment.on_cloud_run():
         return
     for line in lines:
         if line["outcome"] in _QUIET:
@@ -121,12 +123,13 @@ def report(lines: Sequence[Mapping[str, Any]]) -> None:
         logging.getLogger(__name__).info("%s", text, extra={"result": result})
 
 
-def _start_sentry(service: str) -> None:
+def _start_sentry(service: str, dsn: str) -> None:
     import sentry_sdk  # noqa: PLC0415 - only who uses it waits for it
 
     sentry_sdk.init(
-        dsn=os.environ["SENTRY_DSN"],
+        dsn=dsn,
         server_name=service,
+        release=f"sophos-utmstack@{VERSION}",
         send_default_pii=False,
         include_local_variables=False,
         include_source_context=False,

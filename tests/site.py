@@ -21,8 +21,9 @@ import yaml
 from emulator.central import CentralServer
 from emulator.engine import StandInEngine
 from emulator.runtime.functions import Answer, Function
-from lib.app import open_store
-from lib.config.loading import ENVIRONMENT
+from lib.app import App
+from lib.config import loading as configuration
+from lib.config.environment import CONFIG
 from lib.state.state import State
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,7 +57,7 @@ class Site:
             "integrations": [{"name": "acme", "client_id": "demo-client", "client_secret": "${env:SITE_SECRET}"}],
             **settings,
         }
-        self.env = {"SITE_SECRET": SECRET, ENVIRONMENT: str(self.config)}
+        self.env = {"SITE_SECRET": SECRET, CONFIG: str(self.config)}
         self.write_config()
         self._stack = contextlib.ExitStack()
         self._functions: dict[str, Function] = {}
@@ -82,7 +83,13 @@ class Site:
     @property
     def state(self) -> State:
         """What the store holds."""
-        return State.of(open_store(self.settings["store"]))
+        return self.app.state
+
+    @property
+    def app(self) -> App:
+        """The use cases over the configuration as it is now, in this process."""
+        config = configuration.load(str(self.config))
+        return App(lambda: config)
 
     def function(self, name: str) -> Function:
         """The function's process, started at its first use."""
@@ -148,6 +155,7 @@ class Emulator:
         self.process = subprocess.Popen(
             [
                 sys.executable,
+                "-P",
                 "-m",
                 "emulator",
                 "run",

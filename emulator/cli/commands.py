@@ -16,23 +16,27 @@ import requests
 
 from emulator.cli.terminal import refuse, say, show
 from emulator.web import status as statuses
+from lib import answers
+from lib.app import App
 from lib.config import loading as configuration
-from lib.config.loading import ENVIRONMENT, FOLLOWED, Config, InvalidConfigError
+from lib.config.loading import InvalidConfigError
 from lib.config.reloading import read_followed, with_followed
+from lib.config.settings import Config
 from lib.errors import ConfigError, ConnectorError, NotFoundError
-from lib.http.handler import Refused
+from lib.model.checkpoint import problem_after
 from lib.model.clock import day_of
 from lib.model.duration import parse_duration
 from lib.model.families import expanded
-from lib.model.page import Tenant
 from lib.model.stream import Stream
 from lib.model.text import printable
 from lib.pipeline import audit as audits
 from lib.pipeline.observe import Observations
-from lib.state.state import State
 
 if TYPE_CHECKING:
     from emulator.utmstack.watcher import SettingsWatcher
+    from lib.pipeline.count_types import Share
+    from lib.pipeline.replay import ReplayReport
+    from lib.pipeline.test_connection import Check
 
 DAY = timedelta(days=1)
 TEST_SECONDS = 300.0
@@ -131,34 +135,33 @@ def _print_link(line: dict[str, Any]) -> None:
 def test_connection(location: str | None, integration: str | None, *, as_json: bool) -> int:
     """Test one integration or each; 0 where everything works."""
     try:
-        followed = _configure(location)
-        from lib import app  # noqa: PLC0415 - it reads the configuration that was named just now
-
-        app.known(integration)
+        app, followed = _graph(location)
+        app.require(integration)
         names = [integration] if integration else [each.name for each in app.config().integrations]
         problems = followed.problems if followed and integration is None else ()
         if not names:
             raise NotFoundError("there is no integration to test yet") if not problems else problems[0]
-        answers = {}
+        reports = {}
         for name in names:
             if not as_json:
                 say(name)
-            tell = _untold if as_json else _print_check
-            answers[name] = app.examine(name, deadline=time.monotonic() + TEST_SECONDS, tell=tell)
+            on_progress = _ignore if as_json else _print_check
+            reports[name] = app.examine(name, deadline=time.monotonic() + TEST_SECONDS, on_progress=on_progress)
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
     if as_json:
-        say(json.dumps(answers, ensure_ascii=False))
-    return 0 if all(answer["ok"] for answer in answers.values()) and not problems else 1
+        say(json.dumps({name: answers.connection(each) for name, each in reports.items()}, ensure_ascii=False))
+    return 0 if all(each.ok for each in reports.values()) and not problems else 1
 
 
 def _stored(config: Config) -> dict[str, Any]:
     """What the store and UTMStack's configuration say where nothing runs."""
     followed = _followed(config)
     if followed is None:
-        return statuses.collect(config)
-    found = statuses.collect(with_followed(config, read_followed(Path(followed.path))))
-    return found | {"ok": found["ok"] and not followed.problems, "utmstack": followed.status()}
+        return statuses.collect(App(lambda: config))
+    problems = [problem_after(None, each, datetime.now(UTC), None) for each in followed.problems]
+    whole = with_followed(config, read_followed(Path(followed.path)))
+    return statuses.collect(App(lambda: whole), followed=problems) | {"utmstack": followed.status()}
 
 
 def _print_followed(found: dict[str, Any]) -> None:
@@ -170,23 +173,21 @@ def _print_followed(found: dict[str, Any]) -> None:
         _print_problem({"name": "UTMStack's configuration", "problem": problem})
 
 
-def _untold(_: dict[str, Any]) -> None:
+def _ignore(_: Check) -> None:
     """For machines, all checks are told at once."""
 
 
-def _print_check(check: dict[str, Any]) -> None:
-    marks = {"ok": "ok  ", "warning": "warn", "failed": "FAIL", "skipped": "skip" if check["ok"] else "----"}
-    say(f"  {marks[check['outcome']]} {check['name']:<17} {check['milliseconds']:>6} ms  {check['detail']}")
-    if "remedy" in check:
-        say(f"       {'':<17} {'':>9}  → {check['remedy']}")
+def _print_check(check: Check) -> None:
+    marks = {"ok": "ok  ", "warning": "warn", "failed": "FAIL", "skipped": "skip" if check.ok else "----"}
+    say(f"  {marks[check.outcome]} {check.name:<17} {check.milliseconds:>6} ms  {check.detail}")
+    if check.remedy is not None:
+        say(f"       {'':<17} {'':>9}  → {check.remedy}")
 
 
 def pause(location: str | None, integration: str, *, resume: bool, as_json: bool) -> int:
     """Pause an integration, or go on with it."""
     try:
-        _configure(location)
-        from lib import app  # noqa: PLC0415 - it reads the configuration that was named just now
-
+        app, _ = _graph(location)
         app.pause(integration, resume=resume)
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
@@ -201,10 +202,7 @@ def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
     """Add the ledger up; 0 where the chain is whole, 1 where it is not."""
     try:
         config = configuration.load(location)
-        from lib import app  # noqa: PLC0415 - opens the store
-
-        state = State.of(app.open_store(config.store))
-        found = audits.audit(state, _day(since))
+        found = audits.audit(App(lambda: config).state, _day(since))
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
     if as_json:
@@ -236,66 +234,61 @@ def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
 def types(location: str | None, integration: str | None, hours: float, *, as_json: bool) -> int:
     """Which types of events Sophos holds, by family, and what leaving each out would save; 1 where not all was read."""
     try:
-        _configure(location)
-        from lib import app  # noqa: PLC0415 - it reads the configuration that was named just now
-
+        app, _ = _graph(location)
         reports = app.count_types(integration, timedelta(hours=hours))
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
     if as_json:
-        say(json.dumps({"ok": all(each["complete"] for each in reports), "results": reports}, ensure_ascii=False))
-    for each in () if as_json else reports:
+        found = {"ok": all(each.is_complete for each in reports), "results": list(map(answers.types, reports))}
+        say(json.dumps(found, ensure_ascii=False))
+    for report in () if as_json else reports:
         rows = [("TO LEAVE OUT", "EVENTS", "OF ALL", "BYTES", "OF ALL", "")]
-        for family in each["families"]:
-            rows.append((family["exclude"] or "(no family)", *_saving(family), ""))
-            for one in family["types"]:
-                note = "left out now" if one["excluded"] else "stays, unless named itself" if one["needed"] else ""
-                rows.append((f"  {one['type'] or '(no type)'}", *_saving(one), note))
-        say(f"{each['integration']}: {each['events']} events, {each['bytes']} bytes in {each['hours']:g} h")
+        for family in report.seen.families:
+            rows.append((family.exclude or "(no family)", *_saving(family.share), ""))
+            for seen in family.types:
+                note = "left out now" if seen.is_excluded else "stays, unless named itself" if seen.is_needed else ""
+                rows.append((f"  {seen.name or '(no type)'}", *_saving(seen.share), note))
+        whole = report.seen.all
+        say(f"{report.integration}: {whole.events} events, {whole.bytes} bytes in {report.hours:g} h")
         show(rows)
-        for problem in each["problems"]:
-            say(f"NOT READ  {Tenant(problem['tenant'], problem['tenant_name'], None)}: {problem['detail']}")
-    return 0 if all(each["complete"] for each in reports) else 1
+        for problem in report.problems:
+            say(f"NOT READ  {problem.tenant}: {problem.error}")
+    return 0 if all(each.is_complete for each in reports) else 1
 
 
-def _saving(line: dict[str, Any]) -> tuple[str, str, str, str]:
-    shares = (f"{line[key]:.1%}" for key in ("share_of_events", "share_of_bytes"))
-    return str(line["events"]), next(shares), str(line["bytes"]), next(shares)
+def _saving(share: Share) -> tuple[str, str, str, str]:
+    return str(share.events), f"{share.of_events:.1%}", str(share.bytes), f"{share.of_bytes:.1%}"
 
 
 def reconcile(location: str | None, integration: str | None, since: str | None, *, as_json: bool) -> int:
     """Read Sophos again, store what the ledger does not hold, and forward it; 0 where the engine has taken it."""
     try:
-        _configure(location)
-        from lib import app  # noqa: PLC0415 - it reads the configuration that was named just now
-
+        app, _ = _graph(location)
         window = None if since is None else _window(since)
-        reports = app.reconcile(integration, window, _Progress(window or DAY).tell)
-        forwarded = app.forward_batch(integration)
+        reports = app.reconcile_all(integration, window, _Progress(window or DAY).show)
+        delivered = app.forward(integration)
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
-    waits = isinstance(forwarded, Refused)
+    obstacle = next((each.error for each in delivered if each.error is not None), None)
     if as_json:
-        say(json.dumps({"ok": not waits, "results": reports}, ensure_ascii=False))
-        return 1 if waits else 0
+        found = {"ok": obstacle is None, "results": list(map(answers.reconciled, reports))}
+        say(json.dumps(found, ensure_ascii=False))
+        return 1 if obstacle else 0
     rows = [("STREAM", "READ", "MISSING", "HOW LATE")]
-    for line in reports:
-        late = ", ".join(f"{count} within {bound}" for bound, count in line["lateness"].items())
-        name = str(Stream.of(line))
-        rows.append((name, str(line["read"]), str(line["missing"]), late or "-"))
+    for report in reports:
+        late = ", ".join(f"{count} within {bound}" for bound, count in report.found["lateness"].items())
+        rows.append((str(report.stream), str(report.read), str(report.missing), late or "-"))
     show(rows)
-    if isinstance(forwarded, Refused):
-        say("", f"What was missing is stored, and waits: {forwarded.detail}")
-    return 1 if waits else 0
+    if obstacle is not None:
+        say("", f"What was missing is stored, and waits: {obstacle}")
+    return 1 if obstacle else 0
 
 
 def replay(location: str | None, since: str | None, name: str | None, *, as_json: bool) -> int:
     """Send kept batches, or what was set aside, to the engine again; 0 where it has taken all."""
     try:
-        _configure(location)
-        from lib import app  # noqa: PLC0415 - it reads the configuration that was named just now
-
-        found = app.replay(since=None if since is None else datetime.now(UTC) - _window(since), name=name)
+        app, _ = _graph(location)
+        found = app.send_again(since=None if since is None else datetime.now(UTC) - _window(since), name=name)
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
     return _sent(found, as_json=as_json)
@@ -304,12 +297,10 @@ def replay(location: str | None, since: str | None, name: str | None, *, as_json
 def switch_over(location: str | None, after: str, *, as_json: bool) -> int:
     """Forward what was observed behind the last event of UTMStack's own plugin; 0 where the engine has taken all."""
     try:
-        _configure(location)
-        from lib import app  # noqa: PLC0415 - it reads the configuration that was named just now
-
+        app, _ = _graph(location)
         if _running(app.config()):
             raise ConfigError("the connector runs, and observes more meanwhile", remedy="Stop it first (SIGTERM).")
-        found = app.switch_over(after)
+        found = app.replay.observed_after(after)
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
     return _sent(found, as_json=as_json)
@@ -319,46 +310,42 @@ def missed(location: str | None, since: str | None, *, as_json: bool) -> int:
     """What UTMStack's own plugin missed of what was observed, hour by hour; 1 where it missed any."""
     try:
         config = configuration.load(location)
-        from lib import app  # noqa: PLC0415 - opens the store
-
-        found = Observations(State.of(app.open_store(config.store))).missed(_day(since))
+        found = Observations(App(lambda: config).state).missed(_day(since))
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
-    total = sum(line["missed"] for line in found)
+    total = sum(each.total.missed for each in found)
     if as_json:
-        say(json.dumps({"missed": total, "streams": found}, ensure_ascii=False))
+        say(json.dumps({"missed": total, "streams": list(map(answers.missed, found))}, ensure_ascii=False))
         return 1 if total else 0
     rows = [("STREAM", "HOUR", "OBSERVED", "MISSED", "LATE")]
-    for line in found:
-        name = f"{line['integration']}/{line['tenant']}"
-        for hour, sums in line["hours"].items():
-            rows.append((name, hour, *(str(sums[key]) for key in ("observed", "missed", "late"))))
+    for each in found:
+        name = f"{each.stream.integration}/{each.stream.tenant}"
+        for start, hour in each.hours.items():
+            rows.append((name, start, str(hour.observed), str(hour.missed), str(hour.late)))
     show(rows)
-    say(f"{total} of {sum(line['observed'] for line in found)} events never reached UTMStack by its own plugin.")
+    say(f"{total} of {sum(each.total.observed for each in found)} events never reached UTMStack by its own plugin.")
     return 1 if total else 0
 
 
-def _sent(found: dict[str, Any], *, as_json: bool) -> int:
+def _sent(report: ReplayReport, *, as_json: bool) -> int:
     if as_json:
-        say(json.dumps(found, ensure_ascii=False))
+        say(json.dumps(answers.replayed(report), ensure_ascii=False))
     else:
-        say(
-            f"{found['acked']} events of {found['batches']} batches were acknowledged; {found['refused']} were refused."
-        )
-        for key in found["damaged"]:
+        say(f"{report.acked} events of {report.batches} batches were acknowledged; {report.refused} were refused.")
+        for key in report.damaged:
             say(f"{key} is damaged, and was not sent.")
-    return 0 if found["ok"] else 1
+    return 0 if report.ok else 1
 
 
-def _configure(location: str | None) -> SettingsWatcher | None:
-    """Have what runs in this process use the configuration, and what UTMStack configures beside it."""
-    os.environ[ENVIRONMENT] = configuration.located(location)
-    followed = _followed(configuration.load(location))
+def _graph(location: str | None) -> tuple[App, SettingsWatcher | None]:
+    """The use cases over the configuration, and over what UTMStack configures beside it."""
+    config = configuration.load(location)
+    followed = _followed(config)
     if followed:
-        for each in followed.problems:
-            refuse(each)
-        os.environ[FOLLOWED] = followed.path
-    return followed
+        for problem in followed.problems:
+            refuse(problem)
+        config = with_followed(config, read_followed(Path(followed.path)))
+    return App(lambda: config), followed
 
 
 def _followed(config: Config) -> SettingsWatcher | None:
@@ -437,7 +424,7 @@ class _Progress:
         self._window = window
         self._began: dict[str, float] = {}
 
-    def tell(self, stream: str, read: int, up_to: datetime | None) -> None:
+    def show(self, stream: str, read: int, up_to: datetime | None) -> None:
         """So many events were read, up to that time."""
         if not sys.stderr.isatty():
             return

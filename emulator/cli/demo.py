@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -23,8 +22,8 @@ sophos:
   api_url: {central}
 integrations:
   - name: demo
-    client_id: ${{env:DEMO_CLIENT_ID}}
-    client_secret: ${{env:DEMO_CLIENT_SECRET}}
+    client_id: ${{file:{folder}/client_id}}
+    client_secret: ${{file:{folder}/client_secret}}
     streams: [events, alerts]
 """
 STARTS_WITHIN_SECONDS = 20.0
@@ -49,8 +48,8 @@ def demo(listen: str) -> int:
                 return 2
             config = folder / "connector.yaml"
             config.write_text(CONFIG.format(folder=folder, listen=listen, central=central["url"]))
-            os.environ["DEMO_CLIENT_ID"] = central["client_id"]
-            os.environ["DEMO_CLIENT_SECRET"] = central["client_secret"]
+            for key in ("client_id", "client_secret"):
+                (folder / key).write_text(central[key])
             print(f"events arrive at the engine as JSON lines in {folder}/engine.jsonl", flush=True)
             return run(str(config))
         finally:

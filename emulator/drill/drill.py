@@ -204,10 +204,10 @@ class Drill:
                 self._altered.add(log["id"])
 
     def _count(self) -> None:
-        from lib import app  # noqa: PLC0415 - opens the store
+        from lib.parts import open_store  # noqa: PLC0415 - opens the store
 
         self._look()
-        found = audit(State.of(app.open_store(f"file:{self._folder}/store")))
+        found = audit(State.of(open_store(f"file:{self._folder}/store")))
         result, expected = self.result, self._expected.keys()
         result.events = len(expected)
         result.acked = sum(line["events"] for line in found["streams"])

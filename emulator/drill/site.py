@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 
-from lib.config.loading import UTMSTACK_TENANT, Config, Integration
+from lib.config.settings import Config, IntegrationConfig
 from lib.model.families import expanded
 from lib.model.ids import group_key, log_id
+from lib.model.integration import UTMSTACK_TENANT
 from lib.model.stream import ALERTS, EVENTS
 
 SECRET_NAME = "DRILL_SECRET"  # noqa: S105 - the name of a variable
@@ -53,7 +54,7 @@ def copied(config: Config) -> list[Copied]:
     return found or [Copied("drill", "drill-0", (_tenant("drill", 0),), (EVENTS,), frozenset(), UTMSTACK_TENANT, plain)]
 
 
-def _copy(number: int, each: Integration) -> Copied:
+def _copy(number: int, each: IntegrationConfig) -> Copied:
     kinds = tuple(kind for kind in each.streams if kind in KINDS) or (EVENTS,)
     tenants = (each.tenants or ())[:MOST_TENANTS] or (_tenant(each.name, number),)
     settings: dict[str, Any] = {

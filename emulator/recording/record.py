@@ -27,12 +27,14 @@ from emulator.cli.terminal import refuse, say, show
 from emulator.recording.leaks import Leak, Search
 from emulator.recording.pseudonyms import ADDRESSES, Pseudonyms
 from emulator.recording.texts import Reader, Replacer
+from lib.app import App
 from lib.config import loading as configuration
 from lib.errors import ConfigError, ConnectorError, OverBudgetError, ThrottledError
 from lib.model.clock import to_text
 from lib.model.page import Tenant, Whoami
 from lib.model.stream import ENDPOINTS
-from lib.pipeline.accounts import Integration, Target, known_targets
+from lib.pipeline.accounts import known_targets
+from lib.pipeline.integration import Integration, Target
 from lib.state.accounts import Account
 
 FORMAT = 1
@@ -141,7 +143,7 @@ class Recorder:
 
     @staticmethod
     def _page(source: Source, deadline: float) -> Any:
-        integration, stream, feed = source.integration, source.target.stream, source.integration.feed
+        integration, stream, feed = source.integration, source.target.stream, source.integration.settings
         start = None
         if source.cursor is None:
             start = integration.start(feed.lookback, lambda: datetime.now(UTC), deadline=deadline)
@@ -151,7 +153,7 @@ class Recorder:
             stream.kind,
             cursor=source.cursor,
             from_date=start,
-            exclude_types=feed.exclude_types,
+            exclude_types=feed.excluded_types,
             offset_minutes=int(feed.settle.total_seconds()) // 60,
             deadline=deadline,
         )
@@ -205,22 +207,21 @@ def _key(file: Path | None) -> bytes:
 
 def _recorder(location: str | None, name: str | None) -> tuple[Recorder, dict[str, Whoami]]:
     """What is to be read, and whose each integration is."""
-    os.environ[configuration.ENVIRONMENT] = configuration.located(location)
-    from lib import app  # noqa: PLC0415 - it reads the configuration that was named just now
-
-    app.known(name)
+    config = configuration.load(configuration.located(location))
+    app = App(lambda: config)
+    app.require(name)
     sources: list[Source] = []
     whose: dict[str, Whoami] = {}
-    for each in app.integrations().values():
-        if name in (None, each.feed.name):
+    for each in app.integrations.values():
+        if name in (None, each.settings.name):
             deadline = time.monotonic() + CALL_SECONDS
-            who = whose[each.feed.name] = each.source.whoami(deadline=deadline)
+            who = whose[each.settings.name] = each.source.whoami(deadline=deadline)
             account = Account(who=who, tenants=tuple(each.source.tenants(who, deadline=deadline)))
-            targets = [target for target in known_targets(each.feed, account) if target.stream.kind != ENDPOINTS]
+            targets = [target for target in known_targets(each.settings, account) if target.stream.kind != ENDPOINTS]
             sources += (
                 Source(each, target, problem=target.refusal, is_over=bool(target.refusal)) for target in targets
             )
-    return Recorder(sources, app.config().every.seconds_after(app.now())), whose
+    return Recorder(sources, config.every.seconds_after(app.parts.now())), whose
 
 
 def _write(recorder: Recorder, who: dict[str, Whoami], pseudonyms: Pseudonyms, out: Path) -> dict[str, Any]:

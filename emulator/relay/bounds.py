@@ -48,6 +48,11 @@ class Bounds:
         """Open ones, of which those without a stream make room for others; as many more may be about to open."""
         return 2 * self.streams + 64
 
+    @property
+    def strangers(self) -> int:
+        """Open ones of one address on which nobody has shown a token, and as many whose TLS is under way."""
+        return max(8, self.connections // 4)
+
 
 class Gate:
     """Lets streams in to the engine's socket, and counts."""
@@ -66,6 +71,11 @@ class Gate:
         self._free = 0.0
         """When the next message may pass, monotonic, where none came before."""
         self._looking: asyncio.Task[str | None] | None = None
+
+    @property
+    def knows_all(self) -> bool:
+        """Whether whoever is connected has shown a certificate, and needs no token."""
+        return self._tokens is None
 
     @property
     def in_flight(self) -> int:

@@ -11,14 +11,17 @@ from contextlib import suppress
 import h2.errors
 import h2.events
 import h2.exceptions
-from grpc import StatusCode
+from h2.config import H2Configuration
+from h2.connection import H2Connection
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
 from emulator.relay.bounds import Gate
-from emulator.relay.http2 import INPUT, Connection, Headers, ending
-from emulator.relay.messages import PREFIX
+from emulator.relay.frames import DATA, GOAWAY, HEADERS, PREFACE, Frame, Frames
+from emulator.relay.http2 import INPUT, Connection, ending
+from emulator.relay.messages import PREFIX, Way
 from emulator.relay.stream import Stream
+from lib.grpc_stream import Headers, Status
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +40,17 @@ AT_ONCE_BYTES = 16 << 10
 STREAM_WINDOW = 256 << 10
 """What a caller may send on a stream ahead of what has been passed on, in bytes."""
 MAX_HEADER_BYTES = 16 << 10
-MAX_HEADER_FRAMES = 4
-FRAME_HEADER_BYTES = 9
+STRANGERS_FRAMES, STRANGERS_PER_SECOND = 200.0, 20.0
+"""How many frames that bring no message a connection may send at once, and a second, before a stream is let in,
+two for a request,"""
+KNOWN_FRAMES, KNOWN_PER_SECOND = 2000.0, 200.0
+"""and after."""
+FRAMES_PER_MESSAGE = 8.0
+"""How many more it may send for each message that comes: windows, pings, a message in parts."""
+FRAME_BYTES = 256
+"""A longer one counts for several: settings are work by their length."""
+FULL_BYTES = 1024
+"""A frame of data from this size on counts for nothing, on a stream that is let in."""
 _ENCODINGS = (None, b"identity", b"gzip", b"deflate")
 _BEGINNING = ((b":status", b"200"), (b"content-type", b"application/grpc"))
 
@@ -48,7 +60,10 @@ class Caller(Connection):
 
     def __init__(self, gate: Gate, came: Callable[[Caller], None], went: Callable[[Caller], None]) -> None:
         """`came` and `went` are told when it is there, and when no longer."""
-        super().__init__(is_client=False)
+        super().__init__()
+        # Headers are looked at, never handed on: what is odd about them is no reason to end the connection.
+        configuration = H2Configuration(client_side=False, header_encoding=None, validate_inbound_headers=False)
+        self.h2 = H2Connection(configuration)
         self.gate = gate
         self._came = came
         self._went = went
@@ -57,10 +72,14 @@ class Caller(Connection):
         """When it was made, when something came last, when a stream of it was let in or ended last."""
         self.pinged: float | None = None
         """When it was asked whether it is there, where it has not answered."""
+        self.is_known = gate.knows_all
+        """Whether it has shown who it is."""
+        self.address = ""
+        """Where it comes from."""
         self._is_leaving = False
         self._unread = bytearray()
-        self._strange = 0.0
-        self._strange_at = self.made
+        self._frames = Frames()
+        self._strange, self._idle = _Bucket(), _Bucket()
 
     @property
     def has_stream(self) -> bool:
@@ -73,12 +92,14 @@ class Caller(Connection):
         if transport.get_extra_info("ssl_object").selected_alpn_protocol() != "h2":
             self.transport.abort()
             return
+        self.address = str(transport.get_extra_info("peername")[0])
         most = self.gate.bounds.streams_per_connection
         # Until the caller has read the settings it may open more streams: they are refused one by one, not all at once.
         settings = Settings(client=False, initial_values={SettingCodes.MAX_CONCURRENT_STREAMS: MOST_STREAMS})
         self.h2.local_settings = settings
         self.h2.decoder.max_header_list_size = MAX_HEADER_BYTES
         self.h2.initiate_connection()
+        self.h2.receive_data(PREFACE)  # of which `Frames` sees to it that it comes
         self.h2.update_settings(
             {
                 SettingCodes.MAX_CONCURRENT_STREAMS: most,
@@ -139,22 +160,41 @@ class Caller(Connection):
             self.transport.pause_reading()
 
     def _look_at(self, data: bytes) -> None:
-        events = self.h2.receive_data(data)
-        self._check_backlog()
-        if any(isinstance(each, h2.events.ConnectionTerminated) for each in events):
-            raise h2.exceptions.ProtocolError("the caller says farewell")
-        # h2 is at the end of all this data already: nothing is answered before everything is known.
         touched: dict[int, Stream | _Health] = {}
-        for event in events:
-            self._take(event, touched)
+        says_farewell = False
+        for frame in self._frames.add(data):
+            self._count(frame)
+            if frame.kind == GOAWAY:
+                # To h2 it would be the end of everything; streams that are under way go on (RFC 9113, 6.8).
+                says_farewell = True
+                continue
+            for event in self.h2.receive_data(frame.whole):
+                self._take(event, touched)
         self._go(touched.values())
+        if says_farewell:
+            # It knows that it opens no more streams, and is not told.
+            self._is_leaving = True
+            self.leave()
 
-    def _check_backlog(self) -> None:
-        """Hold no more of a frame or of headers than is allowed: h2 looks at their size once it has them whole."""
-        backlog = self.h2.incoming_buffer
-        is_long = len(backlog._data) > self.h2.max_inbound_frame_size + FRAME_HEADER_BYTES  # noqa: SLF001
-        if is_long or len(backlog._headers_buffer) > MAX_HEADER_FRAMES:  # noqa: SLF001
-            raise h2.exceptions.FrameTooLargeError("a frame, or headers, of more than is allowed")
+    def _count(self, frame: Frame) -> None:
+        """One more frame; ProtocolError where too many bring nothing that is passed on."""
+        size = len(frame.whole)
+        if frame.kind == HEADERS:
+            cost = 2.0
+        elif frame.kind != DATA:
+            cost = 1.0 + size / FRAME_BYTES
+        elif size < FULL_BYTES or frame.stream not in self.streams:
+            cost = 1.0
+        else:
+            return
+        most, a_second = (KNOWN_FRAMES, KNOWN_PER_SECOND) if self.is_known else (STRANGERS_FRAMES, STRANGERS_PER_SECOND)
+        if self._idle.add(cost, a_second) > most:
+            self.h2.close_connection(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
+            raise h2.exceptions.ProtocolError("too many frames that bring nothing")
+
+    def brought(self, messages: int) -> None:
+        """So many messages came on streams that are let in."""
+        self._idle.take(messages * FRAMES_PER_MESSAGE)
 
     def _take(self, event: h2.events.Event, touched: dict[int, Stream | _Health]) -> None:
         match event:
@@ -181,6 +221,19 @@ class Caller(Connection):
             case h2.events.WindowUpdated(stream_id=0) | h2.events.RemoteSettingsChanged():
                 touched |= self.streams
 
+    def flush(self) -> None:
+        """Send what h2 has made."""
+        if data := self.h2.data_to_send():
+            self.transport.write(data)
+
+    def send(self, way: Way, number: int) -> None:
+        """Pass on what the caller has room for, as far as h2."""
+        while self.is_writable and way.ready:
+            room = min(way.ready, self.h2.local_flow_control_window(number), self.h2.max_outbound_frame_size)
+            if room <= 0:
+                return
+            self.h2.send_data(number, way.take(room))
+
     def _go(self, streams: Iterable[Stream | _Health]) -> None:
         for each in list(streams):
             each.go()
@@ -198,30 +251,27 @@ class Caller(Connection):
             self.streams[number] = _Health(self, number)
         elif path != INPUT:
             self._count_strange()
-            self._refuse(number, StatusCode.UNIMPLEMENTED, f"the relay knows {INPUT} alone")
+            self._refuse(number, Status.UNIMPLEMENTED, f"the relay knows {INPUT} alone")
         elif not self.gate.knows(headers.get(b"authorization", b"").decode("utf-8", "replace")):
             self._count_strange()
             text = "the relay knows no such token: send `authorization: Bearer TOKEN`"
-            self._refuse(number, StatusCode.UNAUTHENTICATED, text)
+            self._refuse(number, Status.UNAUTHENTICATED, text)
         elif headers.get(b"grpc-encoding") not in _ENCODINGS:
-            self._refuse(number, StatusCode.UNIMPLEMENTED, "the relay passes gzip, deflate and identity alone")
+            self._refuse(number, Status.UNIMPLEMENTED, "the relay passes gzip, deflate and identity alone")
         elif len(self.gate.streams) >= self.gate.bounds.streams:
             text = f"the relay has its {self.gate.bounds.streams} streams: try again later"
-            self._refuse(number, StatusCode.RESOURCE_EXHAUSTED, text)
+            self._refuse(number, Status.RESOURCE_EXHAUSTED, text)
         else:
-            self.used = time.monotonic()
+            self.used, self.is_known = time.monotonic(), True
             self.streams[number] = Stream(self, number, headers.get(b"grpc-encoding"))
 
     def _count_strange(self) -> None:
         """One more request that comes to nothing; ProtocolError where there are too many of them."""
-        now = time.monotonic()
-        self._strange = 1.0 + max(0.0, self._strange - (now - self._strange_at) * STRANGE_PER_SECOND)
-        self._strange_at = now
-        if self._strange > STRANGE_REQUESTS:
+        if self._strange.add(1.0, STRANGE_PER_SECOND) > STRANGE_REQUESTS:
             self.h2.close_connection(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
             raise h2.exceptions.ProtocolError("too many requests that come to nothing")
 
-    def _refuse(self, number: int, code: StatusCode, text: str) -> None:
+    def _refuse(self, number: int, code: Status, text: str) -> None:
         self.gate.ended[code.name] += 1
         self.trailers(number, ending(code, text))
 
@@ -262,6 +312,25 @@ class Caller(Connection):
         self.streams.clear()
 
 
+class _Bucket:
+    """What was counted lately: it runs out at so much a second."""
+
+    def __init__(self) -> None:
+        self._level = 0.0
+        self._at = time.monotonic()
+
+    def add(self, amount: float, a_second: float) -> float:
+        """Count so much; how much there is now."""
+        now = time.monotonic()
+        self._level = max(0.0, self._level - (now - self._at) * a_second) + amount
+        self._at = now
+        return self._level
+
+    def take(self, amount: float) -> None:
+        """Count so much less."""
+        self._level = max(0.0, self._level - amount)
+
+
 class _Health:
     """`grpc.health.v1.Health/Check`: whether the engine's socket takes connections."""
 
@@ -293,12 +362,12 @@ class _Health:
         framed = bytes(1) + len(answer).to_bytes(PREFIX - 1, "big") + answer
         has_room = self._caller.h2.local_flow_control_window(self._number) >= len(framed)
         if self._request[PREFIX:] not in HEALTH_OF:
-            trailers, has_begun = ending(StatusCode.NOT_FOUND, "the relay serves plugins.Engine only"), False
+            trailers, has_begun = ending(Status.NOT_FOUND, "the relay serves plugins.Engine only"), False
         elif not has_room:
-            trailers, has_begun = ending(StatusCode.RESOURCE_EXHAUSTED, "there is no room for an answer"), False
+            trailers, has_begun = ending(Status.RESOURCE_EXHAUSTED, "there is no room for an answer"), False
         else:
             self._caller.h2.send_headers(self._number, _BEGINNING)
             self._caller.h2.send_data(self._number, framed)
-            trailers, has_begun = ending(StatusCode.OK, ""), True
+            trailers, has_begun = ending(Status.OK, ""), True
         self._caller.trailers(self._number, trailers, has_begun=has_begun, has_ended=True)
         self._caller.flush()

@@ -14,12 +14,11 @@ import socket
 import time
 from functools import partial
 
-from grpc import StatusCode
-
 from emulator.relay.access import Certificates
 from emulator.relay.bounds import Gate
 from emulator.relay.caller import Caller
 from lib.errors import ConfigError
+from lib.grpc_stream import Status
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +37,8 @@ class Relay:
         self._listen = listen
         self._certificates = certificates
         self._callers: set[Caller] = set()
-        self._greetings: dict[asyncio.Task[None], None] = {}
-        """TLS that is under way, the oldest first."""
+        self._greetings: dict[asyncio.Task[None], str] = {}
+        """TLS that is under way, the oldest first, and from which address."""
 
     async def start(self) -> None:
         """Listen; ConfigError where that cannot be."""
@@ -76,20 +75,25 @@ class Relay:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, _ = await loop.sock_accept(self._socket)
+                connection, (address, *_) = await loop.sock_accept(self._socket)
             except OSError as error:
                 # Such as too many open files: others close some.
                 log.warning("no connection can be accepted at the moment: %s", error)
                 await asyncio.sleep(0.1)
                 continue
-            if len(self._greetings) >= self.gate.bounds.connections:
-                # Each holds memory before anybody has shown who it is; those who mean well are quick.
-                oldest = next(iter(self._greetings))
-                oldest.cancel()
-                self._greetings.pop(oldest)
+            # Each holds memory before anybody has shown who it is; those who mean well are quick.
+            alike = [greeting for greeting, whose in self._greetings.items() if whose == address]
+            if len(alike) >= self.gate.bounds.strangers:
+                self._give_up(alike[0])
+            elif len(self._greetings) >= self.gate.bounds.connections:
+                self._give_up(next(iter(self._greetings)))
             greeting = asyncio.create_task(self._greet(connection))
-            self._greetings[greeting] = None
+            self._greetings[greeting] = address
             greeting.add_done_callback(partial(self._greeted, connection))
+
+    def _give_up(self, greeting: asyncio.Task[None]) -> None:
+        greeting.cancel()
+        self._greetings.pop(greeting)
 
     async def _greet(self, connection: socket.socket) -> None:
         try:
@@ -111,7 +115,10 @@ class Relay:
 
     def _came(self, caller: Caller) -> None:
         self._callers.add(caller)
-        if len(self._callers) > self.gate.bounds.connections:
+        strangers = [each for each in self._callers if not each.is_known and each.address == caller.address]
+        if len(strangers) > self.gate.bounds.strangers:
+            min(strangers, key=lambda each: each.made).transport.abort()
+        elif len(self._callers) > self.gate.bounds.connections:
             # Who has a stream keeps its connection.
             others = (each for each in self._callers if not each.has_stream)
             min(others, key=lambda each: each.used, default=caller).transport.abort()
@@ -126,7 +133,7 @@ class Relay:
                 if stream.moved < now - bounds.idle:
                     # Its place is free at once; its caller learns why when it takes what has come back.
                     text = f"the relay ended the stream: nothing moved for {bounds.idle:g} s"
-                    stream.end(StatusCode.DEADLINE_EXCEEDED, text)
+                    stream.end(Status.DEADLINE_EXCEEDED, text)
             for caller in list(self._callers):
                 is_mute = caller.pinged is not None and caller.pinged < now - bounds.keepalive
                 if is_mute or caller.made < now - bounds.age - AGE_GRACE_SECONDS:

@@ -11,19 +11,17 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 import h2.errors
-import h2.events
-import h2.exceptions
-from grpc import StatusCode
 
-from emulator.relay.http2 import INPUT, Connection, Headers, ending
+from emulator.relay.http2 import INPUT, Connection, ending
 from emulator.relay.messages import PREFIX, Way
+from lib.grpc_stream import Answered, Broken, ClientStream, Data, Ended, Event, Headers, Status
 from lib.model.log import MAX_LOG_BYTES
 
 if TYPE_CHECKING:
     from emulator.relay.caller import Caller
 
-_TO_ENGINE = 1
-"""The number of the one stream of a connection to the engine."""
+BACKLOG_BYTES = 64 << 10
+"""What may wait in either direction for the other end, before no more is taken in."""
 
 
 class Stream:
@@ -59,7 +57,9 @@ class Stream:
         if self._is_over:
             self._caller.h2.acknowledge_received_data(len(data), self._number)
         else:
+            before = len(self._forth.held)
             self._forth.add(data)
+            self._caller.brought(len(self._forth.held) - before)
 
     def abandon(self) -> None:
         """The caller has gone."""
@@ -98,20 +98,19 @@ class Stream:
         while self._back.held:
             self._back.release()
 
-    def engine_ended(self, trailers: Headers) -> None:
+    def engine_ended(self, end: Ended) -> None:
         """Its status, which goes on with who it is from."""
-        number = dict(trailers).get(b"grpc-status")
-        if number is None:
-            self.end(StatusCode.UNAVAILABLE, "the engine ended the stream without a status")
-            return
-        name = next((each.name for each in StatusCode if b"%d" % each.value[0] == number), "UNKNOWN")
         told = b"the engine ended the stream: "
+        if not end.trailers:
+            self.end(end.status, f"{told.decode()}{end.message}")
+            return
         self._finish(
-            name,
+            end.status.name,
             [
                 (key, told + value if key == b"grpc-message" else value)
-                for key, value in trailers
-                if not key.startswith(b":") and key != b"content-type"
+                for key, value in end.trailers
+                # Words belong to an end that is not well.
+                if not key.startswith(b":") and key != b"content-type" and (end.status or key != b"grpc-message")
             ],
         )
 
@@ -121,7 +120,7 @@ class Stream:
         if not self._is_over:
             self._connecting = asyncio.create_task(self._explain(reason))
 
-    def end(self, code: StatusCode, text: str) -> None:
+    def end(self, code: Status, text: str) -> None:
         """End it with a status of the relay's own."""
         self._finish(code.name, ending(code, text))
 
@@ -135,7 +134,7 @@ class Stream:
 
     async def _explain(self, reason: str) -> None:
         problem = await self._gate.engine_problem()
-        self.end(StatusCode.UNAVAILABLE, problem or f"the engine ended the stream: {reason}")
+        self.end(Status.UNAVAILABLE, problem or f"the engine ended the stream: {reason}")
 
     def _go_forth(self) -> None:
         now = time.monotonic()
@@ -144,7 +143,7 @@ class Stream:
             size = held[0]
             if size > MAX_LOG_BYTES:
                 text = f"the relay passes no message larger than max ({size} vs. {MAX_LOG_BYTES})"
-                self.end(StatusCode.RESOURCE_EXHAUSTED, text)
+                self.end(Status.RESOURCE_EXHAUSTED, text)
                 return
             self._forth.release()
             self._sizes.append(PREFIX + size)
@@ -153,10 +152,12 @@ class Stream:
             self._gate.counts["messages"] += 1
             self._gate.counts["bytes"] += size
         if self.has_ended and not held and self._forth.waiting and not self._forth.ready:
-            self.end(StatusCode.INTERNAL, "the stream ended within a message")
+            self.end(Status.INTERNAL, "the stream ended within a message")
         elif self._engine is not None:
-            if sent := self._engine.send(self._forth, _TO_ENGINE):
+            # Until it has room for no more: then it tells when it has.
+            while sent := self._engine.send(self._forth):
                 self._caller.h2.acknowledge_received_data(sent, self._number)
+                self._engine.flush()
             if self.has_ended and not self._forth.waiting:
                 self._engine.end()
             self._engine.flush()
@@ -180,10 +181,9 @@ class Stream:
     def _go_back(self) -> None:
         if self._caller.streams.get(self._number) is not self:
             return
-        sent = self._caller.send(self._back, self._number)
-        if sent and self._engine is not None:
-            self._engine.h2.acknowledge_received_data(sent, _TO_ENGINE)
-            self._engine.flush()
+        self._caller.send(self._back, self._number)
+        if self._engine is not None:
+            self._engine.read_or_not(is_full=self._back.waiting >= BACKLOG_BYTES)
         if acks := self._back.finished():
             self._acknowledged(acks)
         trailers = self._trailers
@@ -232,33 +232,22 @@ class _ToEngine(Connection):
     """A stream's connection to the engine's socket."""
 
     def __init__(self, stream: Stream, encoding: bytes | None) -> None:
-        super().__init__(is_client=True)
+        super().__init__()
         self._stream = stream
-        self._encoding = encoding
-        self._has_ended = False
+        metadata: Headers = () if encoding is None else ((b"grpc-encoding", encoding),)
+        self._call = ClientStream(INPUT, authority="localhost", metadata=metadata)
         self._is_leaving = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask for the one stream."""
         super().connection_made(transport)
-        self.h2.initiate_connection()
-        headers = [
-            (b":method", b"POST"),
-            (b":scheme", b"http"),
-            (b":path", INPUT.encode()),
-            (b":authority", b"localhost"),
-            (b"te", b"trailers"),
-            (b"content-type", b"application/grpc"),
-        ]
-        if self._encoding is not None:
-            headers.append((b"grpc-encoding", self._encoding))
-        self.h2.send_headers(_TO_ENGINE, headers)
         self.flush()
         self._stream.engine_made(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The engine hung up, or this did."""
-        self._went(str(exc or "it hung up"))
+        if not self._is_leaving:
+            self._take(self._call.hung_up(str(exc or "")))
 
     def resume_writing(self) -> None:
         """The engine takes more."""
@@ -267,46 +256,50 @@ class _ToEngine(Connection):
 
     def data_received(self, data: bytes) -> None:
         """Any part of anything."""
-        try:
-            events = self.h2.receive_data(data)
-        except h2.exceptions.ProtocolError as error:
-            self._went(f"it speaks no HTTP/2: {error}")
-            return
-        for event in events:
-            self._take(event)
+        self._take(self._call.receive(data))
         if not self._is_leaving:
             self._stream.resume()
             self.flush()
 
-    def _take(self, event: h2.events.Event) -> None:
-        match event:
-            case h2.events.DataReceived(data=data, flow_controlled_length=length):
-                self._stream.engine_acknowledged(data)
-                if padding := length - len(data):
-                    self.h2.acknowledge_received_data(padding, _TO_ENGINE)
-            case h2.events.ResponseReceived(headers=headers, stream_ended=None):
-                self._stream.engine_answered(headers)
-            case h2.events.ResponseReceived(headers=headers) | h2.events.TrailersReceived(headers=headers):
-                self._stream.engine_ended(headers)
-            case h2.events.StreamEnded():
-                self._went("without a status")
-            case h2.events.StreamReset(error_code=code):
-                self._went(f"it reset the stream with error code {code}")
-            case h2.events.ConnectionTerminated():
-                self._went("it is about to end")
+    def send(self, way: Way) -> int:
+        """Pass on what there is room for; how many bytes."""
+        sent = 0
+        if self._call.is_open and self.is_writable:
+            sent = min(way.ready, max(0, BACKLOG_BYTES - self._call.backlog))
+            self._call.send(way.take(sent))
+        return sent
+
+    def flush(self) -> None:
+        """Send what the engine has room for."""
+        while self.is_writable and (data := self._call.to_send()):
+            self.transport.write(bytes(data))
+            self._call.sent(len(data))
+
+    def read_or_not(self, *, is_full: bool) -> None:
+        """Read on, unless the caller has to take first what is there: nothing else comes from this connection."""
+        if is_full:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
 
     def end(self) -> None:
         """The caller has ended its stream."""
-        if not self._has_ended:
-            self._has_ended = True
-            self.h2.end_stream(_TO_ENGINE)
+        self._call.end()
 
     def leave(self) -> None:
         """Nothing of this matters any more."""
         self._is_leaving = True
         self.transport.abort()
 
-    def _went(self, reason: str) -> None:
-        if not self._is_leaving:
-            self.leave()
-            self._stream.engine_went(reason)
+    def _take(self, events: list[Event]) -> None:
+        for event in events:
+            match event:
+                case Data(data):
+                    self._stream.engine_acknowledged(data)
+                case Answered(headers):
+                    self._stream.engine_answered(headers)
+                case Ended():
+                    self._stream.engine_ended(event)
+                case Broken(reason):
+                    self.leave()
+                    self._stream.engine_went(f"it {reason}")

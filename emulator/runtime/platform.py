@@ -9,20 +9,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
+from emulator.runtime.delivery import delivery_histogram
 from emulator.runtime.functions import TARGETS, Answer, Function, FunctionDownError
 from emulator.runtime.work_queue import WorkQueue
-from emulator.web.metrics import delivery_histogram
-from lib.app import open_store
-from lib.config.loading import ENVIRONMENT, Config
-from lib.errors import StoreError
-from lib.http.handler import FINALIZED
+from lib.config.environment import CONFIG, FOLLOWED
+from lib.config.settings import Config
+from lib.errors import ConnectorError, RetryableError, StoreError
+from lib.http.cloud_events import FINALIZED
+from lib.model.checkpoint import Problem, problem_after
 from lib.model.clock import from_text
 from lib.model.stream import Stream
-from lib.pipeline.fan_out import goes_on
+from lib.parts import open_store
+from lib.pipeline.read_result import goes_on
 from lib.state.schedules import ALL_ASKED
 from lib.state.state import State
 
@@ -41,18 +44,42 @@ RETRY_SECONDS = 10.0
 BUSY_SECONDS = 3.0
 DRAIN_SECONDS = 25.0
 HISTORY_MINUTES = 360
+PROBE_SECONDS = 30.0
+"""How often the engine is probed: a quiet hour must not hide that it is down."""
+FAILURES = 3
+"""A function has a problem after so many calls in a row that it did not answer properly."""
 MARGIN_SECONDS = 40.0
 """What a call may take beyond its own deadline: a page that was begun, acknowledgements that were waited for."""
+
+
+class FunctionFailedError(RetryableError):
+    """A function answered a call with an error of its own."""
+
+    code = "function_failing"
+    title = "A function does not work"
+    remedy = "Look in the log for its error. Nothing is fetched or delivered meanwhile."
 
 
 class Platform:
     """Runs the functions, calls them when something is due, and remembers what they answered last."""
 
-    def __init__(self, config: Config, location: str, only: str | None = None) -> None:
-        """`location` is where the functions find the same configuration; `only` names the one function to run."""
+    def __init__(
+        self,
+        config: Config,
+        location: str,
+        only: str | None = None,
+        followed: str | None = None,
+        probe: Callable[[], None] | None = None,
+    ) -> None:
+        """`location` is where the functions find the same configuration, and `followed` the integrations beside it.
+
+        `only` names the one function to run. `probe` raises ConnectorError where the engine cannot be reached; None:
+        nothing is delivered to an engine.
+        """
         self._config = config
         timeout = config.limits.deadline.total_seconds() + MARGIN_SECONDS
-        env = {ENVIRONMENT: location, "PYTHONUNBUFFERED": "1", "CLOUD_RUN_TIMEOUT_SECONDS": str(int(timeout))}
+        env = {CONFIG: location, "PYTHONUNBUFFERED": "1", "CLOUD_RUN_TIMEOUT_SECONDS": str(int(timeout))}
+        env |= {FOLLOWED: followed} if followed else {}
         self.functions = {name: Function(name, env, timeout) for name in TARGETS if only in (None, name)}
         self.calls: Counter[tuple[str, int]] = Counter()
         """Calls by function and status; 0: no answer."""
@@ -68,7 +95,12 @@ class Platform:
         self._waiting_since: dict[str, float] = {}
         self.budgets: list[dict[str, Any]] = []
         """What it told last of the credentials' calls."""
-        self.engine_problem: dict[str, Any] | None = None
+        self.engine_problem: Problem | None = None
+        self.function_problems: dict[str, Problem] = {}
+        """Functions that have not answered properly since then, with the number of calls."""
+        self.ticked_at: datetime | None = None
+        """When fetch-page answered a call last."""
+        self._probe = probe
         self._over = threading.Event()
         self._fetches: WorkQueue[Stream | None] = WorkQueue(self._fetch, "fetch", workers=4)
         self._forwards: WorkQueue[str | None] = WorkQueue(self._forward, "forward", workers=4)
@@ -82,6 +114,8 @@ class Platform:
             for clock, name in clocks.items()
             if name in self.functions
         ]
+        if probe is not None and "forward-batch" in self.functions:
+            self._clocks.append(threading.Thread(target=self._watch_engine, name="engine probe", daemon=True))
 
     def tick(self) -> None:
         """Fetch now: the configuration has changed."""
@@ -128,16 +162,52 @@ class Platform:
             raise FunctionDownError(f"{name} does not run here", remedy="This emulator was started with --only.")
         try:
             answer = self.functions[name].call(body, headers)
-        except FunctionDownError:
+        except FunctionDownError as error:
             self.calls[name, 0] += 1
+            self._note_failure(name, error)
             raise
         self.calls[name, answer.status] += 1
+        self._judge(name, answer)
         results = self._results(answer)
         if name == "fetch-page":
             self._fetched(answer, results)
         elif name == "forward-batch":
-            self._forwarded(answer, results)
+            self._forwarded(results)
         return answer
+
+    def _judge(self, name: str, answer: Answer) -> None:
+        """Remember whether the function works: 503 with results is an answer, any other 5xx is none."""
+        if answer.status < 500 or (answer.status == 503 and b'"results"' in answer.body):
+            self.function_problems.pop(name, None)
+            if name == "fetch-page" and answer.status == 200:
+                self.ticked_at = datetime.now(UTC)
+        else:
+            self._note_failure(name, FunctionFailedError(f"{name} answers {answer.status}: {_detail_of(answer)}"))
+
+    def _note_failure(self, name: str, error: ConnectorError) -> None:
+        problem = problem_after(self.function_problems.get(name), error, datetime.now(UTC), None)
+        self.function_problems[name] = problem
+
+    @property
+    def failing_functions(self) -> list[Problem]:
+        """The problems of functions that do not work; one failed call is none yet."""
+        return [problem for problem in self.function_problems.values() if problem.failures >= FAILURES]
+
+    def _watch_engine(self) -> None:
+        """Probe the engine now and then, so that `engine_up` is true in a quiet hour as well."""
+        delay = 0.0
+        while self._probe is not None and not self._over.wait(delay):
+            delay = PROBE_SECONDS
+            try:
+                self._probe()
+            except ConnectorError as error:
+                self._engine_failed(problem_after(None, error, datetime.now(UTC), None))
+            else:
+                self.engine_problem = None
+
+    def _engine_failed(self, problem: Problem) -> None:
+        before = self.engine_problem
+        self.engine_problem = problem if before is None else replace(problem, since=before.since)
 
     def _tick(self) -> None:
         delay = 0.0
@@ -210,7 +280,8 @@ class Platform:
                 self.bytes[stream.integration, stream.tenant, stream.kind] += line["bytes"]
                 if line["outcome"] == "fetched":
                     log.info("%s: %d events in %d pages", stream, line["events"], line["pages"])
-                if goes_on(line):
+                code = line["problem"]["code"] if "problem" in line else None
+                if goes_on(has_more=line["has_more"], outcome=line["outcome"], problem_code=code):
                     wait = (from_text(line["retry_at"]) - now).total_seconds() if "retry_at" in line else 0.0
                     self._fetches.ask(stream, max(0.0, wait))
             for name in line["batches"]:
@@ -237,7 +308,7 @@ class Platform:
             self._waiting_since.setdefault(path, time.monotonic())
             self._forwards.ask(path)
 
-    def _forwarded(self, answer: Answer, results: list[dict[str, Any]]) -> None:
+    def _forwarded(self, results: list[dict[str, Any]]) -> None:
         for line in results:
             if line["outcome"] in ("delivered", "observed"):
                 stream = Stream.of(line)
@@ -246,8 +317,9 @@ class Platform:
                     self.delivery.observe(time.monotonic() - since)
                 what = "acknowledged" if line["outcome"] == "delivered" else "observed"
                 log.info("%s: %d events %s", stream, line["acked"], what)
-        if answer.status == 503:
-            self.engine_problem = next((line["problem"] for line in results if "problem" in line), None)
+        if any(line["outcome"] == "engine_unavailable" for line in results):
+            told = next(line["problem"] for line in results if "problem" in line)
+            self._engine_failed(Problem(told["code"], told["detail"], told["remedy"], datetime.now(UTC), 1, None))
         elif any(line["outcome"] == "delivered" for line in results):
             self.engine_problem = None
 
@@ -260,6 +332,13 @@ class Platform:
         except (ValueError, AttributeError):
             return []
         return results
+
+
+def _detail_of(answer: Answer) -> str:
+    try:
+        return str(json.loads(answer.body)["detail"])
+    except (ValueError, TypeError, KeyError):
+        return "no explanation"
 
 
 def finalized(name: str, bucket: str) -> tuple[bytes, dict[str, str]]:

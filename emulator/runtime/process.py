@@ -15,7 +15,7 @@ _CHILD = Path(__file__).with_name("child.py")
 
 def start(arguments: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Run Python with the arguments, in the present folder; the calling thread has to outlive the process."""
-    return launch([sys.executable, *arguments], env)
+    return launch([sys.executable, "-P", *arguments], env)
 
 
 def launch(
@@ -26,7 +26,7 @@ def launch(
         out = None if log is None else stack.enter_context(log.open("ab"))
         return subprocess.Popen(
             [sys.executable, "-I", "-S", str(_CHILD), str(os.getpid()), *command],
-            # The present folder stays: paths of the configuration are relative to it; ours are found all the same.
+            # The present folder stays, since a path may be relative to it; its `lib` is not taken for ours (-P).
             env={**_inherited(), "PYTHONPATH": _search_path(), **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=out,

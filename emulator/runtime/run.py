@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -18,10 +22,15 @@ from emulator.utmstack.watcher import SettingsWatcher
 from emulator.web import page, status
 from emulator.web import server as web
 from emulator.web.links import Links
-from lib import app, telemetry
+from lib import telemetry
+from lib.app import App
+from lib.config import environment
 from lib.config import loading as configuration
+from lib.config.reloading import ReloadingConfig
 from lib.errors import ConnectorError
-from lib.state.state import State
+from lib.model.checkpoint import problem_after
+from lib.parts import Parts, PlatformFacts
+from lib.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -32,26 +41,31 @@ def run(location: str | None, only: str | None = None) -> int:
     `only` names the one function to run, where another platform runs the others on the same store.
     """
     telemetry.start("emulator")
+    log.info("sophos-utmstack %s", VERSION)
     try:
         location = configuration.absolute(configuration.located(location))
-        os.environ[configuration.ENVIRONMENT] = location  # for what the page asks of the use cases
         config = configuration.load(location)
-        status.collect(config)  # the store is opened once, so that a bad one is told here and not each minute
+        # The store is opened once, so that a bad one is told here and not each minute.
+        status.collect(App(lambda: config))
     except ConnectorError as error:
         refuse(error)
         return 2
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    platform = Platform(config, location, only)
-    links = Links(app.config, lambda: State.of(app.store()), app.now)
-    platform.watchers.append(links.passes)
-    watcher = SettingsWatcher(config.utmstack.workdir, platform.tick) if config.utmstack else None
+    _give_a_runtime_folder()
+    watcher = SettingsWatcher(config.utmstack.workdir) if config.utmstack else None
     if watcher:
         watcher.look()
-        os.environ[configuration.FOLLOWED] = watcher.path  # for the functions, and for the page
+    followed = watcher.path if watcher else None
+    where = PlatformFacts(environment.platform_timeout(), environment.on_cloud_run())
+    live = ReloadingConfig(location, followed)
+    app = App(live.current, Parts(platform=where))
+    platform = Platform(config, location, only, followed, _probe_of(app))
+    links = Links(app.config, lambda: app.state, app.parts.now)
+    platform.watchers.append(links.passes)
     host, port = config.listen
-    pages = web.application(platform, lambda: _status(platform, watcher, links), app.access)
+    pages = web.application(platform, lambda: _status(app, live, platform, watcher, links), app)
     if watcher:
         validation.serve(pages, platform, watcher)
     try:
@@ -63,9 +77,9 @@ def run(location: str | None, only: str | None = None) -> int:
     serving.start()
     began = datetime.now(UTC)
     platform.start()
-    threading.Thread(target=_remember, args=(platform, began), name="remember", daemon=True).start()
+    threading.Thread(target=_remember, args=(app, platform, began), name="remember", daemon=True).start()
     if watcher:
-        watcher.start()
+        watcher.start(platform.tick)
     log.info("status page at http://%s:%s/", host, server.effective_port)
     _watch(stop, platform, serving)
     notify("STOPPING=1")
@@ -81,6 +95,22 @@ def run(location: str | None, only: str | None = None) -> int:
     return 0
 
 
+def _probe_of(app: App) -> Callable[[], None] | None:
+    """What probes the engine, of the configuration as it is then; None where nothing is delivered to one."""
+
+    def probe() -> None:
+        app.engine.probe()
+
+    return None if app.config().observe else probe
+
+
+def _give_a_runtime_folder() -> None:
+    """gunicorn, under each function, keeps a socket in $XDG_RUNTIME_DIR, or below a home that a service has not."""
+    if "XDG_RUNTIME_DIR" not in os.environ:
+        folder = os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="sophos-utmstack-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
 def _watch(stop: threading.Event, platform: Platform, serving: threading.Thread) -> None:
     """Until told to stop: tell the service manager once everything runs, and from then on that it still does."""
     while not all(each.is_up() for each in platform.functions.values()):
@@ -93,23 +123,34 @@ def _watch(stop: threading.Event, platform: Platform, serving: threading.Thread)
             notify("WATCHDOG=1")
 
 
-def _remember(platform: Platform, began: datetime) -> None:
+def _remember(app: App, platform: Platform, began: datetime) -> None:
     """Let the page's chart begin before this process did."""
     with suppress(ConnectorError):
-        platform.fetched.update(page.remembered(State.of(app.store()), began))
+        platform.fetched.update(page.remembered(app.state, began))
 
 
-def _status(platform: Platform, watcher: SettingsWatcher | None, links: Links) -> dict[str, object]:
-    found = status.collect(app.config(), platform.latest, platform.budgets)
+def _status(
+    app: App, live: ReloadingConfig, platform: Platform, watcher: SettingsWatcher | None, links: Links
+) -> dict[str, object]:
+    now = datetime.now(UTC)
+    running = status.Running(
+        latest=dict(platform.latest),
+        budgets=platform.budgets,
+        engine=platform.engine_problem,
+        functions=platform.failing_functions,
+        config_edit=None if live.problem is None else problem_after(None, live.problem, now, None),
+        ticked_at=platform.ticked_at,
+    )
+    followed = [problem_after(None, each, now, None) for each in watcher.problems] if watcher else []
+    found = status.collect(app, running, followed)
     found["functions"] = [
         {"name": name, "up": each.is_up(), "pid": each.pid, "restarts": each.restarts}
         for name, each in platform.functions.items()
     ]
     if platform.engine_problem is not None:
-        found |= {"ok": False, "engine_problem": platform.engine_problem}
+        found["engine_problem"] = platform.engine_problem.as_problem()
     if alone := links.shown():
         found["links"] = alone
     if watcher is not None:
         found["utmstack"] = watcher.status()
-        found["ok"] = found["ok"] and not watcher.problems
     return found

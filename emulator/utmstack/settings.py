@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import queue
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,6 +33,9 @@ DEFAULT_TENANT = "ce66672c-e36d-4761-a8c8-90058fee1a24"
 CLIENT_ID = ("sophos_client_id", "client id")
 CLIENT_SECRET = ("sophos_x_api_key", "client secret")
 """The key, and the name by which versions before March 2025 told it; the secret's key is that of an older API."""
+MASK = re.compile(r"[*•●·xX.]{3,}|<.*>|(?i:hidden|masked|redacted)")
+"""What a form shows in place of a secret."""
+LARGEST_FILE = 4 << 20
 BLOCK = 16
 ROUNDS = 65536
 HTTP_SECONDS = 10
@@ -67,6 +71,9 @@ class Group:
     client_id: str = field(repr=False)
     client_secret: str = field(repr=False)
     tenant: str = DEFAULT_TENANT
+
+
+Entries = Iterable[tuple[str, str, Callable[[], Mapping[str, str]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,47 +146,68 @@ def of_file(base: Base) -> Found | None:
         document = _yaml(base.file)
     except FileNotFoundError:
         return None
-    tenants = _below(document, "plugins", "sophos", "tenants") or []
-    try:
-        return _collected(
-            (str(group["name"]), str(tenant.get("id") or DEFAULT_TENANT), _opened(group, base.keys))
-            for tenant in tenants
-            for group in tenant.get("groups") or []
-        )
-    except (AttributeError, KeyError, TypeError):
-        raise ConfigError(f"{base.file} does not have the shape of UTMStack's file", remedy=SAVE_AGAIN) from None
+    tenants = _maps(_below(document, "plugins", "sophos", "tenants"), f"`tenants` of {base.file}")
+    read = partial(_of_file, keys=base.keys)
+    return _collected(entry for each in tenants for entry in _entries(each.get("groups"), "name", each.get("id"), read))
 
 
-def _opened(group: Mapping[str, Any], keys: Iterable[str]) -> Callable[[], Mapping[str, str]]:
-    values = {str(key).casefold(): str(value or "") for key, value in dict(group["config"]).items()}
+def _of_file(group: Mapping[str, Any], keys: Iterable[str]) -> Mapping[str, str]:
+    config = group.get("config")
+    if not isinstance(config, Mapping):
+        raise ConfigError("its `config` is not a map of keys and values", remedy=SAVE_AGAIN)
+    values = {str(key).casefold(): _plain_text(value) for key, value in config.items()}
+    secret = values.get(CLIENT_SECRET[0], "")
+    return values | {CLIENT_SECRET[0]: decrypted(secret, keys) if secret else ""}
 
-    def read() -> Mapping[str, str]:
-        secret = values.get(CLIENT_SECRET[0], "")
-        return values | {CLIENT_SECRET[0]: decrypted(secret, keys) if secret else ""}
 
-    return read
+def of_section(section: Mapping[str, Any], keys: Iterable[str]) -> Found:
+    """What a module's section says, as the stream and the backend hand it over; ConfigError for another shape.
 
-
-def of_section(section: Mapping[str, Any]) -> Found:
-    """What a module's section says, as the stream and the backend hand it over; ConfigError for another shape."""
+    Both promise plain text. A secret that is encrypted all the same is decrypted, as the file's is.
+    """
     if not section.get("moduleActive"):
         return Found()
-    try:
-        return _collected(
-            (str(group["groupName"]), DEFAULT_TENANT, partial(_values, group))
-            for group in section.get("moduleGroups") or []
-        )
-    except (AttributeError, KeyError, TypeError):
-        raise ConfigError("UTMStack's answer does not have the shape of a module's section") from None
+    read = partial(_of_form, keys=tuple(keys))
+    return _collected(_entries(section.get("moduleGroups"), "groupName", None, read))
+
+
+def _of_form(group: Mapping[str, Any], keys: Iterable[str]) -> Mapping[str, str]:
+    values = _values(group)
+    return {key: _opened(value, keys) if key in CLIENT_SECRET else value for key, value in values.items()}
 
 
 def _values(group: Mapping[str, Any]) -> Mapping[str, str]:
     """By key; what only its name tells, by its name."""
     values: dict[str, str] = {}
-    for each in group.get("moduleGroupConfigurations") or []:
+    for each in _maps(group.get("moduleGroupConfigurations"), "`moduleGroupConfigurations`"):
         for key in ("confName", "confKey"):
-            values[str(each.get(key) or "").strip().casefold()] = str(each.get("confValue") or "")
+            values[_plain_text(each.get(key)).strip().casefold()] = _plain_text(each.get("confValue"))
     return values
+
+
+def _maps(value: Any, what: str) -> list[Mapping[str, Any]]:
+    """A list of maps; none where there is nothing, ConfigError for anything else."""
+    if not value:
+        return []
+    if not isinstance(value, list) or not all(isinstance(each, Mapping) for each in value):
+        raise ConfigError(f"{what} is not a list of maps", remedy=SAVE_AGAIN)
+    return value
+
+
+def _entries(groups: Any, key: str, tenant: Any, read: Callable[[Mapping[str, Any]], Mapping[str, str]]) -> Entries:
+    """Each group's name, tenant, and what reads its values. One that is none keeps its place, and says so when read."""
+    for number, group in enumerate(groups if isinstance(groups, list) else [groups] if groups else [], 1):
+        name = _plain_text(group.get(key)).strip() if isinstance(group, Mapping) else ""
+        values = partial(read, group) if name else partial(_no_group, key)
+        yield name or f"number {number}", _plain_text(tenant) or DEFAULT_TENANT, values
+
+
+def _no_group(key: str) -> Mapping[str, str]:
+    raise ConfigError(f"it is no map with a `{key}`", remedy=SAVE_AGAIN)
+
+
+def _plain_text(value: Any) -> str:
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
 
 
 def credential_of(values: Mapping[str, str]) -> tuple[str, str]:
@@ -190,19 +218,28 @@ def credential_of(values: Mapping[str, str]) -> tuple[str, str]:
     missing = [name for name, value in zip(("client id", "client secret"), found, strict=True) if not value]
     if missing:
         raise ConfigError(f"{' and '.join(missing)} not filled in", remedy=SAVE_AGAIN)
+    if MASK.fullmatch(found[1]):
+        raise ConfigError(
+            "its secret is hidden behind a mask; the last one that was good is used",
+            remedy="Open Integrations → Sophos Central in UTMStack, enter the client secret again, and save.",
+        )
     return found[0], found[1]
 
 
 def credential_of_form(groups: Any, keys: Iterable[str]) -> tuple[str, str]:
     """What UTMStack's form sends to be tried: the secret in plain text, or encrypted by later versions."""
-    client_id, secret = credential_of(_values({"moduleGroupConfigurations": groups}))
+    return credential_of(_of_form({"moduleGroupConfigurations": groups}, keys))
+
+
+def _opened(secret: str, keys: Iterable[str]) -> str:
+    """A secret that may be encrypted or not: what no key opens is taken as it is."""
     try:
-        return client_id, decrypted(secret, keys)
+        return decrypted(secret, keys)
     except ConfigError:
-        return client_id, secret
+        return secret
 
 
-def _collected(entries: Iterable[tuple[str, str, Callable[[], Mapping[str, str]]]]) -> Found:
+def _collected(entries: Entries) -> Found:
     groups: dict[str, Group] = {}
     faults: dict[str, ConnectorError] = {}
     entries = list(entries)
@@ -285,7 +322,7 @@ def polled(base: Base) -> Found:
         ) from None
     if answer.status_code != 200 or not isinstance(section, dict):
         raise SettingsDownError(f"UTMStack's backend at {base.backend} answers {answer.status_code}")
-    return of_section(section)
+    return of_section(section, base.keys)
 
 
 _KEY = "Correct `internalKey` in the pipeline folder's utmstack_plugins.yaml: the backend's INTERNAL_KEY."
@@ -340,7 +377,7 @@ def streamed(
                     continue
                 if isinstance(got, ConnectorError):
                     raise got
-                yield of_section(_plain(got))
+                yield of_section(_plain(got), base.keys)
         finally:
             ended.set()
             call.cancel()
@@ -377,7 +414,10 @@ def _plain(section: Any) -> dict[str, Any]:
 def _yaml(path: Path) -> Any:
     """The document; FileNotFoundError, or ConfigError in words that hold nothing of its content."""
     try:
-        return yaml.safe_load(path.read_bytes())
+        body = path.read_bytes()
+        if len(body) > LARGEST_FILE:
+            raise ConfigError(f"{path} has {len(body)} bytes; at most {LARGEST_FILE} are read", remedy=SAVE_AGAIN)
+        return yaml.load(body, _Loader)  # noqa: S506 - a safe loader, without aliases
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -388,6 +428,20 @@ def _yaml(path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f" (line {mark.line + 1})" if mark else ""
         raise ConfigError(f"{path} is not YAML{place}", remedy=SAVE_AGAIN) from None
+    except (ValueError, RecursionError):
+        raise ConfigError(
+            f"{path} cannot be read: a number or a nesting beyond all bounds", remedy=SAVE_AGAIN
+        ) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Without aliases: a few of them can stand for gigabytes, and UTMStack writes none."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "an alias", event.start_mark)
+        return super().compose_node(parent, index)
 
 
 def _below(document: Any, *keys: str) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 from emulator.utmstack import settings
 from emulator.utmstack.settings import Base, Found, Group
 from lib.config.reloading import Signature, signature_of
-from lib.errors import ConnectorError
+from lib.errors import ConfigError, ConnectorError
 
 log = logging.getLogger(__name__)
 
@@ -58,18 +58,17 @@ class SettingsWatcher:
     def __init__(
         self,
         workdir: str,
-        changed: Callable[[], None] = lambda: None,
         *,
         look: float = LOOK_SECONDS,
         again: float = AGAIN_SECONDS,
         keepalive: float = settings.KEEPALIVE_SECONDS,
     ) -> None:
-        """`changed` is called after each change, when the functions can see it; the others are seconds."""
+        """All but the folder are seconds."""
         self._look_seconds = look
         self._again_seconds = again
         self._keepalive = keepalive
         self._workdir = workdir
-        self._changed = changed
+        self._changed: Callable[[], None] = lambda: None
         self._handed = Handed()
         self._groups: tuple[Group, ...] = ()
         self._over = threading.Event()
@@ -94,9 +93,14 @@ class SettingsWatcher:
             self._detect(once=True)
         except ConnectorError as error:
             self._tell(error)
+        except Exception as error:
+            # Whatever UTMStack wrote, the integrations of the connector's own file go on.
+            log.exception("UTMStack's configuration could not be read")
+            self._tell(ConfigError(f"UTMStack's configuration could not be read: {type(error).__name__}"))
 
-    def start(self) -> None:
-        """Follow."""
+    def start(self, changed: Callable[[], None] = lambda: None) -> None:
+        """Follow; `changed` is called after each change, when the functions can see it."""
+        self._changed = changed
         self._thread.start()
 
     def stop(self) -> None:

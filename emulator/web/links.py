@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from lib.config.loading import Config, Integration
+from lib.config.settings import Config, IntegrationConfig
 from lib.errors import ConnectorError
 from lib.model.clock import day_before
 from lib.model.families import expanded
@@ -89,7 +89,7 @@ class Links:
         integration = self._integration(stream)
         return stream.kind in _OTHER and integration is not None and {*_OTHER} <= {*integration.streams}
 
-    def _integration(self, stream: Stream) -> Integration | None:
+    def _integration(self, stream: Stream) -> IntegrationConfig | None:
         return next((each for each in self._config().integrations if each.name == stream.integration), None)
 
     def _is_paired(self, stream: Stream, raw: bytes, type_: str | None) -> bool:

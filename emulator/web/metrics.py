@@ -5,27 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from emulator.runtime.delivery import PREFIX
+from lib.model.health import KINDS, Health
 
 if TYPE_CHECKING:
     from emulator.runtime.platform import Platform
 
-PREFIX = "sophos_utmstack_"
 STREAM = ("integration", "tenant", "stream")
 INTEGRATION = ("integration",)
-DELIVERY_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
-
-
-def delivery_histogram() -> Histogram:
-    """A histogram of its own for each platform."""
-    return Histogram(
-        f"{PREFIX}delivery_seconds",
-        "Seconds from a stream's first waiting batch being stored to all that waited being acknowledged.",
-        buckets=DELIVERY_BUCKETS,
-        registry=None,
-    )
 
 
 def registry_of(platform: Platform, status: dict[str, Any]) -> CollectorRegistry:
@@ -46,6 +37,7 @@ class _Metrics(Collector):
         yield from self._streams()
         yield from self._integrations()
         yield from self._functions()
+        yield from self._health()
         engine = GaugeMetricFamily(f"{PREFIX}engine_up", "0 while the engine takes no events.")
         engine.add_metric([], float("engine_problem" not in self._status))
         paused = GaugeMetricFamily(f"{PREFIX}full", "1 while fetching waits because too much waits for the engine.")
@@ -69,6 +61,27 @@ class _Metrics(Collector):
             late.add_metric([], float(beat["late"]))
             yield late
 
+    def _health(self) -> Iterator[Metric]:
+        """The verdict; every reason has a series at all times, so that an alert on it never misses its first sample."""
+        whole = GaugeMetricFamily(f"{PREFIX}health", "0 ok, 1 needs attention, 2 failing.")
+        whole.add_metric([], _NUMBER[self._status["health"]])
+        reasons = GaugeMetricFamily(
+            f"{PREFIX}reasons", "Streams that each reason concerns (or 1, where it concerns all).", labels=["code"]
+        )
+        counts = dict.fromkeys(KINDS, 0) | {each["code"]: each["count"] for each in self._status["reasons"]}
+        for code, count in sorted(counts.items()):
+            reasons.add_metric([code], count)
+        integrations = GaugeMetricFamily(f"{PREFIX}integration_health", "As `health`.", labels=INTEGRATION)
+        for line in self._status["integrations"]:
+            integrations.add_metric([line["name"]], _NUMBER[line["health"]])
+        streams = GaugeMetricFamily(f"{PREFIX}stream_health", "As `health`.", labels=STREAM)
+        for line in self._status["streams"]:
+            if line["state"] != "retired":
+                streams.add_metric(_labels(line), _NUMBER[line["health"]])
+        waiting = GaugeMetricFamily(f"{PREFIX}waiting_streams", "Streams that wait for their turn; all is well.")
+        waiting.add_metric([], self._status["waiting"])
+        yield from (whole, reasons, integrations, streams, waiting)
+
     def _streams(self) -> Iterator[Metric]:
         lines = [line for line in self._status["streams"] if line["state"] != "retired"]
         for kind, name, text, value in (
@@ -82,7 +95,7 @@ class _Metrics(Collector):
             (GaugeMetricFamily, "pending_batches", "Batches that wait for delivery.", "pending_batches"),
             (GaugeMetricFamily, "pending_bytes", "Bytes of the batches that wait.", "pending_bytes"),
             (GaugeMetricFamily, "oldest_pending_seconds", "Age of the oldest such batch.", "oldest_pending_seconds"),
-            (GaugeMetricFamily, "set_aside_objects", "Objects in dead/: undeliverable events, by batch.", "set_aside"),
+            (GaugeMetricFamily, "set_aside_objects", "Objects in dead/, one a batch.", "dead_letter_objects"),
             (CounterMetricFamily, "events_fetched", "Events made durable.", "events"),
             (CounterMetricFamily, "events_acked", "Events that the engine has acknowledged.", "acked"),
             (CounterMetricFamily, "repeats", "Items of Sophos's pages that had been stored before.", "repeats"),
@@ -93,17 +106,25 @@ class _Metrics(Collector):
                     family.add_metric(_labels(line), line[value])
             yield family
         gaps = GaugeMetricFamily(f"{PREFIX}gaps", "Intervals that can no longer be fetched.", labels=STREAM)
+        unseen = GaugeMetricFamily(f"{PREFIX}gaps_unacknowledged", "Those that nobody acknowledged.", labels=STREAM)
+        dead = GaugeMetricFamily(f"{PREFIX}dead_letters", "Events that could not be delivered.", labels=STREAM)
+        unread = GaugeMetricFamily(
+            f"{PREFIX}dead_letters_unacknowledged", "Those that nobody acknowledged.", labels=STREAM
+        )
         troubled = GaugeMetricFamily(f"{PREFIX}troubled", "1 while the stream has a problem.", labels=(*STREAM, "code"))
         silent = GaugeMetricFamily(f"{PREFIX}silent", "1 while a stream that usually speaks does not.", labels=STREAM)
         for line in lines:
             gaps.add_metric(_labels(line), len(line["gaps"]))
+            unseen.add_metric(_labels(line), sum(gap["acknowledged"] is None for gap in line["gaps"]))
+            dead.add_metric(_labels(line), line["set_aside"])
+            unread.add_metric(_labels(line), line["dead_letters_unacknowledged"])
             code = line.get("problem", {}).get("code", "")
             troubled.add_metric([*_labels(line), code], float(bool(code)))
             silent.add_metric(_labels(line), float("silent_since" in line))
         stored = CounterMetricFamily(f"{PREFIX}fetched_bytes", "Bytes of stored batches.", labels=STREAM)
         for stream, size in sorted(self._platform.bytes.items()):
             stored.add_metric(stream, size)
-        yield from (gaps, troubled, silent, stored)
+        yield from (gaps, unseen, dead, unread, troubled, silent, stored)
 
     def _integrations(self) -> Iterator[Metric]:
         failed = GaugeMetricFamily(
@@ -143,6 +164,9 @@ class _Metrics(Collector):
         for (name, status), count in sorted(self._platform.calls.items()):
             calls.add_metric([name, str(status)], count)
         yield from (up, restarts, calls)
+
+
+_NUMBER = {str(each): float(each) for each in Health}
 
 
 def _labels(line: dict[str, Any]) -> list[str]:

@@ -13,17 +13,18 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from importlib import metadata
 from typing import Any
 
 from flask import Flask, Response, redirect, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from emulator.runtime.platform import Platform
-from lib import app
+from lib import answers
+from lib.app import App
 from lib.errors import ConnectorError
 from lib.http.access import Access, AccessError
-from lib.http.handler import authorize, problem
+from lib.http.handler import authorize
+from lib.http.problems import problem
 from lib.model.clock import day_of, to_text
 from lib.model.duration import parse_duration
 from lib.model.stream import Stream
@@ -34,6 +35,7 @@ from lib.state.ledger import last_of
 from lib.state.receipts import RECEIPT, digest
 from lib.state.state import State
 from lib.store.base import ObjectStore
+from lib.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -73,12 +75,12 @@ class Job:
 
 
 class Page:
-    """The page's routes; `access` says who may do more than look."""
+    """The page's routes; the configuration's `access` says who may do more than look."""
 
-    def __init__(self, app: Flask, platform: Platform, status: Status, access: Callable[[], Access]) -> None:
+    def __init__(self, app: Flask, platform: Platform, status: Status, graph: App) -> None:
         self._platform = platform
         self._status = status
-        self._access = access
+        self._app = graph
         self._token = secrets.token_urlsafe(32)
         """Only a page of ours holds it: another site cannot make a browser act here."""
         self._jobs: deque[Job] = deque(maxlen=JOBS)
@@ -88,7 +90,7 @@ class Page:
         platform.watchers.append(self._passes)
         for name, show in (("number", _number), ("bytes", _bytes), ("seconds", _seconds), ("short", _short)):
             app.jinja_env.filters[name] = show
-        app.jinja_env.globals["version"] = _version()
+        app.jinja_env.globals["version"] = VERSION
         app.add_url_rule("/", "page", self._index)
         # Names in the query: a path cannot hold every name, such as one with a slash.
         app.add_url_rule("/stream", "stream", self._stream)
@@ -112,7 +114,7 @@ class Page:
         line = next((each for each in lines if Stream.of(each) == stream), None)
         if line is None:
             return problem(404, "not_found", f"no stream {stream} is known")
-        state = State.of(app.store())
+        state = self._app.state
         return _html(
             "stream.html",
             line=line,
@@ -130,7 +132,7 @@ class Page:
         parts = request.args.get("stream", "").rsplit("/", 2)
         if len(parts) != 3:
             return problem(400, "invalid_request", "name a stream: /events?stream=INTEGRATION/TENANT/KIND")
-        raws = self._events_of(State.of(app.store()), Stream(*parts))
+        raws = self._events_of(self._app.state, Stream(*parts))
         return Response("".join(f"{raw}\n" for raw in raws), content_type="application/x-ndjson", headers=HEADERS)
 
     def _tail(self) -> Response:
@@ -160,9 +162,9 @@ class Page:
             return
         with suppress(ConnectorError):
             # A bucket charges for reading, and so is read for those only who wait for it.
-            if not self._tails and app.config().store.startswith("gs://"):
+            if not self._tails and self._app.config().store.startswith("gs://"):
                 return
-            found = State.of(app.store()).batches.read(*batch)
+            found = self._app.state.batches.read(*batch)
             items = found.items if found else []
             kept = self._newest.setdefault(batch[0], deque(maxlen=EVENTS))
             kept.extend(raw for raw in items[-EVENTS:] if len(raw) <= EVENT_BYTES)
@@ -178,26 +180,26 @@ class Page:
 
     def _test(self) -> Response:
         name = request.args.get("integration", "")
-        app.known(name)
+        self._app.require(name)
         if request.method == "GET":
             return _html("test.html", name=name, token=self._token, checks=[], ok=None)
         self._admit(rare=True)
         if "ndjson" in request.headers.get("Accept", ""):
-            return Response(_told(name), content_type="application/x-ndjson", headers=HEADERS)
-        answer = app.examine(name, deadline=time.monotonic() + TEST_SECONDS)
-        return _html("test.html", name=name, token=self._token, checks=answer["checks"], ok=answer["ok"])
+            return Response(_checks_as_made(self._app, name), content_type="application/x-ndjson", headers=HEADERS)
+        report = self._app.examine(name, deadline=time.monotonic() + TEST_SECONDS)
+        return _html("test.html", name=name, token=self._token, checks=report.checks, ok=report.ok)
 
     def _action(self, name: str) -> AnyResponse:
         self._admit()
         integration = request.form.get("integration")
-        app.known(integration)
+        self._app.require(integration)
         match name:
             case "run":
                 if integration:
-                    app.lift(integration)
+                    self._app.retry_now(integration)
                 self._platform.tick()
             case "pause" | "resume" if integration:
-                app.pause(integration, resume=name == "resume")
+                self._app.pause(integration, resume=name == "resume")
                 self._platform.tick()
             case "reconcile":
                 self._begin(f"reconcile {integration or 'all'}", lambda: self._reconciled(integration))
@@ -206,7 +208,7 @@ class Page:
                     since = datetime.now(UTC) - parse_duration(request.form.get("since", ""))
                 except ValueError as error:
                     return problem(400, "invalid_request", f"since: {error}")
-                self._begin(f"replay since {to_text(since)}", lambda: json.dumps(app.replay(since=since)))
+                self._begin(f"replay since {to_text(since)}", lambda: self._replayed(since))
             case _:
                 return problem(404, "not_found", f"there is no action {name!r}")
         return redirect("/", 303)
@@ -225,9 +227,15 @@ class Page:
             raise StaleTokenError
 
     def _reconciled(self, integration: str | None) -> str:
-        reports = app.reconcile(integration)
+        reports = self._app.reconcile_all(integration)
         self._platform.deliver()
-        return f"{sum(each['read'] for each in reports)} read, {sum(each['missing'] for each in reports)} were missing"
+        return f"{sum(each.read for each in reports)} read, {sum(each.missing for each in reports)} were missing"
+
+    def _replayed(self, since: datetime) -> str:
+        return json.dumps(answers.replayed(self._app.send_again(since=since)))
+
+    def _access(self) -> Access:
+        return self._app.access
 
     def _begin(self, what: str, do: Callable[[], str]) -> None:
         job = Job(what, to_text(datetime.now(UTC)))
@@ -256,13 +264,15 @@ class StaleTokenError(ConnectorError):
         super().__init__("This page is from before the emulator was started.")
 
 
-def _told(name: str) -> Iterator[str]:
+def _checks_as_made(app: App, name: str) -> Iterator[str]:
     """Each check once it is made, then the verdict, as JSON lines."""
     told: queue.Queue[dict[str, Any] | None] = queue.Queue()
 
     def run() -> None:
         try:
-            told.put(app.examine(name, deadline=time.monotonic() + TEST_SECONDS, tell=told.put))
+            end = time.monotonic() + TEST_SECONDS
+            report = app.examine(name, deadline=end, on_progress=lambda check: told.put(answers.check(check)))
+            told.put(answers.connection(report))
         except ConnectorError as error:
             told.put({"detail": f"{error} {error.remedy}"})
         finally:
@@ -348,12 +358,6 @@ def stored_events(state: State, stream: Stream) -> list[bytes]:
 
 def _html(template: str, **values: Any) -> Response:
     return Response(render_template(template, **values), content_type="text/html; charset=utf-8", headers=HEADERS)
-
-
-def _version() -> str:
-    with suppress(metadata.PackageNotFoundError):
-        return metadata.version("sophos-utmstack")
-    return "from the source tree"
 
 
 def _number(value: int) -> str:

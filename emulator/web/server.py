@@ -16,9 +16,11 @@ from emulator.runtime.functions import TARGETS, FunctionDownError
 from emulator.runtime.platform import Platform
 from emulator.web.metrics import registry_of
 from emulator.web.page import HEADERS, Page, StaleTokenError
+from lib.app import App
 from lib.errors import ConnectorError, NotFoundError
 from lib.http.access import Access, AccessError, is_dns_rebinding
-from lib.http.handler import DESCRIPTION_PATH, MAX_BODY_BYTES, authorize, description, problem, refusal
+from lib.http.handler import DESCRIPTION_PATH, MAX_BODY_BYTES, authorize, description
+from lib.http.problems import problem, refusal
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +30,13 @@ OPEN = ("/healthz", "/metrics", DESCRIPTION_PATH, "/api/v1/")
 Status = Callable[[], dict[str, Any]]
 
 
-def application(platform: Platform, status: Status, access: Callable[[], Access]) -> Flask:
-    """The WSGI application; `access` says who may call the functions."""
+def application(platform: Platform, status: Status, graph: App) -> Flask:
+    """The WSGI application over the use cases of `graph`."""
     app = Flask("emulator.web")
+
+    def access() -> Access:
+        return graph.access
+
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.before_request(lambda: _look(access))
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
@@ -62,7 +68,7 @@ def application(platform: Platform, status: Status, access: Callable[[], Access]
             return problem(503, "starting", f"not running: {', '.join(down)}", retry_after=1)
         return Response('{"ok": true}', content_type="application/json")
 
-    Page(app, platform, status, access)
+    Page(app, platform, status, graph)
     app.after_request(_for_people)
     app.register_error_handler(AccessError, refusal)
     app.register_error_handler(ConnectorError, _failed)

@@ -5,30 +5,34 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
-from lib.config.loading import Config
-from lib.errors import LayoutError, OverBudgetError, ThrottledError
-from lib.model.checkpoint import Checkpoint, problem_after
-from lib.model.clock import text_or_none, to_text
+from lib.app import App
+from lib.config.settings import Config
+from lib.errors import LayoutError, ThrottledError
+from lib.model import health
+from lib.model.checkpoint import Checkpoint, Problem, problem_after
+from lib.model.clock import from_text, text_or_none, to_text
 from lib.model.duration import duration_text
-from lib.model.feed import Feed
+from lib.model.health import Health, IntegrationFacts, Reason, SiteFacts, StreamFacts, assess
 from lib.model.rate_policy import RatePolicy
 from lib.model.receipt import LastReceipt
 from lib.model.schedule import Asked
 from lib.model.stream import ENDPOINTS, Stream
 from lib.pipeline import heartbeat
-from lib.pipeline.accounts import Accounts, Target, known_targets
+from lib.pipeline.accounts import Accounts, known_targets
+from lib.pipeline.integration import Target
 from lib.state.accounts import Account
+from lib.state.acknowledgements import Acknowledgements, short_id
 from lib.state.damage import Whole, damaged
-from lib.state.dead_letters import set_aside_by_stream
-from lib.state.gaps import Gap
+from lib.state.dead_letters import DeadLetter, dead_letters_by_stream
 from lib.state.leases import lease_of
 from lib.state.schedules import Schedules
 from lib.state.state import State
 from lib.store.base import ABSENT
+from lib.version import VERSION
 
 FETCH_OUTCOMES_THAT_READ = ("fetched", "up_to_date")
 _WHOLE: dict[str, Whole] = {}
@@ -43,13 +47,27 @@ class _Pending:
 
 
 @dataclass(frozen=True, slots=True)
+class Running:
+    """What only a running connector knows."""
+
+    latest: Mapping[Stream, Mapping[str, Any]] = field(default_factory=dict)
+    """fetch-page's last answers, with their time under `at`."""
+    budgets: Sequence[Mapping[str, Any]] = ()
+    """What fetch-page told last of the credentials' calls."""
+    engine: Problem | None = None
+    functions: Sequence[Problem] = ()
+    config_edit: Problem | None = None
+    ticked_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _View:
     """What one status is made of."""
 
     state: State
     pending: Mapping[Stream, _Pending]
-    gaps: Mapping[Stream, Sequence[Gap]]
-    set_aside: Mapping[Stream, Sequence[str]]
+    gaps: Mapping[Stream, Sequence[Mapping[str, Any]]]
+    dead_letters: Mapping[Stream, Sequence[DeadLetter]]
     latest: Mapping[Stream, Mapping[str, Any]]
     accounts: Mapping[str, Account]
     targets: Mapping[Stream, Target]
@@ -68,15 +86,13 @@ def status(
     state: State,
     accounts: Accounts,
     *,
-    feeds: Sequence[Feed],
-    latest: Mapping[Stream, Mapping[str, Any]],
-    budgets: Sequence[Mapping[str, Any]],
     now: datetime,
+    running: Running | None = None,
+    followed: Sequence[Problem] = (),
 ) -> dict[str, Any]:
-    """Every stream and every integration.
-
-    `latest` holds fetch-page's last answers, with their time under `at`; `budgets` what it told last of the calls.
-    """
+    """Every stream and every integration, with their health. `followed`: faults of UTMStack's own configuration."""
+    running = running or Running()
+    latest = running.latest
     pending: dict[Stream, _Pending] = {}
     for waiting in state.batches.waiting():
         one = pending.setdefault(waiting.stream, _Pending())
@@ -86,23 +102,23 @@ def status(
     damages = damaged(
         state.store, _WHOLE.setdefault(config.store, set())
     )  # Before anything is read, since reading makes some of it again.
-    gaps: dict[Stream, list[Gap]] = {}
-    for gap in state.gaps.all():
-        gaps.setdefault(gap.stream, []).append(gap)
-    set_aside = set_aside_by_stream(state.store)
+    seen = Acknowledgements(state.store).all()
+    gaps = gaps_by_stream(state)
+    dead_letters = dead_letters_by_stream(state.store)
     known = {each.name: _account(accounts, each.name, now) for each in config.integrations}
-    targets = {target.stream: target for feed in feeds for target in known_targets(feed, known[feed.name])}
-    streams = {*state.checkpoints.streams(), *pending, *latest, *targets, *set_aside} - {heartbeat.STREAM}
+    read = (target for each in config.integrations for target in known_targets(each, known[each.name]))
+    targets = {target.stream: target for target in read}
+    streams = {*state.checkpoints.streams(), *pending, *latest, *targets, *dead_letters} - {heartbeat.STREAM}
     asked: dict[str, Asked] = {}
-    for feed in feeds:
+    for each in config.integrations:
         with suppress(LayoutError):
-            asked |= Schedules(state.store).asked(feed.name)
-    unknown = {feed.name for feed in feeds} - {stream.integration for stream in targets}
+            asked |= Schedules(state.store).asked(each.name)
+    unknown = {each.name for each in config.integrations} - {stream.integration for stream in targets}
     view = _View(
         state,
         pending,
         gaps,
-        set_aside,
+        dead_letters,
         latest,
         known,
         targets,
@@ -110,18 +126,43 @@ def status(
         {stream for stream in streams - targets.keys() if stream.integration not in unknown},
         asked,
         _turns(config, targets, now),
-        {feed.name: feed.inventory.total_seconds() for feed in feeds},
+        {each.name: each.inventory.total_seconds() for each in config.integrations},
         now,
     )
-    lines = [_stream(view, stream) for stream in sorted(streams)]
+    shown = [_stream(view, stream) for stream in sorted(streams)]
+    lines = [line for line, _ in shown]
     total = sum(one.bytes for one in pending.values())
     paused = total >= config.limits.max_pending_bytes
+    integrations = list(_integrations(config, known, lines, running.budgets, now))
     beat = None if config.heartbeat is None else heartbeat.shown(state, config.heartbeat, now)
-    integrations = list(_integrations(config, known, lines, budgets, now))
+    verdict = assess(
+        SiteFacts(
+            now=now,
+            tick_seconds=config.every.seconds_around(now),
+            integrations=[_integration_facts(each.name, known[each.name], now) for each in config.integrations],
+            streams=[facts for _, facts in shown if facts is not None],
+            engine=running.engine,
+            functions=running.functions,
+            config_edit=running.config_edit,
+            followed=followed,
+            pending_bytes=total,
+            max_pending_bytes=config.limits.max_pending_bytes,
+            observing=config.observe,
+            damaged=[each.key for each in damages if each.key not in seen],
+            read_at=running.ticked_at,
+            is_heartbeat_late=bool(beat and beat["late"]),
+        )
+    )
+    for line, facts in shown:
+        line["health"] = str(verdict.streams[facts.name]) if facts else str(Health.OK)
+    for line in integrations:
+        line["health"] = str(verdict.integrations[line["name"]])
     return {
-        "ok": not paused
-        and not any(_is_wrong(line) for line in (*lines, *integrations))
-        and not (beat and beat["late"]),
+        "ok": verdict.health is Health.OK,
+        "health": str(verdict.health),
+        "reasons": [_reason(each) for each in verdict.reasons],
+        "waiting": len(verdict.waiting),
+        "version": VERSION,
         "now": to_text(now),
         "every": _every(config),
         "store": config.store,
@@ -146,9 +187,40 @@ def _every(config: Config) -> str:
     return duration_text(every.interval) if every.interval else str(every.cron)
 
 
-def _is_wrong(line: Mapping[str, Any]) -> bool:
-    """Whether somebody has to look; not where a stream only waits until its credential may be used again."""
-    return "problem" in line and line["problem"]["code"] != OverBudgetError.code
+def _reason(reason: Reason) -> dict[str, Any]:
+    return {
+        "code": reason.code,
+        "health": str(reason.health),
+        "title": reason.title,
+        "detail": reason.detail,
+        "remedy": reason.remedy,
+        "since": text_or_none(reason.since),
+        "count": reason.count,
+        "integrations": list(reason.integrations),
+        "streams": list(reason.streams),
+    }
+
+
+def _integration_facts(name: str, account: Account, now: datetime) -> IntegrationFacts:
+    warned = [health.Warned(each.code, each.text, each.remedy, each.date) for each in account.warnings(now)]
+    return IntegrationFacts(name, account.problem, account.paused_at, warned)
+
+
+def gaps_by_stream(state: State) -> dict[Stream, list[dict[str, Any]]]:
+    """Every recorded gap, with its id and who has acknowledged it."""
+    seen = Acknowledgements(state.store).all()
+    found: dict[Stream, list[dict[str, Any]]] = {}
+    for gap in state.gaps.all():
+        fields, acknowledged = gap.fields(), seen.get(gap.key)
+        found.setdefault(gap.stream, []).append(
+            {
+                "id": short_id(gap.key),
+                "key": gap.key,
+                **{key: fields[key] for key in ("from", "to", "reason", "noticed_at", "estimated_events")},
+                "acknowledged": acknowledged.fields() if acknowledged else None,
+            }
+        )
+    return found
 
 
 def _integrations(
@@ -250,7 +322,8 @@ def _delivered(view: _View, stream: Stream) -> tuple[LastReceipt, str | None]:
     return LastReceipt(), None
 
 
-def _stream(view: _View, stream: Stream) -> dict[str, Any]:
+def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | None]:
+    """The stream's line, and what its health is judged by; a retired one is not judged."""
     now, latest = view.now, view.latest.get(stream)
     pending = view.pending.get(stream, _Pending())
     checkpoint = _checkpoint(view, stream)
@@ -258,14 +331,16 @@ def _stream(view: _View, stream: Stream) -> dict[str, Any]:
     target, retired = view.targets.get(stream), stream in view.retired
     account = view.accounts.get(stream.integration)
     known = None if retired else (account.problem if account else None) or checkpoint.problem
-    problem = known.as_problem() if known else latest.get("problem") if latest and not retired else None
-    if problem is None and target is not None and target.refusal is not None:
-        problem = problem_after(None, target.refusal, now, None).as_problem()
+    if known is None and target is not None and target.refusal is not None:
+        known = problem_after(None, target.refusal, now, None)
+    if known is None and latest and not retired:
+        known = _told(latest)
+    problem = known.as_problem() if known else None
     read_at = checkpoint.as_of
     if latest and stream.kind != ENDPOINTS and latest["outcome"] in FETCH_OUTCOMES_THAT_READ and not latest["has_more"]:
         # An idle tick writes nothing: the answer knows more than the store.
         read_at = max(read_at or latest["at"], latest["at"])
-    interval = _interval(view, stream)
+    interval, dead = _interval(view, stream), view.dead_letters.get(stream, ())
     line: dict[str, Any] = {
         "integration": stream.integration,
         "tenant": stream.tenant,
@@ -286,11 +361,10 @@ def _stream(view: _View, stream: Stream) -> dict[str, Any]:
         "oldest_pending_seconds": (
             round(max(0.0, (now - pending.oldest).total_seconds()), 3) if pending.oldest else 0.0
         ),
-        "gaps": [
-            {key: fields[key] for key in ("from", "to", "reason", "noticed_at", "estimated_events")}
-            for fields in (gap.fields() for gap in view.gaps.get(stream, ()))
-        ],
-        "set_aside": len(view.set_aside.get(stream, ())),
+        "gaps": list(view.gaps.get(stream, ())),
+        "set_aside": sum(each.events for each in dead),
+        "dead_letter_objects": len(dead),
+        "dead_letters_unacknowledged": sum(each.events for each in dead if each.acknowledged is None),
     }
     with suppress(LayoutError):
         progress, generation = view.state.reconciliations.read(stream)
@@ -304,26 +378,40 @@ def _stream(view: _View, stream: Stream) -> dict[str, Any]:
         line["problem"] = problem
         if known is not None and known.retry_at is not None:
             line["retry_at"] = to_text(known.retry_at)
-    return line
+    return line, None if retired else _facts(view, stream, line, known, silent)
 
 
-def collect(
-    config: Config,
-    latest: Mapping[Stream, Mapping[str, Any]] | None = None,
-    budgets: Sequence[Mapping[str, Any]] = (),
-) -> dict[str, Any]:
+def _told(latest: Mapping[str, Any]) -> Problem | None:
+    """The problem that fetch-page told of without writing it down."""
+    told = latest.get("problem")
+    return None if told is None else Problem(told["code"], told["detail"], told["remedy"], latest["at"], 1, None)
+
+
+def _facts(
+    view: _View, stream: Stream, line: Mapping[str, Any], problem: Problem | None, silent: datetime | None
+) -> StreamFacts:
+    gaps = [gap for gap in view.gaps.get(stream, ()) if gap["acknowledged"] is None]
+    return StreamFacts(
+        name=stream.path,
+        integration=stream.integration,
+        problem=problem,
+        lag_seconds=line["lag_seconds"],
+        interval_seconds=line["interval_seconds"],
+        gaps=len(gaps),
+        gap_since=min((from_text(gap["noticed_at"]) for gap in gaps), default=None),
+        dead_letters=line["dead_letters_unacknowledged"],
+        silent_since=silent,
+        undelivered_seconds=line["oldest_pending_seconds"],
+    )
+
+
+def collect(app: App, running: Running | None = None, followed: Sequence[Problem] = ()) -> dict[str, Any]:
     """The status of a configuration's store, just now."""
-    from lib import app  # noqa: PLC0415 - opens the store
-
-    store = app.open_store(config.store)
-    accounts = Accounts(store, now=app.now, jitter=lambda: 0.0)
-    feeds = [app.feed_of(each, config.gap_data_type) for each in config.integrations]
     return status(
-        config,
-        State.of(store),
-        accounts,
-        feeds=feeds,
-        latest=dict(latest or {}),
-        budgets=budgets,
-        now=datetime.now(UTC),
+        app.config(),
+        app.state,
+        app.accounts,
+        now=app.parts.now(),
+        running=running,
+        followed=followed,
     )

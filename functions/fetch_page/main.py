@@ -1,10 +1,13 @@
 """fetch-page: store the next pages of each stream's Sophos events."""
 
+from typing import Any
+
 import functions_framework
 from flask import Request, Response
 from marshmallow import Schema, fields, validate
 
-from lib import app
+from lib import answers
+from lib.current import current
 from lib.http.handler import answer
 from lib.model.stream import KINDS
 
@@ -18,7 +21,12 @@ class FetchPageRequest(Schema):
     max_pages = fields.Integer(strict=True, validate=validate.Range(min=1))
 
 
+def fetch(**fields: Any) -> dict[str, Any]:
+    """Fetch for the streams that the request names."""
+    return answers.fetched(current().fetch(**fields))
+
+
 @functions_framework.http
 def fetch_page(request: Request) -> Response:
     """Answer one call."""
-    return answer(request, FetchPageRequest(), app.fetch_page, access=app.access)
+    return answer(request, FetchPageRequest(), fetch, service="fetch-page", access=lambda: current().access)

@@ -1,12 +1,21 @@
 """forward-batch: send waiting batches to UTMStack's engine."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
 import functions_framework
 from flask import Request, Response
 from marshmallow import Schema, fields, validate
 
-from lib import app
-from lib.http.handler import answer
+from lib import answers
+from lib.current import current
+from lib.http.handler import Refused, answer
 from lib.model.stream import KINDS
+
+if TYPE_CHECKING:
+    from lib.pipeline.deliver_stream import DeliveryResult
 
 
 class ForwardBatchRequest(Schema):
@@ -17,7 +26,31 @@ class ForwardBatchRequest(Schema):
     stream = fields.String(validate=validate.OneOf(KINDS))
 
 
+def forward(**fields: Any) -> dict[str, Any] | Refused:
+    """Forward for the streams that the request names."""
+    return answer_of(current().forward(**fields))
+
+
+def forward_object(name: str) -> dict[str, Any] | Refused:
+    """Forward for the stream that the object is a batch of."""
+    return answer_of(current().forward_object(name))
+
+
+def answer_of(results: Iterable[DeliveryResult]) -> dict[str, Any] | Refused:
+    """Each stream's line; where one failed, the platform is told to call again."""
+    found = list(results)
+    lines, error = answers.delivered(found), next((each.error for each in found if each.error), None)
+    return {"results": lines} if error is None else Refused(lines, error.code, str(error))
+
+
 @functions_framework.http
 def forward_batch(request: Request) -> Response:
     """Answer one call, or one storage event."""
-    return answer(request, ForwardBatchRequest(), app.forward_batch, access=app.access, event=app.forward_object)
+    return answer(
+        request,
+        ForwardBatchRequest(),
+        forward,
+        service="forward-batch",
+        access=lambda: current().access,
+        event=forward_object,
+    )

@@ -1,10 +1,14 @@
 """test-connection: do these credentials work, and if not, what is to be done?"""
 
+from collections.abc import Sequence
+from typing import Any
+
 import functions_framework
 from flask import Request, Response
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
-from lib import app
+from lib import answers
+from lib.current import current
 from lib.http.handler import answer
 from lib.model.stream import KINDS
 
@@ -34,7 +38,31 @@ class TestConnectionRequest(Schema):
             raise ValidationError("Name an integration, or both client_id and client_secret.", "integration")
 
 
+def examine(
+    integration: str | None = None,
+    *,
+    client_id: str = "",
+    client_secret: str = "",
+    region: str = "auto",
+    tenant: str | None = None,
+    streams: Sequence[str] = ("events",),
+) -> dict[str, Any]:
+    """Test a configured integration, or credentials that are kept nowhere."""
+    app = current()
+    if integration is not None:
+        return answers.connection(app.examine(integration, deadline=app.deadline()))
+    found = app.examine_credential(client_id, client_secret, region=region, tenant=tenant, streams=streams)
+    return answers.connection(found)
+
+
 @functions_framework.http
 def test_connection(request: Request) -> Response:
     """Answer one call."""
-    return answer(request, TestConnectionRequest(), app.test_connection, access=app.access, rare=True)
+    return answer(
+        request,
+        TestConnectionRequest(),
+        examine,
+        service="test-connection",
+        access=lambda: current().access,
+        rare=True,
+    )

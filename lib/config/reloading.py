@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lib.config import loading as configuration
-from lib.config.loading import Config, Integration
 from lib.config.secrets import Reference
+from lib.config.settings import Config, IntegrationConfig
 from lib.errors import ConfigError, ConnectorError
 
 log = logging.getLogger(__name__)
@@ -73,13 +73,13 @@ class ReloadingConfig:
             log.info("the configuration has changed")
 
 
-def with_followed(config: Config, followed: Iterable[Integration]) -> Config:
+def with_followed(config: Config, followed: Iterable[IntegrationConfig]) -> Config:
     """The configuration with those integrations beside its own; one of its own goes before another of that name."""
     own = {each.name for each in config.integrations}
     return replace(config, integrations=(*config.integrations, *(each for each in followed if each.name not in own)))
 
 
-def read_followed(path: Path) -> list[Integration]:
+def read_followed(path: Path) -> list[IntegrationConfig]:
     """The integrations of such a file; none where it is missing, ConfigError where it cannot be read."""
     try:
         return [_integration(fields) for fields in json.loads(path.read_bytes())]
@@ -91,10 +91,12 @@ def read_followed(path: Path) -> list[Integration]:
         raise ConfigError(f"{path} is not what was written", remedy="Start the emulator again.") from None
 
 
-def _integration(fields: dict[str, Any]) -> Integration:
+def _integration(fields: dict[str, Any]) -> IntegrationConfig:
     name = fields["name"]
     client_id, client_secret = (
         Reference(fields[key], f"{key} of UTMStack's group {name!r}", literal=True)
         for key in ("client_id", "client_secret")
     )
-    return Integration(name, client_id, client_secret, utmstack_tenant_id=fields["tenant"])
+    return IntegrationConfig(
+        name=name, client_id=client_id, client_secret=client_secret, utmstack_tenant_id=fields["tenant"]
+    )

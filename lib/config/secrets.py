@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib.config import environment
 from lib.errors import ConfigError, StoreError
 
 _REFERENCE = re.compile(r"\$\{(env|file|secret):([^}]+)\}")
@@ -37,12 +37,12 @@ class Reference:
         return value
 
     def _env(self, name: str) -> str:
-        try:
-            return os.environ[name].strip()
-        except KeyError:
+        value = environment.variable(name)
+        if value is None:
             raise ConfigError(
                 f"{self.where}: the environment variable {name} is not set", remedy=f"Set {name}, and start again."
-            ) from None
+            )
+        return value.strip()
 
     def _file(self, path: str) -> str:
         try:
@@ -70,10 +70,7 @@ def fault_of(text: str) -> str | None:
 
 
 def access_secret(name: str, where: str) -> str:
-    """A version's payload from Google Cloud's Secret Manager.
-
-    `SECRET_MANAGER_EMULATOR_HOST` (host:port, plain gRPC) stands for the service in tests.
-    """
+    """A version's payload from Google Cloud's Secret Manager."""
     import grpc  # noqa: PLC0415 - heavy, and only for who keeps secrets there
     from google.api_core.exceptions import GoogleAPIError, NotFound, PermissionDenied  # noqa: PLC0415
     from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415
@@ -82,7 +79,7 @@ def access_secret(name: str, where: str) -> str:
         SecretManagerServiceGrpcTransport,
     )
 
-    emulator = os.environ.get("SECRET_MANAGER_EMULATOR_HOST")
+    emulator = environment.secret_manager_emulator()
     try:
         if emulator:
             with grpc.insecure_channel(emulator) as channel:

@@ -213,12 +213,12 @@ class Access:
         from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415 - only who is called by Google waits for it
 
         try:
-            in_flight = self._verified(token)
+            claims = self._verified(token)
         except (GoogleAuthError, ValueError, TypeError, AttributeError):
             raise UnauthenticatedError(
                 "The ID token is not accepted: its form, its time or its signature does not hold."
             ) from None
-        if in_flight.get("email") not in self._rules.emails or in_flight.get("email_verified") is not True:
+        if claims.get("email") not in self._rules.emails or claims.get("email_verified") is not True:
             raise ForbiddenError("The ID token is good, and its service account is not one that may call.")
 
     def _verified(self, token: str) -> Mapping[str, Any]:
@@ -228,8 +228,8 @@ class Access:
 
         decoder: Any = jwt  # it has no types
         certs: Any = self._certs
-        in_flight = decoder.decode(token, verify=False)
-        if in_flight.get("aud") not in self._rules.audiences or in_flight.get("iss") not in ISSUERS:
+        claims = decoder.decode(token, verify=False)
+        if claims.get("aud") not in self._rules.audiences or claims.get("iss") not in ISSUERS:
             # Before anything is fetched: whoever sends nonsense costs nothing.
             raise UnauthenticatedError("The ID token is not accepted: it is another issuer's, or meant for another.")
         certs.hold(decoder.decode_header(token).get("kid"))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,17 +18,14 @@ from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from lib import telemetry
 from lib.errors import ConfigError, ConnectorError, NotFoundError, RetryableError, title_of
 from lib.http.access import Access, AccessError, AccessUnknownError, is_local
+from lib.http.cloud_events import event_type, object_of
+from lib.http.problems import BadRequestError, problem, refusal, to_json
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 1 << 20
-STRUCTURED = "application/cloudevents+json"
 RETRY_SECONDS = 10
 DESCRIPTION_PATH = "/openapi.json"
-FINALIZED = "google.cloud.storage.object.v1.finalized"
-PUBLISHED = "google.cloud.pubsub.topic.v1.messagePublished"
-NOTIFIED = "OBJECT_FINALIZE"
-"""The same, as a bucket's own notification to Pub/Sub says it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +37,6 @@ class Refused:
     detail: str
 
 
-class BadRequestError(Exception):
-    """A request that cannot be understood: every fault, each at its pointer."""
-
-    def __init__(self, *faults: tuple[str, str]) -> None:
-        super().__init__("; ".join(detail for _, detail in faults))
-        self.faults = [{"pointer": pointer, "detail": detail} for pointer, detail in faults]
-
-
 Call = Callable[..., "dict[str, Any] | Refused"]
 
 
@@ -58,15 +45,17 @@ def answer(
     schema: Schema,
     call: Call,
     *,
+    service: str,
     access: Callable[[], Access],
     event: Call | None = None,
     rare: bool = False,
 ) -> Response:
     """What `call` makes of the request's fields, or `event` of the name of a finalized object.
 
-    `access` says who may call from elsewhere; `rare` calls a few times a minute only.
+    `service` names the function in logs; `access` says who may call from elsewhere; `rare` calls a few times a minute
+    only.
     """
-    telemetry.start(call.__name__.replace("_", "-"))
+    telemetry.start(service)
     if request.method == "GET" and request.path == DESCRIPTION_PATH:
         return description()
     try:
@@ -98,27 +87,11 @@ def _failed(error: ConnectorError) -> Response:
     return problem(status, error.code, str(error), title=error.title, remedy=error.remedy)
 
 
-def problem(status: int, code: str, detail: str, *, retry_after: int | None = None, **more: object) -> Response:
-    """An RFC 9457 problem; its title is that of the status, or of the kind of failure."""
-    body = {"title": HTTPStatus(status).phrase, "status": status, "code": code, "detail": detail, **more}
-    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
-    return Response(_json(body), status=status, headers=headers, content_type="application/problem+json")
-
-
-def refusal(error: AccessError) -> Response:
-    """The answer to a caller who is not let in."""
-    wait = None if error.retry_after is None else max(1, round(error.retry_after))
-    response = problem(error.status, error.code, str(error), retry_after=wait, title=error.title, remedy=error.remedy)
-    if error.status == 401:
-        response.headers["WWW-Authenticate"] = "Bearer"
-    return response
-
-
 @cache
 def _described() -> bytes:
     import yaml  # noqa: PLC0415 - only who asks waits for it
 
-    return _json(yaml.safe_load((Path(__file__).parent / "openapi.yaml").read_text("utf-8")))
+    return to_json(yaml.safe_load((Path(__file__).parent / "openapi.yaml").read_text("utf-8")))
 
 
 def description() -> Response:
@@ -152,21 +125,14 @@ def _called(request: Request, schema: Schema, call: Call, event: Call | None) ->
     if (request.content_length or 0) > MAX_BODY_BYTES or len(body) > MAX_BODY_BYTES:
         return problem(413, "too_large", f"The body has over {MAX_BODY_BYTES} bytes.")
     fields = _fields(body)
-    kind = _event_type(request, fields)
+    kind = event_type(request, fields)
     if kind is None:
         return call(**_loaded(schema, fields))
     if event is None:
         raise BadRequestError(("", "this function takes no CloudEvents"))
-    structured = request.mimetype == STRUCTURED
-    data = _data_of(fields) if structured else fields
-    if kind == PUBLISHED:
-        kind, data = _unwrapped(data)
-    if kind != FINALIZED:
-        # Somebody else's event: an error would only make the platform send it again.
-        return {"results": []}
-    name = data.get("name") if isinstance(data, dict) else None
-    if not isinstance(name, str):
-        raise BadRequestError(("/data/name" if structured else "/name", "the storage event names no object"))
+    name = object_of(request, fields, kind)
+    if name is None:
+        return {"results": []}  # an error would only make the platform send the event again
     return event(name)
 
 
@@ -180,39 +146,6 @@ def _fields(body: bytes) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise BadRequestError(("", "the body has to be a JSON object"))
     return fields
-
-
-def _event_type(request: Request, fields: Mapping[str, Any]) -> str | None:
-    """The CloudEvent's type, in binary or structured mode; None where the request is none.
-
-    What a Pub/Sub subscription pushes is one of its events, without the envelope.
-    """
-    if request.mimetype == STRUCTURED:
-        kind = fields.get("type")
-        if not isinstance(kind, str):
-            raise BadRequestError(("/type", "a CloudEvent has a type"))
-        return kind
-    pushed = PUBLISHED if isinstance(fields.get("message"), dict) and "subscription" in fields else None
-    return request.headers.get("ce-type", pushed)
-
-
-def _data_of(event: Mapping[str, Any]) -> object:
-    """The data of a CloudEvent in structured mode, which may carry it in base64."""
-    if "data_base64" not in event:
-        return event.get("data")
-    try:
-        return json.loads(b64decode(event["data_base64"], validate=True))
-    except (ValueError, TypeError, RecursionError):
-        raise BadRequestError(("/data_base64", "the event's data is not JSON in base64")) from None
-
-
-def _unwrapped(data: object) -> tuple[str | None, dict[str, Any]]:
-    """The type and the data of the storage event that a Pub/Sub message carries; other messages have no type here."""
-    message = data.get("message") if isinstance(data, dict) else None
-    attributes = message.get("attributes") if isinstance(message, dict) else None
-    if not isinstance(attributes, dict) or attributes.get("eventType") != NOTIFIED:
-        return None, {}
-    return FINALIZED, {"name": attributes.get("objectId")}
 
 
 def _loaded(schema: Schema, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,9 +167,4 @@ def _reply(result: dict[str, Any] | Refused | Response) -> Response:
         title = title_of(result.code)
         return problem(503, result.code, result.detail, retry_after=RETRY_SECONDS, title=title, results=result.results)
     telemetry.report(result.get("results", ()))
-    return Response(_json(result), status=200, content_type="application/json")
-
-
-def _json(value: object) -> bytes:
-    # Half of a surrogate pair has no UTF-8; what replaces it is JSON's own escape for it.
-    return json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace")
+    return Response(to_json(result), status=200, content_type="application/json")

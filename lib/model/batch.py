@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from lib.model.ids import group_key, log_id
+from lib.model.ids import IdScope
 from lib.model.stream import ENDPOINTS, Stream
 
 POLL = "poll"
@@ -59,17 +59,21 @@ class Header:
         """How many of Sophos's events it holds."""
         return 0 if self.origin in OWN else self.count
 
-    def log_id(self, native_id: str | None, raw: bytes) -> str:
-        """The id under which an item of the batch reaches the engine."""
-        # A device's id names the device. Its record has none: the text is hashed, so that each version has its own.
-        is_device = self.stream.kind == ENDPOINTS and self.origin == POLL
-        group = group_key(self.envelope.tenant_id, self.stream.integration)
-        return log_id(group, self.stream.kind, None if is_device else native_id, raw)
+    @property
+    def id_scope(self) -> IdScope:
+        """What the ids of its items are made of."""
+        return ids_of(self.stream, self.envelope.tenant_id, self.origin)
 
     @property
     def key(self) -> str:
         """The batch's key in the store: known from stream and sequence alone."""
         return batch_key(self.stream, self.sequence)
+
+
+def ids_of(stream: Stream, utmstack_tenant_id: str, origin: str = POLL) -> IdScope:
+    """What the ids of items of such a batch are made of."""
+    is_device = stream.kind == ENDPOINTS and origin == POLL
+    return IdScope(utmstack_tenant_id, stream.integration, stream.kind, is_by_text=is_device)
 
 
 def batch_key(stream: Stream, sequence: int) -> str:

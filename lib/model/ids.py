@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from hashlib import sha256
 
 from lib.model.stream import EVENTS
@@ -38,3 +39,20 @@ def log_id(group: str, kind: str, native_id: str | None, raw: bytes) -> str:
     if native_id is None:
         return sha256(b"raw|" + scope.encode("utf-8", "surrogatepass") + b"|" + raw).hexdigest()
     return sha256(f"id|{scope}|{native_id}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class IdScope:
+    """What the ids of a batch's items have in common."""
+
+    tenant_id: str
+    """UTMStack's."""
+    integration: str
+    kind: str
+    is_by_text: bool = False
+    """A device's id names the device. Its record has none: the text is hashed, so that each version has its own."""
+
+    def log_id(self, native_id: str | None, raw: bytes) -> str:
+        """The id under which an item reaches the engine."""
+        group = group_key(self.tenant_id, self.integration)
+        return log_id(group, self.kind, None if self.is_by_text else native_id, raw)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 MAX_LOG_BYTES = 4 * 1024 * 1024
@@ -24,10 +25,36 @@ class Log:
     """UTF-8."""
 
     def wire_size(self) -> int:
-        """The size of the serialised message: a tag, a length and the bytes of each field, none of which is empty."""
+        """The length of `to_wire`."""
         texts = (self.id, self.data_type, self.data_source, self.timestamp, self.tenant_id)
         lengths = [len(self.raw), *(len(text.encode()) for text in texts)]
-        return sum(1 + (length.bit_length() + 6) // 7 + length for length in lengths)
+        return sum(1 + (length.bit_length() + 6) // 7 + length for length in lengths if length)
+
+    def to_wire(self) -> bytes:
+        """The serialised message, byte for byte as protobuf writes it; UnicodeError where a field is not UTF-8."""
+        self.raw.decode()
+        between = _between(self.data_type, self.data_source, self.timestamp, self.tenant_id)
+        return b"".join((_field(1, self.id.encode()), between, _field(6, self.raw)))
+
+
+@lru_cache(maxsize=256)
+def _between(data_type: str, data_source: str, timestamp: str, tenant_id: str) -> bytes:
+    """The fields that all logs of a batch share."""
+    texts = (data_type, data_source, timestamp, tenant_id)
+    return b"".join(_field(number, text.encode()) for number, text in enumerate(texts, 2))
+
+
+def _field(number: int, value: bytes) -> bytes:
+    """Its tag, its length as protobuf's varint, and its bytes; nothing where it is empty."""
+    length = len(value)
+    if length < 0x80:
+        return bytes((number << 3 | 2, length)) + value if length else b""
+    head = bytearray((number << 3 | 2,))
+    while length >= 0x80:
+        head.append(length & 0x7F | 0x80)
+        length >>= 7
+    head.append(length)
+    return bytes(head) + value
 
 
 def unacceptable(raw: bytes, *, is_object: bool) -> str | None:

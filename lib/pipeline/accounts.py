@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Protocol
 
 from lib.errors import (
     ConflictError,
@@ -17,13 +16,13 @@ from lib.errors import (
     ThrottledError,
     WrongTenantError,
 )
-from lib.model.checkpoint import SLOWEST, Problem, oldest_request, problem_after
+from lib.model.checkpoint import SLOWEST, Problem, problem_after
 from lib.model.credential import InUse
-from lib.model.feed import Feed
-from lib.model.page import DevicePage, Page, Tenant, Whoami
-from lib.model.rate_policy import Used
+from lib.model.integration import IntegrationSettings
+from lib.model.page import Tenant
 from lib.model.region import refusal as wrong_region
 from lib.model.stream import Stream
+from lib.pipeline.integration import Integration, Target
 from lib.state.accounts import Account, StoredAccounts, account_key
 from lib.store.base import ObjectStore
 
@@ -34,98 +33,6 @@ FRESH = {"tenant": timedelta(days=1), "partner": timedelta(hours=1), "organizati
 WRITE_TRIES = 5
 SOON = timedelta(seconds=10)
 """What is allowed so soon is tried: calls that come too early wait for the budget."""
-
-
-class Directory(Protocol):
-    """What Sophos Central tells of a credential."""
-
-    def whoami(self, *, deadline: float | None = None) -> Whoami:
-        """Whose the credential is."""
-
-    def tenants(self, who: Whoami, *, deadline: float | None = None) -> Iterator[Tenant]:
-        """The tenants that it can read."""
-
-
-class Source(Directory, Protocol):
-    """Sophos Central, with one credential."""
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """How many requests had which outcome: a status, an error's code, `retried`."""
-
-    def clock(self, *, deadline: float | None = None) -> datetime | None:
-        """Sophos's time now, by which it refuses what is over 24 hours ago; None where it names none."""
-
-    def page(
-        self,
-        host: str,
-        tenant: str,
-        kind: str,
-        *,
-        cursor: str | None,
-        from_date: datetime | None,
-        exclude_types: Sequence[str] = (),
-        offset_minutes: int = 0,
-        deadline: float | None = None,
-    ) -> Page:
-        """The page that follows the cursor, or the date."""
-
-    def devices(
-        self, host: str, tenant: str, *, page_key: str | None, page_size: int, deadline: float | None = None
-    ) -> DevicePage:
-        """The page of devices that begins at the key, or the first one."""
-
-
-class RateLimiter(Protocol):
-    """The calls that a credential may make."""
-
-    def expect(self, streams: int, every: float) -> int:
-        """Keep calls free for so many streams, each asked so often (seconds); how many of them may be asked now."""
-
-    @property
-    def has_room(self) -> bool:
-        """Whether a page beyond a stream's first could be asked for right now."""
-
-    def used(self) -> Used:
-        """What was used up to now."""
-
-    patience: float
-    """Seconds that a page beyond a stream's first waits for its turn within a call."""
-
-
-@dataclass(frozen=True, slots=True)
-class Integration:
-    """An integration's settings and its way to Sophos."""
-
-    feed: Feed
-    source: Source
-    client_id: Callable[[], str]
-    api_url: str
-    rate_limiter: RateLimiter
-    in_use: Callable[[], InUse | None] = lambda: None
-    """Which of its credentials it uses; None as long as that is not known."""
-
-    def start(self, lookback: timedelta, now: Callable[[], datetime], *, deadline: float) -> datetime:
-        """From when on Sophos is asked for what happened within `lookback`: by its own clock, where it names one."""
-        return oldest_request(self.source.clock(deadline=deadline) or now(), lookback)
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A stream, and where it is read."""
-
-    stream: Stream
-    tenant: Tenant
-    data_source: str
-    refusal: ConnectorError | None = None
-    """Why it cannot be read, where that is known without asking."""
-    one_of_many: bool = False
-    """Whether the credential reads other tenants too."""
-
-    @property
-    def host(self) -> str:
-        """The URL of the tenant's own API host."""
-        return str(self.tenant.api_host)
 
 
 def wait_after(error: ConnectorError, failures: int, jitter: float) -> timedelta | None:
@@ -155,7 +62,7 @@ class Accounts:
         """What is known of the integration."""
         return self._stored.read(name)[0]
 
-    def held_back(self, feed: Feed, account: Account) -> Problem | None:
+    def held_back(self, name: str, account: Account) -> Problem | None:
         """The trouble that forbids another try just now.
 
         A process that has not tried refused credentials yet may: somebody started it, perhaps having set them right.
@@ -163,15 +70,19 @@ class Accounts:
         problem = account.problem
         if problem is None or not problem.holds_back(self._now() + SOON):
             return None
-        return problem if feed.name in self._tried or problem.code == ThrottledError.code else None
+        return problem if name in self._tried or problem.code == ThrottledError.code else None
 
     def targets(
-        self, feed: Feed, source: Directory, client_id: str, api_url: str, *, deadline: float | None = None
+        self, integration: Integration, *, kinds: Sequence[str] | None = None, deadline: float | None = None
     ) -> list[Target]:
-        """The streams that the integration reads; what Sophos must be asked for it is asked once a day (or hour)."""
-        self._tried.add(feed.name)
-        account, generation = self._stored.read(feed.name)
-        fingerprint = sha256(f"{client_id}|{api_url}".encode()).hexdigest()[:16]
+        """The streams that the integration reads; what Sophos must be asked for it is asked once a day (or hour).
+
+        `kinds` stands in place of the kinds of streams that are configured.
+        """
+        name, source = integration.name, integration.source
+        self._tried.add(name)
+        account, generation = self._stored.read(name)
+        fingerprint = sha256(f"{integration.client_id()}|{integration.api_url}".encode()).hexdigest()[:16]
         if account.fingerprint != fingerprint or not self._fresh(account):
             who = source.whoami(deadline=deadline)
             account = replace(
@@ -181,12 +92,12 @@ class Accounts:
                 tenants=tuple(source.tenants(who, deadline=deadline)),
                 checked_at=self._now(),
             )
-            self._stored.write(feed.name, account, generation)
-        return list(_targets(feed, account))
+            self._stored.write(name, account, generation)
+        return list(_targets(integration.settings, account, kinds))
 
-    def failed(self, feed: Feed, error: ConnectorError) -> Problem:
+    def failed(self, name: str, error: ConnectorError) -> Problem:
         """Remember that the integration as a whole failed; the trouble, with its next try."""
-        account, generation = self._stored.read(feed.name)
+        account, generation = self._stored.read(name)
         before = account.problem
         failures = before.failures if before and before.code == error.code else 0
         problem = problem_after(before, error, self._now(), wait_after(error, failures, self.jitter()))
@@ -194,15 +105,15 @@ class Accounts:
             # Where another address is right, or the credential was replaced, only asking again tells.
             checked_at = None if isinstance(error, CredentialsError | PermissionMissingError) else account.checked_at
             account = replace(account, problem=problem, checked_at=checked_at)
-            self._stored.write(feed.name, account, generation)
-            self._warn(feed.name, account)
+            self._stored.write(name, account, generation)
+            self._warn(name, account)
         return problem
 
     def forget(self, name: str) -> None:
         """Let the integration be tried at once, though it was refused: its settings have changed."""
         self._tried.discard(name)
 
-    def lift(self, name: str) -> None:
+    def retry_now(self, name: str) -> None:
         """Let the integration be tried at once, by every process; one that was tried just now needs it no more."""
         account, generation = self._stored.read(name)
         if account.problem is not None and account.problem.lifted() != account.problem:
@@ -259,28 +170,30 @@ class Accounts:
         return timedelta(0) <= age < FRESH.get(account.who.id_type, timedelta(0))
 
 
-def known_targets(feed: Feed, account: Account) -> list[Target]:
+def known_targets(settings: IntegrationSettings, account: Account) -> list[Target]:
     """The streams that the integration reads, as far as that is known; Sophos is not asked."""
     try:
-        return list(_targets(feed, account))
+        return list(_targets(settings, account))
     except PermissionMissingError:
         return []
 
 
-def _targets(feed: Feed, account: Account) -> Iterator[Target]:
+def _targets(settings: IntegrationSettings, account: Account, kinds: Sequence[str] | None = None) -> Iterator[Target]:
     who = account.who
     if who is None:
         return
     known = {tenant.id: tenant for tenant in account.tenants}
-    wanted = [tenant.id for tenant in account.tenants if tenant.api_host] if feed.tenants is None else feed.tenants
+    wanted = (
+        [tenant.id for tenant in account.tenants if tenant.api_host] if settings.tenants is None else settings.tenants
+    )
     for tenant_id in wanted:
         tenant = known.get(tenant_id, Tenant(tenant_id, "", None))
-        refusal = None if tenant.api_host else _unreadable(feed, tenant, known)
-        if tenant.api_host and who.id_type == "tenant" and (wrong := wrong_region(feed.region, tenant.api_host)):
+        refusal = None if tenant.api_host else _unreadable(settings.name, tenant, known)
+        if tenant.api_host and who.id_type == "tenant" and (wrong := wrong_region(settings.region, tenant.api_host)):
             raise wrong
-        source = feed.source_of(tenant, one_of_many=who.id_type != "tenant")
-        for kind in feed.kinds:
-            yield Target(Stream(feed.name, tenant.id, kind), tenant, source, refusal, who.id_type != "tenant")
+        data_source = settings.source_of(tenant, one_of_many=who.id_type != "tenant")
+        for kind in kinds or settings.streams:
+            yield Target(Stream(settings.name, tenant.id, kind), tenant, data_source, refusal, who.id_type != "tenant")
 
 
 def listed(tenants: Sequence[str]) -> str:
@@ -289,13 +202,13 @@ def listed(tenants: Sequence[str]) -> str:
     return ", ".join(tenants[:5]) + more or "none"
 
 
-def _unreadable(feed: Feed, tenant: Tenant, known: Mapping[str, Tenant]) -> WrongTenantError:
+def _unreadable(name: str, tenant: Tenant, known: Mapping[str, Tenant]) -> WrongTenantError:
     if tenant.id in known:
         return WrongTenantError(
-            f"integration {feed.name!r}: Sophos names no API host for tenant {tenant}",
+            f"integration {name!r}: Sophos names no API host for tenant {tenant}",
             remedy="It is not provisioned yet, or dormant: wait, or take it out of `tenants` of the integration.",
         )
     return WrongTenantError(
-        f"integration {feed.name!r}: this credential does not read tenant {tenant}; "
+        f"integration {name!r}: this credential does not read tenant {tenant}; "
         f"it reads {listed([str(each) for each in known.values()])}",
     )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from lib.errors import ConnectorError
 from lib.model.families import FAMILIES, NEEDED, PREFIX, family_of
+from lib.model.page import Tenant
 from lib.model.stream import EVENTS
-from lib.pipeline.accounts import Integration, Target
+from lib.pipeline.accounts import Accounts
+from lib.pipeline.integration import Integration, Target
 from lib.state.advance import ReadFields
 
 OTHER = "other"
@@ -26,6 +27,77 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """How much of all that was seen something is."""
+
+    events: int
+    bytes: int
+    of_events: float
+    of_bytes: float
+
+    @classmethod
+    def of(cls, part: Iterable[Seen], whole: Seen) -> Share:
+        """The share of the parts together."""
+        summed = _sum(part)
+        return cls(summed.events, summed.bytes, _share(summed.events, whole.events), _share(summed.bytes, whole.bytes))
+
+
+@dataclass(frozen=True, slots=True)
+class SeenType:
+    """A type of events that Sophos holds."""
+
+    name: str
+    """Empty: events without a type."""
+    share: Share
+    is_excluded: bool
+    is_needed: bool
+    """Whether a family's name does not leave it out."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenFamily:
+    """A family of types, and what leaving it out would save."""
+
+    name: str
+    exclude: str | None
+    """What leaves it out; None: only the names of its types do."""
+    share: Share
+    types: Sequence[SeenType]
+
+
+@dataclass(frozen=True, slots=True)
+class TypesSeen:
+    """The types that were seen, by family, the largest first."""
+
+    all: Seen
+    excluded: Seen
+    families: Sequence[SeenFamily]
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadTenant:
+    """A tenant that could not be read to the end."""
+
+    tenant: Tenant
+    error: ConnectorError
+
+
+@dataclass(frozen=True, slots=True)
+class TypesReport:
+    """What an integration's tenants hold of a window."""
+
+    integration: str
+    hours: float
+    problems: Sequence[UnreadTenant]
+    seen: TypesSeen
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every tenant was read."""
+        return not self.problems
+
+
+@dataclass(frozen=True, slots=True)
 class CountTypes:
     """The use case; it stores nothing and moves no cursor."""
 
@@ -33,9 +105,23 @@ class CountTypes:
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
 
+    def all(
+        self, integrations: Iterable[Integration], accounts: Accounts, *, window: timedelta, seconds: float
+    ) -> list[TypesReport]:
+        """What the window holds for each integration, for each of which there are so many seconds."""
+        return [
+            self.run(
+                each,
+                accounts.targets(each, kinds=(EVENTS,)),
+                window=window,
+                deadline=self.monotonic() + seconds,
+            )
+            for each in integrations
+        ]
+
     def run(
         self, integration: Integration, targets: Iterable[Target], *, window: timedelta, deadline: float
-    ) -> dict[str, Any]:
+    ) -> TypesReport:
         """What the window holds of all types, those that are left out included, in all the integration's tenants."""
         seen: dict[str, Seen] = {}
         problems = []
@@ -47,15 +133,9 @@ class CountTypes:
                     start = integration.start(window, self.now, deadline=deadline)
                     self._count(integration, target, start, seen, deadline)
                 except ConnectorError as error:
-                    tenant = {"tenant": target.stream.tenant, "tenant_name": target.tenant.name}
-                    problems.append(tenant | {"code": error.code, "detail": str(error)})
-        return {
-            "integration": integration.feed.name,
-            "hours": round(window.total_seconds() / 3600, 2),
-            "complete": not problems,
-            "problems": problems,
-            **summed(seen, integration.feed.exclude_types),
-        }
+                    problems.append(UnreadTenant(target.tenant, error))
+        hours = round(window.total_seconds() / 3600, 2)
+        return TypesReport(integration.name, hours, problems, summed(seen, integration.settings.excluded_types))
 
     def _count(
         self, integration: Integration, target: Target, start: datetime, seen: dict[str, Seen], deadline: float
@@ -74,57 +154,36 @@ class CountTypes:
             for raw in page.items:
                 read = self.event_fields(raw)
                 if read.id is None or read.id not in ids:
-                    one = seen.setdefault(read.type or "", Seen())
-                    one.events += 1
-                    one.bytes += len(raw)
+                    of_type = seen.setdefault(read.type or "", Seen())
+                    of_type.events += 1
+                    of_type.bytes += len(raw)
                     ids.update([read.id] if read.id else [])
             if not page.has_more or page.next_cursor == cursor:
                 return
             cursor = page.next_cursor
 
 
-def summed(seen: Mapping[str, Seen], excluded: Collection[str]) -> dict[str, Any]:
+def summed(seen: Mapping[str, Seen], excluded: Collection[str]) -> TypesSeen:
     """Types by family, the largest first, each with its share; a family's line is what leaving it out saves."""
-    all_events, all_bytes = _sums(seen.values())
+    whole = _sum(seen.values())
     families = []
     for family in (*FAMILIES, OTHER):
-        types = {name: one for name, one in seen.items() if (family_of(name) or OTHER) == family}
-        events, size = _sums(one for name, one in types.items() if name not in NEEDED)
+        types = {name: each for name, each in seen.items() if (family_of(name) or OTHER) == family}
+        largest = sorted(types.items(), key=lambda item: (-item[1].events, item[0]))
         families.append(
-            {
-                "family": family,
-                "exclude": None if family == OTHER else PREFIX + family,
-                "events": events,
-                "bytes": size,
-                "share_of_events": _share(events, all_events),
-                "share_of_bytes": _share(size, all_bytes),
-                "types": [
-                    {
-                        "type": name or None,
-                        "events": one.events,
-                        "bytes": one.bytes,
-                        "share_of_events": _share(one.events, all_events),
-                        "share_of_bytes": _share(one.bytes, all_bytes),
-                        "excluded": name in excluded,
-                        "needed": name in NEEDED,
-                    }
-                    for name, one in sorted(types.items(), key=lambda item: (-item[1].events, item[0]))
-                ],
-            }
+            SeenFamily(
+                family,
+                None if family == OTHER else PREFIX + family,
+                Share.of((each for name, each in types.items() if name not in NEEDED), whole),
+                [SeenType(name, Share.of([each], whole), name in excluded, name in NEEDED) for name, each in largest],
+            )
         )
-    excluded_events, excluded_bytes = _sums(one for name, one in seen.items() if name in excluded)
-    return {
-        "events": all_events,
-        "bytes": all_bytes,
-        "excluded_events": excluded_events,
-        "excluded_bytes": excluded_bytes,
-        "families": families,
-    }
+    return TypesSeen(whole, _sum(each for name, each in seen.items() if name in excluded), families)
 
 
-def _sums(seen: Iterable[Seen]) -> tuple[int, int]:
+def _sum(seen: Iterable[Seen]) -> Seen:
     each = list(seen)
-    return sum(one.events for one in each), sum(one.bytes for one in each)
+    return Seen(sum(one.events for one in each), sum(one.bytes for one in each))
 
 
 def _share(part: int, whole: int) -> float:

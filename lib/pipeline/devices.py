@@ -19,7 +19,7 @@ from lib.model.checkpoint import Checkpoint
 from lib.model.clock import believed, day_of
 from lib.model.inventory import Inventory
 from lib.model.page import DevicePage
-from lib.pipeline.accounts import Integration, Target
+from lib.pipeline.integration import Integration, Target
 from lib.state.advance import ReadFields, advance, item_of
 from lib.state.checkpoints import SavedCheckpoint
 from lib.state.gaps import BATCH_DAMAGED, BATCH_MISSING
@@ -87,17 +87,19 @@ class DeviceScan:
             )
             page = replace(page, next_key=None)
         self._set_right(page)
-        header, size = self._header(page, key, len(page.items) - len(changed)), 0
+        unchanged = len(page.items) - len(changed)
         if page.next_key is None:
             known, gone = known.shown(known.gone())
             changed += gone
+        header = self._header(page, key, unchanged, len(changed))
         if not changed:
             self._known, self._is_dirty = known, True
             self._idle(header)
             return ScannedPage(self._saved, None, 0, header.has_more)
+        # Batch, inventory, position: in this order a crash between two leaves what the next look or delivery notes.
         header, size = self._state.batches.create(header, changed)
         self._keep(replace(known, folded=header.sequence))
-        items = [item_of(raw, header, self._event_fields) for raw in changed]
+        items = [item_of(raw, header.id_scope, self._event_fields) for raw in changed]
         self._saved = advance(self._state.checkpoints, self._saved, header, items)
         return ScannedPage(self._saved, header, size, header.has_more)
 
@@ -149,11 +151,11 @@ class DeviceScan:
             self._target.host, self._stream.tenant, page_key=key, page_size=self._known.page_size, deadline=deadline
         )
 
-    def _header(self, page: DevicePage, key: str | None, unchanged: int) -> Header:
-        checkpoint, feed, now = self._saved.checkpoint, self._integration.feed, self._now()
+    def _header(self, page: DevicePage, key: str | None, unchanged: int, changed: int) -> Header:
+        checkpoint, settings, now = self._saved.checkpoint, self._integration.settings, self._now()
         return Header(
             stream=self._stream,
-            envelope=feed.envelope(self._stream.kind, self._target.data_source),
+            envelope=settings.envelope(self._stream.kind, self._target.data_source),
             sequence=checkpoint.sequence,
             previous_cursor=checkpoint.batch_cursor,
             cursor=key,
@@ -161,10 +163,10 @@ class DeviceScan:
             has_more=page.next_key is not None,
             fetched_at=now,
             # Only a look that has come to its end tells up to when all is known.
-            as_of=now if page.next_key is None else checkpoint.as_of or now - feed.inventory,
+            as_of=now if page.next_key is None else checkpoint.as_of or now - settings.inventory,
             day=max(checkpoint.day, self._day),
             newest=None,
-            count=0,
+            count=changed,
             repeats=unchanged,
         )
 

@@ -6,30 +6,21 @@ Names are made of what a task is for, so that a tick that comes twice, or is tri
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Any, Protocol
 
-from lib.errors import ConnectorError, OverBudgetError
-from lib.model.clock import from_text
+from lib.errors import ConnectorError
 from lib.model.stream import Stream
-from lib.pipeline.fetch_page import FETCHED, RATE_LIMITED
+from lib.pipeline.ports import TaskQueue
+from lib.pipeline.read_result import RATE_LIMITED, ReadResult
 
 log = logging.getLogger(__name__)
 
 WORKERS = 40
 """Tasks that are added at once: where one addition takes 50 ms, 10,000 streams take 18 s of a hosted call's 90."""
-
-
-class TaskQueue(Protocol):
-    """Calls fetch-page later, at least once."""
-
-    def add(self, name: str, request: Mapping[str, Any], not_before: datetime | None = None) -> bool:
-        """Have fetch-page called with that request; False where a task of that name was added before."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +39,15 @@ class FanOut:
             added = pool.map(lambda stream: self._add(stream, "tick", tick), streams)
             return sum(added)
 
-    def follow(self, lines: Iterable[Mapping[str, Any]]) -> None:
+    def follow(self, results: Iterable[ReadResult]) -> None:
         """Ask for the next call of each stream that has more; where that fails, the next tick goes on."""
-        for line in lines:
-            if goes_on(line) or (line["outcome"] == RATE_LIMITED and "retry_at" in line):
-                after = from_text(line["retry_at"]) if "retry_at" in line else None
+        for result in results:
+            after = result.next_try
+            if result.tenant and (result.goes_on or (result.outcome == RATE_LIMITED and after is not None)):
                 # The newest batch says how far the stream has come: two calls that came as far ask for one more,
                 # and a wait that two measured differently by a little is one.
-                point = [*line["batches"][-1:], self._tick(after or self.now())]
-                stream = Stream.of(line)
+                point = [*result.batches[-1:], self._tick(after or self.now())]
+                stream = Stream(result.integration, result.tenant, result.kind)
                 try:
                     self._add(stream, "more", *point, not_before=after)
                 except ConnectorError as error:
@@ -74,10 +65,3 @@ class FanOut:
 def name_of(stream: Stream, *reason: str) -> str:
     """A task's name: letters and digits only, and spread evenly, as Cloud Tasks wants it."""
     return sha256("\n".join([stream.path, *reason]).encode("utf-8", "surrogatepass")).hexdigest()[:40]
-
-
-def goes_on(line: Mapping[str, Any]) -> bool:
-    """Whether the stream is asked for more before the next tick: it has more, and nothing but the calls ran out."""
-    if "problem" in line:
-        return bool(line["has_more"] and line["problem"]["code"] == OverBudgetError.code)
-    return bool(line["has_more"] and line["outcome"] == FETCHED)

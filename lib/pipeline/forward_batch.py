@@ -2,141 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import Any, Protocol
+from datetime import timedelta
 
-from lib.errors import (
-    ConflictError,
-    ConnectorError,
-    DamagedError,
-    EngineDownError,
-    EngineRefusedError,
-    LogRefusedError,
+from lib.errors import ConflictError, ConnectorError, EngineDownError, EngineRefusedError, EngineSlowError
+from lib.model.clock import day_of, from_text
+from lib.model.stream import Stream
+from lib.pipeline.deliver_stream import (
+    BUSY,
+    ENGINE_UNAVAILABLE,
+    FAILED,
+    DeliveryContext,
+    DeliveryResult,
+    StreamDelivery,
 )
-from lib.model.batch import OWN, Envelope, Header
-from lib.model.clock import day_of, from_text, to_text
-from lib.model.ids import KEY_LENGTH
-from lib.model.log import MAX_LOG_BYTES, Log, to_fields, unacceptable
-from lib.model.missed import windows_of
-from lib.model.receipt import DELIVERED, OBSERVED, LastReceipt
-from lib.model.stream import ENDPOINTS, Stream
-from lib.pipeline.estimates import not_delivered
 from lib.pipeline.expiry import Expiry
 from lib.pipeline.observe import KEPT as OBSERVED_KEPT
-from lib.state.advance import ReadFields, adopt, announce
-from lib.state.batches import StoredBatch
-from lib.state.dead_letters import set_aside
-from lib.state.gaps import BATCH_DAMAGED, BATCH_MISSING, Gap
+from lib.pipeline.unexpected import unexpected
 from lib.state.leases import HeldLease, held
 from lib.state.ledger import KEPT, place_of
-from lib.state.state import State
 
 log = logging.getLogger(__name__)
-
-GRACE = 5.0
-"""Seconds past the deadline for the acknowledgements of what was sent before it."""
-
-IDLE = "idle"
-BUSY = "busy"
-FAILED = "failed"
-ENGINE_UNAVAILABLE = "engine_unavailable"
-
-
-class Engine(Protocol):
-    """UTMStack's engine."""
-
-    def deliver(self, logs: Iterator[Log], *, deadline: float | None = None) -> Iterator[int]:
-        """Send the logs in order; yields how many of the first ones are acknowledged, rising, until all are."""
-
-
-@dataclass(slots=True)
-class Run:
-    """What one call did with one stream."""
-
-    outcome: str = IDLE
-    batches: int = 0
-    acked: int = 0
-    pending: int = 0
-    set_aside: int = 0
-    error: ConnectorError | None = None
-
-    def result(self, stream: Stream) -> dict[str, Any]:
-        """The answer's line."""
-        line: dict[str, Any] = {
-            "integration": stream.integration,
-            "tenant": stream.tenant,
-            "stream": stream.kind,
-            "outcome": self.outcome,
-            "batches": self.batches,
-            "acked": self.acked,
-            "pending": self.pending,
-            "set_aside": self.set_aside,
-        }
-        if self.error is not None:
-            line["problem"] = self.error.as_problem()
-        return line
-
-
-@dataclass(slots=True)
-class OutgoingBatch:
-    """A batch on its way: its logs, and what of it cannot be sent."""
-
-    batch: StoredBatch
-    logs: list[Log]
-    refused: list[dict[str, Any]]
-    first: int
-    """The place of its first log among those of the delivery."""
-    skipped: int = 0
-    """How many of its logs an earlier call delivered."""
-    keys: list[str] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
-    """Which of the batch's items each log is."""
-
-    @property
-    def end(self) -> int:
-        """How many logs of the delivery are acknowledged when all of this batch is."""
-        return self.first + len(self.logs) - self.skipped
-
-    def done(self, acked: int) -> int:
-        """How many of the batch's first items are done with, once so many logs of the delivery are acknowledged."""
-        return [*self.places, len(self.batch.items)][min(acked, self.end) - self.first + self.skipped]
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardBatch:
     """The use case; safe to call from several threads and processes at once."""
 
-    state: State
-    engine: Engine
-    event_fields: ReadFields
+    context: DeliveryContext
     holder: Callable[[], str]
     """Names each holder of a lease."""
-    now: Callable[[], datetime]
-    monotonic: Callable[[], float]
-    gap_data_type: str | None
-    """Under which data type the engine is told of a gap; None: it is not told."""
-    utmstack_tenant_id: str
-    """Whose events about gaps are, where no batch tells."""
-    archive: timedelta | None = None
-    """How long delivered batches are kept; None: not at all."""
     expiry: Expiry = field(default_factory=Expiry)
     """Removes what is old, when every stream is forwarded; lives as long as the process."""
-    observes: bool = False
-    """Whether batches are only counted: `engine` hands them to nobody then."""
     workers: int = 4
-
-    def gap_envelope(self, integration: str, beside: Envelope | None) -> Envelope | None:
-        """The envelope of an event about a gap, found while `beside` was delivered."""
-        if self.gap_data_type is None:
-            return None
-        tenant = beside.tenant_id if beside else self.utmstack_tenant_id
-        return Envelope(self.gap_data_type, beside.data_source if beside else integration, tenant)
 
     def run(
         self,
@@ -145,265 +47,88 @@ class ForwardBatch:
         tenant: str | None = None,
         kind: str | None = None,
         deadline: float,
-    ) -> list[dict[str, Any]]:
-        """Forward every stream's waiting batches, or those named; one answer line a stream.
+    ) -> list[DeliveryResult]:
+        """Forward every stream's waiting batches, or those named; one result a stream.
 
         `deadline` is a monotonic time: no batch is begun after it.
         """
+        state = self.context.state
         only = Stream(integration, tenant, kind) if integration and tenant and kind else None
-        waiting = Counter(found.stream for found in self.state.batches.waiting(only))
+        waiting = Counter(found.stream for found in state.batches.waiting(only))
         streams = [
             stream
-            for stream in sorted({*self.state.checkpoints.streams(), *waiting} if only is None else {only})
+            for stream in sorted({*state.checkpoints.streams(), *waiting} if only is None else {only})
             if integration in (None, stream.integration)
             and tenant in (None, stream.tenant)
             and kind in (None, stream.kind)
         ]
         with ThreadPoolExecutor(self.workers) as pool:
-            runs = pool.map(lambda stream: self._stream(stream, waiting[stream], deadline), streams)
-            results = [run.result(stream) for stream, run in zip(streams, runs, strict=True)]
+            results = list(pool.map(lambda stream: self._stream(stream, waiting[stream], deadline), streams))
         if (integration, tenant, kind) == (None, None, None):
-            self.expiry.run(
-                self.state,
-                streams,
-                archive=self.archive or OBSERVED_KEPT,
-                holder=self.holder,
-                now=self.now,
-                goes_on=lambda: self.monotonic() < deadline,
-            )
+            self._expire(streams, deadline)
         return results
 
-    def _stream(self, stream: Stream, waiting: int, deadline: float) -> Run:
-        run = Run()
-        if waiting == 0:
-            return run
+    def _expire(self, streams: Sequence[Stream], deadline: float) -> None:
+        context = self.context
         try:
-            with held(self.state.store, stream, self.holder(), self.now) as lease:
-                if lease is None:
-                    run.outcome = BUSY
-                else:
-                    Delivery(self, run, stream, lease, deadline).drain()
-                    self._tidy(stream, lease, deadline)
+            self.expiry.run(
+                context.state,
+                streams,
+                archive=context.archive or OBSERVED_KEPT,
+                holder=self.holder,
+                now=context.now,
+                goes_on=lambda: context.monotonic() < deadline,
+            )
+        except Exception as error:  # noqa: BLE001 - logged with its trace; what was delivered stands
+            unexpected("expiry", error)
+
+    def _stream(self, stream: Stream, waiting: int, deadline: float) -> DeliveryResult:
+        result = DeliveryResult(stream)
+        if waiting == 0:
+            return result
+        try:
+            self._deliver(result, deadline)
         except ConflictError:
-            run.outcome = BUSY
+            result.outcome = BUSY
+        except EngineSlowError as error:
+            log.info("%s: %s; the next call sends the rest", stream, error)
         except (EngineDownError, EngineRefusedError) as error:
             log.warning("%s: %s", stream, error)
-            run.outcome, run.error = ENGINE_UNAVAILABLE, error
+            result.outcome, result.error = ENGINE_UNAVAILABLE, error
         except ConnectorError as error:
             log.warning("%s: %s", stream, error)
-            run.outcome, run.error = FAILED, error
-        run.pending = sum(1 for _ in self.state.batches.waiting(stream))
-        return run
+            result.outcome, result.error = FAILED, error
+        except Exception as error:  # noqa: BLE001 - logged with its trace; the other streams' lines stand
+            result.outcome, result.error = FAILED, unexpected(stream, error)
+        result.pending = self._pending(stream, waiting)
+        return result
+
+    def _deliver(self, result: DeliveryResult, deadline: float) -> None:
+        context, stream = self.context, result.stream
+        with held(context.state.store, stream, self.holder(), context.now) as lease:
+            if lease is None:
+                result.outcome = BUSY
+            else:
+                StreamDelivery(context, result, lease, deadline).drain()
+                self._tidy(stream, lease, deadline)
 
     def _tidy(self, stream: Stream, lease: HeldLease, deadline: float) -> None:
         """Once a day: pack the receipts of the days that are over, and remove those that are too old."""
         tail = place_of(lease.state.tail.key)
         if tail is None or tail.day == lease.state.tidied:
             return
-        goes_on = lambda: self.monotonic() < deadline  # noqa: E731
+        goes_on = lambda: self.context.monotonic() < deadline  # noqa: E731
         # By both clocks: the last receipt is filed by Sophos's, and this machine's may be far ahead.
-        oldest = day_of(min(self.now(), from_text(f"{tail.day}T00:00Z") + timedelta(days=1)) - KEPT)
-        if self.state.ledger.tidy(stream, closed=tail.day, oldest=oldest, goes_on=goes_on):
+        oldest = day_of(min(self.context.now(), from_text(f"{tail.day}T00:00Z") + timedelta(days=1)) - KEPT)
+        if self.context.state.ledger.tidy(stream, closed=tail.day, oldest=oldest, goes_on=goes_on):
             lease.tidied(tail.day)
 
-
-def logs_of(batch: StoredBatch, event_fields: ReadFields) -> Iterator[tuple[bytes, Log, bool]]:
-    """Each item of the batch, its log, and whether it is a JSON object."""
-    envelope = batch.header.envelope
-    timestamp = to_text(batch.header.fetched_at)
-    for raw in batch.items:
-        read = event_fields(raw)
-        log = Log(
-            batch.header.log_id(read.id, raw),
-            envelope.data_type,
-            envelope.data_source,
-            timestamp,
-            envelope.tenant_id,
-            raw,
-        )
-        yield raw, log, read.is_object
-
-
-class Delivery:
-    """One stream's batches under one lease."""
-
-    def __init__(self, use_case: ForwardBatch, run: Run, stream: Stream, lease: HeldLease, deadline: float) -> None:
-        self._use_case = use_case
-        self._state = use_case.state
-        self._run = run
-        self._stream = stream
-        self._lease = lease
-        self._deadline = deadline
-        self._tail = LastReceipt()
-        self._folded = 0
-        """Up to which batch the inventory knows of."""
-        self._moved_to = 0
-        state = lease.state
-        self._refused = {(state.acked_sequence, log_id): reason for log_id, reason in state.refused.items()}
-        """Why the engine has refused logs, by batch and id."""
-        self._outgoing: deque[OutgoingBatch] = deque()
-        self._obstacle: int | None = None
-
-    def drain(self) -> None:
-        """Send what waits, batch by batch, and settle each; what cannot be sent is set aside on the way."""
-        self._tail = self._state.ledger.tail(self._stream, self._lease.state.tail)
-        while True:
-            self._outgoing.clear()
-            self._obstacle = None
-            acked = 0
-            try:
-                for acked in self._use_case.engine.deliver(self._logs(), deadline=self._deadline + GRACE):
-                    self._settle(acked)
-                    self._lease.check()
-                self._settle(acked)
-            except LogRefusedError as error:
-                self._set_refused(error)
-                continue
-            finally:
-                self._note_progress(acked)
-            if self._obstacle is None:
-                return
-            self._move_to_dead_letters(self._obstacle)
-
-    def _logs(self) -> Iterator[Log]:
-        """The waiting batches' logs in order, read as the engine takes them."""
-        place = 0
-        expected = self._tail.sequence + 1
-        for waiting in self._state.batches.waiting(self._stream):
-            if self._use_case.monotonic() >= self._deadline:
-                return
-            if waiting.sequence < expected:
-                # Delivered before, and stored again by a run that was overtaken: its cursor has moved on since.
-                self._state.store.delete(waiting.entry.key, expected=waiting.entry.generation)
-                continue
-            try:
-                outgoing = self._prepare(waiting.sequence, place, expected)
-            except DamagedError as error:
-                log.warning("%s: %s", self._stream, error)
-                self._obstacle = waiting.sequence
-                return
-            if outgoing is None:
-                return
-            self._outgoing.append(outgoing)
-            yield from outgoing.logs[outgoing.skipped :]
-            place = outgoing.end
-            expected = waiting.sequence + 1
-
-    def _prepare(self, sequence: int, first: int, expected: int) -> OutgoingBatch | None:
-        batch = self._state.batches.read(self._stream, sequence)
-        if batch is None:
-            return None
-        if sequence > expected and self._state.batches.read(self._stream, expected) is None:
-            log.error("%s: batches %d to %d are missing", self._stream, expected, sequence - 1)
-        outgoing = OutgoingBatch(batch, [], [], first)
-        for number, (raw, made, is_object) in enumerate(logs_of(batch, self._use_case.event_fields), 1):
-            outgoing.keys.append(made.id[:KEY_LENGTH])
-            reason = self._refused.get((sequence, made.id)) or unacceptable(raw, is_object=is_object)
-            if reason is None and len(raw) > MAX_LOG_BYTES // 2 and made.wire_size() > MAX_LOG_BYTES:
-                reason = f"{made.wire_size()} bytes; the engine takes {MAX_LOG_BYTES}"
-            if reason is None:
-                outgoing.logs.append(made)
-                outgoing.places.append(number - 1)
-            else:
-                outgoing.refused.append({"sequence": sequence, "line": number, "reason": reason, **to_fields(made)})
-        state = self._lease.state
-        if state.acked_sequence == sequence:
-            outgoing.skipped = sum(place < state.acked for place in outgoing.places)
-        return outgoing
-
-    def _settle(self, acked: int) -> None:
-        while self._outgoing and self._outgoing[0].end <= acked:
-            self._note_progress(acked)
-            outgoing = self._outgoing.popleft()
-            self._finish(outgoing.batch, outgoing.keys, outgoing.refused)
-            if self._use_case.archive is not None:
-                self._state.batches.archive(outgoing.batch)
-            self._state.batches.delete(outgoing.batch)
-            self._run.batches += 1
-            self._run.acked += len(outgoing.logs)
-            self._run.outcome = OBSERVED if self._use_case.observes else DELIVERED
-
-    def _finish(self, batch: StoredBatch, keys: Sequence[str], refused: list[dict[str, Any]]) -> None:
-        """Write what must be durable before a batch may go: the moved cursor, what was set aside, the receipt."""
-        header = batch.header
-        self._note_devices(batch)
-        self._move_cursor(header.sequence)
-        self._note_missing(header)
-        if refused:
-            # First, so that a call that comes after a crash here does not send again what `dead/` holds.
-            self._lease.write()
-            lines = "".join(json.dumps(line) + "\n" for line in refused)
-            set_aside(self._state.store, f"{self._stream.path}/{header.sequence:020d}.ndjson", lines.encode())
-            self._run.set_aside += len(refused)
-            log.warning("%s: %d events of batch %d were set aside", self._stream, len(refused), header.sequence)
-        self._tail = self._state.ledger.write(
-            header,
-            keys,
-            self._tail,
-            acked_at=self._use_case.now(),
-            set_aside=len(refused),
-            outcome=OBSERVED if self._use_case.observes else DELIVERED,
-            windows=self._windows(batch) if self._use_case.observes else None,
-        )
-        self._lease.delivered(self._tail)
-
-    def _windows(self, batch: StoredBatch) -> dict[str, int]:
-        """What the old plugin would have seen of it; of our own events, nothing."""
-        items = batch.items if batch.header.origin not in OWN else ()
-        return windows_of(self._use_case.event_fields(raw).created_at for raw in items)
-
-    def _note_devices(self, batch: StoredBatch) -> None:
-        """See that the inventory knows the batch's records as sent: once the batch is gone, nobody could tell it."""
-        if self._stream.kind == ENDPOINTS and batch.header.sequence > self._folded:
-            self._folded = self._state.inventories.fold(batch)
-
-    def _move_cursor(self, sequence: int) -> None:
-        """See that the cursor has moved past the batch, so that its number is never given again."""
-        while self._moved_to <= sequence:
-            saved = self._state.checkpoints.read(self._stream)
-            self._moved_to = saved.checkpoint.sequence
-            if self._moved_to > sequence:
-                return
-            batch = self._state.batches.read(self._stream, self._moved_to)
-            if batch is None:
-                return
-            try:
-                adopt(self._state.checkpoints, saved, batch, self._use_case.event_fields)
-            except ConflictError:
-                continue  # fetch-page has just moved it: look again.
-
-    def _note_missing(self, header: Header) -> None:
-        """A number that has neither batch nor receipt was removed by hand; its events are named as a gap."""
-        first = self._tail.sequence + 1
-        if header.sequence > first:
-            self._announce(first, BATCH_MISSING, header.as_of, header.envelope)
-
-    def _move_to_dead_letters(self, sequence: int) -> None:
-        """A damaged batch goes to `dead/`; the stream goes on with the next one."""
-        if self._state.checkpoints.read(self._stream).checkpoint.sequence > sequence:
-            self._announce(sequence, BATCH_DAMAGED, None, None)
-        # Otherwise nothing is lost: the cursor has not moved, and fetch-page asks for the same page again.
-        # Then another batch gets its number: how far delivery came into this one tells nothing of that one.
-        self._lease.delivered_in_part(sequence, 0, {})
-        self._state.batches.move_to_dead_letters(self._stream, sequence)
-
-    def _announce(self, sequence: int, reason: str, end: datetime | None, beside: Envelope | None) -> None:
-        lost = not_delivered(self._state, self._stream, self._tail)
-        gap = Gap(self._stream, sequence, reason, None, end, self._use_case.now(), lost)
-        envelope = self._use_case.gap_envelope(self._stream.integration, beside)
-        announce(self._state, gap, envelope, self._use_case.event_fields)
-
-    def _set_refused(self, error: LogRefusedError) -> None:
-        for outgoing in self._outgoing:
-            if any(each.id == error.log_id for each in outgoing.logs):
-                self._refused[outgoing.batch.header.sequence, error.log_id] = str(error)
-                return
-        raise error
-
-    def _note_progress(self, acked: int) -> None:
-        """Remember how far into a batch the engine has acknowledged, so that a resend begins there."""
-        if self._outgoing:
-            outgoing = self._outgoing[0]
-            sequence = outgoing.batch.header.sequence
-            refused = {log_id: reason for (number, log_id), reason in self._refused.items() if number == sequence}
-            self._lease.delivered_in_part(sequence, outgoing.done(acked), refused)
+    def _pending(self, stream: Stream, waiting: int) -> int:
+        """How many batches still wait; as many as before, where even that cannot be told."""
+        try:
+            return sum(1 for _ in self.context.state.batches.waiting(stream))
+        except ConnectorError:
+            raise
+        except Exception as error:  # noqa: BLE001 - logged with its trace; the other streams' lines stand
+            unexpected(stream, error)
+            return waiting

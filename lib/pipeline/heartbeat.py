@@ -7,6 +7,7 @@ ticks, or two instances, make one.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,13 +15,13 @@ from hashlib import sha256
 from typing import Any
 
 from lib.errors import ConflictError
-from lib.model.batch import HEARTBEAT, Envelope, Header
+from lib.model.batch import HEARTBEAT, Envelope, Header, ids_of
 from lib.model.checkpoint import Checkpoint
 from lib.model.clock import day_before, day_of, text_or_none, to_text
 from lib.model.duration import duration_text
 from lib.model.stream import Stream
 from lib.state import receipts
-from lib.state.advance import ReadFields, insert, item_of
+from lib.state.advance import Item, ReadFields, insert, item_of, newest_of
 from lib.state.codec import UNREADABLE
 from lib.state.state import State
 
@@ -74,7 +75,9 @@ def beat(state: State, every: timedelta, *, now: datetime, tenant_id: str, event
     missed = 0 if last is None else max(0, (slot - last) // every - 1)
     waiting = sum(1 for _ in state.batches.waiting(STREAM))
 
-    def header_of(checkpoint: Checkpoint) -> Header:
+    ids = ids_of(STREAM, tenant_id, HEARTBEAT)
+
+    def header_of(checkpoint: Checkpoint, items: Sequence[Item]) -> Header:
         return Header(
             stream=STREAM,
             envelope=Envelope(DATA_TYPE, DATA_SOURCE, tenant_id),
@@ -85,8 +88,8 @@ def beat(state: State, every: timedelta, *, now: datetime, tenant_id: str, event
             fetched_at=now,
             as_of=now,
             day=max(checkpoint.day, day_of(now)),
-            newest=None,
-            count=0,
+            newest=newest_of(items),
+            count=len(items),
             repeats=0,
             origin=HEARTBEAT,
         )
@@ -96,10 +99,10 @@ def beat(state: State, every: timedelta, *, now: datetime, tenant_id: str, event
     def known(checkpoint: Checkpoint) -> set[str]:
         # A position that was made again from a batch remembers no keys, but the newest time.
         is_made = checkpoint.newest is not None and checkpoint.newest >= slot
-        return {item_of(event, header_of(checkpoint), event_fields).key} if is_made else set()
+        return {item_of(event, ids, event_fields).key} if is_made else set()
 
     with suppress(ConflictError):
-        return insert(state, STREAM, [event], header_of=header_of, known=known, event_fields=event_fields)
+        return insert(state, STREAM, [event], ids=ids, header_of=header_of, known=known, event_fields=event_fields)
     return None
 
 

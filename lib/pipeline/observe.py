@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 from lib.model.batch import RECONCILE
 from lib.model.log import Log
-from lib.model.missed import hours_of
+from lib.model.missed import Hour, hours_of
 from lib.model.receipt import OBSERVED, Receipt
 from lib.model.stream import EVENTS, Stream
 from lib.state.state import State
@@ -30,12 +29,31 @@ class NullEngine:
 
 
 @dataclass(frozen=True, slots=True)
+class MissedEvents:
+    """What the plugin missed of one stream."""
+
+    stream: Stream
+    hours: Mapping[str, Hour]
+    """By their beginning."""
+
+    @property
+    def total(self) -> Hour:
+        """The sums of all hours."""
+        hours = self.hours.values()
+        return Hour(
+            observed=sum(hour.observed for hour in hours),
+            missed=sum(hour.missed for hour in hours),
+            late=sum(hour.late for hour in hours),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Observations:
     """What the ledger knows of the time in which nothing was forwarded."""
 
     state: State
 
-    def missed(self, since: str = "") -> list[dict[str, Any]]:
+    def missed(self, since: str = "") -> list[MissedEvents]:
         """For each stream of events, hour by hour from a day on, what was observed and what the plugin missed of it."""
         lines = []
         for stream in sorted(self.state.ledger.streams()):
@@ -49,17 +67,7 @@ class Observations:
                     )
             hours = hours_of(polled, late)
             if hours:
-                sums = {
-                    name: sum(getattr(hour, name) for hour in hours.values()) for name in ("observed", "missed", "late")
-                }
-                lines.append(
-                    {
-                        "integration": stream.integration,
-                        "tenant": stream.tenant,
-                        **sums,
-                        "hours": {start: asdict(hour) for start, hour in hours.items()},
-                    }
-                )
+                lines.append(MissedEvents(stream, hours))
         return lines
 
     def sequences(self, stream: Stream) -> set[int]:

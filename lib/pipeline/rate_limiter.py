@@ -50,8 +50,9 @@ class RateLimiter:
         monotonic: Callable[[], float],
         sleep: Callable[[float], None],
         jitter: Callable[[], float],
+        patience: float = PATIENCE_SECONDS,
     ) -> None:
-        """`client_id` tells credentials apart."""
+        """`client_id` tells credentials apart; a page beyond a stream's first waits `patience` seconds for its turn."""
         self._store = store
         self._client_id = client_id
         self._per_minute = per_minute
@@ -80,10 +81,9 @@ class RateLimiter:
         self._refusals = 0
         self._refused = 0
         self._made = 0
-        self.patience = PATIENCE_SECONDS
-        """Seconds that a page beyond a stream's first waits for its turn within a call."""
+        self._patience = patience
 
-    def expect(self, streams: int, every: float) -> int:
+    def reserve(self, streams: int, every: float) -> int:
         """Keep calls free for so many streams, each asked so often (seconds); how many of them may be asked now."""
         self._refresh()
         with self._lock:
@@ -97,7 +97,7 @@ class RateLimiter:
     def has_room(self) -> bool:
         """Whether a page beyond a stream's first could be asked for right now."""
         with self._lock:
-            return self._wait(self._time(), first=False) <= self.patience
+            return self._wait(self._time(), first=False) <= self._patience
 
     def used(self) -> Used:
         """What was used up to now."""
@@ -112,14 +112,14 @@ class RateLimiter:
                 is_strict=self._quota(now).strict,
             )
 
-    def headroom(self) -> int:
+    def available(self) -> int:
         """How many calls may go at once, by what this instance knows and others have told."""
         self._refresh()
         with self._lock:
             now = self._time()
             return 0 if now < self._blocked_until else self._quota(now).spare(self._everybody(now), now)
 
-    def take(self, stream: str, deadline: float) -> None:
+    def acquire(self, stream: str, deadline: float) -> None:
         """Wait for a call's turn, and count it; OverBudgetError, with the seconds, where the turn comes too late.
 
         A stream's first page in a while waits up to the deadline (a monotonic time), as do calls that are of no
@@ -135,14 +135,14 @@ class RateLimiter:
                 if wait <= 0:
                     untold = self._count(now, stream, first=first)
                     break
-            left = deadline - self._monotonic() if first else self.patience - (self._monotonic() - began)
+            left = deadline - self._monotonic() if first else self._patience - (self._monotonic() - began)
             if wait > left:
                 raise OverBudgetError(
                     f"the {self._per_minute} calls a minute of this credential are used up", retry_after=wait
                 )
             self._sleep(min(wait, 1.0))
         if untold >= self._told_each():
-            self._tell()
+            self._publish()
 
     def refused(self, retry_after: float | None) -> float:
         """Sophos answered 429; what is learned from it, and the seconds until the next call."""
@@ -160,7 +160,7 @@ class RateLimiter:
             wait = min(wait if retry_after is None else max(retry_after, 1.0), LONGEST_SECONDS)
             self._strict_at = now
             self._blocked_until = max(self._blocked_until, now + wait)
-        self._tell()
+        self._publish()
         return wait
 
     def _told_each(self) -> int:
@@ -210,7 +210,7 @@ class RateLimiter:
             with self._lock:
                 self._learn(told)
 
-    def _tell(self) -> None:
+    def _publish(self) -> None:
         """Publish this instance's calls, and learn the others'. Failing is no matter: a 429 corrects it."""
         for _ in range(2):
             with suppress(ConflictError, StoreError, LayoutError):

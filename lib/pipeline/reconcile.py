@@ -7,7 +7,7 @@ few pages a call, and never moves the live one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -15,13 +15,14 @@ from typing import Any
 from zlib import crc32
 
 from lib.errors import ConflictError, CursorRefusedError, OverBudgetError
-from lib.model.batch import RECONCILE, Header
+from lib.model.batch import RECONCILE, Header, ids_of
 from lib.model.checkpoint import HORIZON, OLDEST_REQUEST, Checkpoint
 from lib.model.clock import day_before, day_of, text_or_none, to_text
 from lib.model.lateness import in_order
 from lib.model.reconciliation import Progress
-from lib.model.stream import Stream
-from lib.pipeline.accounts import Integration, Target
+from lib.model.stream import ENDPOINTS, Stream
+from lib.pipeline.accounts import Accounts
+from lib.pipeline.integration import Integration, Target
 from lib.state.advance import Item, ReadFields, insert, is_stored, item_of, newest_of, stored_since
 from lib.state.ledger import Known
 from lib.state.looks import HourCounts
@@ -34,7 +35,33 @@ PAGES_A_CALL = 5
 """Of the 100 requests a minute that a credential has."""
 BATCH_ITEMS = 1000
 
-Tell = Callable[[int, datetime | None], None]
+OnProgress = Callable[[int, datetime | None], None]
+"""Hears, after each page, how many events were read, and the newest one's time."""
+OnStreamProgress = Callable[[str, int, datetime | None], None]
+"""The same, with the stream's name before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileReport:
+    """What reconciling one stream has found so far."""
+
+    stream: Stream
+    outcome: str
+    """`reconciled` at its end, else `under_way`."""
+    batches: Sequence[str]
+    """What this call stored."""
+    found: Mapping[str, Any]
+    """`read`, `missing` and `lateness`, and at its end `began_at` and `ended_at`: the stored form."""
+
+    @property
+    def read(self) -> int:
+        """Events that were read."""
+        return int(self.found["read"])
+
+    @property
+    def missing(self) -> int:
+        """Those that the ledger did not hold."""
+        return int(self.found["missing"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +83,25 @@ class Reconcile:
             return False
         return progress.began_at is not None or progress.due(every, self.now())
 
+    def all(
+        self,
+        integrations: Iterable[Integration],
+        accounts: Accounts,
+        *,
+        since: timedelta | None = None,
+        seconds: float,
+        on_progress: OnStreamProgress = lambda _, __, ___: None,
+    ) -> list[ReconcileReport]:
+        """Read what Sophos still serves of each stream, or a window of it, to its end, for so many seconds a stream."""
+        reports = []
+        for integration in integrations:
+            for target in accounts.targets(integration):
+                if target.stream.kind == ENDPOINTS:
+                    continue  # Each look reads the whole inventory.
+                end, heard = self.monotonic() + seconds, partial(on_progress, str(target.stream))
+                reports.append(self.run(integration, target, deadline=end, pages=None, since=since, on_progress=heard))
+        return reports
+
     def run(
         self,
         integration: Integration,
@@ -64,32 +110,36 @@ class Reconcile:
         deadline: float,
         pages: int | None = PAGES_A_CALL,
         since: timedelta | None = None,
-        tell: Tell = lambda _, __: None,
-    ) -> dict[str, Any]:
+        on_progress: OnProgress = lambda _, __: None,
+    ) -> ReconcileReport:
         """Read on for so many pages (None: all), store what is missing; the report so far.
-
-        After each page `tell` hears how many events were read, and the newest one's time.
 
         With `since`, that long a window is read from its beginning, apart from a reconciliation that is under way.
 
         Raises ConnectorError, with the progress kept.
         """
-        return _Comparison(self, integration, target, since, tell).run(deadline, pages)
+        return _Comparison(self, integration, target, since, on_progress).run(deadline, pages)
 
 
 class _Comparison:
     """One call's part of a reconciliation of one stream."""
 
     def __init__(
-        self, use_case: Reconcile, integration: Integration, target: Target, since: timedelta | None, tell: Tell
+        self,
+        reconcile: Reconcile,
+        integration: Integration,
+        target: Target,
+        since: timedelta | None,
+        on_progress: OnProgress,
     ) -> None:
-        self._tell = tell
-        self._use_case = use_case
-        self._state = use_case.state
+        self._on_progress = on_progress
+        self._reconcile = reconcile
+        self._state = reconcile.state
         self._integration = integration
         self._target = target
         self._stream = target.stream
-        self._progress, self._generation = use_case.state.reconciliations.read(target.stream)
+        self._ids = ids_of(target.stream, integration.settings.utmstack_tenant_id, RECONCILE)
+        self._progress, self._generation = reconcile.state.reconciliations.read(target.stream)
         self._since = since
         self._hour_counts = HourCounts(None)
         self._known = Known()
@@ -98,8 +148,8 @@ class _Comparison:
         """From when to when everything was read; None as long as the reading has not come to its end."""
         self._batches: list[str] = []
 
-    def run(self, deadline: float, pages: int | None) -> dict[str, Any]:
-        now = self._use_case.now()
+    def run(self, deadline: float, pages: int | None) -> ReconcileReport:
+        now = self._reconcile.now()
         if self._since or self._progress.began_at is None or now - self._progress.began_at > HORIZON:
             self._progress = Progress(began_at=now, held={}, ended_at=self._progress.ended_at, last=self._progress.last)
         self._hour_counts = HourCounts(self._progress.held)
@@ -109,7 +159,7 @@ class _Comparison:
         try:
             self._read(deadline, pages)
         finally:
-            self._hour_counts.keep(self._state.store, self._stream, self._whole, self._use_case.now())
+            self._hour_counts.keep(self._state.store, self._stream, self._whole, self._reconcile.now())
         if self._since is None:
             try:
                 self._state.reconciliations.write(self._stream, self._progress, self._generation)
@@ -119,7 +169,7 @@ class _Comparison:
 
     def _read(self, deadline: float, pages: int | None) -> None:
         read = 0
-        while (pages is None or read < pages) and self._use_case.monotonic() < deadline:
+        while (pages is None or read < pages) and self._reconcile.monotonic() < deadline:
             read += 1
             try:
                 more = self._page(deadline)
@@ -133,33 +183,33 @@ class _Comparison:
         """All that was stored within the time that Sophos serves, delivered or waiting."""
         # Not the cursor's recent ids: those of a batch that was lost are among them.
         # Receipts are filed by Sophos's clock, which this machine's may be far ahead of.
-        day = day_before(min(self._as_of or self._use_case.now(), self._use_case.now()) - HORIZON)
-        return stored_since(self._state, self._stream, day, self._use_case.event_fields)
+        now = self._reconcile.now()
+        day = day_before(min(self._as_of or now, now) - HORIZON)
+        return stored_since(self._state, self._stream, day, self._reconcile.event_fields)
 
     def _page(self, deadline: float) -> bool:
         """Compare the next page; whether there are more."""
-        feed, progress = self._integration.feed, self._progress
+        settings, progress = self._integration.settings, self._progress
         ask = partial(
             self._integration.source.page,
             self._target.host,
             self._stream.tenant,
             self._stream.kind,
-            exclude_types=feed.exclude_types,
-            offset_minutes=int(feed.settle.total_seconds()) // 60,
+            exclude_types=settings.excluded_types,
+            offset_minutes=int(settings.settle.total_seconds()) // 60,
             deadline=deadline,
         )
-        start = self._integration.start(self._since or HORIZON, self._use_case.now, deadline=deadline)
+        start = self._integration.start(self._since or HORIZON, self._reconcile.now, deadline=deadline)
         try:
             page = ask(cursor=progress.cursor, from_date=None if progress.cursor else start)
         except CursorRefusedError:
             page = ask(cursor=None, from_date=start)
             self._hour_counts.restarted()
-        header = self._header(Checkpoint())
-        items = [item_of(raw, header, self._use_case.event_fields) for raw in page.items]
+        items = [item_of(raw, self._ids, self._reconcile.event_fields) for raw in page.items]
         missing = [
             item
             for item in items
-            if self._is_behind(item) and not is_stored(item, header, self._known, self._use_case.event_fields)
+            if self._is_behind(item) and not is_stored(item, self._ids, self._known, self._reconcile.event_fields)
         ]
         if missing:
             self._store(missing)
@@ -167,7 +217,7 @@ class _Comparison:
         self._hour_counts.see(item.created_at for item in items)
         lateness = dict(progress.lateness)
         for item in missing:
-            name = self._hour_counts.miss(item.created_at, self._use_case.now())
+            name = self._hour_counts.miss(item.created_at, self._reconcile.now())
             lateness[name] = lateness.get(name, 0) + 1
         self._progress = replace(
             progress,
@@ -177,7 +227,7 @@ class _Comparison:
             lateness=lateness,
             held=self._hour_counts.held,
         )
-        self._tell(self._progress.read, newest_of(items))
+        self._on_progress(self._progress.read, newest_of(items))
         return page.has_more and not stuck
 
     def _is_behind(self, item: Item) -> bool:
@@ -191,19 +241,20 @@ class _Comparison:
                 self._state,
                 self._stream,
                 raws[at : at + BATCH_ITEMS],
+                ids=self._ids,
                 header_of=self._header,
                 known=lambda _: self._delivered().keys,
-                event_fields=self._use_case.event_fields,
+                event_fields=self._reconcile.event_fields,
             )
             if key is not None:
                 self._batches.append(key)
         self._known.keys.update(item.key for item in missing)
 
-    def _header(self, checkpoint: Checkpoint) -> Header:
-        now = self._use_case.now()
+    def _header(self, checkpoint: Checkpoint, items: Sequence[Item]) -> Header:
+        now = self._reconcile.now()
         return Header(
             stream=self._stream,
-            envelope=self._integration.feed.envelope(self._stream.kind, self._target.data_source),
+            envelope=self._integration.settings.envelope(self._stream.kind, self._target.data_source),
             sequence=checkpoint.sequence,
             cursor=None,
             next_cursor=None,
@@ -211,14 +262,14 @@ class _Comparison:
             fetched_at=now,
             as_of=checkpoint.as_of or now,
             day=max(checkpoint.day, day_of(checkpoint.as_of or now)),
-            newest=None,
-            count=0,
+            newest=newest_of(items),
+            count=len(items),
             repeats=0,
             origin=RECONCILE,
         )
 
     def _end(self) -> None:
-        now, progress = self._use_case.now(), self._progress
+        now, progress = self._reconcile.now(), self._progress
         began = progress.began_at or now
         self._whole = began - min(self._since or HORIZON, OLDEST_REQUEST), began
         last = {
@@ -229,18 +280,11 @@ class _Comparison:
         log.info("%s: reconciled: %d read, %d were missing", self._stream, progress.read, progress.missing)
         self._progress = Progress(ended_at=now, last=last)
 
-    def _report(self) -> dict[str, Any]:
+    def _report(self) -> ReconcileReport:
         progress = self._progress
         ended = progress.began_at is None
         found = progress.last if ended and progress.last else _sums(progress)
-        return {
-            "integration": self._stream.integration,
-            "tenant": self._stream.tenant,
-            "stream": self._stream.kind,
-            "outcome": "reconciled" if ended else "under_way",
-            "batches": self._batches,
-            **found,
-        }
+        return ReconcileReport(self._stream, "reconciled" if ended else "under_way", tuple(self._batches), found)
 
 
 def _sums(progress: Progress) -> dict[str, Any]:

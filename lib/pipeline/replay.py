@@ -6,14 +6,14 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from lib.errors import DamagedError, LogRefusedError, NotFoundError
 from lib.model.clock import day_of
 from lib.model.log import MAX_LOG_BYTES, Log, unacceptable
 from lib.model.stream import Stream
-from lib.pipeline.forward_batch import Engine, logs_of
+from lib.pipeline.deliver_stream import logs_of
 from lib.pipeline.observe import Observations
+from lib.pipeline.ports import Engine
 from lib.state.advance import ReadFields
 from lib.state.batches import StoredBatch
 from lib.state.codec import UNREADABLE
@@ -25,6 +25,22 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class ReplayReport:
+    """What was sent again."""
+
+    batches: int
+    acked: int
+    refused: int
+    damaged: Sequence[str] = ()
+    """The keys of batches that cannot be read."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the engine has taken everything."""
+        return self.refused == 0 and not self.damaged
+
+
+@dataclass(frozen=True, slots=True)
 class Replay:
     """The use case. It writes no receipts: that the events were delivered once stands in the ledger already."""
 
@@ -32,13 +48,13 @@ class Replay:
     engine: Engine
     event_fields: ReadFields
 
-    def archived(self, since: datetime | None) -> dict[str, Any]:
+    def archived(self, since: datetime | None) -> ReplayReport:
         """Send the kept batches that were fetched at that time or later (None: all)."""
         damaged: list[str] = []
         kept = self._kept(damaged, since=day_of(since) if since else "")
         return self._sent((batch for batch in kept if since is None or batch.header.fetched_at >= since), damaged)
 
-    def observed_after(self, native_id: str) -> dict[str, Any]:
+    def observed_after(self, native_id: str) -> ReplayReport:
         """Send what was observed, and not forwarded, behind the event with that id in its stream.
 
         NotFoundError where no such event was observed, or its batch is no longer kept.
@@ -80,7 +96,7 @@ class Replay:
                 found.append(batch)
         return found
 
-    def named(self, key: str) -> dict[str, Any]:
+    def named(self, key: str) -> ReplayReport:
         """Send one kept batch, or what is set aside under the key; what the engine takes is set aside no more.
 
         Raises NotFoundError for an unknown key, DamagedError for an object that holds no events.
@@ -112,17 +128,17 @@ class Replay:
                 self.state.store.write(key, body, expected=stored.generation)
             else:
                 self.state.store.delete(key, expected=stored.generation)
-        return _report(1, len(logs) - len(refused), len(refused))
+        return ReplayReport(1, len(logs) - len(refused), len(refused))
 
     def _sent(
         self, batches: Iterator[StoredBatch] | Sequence[StoredBatch], damaged: Sequence[str] = ()
-    ) -> dict[str, Any]:
+    ) -> ReplayReport:
         count = acked = refused = 0
         for batch in batches:
             logs = [log for _, log, _ in logs_of(batch, self.event_fields)]
             left = len(self._refused(logs))
             count, acked, refused = count + 1, acked + len(logs) - left, refused + left
-        return _report(count, acked, refused, damaged)
+        return ReplayReport(count, acked, refused, tuple(damaged))
 
     def _refused(self, logs: Sequence[Log]) -> set[str]:
         """Send the logs; the ids of those that the engine does not take."""
@@ -140,13 +156,3 @@ class Replay:
         if log.wire_size() > MAX_LOG_BYTES:
             return "too large"
         return unacceptable(log.raw, is_object=self.event_fields(log.raw).is_object)
-
-
-def _report(batches: int, acked: int, refused: int, damaged: Sequence[str] = ()) -> dict[str, Any]:
-    return {
-        "ok": refused == 0 and not damaged,
-        "batches": batches,
-        "acked": acked,
-        "refused": refused,
-        "damaged": list(damaged),
-    }

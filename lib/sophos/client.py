@@ -14,7 +14,7 @@ from lib.model.credential import InUse
 from lib.model.page import DevicePage, Page, Tenant, Whoami
 from lib.sophos import pages
 from lib.sophos.auth import Credential, Tokens
-from lib.sophos.http import MAX_BODY_BYTES, Answer, Http, RateLimiter, TooLargeError
+from lib.sophos.http import MAX_BODY_BYTES, Answer, Http, RequestLimiter, TooLargeError
 from lib.sophos.reach import Way
 from lib.sophos.schemas import TenantsSchema, WhoamiSchema, load
 
@@ -54,7 +54,7 @@ class Central:
         monotonic: Callable[[], float],
         sleep: Callable[[float], None],
         random: Callable[[], float],
-        rate_limiter: RateLimiter,
+        rate_limiter: RequestLimiter,
         next_credential: Credential | None = None,
         ca_bundle: str | None = None,
         proxy: Callable[[], str] | None = None,

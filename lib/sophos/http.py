@@ -24,6 +24,7 @@ from lib.model.clock import believed, from_http_date
 from lib.model.host import check_url, is_loopback
 from lib.sophos.failures import failure_of
 from lib.sophos.reach import Way
+from lib.version import VERSION
 
 T = TypeVar("T")
 
@@ -82,10 +83,10 @@ class TooLargeError(ProtocolError):
     remedy = "Leave out the type of these events (`exclude_types`; `types` shows which one takes the room)."
 
 
-class RateLimiter(Protocol):
+class RequestLimiter(Protocol):
     """The calls that a credential may make."""
 
-    def take(self, stream: str, deadline: float) -> None:
+    def acquire(self, stream: str, deadline: float) -> None:
         """Wait for a call's turn; OverBudgetError where it comes too late."""
 
     def refused(self, retry_after: float | None) -> float:
@@ -116,7 +117,7 @@ class Http:
         monotonic: Callable[[], float],
         sleep: Callable[[float], None],
         random: Callable[[], float],
-        rate_limiter: RateLimiter,
+        rate_limiter: RequestLimiter,
         ca_bundle: str | None = None,
         proxy: Callable[[], str] | None = None,
     ) -> None:
@@ -134,7 +135,7 @@ class Http:
         adapter = HTTPAdapter(pool_maxsize=16)
         self._session.mount("https://", adapter)
         self._session.mount("http://", adapter)
-        self._session.headers["User-Agent"] = "sophos-utmstack"
+        self._session.headers["User-Agent"] = f"sophos-utmstack/{VERSION}"
         self._session.headers["Accept"] = "application/json"
         self._lock = threading.Lock()
         self._secrets: dict[str, None] = {}
@@ -170,7 +171,7 @@ class Http:
         for tries in range(1, TRIES + 1):
             status = 0
             if token is not None:
-                self._rate_limiter.take(stream, end)
+                self._rate_limiter.acquire(stream, end)
             try:
                 answer = self._once(
                     method, url, end, max_bytes, auth=Bearer(token), headers=headers, params=params, data=form

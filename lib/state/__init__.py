@@ -10,6 +10,7 @@ stops nobody else. `status` names it (`damage.damaged`); a copy in `dead/` keeps
 | `ledger/` | ledger.py, receipts.py | stays, `audit` names it; its key tells all that the next receipt needs |
 | `leases/` | leases.py | copied to `dead/`; made again from the ledger; a batch delivered in part is sent again |
 | `gaps/` | gaps.py | stays; listings go on without it |
+| `acknowledged/` | acknowledgements.py | stays; what it settled needs attention again |
 | `dead/` | dead_letters.py | stays; `replay` refuses it |
 | `integrations/` | accounts.py | copied to `dead/`; Sophos is asked again; an operator's pause is lost |
 | `devices/` | inventories.py | copied to `dead/`; every device's record is sent again |

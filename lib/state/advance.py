@@ -7,13 +7,14 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 
 from lib.errors import ConflictError, DamagedError
-from lib.model.batch import GAP, Envelope, Header
+from lib.model.batch import GAP, Envelope, Header, ids_of
 from lib.model.checkpoint import RECENT, Checkpoint
 from lib.model.clock import day_of
 from lib.model.event_fields import EventFields
-from lib.model.ids import KEY_LENGTH
+from lib.model.ids import KEY_LENGTH, IdScope
 from lib.model.stream import Stream
 from lib.state.batches import StoredBatch
 from lib.state.checkpoints import Checkpoints, SavedCheckpoint
@@ -38,18 +39,18 @@ class Item:
     type: str | None = None
 
 
-def item_of(raw: bytes, header: Header, event_fields: ReadFields) -> Item:
-    """The item that the bytes are in that batch's stream."""
+def item_of(raw: bytes, ids: IdScope, event_fields: ReadFields) -> Item:
+    """The item that the bytes are in a batch with those ids."""
     read = event_fields(raw)
-    return Item(raw, header.log_id(read.id, raw)[:KEY_LENGTH], read.created_at, read.type)
+    return Item(raw, ids.log_id(read.id, raw)[:KEY_LENGTH], read.created_at, read.type)
 
 
-def is_stored(item: Item, header: Header, known: Known, event_fields: ReadFields) -> bool:
-    """Whether the item, of that batch, is among the known ones, be it from before `utmstack_tenant_id` was changed."""
+def is_stored(item: Item, ids: IdScope, known: Known, event_fields: ReadFields) -> bool:
+    """Whether the item, with those ids, is among the known ones, be it from before `utmstack_tenant_id` was changed."""
     if item.key in known.keys:
         return True
-    envelopes = (replace(header.envelope, tenant_id=tenant) for tenant in known.tenants - {header.envelope.tenant_id})
-    return any(item_of(item.raw, replace(header, envelope=each), event_fields).key in known.keys for each in envelopes)
+    scopes = (replace(ids, tenant_id=tenant) for tenant in known.tenants - {ids.tenant_id})
+    return any(item_of(item.raw, scope, event_fields).key in known.keys for scope in scopes)
 
 
 def stored_since(state: State, stream: Stream, day: str, event_fields: ReadFields) -> Known:
@@ -61,7 +62,7 @@ def stored_since(state: State, stream: Stream, day: str, event_fields: ReadField
         with suppress(DamagedError):
             batch = state.batches.read(stream, waiting.sequence)
             if batch is not None:
-                keys = (item_of(raw, batch.header, event_fields).key for raw in batch.items)
+                keys = (item_of(raw, batch.header.id_scope, event_fields).key for raw in batch.items)
                 known.add(keys, batch.header.envelope.tenant_id)
     told = state.ledger.known_since(stream, day)
     return Known(known.keys | told.keys, known.tenants | told.tenants)
@@ -87,7 +88,9 @@ def adopt(
     checkpoints: Checkpoints, saved: SavedCheckpoint, batch: StoredBatch, event_fields: ReadFields
 ) -> SavedCheckpoint:
     """Move the position past a batch that somebody else stored: the cursor is in its header."""
-    return advance(checkpoints, saved, batch.header, [item_of(raw, batch.header, event_fields) for raw in batch.items])
+    return advance(
+        checkpoints, saved, batch.header, [item_of(raw, batch.header.id_scope, event_fields) for raw in batch.items]
+    )
 
 
 def insert(
@@ -95,12 +98,14 @@ def insert(
     stream: Stream,
     items: Sequence[bytes],
     *,
-    header_of: Callable[[Checkpoint], Header],
+    ids: IdScope,
+    header_of: Callable[[Checkpoint, Sequence[Item]], Header],
     known: Callable[[Checkpoint], Collection[str]],
     event_fields: ReadFields,
 ) -> str | None:
     """Store items beside those that are polled, as the stream's next batch; its key, or None where none is new.
 
+    `header_of` makes the header of the batch that follows the checkpoint and holds those items.
     `known` tells the keys of what was stored before; it is asked anew after another run was quicker. The cursor stays
     where it is. Raises ConflictError when other runs are quicker again and again.
     """
@@ -110,14 +115,12 @@ def insert(
         if waiting is not None:
             adopt(state.checkpoints, saved, waiting, event_fields)
             continue
-        header = header_of(saved.checkpoint)
         before = known(saved.checkpoint)
-        fresh = [item for raw in items if (item := item_of(raw, header, event_fields)).key not in before]
+        fresh = [item for raw in items if (item := item_of(raw, ids, event_fields)).key not in before]
         if not fresh:
             return None
-        header = replace(header, newest=newest_of(fresh))
         with suppress(ConflictError):
-            header, _size = state.batches.create(header, [item.raw for item in fresh])
+            header, _size = state.batches.create(header_of(saved.checkpoint, fresh), [item.raw for item in fresh])
             advance(state.checkpoints, saved, header, fresh)
             return header.key
     raise ConflictError(f"{stream}: other runs were quicker {INSERT_TRIES} times")
@@ -129,10 +132,10 @@ def announce(state: State, gap: Gap, envelope: Envelope | None, event_fields: Re
     The event comes first, so that a crash between the two repeats it under its id rather than keeps it back.
     """
 
-    def header_of(checkpoint: Checkpoint) -> Header:
+    def header_of(checkpoint: Checkpoint, items: Sequence[Item], beside: Envelope) -> Header:
         return Header(
             stream=gap.stream,
-            envelope=envelope or Envelope("", "", ""),
+            envelope=beside,
             sequence=checkpoint.sequence,
             cursor=None,
             next_cursor=None,
@@ -140,8 +143,8 @@ def announce(state: State, gap: Gap, envelope: Envelope | None, event_fields: Re
             fetched_at=gap.noticed_at,
             as_of=checkpoint.as_of or gap.noticed_at,
             day=max(checkpoint.day, day_of(checkpoint.as_of or gap.noticed_at)),
-            newest=None,
-            count=0,
+            newest=newest_of(items),
+            count=len(items),
             repeats=0,
             origin=GAP,
         )
@@ -155,7 +158,8 @@ def announce(state: State, gap: Gap, envelope: Envelope | None, event_fields: Re
             state,
             gap.stream,
             event,
-            header_of=header_of,
+            ids=ids_of(gap.stream, envelope.tenant_id, GAP),
+            header_of=partial(header_of, beside=envelope),
             known=lambda checkpoint: checkpoint.recent,
             event_fields=event_fields,
         )

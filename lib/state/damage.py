@@ -6,7 +6,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 
-from lib.state import accounts, checkpoints, gaps, inventories, leases, rate_limits, reconciliations, schedules
+from lib.state import (
+    accounts,
+    acknowledgements,
+    checkpoints,
+    gaps,
+    inventories,
+    leases,
+    rate_limits,
+    reconciliations,
+    schedules,
+)
 from lib.state.codec import UNREADABLE
 from lib.state.dead_letters import PREFIX, holds_letters, letters_of, original_of
 from lib.state.receipts import RECEIPT
@@ -17,6 +27,7 @@ LARGEST_LETTERS = 1 << 20
 _Reader = Callable[[bytes], object]
 _READERS: dict[str, _Reader] = {
     accounts.PREFIX: accounts.ACCOUNT.decode,
+    acknowledgements.PREFIX: acknowledgements.ACKNOWLEDGEMENT.decode,
     checkpoints.PREFIX: checkpoints.CHECKPOINT.decode,
     gaps.PREFIX: gaps.GAP.decode,
     inventories.PREFIX: inventories.INVENTORY.decode,

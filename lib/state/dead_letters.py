@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from lib.errors import ConflictError, ConnectorError, DamagedError
 from lib.model.log import Log, from_fields
 from lib.model.stream import Stream, stream_of
+from lib.state.acknowledgements import Acknowledgement, Acknowledgements, short_id
 from lib.store.base import ABSENT, ObjectStore
 
 log = logging.getLogger(__name__)
@@ -20,6 +23,41 @@ log = logging.getLogger(__name__)
 PREFIX = "dead/"
 _LETTERS = re.compile(r"dead/([^/]+/[^/]+/[^/]+)/\d{20}\.ndjson~*", re.ASCII)
 _OF_STREAM = re.compile(r"dead/(?:batches/)?([^/]+/[^/]+/[^/]+)/\d{20}\.ndjson~*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One object below `dead/`: what could not be delivered of one batch."""
+
+    key: str
+    events: int
+    reasons: Counter[str]
+    acknowledged: Acknowledgement | None = None
+
+    @property
+    def id(self) -> str:
+        """A short name, to type."""
+        return short_id(self.key)
+
+
+def dead_letters_by_stream(store: ObjectStore) -> dict[Stream, list[DeadLetter]]:
+    """All dead letters of each stream, in order."""
+    keys = set_aside_by_stream(store)
+    seen = Acknowledgements(store).all() if keys else {}
+    return {
+        stream: [DeadLetter(key, *_content(store, key), seen.get(key)) for key in each] for stream, each in keys.items()
+    }
+
+
+def _content(store: ObjectStore, key: str) -> tuple[int, Counter[str]]:
+    """How many events an object holds, and why."""
+    stored = store.read(key)
+    lines = stored.body.splitlines() if stored else []
+    try:
+        reasons = Counter(str(json.loads(line)["reason"]) for line in lines)
+        return reasons.total(), reasons
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return max(1, len(lines) - 1), Counter(["a damaged batch; a gap tells what was lost"])
 
 
 def set_aside(store: ObjectStore, key: str, body: bytes) -> bool:

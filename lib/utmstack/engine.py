@@ -1,69 +1,42 @@
 """UTMStack's engine behind its Unix socket or a relay: `plugins.Engine/Input`, one acknowledgement a log.
 
-One gRPC stream carries a delivery, since only within a stream is order defined. Logs are sent ahead of their
-acknowledgements up to a window; what is not acknowledged when a stream ends is sent again, in order, on the next one.
+One gRPC stream, on a connection of its own, carries a delivery, since only within a stream is order defined. Logs are
+sent ahead of their acknowledgements up to a window; what is not acknowledged when a stream ends is sent again, in
+order, on the next one. All of it happens in the thread that asks for the next count: while nobody asks, no log is read.
 """
 
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
 
-import grpc
-
-from lib.errors import ConnectorError, EngineDownError, EngineRefusedError, LogRefusedError
+from lib.errors import ConnectorError, EngineDownError, EngineRefusedError, EngineSlowError, LogRefusedError
+from lib.grpc_stream import Broken, ClientStream, Ended, Headers, Status
 from lib.model.backoff import full_jitter
 from lib.model.log import Log
-from lib.utmstack.channel import OPTIONS, RECONNECTION, Credentials, reach, socket_path
-from lib.utmstack.pb import plugins_pb2, plugins_pb2_grpc
+from lib.utmstack.call import Call, Failure
+from lib.utmstack.channel import CONNECT_SECONDS, Credentials, RelayChannel, SocketChannel, socket_path
+from lib.utmstack.window import Flight, Window
 
+INPUT = "/plugins.Engine/Input"
 CLOSE_SECONDS = 5.0
 """How long the engine may take to end a stream whose logs are all acknowledged."""
 PROBE_SECONDS = 5.0
-LARGE = 64 * 1024
-"""No engine refuses a smaller log for its size: behind a RESOURCE_EXHAUSTED for one, there is want of capacity."""
-_RELAY_REMEDY = (
-    "Check that the relay runs, that this host reaches it, and that `engine_access` is what the relay asks for "
-    "(it hangs up on a missing or expired client certificate); waiting batches are kept and sent by themselves."
+ID_CHARACTERS = 80
+"""How much is shown of an id that nobody sent."""
+_REFUSALS = (Status.UNIMPLEMENTED, Status.PERMISSION_DENIED, Status.UNAUTHENTICATED)
+_IDS_REMEDY = (
+    "The engine has to acknowledge each log by the id that it was sent with: look for what stands between this "
+    "connector and UTMStack's event processor and changes ids; waiting batches are kept and sent by themselves."
 )
-_REFUSALS = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
-
-
-@dataclass(slots=True)
-class _Entry:
-    """A log between being read and being acknowledged."""
-
-    number: int
-    message: plugins_pb2.Log
-    size: int
-    sent_at: float = 0.0
-    acked: bool = False
-
-
-@dataclass(slots=True)
-class _Stream:
-    """One gRPC stream of a delivery."""
-
-    window_logs: int
-    witness: int = 0
-    """The number of a log that goes before all others, to tell a log that is refused from an engine that is full."""
-    in_flight: dict[str, _Entry] = field(default_factory=dict)
-    """Sent on this stream and not acknowledged, by id, oldest first."""
-    over: threading.Event = field(default_factory=threading.Event)
-    stalled: str = ""
-    """Why the watchdog has ended it."""
 
 
 class Engine:
     """The engine at `unix:/path`, or behind the relay at `grpcs://host:port`.
 
-    Safe between threads; each delivery has a stream of its own.
+    Safe between threads; each delivery has a stream and a connection of its own.
     """
 
     def __init__(
@@ -77,340 +50,175 @@ class Engine:
         tries: int = 4,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`ack_timeout` in seconds; `tries` counts streams in a row that brought no acknowledgement.
+        """`ack_timeout`: seconds that the engine may owe acknowledgements without sending one.
 
-        `credentials` are what a relay is shown, asked for when the channel is made.
+        `tries` counts streams in a row that brought no acknowledgement. `credentials` are what a relay is shown, asked
+        for at first and after a stream has failed.
         """
-        self._path = socket_path(target)
-        self._place = self._path or target
-        self._relay = target.removeprefix("grpcs://")
-        self._credentials = credentials
-        self._metadata: tuple[tuple[str, str], ...] = ()
+        path = socket_path(target)
+        self._channel = RelayChannel(target, credentials) if path is None else SocketChannel(path)
         self._ack_timeout = ack_timeout
         self._window_logs = window_logs
         self._window_bytes = window_bytes
         self._tries = tries
         self._jitter = jitter
-        self._channel: grpc.Channel | None = None
-        self._opening = threading.Lock()
-        self._calls = 0
-        self._stale = False
         self.counts: Counter[str] = Counter()
-        """Streams opened, logs sent again, acknowledgements that name no log in flight."""
+        """Streams opened, logs sent again (`resent`), acknowledgements that name no log in flight (`odd_acks`)."""
 
-    def deliver(self, logs: Iterator[Log], *, deadline: float | None = None) -> Iterator[int]:
+    def deliver(
+        self, logs: Iterator[Log], *, deadline: float | None = None, early: set[int] | None = None
+    ) -> Iterator[int]:
         """Send the logs in order; yields how many of the first ones are acknowledged, rising, until all are.
 
         What the iterator raises comes out here, once everything read before it is acknowledged. `deadline` is a
-        monotonic time at which waiting ends. Raises EngineDownError, EngineRefusedError, LogRefusedError.
+        monotonic time at which waiting ends. `early` is kept up to date with the places, from 1, of the logs that are
+        acknowledged though one before them is not: whoever remembers them need not send them again. Raises
+        EngineDownError, EngineSlowError (it acknowledges, but not everything before the deadline),
+        EngineRefusedError, LogRefusedError.
         """
-        delivery = _Delivery(logs, self._window_logs, self._window_bytes)
-        if not delivery.begin():
+        window = Window(logs, self._window_logs, self._window_bytes, set() if early is None else early)
+        if not window.read_one():
+            window.raise_fault()
             return
-        self._reach()
+        self._channel.reach()
         failures = 0
-        narrow, witness = False, 0
+        flight = Flight(self._window_logs)
         while True:
-            settled = delivery.settled
-            stream = _Stream(1 if narrow else self._window_logs, witness)
-            try:
-                yield from self._run(delivery, stream, deadline)
-                if delivery.done:
-                    delivery.raise_fault()
-                    return
-                error: ConnectorError = EngineDownError(
-                    f"the engine ended the stream with {delivery.unacked} logs unacknowledged"
-                )
-            except grpc.RpcError as failure:
-                alone = next(iter(stream.in_flight), "") if narrow and len(stream.in_flight) == 1 else ""
-                named, large = _is_about_a_log(failure), _is_about_a_large_log(failure, stream)
-                # Only where a small log has just passed before it is the engine not simply full.
-                if alone and (named or (large and stream.witness and delivery.settled == settled)):
-                    reason = f"the engine refused it: {failure.code().name}: {failure.details()}"
-                    raise LogRefusedError(reason, log_id=alone) from None
-                narrow = named or large
-                witness = delivery.small() if alone and large else 0
-                error = self._error(failure, stream)
-            failures = 1 if delivery.settled > settled else failures + 1
+            settled = window.settled
+            self.counts["streams"] += 1
+            failure = yield from self._run(window, flight, deadline)
+            if failure is None or window.is_done:
+                window.raise_fault()
+                return
+            has_settled = window.settled > settled
+            following = self._following(window, flight, failure, has_settled=has_settled)
+            failures = 1 if has_settled else failures + 1
             pause = full_jitter(failures, self._jitter(), base=0.5, cap=30.0)
             late = deadline is not None and time.monotonic() + pause >= deadline
-            if failures >= self._tries or late or isinstance(error, EngineRefusedError):
-                raise error
-            self.counts["resent"] += len(stream.in_flight)
+            if failures >= self._tries or late or isinstance(failure.error, EngineRefusedError):
+                raise failure.error
+            self.counts["resent"] += len(flight.in_flight)
+            flight = following
             time.sleep(pause)
 
     def probe(self, timeout: float = PROBE_SECONDS) -> None:
         """Open a stream, send nothing, and see it end; EngineDownError or EngineRefusedError says why it cannot be."""
-        self._reach()
+        self._channel.reach()
+        nothing = Window(iter(()), 1, 1, set())
+        nothing.read_one()
+        run = self._run(nothing, Flight(1), time.monotonic() + timeout)
         try:
-            with self._call(iter(()), timeout) as call:
-                for _ in call:
-                    pass
-        except grpc.RpcError as failure:
-            raise self._error(failure, _Stream(0)) from None
+            next(run)
+        except StopIteration as end:
+            if end.value is not None:
+                raise end.value.error from None
 
     def close(self) -> None:
-        """Close the channel."""
-        with self._opening:
-            self._hang_up()
+        """Nothing is kept open between deliveries."""
 
-    def _run(self, delivery: _Delivery, stream: _Stream, deadline: float | None) -> Iterator[int]:
-        """One stream, until it ends; grpc.RpcError when it ends badly."""
-        self.counts["streams"] += 1
-        with self._call(delivery.requests(stream)) as call:
-            watchdog = threading.Thread(
-                target=self._watch, args=(delivery, stream, call, deadline), name="ack watchdog", daemon=True
-            )
-            watchdog.start()
-            try:
-                for ack in call:
-                    settled = delivery.acknowledge(stream, ack.lastId)
-                    if settled is None:
-                        self.counts["odd_acks"] += 1
-                    else:
-                        yield settled
-            except grpc.RpcError:
-                if not delivery.done:
-                    raise
-            finally:
-                delivery.end(stream)
-                call.cancel()
-                watchdog.join()
-
-    def _watch(self, delivery: _Delivery, stream: _Stream, call: grpc.Call, deadline: float | None) -> None:
-        """Cancel a stream whose oldest log waits too long for its acknowledgement, or that does not end."""
-        done_at: float | None = None
-        while not stream.over.wait(min(1.0, self._ack_timeout / 4)):
-            now = time.monotonic()
-            sent_at = delivery.oldest(stream)
-            if delivery.done:
-                done_at = done_at or now
-                if now - done_at > CLOSE_SECONDS:
-                    stream.stalled = "did not end a stream whose logs are all acknowledged"
-            elif sent_at is not None and now - sent_at > self._ack_timeout:
-                stream.stalled = f"did not acknowledge a log within {self._ack_timeout:g} s"
-            elif deadline is not None and now > deadline:
-                stream.stalled = f"had {delivery.unacked} logs unacknowledged at the call's deadline"
-            if stream.stalled:
-                call.cancel()
-                return
-
-    @contextmanager
-    def _call(self, requests: Iterator[plugins_pb2.Log], timeout: float | None = None) -> Iterator[Any]:
-        """A stream, cancelled in the end."""
-        with self._opening:
-            if self._channel is None:
-                self._channel = self._open()
-            stub = plugins_pb2_grpc.EngineStub(self._channel)  # type: ignore[no-untyped-call]
-            call = stub.Input(requests, timeout=timeout, metadata=self._metadata)
-            self._calls += 1
+    def _run(self, window: Window, flight: Flight, deadline: float | None) -> Generator[int, None, Failure | None]:
+        """One stream, until it ends: the counts that it brings, and in the end why it failed, where it did."""
         try:
-            yield call
-        except grpc.RpcError:
-            # The channel to a relay is made anew, and shows what is valid then, once nobody uses this one.
-            self._stale = self._path is None
-            raise
+            call = self._call(window, flight, deadline)
+        except EngineDownError as error:
+            self._channel.renew()
+            return Failure(error)
+        failure: Failure | None = None
+        counts: list[int] = []
+        try:
+            while call.ended is None and failure is None:
+                elsewhere = time.monotonic()
+                # What is sent first keeps the engine at work while the counts are taken.
+                call.fill()
+                yield from counts
+                call.quiet_since += time.monotonic() - elsewhere
+                counts = self._turn(window, flight, call, deadline)
+                failure = self._failure(window, flight, call, deadline)
+            yield from counts
         finally:
-            call.cancel()
-            with self._opening:
-                self._calls -= 1
-                if self._stale and not self._calls:
-                    self._hang_up()
+            call.close()
+        if failure is not None:
+            self._channel.renew()
+        return failure
 
-    def _open(self) -> grpc.Channel:
-        if self._path is not None:
-            return grpc.insecure_channel(f"unix://{self._path}", options=OPTIONS)
-        shown = self._credentials()
-        self._metadata = (("authorization", f"Bearer {shown.token}"),) if shown.token else ()
-        tls = grpc.ssl_channel_credentials(shown.ca, shown.key, shown.certificate)
-        return grpc.secure_channel(self._relay, tls, options=RECONNECTION)
+    def _call(self, window: Window, flight: Flight, deadline: float | None) -> Call:
+        token = self._channel.token
+        metadata: Headers = () if token is None else ((b"authorization", b"Bearer " + token.encode()),)
+        seconds = CONNECT_SECONDS if deadline is None else min(CONNECT_SECONDS, deadline - time.monotonic())
+        connection = self._channel.connect(max(seconds, 0.1))
+        stream = ClientStream(INPUT, authority=self._channel.authority, scheme=self._channel.scheme, metadata=metadata)
+        return Call(window, flight, connection, stream)
 
-    def _hang_up(self) -> None:
-        if self._channel is not None:
-            self._channel.close()
-        self._channel, self._stale = None, False
+    def _turn(self, window: Window, flight: Flight, call: Call, deadline: float | None) -> list[int]:
+        limit = self._limit(window, call)
+        odd_acks = flight.odd_acks
+        counts = call.turn(limit if deadline is None else min(limit, deadline))
+        if flight.odd_acks > odd_acks:
+            self.counts["odd_acks"] += flight.odd_acks - odd_acks
+        return counts
 
-    def _reach(self) -> None:
-        if self._path is not None:
-            reach(self._path)
+    def _limit(self, window: Window, call: Call) -> float:
+        """Until when the engine may be silent, monotonic."""
+        return call.quiet_since + (min(CLOSE_SECONDS, self._ack_timeout) if window.is_done else self._ack_timeout)
 
-    def _error(self, failure: grpc.RpcError, stream: _Stream) -> ConnectorError:
-        code, details = failure.code(), failure.details()
-        if stream.stalled:
-            return EngineDownError(f"the engine at {self._place} {stream.stalled}")
-        text = f"the engine at {self._place} ended the stream: {code.name}: {details}"
-        if code in _REFUSALS:
-            return EngineRefusedError(text)
-        return EngineDownError(text, remedy=None if self._path is not None else _RELAY_REMEDY)
-
-
-class _Delivery:
-    """Logs on their way, over as many streams as it takes.
-
-    `requests` runs in gRPC's thread, everything else in the caller's and the watchdog's.
-    """
-
-    def __init__(self, logs: Iterator[Log], window_logs: int, window_bytes: int) -> None:
-        self._logs = logs
-        self._window_logs = window_logs
-        self._window_bytes = window_bytes
-        self._reading = threading.Lock()
-        self._change = threading.Condition()
-        self._window: dict[int, _Entry] = {}
-        """Read and not settled, by number."""
-        self._bytes = 0
-        self._read = 0
-        self._exhausted = False
-        self._fault: BaseException | None = None
-        self.settled = 0
-        """How many of the first logs are acknowledged."""
-
-    @property
-    def done(self) -> bool:
-        """Whether there is nothing more to send, and nothing that waits for its acknowledgement."""
-        return self._exhausted and self.settled == self._read
-
-    @property
-    def unacked(self) -> int:
-        """How many logs were read and are not settled."""
-        return self._read - self.settled
-
-    def begin(self) -> bool:
-        """Read the first log; whether there is one."""
-        self._read_one()
-        if self.done:
-            self.raise_fault()
-        return not self.done
-
-    def raise_fault(self) -> None:
-        """Raise what the iterator of logs raised."""
-        if self._fault is not None:
-            raise self._fault
-
-    def small(self) -> int:
-        """The number of the first small log behind the oldest one, 0 where none is at hand."""
-        number = self.settled + 2
-        while True:
-            if number > self._read and self._has_room:
-                self._read_one(number)
-            if number > self._read:
-                return 0
-            entry = self._unacked(number)
-            if entry is not None and entry.size < LARGE:
-                return number
-            number += 1
-
-    def requests(self, stream: _Stream) -> Iterator[plugins_pb2.Log]:
-        """What is not acknowledged, then what is new, as far as the window allows; a witness before all."""
-        if stream.witness and (entry := self._take(stream, stream.witness)):
-            yield entry.message
-        number = self.settled + 1
-        while not stream.over.is_set():
-            entry = self._take(stream, number)
-            if entry is not None:
-                number = entry.number + 1
-                yield entry.message
-            elif self._exhausted:
-                return
-            else:
-                self._read_one(number, stream)
-
-    def acknowledge(self, stream: _Stream, log_id: str) -> int | None:
-        """Settle the log of that id (no id: the oldest); how many are settled now, or None for an unknown id."""
-        with self._change:
-            log_id = log_id or next(iter(stream.in_flight), "")
-            entry = stream.in_flight.pop(log_id, None)
-            if entry is None:
-                return None
-            entry.acked = True
-            while (head := self._window.get(self.settled + 1)) is not None and head.acked:
-                del self._window[head.number]
-                self._bytes -= head.size
-                self.settled += 1
-            self._change.notify()
-            return self.settled
-
-    def oldest(self, stream: _Stream) -> float | None:
-        """When the log was sent that waits longest for its acknowledgement on the stream."""
-        with self._change:
-            return next((entry.sent_at for entry in stream.in_flight.values()), None)
-
-    def end(self, stream: _Stream) -> None:
-        """Nothing more is read or sent on the stream once this returns."""
-        with self._change:
-            stream.over.set()
-            self._change.notify_all()
-        with self._reading:
-            # A read that had begun has ended: whoever owns the iterator may go on with what it reads from.
-            return
-
-    def _take(self, stream: _Stream, number: int) -> _Entry | None:
-        """The next entry to send, once the window allows; None where one has to be read first, or none is left."""
-        with self._change:
-            while not stream.over.is_set():
-                entry = next((found for at in range(number, self._read + 1) if (found := self._unacked(at))), None)
-                if entry is None and (self._exhausted or self._has_room):
-                    return None
-                if entry is not None and self._may_send(entry, stream):
-                    entry.sent_at = time.monotonic()
-                    stream.in_flight[entry.message.id] = entry
-                    return entry
-                self._change.wait()
+    def _failure(self, window: Window, flight: Flight, call: Call, deadline: float | None) -> Failure | None:
+        """Why the stream is at its end, where it is, and not well."""
+        now = time.monotonic()
+        if call.ended is not None:
+            return self._ended(window, flight, call.ended)
+        if now >= self._limit(window, call):
+            return self._unacked(flight, self._error(self._silence(window, call)))
+        if deadline is None or now < deadline:
             return None
+        if window.is_done or not call.is_open:
+            return Failure(self._error(self._silence(window, call)))
+        text = f"the engine at {self._channel.place} had {window.unacked} logs unacknowledged at the call's deadline"
+        return self._unacked(flight, EngineSlowError(text) if flight.acks else EngineDownError(text))
 
-    def _unacked(self, number: int) -> _Entry | None:
-        entry = self._window.get(number)
-        return None if entry is None or entry.acked else entry
+    def _ended(self, window: Window, flight: Flight, end: Ended | Broken) -> Failure | None:
+        if isinstance(end, Broken):
+            return Failure(self._error(end.reason))
+        if end.status is not Status.OK:
+            text = f"ended the stream: {end.status.name}: {end.message}"
+            return Failure(self._error(text, end.status), end.status, end.message)
+        if window.is_done:
+            return None
+        text = f"the engine ended the stream with {window.unacked} logs unacknowledged"
+        return self._unacked(flight, EngineDownError(text))
 
-    @property
-    def _has_room(self) -> bool:
-        return not self._window or (len(self._window) < self._window_logs and self._bytes < self._window_bytes)
+    def _silence(self, window: Window, call: Call) -> str:
+        if not call.is_open:
+            return "did not open a stream in time"
+        if window.is_done:
+            return "did not end a stream whose logs are all acknowledged"
+        return f"did not acknowledge a log within {self._ack_timeout:g} s"
 
-    @staticmethod
-    def _may_send(entry: _Entry, stream: _Stream) -> bool:
-        """Never two logs in flight with one id: their acknowledgements could not be told apart."""
-        return len(stream.in_flight) < stream.window_logs and entry.message.id not in stream.in_flight
+    def _unacked(self, flight: Flight, error: ConnectorError) -> Failure:
+        """That, or in words of its own what an engine does that acknowledges under other ids."""
+        if flight.odd_acks > flight.acks and flight.in_flight:
+            shown = flight.odd_id[:ID_CHARACTERS].decode("utf-8", "replace")
+            text = f"{flight.odd_acks} acknowledgements name no log that was sent, the last one {shown!r}"
+            place = self._channel.place
+            error = EngineDownError(f"the engine at {place} acknowledges under other ids: {text}", remedy=_IDS_REMEDY)
+        return Failure(error)
 
-    def _read_one(self, number: int = 1, stream: _Stream | None = None) -> None:
-        """Read the next log into the window, unless that was done for an earlier stream, or this one has ended."""
-        with self._reading:
-            if self._read >= number or self._exhausted or (stream is not None and stream.over.is_set()):
-                return
-            try:
-                log = next(self._logs, None)
-                entry = None if log is None else _entry(number, log)
-            except BaseException as error:  # noqa: BLE001 - raised where the delivery is waited for
-                self._fault, entry = error, None
-            with self._change:
-                if entry is None:
-                    self._exhausted = True
-                else:
-                    self._window[number] = entry
-                    self._bytes += entry.size
-                    self._read = number
+    def _error(self, text: str, status: Status | None = None) -> ConnectorError:
+        text = f"the engine at {self._channel.place} {text}"
+        return EngineRefusedError(text) if status in _REFUSALS else EngineDownError(text, remedy=self._channel.remedy)
 
+    def _following(self, window: Window, flight: Flight, failure: Failure, *, has_settled: bool) -> Flight:
+        """How the next stream goes about it, to find out which log is the reason; LogRefusedError once that is known.
 
-def _entry(number: int, log: Log) -> _Entry:
-    message = plugins_pb2.Log(
-        id=log.id,
-        dataType=log.data_type,
-        dataSource=log.data_source,
-        timestamp=log.timestamp,
-        tenantId=log.tenant_id,
-        raw=log.raw.decode(),
-    )
-    return _Entry(number, message, len(log.raw))
-
-
-def _is_about_a_log(failure: grpc.RpcError) -> bool:
-    """Whether the status names one log as its reason: too large for grpc-go's limit, or invalid."""
-    if failure.code() == grpc.StatusCode.INVALID_ARGUMENT:
-        return True
-    too_large = "larger than max" in (failure.details() or "")
-    return failure.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and too_large
-
-
-def _is_about_a_large_log(failure: grpc.RpcError, stream: _Stream) -> bool:
-    """Whether a large log in flight may be the reason, in whatever words."""
-    is_exhausted = failure.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    return is_exhausted and any(entry.size >= LARGE for entry in stream.in_flight.values())
+        First one log at a time; then, behind a large one, a small one goes first as a witness.
+        """
+        named, large = failure.is_about_a_log, failure.is_about_a_large_log(flight)
+        if not named and not large:
+            return Flight(self._window_logs)
+        if not flight.is_narrow or len(flight.in_flight) != 1:
+            return Flight(1, is_narrow=True)
+        (alone,) = flight.in_flight.values()
+        # Only where a small log has just passed before it is the engine not simply full.
+        if failure.status is not None and (named or (flight.witness and not has_settled)):
+            reason = f"the engine refused it: {failure.status.name}: {failure.details}"
+            raise LogRefusedError(reason, log_id=alone.id.decode()) from None
+        return Flight(1, is_narrow=True, witness=window.small() if large else 0)

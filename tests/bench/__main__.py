@@ -26,7 +26,7 @@ import requests
 from emulator.runtime import process
 from emulator.runtime.functions import Function
 from lib.config import loading as configuration
-from lib.config.loading import ENVIRONMENT
+from lib.config.environment import CONFIG as ENVIRONMENT
 from lib.state.state import State
 from lib.store.directory import DirectoryStore
 from tests.bench.cold_start import cold_start

@@ -15,7 +15,7 @@ import requests
 
 from emulator.runtime import process
 from emulator.runtime.functions import TARGETS
-from lib.config.loading import ENVIRONMENT
+from lib.config.environment import CONFIG
 from tests.site import free_port
 
 ROUNDS = 5
@@ -48,7 +48,7 @@ def once(name: str, config: Path, *, flags: tuple[str, ...] = (), log: Path | No
     child = subprocess.Popen(
         [sys.executable, *flags, *arguments, "--host", "127.0.0.1", "--port", str(port)],
         cwd=process.ROOT,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(process.ROOT), ENVIRONMENT: str(config)},
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(process.ROOT), CONFIG: str(config)},
         stderr=stderr,
     )
     try:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.app import open_store
+from lib.parts import open_store
 from lib.store.base import ObjectStore
 
 

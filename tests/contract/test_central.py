@@ -13,7 +13,6 @@ from functools import partial
 import pytest
 
 from emulator.central import CentralServer, Credential, Fault, Tenant
-from lib.app import Credential as Keys
 from lib.errors import (
     ConnectorError,
     CredentialsError,
@@ -26,7 +25,10 @@ from lib.errors import (
     ThrottledError,
 )
 from lib.model.page import Page
+from lib.parts import ClientCredential as Keys
 from lib.sophos.client import Central
+from lib.version import VERSION
+from tests.fakes.sophos import Sophos
 
 SECRET = "demo-secret"
 
@@ -60,7 +62,7 @@ UNTOLD = 30.0
 class Generous:
     """A budget without an end."""
 
-    def take(self, stream: str, deadline: float) -> None:
+    def acquire(self, stream: str, deadline: float) -> None:
         """A call's turn."""
 
     def refused(self, retry_after: float | None) -> float:
@@ -351,6 +353,12 @@ def test_neither_netrc_nor_a_proxy_of_the_environment_is_used_on_loopback(
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     assert len(first_page(central, client(central.url)).items) == 1000
+
+
+def test_sophos_is_told_who_asks_and_in_which_version() -> None:
+    with Sophos() as fake:
+        client(fake.url).whoami()
+    assert fake.agents == {f"sophos-utmstack/{VERSION}"}
 
 
 def test_whoami_of_a_tenant(central: CentralServer) -> None:

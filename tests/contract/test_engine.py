@@ -5,6 +5,7 @@ The other side is the stand-in engine, an engine in Go, or one whose acknowledge
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import os
@@ -18,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -500,26 +501,19 @@ def test_streams_that_bring_an_acknowledgement_do_not_use_up_the_tries(stand_in:
 
 def test_an_engine_that_restarts_in_the_middle_gets_every_log(stand_in: StandInEngine) -> None:
     sent = logs_to(400)
-    reached, stopped = threading.Event(), threading.Event()
+    counts: list[int] = []
 
     def logs() -> Iterator[Log]:
         yield from sent[:150]
-        # The stream has broken before the rest is read.
-        assert stopped.wait(PATIENCE)
+        # The window has let log 151 be read: some are acknowledged, others in flight. Now the stream breaks.
+        assert counts
+        stand_in.stop()
+        stand_in.start()
         yield from sent[150:]
 
-    def restart() -> None:
-        assert reached.wait(PATIENCE)
-        stand_in.stop()
-        stopped.set()
-        stand_in.start()
-
-    counts = []
-    with client(stand_in.socket, tries=50, jitter=0.2, window_logs=100) as engine, aside(restart):
+    with client(stand_in.socket, tries=50, jitter=0.2, window_logs=100) as engine:
         for count in engine.deliver(logs()):
-            counts.append(count)
-            if count == 60:
-                reached.set()
+            counts.append(count)  # noqa: PERF402 - what came before counts
     assert counts == list(range(1, 401))
     assert first_arrivals(taken_ids(stand_in)) == ids(sent)
     assert engine.counts["streams"] >= 2
@@ -741,31 +735,54 @@ def test_a_delivery_closed_early_ends_its_stream_and_reads_no_further_log(folder
         other.acks.put(None)
 
 
-def test_closing_waits_for_a_read_that_has_begun(folder: Path) -> None:
-    reading, go_on, read = threading.Event(), threading.Event(), []
+def test_logs_are_read_by_nobody_else_than_who_asks_for_the_next_count(folder: Path) -> None:
+    readers = set()
+
+    def logs() -> Iterator[Log]:
+        for number in itertools.count(1):
+            readers.add(threading.get_ident())
+            yield log(number)
+
+    source = logs()
+    with StandInEngine(folder / "e.sock") as other, client(other.socket, window_logs=3) as engine:
+        delivery = engine.deliver(source)
+        for expected in range(1, 20):
+            assert next(delivery) == expected
+            assert inspect.getgeneratorstate(source) == inspect.GEN_SUSPENDED  # type: ignore[arg-type]
+        close(delivery)
+        assert readers == {threading.get_ident()}
+        # Its owner may go on with it.
+        following = int(next(source).id.removeprefix("log-"))
+    # The counts of a few acknowledgements that came together are taken one by one.
+    assert 20 <= following <= 19 + 2 * 3 + 1
+    assert taken_ids(other) == ids(logs_to(len(other.received)))
+    assert len(other.received) < following
+
+
+def test_a_delivery_cannot_be_closed_while_a_log_is_read(folder: Path) -> None:
+    reading, go_on = threading.Event(), threading.Event()
 
     def logs() -> Iterator[Log]:
         yield log(1)
         reading.set()
         assert go_on.wait(PATIENCE)
-        read.append(2)
         yield log(2)
-        read.append(3)
         yield log(3)
 
     source = logs()
-    with StandInEngine(folder / "e.sock") as other, client(other.socket) as engine:
+    with StandInEngine(folder / "e.sock") as other, client(other.socket, window_logs=2) as engine:
         delivery = engine.deliver(source)
-        assert next(delivery) == 1
-        assert reading.wait(PATIENCE)
-        with aside(lambda: close(delivery)) as closer:
-            closer.join(QUIET)
-            assert closer.is_alive()
+
+        def ask() -> None:
+            assert next(delivery) == 1
+
+        with aside(ask):
+            assert reading.wait(PATIENCE)
+            with pytest.raises(ValueError, match="already executing"):
+                close(delivery)
             go_on.set()
-        assert read == [2]
-        # Nobody else runs it: its owner may go on with it.
-        assert next(source).id == "log-3"
-        assert taken_ids(other) == ["log-1"]
+        close(delivery)
+        assert next(source, log(4)).id in {"log-3", "log-4"}
 
 
 # Sockets that cannot be used
@@ -1056,27 +1073,19 @@ def test_3000_logs_arrive_at_the_engine_in_go_with_identical_fields(folder: Path
 
 def test_an_engine_in_go_that_is_replaced_in_the_middle_gets_every_log(folder: Path) -> None:
     sent, record = logs_to(300), folder / "record"
-    started, ended = threading.Event(), threading.Event()
+    counts: list[int] = []
+    with ExitStack() as first, ExitStack() as second, client(folder / "e.sock", tries=50, window_logs=50) as engine:
+        first.enter_context(go_engine(folder / "e.sock", record))
 
-    def logs() -> Iterator[Log]:
-        yield from sent[:100]
-        assert started.wait(PATIENCE)
-        yield from sent[100:]
+        def logs() -> Iterator[Log]:
+            yield from sent[:100]
+            # The window has let log 101 be read: 51 are acknowledged.
+            first.close()
+            second.enter_context(go_engine(folder / "e.sock", record))
+            yield from sent[100:]
 
-    def first_then_second() -> None:
-        with go_engine(folder / "e.sock", record):
-            up.set()
-            assert reached.wait(PATIENCE)
-        with go_engine(folder / "e.sock", record):
-            started.set()
-            assert ended.wait(PATIENCE)
-
-    up, reached = threading.Event(), threading.Event()
-    with aside(first_then_second), client(folder / "e.sock", tries=50, jitter=0.2) as engine:
-        assert up.wait(PATIENCE)
         for count in engine.deliver(logs()):
-            if count == 40:
-                reached.set()
-        ended.set()
-        assert count == 300
+            counts.append(count)  # noqa: PERF402 - what came before counts
+    assert counts == list(range(1, 301))
+    assert engine.counts["streams"] >= 2
     assert first_arrivals([each.id for each in recorded(record)]) == ids(sent)

@@ -25,9 +25,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from lib.app import open_store
 from lib.errors import ConflictError, LayoutError, StoreError
 from lib.model.stream import Stream, stream_of
+from lib.parts import open_store
 from lib.store.base import ABSENT, ObjectStore
 from lib.store.directory import DirectoryStore
 

@@ -18,7 +18,8 @@ from emulator.central import CentralServer, Credential, Settings
 from emulator.central.clock import Clock
 from emulator.cli import commands
 from emulator.web.status import collect
-from lib.config import loading
+from lib.app import App
+from lib.config import environment, loading
 from lib.errors import DamagedError, LayoutError
 from lib.model.checkpoint import Checkpoint
 from lib.model.credential import Life
@@ -301,7 +302,7 @@ def three(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         CentralServer(credentials=KEYS) as central,
         site(central, integrations=integrations, keep_central=True) as found,
     ):
-        monkeypatch.setenv(loading.ENVIRONMENT, str(found.config))
+        monkeypatch.setenv(environment.CONFIG, str(found.config))
         go_on(found, NAMES)
         yield found
 
@@ -351,7 +352,7 @@ def test_any_other_stored_object_is_damaged(three: Site, capsys: pytest.CaptureF
             path.write_bytes(body)
             go_on(three, ("acme", "gamma"))
             key = str(path.relative_to(folder))
-            named = {each["key"]: each["what"] for each in collect(loading.load(None))["damaged"]}
+            named = {each["key"]: each["what"] for each in collect(App(lambda: loading.load(None)))["damaged"]}
             assert key in named, kind
             go_on(three, NAMES)
             commands.status(None, as_json=False)
@@ -369,7 +370,7 @@ def test_an_object_of_a_newer_version_fails_its_own_integration_alone_and_is_not
     path.write_bytes(b'{"layout": 2}')
     go_on(three, ("acme", "gamma"))
     assert path.read_bytes() == b'{"layout": 2}'
-    told = collect(loading.load(None))
+    told = collect(App(lambda: loading.load(None)))
     assert [each["key"] for each in told["damaged"]] == [str(path.relative_to(three.folder / "store"))]
     assert "layout 2" in told["damaged"][0]["what"]
 

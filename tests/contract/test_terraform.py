@@ -15,7 +15,8 @@ import yaml
 
 from emulator.central import CentralServer
 from lib.config import loading as configuration
-from lib.config.loading import Config, ConfigSchema
+from lib.config.schema import ConfigSchema
+from lib.config.settings import CLOUD_RUN, Config
 from lib.model.rate_policy import PUBLISHED
 from tests.fakes.gcs import Call, FakeGcs, Reply, answered
 from tests.fakes.terraform.cloud import BINDING_SETTLES, PROJECT, Cloud
@@ -105,7 +106,7 @@ def test_the_first_apply_in_a_new_project_makes_all_and_a_configuration_that_is_
     assert [each.name for each in config.integrations] == [each["name"] for each in given["integrations"].values()]
     assert (config.tasks is None) == (variant == "no_tasks")
     assert config.store == f"gs://{found['google_storage_bucket.store']['id']}"
-    assert config.access.platform == configuration.CLOUD_RUN
+    assert config.access.platform == CLOUD_RUN
     for forwards in ("google_eventarc_trigger.batches[0]", "google_cloud_scheduler_job.sweep[0]"):
         assert (forwards in found) == (variant != "hybrid")
     if variant == "kms":

@@ -17,7 +17,7 @@ import pytest
 
 from emulator.central import CentralServer, Settings
 from emulator.engine import StandInEngine
-from lib.app import open_store
+from lib.parts import open_store
 from lib.pipeline.audit import audit
 from lib.state.state import State
 from tests.fakes.dying import Life, live

@@ -11,7 +11,7 @@ from emulator.central import CentralServer
 from emulator.runtime.functions import FunctionDownError
 from emulator.runtime.platform import finalized
 from emulator.runtime.work_queue import WorkQueue
-from lib.app import open_store
+from lib.parts import open_store
 from lib.state.state import State
 from tests.end_to_end.test_hybrid import relay, set_up
 from tests.fakes.cloud_tasks import CloudTasks

@@ -17,20 +17,15 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from lib.app import Credential, open_store
-from lib.model.feed import Feed
+from lib import answers
+from lib.app import App
+from lib.config.loading import parse
+from lib.model.credential import InUse
 from lib.model.log import Log
 from lib.model.page import DevicePage, Page, Tenant, Whoami
 from lib.model.rate_policy import PUBLISHED
-from lib.pipeline.accounts import Accounts, Integration
-from lib.pipeline.fetch_page import FetchPage
-from lib.pipeline.forward_batch import ForwardBatch
-from lib.pipeline.rate_limiter import RateLimiter
-from lib.pipeline.reconcile import Reconcile
+from lib.parts import Parts, connect_sophos, open_store
 from lib.sophos.client import Central
-from lib.sophos.pages import event_fields
-from lib.state.schedules import Schedules
-from lib.state.state import State
 from lib.store.base import Entry, ObjectStore, Stored
 from lib.utmstack.engine import Engine
 
@@ -136,6 +131,10 @@ class MortalSophos:
     def counts(self) -> dict[str, int]:
         return dict(self._central.counts)
 
+    @property
+    def in_use(self) -> InUse | None:
+        return self._central.in_use
+
     def clock(self, *, deadline: float | None = None) -> datetime | None:
         return self._central.clock(deadline=deadline)
 
@@ -158,81 +157,49 @@ class MortalEngine:
             yield acked
         self._fate.call("delivered", lambda: None)
 
+    def probe(self) -> None:
+        self._engine.probe()
+
 
 def live(life: Life) -> tuple[list[str], list[dict[str, Any]]]:
     """Fetch everything and forward everything; the calls that were made, and the answers."""
     fate = Fate(life)
-    store = MortalStore(open_store(life.store), fate)
-    state = State.of(store)
-
-    def now() -> datetime:
-        return datetime.now(UTC) + timedelta(seconds=life.ahead)
-
-    rate_limiter = RateLimiter(
-        lambda: store,
-        lambda: "demo-client",
-        life.calls_per_minute,
-        now=now,
-        monotonic=time.monotonic,
-        sleep=time.sleep,
-        jitter=lambda: 0.0,
+    config = parse(
+        json.dumps(
+            {
+                "store": life.store if life.store.startswith("gs://") else f"file:{life.store}",
+                "engine": f"unix:{life.socket}",
+                "sophos": {"auth_url": life.url, "api_url": life.url},
+                "archive": "7d",
+                "gap_data_type": "gaps",
+                "integrations": [
+                    {
+                        "name": "acme",
+                        "client_id": "demo-client",
+                        "client_secret": "demo-secret",
+                        "streams": list(life.kinds),
+                        "calls_per_minute": life.calls_per_minute,
+                        "alerts_data_type": "alerts",
+                        "endpoints_data_type": "devices",
+                    }
+                ],
+            }
+        )
     )
-    central = Central(
-        Credential(lambda: "demo-client", lambda: "demo-secret"),
-        auth_url=life.url,
-        api_url=life.url,
-        now=now,
-        monotonic=time.monotonic,
-        sleep=time.sleep,
+    engine = Engine(config.engine, jitter=lambda: 0.0)
+    parts = Parts(
+        now=lambda: datetime.now(UTC) + timedelta(seconds=life.ahead),
         random=lambda: 0.0,
-        rate_limiter=rate_limiter,
-    )
-    feed = Feed(
-        name="acme",
-        region="auto",
-        tenants=None,
-        kinds=tuple(life.kinds),
-        exclude_types=(),
-        lookback=timedelta(hours=24),
-        settle=timedelta(0),
-        reconcile=timedelta(hours=6),
-        utmstack_tenant_id="ce66672c-e36d-4761-a8c8-90058fee1a24",
-        alerts_data_type="alerts",
-        endpoints_data_type="devices",
-        inventory=timedelta(hours=6),
-        data_source=None,
-        gap_data_type="gaps",
-    )
-    fetch = FetchPage(
-        state=state,
-        accounts=Accounts(store, now=now, jitter=lambda: 0.0),
-        integrations={
-            "acme": Integration(feed, MortalSophos(central, fate), lambda: "demo-client", life.url, rate_limiter)
-        },
-        event_fields=event_fields,
-        reconcile=Reconcile(state, event_fields, now, time.monotonic),
-        schedules=Schedules(store),
-        every=lambda: 60.0,
-        max_pending_bytes=1 << 30,
-        now=now,
-        monotonic=time.monotonic,
-    )
-    engine = Engine(f"unix:{life.socket}", jitter=lambda: 0.0)
-    forward = ForwardBatch(
-        state=state,
-        engine=MortalEngine(engine, fate),
-        event_fields=event_fields,
         holder=lambda: life.holder,
-        now=now,
-        monotonic=time.monotonic,
-        gap_data_type="gaps",
-        utmstack_tenant_id=feed.utmstack_tenant_id,
-        archive=timedelta(days=7),
+        store=lambda location: MortalStore(open_store(location), fate),
+        engine=lambda *_: MortalEngine(engine, fate),
+        sophos=lambda *of: MortalSophos(connect_sophos(*of), fate),
     )
-    answers = fetch.run(deadline=time.monotonic() + 60).lines
-    answers += forward.run(deadline=time.monotonic() + 60)
+    app = App(lambda: config, parts)
+    found = answers.fetched(app.fetch_page.run(deadline=time.monotonic() + 60))["results"]
+    found += answers.delivered(app.forward_batch.run(deadline=time.monotonic() + 60))
     engine.close()
-    return fate.calls, answers
+    return fate.calls, found
 
 
 def main() -> None:

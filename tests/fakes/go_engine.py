@@ -58,9 +58,9 @@ def _run(*command: str, cwd: Path, env: dict[str, str] | None = None) -> None:
 
 
 @contextmanager
-def go_engine(socket: Path, record: Path | None = None) -> Iterator[subprocess.Popen[str]]:
-    """A running engine on `socket`, ready to be connected to; ended on leaving."""
-    command = [str(build_go_engine()), "-socket", str(socket)]
+def go_engine(socket: Path, record: Path | None = None, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """A running engine on `socket`, ready to be connected to; ended on leaving. `options` are its flags."""
+    command = [str(build_go_engine()), "-socket", str(socket), *options]
     if record is not None:
         command += ["-record", str(record)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

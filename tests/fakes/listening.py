@@ -9,9 +9,10 @@ import grpc
 
 
 @contextmanager
-def listening(path: Path, add: Callable[[grpc.Server], None]) -> Iterator[None]:
-    """Serve what `add` adds."""
-    server = grpc.server(ThreadPoolExecutor(8))
+def listening(path: Path, add: Callable[[grpc.Server], None], **options: int) -> Iterator[None]:
+    """Serve what `add` adds; `options` are the server's, without `grpc.`."""
+    given = [(f"grpc.{name}", value) for name, value in options.items()]
+    server = grpc.server(ThreadPoolExecutor(8), options=given)
     add(server)
     server.add_insecure_port(f"unix://{path}")
     server.start()

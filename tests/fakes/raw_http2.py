@@ -13,6 +13,7 @@ import h2.events
 import h2.exceptions
 from h2.config import H2Configuration
 from h2.connection import H2Connection
+from h2.settings import SettingCodes, Settings
 
 from emulator.relay.http2 import INPUT
 
@@ -117,7 +118,9 @@ class RawCaller:
 class RawEngine:
     """An engine's socket; each connection's first stream gets what the script does once it has a message."""
 
-    def __init__(self, path: Path, script: Callable[[H2Connection, socket.socket], None]) -> None:
+    def __init__(self, path: Path, script: Callable[[H2Connection, socket.socket], None], window: int = 65_535) -> None:
+        """`window`: bytes that may come ahead, on a stream and in all."""
+        self._window = window
         path.unlink(missing_ok=True)
         self._script = script
         self._listener = socket.socket(socket.AF_UNIX)
@@ -143,7 +146,10 @@ class RawEngine:
 
     def _answer(self, connection: socket.socket) -> None:
         talk = H2Connection(H2Configuration(client_side=False, header_encoding=None))
+        talk.local_settings = Settings(client=False, initial_values={SettingCodes.INITIAL_WINDOW_SIZE: self._window})
         talk.initiate_connection()
+        if self._window > 65_535:
+            talk.increment_flow_control_window(self._window - 65_535)
         connection.sendall(talk.data_to_send())
         while data := connection.recv(1 << 16):
             events = talk.receive_data(data)

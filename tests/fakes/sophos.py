@@ -25,6 +25,8 @@ class Sophos:
         self.says: dict[str, Say] = {}
         self.tokens: list[str] = []
         """Those that it has issued."""
+        self.agents: set[str | None] = set()
+        """What those who asked call themselves."""
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -38,6 +40,7 @@ class Sophos:
 
             def _answer(self, fields: list[tuple[str, str]]) -> None:
                 path = urlsplit(self.path).path
+                fake.agents.add(self.headers["User-Agent"])
                 token = self.headers.get("Authorization", "").removeprefix("Bearer ")
                 say = fake.says.get(path)
                 status, answer = say(dict(fields), token) if say else fake._usual(path)

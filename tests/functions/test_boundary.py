@@ -27,6 +27,7 @@ from lib.errors import ConfigError, ConnectorError, CredentialsError, StoreError
 from lib.http.access import Access, Rules
 from lib.http.handler import answer
 from lib.telemetry import JsonFormatter, TerminalFormatter, redact
+from lib.version import VERSION
 from tests.site import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +47,7 @@ def answered(error: Exception) -> Response:
     app = Flask("test")
     with app.test_request_context("/", method="POST", data=b"{}", environ_base={"REMOTE_ADDR": "127.0.0.1"}):
         asked: Request = request
-        return answer(asked, Nothing(), call, access=lambda: Access(Rules()))
+        return answer(asked, Nothing(), call, service="test", access=lambda: Access(Rules()))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -108,7 +109,7 @@ def test_a_log_line_has_cloud_loggings_fields() -> None:
     line = JsonFormatter("fetch-page").format(record)
     told = json.loads(line)
     assert "\n" not in line
-    assert (told["severity"], told["serviceContext"]) == ("WARNING", {"service": "fetch-page"})
+    assert (told["severity"], told["serviceContext"]) == ("WARNING", {"service": "fetch-page", "version": VERSION})
     assert "ValueError: invalid literal" in told["message"]
 
 
@@ -154,7 +155,7 @@ def failing(client_secret):
 app = Flask("x")
 @app.post("/")
 def main():
-    return answer(request, Body(), failing, access=lambda: Access(Rules()))
+    return answer(request, Body(), failing, service="test", access=lambda: Access(Rules()))
 
 print(app.test_client().post("/?token=hunter2", json={"client_secret": "hunter2"}).status_code)
 """

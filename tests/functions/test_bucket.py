@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lib.http.handler import FINALIZED
+from lib.http.cloud_events import FINALIZED
 from tests.fakes.gcs import FakeGcs
 from tests.site import Site, site
 

@@ -1,26 +1,26 @@
 """One credential's calls on a modelled clock, against the simulator's own count of them, over a real store."""
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Self
 
 import pytest
 
 from emulator.central.accounts import PUBLISHED_LIMITS, RequestLimiter
 from emulator.central.clock import Clock
+from lib.app import App
+from lib.config.loading import parse
 from lib.errors import OverBudgetError, ThrottledError
-from lib.model.feed import Feed
+from lib.model.credential import InUse
 from lib.model.page import DevicePage, Page, Tenant, Whoami
-from lib.pipeline.accounts import Accounts, Integration
+from lib.parts import Parts
 from lib.pipeline.fetch_page import FetchPage
 from lib.pipeline.rate_limiter import RateLimiter
-from lib.pipeline.reconcile import Reconcile
-from lib.sophos.pages import event_fields
-from lib.state.schedules import Schedules
-from lib.state.state import State
 from lib.store.directory import DirectoryStore
 
 ENFORCED = PUBLISHED_LIMITS[1::2]
@@ -73,7 +73,7 @@ class World:
             self.sleep(max(0.0, now - self.monotonic()))
             one = min(due, key=due.__getitem__)
             try:
-                budgets[one].take(f"stream {one}", self.monotonic())
+                budgets[one].acquire(f"stream {one}", self.monotonic())
                 self.call(budgets[one])
                 due[one] = self.monotonic() + 0.05
             except (OverBudgetError, ThrottledError) as error:
@@ -109,15 +109,15 @@ def test_a_lower_share_is_kept(world: World) -> None:
 
 def test_a_429_that_one_instance_met_holds_the_others_back(world: World) -> None:
     one, other = world.rate_limiter(), world.rate_limiter()
-    one.take("a", world.monotonic())
+    one.acquire("a", world.monotonic())
     assert one.refused(40.0) == 40.0
-    other.expect(1, 60.0)
+    other.reserve(1, 60.0)
     with pytest.raises(OverBudgetError) as over:
-        other.take("b", world.monotonic())
+        other.acquire("b", world.monotonic())
     assert over.value.retry_after == pytest.approx(40.0, abs=1.0)
     assert other.used().is_strict
     world.sleep(41.0)
-    other.take("b", world.monotonic())
+    other.acquire("b", world.monotonic())
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -128,13 +128,13 @@ def test_a_noisy_stream_leaves_the_others_their_calls_and_uses_all_the_rest(worl
     start = world.monotonic()
     for minute in range(minutes):
         began = max(start + 60.0 * minute, world.monotonic())
-        rate_limiter.expect(30, 60.0)
+        rate_limiter.reserve(30, 60.0)
         for number in range(30):
-            rate_limiter.take(f"quiet {number}", began + 50)
+            rate_limiter.acquire(f"quiet {number}", began + 50)
         slowest = max(slowest, world.monotonic() - began)
         while world.monotonic() < start + 60.0 * (minute + 1):
             try:
-                rate_limiter.take("noisy", world.monotonic())
+                rate_limiter.acquire("noisy", world.monotonic())
                 pages += 1
             except OverBudgetError as over:
                 world.sleep(over.retry_after or 0.0)
@@ -146,7 +146,7 @@ def test_few_calls_write_nothing(world: World) -> None:
     rate_limiter = world.rate_limiter()
     for _ in range(60):
         for number in range(15):
-            rate_limiter.take(f"s{number}", world.monotonic() + 50)
+            rate_limiter.acquire(f"s{number}", world.monotonic() + 50)
         world.sleep(60.0)
     assert not [*world.store.list("budgets/")]
 
@@ -154,7 +154,7 @@ def test_few_calls_write_nothing(world: World) -> None:
 def test_another_credential_has_calls_of_its_own(world: World) -> None:
     one, other = world.rate_limiter(), world.rate_limiter(client_id="somebody else")
     world.catch_up([one], minutes=3)
-    other.expect(1, 60.0)
+    other.reserve(1, 60.0)
     assert other.used().last_minute == 0
 
 
@@ -163,11 +163,15 @@ class Quiet:
     """A partner's tenants, some of which have something new at each asking."""
 
     world: World
-    rate_limiter: RateLimiter
     tenants_: list[Tenant]
     busy: frozenset[str]
     asked: dict[str, list[float]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    in_use: InUse | None = None
+
+    def limited_by(self, rate_limiter: RateLimiter) -> Self:
+        self.rate_limiter = rate_limiter
+        return self
 
     def whoami(self, *, deadline: float | None = None) -> Whoami:
         return Whoami("p", "partner", "https://api.example.com", None)
@@ -182,7 +186,7 @@ class Quiet:
         return None
 
     def page(self, host: str, tenant: str, kind: str, *, deadline: float | None = None, **_: object) -> Page:
-        self.rate_limiter.take(f"{host}/{tenant}/{kind}", deadline or 0.0)
+        self.rate_limiter.acquire(f"{host}/{tenant}/{kind}", deadline or 0.0)
         self.world.sleep(0.02)
         self.world.call(self.rate_limiter)
         times = self.asked.setdefault(tenant, [])
@@ -192,50 +196,31 @@ class Quiet:
         return Page(items, f"{tenant}-{len(times)}", has_more=False, served_at=self.world.now())
 
 
-def fetch_page(world: World, source: Quiet, every: Callable[[], float]) -> FetchPage:
-    feed = Feed(
-        name="partner",
-        region="auto",
-        tenants=None,
-        kinds=("events",),
-        exclude_types=(),
-        lookback=timedelta(hours=24),
-        settle=timedelta(0),
-        reconcile=None,
-        utmstack_tenant_id="ce66672c-e36d-4761-a8c8-90058fee1a24",
-        alerts_data_type="alerts",
-        endpoints_data_type="devices",
-        inventory=timedelta(hours=6),
-        data_source=None,
-        gap_data_type=None,
+def fetch_page(world: World, source: Quiet) -> FetchPage:
+    config = parse(
+        json.dumps({"integrations": [{"name": "partner", "client_id": "p", "client_secret": "s", "reconcile": "off"}]})
     )
-    state = State.of(world.store)
-    one = Integration(feed, source, lambda: "partner", "https://api.example.com", source.rate_limiter)
-    return FetchPage(
-        state=state,
-        accounts=Accounts(world.store, now=world.now, jitter=lambda: 0.0),
-        integrations={"partner": one},
-        event_fields=event_fields,
-        reconcile=Reconcile(state, event_fields, world.now, world.monotonic),
-        schedules=Schedules(world.store),
-        max_pending_bytes=1 << 30,
-        every=every,
+    parts = Parts(
         now=world.now,
         monotonic=world.monotonic,
-        workers=1,
+        sleep=world.sleep,
+        random=lambda: 1.0,
+        store=lambda _: world.store,
+        sophos=lambda _parts, _hosts, _credentials, calls: source.limited_by(calls),
     )
+    return replace(App(lambda: config, parts).fetch_page, workers=1)
 
 
 def test_of_1000_tenants_each_is_asked_within_12_minutes_and_a_busy_one_within_2(world: World) -> None:
     tenants = [Tenant(f"t-{number:04}", f"Tenant {number}", "https://api.example.com") for number in range(1000)]
     busy = frozenset(tenant.id for tenant in tenants[::50])
-    source = Quiet(world, world.rate_limiter(), tenants, busy)
-    use_case = fetch_page(world, source, lambda: 60.0)
+    source = Quiet(world, tenants, busy)
+    use_case = fetch_page(world, source)
     start = world.monotonic()
     for tick in range(28):
         world.sleep(max(0.0, start + 60.0 * tick - world.monotonic()))
         fetched = use_case.run(deadline=world.monotonic() + 50)
-        assert len(fetched.lines) + fetched.deferred == 1000 or fetched.lines[0]["outcome"] == "rate_limited"
+        assert len(fetched.results) + fetched.deferred == 1000 or fetched.results[0].outcome == "rate_limited"
     end = world.monotonic()
     waits = [longest([start, *source.asked[tenant.id], end]) for tenant in tenants]
     spoke = [longest(source.asked[tenant]) for tenant in busy]
@@ -281,29 +266,29 @@ def test_an_instance_that_starts_after_a_jump_waits_no_longer_than_was_asked_for
 ) -> None:
     world = Jumping(tmp_path)
     one = world.rate_limiter()
-    one.take("a", world.monotonic())
+    one.acquire("a", world.monotonic())
     assert one.refused(40.0) == 40.0
     world.ahead = jump
     other = world.rate_limiter()
-    other.expect(1, 60.0)
+    other.reserve(1, 60.0)
     with suppress(OverBudgetError):
-        other.take("b", world.monotonic())
+        other.acquire("b", world.monotonic())
     world.sleep(41.0)
-    other.expect(1, 60.0)
-    other.take("b", world.monotonic())
-    one.take("a", world.monotonic())
+    other.reserve(1, 60.0)
+    other.acquire("b", world.monotonic())
+    one.acquire("a", world.monotonic())
 
 
 @pytest.mark.parametrize("jump", JUMPS, ids=str)
 def test_what_another_told_by_a_clock_that_differs_counts(tmp_path: Path, jump: timedelta) -> None:
     world = Jumping(tmp_path)
     one, other = world.rate_limiter(), world.rate_limiter()
-    other.expect(1, 60.0)
+    other.reserve(1, 60.0)
     world.ahead = jump
     for _ in range(40):
-        one.take("", world.monotonic() + 50)
+        one.acquire("", world.monotonic() + 50)
     world.ahead = timedelta(0)
-    other.expect(1, 60.0)
+    other.reserve(1, 60.0)
     assert 20 <= other.used().last_minute <= 40
     world.sleep(70.0)
     assert other.used().last_minute == 0
@@ -314,10 +299,10 @@ def test_a_record_of_an_instance_that_died_ahead_of_time_is_forgotten(tmp_path: 
     world.ahead = timedelta(days=200)
     one = world.rate_limiter()
     for _ in range(40):
-        one.take("", world.monotonic() + 50)
+        one.acquire("", world.monotonic() + 50)
     world.ahead = timedelta(0)
     other = world.rate_limiter()
     for _ in range(3):
-        other.expect(1, 60.0)
+        other.reserve(1, 60.0)
         world.sleep(40.0)
     assert other.used().last_minute == 0

@@ -12,14 +12,13 @@ import pytest
 
 from emulator.central import CentralServer, Fault
 from emulator.central.clock import Clock
-from lib.config import loading as configuration
 from lib.errors import StoreError
 from lib.model.batch import Envelope, Header
 from lib.model.checkpoint import OLDEST_REQUEST, Checkpoint
+from lib.model.integration import UTMSTACK_TENANT
 from lib.model.page import Page, Tenant
 from lib.model.stream import Stream
 from lib.pipeline.audit import audit
-from lib.pipeline.count_types import CountTypes
 from lib.sophos.pages import event_fields
 from lib.state.advance import advance, item_of
 from lib.state.state import State
@@ -82,12 +81,8 @@ def test_reconciliation_reads_what_sophos_still_has(works: Connector) -> None:
 
 
 def test_types_are_counted_of_the_whole_window(works: Connector) -> None:
-    (integration,) = works.fetch_page.integrations.values()
-    targets = works.accounts.targets(integration.feed, integration.source, integration.client_id(), integration.api_url)
-    counted = CountTypes(event_fields, works.now, works.monotonic).run(
-        integration, targets, window=timedelta(hours=24), deadline=works.monotonic() + 50
-    )
-    assert counted["complete"]
+    (counted,) = works.app.count_types(None, timedelta(hours=24))
+    assert counted.is_complete
     assert abs(asked_from(works)[-1] - oldest(works)) < timedelta(seconds=20)
 
 
@@ -167,11 +162,11 @@ def test_a_clock_that_jumps_and_comes_back_stalls_doubles_and_loses_nothing(
 @pytest.mark.parametrize("jump", JUMPS, ids=str)
 def test_a_stream_with_pages_to_come_goes_on_when_the_clock_is_set_back(jumping: Jumping, jump: timedelta) -> None:
     jumping.central.fill(30_000, hours=20)
-    first = jumping.fetch_page.run(max_pages=15, deadline=jumping.monotonic() + 50).lines
+    (first,) = jumping.app.fetch_page.run(max_pages=15, deadline=jumping.monotonic() + 50).results
     jumping.ahead = jump
     jumping.clock.advance(1)
-    (line,) = jumping.fetch_page.run(max_pages=10, deadline=jumping.monotonic() + 50).lines
-    assert (first[0]["pages"], line["pages"], line["outcome"]) == (15, 10, "fetched")
+    (second,) = jumping.app.fetch_page.run(max_pages=10, deadline=jumping.monotonic() + 50).results
+    assert (first.pages, second.pages, second.outcome) == (15, 10, "fetched")
     jumping.tick()
     assert jumping.checkpoint().events == 30_020
 
@@ -225,7 +220,7 @@ def poisoned(works: Jumping, moment: datetime, batches: int = 3) -> None:
         raws = [json.dumps({"id": f"old-{number}-{each}", "type": "t"}).encode() for each in range(2)]
         header = Header(
             stream=stream,
-            envelope=Envelope("sophos-central", "acme", configuration.UTMSTACK_TENANT),
+            envelope=Envelope("sophos-central", "acme", UTMSTACK_TENANT),
             sequence=saved.checkpoint.sequence,
             previous_cursor=saved.checkpoint.batch_cursor,
             cursor=saved.checkpoint.cursor,
@@ -239,7 +234,7 @@ def poisoned(works: Jumping, moment: datetime, batches: int = 3) -> None:
             repeats=0,
         )
         header, _ = works.state.batches.create(header, raws)
-        advance(works.state.checkpoints, saved, header, [item_of(raw, header, event_fields) for raw in raws])
+        advance(works.state.checkpoints, saved, header, [item_of(raw, header.id_scope, event_fields) for raw in raws])
         works.forward()
 
 
@@ -341,19 +336,19 @@ def test_a_last_pages_cursor_of_2099_is_not_believed_and_a_real_outage_after_it_
             return replace(super().page(host, tenant, kind, deadline=deadline, **more), next_cursor=self.cursor)
 
     world = World(tmp_path)
-    source = Telling(world, world.rate_limiter(), [Tenant("t", "T", "https://api.example.com")], frozenset({"t"}))
-    use_case = fetch_page(world, source, lambda: 60.0)
+    source = Telling(world, [Tenant("t", "T", "https://api.example.com")], frozenset({"t"}))
+    use_case = fetch_page(world, source)
     for text in ("2099-01-01T00:00:00Z", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "later"):
         source.cursor = cursor_of(text)
-        (line,) = use_case.run(deadline=world.monotonic() + 50).lines
-        assert (line["outcome"], line["lag_seconds"], line.get("problem")) == ("fetched", 0.0, None)
+        (result,) = use_case.run(deadline=world.monotonic() + 50).results
+        assert (result.outcome, result.lag_seconds, result.problem) == ("fetched", 0.0, None)
         world.sleep(60.0)
-    (stream,) = use_case.state.checkpoints.streams()
-    read_at = use_case.state.checkpoints.read(stream).checkpoint.as_of
-    assert list(use_case.state.gaps.all()) == []
+    (stream,) = use_case.context.state.checkpoints.streams()
+    read_at = use_case.context.state.checkpoints.read(stream).checkpoint.as_of
+    assert list(use_case.context.state.gaps.all()) == []
     world.sleep(40 * 3600.0)
     use_case.run(deadline=world.monotonic() + 50)
-    (gap,) = use_case.state.gaps.all()
+    (gap,) = use_case.context.state.gaps.all()
     assert gap.start == read_at
 
 

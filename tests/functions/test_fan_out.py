@@ -14,7 +14,7 @@ from lib.model.clock import from_text
 from lib.model.stream import Stream
 from lib.pipeline.fan_out import WORKERS, FanOut
 from lib.tasks import CloudTasks as Queue
-from lib.tasks import Target
+from lib.tasks import TaskTarget
 from tests.fakes.cloud_tasks import QUEUE, CloudTasks
 from tests.site import Site, site
 
@@ -135,7 +135,7 @@ class Together:
 def test_tasks_are_added_many_at_once_over_connections_that_stay_open(queue: CloudTasks) -> None:
     streams = [Stream("acme", f"t-{number}", "events") for number in range(5 * WORKERS)]
     assert FanOut(Together(), timedelta(minutes=1), lambda: datetime.now(UTC)).tick(streams) == len(streams)
-    target = Target(queue.settings["url"], queue.settings["service_account"], timedelta(seconds=60))
+    target = TaskTarget(queue.settings["url"], queue.settings["service_account"], timedelta(seconds=60))
     tasks = Queue(QUEUE, target, api_url=queue.url, jitter=lambda: 0.0)
     assert FanOut(tasks, timedelta(minutes=1), lambda: datetime.now(UTC)).tick(streams) == len(streams)
     assert queue.connections <= WORKERS

@@ -1,10 +1,11 @@
-"""Each fault of the README's table: what the operator sees, and what the program does."""
+"""Each fault of the table in docs/operations.md: what the operator sees, and what the program does."""
 
 import ast
 import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,21 +15,13 @@ import pytest
 from emulator.central import CentralServer, Credential, Fault, Tenant
 from emulator.central.clock import Clock
 from emulator.engine import StandInEngine
-from emulator.web.status import status
-from lib import app
+from emulator.web.status import collect
+from lib import answers
+from lib.app import App
 from lib.config import loading as configuration
 from lib.errors import EngineDownError
 from lib.model.checkpoint import SLOWEST
-from lib.pipeline.accounts import Accounts, Integration
-from lib.pipeline.fetch_page import FetchPage
-from lib.pipeline.forward_batch import ForwardBatch
-from lib.pipeline.rate_limiter import RateLimiter
-from lib.pipeline.reconcile import Reconcile
-from lib.sophos.client import Central
-from lib.sophos.pages import event_fields
-from lib.state.schedules import Schedules
-from lib.state.state import State
-from lib.store.directory import DirectoryStore
+from lib.parts import Parts
 from lib.utmstack.engine import Engine
 from tests.fakes.dying import Died, Life, live
 from tests.site import ROOT, free_port
@@ -55,21 +48,15 @@ class Connector:
             "integrations": list(integrations) or [ONE],
         }
         self.config = configuration.parse(json.dumps(settings))
-        self.state = State.of(DirectoryStore(folder / "store"))
-        self.accounts = Accounts(self.state.store, now=self.now, jitter=lambda: 1.0)
         self.engine = StandInEngine(folder / "e")
-        self.fetch_page = FetchPage(
-            state=self.state,
-            accounts=self.accounts,
-            integrations={each.name: self._integration(each) for each in self.config.integrations},
-            event_fields=event_fields,
-            reconcile=Reconcile(self.state, event_fields, self.now, self.monotonic),
-            schedules=Schedules(self.state.store),
-            every=lambda: MINUTE,
-            max_pending_bytes=1 << 30,
+        parts = Parts(
             now=self.now,
             monotonic=self.monotonic,
+            sleep=self.clock.advance,
+            random=lambda: 1.0,
         )
+        self.app = App(lambda: self.config, parts)
+        self.state, self.accounts = self.app.state, self.app.accounts
 
     def now(self) -> datetime:
         return datetime.fromtimestamp(self.monotonic(), UTC)
@@ -77,40 +64,11 @@ class Connector:
     def monotonic(self) -> float:
         return self.clock.now() / 1000
 
-    def _integration(self, each: configuration.Integration) -> Integration:
-        rate_limiter = RateLimiter(
-            lambda: self.state.store,
-            each.client_id.resolve,
-            each.calls_per_minute,
-            now=self.now,
-            monotonic=self.monotonic,
-            sleep=self.clock.advance,
-            jitter=lambda: 0.0,
-        )
-        sophos, second = self.config.sophos, None
-        if each.next_client_id and each.next_client_secret:
-            second = app.Credential(each.next_client_id.resolve, each.next_client_secret.resolve)
-        source = Central(
-            app.Credential(each.client_id.resolve, each.client_secret.resolve),
-            auth_url=sophos.auth_url,
-            api_url=sophos.api_url,
-            allow_hosts=sophos.allow_hosts,
-            now=self.now,
-            monotonic=self.monotonic,
-            sleep=self.clock.advance,
-            random=lambda: 0.0,
-            rate_limiter=rate_limiter,
-            next_credential=second,
-            ca_bundle=sophos.ca_bundle,
-            proxy=sophos.proxy.resolve if sophos.proxy else None,
-        )
-        feed = app.feed_of(each, self.config.gap_data_type)
-        return Integration(feed, source, each.client_id.resolve, sophos.api_url, rate_limiter, lambda: source.in_use)
-
     def tick(self, *, minutes: float = 1, seconds: float = 50.0) -> dict[str, Line]:
         """What fetch-page says, some minutes later, of each integration, or of each tenant of the only one."""
         self.clock.advance(minutes * MINUTE)
-        lines = self.fetch_page.run(deadline=self.monotonic() + seconds).lines
+        fetched = self.app.fetch_page.run(deadline=self.monotonic() + seconds)
+        lines = answers.fetched(fetched)["results"]
         key = "integration" if len(self.config.integrations) > 1 else "tenant"
         return {line["stream"] if line["stream"] == "alerts" else str(line[key]): line for line in lines}
 
@@ -127,27 +85,18 @@ class Connector:
         return found
 
     def forward(self) -> list[Line]:
-        """What forward-batch says."""
+        """What forward-batch says; the engine answers in real time."""
+        use_case = self.app.forward_batch
         engine = Engine(f"unix:{self.folder}/e", ack_timeout=0.3)
+        context = replace(use_case.context, state=self.state, engine=engine, monotonic=time.monotonic)
         try:
-            return ForwardBatch(
-                state=self.state,
-                engine=engine,
-                event_fields=event_fields,
-                holder=lambda: "here",
-                now=self.now,
-                monotonic=time.monotonic,
-                gap_data_type="gaps",
-                utmstack_tenant_id=configuration.UTMSTACK_TENANT,
-                archive=None,
-            ).run(deadline=time.monotonic() + 20)
+            return answers.delivered(replace(use_case, context=context).run(deadline=time.monotonic() + 20))
         finally:
             engine.close()
 
     def status(self) -> Line:
         """What the operator sees, who never sees a secret."""
-        feeds = [app.feed_of(each, None) for each in self.config.integrations]
-        found = status(self.config, self.state, self.accounts, feeds=feeds, latest={}, budgets=[], now=self.now())
+        found = collect(self.app)
         assert SECRET not in json.dumps(found)
         assert "demo-client" not in json.dumps(found)
         return found
@@ -453,7 +402,7 @@ def test_events_are_stored_behind_the_cursor(works: Connector) -> None:
 
 @pytest.mark.parametrize(("fault", "pages"), [("same_cursor", 1), ("two_cursors", 3)])
 def test_sophos_returns_the_cursor_that_it_was_sent(works: Connector, fault: str, pages: int) -> None:
-    works.fetch_page.run(max_pages=1, deadline=works.monotonic() + 50)
+    works.app.fetch_page.run(max_pages=1, deadline=works.monotonic() + 50)
     works.central.faults.add(Fault(fault, times=None))
     for failures in (1, 2):
         (line,) = works.tick().values()
@@ -535,8 +484,8 @@ def test_a_process_is_killed(works: Connector) -> None:
 
 
 def rows() -> list[str]:
-    """The first cells of the README's table."""
-    text = (ROOT / "README.md").read_text().partition("## How it fails")[2].partition("\n## ")[0]
+    """The first cells of the table in docs/operations.md."""
+    text = (ROOT / "docs/operations.md").read_text().partition("## How it fails")[2].partition("\n## ")[0]
     return [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")][2:]
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lib.config.loading import parse
 from lib.errors import ConfigError
-from lib.http.handler import FINALIZED
+from lib.http.cloud_events import FINALIZED
 from lib.pipeline import attest, heartbeat
 from lib.pipeline.audit import audit
 from lib.sophos.pages import event_fields

@@ -9,17 +9,17 @@ import pytest
 
 from emulator.central import CentralServer
 from emulator.engine import StandInEngine
+from lib.app import App
+from lib.config.loading import parse
 from lib.errors import StoreError
 from lib.model.batch import Envelope, Header
 from lib.model.checkpoint import Checkpoint
 from lib.model.clock import day_of
 from lib.model.receipt import DELIVERED, LastReceipt
 from lib.model.stream import Stream
+from lib.parts import Parts
 from lib.pipeline.audit import audit
 from lib.pipeline.expiry import Expiry
-from lib.pipeline.forward_batch import ForwardBatch
-from lib.pipeline.observe import NullEngine
-from lib.sophos.pages import event_fields
 from lib.state.state import State
 from lib.store.base import Entry, Stored
 from lib.store.directory import DirectoryStore
@@ -259,16 +259,10 @@ def test_receipts_of_a_stream_that_nothing_comes_in_are_removed_after_90_days(st
         def _change(self) -> None:
             calls.append("change")
 
-    forward = ForwardBatch(
-        state=State.of(Told(store, 0)),
-        engine=NullEngine(),
-        event_fields=event_fields,
-        holder=lambda: "somebody",
-        now=lambda: START + timedelta(days=92),
-        monotonic=lambda: 0.0,
-        gap_data_type=None,
-        utmstack_tenant_id="t",
-    )
+    told = Told(store, 0)
+    config = parse("observe: on\nutmstack: {workdir: /none}")
+    parts = Parts(now=lambda: START + timedelta(days=92), monotonic=lambda: 0.0, store=lambda _: told)
+    forward = App(lambda: config, parts).forward_batch
     forward.run(deadline=1.0)
     (line,) = audit(State.of(store))["streams"]
     assert (line["ok"], line["receipts"], line["removed_until"]) == (True, 2 * A_DAY, day(2))

@@ -20,7 +20,6 @@ from functions.fetch_page import main as fetch_page
 from functions.forward_batch import main as forward_batch
 from functions.test_connection import main as connection
 from lib.config import loading as configuration
-from lib.http.access import Access, Rules
 from lib.model.stream import KINDS
 from tests.site import Site, site, until
 
@@ -122,7 +121,7 @@ def test_each_function_serves_the_description(called: Site, name: str) -> None:
 
 def test_the_emulator_serves_the_description(called: Site) -> None:
     platform = Platform(configuration.load(str(called.config)), str(called.config))
-    answer = web.application(platform, dict, lambda: Access(Rules())).test_client().get("/openapi.json")
+    answer = web.application(platform, dict, called.app).test_client().get("/openapi.json")
     assert answer.json == DESCRIPTION
 
 
@@ -131,7 +130,7 @@ def test_the_emulator_serves_the_description(called: Site) -> None:
 )
 def test_what_the_emulator_does_not_have_is_a_problem_too(called: Site, path: str, status: int, code: str) -> None:
     platform = Platform(configuration.load(str(called.config)), str(called.config))
-    client = web.application(platform, dict, lambda: Access(Rules())).test_client()
+    client = web.application(platform, dict, called.app).test_client()
     answer = client.delete(path)
     assert (answer.status_code, answer.content_type) == (status, "application/problem+json")
     assert answer.json is not None

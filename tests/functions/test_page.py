@@ -15,6 +15,7 @@ from emulator.central import DEFAULT_TENANT_ID, CentralServer, Credential, Tenan
 from lib.model.checkpoint import Checkpoint
 from lib.model.stream import Stream
 from lib.store.base import ABSENT
+from lib.version import VERSION
 from tests.site import SECRET, Emulator, Site, site, until
 
 NAME = "a/b & ü%2F?"
@@ -46,6 +47,14 @@ def get(emulator: Emulator, path: str, headers: dict[str, str] | None = None, **
     answer = requests.get(emulator.url(path), params=query, headers=headers, timeout=30)
     assert answer.status_code == 200, answer.text
     return answer.text
+
+
+def test_page_and_status_name_the_version(served: tuple[Site, Emulator]) -> None:
+    found, emulator = served
+    assert f"<footer>version {VERSION} " in get(emulator, "/")
+    assert (emulator.status() or {})["version"] == VERSION
+    (first, *_) = (found.folder / "emulator.log").read_text().splitlines()
+    assert json.loads(first)["message"] == f"sophos-utmstack {VERSION}"
 
 
 def test_the_newest_events_are_shown_though_they_are_delivered_and_nothing_is_kept(

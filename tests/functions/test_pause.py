@@ -1,7 +1,6 @@
 """An integration that an operator pauses."""
 
 from emulator.web.status import collect
-from lib.config import loading as configuration
 from tests.site import site
 
 
@@ -15,11 +14,12 @@ def test_a_paused_integration_fetches_nothing_delivers_what_it_has_and_goes_on_w
         assert (line["outcome"], line["pages"]) == ("paused", 0)
         found.results("forward-batch")
         assert len(found.raws()) == 30
-        told = collect(configuration.load(str(found.config)))
-        assert (told["integrations"][0]["state"], told["ok"]) == ("paused", True)
+        told = collect(found.app)
+        assert (told["integrations"][0]["state"], told["ok"], told["health"]) == ("paused", False, "attention")
+        assert [each["code"] for each in told["reasons"]] == ["paused"]
         assert told["integrations"][0]["since"] is not None
         assert "acme" in found.command("pause", "nobody", status=2)["problem"]["detail"]
         assert found.command("resume", "acme") == {"integration": "acme", "paused": False}
         (line,) = found.results("fetch-page")
         assert line["events"] == 5
-        assert collect(configuration.load(str(found.config)))["integrations"][0]["state"] == "collecting"
+        assert collect(found.app)["integrations"][0]["state"] == "collecting"

@@ -11,8 +11,9 @@ import pytest
 from emulator.central import CentralServer, Credential, Tenant
 from emulator.engine import StandInEngine
 from emulator.web.status import collect
+from lib.app import App
 from lib.config import loading as configuration
-from lib.config.loading import Config
+from lib.config.settings import Config
 from tests.fakes.dying import Life, live
 from tests.site import Site, site
 
@@ -50,7 +51,7 @@ class Partner:
         return {line["tenant"]: line for line in lines if "pages" in line}
 
     def status(self) -> dict[str, dict[str, Any]]:
-        return {line["tenant"]: line for line in collect(self.config)["streams"]}
+        return {line["tenant"]: line for line in collect(App(lambda: self.config))["streams"]}
 
 
 @pytest.fixture
@@ -112,5 +113,5 @@ def test_a_listed_tenant_that_cannot_be_read_stops_no_other() -> None:
         assert lines["t-asleep"]["problem"]["code"] == lines["t-nobody"]["problem"]["code"] == "wrong_tenant"
         assert "not provisioned" in lines["t-asleep"]["problem"]["remedy"]
         assert "tenants" in lines["t-nobody"]["problem"]["remedy"]
-        told = {line["tenant"]: line for line in collect(configuration.load(str(found.config)))["streams"]}
+        told = {line["tenant"]: line for line in collect(found.app)["streams"]}
         assert told["t-nobody"]["problem"]["code"] == "wrong_tenant"

@@ -1,7 +1,6 @@
 """test-connection's checks, each against a real fault: names, sockets, certificates, stores, clocks, deadlines."""
 
 import json
-import random
 import socket
 import ssl
 import threading
@@ -20,18 +19,19 @@ from cryptography.x509.oid import NameOID
 
 from emulator.central import CentralServer, Credential, Fault, Tenant
 from emulator.engine import StandInEngine
-from lib.app import Credential as Keys
+from lib import answers
+from lib.app import App
+from lib.config.loading import parse
 from lib.errors import HostRefusedError, SophosDownError, StoreError
-from lib.pipeline.rate_limiter import RateLimiter
-from lib.pipeline.test_connection import Check, Subject, Surroundings, TestConnection, check_store
+from lib.pipeline.test_connection import check_store
 from lib.sophos.client import Central
-from lib.sophos.pages import event_fields
 from lib.sophos.reach import Way
 from lib.store.directory import DirectoryStore
-from lib.utmstack.engine import Engine
 from tests.site import free_port, site
 
 SECRET = "demo-secret"
+
+Line = dict[str, Any]
 
 
 class Bench:
@@ -43,48 +43,26 @@ class Bench:
         self.store = DirectoryStore(folder / "store")
         self.engine = StandInEngine(folder / "e.sock")
 
-    def subject(self, secret: str = SECRET, *, url: str = "", **settings: Any) -> Subject:
-        rate_limiter = RateLimiter(
-            lambda: self.store,
-            lambda: "demo-client",
-            100,
-            now=lambda: datetime.now(UTC),
-            monotonic=time.monotonic,
-            sleep=time.sleep,
-            jitter=random.random,
-        )
-        sophos = Central(
-            Keys(lambda: "demo-client", lambda: secret),
-            auth_url=url or self.central.url,
-            api_url=url or self.central.url,
-            now=lambda: datetime.now(UTC),
-            monotonic=time.monotonic,
-            sleep=time.sleep,
-            random=random.random,
-            rate_limiter=rate_limiter,
-        )
-        return Subject(sophos, rate_limiter, **settings)
+    def subject(self, secret: str = SECRET, *, url: str = "", **integration: Any) -> App:
+        """The use cases over a configuration whose only integration is to be tested."""
+        url = url or self.central.url
+        settings = {
+            "store": f"file:{self.folder}/store",
+            "engine": f"unix:{self.folder}/e.sock",
+            "sophos": {"auth_url": url, "api_url": url},
+            "integrations": [{"name": "acme", "client_id": "demo-client", "client_secret": secret, **integration}],
+        }
+        config = parse(json.dumps(settings))
+        return App(lambda: config)
 
-    def run(self, subject: Subject, seconds: float = 30.0, told: list[Check] | None = None) -> dict[str, Any]:
-        def probe() -> str:
-            engine = Engine(f"unix:{self.folder}/e.sock")
-            try:
-                engine.probe()
-            finally:
-                engine.close()
-            return "the engine"
-
-        surroundings = Surroundings(
-            store=lambda: check_store(self.store),
-            engine=probe,
-            event_fields=event_fields,
-            now=lambda: datetime.now(UTC),
-            monotonic=time.monotonic,
-        )
+    def run(self, subject: App, seconds: float = 30.0, told: list[Line] | None = None) -> Line:
         heard = told if told is not None else []
-        return TestConnection(surroundings).run(subject, deadline=time.monotonic() + seconds, tell=heard.append)
+        report = subject.examine(
+            "acme", deadline=time.monotonic() + seconds, on_progress=lambda check: heard.append(answers.check(check))
+        )
+        return answers.connection(report)
 
-    def checks(self, subject: Subject, seconds: float = 30.0) -> dict[str, Check]:
+    def checks(self, subject: App, seconds: float = 30.0) -> dict[str, Line]:
         return {check["name"]: check for check in self.run(subject, seconds)["checks"]}
 
 
@@ -103,8 +81,8 @@ def bench(tmp_path: Path, central: CentralServer) -> Iterator[Bench]:
 
 def test_every_check_has_its_outcome_time_and_text_and_is_told_as_it_is_made(bench: Bench) -> None:
     bench.central.fill(20, hours=0.1)
-    told: list[Check] = []
-    answer = bench.run(bench.subject(kinds=("events", "alerts", "endpoints")), told=told)
+    told: list[Line] = []
+    answer = bench.run(bench.subject(streams=("events", "alerts", "endpoints")), told=told)
     assert answer["ok"], answer
     assert told == answer["checks"]
     for check in told:
@@ -167,7 +145,7 @@ def test_one_tenant_of_many_that_cannot_be_read_is_named_and_the_others_are_read
         central.fill(7, tenant="t-4", hours=0.1)
         bench = Bench(tmp_path, central)
         with bench.engine:
-            answer = bench.run(bench.subject(kinds=("events", "endpoints")))
+            answer = bench.run(bench.subject(streams=("events", "endpoints")))
     checks = {check["name"]: check for check in answer["checks"]}
     assert answer["ok"], answer
     assert "It reads 4 tenant(s). 1 have no API host yet." in checks["tenants"]["detail"]
@@ -368,7 +346,8 @@ def test_what_speaks_no_tls_is_told(central: CentralServer) -> None:
 
 
 def test_no_way_leads_to_a_host_that_credentials_must_not_go_to(bench: Bench) -> None:
-    sophos = bench.subject().sophos
+    sophos = bench.subject().integrations["acme"].source
+    assert isinstance(sophos, Central)
     for url in ("https://api.example.com", "http://api.central.sophos.com", "https://a@sophos.com", "file:///etc"):
         with pytest.raises(HostRefusedError):
             sophos.way(url)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.config.loading import InvalidConfigError, Relay, load, located, parse
+from lib.config.loading import InvalidConfigError, load, located, parse
 from lib.config.secrets import Reference
+from lib.config.settings import RelaySettings
 from lib.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +34,14 @@ def faults(text: str) -> dict[str, tuple[int | None, str]]:
 def test_the_example_can_be_used_and_names_every_key() -> None:
     text = (ROOT / "connector.example.yaml").read_text()
     config = parse(text)
-    for part in (config, config.sophos, config.limits, config.integrations[0], config.engine_access, Relay("", "")):
+    for part in (
+        config,
+        config.sophos,
+        config.limits,
+        config.integrations[0],
+        config.engine_access,
+        RelaySettings("", ""),
+    ):
         for key in part.__slots__:
             assert f"{key}:" in text, key
 

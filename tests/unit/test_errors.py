@@ -5,7 +5,7 @@ import emulator.utmstack.settings
 import emulator.web.page
 import lib.errors
 import lib.http.access
-import lib.pipeline.test_connection
+import lib.pipeline.checks
 import lib.tasks
 from lib.errors import ConnectorError, catalogue, title_of
 
@@ -13,7 +13,7 @@ STATING = (
     emulator.runtime.functions,
     emulator.web.page,
     lib.http.access,
-    lib.pipeline.test_connection,
+    lib.pipeline.checks,
     lib.tasks,
     emulator.utmstack.settings,
 )

@@ -15,8 +15,8 @@ import yaml
 
 from infra import stage
 from lib import telemetry
-from lib.config.loading import ConfigSchema
-from lib.pipeline import fetch_page, forward_batch
+from lib.config.schema import ConfigSchema
+from lib.pipeline import deliver_stream, read_result
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
 MODULES = (INFRA, INFRA / "connector")
@@ -175,8 +175,8 @@ def test_metrics_read_what_the_functions_log(monkeypatch: pytest.MonkeyPatch) ->
     assert 'log.error("%s: a gap: ' in (INFRA.parent / "lib/state/advance.py").read_text()
     (outcomes,) = re.findall(r"jsonPayload\.result\.outcome=\(([^)]*)\)", TEXT)
     assert set(re.findall(r"\w{4,}", outcomes)) == {
-        fetch_page.FAILED,
-        fetch_page.PAUSED,
-        forward_batch.ENGINE_UNAVAILABLE,
+        read_result.FAILED,
+        read_result.PAUSED,
+        deliver_stream.ENGINE_UNAVAILABLE,
     }
-    assert fetch_page.FAILED == forward_batch.FAILED
+    assert read_result.FAILED == deliver_stream.FAILED

@@ -424,7 +424,7 @@ ACK = framed(field(1, b"a"))
 def half_an_ack(talk: H2Connection, connection: socket.socket) -> None:
     talk.send_headers(1, ANSWER)
     talk.send_data(1, ACK)
-    large = bytes(1) + (60_000).to_bytes(4, "big") + bytes(40_000)
+    large = bytes(1) + (700_000).to_bytes(4, "big") + bytes(600_000)
     for at in range(0, len(large), 16_384):
         talk.send_data(1, large[at : at + 16_384])
     connection.sendall(talk.data_to_send())
@@ -456,16 +456,18 @@ def reset(talk: H2Connection, _: socket.socket) -> None:
     talk.reset_stream(1, h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
 
 
-def farewell(talk: H2Connection, _: socket.socket) -> None:
+def farewell(talk: H2Connection, connection: socket.socket) -> None:
     talk.send_headers(1, ANSWER)
     talk.send_data(1, ACK)
-    talk.close_connection()
+    goaway = frames.GoAwayFrame(0, last_stream_id=1, error_code=11, additional_data=b"tired").serialize()
+    connection.sendall(talk.data_to_send() + goaway)
+    connection.shutdown(socket.SHUT_WR)
 
 
 def garbage(talk: H2Connection, connection: socket.socket) -> None:
     talk.send_headers(1, ANSWER)
     talk.send_data(1, ACK)
-    # Data of stream 0; what came with it is not looked at.
+    # Data of stream 0; what came before it counts.
     connection.sendall(talk.data_to_send() + frames.DataFrame(1, data=b"x").serialize().replace(b"\1x", b"\0x"))
 
 
@@ -481,11 +483,11 @@ UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
     [
         (half_an_ack, 1, grpc.StatusCode.INTERNAL, "RST_STREAM"),
         (a_prefix, 1, UNAVAILABLE, "the engine ended the stream: it hung up"),
-        (no_status, 1, UNAVAILABLE, "the engine ended the stream: without a status"),
-        (bare_http, 0, UNAVAILABLE, "the engine ended the stream without a status"),
-        (reset, 1, UNAVAILABLE, "it reset the stream with error code 11"),
-        (farewell, 1, UNAVAILABLE, "it is about to end"),
-        (garbage, 0, UNAVAILABLE, "it speaks no HTTP/2"),
+        (no_status, 1, UNAVAILABLE, "the engine ended the stream: it ended the stream without a status"),
+        (bare_http, 0, grpc.StatusCode.UNIMPLEMENTED, "the engine ended the stream: HTTP status 404"),
+        (reset, 1, UNAVAILABLE, "it reset the stream: ENHANCE_YOUR_CALM"),
+        (farewell, 1, UNAVAILABLE, "it hung up (ENHANCE_YOUR_CALM: tired)"),
+        (garbage, 1, UNAVAILABLE, "it broke HTTP/2"),
         (at_once, 0, grpc.StatusCode.PERMISSION_DENIED, "the engine ended the stream: not you"),
     ],
 )
@@ -512,6 +514,25 @@ def test_however_an_engine_ends_whole_acknowledgements_arrive_and_then_a_status(
         assert text in told
         until(lambda: not relayed.gate.streams, "the stream's end", PATIENCE)
     assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
+
+
+def test_a_message_that_waited_for_its_turn_goes_on_whole_without_another_word_of_either_side(
+    folder: Path, authority: Authority, server: tuple[Path, Path], tokens: Path
+) -> None:
+    def script(talk: H2Connection, connection: socket.socket) -> None:
+        while not any(isinstance(each, h2.events.StreamEnded) for each in talk.receive_data(connection.recv(1 << 16))):
+            continue
+        talk.send_headers(1, ANSWER)
+        talk.send_data(1, ACK * 3)
+        talk.send_headers(1, [("grpc-status", "0")], end_stream=True)
+
+    with (
+        # The engine has no reason to tell of its window, and the caller has sent all when the message's turn comes.
+        closing(RawEngine(folder / "e.sock", script, window=1 << 24)),
+        relay(folder, server, tokens=tokens, rate=1) as relayed,
+        caller(relayed.port, authority) as channel,
+    ):
+        assert list(stream(channel, iter([b"x", b"y", bytes(200_000)]))) == [ACK[5:]] * 3
 
 
 # Much at once

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -197,7 +198,10 @@ def test_a_new_server_certificate_is_shown_without_a_restart_and_a_broken_one_ne
         for old, new in zip((certificate, key), following.issue("rotated"), strict=True):
             new.replace(old)
         delivers(relayed.port, following, engine)
-        with client(relayed.port, authority) as remote, pytest.raises(EngineDownError, match="UNAVAILABLE"):
+        with (
+            client(relayed.port, authority) as remote,
+            pytest.raises(EngineDownError, match="certificate is not trusted"),
+        ):
             remote.probe()
 
 
@@ -287,6 +291,25 @@ def test_a_status_of_the_engine_and_its_polite_end_reach_the_caller(
         engine.faults["hang_up_after"] = "1"
         with closing(Open(channel)) as held, pytest.raises(StopIteration):
             held.send(field(1, b"a"))
+
+
+def test_what_answers_with_tls_and_is_no_relay_is_told_so(authority: Authority, server: tuple[Path, Path]) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*server)
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with suppress(OSError), context.wrap_socket(connection, server_side=True) as secured:
+            secured.recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = threading.Thread(target=serve, args=(listener,))
+        serving.start()
+        with client(listener.getsockname()[1], authority, tries=1) as remote:
+            with pytest.raises(EngineDownError, match="does not speak HTTP/2") as caught:
+                remote.probe()
+            assert "engine_access" in caught.value.remedy
+        serving.join(PATIENCE)
 
 
 # Those who misbehave

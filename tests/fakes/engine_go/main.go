@@ -1,4 +1,4 @@
-// A stand-in for the engine in its own language: grpc-go with default settings, one ack a log.
+// A stand-in for the engine in its own language: grpc-go with default settings unless told, one ack a log.
 package main
 
 import (
@@ -14,8 +14,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
 
 	"engine_go/plugins"
 )
@@ -68,6 +70,10 @@ func (e *engine) write(entry *plugins.Log) error {
 func main() {
 	socket := flag.String("socket", "", "path of the Unix socket")
 	record := flag.String("record", "", "append every log to this file as a JSON line")
+	age := flag.Duration("age", time.Duration(0), "how old a connection may become before it takes no new streams")
+	grace := flag.Duration("grace", time.Duration(0), "how long streams of one that is too old may go on")
+	alive := flag.Duration("keepalive", time.Duration(0), "after how much silence a client is asked whether it is there")
+	window := flag.Int("window", 0, "bytes of a stream and of a connection that may come ahead; 64 KiB at the least")
 	flag.Parse()
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, syscall.SIGTERM, syscall.SIGINT)
@@ -85,7 +91,10 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	server := grpc.NewServer()
+	server := grpc.NewServer(
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: *age, MaxConnectionAgeGrace: *grace, Time: *alive}),
+		grpc.InitialWindowSize(int32(*window)), grpc.InitialConnWindowSize(int32(*window)),
+	)
 	plugins.RegisterEngineServer(server, e)
 	go func() {
 		<-ended

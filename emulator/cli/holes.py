@@ -1,0 +1,148 @@
+"""`gaps` and `dead-letters`: what was lost or could not be delivered, and acknowledging it."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from emulator.cli.terminal import refuse, say, show
+from lib.app import App
+from lib.config import loading as configuration
+from lib.errors import ConnectorError, NotFoundError
+from lib.model.stream import Stream
+from lib.state.acknowledgements import Acknowledgements, short_id
+from lib.state.damage import damaged
+from lib.state.dead_letters import DeadLetter, dead_letters_by_stream
+from lib.state.state import State
+from lib.store.base import ObjectStore
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What one of the two commands lists."""
+
+    one: str
+    many: str
+    lines: Callable[[State], list[dict[str, Any]]]
+    header: tuple[str, ...]
+    row: Callable[[dict[str, Any]], tuple[str, ...]]
+
+
+def run(listing: Listing, location: str | None, acknowledge: str | None, *, as_json: bool) -> int:
+    """List, or acknowledge one or all; 0 where nothing is left that nobody acknowledged, else 1."""
+    try:
+        config = configuration.load(location)
+        state = App(lambda: config).state
+        done = [] if acknowledge is None else _acknowledge(state.store, listing, listing.lines(state), acknowledge)
+        lines = listing.lines(state)
+    except ConnectorError as error:
+        if as_json:
+            say(json.dumps({"ok": False, "problem": error.as_problem()}, ensure_ascii=False))
+        refuse(error)
+        return 2
+    left = [line for line in lines if line["acknowledged"] is None]
+    if as_json:
+        say(json.dumps(lines, ensure_ascii=False))
+    elif acknowledge is not None:
+        say(*([f"Acknowledged: {', '.join(done)}." if done else f"There is no {listing.one} to acknowledge."]))
+    elif lines:
+        show([listing.header, *map(listing.row, lines)])
+        if left:
+            say("", f"{len(left)} of {len(lines)} not acknowledged. `--acknowledge ID` (or `all`) settles them.")
+    else:
+        say(f"There are no {listing.many}.")
+    return 1 if left else 0
+
+
+def _acknowledge(store: ObjectStore, listing: Listing, lines: Sequence[dict[str, Any]], which: str) -> list[str]:
+    chosen = [line for line in lines if which in ("all", line["id"], line["key"])]
+    if not chosen and which != "all":
+        raise NotFoundError(
+            f"there is no {listing.one} {which!r}", remedy=f"`{listing.many.replace(' ', '-')}` lists the ids."
+        )
+    by, now = f"{getpass.getuser()}@{socket.gethostname()}", datetime.now(UTC)
+    seen = Acknowledgements(store)
+    return [line["id"] for line in chosen if line["acknowledged"] is None and seen.add(line["key"], by=by, at=now)]
+
+
+def gap_lines(state: State) -> list[dict[str, Any]]:
+    """Every gap, as JSON fields."""
+    from emulator.web.status import gaps_by_stream  # noqa: PLC0415 - this command alone
+
+    return [{**_names(stream), **gap} for stream, gaps in sorted(gaps_by_stream(state).items()) for gap in gaps]
+
+
+def dead_letter_lines(state: State) -> list[dict[str, Any]]:
+    """Every dead letter, as JSON fields."""
+    found = dead_letters_by_stream(state.store)
+    letters = [_dead_letter(stream, each) for stream in sorted(found) for each in found[stream]]
+    return [*letters, *_damages(state.store, {each["key"] for each in letters})]
+
+
+def _damages(store: ObjectStore, known: set[str]) -> list[dict[str, Any]]:
+    """Damaged objects, which hold no event, but that a person should know of too."""
+    seen = Acknowledgements(store).all()
+    return [
+        {
+            "id": short_id(each.key),
+            "key": each.key,
+            "integration": None,
+            "tenant": None,
+            "stream": None,
+            "events": 0,
+            "reasons": {each.what: 1},
+            "acknowledged": seen[each.key].fields() if each.key in seen else None,
+        }
+        for each in damaged(store)
+        if each.key not in known
+    ]
+
+
+def _dead_letter(stream: Stream, each: DeadLetter) -> dict[str, Any]:
+    return {
+        "id": each.id,
+        "key": each.key,
+        **_names(stream),
+        "events": each.events,
+        "reasons": dict(each.reasons),
+        "acknowledged": each.acknowledged.fields() if each.acknowledged else None,
+    }
+
+
+def _names(stream: Stream) -> dict[str, str]:
+    return {"integration": stream.integration, "tenant": stream.tenant, "stream": stream.kind}
+
+
+def _stream(line: dict[str, Any]) -> str:
+    return f"{line['integration']}/{line['tenant']}/{line['stream']}" if line["integration"] else line["key"]
+
+
+def _seen(line: dict[str, Any]) -> str:
+    seen = line["acknowledged"]
+    return f"{seen['at'][:19]} by {seen['by']}" if seen else "-"
+
+
+def _gap_row(line: dict[str, Any]) -> tuple[str, ...]:
+    cost = line["estimated_events"]
+    bounds = f"{(line['from'] or '?')[:19]} to {(line['to'] or '?')[:19]}"
+    return line["id"], _stream(line), line["reason"], bounds, "-" if cost is None else str(cost), _seen(line)
+
+
+def _dead_letter_row(line: dict[str, Any]) -> tuple[str, ...]:
+    reasons = "; ".join(f"{count} × {reason}" for reason, count in line["reasons"].items())
+    return line["id"], _stream(line), str(line["events"]), reasons, _seen(line)
+
+
+GAPS = Listing("gap", "gaps", gap_lines, ("ID", "STREAM", "REASON", "FROM AND TO", "EVENTS", "ACKNOWLEDGED"), _gap_row)
+DEAD_LETTERS = Listing(
+    "dead letter",
+    "dead letters",
+    dead_letter_lines,
+    ("ID", "STREAM", "EVENTS", "REASONS", "ACKNOWLEDGED"),
+    _dead_letter_row,
+)

@@ -1,0 +1,355 @@
+"""A `where`: CEL, compiled once and evaluated by a library, with UTMStack's functions on paths.
+
+An expression's answer follows from what its functions say, in the order in which they are called. So each way through
+it is evaluated once by the library and kept: a tree, of which every node is a call and every branch what it says.
+Walking it calls the functions alone, and no more of them than CEL itself would.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any
+
+import cel
+
+from emulator.preview.draft import Draft, group_of
+from emulator.preview.expressions import Call, Field, calls, fields_of
+from emulator.preview.functions import FAILURE, FUNCTIONS, VALUE, kind_of, network
+from emulator.preview.paths import Read, UnsupportedPathError, reader
+from emulator.preview.patterns import PatternError, pattern
+from emulator.preview.values import MISSING, Json, to_json
+
+logging.getLogger("cel").setLevel(logging.CRITICAL)  # A call that fails is an answer here, and no news.
+
+_STANDARD = """
+size int uint double string bytes bool type dyn duration timestamp has matches contains startsWith endsWith
+getFullYear getMonth getDayOfYear getDayOfMonth getDate getDayOfWeek getHours getMinutes getSeconds
+getMilliseconds exists exists_one all map filter
+"""
+_FIELD, _HAS, _AT = "field_", "has_", "_at_"
+UNQUOTED = "a function's path stands without quotes: "
+_MOST_BRANCHES = 5_000
+"""Of one node: behind a call with as many answers as there are events, keeping them saves nothing."""
+
+
+_FIRST = re.compile(r"[^@{\[!#.|*?][^.|*?]*(?=[.|]|$)")
+"""A path's first key, where it is plain."""
+
+
+_MOST_ATOMS = 50_000
+"""Kept at once: an argument that is another field's value makes one for each of its values."""
+
+
+class Atom:
+    """One call of a function on a path, the same wherever it stands."""
+
+    __slots__ = ("apply", "group", "is_yes_or_no", "read")
+
+    def __init__(self, name: str, path: str, args: tuple[Any, ...]) -> None:
+        plain = name.removesuffix(_AT)
+        function = VALUE if name == _FIELD else FUNCTIONS["exists" if name == _HAS else plain]
+        self.read: Read = reader(path)
+        self.group = group_of(path)
+        self.apply: Callable[[Json], Any] = function.bound(args)
+        self.is_yes_or_no = plain not in {_FIELD, "safe"}
+        if name != plain:
+            self._look_at(path)
+
+    def _look_at(self, path: str) -> None:
+        """Read the field that the value at the path names: what a path without quotes comes to."""
+        named, apply = reader(path), self.apply
+        self.group = ""
+        self.read = lambda fields: _at(fields, named(fields))
+        self.apply = lambda value: FAILURE if value is FAILURE else apply(value)
+
+
+def _at(fields: Json, path: Json) -> Json:
+    if not isinstance(path, str):
+        return FAILURE
+    first = _FIRST.match(path)
+    if first and first.group() not in fields:
+        return MISSING  # Nearly always: few values are a path, and none of them is worth keeping.
+    try:
+        return reader.__wrapped__(path)(fields)
+    except UnsupportedPathError:
+        return MISSING
+
+
+class _Node:
+    """What is asked next, and where each answer leads."""
+
+    __slots__ = ("atom", "branches")
+
+    def __init__(self, atom: Atom) -> None:
+        self.atom = atom
+        self.branches: dict[Any, Any] = {}
+
+
+class _Evaluator:
+    """The library with UTMStack's functions; for one thread."""
+
+    def __init__(self) -> None:
+        self.draft = Draft({})
+        self.bag = "log"
+        self.trail: list[tuple[Atom, Any]] = []
+        self.context = cel.Context()
+        self.variables: dict[str, Json] = {}
+        for name in (*FUNCTIONS, _FIELD, _HAS, *(f"{each}{_AT}" for each in FUNCTIONS)):
+            self.context.add_function(name, self._function(name))
+        self.context.set_variable_resolver(self._variable)
+
+    def _variable(self, name: str) -> Json:
+        return self.variables.get(name)
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            path, args = (arguments[0], arguments[1:]) if arguments else ("", ())
+            fault = _fault(name, [kind_of(each) for each in arguments])
+            if fault:
+                raise TypeError(fault)
+            atom = _atom(name, path, args)
+            answer = self.draft.ask(atom)
+            self.trail.append((atom, answer))
+            if answer is FAILURE:
+                raise KeyError(path)
+            return answer
+
+        return call
+
+
+class Condition:
+    """One expression. `fault` says why it cannot be evaluated; such a condition never holds."""
+
+    def __init__(self, text: str, bag: str, variables: tuple[tuple[str, str, str], ...] = ()) -> None:
+        self.text = text
+        self.bag = bag
+        self.fault = ""
+        self.roots: tuple[str, ...] = ()
+        """Top-level fields that it names without quotes: without each of them the engine cannot compile it."""
+        self.calls: tuple[Call, ...] = ()
+        self.remarks: list[str] = []
+        """What in it can never be so, though it is evaluated."""
+        self._old = variables
+        self._tree: Any = None
+        try:
+            self._compile()
+        except (ValueError, UnsupportedPathError) as error:
+            self.fault = str(error)
+
+    def _compile(self) -> None:
+        if not self.text.strip():
+            raise ValueError("the condition is empty")
+        program = _program(self.text)
+        self.calls = tuple(calls(self.text))
+        for call in self.calls:
+            _check(call)
+        self.remarks += _remarks(self.text)
+        known = {*FUNCTIONS, *_STANDARD.split()}
+        unknown = [name for name in program.functions() if name[0].isalpha() and name not in known]
+        if unknown:
+            near = get_close_matches(unknown[0], FUNCTIONS, 1)
+            raise ValueError(f"there is no function {unknown[0]}(){f': is {near[0]}() meant?' if near else ''}")
+        fields = [] if self._old else fields_of(self.text)
+        self._walks = bool(fields) or not program.variables()
+        own = {} if self._walks else dict.fromkeys(_loop_variables(self.text))
+        self.roots = tuple(self._of_bag(each) for each in program.variables() if each not in own and not self._old)
+        self._program = _program(self._rewritten(fields)) if self._walks else program
+
+    def _rewritten(self, fields: list[Field]) -> str:
+        """The text with each field's name as a call, so that every way through it consists of calls."""
+        text = self.text
+        for each in reversed(fields):
+            quoted = to_json(self._of_bag(each.path))
+            if each.role == "path":  # Its function's name stands before it, with a bracket between.
+                text = f"{text[: each.outer]}{_AT}{text[each.outer : each.start]}{quoted}{text[each.end :]}"
+            elif each.role == "has":
+                text = f"{text[: each.outer]}{_HAS}({quoted}){text[text.index(')', each.end) + 1 :]}"
+            else:
+                text = f"{text[: each.start]}{_FIELD}({quoted}){text[each.end :]}"
+        return text
+
+    def _of_bag(self, path: str) -> str:
+        return of_bag(path, self.bag)
+
+    def holds(self, draft: Draft) -> bool | None:
+        """Whether it holds for the draft; None where the engine would meet an error."""
+        if self.fault:
+            return None
+        for root in self.roots:
+            if root not in draft.fields:
+                return None
+        node = self._tree
+        while node.__class__ is _Node:
+            answer = draft.ask(node.atom)
+            node = node.branches.get(answer if node.atom.is_yes_or_no else _key(answer), _UNKNOWN)
+        if node is _UNKNOWN or (node is None and self._tree is None):
+            return self._evaluate(draft)
+        return _ANSWERS[node]
+
+    def _evaluate(self, draft: Draft) -> bool | None:
+        """Ask the library, and keep the way that it went."""
+        _EVALUATOR.draft, _EVALUATOR.trail = draft, []
+        _EVALUATOR.variables = self._variables(draft)
+        _EVALUATOR.bag = self.bag
+        try:
+            found = self._program.execute(_EVALUATOR.context)
+        except Exception:  # noqa: BLE001 - whatever the library raises is the engine's error: the condition fails
+            found = None
+        outcome = "error" if found is None else "yes" if found is True else "no"
+        if self._walks:
+            self._keep(_EVALUATOR.trail, outcome)
+        return _ANSWERS[outcome]
+
+    def _keep(self, trail: list[tuple[Atom, Any]], outcome: str) -> None:
+        if not trail:
+            self._tree = outcome
+            return
+        if self._tree is None:
+            self._tree = _Node(trail[0][0])
+        node = self._tree
+        for place, (atom, answer) in enumerate(trail):
+            key = answer if atom.is_yes_or_no else _key(answer)
+            if place + 1 == len(trail):
+                following: Any = outcome
+            else:
+                following = node.branches.get(key) or _Node(trail[place + 1][0])
+            if key not in node.branches and len(node.branches) >= _MOST_BRANCHES:
+                return
+            node.branches.setdefault(key, following)
+            node = following
+
+    def _variables(self, draft: Draft) -> dict[str, Json]:
+        if self._walks:
+            return {}
+        if not self._old:
+            return {_other(name) if name == self.bag else name: value for name, value in draft.fields.items()} | (
+                draft.fields
+            )
+        found: dict[str, Json] = {}
+        for name, path, kind in self._old:
+            value = draft.get(self._of_bag(path))
+            found[f"{name}_ok"] = value is not MISSING
+            found[name] = _ZERO.get(kind, "") if value is MISSING else value
+        return found
+
+
+_ZERO: dict[str, Json] = {"int": 0, "double": 0.0, "bool": False}
+_UNKNOWN = object()
+_ANSWERS: dict[Any, bool | None] = {"yes": True, "no": False, "error": None}
+_ATOMS: dict[tuple[str, str, str], Atom] = {}
+
+
+def of_bag(path: str, bag: str) -> str:
+    """The path with the name that this engine gives to a vendor's own fields: `log`, in the newest `event`."""
+    root, dot, rest = path.partition(".")
+    return f"{bag}{dot}{rest}" if root in {"log", "event"} else path
+
+
+def _other(bag: str) -> str:
+    return "event" if bag == "log" else "log"
+
+
+def _key(answer: Any) -> Any:
+    return (type(answer), to_json(answer) if isinstance(answer, (dict, list)) else answer)
+
+
+def _atom(name: str, path: str, args: tuple[Any, ...]) -> Atom:
+    path = of_bag(path, _EVALUATOR.bag)
+    key = (name, path, repr(args))  # As text: 1, 1.0 and true are three.
+    found = _ATOMS.get(key) or Atom(name, path, args)
+    if len(_ATOMS) < _MOST_ATOMS:
+        _ATOMS[key] = found
+    return found
+
+
+def _fault(name: str, kinds: list[str]) -> str:
+    """Why CEL knows no such call; empty where it does. A `dynamic` argument may be anything."""
+    plain = name.removesuffix(_AT)
+    takes = (frozenset({"text"}), *(FUNCTIONS[plain].takes if plain in FUNCTIONS else ()))
+    fits = len(kinds) == len(takes) and all(
+        kind == "dynamic" or kind in wanted for kind, wanted in zip(kinds, takes, strict=True)
+    )
+    if fits:
+        return ""
+    if name == "safe" and kinds[1:] == ["int"]:
+        return "safe() takes no whole number as its default: the engine wants 0.0 for 0"
+    return f"there is no {name}({', '.join(kinds)})"
+
+
+def _check(call: Call) -> None:
+    fault = _fault(call.name, [each.kind for each in call.arguments])
+    if fault:
+        raise ValueError(fault)
+    if call.path is not None:
+        reader(call.path)
+
+
+def _remarks(text: str) -> Iterator[str]:
+    """What in an expression is evaluated, and yet cannot be meant."""
+    unquoted: dict[str, None] = {}
+    for call in calls(text):
+        fault = literal_fault(call)
+        if fault:
+            yield fault
+        if call.arguments[0].kind == "dynamic":
+            unquoted[call.arguments[0].text] = None
+    if unquoted:
+        yield unquoted_text(unquoted)
+
+
+def literal_fault(call: Call) -> str:
+    """Why the call says no to every value, whatever it is; empty where it may say yes."""
+    if len(call.arguments) < 2 or call.arguments[1].kind != "text":
+        return ""
+    wanted = call.arguments[1].value
+    if call.name == "regexMatch":
+        try:
+            pattern(wanted)
+        except PatternError as error:
+            return f"it matches nothing: {error}"
+    if call.name == "inCIDR" and network(wanted) is None:
+        return f"no address is in it: {wanted!r} is no network"
+    return ""
+
+
+def unquoted_text(fields: Iterable[str]) -> str:
+    """What is wrong with fields that a function is given without quotes."""
+    return f"{UNQUOTED}{', '.join(fields)}: the engine reads the field that the value names"
+
+
+def _loop_variables(text: str) -> list[str]:
+    return re.findall(r"\.\s*(?:exists|exists_one|all|map|filter)\s*\(\s*(\w+)\s*,", text)
+
+
+@lru_cache(maxsize=10_000)
+def _program(text: str) -> cel.Program:
+    try:
+        return cel.compile(text)
+    except ValueError as error:
+        raise ValueError(f"not valid CEL: {_first_fault(str(error))}") from None
+
+
+def _first_fault(text: str) -> str:
+    """The first fault that the parser names, without the text that it quotes, and what is meant most often."""
+    found = re.search(r"<input>:(\d+):(\d+): (?:Syntax error: )?([^\n|]+)", text)
+    if found is None:
+        return text[:160]
+    what = found.group(3).partition(" expecting")[0].strip()
+    hint = next((each for mark, each in _HINTS.items() if f"'{mark}'" in what), "")
+    return f"line {found.group(1)}, column {int(found.group(2)) + 1}: {what}{hint}"
+
+
+_HINTS = {
+    "=~": ': write regexMatch("field", "pattern")',
+    "contains": ': write contains("field", "text")',
+    "startsWith": ': write startsWith("field", "text")',
+    "endsWith": ': write endsWith("field", "text")',
+    "and": ": write &&",
+    "or": ": write ||",
+    "not": ": write !",
+}
+_EVALUATOR = _Evaluator()

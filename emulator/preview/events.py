@@ -1,0 +1,198 @@
+"""Where the events come from: a file, a recording, the store, or the simulator."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lib.config.settings import Config, IntegrationConfig
+from lib.errors import ConfigError, DamagedError
+from lib.model.batch import Envelope, Header
+from lib.model.clock import day_of
+from lib.model.integration import EVENTS_DATA_TYPE, UTMSTACK_TENANT
+from lib.model.log import from_fields
+from lib.model.stream import ALERTS, ENDPOINTS, EVENTS
+from lib.state.batches import HEADER, from_line
+
+WEEK_EVENTS = 7 * 24 * 60
+"""Of the simulator: one a minute for a week."""
+_WEEK = datetime(2026, 3, 9, tzinfo=UTC)
+_TENANT = "894af375-a52f-4d5a-a92d-9d9c279b1489"
+
+
+Damaged = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event as the engine would get it."""
+
+    raw: bytes
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What the configuration says of what is sent; its defaults where there is none."""
+
+    integrations: tuple[IntegrationConfig, ...] = ()
+    gap_data_type: str | None = "sophos-central-gaps"
+
+    def envelope(self, raw: bytes, kind: object = None) -> Envelope:
+        """What the connector sends along with an event; of which kind it is, its page says, or its keys."""
+        first = self.integrations[0] if self.integrations else None
+        alerts = first.alerts_data_type if first else "sophos-central-alerts"
+        is_alert = kind == ALERTS if kind in {EVENTS, ALERTS} else b'"event_service_event_id"' in raw
+        data_type = alerts if is_alert else EVENTS_DATA_TYPE
+        source = first.name if first else "sophos"
+        return Envelope(data_type, source, first.utmstack_tenant_id if first else UTMSTACK_TENANT)
+
+    def data_types(self) -> set[str]:
+        """The data types that the connector sends."""
+        found = {self.gap_data_type} if self.gap_data_type else set()
+        for each in self.integrations:
+            types = {
+                EVENTS: EVENTS_DATA_TYPE,
+                ALERTS: each.alerts_data_type,
+                ENDPOINTS: each.endpoints_data_type,
+            }
+            found |= {types[kind] for kind in each.streams}
+        return found if self.integrations else found | {EVENTS_DATA_TYPE}
+
+    def excluded(self) -> dict[str, tuple[str, ...]]:
+        """The types that no integration asks Sophos for, each with the names of those that leave it out."""
+        from lib.model.families import expanded  # noqa: PLC0415 - a table, where it is asked for
+
+        left = [(each.name, set(expanded(each.exclude_types))) for each in self.integrations]
+        everywhere = set.intersection(*(types for _, types in left)) if left else set()
+        return {name: tuple(integration for integration, _ in left) for name in everywhere}
+
+
+def site_of(config: Config | None) -> Site:
+    """What the configuration says of what is sent."""
+    return Site() if config is None else Site(tuple(config.integrations), config.gap_data_type)
+
+
+def from_file(name: str, site: Site, *, pages: bool = False) -> Iterator[Event]:
+    """The events of a file: JSON lines, a batch of the store, set-aside logs, or pages with `items` (`pages`: no else).
+
+    ConfigError where the file cannot be read, or a line of it is no JSON object.
+    """
+    lines = _lines(name)
+    envelope: Envelope | None = None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        if number == 1 and b'"layout"' in line:
+            with suppress(DamagedError):
+                envelope = HEADER.decode(line).envelope
+                continue
+        try:
+            item = from_line(line)
+            value = json.loads(item)
+        except (ValueError, DamagedError):
+            value = None
+        if not isinstance(value, dict):
+            raise ConfigError(f"{name}, line {number}: it is no JSON object", remedy="Write one event a line, as JSON.")
+        if not pages or isinstance(value.get("items"), list):
+            yield from _events_of(value, item, envelope, site)
+
+
+def _events_of(value: dict[str, Any], item: bytes, envelope: Envelope | None, site: Site) -> Iterator[Event]:
+    if isinstance(value.get("items"), list):
+        for each in value["items"]:
+            raw = each.encode() if isinstance(each, str) else json.dumps(each, ensure_ascii=False).encode()
+            yield Event(raw, envelope or site.envelope(raw, value.get("kind")))
+        return
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
+        log = from_fields(value)
+        yield Event(log.raw, Envelope(log.data_type, log.data_source, log.tenant_id))
+        return
+    yield Event(item, envelope or site.envelope(item))
+
+
+def _lines(name: str) -> list[bytes]:
+    try:
+        body = Path(name).read_bytes()
+        return (gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body).split(b"\n")
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{name} cannot be read: {reason}", remedy="Name a file of JSON lines.") from None
+
+
+def from_store(config: Config, since: timedelta, damaged: Damaged) -> Iterator[Event]:
+    """What the store holds since then: kept batches, waiting ones, and what was set aside, each event once.
+
+    `damaged` gets the key of each object that cannot be read. ConfigError where there is no store.
+    """
+    from lib.app import App  # noqa: PLC0415 - only where the store is read
+
+    if not config.store.startswith("gs://") and not Path(config.store.removeprefix("file:")).is_dir():
+        raise ConfigError(
+            f"there is no store at {config.store}", remedy="Start the connector first, or name another source."
+        )
+    state = App(lambda: config).state
+    after = datetime.now(UTC) - since
+    seen: set[bytes] = set()
+    for header, items in _batches(state, after, damaged):
+        if header.fetched_at >= after:
+            yield from _once(((Event(each, header.envelope)) for each in items), seen)
+    yield from _once(_set_aside(state.store, damaged), seen)
+
+
+def _once(events: Iterable[Event], seen: set[bytes]) -> Iterator[Event]:
+    for event in events:
+        digest = hash(event.raw).to_bytes(8, "big", signed=True)
+        if digest not in seen:
+            seen.add(digest)
+            yield event
+
+
+def _batches(state: Any, after: datetime, damaged: Damaged) -> Iterator[tuple[Header, Sequence[bytes]]]:
+    read: list[tuple[str, Callable[[], Any]]] = [
+        (key, partial(state.batches.kept, key)) for key in state.batches.archived(day_of(after))
+    ]
+    read += [
+        (each.entry.key, partial(state.batches.read, each.stream, each.sequence)) for each in state.batches.waiting()
+    ]
+    for key, open_batch in read:
+        try:
+            batch = open_batch()
+        except DamagedError:
+            damaged(key)
+            continue
+        if batch is not None:  # It may have been sent since the listing.
+            yield batch.header, batch.items
+
+
+def _set_aside(store: Any, damaged: Damaged) -> Iterator[Event]:
+    for entry in store.list("dead/"):
+        if not entry.key.rstrip("~").endswith(".ndjson"):  # No logs: an object that stood in the way of others.
+            continue
+        stored = store.read(entry.key)
+        for line in filter(None, stored.body.split(b"\n") if stored else ()):
+            try:
+                log = from_fields(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                damaged(entry.key)
+                continue
+            yield Event(log.raw, Envelope(log.data_type, log.data_source, log.tenant_id))
+
+
+def from_simulator(site: Site, count: int = WEEK_EVENTS) -> Iterator[Event]:
+    """A week as the simulator invents it: the same each time."""
+    from emulator.central.generator import Generator  # noqa: PLC0415 - only where nothing else is named
+
+    generator = Generator(_TENANT)
+    start = int(_WEEK.timestamp() * 1000)
+    for minute in range(count):
+        raw = generator.event(start + minute * 60_000).record.raw
+        yield Event(raw, site.envelope(raw))

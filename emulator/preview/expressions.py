@@ -1,0 +1,238 @@
+"""The text of a CEL expression, as far as it is looked into here: tokens, calls on paths, and what joins them.
+
+The library evaluates; this tells what an expression reads, so that its answers can be kept and its silence explained.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from emulator.preview.functions import FUNCTIONS, kind_of
+
+_TOKEN = re.compile(
+    r"""(?P<space>\s+|//[^\n]*)
+    |(?P<text>[rRbB]{0,2}(?:\"\"\"(?:\\.|.)*?\"\"\"|'''(?:\\.|.)*?'''|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'))
+    |(?P<double>\d+\.\d+(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+|\.\d+)|(?P<int>0x[0-9a-fA-F]+|\d+)[uU]?
+    |(?P<name>[A-Za-z_]\w*)
+    |(?P<mark>&&|\|\||==|!=|<=|>=|.)""",
+    re.VERBOSE | re.DOTALL,
+)
+_WORDS = frozenset({"true", "false", "null", "in"})
+MACROS = frozenset({"exists", "exists_one", "all", "map", "filter"})
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of the text, which is not white space."""
+
+    kind: str
+    text: str
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """What stands in a call's brackets between two commas."""
+
+    text: str
+    kind: str
+    """`text`, `int`, `double`, `bool`, `list`, `mixed`; or `dynamic`: not known before it is evaluated."""
+    value: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of one of UTMStack's functions."""
+
+    name: str
+    arguments: tuple[Argument, ...]
+
+    @property
+    def path(self) -> str | None:
+        """The path that it reads; None where it is not a literal."""
+        first = self.arguments[0] if self.arguments else None
+        return first.value if first is not None and first.kind == "text" else None
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field that is named without quotes, and where in the text."""
+
+    start: int
+    end: int
+    path: str
+    role: str
+    """`value`; `has`: within `has()`; `path`: a function takes its value for a path."""
+    outer: int
+    """Where `has` begins, or the bracket behind the function's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A node of an expression's logic: `all` and `any` of its parts, `not` its one part, or a `leaf`."""
+
+    kind: str
+    text: str
+    parts: tuple[Part, ...] = ()
+    call: Call | None = None
+    """Of a leaf that is one call and nothing else."""
+
+
+def tokens_of(text: str) -> list[Token]:
+    """The tokens of an expression."""
+    return [
+        Token(str(found.lastgroup), found.group(), found.start())
+        for found in _TOKEN.finditer(text)
+        if found.lastgroup != "space"
+    ]
+
+
+def calls(text: str) -> Iterator[Call]:
+    """Every call of one of UTMStack's functions, as a function and not as a method."""
+    tokens = tokens_of(text)
+    for at in range(len(tokens) - 1):
+        if _is_call(tokens, at):
+            yield _call(tokens, at, text)
+
+
+def logic_of(text: str) -> Part:
+    """How an expression is put together of `&&`, `||` and `!`."""
+    return _part(tokens_of(text), text)
+
+
+def fields_of(text: str) -> list[Field]:
+    """The fields that are named without quotes.
+
+    Empty where the expression has variables of its own, or names a field in a way that is not looked into.
+    """
+    tokens = tokens_of(text)
+    found: list[Field] = []
+    at = 0
+    while at < len(tokens):
+        if not _begins_field(tokens, at):
+            if _is_macro(tokens, at):
+                return []
+            at += 1
+            continue
+        end, path = _field(tokens, at)
+        last = tokens[end - 1]
+        role, outer = _role(tokens, at, end)
+        found.append(Field(tokens[at].start, last.start + len(last.text), path, role, outer))
+        at = end
+    return found
+
+
+def _role(tokens: Sequence[Token], at: int, end: int) -> tuple[str, int]:
+    """What a field is to the call around it: what `has` asks for, or what a function takes for a path."""
+    if at < 2 or tokens[at - 1].text != "(" or end == len(tokens):
+        return "value", 0
+    if tokens[at - 2].text == "has" and tokens[end].text == ")":
+        return "has", tokens[at - 2].start
+    if _is_call(tokens, at - 2) and tokens[end].text in {",", ")"}:
+        return "path", tokens[at - 1].start
+    return "value", 0
+
+
+def _is_call(tokens: Sequence[Token], at: int) -> bool:
+    is_method = at > 0 and tokens[at - 1].text == "."
+    return tokens[at].kind == "name" and tokens[at].text in FUNCTIONS and not is_method and tokens[at + 1].text == "("
+
+
+def _is_macro(tokens: Sequence[Token], at: int) -> bool:
+    following = [each.text for each in tokens[at + 1 : at + 4]]
+    return tokens[at].text in MACROS and at > 0 and tokens[at - 1].text == "." and following[::2] == ["(", ","]
+
+
+def _begins_field(tokens: Sequence[Token], at: int) -> bool:
+    token = tokens[at]
+    if token.kind != "name" or token.text in _WORDS or (at > 0 and tokens[at - 1].text == "."):
+        return False
+    return at + 1 == len(tokens) or tokens[at + 1].text != "("
+
+
+def _field(tokens: Sequence[Token], at: int) -> tuple[int, str]:
+    """Where the field's name ends, and its path: a method's name at its end is none of it."""
+    keys = [tokens[at].text]
+    at += 1
+    while at + 1 < len(tokens) and tokens[at].text == "." and tokens[at + 1].kind == "name":
+        if at + 2 < len(tokens) and tokens[at + 2].text == "(":
+            break
+        keys.append(tokens[at + 1].text)
+        at += 2
+    return at, ".".join(keys)
+
+
+def _closing(tokens: Sequence[Token], at: int) -> int:
+    """Where the bracket that opens at `at` is closed."""
+    depth = 0
+    for place in range(at, len(tokens)):
+        depth += (tokens[place].text in "([{") - (tokens[place].text in ")]}") if tokens[place].kind == "mark" else 0
+        if depth == 0:
+            return place
+    return len(tokens) - 1
+
+
+def _call(tokens: Sequence[Token], at: int, text: str) -> Call:
+    inside = tokens[at + 2 : _closing(tokens, at + 1)]
+    return Call(tokens[at].text, tuple(_argument(each, text) for each in _cut(inside, ",") if each))
+
+
+def _cut(tokens: Sequence[Token], mark: str) -> list[Sequence[Token]]:
+    """The runs of tokens between marks that are in no bracket."""
+    runs, start, depth = [], 0, 0
+    for place, token in enumerate(tokens):
+        if token.kind == "mark":
+            depth += (token.text in "([{") - (token.text in ")]}")
+            if depth == 0 and token.text == mark:
+                runs.append(tokens[start:place])
+                start = place + 1
+    return [*runs, tokens[start:]]
+
+
+def _argument(tokens: Sequence[Token], text: str) -> Argument:
+    words = _source(tokens, text)
+    try:
+        value = _literal(tokens)
+    except (ValueError, SyntaxError):
+        return Argument(words, "dynamic")
+    return Argument(words, kind_of(value), value)
+
+
+def _literal(tokens: Sequence[Token]) -> Any:
+    """The value of a literal; ValueError where it is none."""
+    first = tokens[0]
+    if first.text == "[" and tokens[-1].text == "]":
+        return [_literal(each) for each in _cut(tokens[1:-1], ",") if each]
+    if first.text == "-" and len(tokens) == 2:
+        return -_literal(tokens[1:])
+    if len(tokens) != 1:
+        raise ValueError("no literal")
+    if first.text in {"true", "false"}:
+        return first.text == "true"
+    if first.kind in {"int", "double", "text"}:
+        found = ast.literal_eval(first.text.rstrip("uU") if first.kind == "int" else first.text)
+        if isinstance(found, (str, int, float)):
+            return found
+    raise ValueError("no literal")
+
+
+def _source(tokens: Sequence[Token], text: str) -> str:
+    return text[tokens[0].start : tokens[-1].start + len(tokens[-1].text)] if tokens else ""
+
+
+def _part(tokens: Sequence[Token], text: str) -> Part:
+    words = _source(tokens, text)
+    for kind, mark in (("any", "||"), ("all", "&&")):
+        runs = [each for each in _cut(tokens, mark) if each]
+        if len(runs) > 1:
+            return Part(kind, words, tuple(_part(each, text) for each in runs))
+    if tokens and tokens[0].text == "!":
+        return Part("not", words, (_part(tokens[1:], text),))
+    if tokens and tokens[0].text == "(" and _closing(tokens, 0) == len(tokens) - 1:
+        return _part(tokens[1:-1], text)
+    whole = len(tokens) > 2 and _is_call(tokens, 0) and _closing(tokens, 1) == len(tokens) - 1
+    return Part("leaf", words, call=_call(tokens, 0, text) if whole else None)

@@ -1,0 +1,247 @@
+"""Filters and rules as UTMStack keeps them: YAML files, read with their lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lib.errors import ConfigError
+
+SUFFIXES = {".yml", ".yaml"}
+KNOWN = {
+    "json": {"source", "where"},
+    "rename": {"from", "to", "where"},
+    "cast": {"fields", "to", "where"},
+    "delete": {"fields", "where"},
+    "grok": {"source", "patterns", "where"},
+    "kv": {"source", "fieldSplit", "valueSplit", "where"},
+    "csv": {"source", "separator", "headers", "where"},
+    "trim": {"fields", "function", "substring", "where"},
+    "add": {"function", "params", "where"},
+    "reformat": {"fields", "function", "fromFormat", "toFormat", "where"},
+    "expand": {"source", "to", "where"},
+    "drop": {"where"},
+    "dynamic": {"plugin", "params", "where"},
+}
+"""Of each kind of step, what it may say; the engine passes over anything else without a word."""
+
+
+class LinedMapping(dict[str, Any]):
+    """A mapping that knows the line on which it begins."""
+
+    line = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepText:
+    """A step as it is written."""
+
+    kind: str
+    body: Mapping[str, Any]
+    where: str
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """A stage of a filter: its steps, and for which data types it runs; for every one where it names none."""
+
+    data_types: frozenset[str]
+    steps: tuple[StepText, ...]
+    order: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What filter files hold together."""
+
+    pipelines: tuple[Pipeline, ...]
+    patterns: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A correlation rule."""
+
+    name: str
+    file: str
+    line: int
+    data_types: frozenset[str]
+    where: str
+    variables: tuple[tuple[str, str, str], ...] = ()
+    history: bool = False
+    """It also searches what came before: that it matches an event makes it a candidate."""
+    placeholders: tuple[str, ...] = ()
+    """Fields of the event that its search needs."""
+    faults: tuple[str, ...] = field(default=())
+
+
+def read_filters(names: Sequence[str]) -> Filters:
+    """The filters in the files, in their order; ConfigError with file and line where one holds none."""
+    pipelines: list[Pipeline] = []
+    patterns: dict[str, str] = {}
+    for file in files_of(names):
+        found = False
+        for document in documents_of(file):
+            stages = document.get("pipeline") if isinstance(document, dict) else None
+            if isinstance(document, dict) and isinstance(document.get("patterns"), dict):
+                patterns |= {str(name): str(text) for name, text in document["patterns"].items()}
+                found = True
+            if isinstance(stages, list):
+                pipelines += [_pipeline(each, file) for each in stages]
+                found = True
+        if not found:
+            raise _refused(file, 1, "holds no filter: there is no list `pipeline`", "Name a filter of UTMStack.")
+    return Filters(tuple(sorted(pipelines, key=lambda each: each.order)), patterns)
+
+
+def read_rules(names: Sequence[str]) -> list[Rule]:
+    """The rules in the files and folders; ConfigError with file and line where one holds none."""
+    rules: list[Rule] = []
+    for file in files_of(names):
+        for document in documents_of(file):
+            entries = document.get("rules", [document]) if isinstance(document, dict) else document
+            rules += [_rule(each, file) for each in (entries if isinstance(entries, list) else [entries])]
+    if not rules:
+        raise ConfigError(f"there is no rule in {', '.join(names)}", remedy="Name rules of UTMStack: YAML files.")
+    return rules
+
+
+def files_of(names: Sequence[str]) -> Iterator[Path]:
+    """The files that are named, and those in the folders that are."""
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            yield from sorted(each for each in path.rglob("*") if each.suffix in SUFFIXES and each.is_file())
+        elif path.is_file():
+            yield path
+        else:
+            raise ConfigError(f"{name} is neither a file nor a folder", remedy="Name a file or a folder that is there.")
+
+
+def documents_of(path: Path) -> list[Any]:
+    """The YAML documents in the file; ConfigError with the line where it is none."""
+    try:
+        text = path.read_text("utf-8")
+        return [each for each in yaml.load_all(text, Loader=_Loader) if each is not None]
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}", remedy="Name a readable file.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})", remedy="Save it as UTF-8.") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise _refused(path, line, f"is not valid YAML: {error.problem or error.context}", "Mend that line.") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise _refused(path, 1, f"is not valid YAML: {error}", "Mend the file.") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Mappings know their line; keys and times stay the text that they are."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> LinedMapping:
+    loader.flatten_mapping(node)
+    found = LinedMapping()
+    found.line = node.start_mark.line + 1
+    for key, value in node.value:
+        found[str(loader.construct_object(key, deep=True))] = loader.construct_object(value, deep=True)
+    return found
+
+
+def _scalar(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    return loader.construct_scalar(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _scalar)
+
+
+def _refused(path: Path, line: int, what: str, remedy: str) -> ConfigError:
+    return ConfigError(f"{path}, line {line}: {what}", remedy=remedy)
+
+
+def _line(value: object) -> int:
+    return value.line if isinstance(value, LinedMapping) else 1
+
+
+def _texts(value: object) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    return [str(each) for each in value if each is not None] if isinstance(value, list) else []
+
+
+def _pipeline(stage: Any, path: Path) -> Pipeline:
+    if not isinstance(stage, dict) or not isinstance(stage.get("steps") or [], list):
+        raise _refused(path, _line(stage), "a stage of `pipeline` needs a list `steps`", "Write `steps:` and a list.")
+    steps: list[StepText] = []
+    for number, entry in enumerate(stage.get("steps") or [], 1):
+        if not isinstance(entry, dict) or not entry:
+            line = _line(entry) if isinstance(entry, dict) else _line(stage)
+            raise _refused(path, line, f"step {number} is no step", "Write a step's name and what it needs.")
+        for kind, body in entry.items():
+            where = f"{path.name}, line {_line(entry)}: step {number}, {kind}"
+            fields = body if isinstance(body, dict) else {}
+            steps.append(StepText(kind, fields, where, tuple(_unknown(kind, fields))))
+    order = stage.get("order")
+    return Pipeline(frozenset(_texts(stage.get("dataTypes"))), tuple(steps), order if isinstance(order, int) else 0)
+
+
+def _unknown(kind: str, body: Mapping[str, Any]) -> Iterator[str]:
+    parts = [body, *(each for each in body.get("patterns") or [] if kind == "grok" and isinstance(each, dict))]
+    known = [KNOWN.get(kind, set(body)), *[{"fieldName", "pattern"}] * (len(parts) - 1)]
+    for part, allowed in zip(parts, known, strict=True):
+        for key in part:
+            if key not in allowed:
+                yield f"the engine does not know `{key}` in {kind}, and passes over it"
+
+
+def condition_of(where: Any) -> tuple[str, tuple[tuple[str, str, str], ...]]:
+    """A `where` as text, and its variables: the first versions name those beside the expression."""
+    if not isinstance(where, dict):
+        return "" if where is None else str(where).lower() if isinstance(where, bool) else str(where), ()
+    variables = tuple(
+        (str(each.get("as")), str(each.get("get")), str(each.get("ofType") or each.get("oftype") or "string"))
+        for each in where.get("variables") or []
+        if isinstance(each, dict)
+    )
+    return str(where.get("expression") or ""), variables
+
+
+def _rule(entry: Any, path: Path) -> Rule:
+    if not isinstance(entry, dict) or not ({"name", "where"} & set(entry)):
+        raise _refused(path, _line(entry), "holds no rule: it has neither `name` nor `where`", "Name rules alone.")
+    where, variables = condition_of(entry.get("where"))
+    searches = [*_searches(entry.get("afterEvents")), *_searches(entry.get("correlation"))]
+    faults = []
+    if entry.get("groupBy") and entry.get("deduplicateBy"):
+        faults.append("`groupBy` and `deduplicateBy` stand in one rule: the engine takes one of them")
+    return Rule(
+        name=str(entry.get("name") or path.stem),
+        file=str(path),
+        line=_line(entry),
+        data_types=frozenset(_texts(entry.get("dataTypes"))),
+        where=where,
+        variables=variables,
+        history=bool(searches),
+        placeholders=tuple(dict.fromkeys(name for each in searches for name in _placeholders(each))),
+        faults=tuple(faults),
+    )
+
+
+def _searches(value: object) -> list[Mapping[str, Any]]:
+    found: list[Mapping[str, Any]] = []
+    for each in value if isinstance(value, list) else []:
+        if isinstance(each, dict):
+            found += [each, *_searches(each.get("or"))]
+    return found
+
+
+def _placeholders(search: Mapping[str, Any]) -> Iterator[str]:
+    for term in search.get("with") or []:
+        value = term.get("value") if isinstance(term, dict) else None
+        if isinstance(value, str) and value.startswith("{{") and value.endswith("}}"):
+            yield value[2:-2].strip().lstrip(".")

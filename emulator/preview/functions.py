@@ -1,0 +1,254 @@
+"""The functions that UTMStack adds to CEL: each takes a path in quotes, and says something of the value there.
+
+Their meaning is that of the public SDK (github.com/threatwinds/go-sdk, plugins/cel_overloads.go): a path without a
+value never fails, it is simply not so. Text functions search the JSON of an object or a list. Numbers and text that
+is a number compare as numbers.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache, partial
+from typing import Any
+
+from emulator.preview.patterns import PatternError, pattern
+from emulator.preview.values import MISSING, Json, parse_number, text_of, to_json
+
+Answer = Callable[[Json, tuple[Any, ...]], Any]
+_CLOCK = re.compile(r"(\d{1,2}):(\d\d)", re.ASCII)
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d{1,2}:\d\d:\d\d(?:[.,]\d+)?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+class _Failure:
+    """A call that fails: of an operand's type, or of a value that is not there."""
+
+    def __repr__(self) -> str:
+        return "FAILURE"
+
+
+FAILURE = _Failure()
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """One function, and what it takes behind its path: of each argument the kinds of value it may be."""
+
+    answer: Answer
+    takes: tuple[frozenset[str], ...]
+    says: str = ""
+    """In words, of a path and the argument, for people."""
+
+    def bound(self, args: tuple[Any, ...]) -> Callable[[Json], Any]:
+        """The function of the value alone: where what it looks for is text and no number, by a shorter way."""
+        wanted = args[0] if args else None
+        words = wanted if isinstance(wanted, (list, tuple)) else [wanted]
+        if self.answer in _COMPARING and all(isinstance(each, str) and parse_number(each) is None for each in words):
+            known, answer = frozenset(words), self.answer
+            return lambda value: value in known if value.__class__ is str else answer(value, args)
+        return partial(_apply, self.answer, args)
+
+
+def _apply(answer: Answer, args: tuple[Any, ...], value: Json) -> Any:
+    return answer(value, args)
+
+
+def kind_of(value: Any) -> str:
+    """An argument's kind: text, bool, int, double, list (of text only) or mixed (a list of anything)."""
+    if isinstance(value, (list, tuple)):
+        return "list" if all(isinstance(each, str) for each in value) else "mixed"
+    names = {str: "text", bool: "bool", int: "int", float: "double"}
+    return names.get(type(value), "other")
+
+
+def text_in(value: Json) -> str | None:
+    """The text that is searched in a value; None where it has none: a number, a bool, null, nothing."""
+    if isinstance(value, str):
+        return value
+    return to_json(value) if isinstance(value, (dict, list)) else None
+
+
+def numeric(value: Json) -> float | None:
+    """The number that a value is, also as text."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, (int, float)):
+        return value
+    return parse_number(value) if isinstance(value, str) else None
+
+
+def same(value: Json, wanted: Any) -> bool:
+    """Whether a value equals a literal, however each of them is written."""
+    if value is MISSING:
+        return False
+    mine, other = numeric(value), numeric(wanted)
+    if mine is not None and other is not None:
+        return mine == other
+    if isinstance(value, bool) and isinstance(wanted, bool):
+        return value is wanted
+    return isinstance(wanted, str) and not isinstance(value, (dict, list)) and text_of(value) == wanted
+
+
+def _text(test: Callable[[str, str], bool], combine: Callable[[Any], bool] = any) -> Answer:
+    def answer(value: Json, args: tuple[Any, ...]) -> bool:
+        text = text_in(value)
+        if text is None:
+            return False
+        wanted = args[0]
+        return test(text, wanted) if isinstance(wanted, str) else combine(test(text, each.strip()) for each in wanted)
+
+    return answer
+
+
+def _compare(test: Callable[[float, float], bool]) -> Answer:
+    def answer(value: Json, args: tuple[Any, ...]) -> bool:
+        mine, other = numeric(value), numeric(args[0])
+        return mine is not None and other is not None and test(mine, other)
+
+    return answer
+
+
+def _moment(test: Callable[[datetime, tuple[Any, ...]], bool]) -> Answer:
+    def answer(value: Json, args: tuple[Any, ...]) -> bool:
+        moment = None if value is MISSING else parse_time(text_of(value))
+        return moment is not None and test(moment, args)
+
+    return answer
+
+
+@lru_cache(maxsize=4096)
+def parse_time(text: str) -> datetime | None:
+    """The moment of RFC 3339 text, in its own zone; None where it is none."""
+    if not _TIME.fullmatch(text):
+        return None
+    try:
+        return datetime.fromisoformat(re.sub(r"[.,]\d+", "", text).upper())
+    except ValueError:
+        return None
+
+
+def _between(moment: datetime, args: tuple[Any, ...]) -> bool:
+    bounds = [_CLOCK.fullmatch(each) for each in args]
+    minutes = [int(each.group(1)) * 60 + int(each.group(2)) for each in bounds if each is not None]
+    if len(minutes) < 2 or any(each >= 24 * 60 for each in minutes):
+        return False
+    now = moment.hour * 60 + moment.minute
+    start, end = minutes
+    return start <= now <= end if start <= end else now >= start or now <= end
+
+
+def _regex(value: Json, args: tuple[Any, ...]) -> bool:
+    text = text_in(value)
+    try:
+        return text is not None and pattern(args[0]).found_in(text)
+    except PatternError:
+        return False
+
+
+def _fold(value: Json, args: tuple[Any, ...]) -> bool:
+    wanted = args[0]
+    if not isinstance(value, str) or len(value) != len(wanted):
+        return False
+    return value == wanted or all(
+        a == b or a.lower() == b.lower() or a.upper() == b.upper() for a, b in zip(value, wanted, strict=True)
+    )
+
+
+@lru_cache(maxsize=4096)
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        found = None if "%" in text else ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return (found.ipv4_mapped or found) if isinstance(found, ipaddress.IPv6Address) else found
+
+
+@lru_cache(maxsize=4096)
+def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    """The network that the text names; None where it names none."""
+    try:
+        return ipaddress.ip_network(text, strict=False) if re.search(r"/\d+$", text) else None
+    except ValueError:
+        return None
+
+
+def _in_network(value: Json, args: tuple[Any, ...]) -> bool:
+    if not isinstance(value, str):
+        return False
+    address, inside = _address(value), network(args[0])
+    return address is not None and inside is not None and address.version == inside.version and address in inside
+
+
+def _safe(value: Json, args: tuple[Any, ...]) -> Any:
+    default = args[0]
+    if isinstance(default, bool):
+        return value if isinstance(value, bool) else default
+    if isinstance(default, float):
+        found = numeric(value)
+        return default if found is None else float(found)
+    return value if isinstance(value, str) else default
+
+
+def _listed(value: Json, args: tuple[Any, ...]) -> bool:
+    return isinstance(value, str) and value in [each.strip() for each in args[0].split(",")]
+
+
+def _value(value: Json, _: tuple[Any, ...]) -> Any:
+    return FAILURE if value is MISSING else value
+
+
+def _equal(value: Json, args: tuple[Any, ...]) -> bool:
+    return same(value, args[0])
+
+
+def _one_of(value: Json, args: tuple[Any, ...]) -> bool:
+    return any(same(value, each) for each in args[0])
+
+
+_COMPARING = {_equal, _one_of}
+TEXT = frozenset({"text"})
+_TEXTS = frozenset({"text", "list"})
+_LISTS = frozenset({"list"})
+_NUMBERS = frozenset({"text", "int", "double"})
+_EQUAL = Function(_equal, (frozenset({"text", "int", "double", "bool"}),), "is {}")
+_STARTS = _text(str.startswith)
+_ENDS = _text(str.endswith)
+_HOLDS = _text(lambda text, part: part in text)
+FUNCTIONS = {
+    "exists": Function(lambda value, _: value is not MISSING, (), "is there"),
+    "safe": Function(_safe, (frozenset({"text", "double", "bool"}),)),
+    "equals": _EQUAL,
+    "equalsIgnoreCase": Function(_fold, (TEXT,), "is {} in any case"),
+    "oneOf": Function(_one_of, (frozenset({"list", "mixed"}),), "is one of {}"),
+    "contains": Function(_HOLDS, (_TEXTS,), "contains {}"),
+    "containsAll": Function(_text(lambda text, part: part in text, all), (_LISTS,), "contains all of {}"),
+    "startsWith": Function(_STARTS, (_TEXTS,), "starts with {}"),
+    "endsWith": Function(_ENDS, (_TEXTS,), "ends with {}"),
+    "regexMatch": Function(_regex, (TEXT,), "matches {}"),
+    "inCIDR": Function(_in_network, (TEXT,), "is an address in {}"),
+    "lessThan": Function(_compare(lambda a, b: a < b), (_NUMBERS,), "is less than {}"),
+    "lessOrEqual": Function(_compare(lambda a, b: a <= b), (_NUMBERS,), "is at most {}"),
+    "greaterThan": Function(_compare(lambda a, b: a > b), (_NUMBERS,), "is more than {}"),
+    "greaterOrEqual": Function(_compare(lambda a, b: a >= b), (_NUMBERS,), "is at least {}"),
+    "isHour": Function(_moment(lambda at, args: at.hour == args[0]), (frozenset({"int"}),), "is in hour {}"),
+    "isMinute": Function(_moment(lambda at, args: at.minute == args[0]), (frozenset({"int"}),), "is in minute {}"),
+    "isDayOfWeek": Function(
+        _moment(lambda at, args: at.isoweekday() % 7 == args[0]), (frozenset({"int"}),), "is on weekday {}"
+    ),
+    "isWeekend": Function(_moment(lambda at, _: at.isoweekday() > 5), (), "is on a weekend"),
+    "isWorkDay": Function(_moment(lambda at, _: at.isoweekday() <= 5), (), "is on a work day"),
+    "isBetweenTime": Function(_moment(_between), (TEXT, TEXT), "is between {}"),
+    # Names of the first versions.
+    "equal": Function(lambda value, args: isinstance(value, str) and value == args[0], (TEXT,), "is {}"),
+    "lowerEqual": Function(_fold, (TEXT,), "is {} in any case"),
+    "contain": Function(lambda value, args: isinstance(value, str) and args[0] in value, (TEXT,), "contains {}"),
+    "inList": Function(_listed, (TEXT,), "is one of {}"),
+    "startWith": Function(lambda value, args: isinstance(value, str) and value.startswith(args[0]), (TEXT,)),
+    "endWith": Function(lambda value, args: isinstance(value, str) and value.endswith(args[0]), (TEXT,)),
+}
+"""Every documented one, by its name."""
+VALUE = Function(_value, ())
+"""What stands for a field that a condition names without quotes."""

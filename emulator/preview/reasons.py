@@ -1,0 +1,175 @@
+"""Why a rule can never match here, in words; or nothing, where it could."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from emulator.preview.conditions import UNQUOTED, literal_fault, of_bag, unquoted_text
+from emulator.preview.expressions import Call, Part, calls, fields_of
+from emulator.preview.functions import FUNCTIONS
+from emulator.preview.session import RuleTally, Seen, Session
+from emulator.preview.values import decode
+from lib.model.families import FAMILIES
+
+TYPES = frozenset(name for names in FAMILIES.values() for name in names)
+"""The event types that Sophos lists, and newer ones that are seen."""
+SEVERITIES = ("none", "low", "medium", "high", "critical")
+_MOST = 3
+"""So many reasons, or values, are named."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """What was seen of the events that a rule looks at."""
+
+    session: Session
+    seen: dict[str, list[Seen]]
+
+    @property
+    def bag(self) -> str:
+        return self.session.dialect.bag
+
+
+def never(session: Session, tally: RuleTally) -> str | None:
+    """Why the rule can never match here; None where it matched, or where it still could."""
+    if tally.matches:
+        return None
+    rule = tally.rule
+    sent = session.site.data_types() | set(session.data_types)
+    if rule.data_types and not rule.data_types & sent:
+        wanted = ", ".join(sorted(rule.data_types))
+        return f"no event of the data type {wanted} is sent: what is sent is {', '.join(sorted(sent))}"
+    if tally.condition.fault:
+        return f"the engine cannot evaluate it: {tally.condition.fault}"
+    looked = [seen for name, seen in session.seen.items() if not rule.data_types or name in rule.data_types]
+    if not looked and not (session.excluded and session.events):
+        return None
+    merged: dict[str, list[Seen]] = {}
+    for each in looked:
+        for path, values in each.items():
+            merged.setdefault(path, []).append(values)
+    found = _why_not(tally.logic, _Looked(session, merged))
+    unquoted = [each for each in tally.condition.remarks if each.startswith(UNQUOTED)]
+    if unquoted and any(each.startswith(UNQUOTED) for each in found):
+        found = [*unquoted, *(each for each in found if not each.startswith(UNQUOTED))]
+    return _listed(found, "; ") if found else None
+
+
+def _why_not(part: Part, looked: _Looked) -> list[str]:
+    """Why the part can never be so; nothing where it can."""
+    if part.kind == "leaf":
+        return _leaf(part, looked)
+    if part.kind == "all":
+        return next(filter(None, (_why_not(each, looked) for each in part.parts)), [])
+    if part.kind == "any":
+        found = [_why_not(each, looked) for each in part.parts]
+        return list(dict.fromkeys(reason for each in found for reason in each)) if all(found) else []
+    return []
+
+
+def _leaf(part: Part, looked: _Looked) -> list[str]:
+    if part.text == "false":
+        return ["it says false"]
+    if part.call is not None:
+        return _call(part.call, looked)
+    unquoted = [each.arguments[0].text for each in calls(part.text) if each.path is None and each.arguments]
+    if unquoted:
+        return [unquoted_text(unquoted)]
+    absent = [
+        each.path
+        for each in fields_of(part.text)
+        if not _values(each.path, looked) and not _is_open(of_bag(each.path, looked.bag), looked)
+    ]
+    return [_absent(absent[0])] if absent else []
+
+
+def _call(call: Call, looked: _Looked) -> list[str]:
+    path, fault = call.path, literal_fault(call)
+    if path is None or fault:
+        return [
+            f"{call.name} of {path}: {fault}" if fault else unquoted_text([each.text for each in call.arguments[:1]])
+        ]
+    own = of_bag(path, looked.bag)
+    if _is_open(own, looked) or any(each.kind == "dynamic" for each in call.arguments[1:]):
+        return []
+    values = _values(own, looked)
+    args = tuple(each.value for each in call.arguments[1:])
+    if _is_type(own, values, looked):
+        return _type(call, values, args, looked)
+    is_whole = all(each.is_whole for each in looked.seen.get(own, ()))
+    if not is_whole or any(_holds(call, each, args) for each in (*values, *_possible(own, looked))):
+        return []
+    if not values:
+        return [_absent(path)]
+    return [f"no event has a {path} that {_wanted(call)}: {_shown(values)}"]
+
+
+def _type(call: Call, values: list[Any], args: tuple[Any, ...], looked: _Looked) -> list[str]:
+    """Of the field that holds the event's type: Sophos's own list counts too, and what is left out does not."""
+    excluded = looked.session.excluded
+    known = [each for each in {*TYPES, *looked.session.types, *(v for v in values if isinstance(v, str))} if each]
+    fitting = [each for each in known if _holds(call, each, args)]
+    if any(each not in excluded for each in fitting):
+        return []
+    if fitting:
+        who = ", ".join(sorted({name for each in fitting for name in excluded[each]}))
+        return [f"`exclude_types` of {who} leaves out {_listed(sorted(fitting))}"]
+    return [f"Sophos sends no type that {_wanted(call)}: none of the events looked at has it, nor does Sophos list it"]
+
+
+def _is_type(own: str, values: list[Any], looked: _Looked) -> bool:
+    texts = [each for each in values if isinstance(each, str)]
+    types = TYPES | set(looked.session.types)
+    return own == f"{looked.bag}.type" or (bool(texts) and len(texts) == len(values) and set(texts) <= types)
+
+
+def _is_open(own: str, looked: _Looked) -> bool:
+    """Whether a plugin that is not run here makes the field."""
+    return any(own == made or own.startswith(f"{made}.") for made in looked.session.made)
+
+
+def _possible(own: str, looked: _Looked) -> Iterable[Any]:
+    """Values that are known besides those that were seen."""
+    constants = looked.session.constants.get(own, set())
+    return [*constants, *(SEVERITIES if own == f"{looked.bag}.severity" else ())]
+
+
+def _values(path: str, looked: _Looked) -> list[Any]:
+    own = of_bag(path, looked.bag)
+    found = dict.fromkeys(key for each in looked.seen.get(own, ()) for key in each.values)
+    return [decode(value) if kind in {dict, list} else value for kind, value in found]
+
+
+def _holds(call: Call, value: Any, args: tuple[Any, ...]) -> bool:
+    return bool(FUNCTIONS[call.name].answer(value, args))
+
+
+def _absent(path: str) -> str:
+    return f"no event has the field {path}"
+
+
+def _wanted(call: Call) -> str:
+    says = FUNCTIONS[call.name].says or f"fits {call.name}({{}})"
+    texts = []
+    for each in call.arguments[1:]:
+        value = each.value
+        texts.append(_listed([_word(item) for item in value]) if isinstance(value, list) else _word(value))
+    return says.format(" and ".join(texts))
+
+
+def _word(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _shown(values: list[Any]) -> str:
+    texts = [_word(each) for each in values]
+    return f"seen: {_listed([each if len(each) <= 60 else f'{each[:57]}…' for each in texts])}"
+
+
+def _listed(texts: list[str], between: str = ", ") -> str:
+    rest = len(texts) - _MOST
+    shown = between.join(texts[:_MOST])
+    return f"{shown}{between}and {rest} more" if rest > 0 else shown

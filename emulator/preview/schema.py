@@ -1,0 +1,99 @@
+"""UTMStack's event: which fields it has. What a filter writes elsewhere never reaches a rule.
+
+The fields are those of the public SDK's Event and Side (github.com/threatwinds/go-sdk, plugins/plugins.proto).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emulator.preview.values import Json, number, parse_number
+
+BAGS = ("log", "event")
+"""What a vendor's own fields are below: `log`, in the newest version `event`."""
+
+
+def _all(names: str, kind: str) -> dict[str, str]:
+    return dict.fromkeys(names.split(), kind)
+
+
+_TEXT, _NUMBER, _ANY = "text", "number", "any"
+_GEOLOCATION = {
+    **dict.fromkeys(("country", "city", "aso", "countryCode"), _TEXT),
+    **dict.fromkeys(("latitude", "longitude", "asn", "accuracy"), _NUMBER),
+}
+_SIDE: dict[str, Any] = {
+    **_all(
+        """ip host user group domain mac url cidr certificateFingerprint ja3Fingerprint jarmFingerprint sshBanner
+        sshFingerprint cookie jabberId email dkim dkimSignature emailAddress emailBody emailDisplayName emailSubject
+        emailThreadIndex emailXMailer whoisRegistrant whoisRegistrar process processState command windowsScheduledTask
+        windowsServiceDisplayName windowsServiceName file path filename sizeInBytes mimeType hash authentihash cdhash
+        md5 sha1 sha224 sha256 sha384 sha3224 sha3256 sha3384 sha3512 sha512 sha512224 sha512256 hex base64
+        operatingSystem chromeExtension mobileAppId cpe cve malware malwareFamily malwareType pgpPrivateKey
+        pgpPublicKey""",
+        _TEXT,
+    ),
+    **_all(
+        """bytesSent bytesReceived packagesSent packagesReceived port connections usedCpuPercent usedMemPercent
+        totalCpuUnits totalMem""",
+        _NUMBER,
+    ),
+    "geolocation": _GEOLOCATION,
+    "disks": _ANY,
+}
+_EVENT: dict[str, Any] = {
+    **_all(
+        """id @timestamp deviceTime dataType dataSource tenantId tenantName raw protocol connectionStatus actionResult
+        action severity""",
+        _TEXT,
+    ),
+    "statusCode": _NUMBER,
+    "origin": _SIDE,
+    "target": _SIDE,
+    **dict.fromkeys(("log", "event", "errors", "compliance", "controls"), _ANY),
+}
+ENVELOPE = frozenset({"id", "@timestamp", "tenantId", "raw"})
+"""What every event has of its own, whatever the filter does: not shown."""
+
+
+def finalized(fields: dict[str, Any], lost: dict[str, str]) -> dict[str, Any]:
+    """The event that UTMStack keeps of a draft; `lost` gets each path that it does not keep, and why."""
+    return _of(fields, _EVENT, "", lost)
+
+
+def _of(fields: dict[str, Any], schema: dict[str, Any], prefix: str, lost: dict[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in fields.items():
+        wanted = schema.get(key)
+        path = prefix + key
+        if wanted is None:
+            lost.setdefault(path, "UTMStack's event has no such field: the engine drops it")
+        elif wanted is _ANY:
+            found[key] = value
+        elif isinstance(wanted, dict):
+            if isinstance(value, dict):
+                found[key] = _of(value, wanted, f"{path}.", lost)
+            else:
+                lost.setdefault(path, "holds a value where UTMStack's event has fields: the engine refuses the event")
+        else:
+            _keep(found, key, _scalar(value, wanted, path, lost))
+    return found
+
+
+def _scalar(value: Json, wanted: str, path: str, lost: dict[str, str]) -> Json:
+    if wanted is _NUMBER and isinstance(value, str) and value:
+        parsed = parse_number(value)
+        if parsed is not None:
+            return number(parsed)
+    right = isinstance(value, (int, float)) and not isinstance(value, bool) if wanted is _NUMBER else False
+    if value is not None and not right and not (isinstance(value, str) and (wanted is _TEXT or not value)):
+        lost.setdefault(
+            path, f"holds {value!r:.40} where UTMStack's event wants {wanted}: the engine refuses the event"
+        )
+    return value
+
+
+def _keep(found: dict[str, Any], key: str, value: Json) -> None:
+    """The event's own fields are there only where they say something."""
+    if value not in (None, "", 0):
+        found[key] = value

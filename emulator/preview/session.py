@@ -1,0 +1,390 @@
+"""A session: filters and rules compiled once, events run through them, and what they made of them added up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from emulator.preview.conditions import Condition, of_bag
+from emulator.preview.draft import Draft
+from emulator.preview.events import Event, Site
+from emulator.preview.expressions import Part, calls, fields_of, logic_of
+from emulator.preview.files import Filters, Pipeline, Rule, StepText, condition_of
+from emulator.preview.paths import UnsupportedPathError, leaves, reader
+from emulator.preview.patterns import NAMED
+from emulator.preview.schema import BAGS, ENVELOPE, finalized
+from emulator.preview.steps import Dialect, DroppedError, Step, StepError, compile_step
+from emulator.preview.values import MISSING, Json, to_json
+
+_QUIET = frozenset({"dataType", "dataSource", *ENVELOPE})
+"""Fields that every event has, whatever the filter does."""
+MOST_VALUES = 2_000
+"""Of one path: how many different values are remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one event."""
+
+    id: str
+    type: str
+    fields: dict[str, Json]
+    rules: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class TypeTally:
+    """Of one event type: how many, and the fields that were made of them."""
+
+    count: int = 0
+    matched: bool = False
+    fields: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class RuleTally:
+    """Of one rule: what it looks at, and what it matched."""
+
+    rule: Rule
+    condition: Condition
+    logic: Part
+    matches: int = 0
+    example: str | None = None
+    asked: int = 0
+
+
+@dataclass(slots=True)
+class Remark:
+    """Something that was not evaluated. A `limit` is the preview's own; anything else is the file's fault."""
+
+    where: str
+    what: str
+    count: int
+    limit: bool
+
+
+class Remarks:
+    """What was not evaluated, and how often."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], Remark] = {}
+
+    def add(self, where: str, what: str, count: int = 1, *, limit: bool = False) -> None:
+        """Count it."""
+        found = self._found.setdefault((where, what), Remark(where, what, 0, limit))
+        found.count += count
+
+    def __iter__(self) -> Iterator[Remark]:
+        return iter(self._found.values())
+
+
+class Seen:
+    """The values that a watched path had, in the events of one data type."""
+
+    __slots__ = ("is_whole", "values")
+
+    def __init__(self) -> None:
+        self.values: Counter[Any] = Counter()
+        self.is_whole = True
+
+    def add(self, value: Json) -> None:
+        """One more event with that value."""
+        key = (type(value), to_json(value) if isinstance(value, (dict, list)) else value)
+        if key in self.values or len(self.values) < MOST_VALUES:
+            self.values[key] += 1
+        else:
+            self.is_whole = False
+
+
+class Session:
+    """For one thread."""
+
+    def __init__(self, filters: Filters, rules: Sequence[Rule], site: Site) -> None:
+        self.site = site
+        self.events = 0
+        self.dropped = 0
+        self.types: dict[str, TypeTally] = {}
+        self.data_types: Counter[str] = Counter()
+        self.remarks = Remarks()
+        self.excluded = site.excluded()
+        self.dialect = _dialect(filters, rules)
+        self.pipelines = [(each.data_types, self._steps(each)) for each in filters.pipelines]
+        self._renamed = 0
+        self.rules = [self._rule(each) for each in rules]
+        self.made = [each.makes for _, steps in self.pipelines for each in steps if each.makes]
+        """Fields of plugins that are not run here: what a rule reads of them is not known."""
+        self.constants = _constants(filters, self.dialect)
+        self.seen: dict[str, dict[str, Seen]] = {}
+        self._watched = self._paths()
+        self._lost: Counter[tuple[str, str]] = Counter()
+
+    def _steps(self, pipeline: Pipeline) -> list[Step]:
+        return [self._step(each) for each in pipeline.steps]
+
+    def _step(self, text: StepText) -> Step:
+        where, variables = condition_of(text.body.get("where"))
+        condition = Condition(where, self.dialect.bag, variables) if where else None
+        for each in (*text.remarks, *(condition.remarks if condition else ())):
+            self.remarks.add(text.where, each, 0)
+        step = compile_step(text.kind, text.body, text.where, condition, self.dialect)
+        if step.fault:
+            self.remarks.add(step.where, step.fault, 0, limit=step.kind == "dynamic")
+        if condition is not None and condition.fault:
+            self.remarks.add(step.where, f"its `where`: {condition.fault}", 0)
+        return step
+
+    def _rule(self, rule: Rule) -> RuleTally:
+        condition = Condition(rule.where, self.dialect.bag, rule.variables)
+        place = place_of(rule)
+        for each in (*condition.remarks, *rule.faults):
+            self.remarks.add(place, each, 0)
+        if condition.fault:
+            self.remarks.add(place, f"its `where`: {condition.fault}", 0)
+        if rule.history:
+            self.remarks.add(place, CANDIDATE, 0, limit=True)
+        if not condition.fault and _other_bag(condition, rule, self.dialect.bag):
+            self._renamed += 1
+        return RuleTally(rule, condition, logic_of(rule.where))
+
+    def _paths(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for tally in self.rules:
+            paths = {each.path for each in tally.condition.calls if each.path} | set(tally.rule.placeholders)
+            for path in paths | set(_fields(tally.logic)):
+                own = of_bag(path, self.dialect.bag)
+                try:
+                    found[own] = reader(own)
+                except UnsupportedPathError:
+                    continue
+        return found
+
+    def run(self, event: Event) -> Outcome:
+        """Run one event through the filter and the rules; of one that the filter drops nothing is left."""
+        self.events += 1
+        draft, native, kind = self._draft(event)
+        tally = self.types.setdefault(kind, TypeTally())
+        tally.count += 1
+        self.data_types[event.envelope.data_type] += 1
+        if not self._filtered(draft, event.envelope.data_type):
+            self.dropped += 1
+            return Outcome(native, kind, {}, ())
+        lost: dict[str, str] = {}
+        draft = Draft(finalized(draft.fields, lost))
+        for path, why in lost.items():
+            self._lost[(path, why)] += 1
+        shown = {path: value for path, value in leaves(draft.fields) if path not in _QUIET and value != {}}
+        tally.fields.update(shown)
+        excluded = kind in self.excluded
+        names = () if excluded else tuple(self._matched(draft, event.envelope.data_type, native or kind))
+        tally.matched |= bool(names)
+        if not excluded:
+            self._watch(draft, event.envelope.data_type)
+        return Outcome(native, kind, shown, names)
+
+    def _draft(self, event: Event) -> tuple[Draft, str, str]:
+        try:
+            native, kind = _facts(msgspec.json.decode(event.raw))
+        except (msgspec.DecodeError, RecursionError):
+            native, kind = "", ""
+        envelope = event.envelope
+        fields = {
+            "id": native,
+            "dataType": envelope.data_type,
+            "dataSource": envelope.data_source,
+            "@timestamp": "2026-01-01T00:00:00Z",
+            "tenantId": envelope.tenant_id,
+            "raw": event.raw.decode("utf-8", "replace"),
+        }
+        return Draft(fields), native, kind
+
+    def _filtered(self, draft: Draft, data_type: str) -> bool:
+        """Carry the steps out that are for the data type; False where one of them drops the event."""
+        for data_types, steps in self.pipelines:
+            if data_types and data_type not in data_types:
+                continue
+            for step in steps:
+                try:
+                    self._carry_out(step, draft)
+                except DroppedError:
+                    return False
+        return True
+
+    def _carry_out(self, step: Step, draft: Draft) -> None:
+        if step.condition is not None:
+            holds = step.condition.holds(draft)
+            if holds is None:
+                fault = step.condition.fault
+                roots = ", ".join(each for each in step.condition.roots if each not in draft.fields)
+                self.remarks.add(step.where, f"its `where`: {fault or _unread(roots)}")
+            if not holds:
+                return
+        if step.do is None:
+            self.remarks.add(step.where, step.fault, limit=step.kind == "dynamic")
+            return
+        try:
+            step.do(draft)
+        except StepError as error:
+            text = str(error)
+            if not text.startswith("there is no "):  # Which the engine notes on the event, and goes on.
+                self.remarks.add(step.where, f"it fails: {text.partition(':')[0]}")
+
+    def _matched(self, draft: Draft, data_type: str, example: str) -> Iterator[str]:
+        for tally in self.rules:
+            if tally.rule.data_types and data_type not in tally.rule.data_types:
+                continue
+            tally.asked += 1
+            if tally.condition.holds(draft):
+                tally.matches += 1
+                tally.example = tally.example or example
+                missing = [each for each in tally.rule.placeholders if self._absent(draft, each)]
+                if missing:
+                    what = (
+                        f"its search of earlier events needs {', '.join(missing)}, which is not there: it is given up"
+                    )
+                    self.remarks.add(place_of(tally.rule), what)
+                yield tally.rule.name
+
+    def _absent(self, draft: Draft, path: str) -> bool:
+        read = self._watched.get(of_bag(path, self.dialect.bag))
+        return read is not None and read(draft.fields) in (MISSING, None)
+
+    def _watch(self, draft: Draft, data_type: str) -> None:
+        seen = self.seen.setdefault(data_type, {})
+        for path, read in self._watched.items():
+            value = read(draft.fields)
+            if value is not MISSING:
+                if path not in seen:
+                    seen[path] = Seen()
+                seen[path].add(value)
+
+    def not_evaluated(self) -> list[Remark]:
+        """Everything that was not evaluated, with how many events it concerns."""
+        for tally in self.rules:
+            for each in self.remarks:
+                if each.where == place_of(tally.rule) and not each.count:
+                    each.count = tally.matches if each.what == CANDIDATE else tally.asked
+        found = [each for each in self.remarks if each.count or not each.limit]
+        if self._renamed:
+            other = next(each for each in BAGS if each != self.dialect.bag)
+            what = (
+                f"they read {other}.*, the filter writes {self.dialect.bag}.*: taken as one, though no engine has both"
+            )
+            found.append(Remark(f"{self._renamed} rules", what, self.events, limit=True))
+        found += [
+            Remark(name, "no stage of the filter is for this data type", count, limit=False)
+            for name, count in self.data_types.items()
+            if not any(name in types or not types for types, _ in self.pipelines)
+        ]
+        found += [Remark(path, why, count, limit=False) for (path, why), count in sorted(self._lost.items())]
+        return found
+
+
+CANDIDATE = "its search of earlier events is not carried out: a match is a candidate, no alert yet"
+
+
+def place_of(rule: Rule) -> str:
+    """Where a rule is, for people."""
+    return f"{rule.file}, line {rule.line}: {rule.name}"
+
+
+def _unread(roots: str) -> str:
+    return f"{roots} is not there, so that the engine cannot compile it" if roots else "it fails on a value"
+
+
+def _facts(value: Any) -> tuple[str, str]:
+    if not isinstance(value, dict):
+        return "", ""
+    native, kind = value.get("id"), value.get("type")
+    return native if isinstance(native, str) else "", kind if isinstance(kind, str) else ""
+
+
+def _fields(part: Part) -> Iterator[str]:
+    """The fields that leaves name without quotes."""
+    if part.kind == "leaf":
+        yield from (each.path for each in fields_of(part.text))
+    for each in part.parts:
+        yield from _fields(each)
+
+
+def _other_bag(condition: Condition, rule: Rule, bag: str) -> bool:
+    paths = [*(each.path or "" for each in condition.calls), *rule.placeholders, *_fields(logic_of(rule.where))]
+    roots = {each.partition(".")[0] for each in paths} & set(BAGS)
+    return bool(roots - {bag})
+
+
+def _written(text: StepText) -> Iterator[str]:
+    """Every path that a step reads or writes."""
+    body = text.body
+    for name in ("source", "to", "from", "fields", "headers"):
+        value = body.get(name)
+        yield from (str(each) for each in (value if isinstance(value, list) else [value]) if each)
+    for each in body.get("patterns") or [] if text.kind == "grok" else []:
+        yield str(each.get("fieldName") or "") if isinstance(each, dict) else ""
+    params = body.get("params")
+    yield from (str(each) for each in params.values()) if isinstance(params, dict) else ()
+    yield from _read(text)
+
+
+def _read(text: StepText) -> Iterator[str]:
+    """The paths that a step reads, and does not write."""
+    where, variables = condition_of(text.body.get("where"))
+    yield from (each.path or "" for each in calls(where))
+    yield from (path for _, path, _ in variables)
+    yield from _fields(logic_of(where))
+    for name in ("source", "from", "fields"):
+        value = text.body.get(name)
+        yield from (str(each) for each in (value if isinstance(value, list) else [value]) if each)
+
+
+def _dialect(filters: Filters, rules: Sequence[Rule]) -> Dialect:
+    """The version of the engine that the filter is for, as its own paths tell it."""
+    texts = [each for pipeline in filters.pipelines for each in pipeline.steps]
+    paths = [path for each in texts for path in _written(each)]
+    asked = [each.path for rule in rules for each in calls(rule.where) if each.path]
+    roots = Counter(path.partition(".")[0] for path in paths)
+    if not roots["log"] and not roots["event"]:
+        roots = Counter(path.partition(".")[0] for path in asked)
+    bag = "event" if roots["event"] > roots["log"] else "log"
+    own = [path.partition(".")[2] for path in paths if path.partition(".")[0] in BAGS]
+    keys = {path.partition(".")[0] for path in own}
+    named = {path.split(".")[1] for path in asked if path.partition(".")[0] in BAGS and "." in path}
+    keeps = not keys & _SQUEEZED and (any("_" in path for path in own) or bool(named & _UNDERSCORED))
+    return Dialect(bag, keeps, {**NAMED, **filters.patterns})
+
+
+_UNDERSCORED = frozenset(
+    {
+        "amsi_threat_data",
+        "core_remedy_items",
+        "created_at",
+        "customer_id",
+        "endpoint_id",
+        "endpoint_type",
+        "event_service_event_id",
+        "event_service_id",
+        "ips_threat_data",
+        "source_info",
+        "threat_cleanable",
+        "user_id",
+        "whitelist_properties",
+    }
+)
+"""Keys of Sophos's events with an underscore."""
+_SQUEEZED = frozenset(each.replace("_", "") for each in _UNDERSCORED)
+"""The same in engines that keep no underscore: a filter that reads these is for one of them."""
+
+
+def _constants(filters: Filters, dialect: Dialect) -> Mapping[str, set[str]]:
+    """What the filter itself may write, by the field."""
+    found: dict[str, set[str]] = {}
+    for pipeline in filters.pipelines:
+        for each in pipeline.steps:
+            params = each.body.get("params")
+            if each.kind == "add" and isinstance(params, dict):
+                key = of_bag(str(params.get("key")), dialect.bag)
+                found.setdefault(key, set()).add(str(params.get("value")))
+    return found

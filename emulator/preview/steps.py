@@ -1,0 +1,399 @@
+"""The steps of a filter: each is compiled once, into what it does to a draft.
+
+They do what the public sources show of the engine's plugins, odd as some of it is: `rename` makes text of an object,
+`grok` writes nothing unless every pattern matches, one behind the other, and `json` keeps no more of a key than
+letters and digits. `docs/preview.md` names the sources.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import lru_cache, partial
+from typing import Any
+
+from emulator.preview.conditions import Condition, of_bag
+from emulator.preview.draft import Draft
+from emulator.preview.layouts import reformat
+from emulator.preview.paths import UnsupportedPathError, reader
+from emulator.preview.patterns import PatternError, expand, pattern
+from emulator.preview.values import MISSING, Json, as_go, decode, parse_number, printed, text_of
+
+Do = Callable[[Draft], None]
+RESERVED = frozenset({"raw", "@timestamp"})
+_TRUE, _FALSE = (
+    frozenset({"1", "t", "T", "TRUE", "true", "True"}),
+    frozenset({"0", "f", "F", "FALSE", "false", "False"}),
+)
+_INT64 = 2**63
+_UNNAMED = re.compile(r"[^a-zA-Z0-9.]")
+_UNNAMED_NEWER = re.compile(r"[^a-zA-Z0-9._]")
+
+
+class StepError(ValueError):
+    """A step that cannot be evaluated, or that the engine would not carry out."""
+
+
+class DroppedError(Exception):
+    """The filter drops the event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """In what the versions of the engine differ, as the filter itself tells."""
+
+    bag: str = "log"
+    keeps_underscores: bool = False
+    """Of the vendor's keys; versions before go-sdk 1.1.35 keep none."""
+    patterns: Mapping[str, str] = field(default_factory=dict)
+
+    def key(self, text: str) -> str:
+        """A field's name as the engine keeps it."""
+        return (_UNNAMED_NEWER if self.keeps_underscores else _UNNAMED).sub("", text)
+
+    def written(self, path: str) -> str:
+        """A path that a step writes, as the engine keeps it."""
+        return of_bag(self.key(path), self.bag)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a filter. `fault` says why it is not carried out here."""
+
+    kind: str
+    where: str
+    """Which file, line and step it is, for people."""
+    condition: Condition | None
+    do: Do | None
+    fault: str = ""
+    makes: str = ""
+    """The field that it would write, where it is not carried out."""
+
+
+def compile_step(kind: str, body: Mapping[str, Any], where: str, condition: Condition | None, dialect: Dialect) -> Step:
+    """The step, ready to be carried out."""
+    makes = ""
+    try:
+        if kind == "dynamic":
+            makes = of_bag(str(_params(body).get("destination", "")), dialect.bag)
+        do = _KINDS.get(kind, partial(_unknown, kind))(body, dialect)
+    except (StepError, PatternError, UnsupportedPathError) as error:
+        return Step(kind, where, condition, None, str(error), makes)
+    return Step(kind, where, condition, do)
+
+
+def _json(body: Mapping[str, Any], dialect: Dialect) -> Do:
+    source = _source(body, dialect, "raw")
+    key = lru_cache(maxsize=10_000)(dialect.key)
+
+    def do(draft: Draft) -> None:
+        try:
+            found = decode(_text_at(draft, source), key)
+        except ValueError as error:
+            raise StepError(f"{source} is no JSON: {error}") from None
+        if not isinstance(found, dict):
+            raise StepError(f"{source} is no JSON object")
+        draft.fill(dialect.bag, {name: value for name, value in found.items() if name and "." not in name})
+        for name, value in found.items():
+            if name.strip(".") and "." in name:  # A dot within a key is one more level.
+                draft.put(f"{dialect.bag}.{name}", value)
+
+    return do
+
+
+def _rename(body: Mapping[str, Any], dialect: Dialect) -> Do:
+    to = _target(body, "to", dialect)
+    sources = _paths(body, "from", dialect)
+    for each in sources:
+        reader(each)
+
+    def do(draft: Draft) -> None:
+        for source in sources:
+            value = draft.get(source)
+            if value is not MISSING:
+                draft.put(to, _plain(value))
+                draft.remove(source)
+
+    return do
+
+
+def _plain(value: Json) -> Json:
+    """A value as the engine copies it: an object or a list as its JSON, null as empty text."""
+    return text_of(value) if value is None or isinstance(value, (dict, list)) else value
+
+
+def _cast(body: Mapping[str, Any], dialect: Dialect) -> Do:
+    to = body.get("to")
+    if to not in _CASTS:
+        raise StepError(f"cast to {to!r}: the engine casts to {', '.join(_CASTS)}")
+    fields, cast = _paths(body, "fields", dialect), _CASTS[to]
+
+    def do(draft: Draft) -> None:
+        for each in fields:
+            value = draft.get(each)
+            if value is not MISSING:
+                draft.put(each, cast(value))
+
+    return do
+
+
+def _as_int(value: Json) -> int:
+    if isinstance(value, (int, float)):
+        return int(value) if not isinstance(value, bool) and abs(value) < _INT64 else 0
+    found = int(value) if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value, re.ASCII) else 0
+    return found if -_INT64 <= found < _INT64 else 0
+
+
+def _as_float(value: Json) -> Json:
+    if isinstance(value, bool):
+        return 0
+    found = value if isinstance(value, (int, float)) else parse_number(value) if isinstance(value, str) else None
+    return 0 if found is None else int(found) if float(found).is_integer() else found
+
+
+def _as_bool(value: Json) -> bool:
+    return value in _TRUE if isinstance(value, str) else bool(value) and not isinstance(value, (dict, list))
+
+
+def _as_text(value: Json) -> str:
+    return printed(value) if isinstance(value, float) else text_of(value)
+
+
+def _as_texts(value: Json) -> list[str]:
+    return [_as_text(each) for each in value] if isinstance(value, list) else [_as_text(value)]
+
+
+_CASTS: dict[Any, Callable[[Json], Json]] = {
+    "int": _as_int,
+    "float": _as_float,
+    "string": _as_text,
+    "bool": _as_bool,
+    "[]string": _as_texts,
+}
+
+
+def _delete(body: Mapping[str, Any], dialect: Dialect) -> Do:
+    fields = [each for each in _paths(body, "fields", dialect) if each not in RESERVED]
+
+    def do(draft: Draft) -> None:
+        for each in fields:
+            draft.remove(each)
+
+    return do
+
+
+def _grok(body: Mapping[str, Any], dialect: Dialect) -> Do:
+    source = _source(body, dialect, "raw")
+    entries = body.get("patterns")
+    if not isinstance(entries, list) or not all(isinstance(each, dict) and each.get("pattern") for each in entries):
+        raise StepError("grok needs `patterns`, each with a `pattern`")
+    named = [(dialect.written(str(each.get("fieldName") or "")), each["pattern"]) for each in entries]
+    found = [(name, pattern(expand(str(text), dialect.patterns))) for name, text in named]
+    for name, _ in found:
+        _check_written(name)
+
+    def do(draft: Draft) -> None:
+        value = draft.get(source)
+        rest = "" if value is MISSING else text_of(value)
+        captured: list[tuple[str, str]] = []
+        for name, each in found:
+            rest = rest.strip()
+            match = each.first(rest) if rest else ""
+            if not match or not rest.startswith(match):
+                return
+            captured.append((name, match.strip()))
+            rest = rest.removeprefix(match)
+        for name, text in captured:
+            if name:
+                draft.put(name, text)
+
+    return do
+
+
+def _kv(body: Mapping[str, Any], dialect: Dialect) -> Do:
+    source = _source(body, dialect, "raw")
+    fields, values = str(body.get("fieldSplit") or " "), str(body.get("valueSplit") or "=")
+
+    def do(draft: Draft) -> None:
+        for item in _text_at(draft, source).split(fields):
+            key, found, value = item.partition(values)
+            name = dialect.key(key)
+            if found and name.strip("."):
+                draft.put(f"{dialect.bag}.{name}", value.strip())
+
+    return do
+
+
+def _csv(body: Mapping[str, Any], dialect: Dialect) -> Do:
+    source, separator = _source(body, dialect, "raw"), str(body.get("separator") or ",")
+    headers = [dialect.written(str(each or "")) for each in _list(body, "headers")]
+
+    def do(draft: Draft) -> None:
+        text = _text_at(draft, source)
+        rows = csv.reader([text], delimiter=separator) if len(separator) == 1 else iter([text.split(separator)])
+        columns = next(rows, [])
+        if len(columns) > len(headers):
+            raise StepError(f"{source} has {len(columns)} columns for {len(headers)} headers")
+        for name, value in zip(headers, columns, strict=False):
+            if name:
+                draft.put(name, value.strip())
+
+    return do
+
+
+def _trim(body: Mapping[str, Any], dialect: Dialect) -> Do:
+    fields = _paths(body, "fields", dialect)
+    function, cut = body.get("function"), str(body.get("substring") or "")
+    if function not in {"prefix", "suffix", "substring", "regex"}:
+        raise StepError(f"trim has no function {function!r}: it has prefix, suffix, substring and regex")
+    for each in fields:
+        _check_written(each)
+    matched = pattern(expand(cut, dialect.patterns)) if function == "regex" else None
+
+    def trimmed(text: str) -> str:
+        if function == "prefix":
+            return text.removeprefix(cut)
+        if function == "suffix":
+            return text.removesuffix(cut)
+        for each in [cut] if matched is None else matched.all(text):
+            text = text.replace(each, "") if each else text
+        return text
+
+    def do(draft: Draft) -> None:
+        for each in fields:
+            value = draft.get(each)
+            if value is not MISSING and text_of(value):
+                draft.put(each, trimmed(text_of(value).strip()).strip())
+
+    return do
+
+
+def _add(body: Mapping[str, Any], dialect: Dialect) -> Do:
+    params = _params(body)
+    if body.get("function") != "string":
+        raise StepError(f"add has no function {body.get('function')!r} that is known: it has string")
+    key = _target(params, "key", dialect)
+    if "value" not in params:
+        raise StepError("add needs a value")
+    value = _as_text(params["value"])
+    return lambda draft: draft.put(key, value)
+
+
+def _reformat(body: Mapping[str, Any], dialect: Dialect) -> Do:
+    if body.get("function") != "time":
+        raise StepError(f"reformat has no function {body.get('function')!r} that is known: it has time")
+    fields = _paths(body, "fields", dialect)
+    before, after = str(body.get("fromFormat") or ""), str(body.get("toFormat") or "")
+
+    def do(draft: Draft) -> None:
+        for each in fields:
+            value = draft.get(each)
+            if value is MISSING:
+                continue
+            try:
+                draft.put(each, reformat(text_of(value), before, after))
+            except (ValueError, OverflowError) as error:
+                raise StepError(f"{each}: {error}") from None
+
+    return do
+
+
+def _expand(body: Mapping[str, Any], dialect: Dialect) -> Do:
+    source, to = _source(body, dialect, ""), _target(body, "to", dialect)
+
+    def do(draft: Draft) -> None:
+        value = draft.get(source)
+        if value is MISSING:
+            return
+        try:
+            draft.put(to, decode(value, dialect.key) if isinstance(value, str) else as_go(value, dialect.key))
+        except ValueError as error:
+            raise StepError(f"{source} is no JSON: {error}") from None
+
+    return do
+
+
+def _drop(_body: Mapping[str, Any], _dialect: Dialect) -> Do:
+    def do(_draft: Draft) -> None:
+        raise DroppedError
+
+    return do
+
+
+_KINDS: dict[str, Callable[[Mapping[str, Any], Dialect], Do]] = {
+    "json": _json,
+    "rename": _rename,
+    "cast": _cast,
+    "delete": _delete,
+    "grok": _grok,
+    "kv": _kv,
+    "csv": _csv,
+    "trim": _trim,
+    "add": _add,
+    "reformat": _reformat,
+    "expand": _expand,
+    "drop": _drop,
+}
+
+
+def _unknown(kind: str, body: Mapping[str, Any], _dialect: Dialect) -> Do:
+    if kind == "dynamic":
+        raise StepError(f"the plugin {body.get('plugin') or 'without a name'} is not run here")
+    if kind == "where":
+        raise StepError(
+            "a `where` beside a step is not read, so the step is always carried out: write it within the step"
+        )
+    near = get_close_matches(kind, _KINDS, 1)
+    raise StepError(f"there is no step {kind!r}{f': is {near[0]!r} meant?' if near else ' that is known'}")
+
+
+def _text_at(draft: Draft, path: str) -> str:
+    value = draft.get(path)
+    if value is MISSING:
+        raise StepError(f"there is no {path}")
+    return text_of(value)
+
+
+def _source(body: Mapping[str, Any], dialect: Dialect, default: str) -> str:
+    path = of_bag(str(body.get("source") or default), dialect.bag)
+    if not path:
+        raise StepError("the step names no source")
+    reader(path)
+    return path
+
+
+def _target(body: Mapping[str, Any], name: str, dialect: Dialect) -> str:
+    path = dialect.written(str(body.get(name) or ""))
+    if not path:
+        raise StepError(f"the step has no {name!r}")
+    _check_written(path)
+    return path
+
+
+def _check_written(path: str) -> None:
+    if path in RESERVED:
+        raise StepError(f"a step cannot write {path!r}: the engine keeps it for itself")
+
+
+def _paths(body: Mapping[str, Any], name: str, dialect: Dialect) -> list[str]:
+    found = [of_bag(str(each), dialect.bag) for each in _list(body, name)]
+    if not found:
+        raise StepError(f"the step names nothing in {name!r}")
+    for each in found:
+        reader(each)
+    return found
+
+
+def _list(body: Mapping[str, Any], name: str) -> Sequence[Any]:
+    value = body.get(name)
+    if isinstance(value, str):
+        return [value]
+    return value if isinstance(value, list) else []
+
+
+def _params(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    params = body.get("params")
+    return params if isinstance(params, dict) else {}

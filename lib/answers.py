@@ -1,0 +1,187 @@
+"""What the use cases found, as the JSON that functions and commands answer with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from lib.model.clock import to_text
+from lib.model.stream import Stream
+
+if TYPE_CHECKING:
+    from lib.pipeline.count_types import Seen, SeenFamily, SeenType, Share, TypesReport
+    from lib.pipeline.deliver_stream import DeliveryResult
+    from lib.pipeline.fetch_page import CallsUsed, Fetched
+    from lib.pipeline.observe import MissedEvents
+    from lib.pipeline.read_result import ReadResult
+    from lib.pipeline.reconcile import ReconcileReport
+    from lib.pipeline.replay import ReplayReport
+    from lib.pipeline.test_connection import Check, ConnectionReport
+
+Fields = dict[str, Any]
+
+
+def fetched(answer: Fetched) -> Fields:
+    """fetch-page's answer."""
+    fields: Fields = {
+        "results": [read_line(each) for each in answer.results],
+        "deferred": answer.deferred,
+        "budgets": [_calls_used(each) for each in answer.budgets],
+    }
+    rest = {"queued": answer.queued, "heartbeat": answer.heartbeat}
+    return fields | {key: value for key, value in rest.items() if value is not None}
+
+
+def read_line(result: ReadResult) -> Fields:
+    """A line of fetch-page's answer."""
+    line: Fields = {
+        "integration": result.integration,
+        "tenant": result.tenant,
+        "stream": result.kind,
+        "outcome": result.outcome,
+        "pages": result.pages,
+        "events": result.events,
+        "bytes": result.bytes,
+        "batches": result.batches,
+        "has_more": result.has_more,
+        "lag_seconds": result.lag_seconds,
+    }
+    if result.reconciled is not None:
+        line["reconciled"] = reconciled(result.reconciled)
+    if result.problem is not None:
+        line["problem"] = result.problem.as_problem() | ({"id": result.error_id} if result.error_id else {})
+    if result.next_try is not None:
+        line["retry_at"] = to_text(result.next_try)
+    return line
+
+
+def delivered(results: Iterable[DeliveryResult]) -> list[Fields]:
+    """The lines of forward-batch's answer."""
+    return [_delivery_line(each) for each in results]
+
+
+def reconciled(report: ReconcileReport) -> Fields:
+    """A stream's reconciliation."""
+    return {
+        **_stream(report.stream),
+        "outcome": report.outcome,
+        "batches": list(report.batches),
+        **report.found,
+    }
+
+
+def connection(report: ConnectionReport) -> Fields:
+    """test-connection's answer."""
+    return {
+        "ok": report.ok,
+        "checks": [check(each) for each in report.checks],
+        "tenant": dict(report.tenant),
+        "streams": dict(report.streams),
+    }
+
+
+def check(found: Check) -> Fields:
+    """One check."""
+    fields = {
+        "name": found.name,
+        "ok": found.ok,
+        "outcome": found.outcome,
+        "milliseconds": found.milliseconds,
+        "detail": found.detail,
+    }
+    why = {"code": found.code, "title": found.title, "remedy": found.remedy}
+    return fields | {name: text for name, text in why.items() if text is not None}
+
+
+def replayed(report: ReplayReport) -> Fields:
+    """What was sent again."""
+    return {
+        "ok": report.ok,
+        "batches": report.batches,
+        "acked": report.acked,
+        "refused": report.refused,
+        "damaged": list(report.damaged),
+    }
+
+
+def missed(events: MissedEvents) -> Fields:
+    """What UTMStack's own plugin missed of a stream."""
+    return {
+        "integration": events.stream.integration,
+        "tenant": events.stream.tenant,
+        **asdict(events.total),
+        "hours": {start: asdict(hour) for start, hour in events.hours.items()},
+    }
+
+
+def types(report: TypesReport) -> Fields:
+    """The types of events that an integration's tenants hold."""
+    return {
+        "integration": report.integration,
+        "hours": report.hours,
+        "complete": report.is_complete,
+        "problems": [
+            {
+                "tenant": each.tenant.id,
+                "tenant_name": each.tenant.name,
+                "code": each.error.code,
+                "detail": str(each.error),
+            }
+            for each in report.problems
+        ],
+        **_seen("", report.seen.all),
+        **_seen("excluded_", report.seen.excluded),
+        "families": [_family(each) for each in report.seen.families],
+    }
+
+
+def _calls_used(each: CallsUsed) -> Fields:
+    return {"integration": each.integration, **asdict(each.used), "outcomes": dict(each.outcomes)}
+
+
+def _delivery_line(result: DeliveryResult) -> Fields:
+    line = {
+        **_stream(result.stream),
+        "outcome": result.outcome,
+        "batches": result.batches,
+        "acked": result.acked,
+        "pending": result.pending,
+        "set_aside": result.set_aside,
+    }
+    return line if result.error is None else line | {"problem": result.error.as_problem()}
+
+
+def _stream(stream: Stream) -> Fields:
+    return {"integration": stream.integration, "tenant": stream.tenant, "stream": stream.kind}
+
+
+def _seen(prefix: str, seen: Seen) -> Fields:
+    return {f"{prefix}events": seen.events, f"{prefix}bytes": seen.bytes}
+
+
+def _shares(share: Share) -> Fields:
+    return {
+        "events": share.events,
+        "bytes": share.bytes,
+        "share_of_events": share.of_events,
+        "share_of_bytes": share.of_bytes,
+    }
+
+
+def _family(family: SeenFamily) -> Fields:
+    return {
+        "family": family.name,
+        "exclude": family.exclude,
+        **_shares(family.share),
+        "types": [_type(each) for each in family.types],
+    }
+
+
+def _type(seen: SeenType) -> Fields:
+    return {
+        "type": seen.name or None,
+        **_shares(seen.share),
+        "excluded": seen.is_excluded,
+        "needed": seen.is_needed,
+    }

@@ -1,0 +1,195 @@
+"""The kinds of values that the configuration has; each says in its fault what to write instead."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from cronsim import CronSim, CronSimError
+from marshmallow import ValidationError, fields, validate
+
+from lib.config.secrets import fault_of
+from lib.config.settings import Every
+from lib.model import families
+from lib.model.duration import parse_duration
+
+_BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]*[a-z0-9](/[^\r\n?#]*)?")
+SOCKET_PATH_BYTES = 107
+"""The longest path of a Unix socket on Linux (unix(7): `sun_path`)."""
+
+
+class Text(fields.String):
+    """A text that is not empty."""
+
+    default_error_messages = {  # noqa: RUF012 - marshmallow's form
+        "invalid": "has to be a text; put it in quotes",
+        "null": "is empty",
+        "required": "is missing",
+    }
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(validate=[validate.Length(min=1, error="is empty")], **options)
+
+
+class TextOrOff(fields.Field[str | None]):
+    """A text; None for `off`."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str | None:
+        del attr, data, options
+        # A bare `off` is false in YAML 1.1.
+        if value is False or value == "off":
+            return None
+        if not isinstance(value, str) or not value:
+            raise ValidationError("has to be a text, or off")
+        return value
+
+
+class ReferenceText(Text):
+    """A text that may be a reference to a secret."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
+        text = super()._deserialize(value, attr, data, **options)
+        fault = fault_of(text)
+        if fault:
+            raise ValidationError(fault)
+        return text
+
+
+class Duration(fields.Field[timedelta]):
+    """A duration within bounds."""
+
+    def __init__(self, smallest: timedelta = timedelta(0), unit: timedelta | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._smallest = smallest
+        self._unit = unit
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> timedelta:
+        del attr, data
+        if not isinstance(value, str):
+            raise ValidationError(f"{value!r} has no unit: write such as 90s, 5m or 24h")
+        try:
+            duration = parse_duration(value)
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
+        if duration < self._smallest:
+            raise ValidationError(f"has to be at least {int(self._smallest.total_seconds())}s")
+        if self._unit and duration % self._unit:
+            raise ValidationError(f"has to be a multiple of {int(self._unit.total_seconds())}s")
+        return duration
+
+
+class DurationOrOff(Duration):
+    """A duration; None for `off`."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
+        # A bare `off` is false in YAML 1.1.
+        return None if value is False or value == "off" else super()._deserialize(value, attr, data, **options)
+
+
+class EveryField(fields.Field[Every]):
+    """A duration or a cron line."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> Every:
+        del attr, data
+        text = str(value).strip()
+        if len(text.split()) > 1 and isinstance(value, str):
+            try:
+                CronSim(text, datetime(2026, 1, 1))  # noqa: DTZ001 - only the line's form is tried
+            except CronSimError as error:
+                raise ValidationError(f"{text!r} is no cron line: {error}") from None
+            return Every(cron=text)
+        try:
+            interval = parse_duration(text)
+        except ValueError:
+            raise ValidationError(f"{text!r} is neither a duration, such as 60s, nor a cron line") from None
+        if interval < timedelta(seconds=1):
+            raise ValidationError("1s is the smallest")
+        return Every(interval)
+
+
+class Listen(fields.Field[tuple[str, int]]):
+    """HOST:PORT."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> tuple[str, int]:
+        del attr, data
+        host, colon, port = str(value).rpartition(":")
+        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+            raise ValidationError(f"{value!r} is no address: write HOST:PORT, such as 127.0.0.1:8080")
+        return host.strip("[]") or "127.0.0.1", int(port)
+
+
+class ListenOrOff(Listen):
+    """HOST:PORT; None for `off`."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
+        # A bare `off` is false in YAML 1.1.
+        return None if value is False or value == "off" else super()._deserialize(value, attr, data, **options)
+
+
+class CountOrOff(fields.Field[int | None]):
+    """A number from 1 on; None for `off`."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> int | None:
+        del attr, data, options
+        if value is False or value == "off":
+            return None
+        if type(value) is not int or value < 1:
+            raise ValidationError("has to be 1 or more, or off")
+        return value
+
+
+class Location(Text):
+    """A place with a scheme."""
+
+    def __init__(self, schemes: Mapping[str, str], **options: Any) -> None:
+        super().__init__(**options)
+        self._schemes = schemes
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
+        text: str = super()._deserialize(value, attr, data, **options)
+        scheme = next((each for each in self._schemes if text.startswith(each)), None)
+        if scheme is None or len(text) == len(scheme):
+            raise ValidationError(f"{text!r}: write {' or '.join(self._schemes.values())}")
+        if text.startswith("gs://") and not _BUCKET.fullmatch(text):
+            raise ValidationError(f"{text!r} names no bucket: write {self._schemes[scheme]}")
+        if text.startswith("grpcs:") and not re.fullmatch(
+            r"(\[[0-9a-fA-F:.]+\]|[^\s/:@\[\]]+):\d{1,5}", text[len(scheme) :]
+        ):
+            raise ValidationError(f"{text!r}: write {self._schemes[scheme]}")
+        path = text.removeprefix("unix:").removeprefix("//") if text.startswith("unix:") else None
+        if path is not None and not path.startswith("/"):
+            raise ValidationError("the socket's path has to be absolute")
+        if path is not None and len(os.fsencode(path)) > SOCKET_PATH_BYTES:
+            raise ValidationError(f"the socket's path has over {SOCKET_PATH_BYTES} bytes, more than the system takes")
+        return text
+
+
+class Tenants(fields.Field[tuple[str, ...] | None]):
+    """A list of tenant ids; None for `all`."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> tuple[str, ...] | None:
+        del attr, data
+        if value == "all":
+            return None
+        if isinstance(value, list) and value and all(isinstance(each, str) and each for each in value):
+            return tuple(dict.fromkeys(value))
+        raise ValidationError("write `all`, or a list of tenant ids")
+
+
+def text_list(**options: Any) -> fields.List[str]:
+    """A list of texts."""
+    return fields.List(Text(), error_messages={"invalid": "has to be a list, such as [one, two]"}, **options)
+
+
+class EventType(fields.String):
+    """A type of events, or a family of them."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        name: str = super()._deserialize(value, attr, data, **kwargs)
+        fault = families.fault_of(name)
+        if fault is not None:
+            raise ValidationError(fault)
+        return name

@@ -1,0 +1,335 @@
+"""What a configuration may hold: every key's form, and what has to fit together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from difflib import get_close_matches
+from typing import Any
+
+from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate, validates, validates_schema
+
+from lib.config.fields import (
+    CountOrOff,
+    Duration,
+    DurationOrOff,
+    EventType,
+    EveryField,
+    Listen,
+    ListenOrOff,
+    Location,
+    ReferenceText,
+    Tenants,
+    Text,
+    TextOrOff,
+    text_list,
+)
+from lib.config.secrets import Reference
+from lib.config.settings import (
+    CLOUD_RUN,
+    TASKS_URL,
+    AccessRules,
+    Config,
+    EngineAccess,
+    IntegrationConfig,
+    Limits,
+    RelaySettings,
+    SophosHosts,
+    TaskQueueSettings,
+    UTMStackSettings,
+)
+from lib.errors import HostRefusedError
+from lib.http.access import GOOGLE_CERTS, SHORTEST_KEY, names_loopback
+from lib.model import families
+from lib.model.host import check_url, proxy_fault
+from lib.model.region import region_fault
+from lib.model.stream import KINDS
+
+
+class _Strict(Schema):
+    """Unknown keys are faults that name the nearest known one."""
+
+    class Meta:
+        unknown = RAISE
+
+    def handle_error(self, error: ValidationError, data: Any, **_: Any) -> None:
+        """Say more of an unknown key than that it is unknown."""
+        if not isinstance(error.messages, dict) or not isinstance(data, Mapping):
+            return
+        known = [each.data_key or name for name, each in self.fields.items()]
+        for key in error.messages:
+            if key in data and key not in known:
+                near = get_close_matches(str(key), known, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}"
+                error.messages[key] = [f"unknown key; {hint}"]
+
+
+class _SophosSchema(_Strict):
+    auth_url = Text()
+    api_url = Text()
+    allow_hosts = text_list()
+    ca_bundle = Text()
+    proxy = ReferenceText()
+
+    @post_load
+    def _made(self, data: dict[str, Any], **_: Any) -> SophosHosts:
+        if "proxy" in data:
+            data["proxy"] = Reference(data["proxy"], "sophos.proxy")
+        return SophosHosts(**data | {"allow_hosts": tuple(data.get("allow_hosts", ()))})
+
+    @validates("ca_bundle")
+    def _certificates(self, path: str, **_: Any) -> None:
+        _check_certificates(path)
+
+    @validates("proxy")
+    def _proxy(self, proxy: str, **_: Any) -> None:
+        if proxy.startswith("${"):
+            return
+        if "@" in proxy:
+            raise ValidationError("a user and password are a secret: write a reference, such as ${env:SOPHOS_PROXY}")
+        fault = proxy_fault(proxy)
+        if fault:
+            raise ValidationError(fault)
+
+    @validates_schema(skip_on_field_errors=True)
+    def _hosts(self, data: dict[str, Any], **_: Any) -> None:
+        for key in ("auth_url", "api_url"):
+            if key in data:
+                _check_host(data[key], data.get("allow_hosts", ()), key)
+
+
+class _LimitsSchema(_Strict):
+    max_pending_bytes = fields.Integer(strict=True, validate=validate.Range(min=1, error="has to be a number of bytes"))
+    ack_timeout = Duration(timedelta(seconds=1))
+    deadline = Duration(timedelta(seconds=1))
+
+    @post_load
+    def _made(self, data: dict[str, Any], **_: Any) -> Limits:
+        return Limits(**data)
+
+
+class _AccessSchema(_Strict):
+    keys = fields.List(ReferenceText(), error_messages={"invalid": "has to be a list, such as [${{env:ACCESS_KEY}}]"})
+    audiences = text_list()
+    emails = text_list()
+    platform = fields.String(validate=validate.Equal(CLOUD_RUN, error=f"{CLOUD_RUN} is the only one known"))
+    certs_url = Text()
+
+    @post_load
+    def _made(self, data: dict[str, Any], **_: Any) -> AccessRules:
+        keys = tuple(Reference(key, f"access.keys[{at}]") for at, key in enumerate(data.get("keys", ())))
+        lists = {key: tuple(data.get(key, ())) for key in ("audiences", "emails")}
+        return AccessRules(**data | {"keys": keys} | lists)
+
+    @validates_schema(skip_on_field_errors=True)
+    def _as_a_whole(self, data: dict[str, Any], **_: Any) -> None:
+        for at, key in enumerate(data.get("keys", ())):
+            if not key.startswith("${") and len(key) < SHORTEST_KEY:
+                raise ValidationError({"keys": {at: [f"has under {SHORTEST_KEY} characters, and could be guessed"]}})
+        if bool(data.get("audiences")) != bool(data.get("emails")):
+            raise ValidationError("`audiences` and `emails` go together: whom a token is meant for, and whose it is")
+        if "platform" in data and data.get("audiences"):
+            raise ValidationError("that platform checks tokens itself: leave `audiences` and `emails` out", "platform")
+        url = data.get("certs_url", GOOGLE_CERTS)
+        if url != GOOGLE_CERTS and not names_loopback(url):
+            raise ValidationError(f"has to be {GOOGLE_CERTS}; another one is for tests, on loopback", "certs_url")
+
+
+class _TasksSchema(_Strict):
+    queue = Text(required=True)
+    url = Text(required=True)
+    service_account = Text(required=True)
+    api_url = Text()
+
+    @post_load
+    def _made(self, data: dict[str, Any], **_: Any) -> TaskQueueSettings:
+        return TaskQueueSettings(**data)
+
+    @validates_schema(skip_on_field_errors=True)
+    def _as_a_whole(self, data: dict[str, Any], **_: Any) -> None:
+        if not re.fullmatch(r"projects/[^/\s]+/locations/[^/\s]+/queues/[A-Za-z0-9-]+", data["queue"]):
+            raise ValidationError("write projects/P/locations/L/queues/Q", "queue")
+        if not data["url"].startswith("https://") and not names_loopback(data["url"]):
+            raise ValidationError("has to begin with https://", "url")
+        if "@" not in data["service_account"]:
+            raise ValidationError(
+                "write the account's address, such as tasks@P.iam.gserviceaccount.com", "service_account"
+            )
+        if data.get("api_url", TASKS_URL) != TASKS_URL and not names_loopback(data["api_url"]):
+            raise ValidationError(f"has to be {TASKS_URL}; another one is for tests, on loopback", "api_url")
+
+
+class _EngineAccessSchema(_Strict):
+    ca = ReferenceText()
+    certificate = ReferenceText()
+    key = ReferenceText()
+    token = ReferenceText()
+
+    @post_load
+    def _made(self, data: dict[str, Any], **_: Any) -> EngineAccess:
+        return EngineAccess(**{name: Reference(text, f"engine_access.{name}") for name, text in data.items()})
+
+    @validates_schema(skip_on_field_errors=True)
+    def _as_a_whole(self, data: dict[str, Any], **_: Any) -> None:
+        if ("certificate" in data) != ("key" in data):
+            raise ValidationError("`certificate` and `key` go together")
+
+
+class _RelaySchema(_Strict):
+    listen = Listen()
+    certificate = Text(required=True)
+    key = Text(required=True)
+    client_ca = Text()
+    tokens = Text()
+    metrics = ListenOrOff()
+    streams = fields.Integer(strict=True, validate=validate.Range(1, 1000, error="has to be between 1 and 1000"))
+    bytes_in_flight = fields.Integer(strict=True, validate=validate.Range(min=1, error="has to be a number of bytes"))
+    rate = CountOrOff()
+    idle = Duration(timedelta(seconds=1))
+
+    @post_load
+    def _made(self, data: dict[str, Any], **_: Any) -> RelaySettings:
+        return RelaySettings(**data)
+
+    @validates_schema(skip_on_field_errors=True)
+    def _as_a_whole(self, data: dict[str, Any], **_: Any) -> None:
+        if "client_ca" not in data and "tokens" not in data:
+            raise ValidationError("everybody could write to the engine: name `client_ca`, or `tokens`, or both")
+        host = (data.get("metrics") or ("127.0.0.1", 0))[0]
+        if not names_loopback(f"//[{host}]" if ":" in host else f"//{host}"):
+            raise ValidationError("has to be an address of loopback, since everybody may read there", "metrics")
+
+
+_CREDENTIALS = {"client_id", "client_secret", "next_client_id", "next_client_secret"}
+
+
+class _IntegrationSchema(_Strict):
+    name = Text(required=True)
+    client_id = ReferenceText(required=True)
+    client_secret = ReferenceText(required=True)
+    next_client_id = ReferenceText()
+    next_client_secret = ReferenceText()
+    region = Text()
+    tenants = Tenants(allow_none=False)
+    streams = fields.List(
+        fields.String(validate=validate.OneOf(KINDS, error=f"has to be one of: {', '.join(KINDS)}")),
+        validate=validate.Length(min=1, error="is empty"),
+        error_messages={"invalid": "has to be a list, such as [events]"},
+    )
+    exclude_types = fields.List(
+        EventType(),
+        error_messages={"invalid": "has to be a list, such as [family:web_control]", "null": "has to be a list"},
+    )
+    lookback = Duration(timedelta(seconds=1))
+    settle = Duration(unit=timedelta(minutes=1))
+    reconcile = DurationOrOff(timedelta(minutes=1))
+    utmstack_tenant_id = Text()
+    alerts_data_type = Text()
+    data_source = Text()
+    calls_per_minute = fields.Integer(strict=True, validate=validate.Range(min=1, error="has to be 1 or more"))
+    endpoints_data_type = Text()
+    inventory = Duration(timedelta(minutes=1))
+
+    @validates_schema(skip_on_field_errors=True)
+    def _pair(self, data: dict[str, Any], **_: Any) -> None:
+        if ("next_client_id" in data) != ("next_client_secret" in data):
+            raise ValidationError("`next_client_id` and `next_client_secret` go together")
+
+    @validates_schema(skip_on_field_errors=True)
+    def _fits(self, data: dict[str, Any], **_: Any) -> None:
+        if families.length(families.expanded(data.get("exclude_types", ()))) > families.LONGEST:
+            raise ValidationError(
+                "names more types than an address has room for; leave out fewer families", "exclude_types"
+            )
+
+    @post_load
+    def _made(self, data: dict[str, Any], **_: Any) -> IntegrationConfig:
+        name = data["name"]
+        for key in _CREDENTIALS & data.keys():
+            data[key] = Reference(data[key], f"{key} of integration {name!r}")
+        for key in ("streams", "exclude_types"):
+            if key in data:
+                data[key] = tuple(dict.fromkeys(data[key]))
+        return IntegrationConfig(**data)
+
+
+class _UTMStackSchema(_Strict):
+    workdir = Text(required=True)
+
+    @post_load
+    def _made(self, data: dict[str, Any], **_: Any) -> UTMStackSettings:
+        return UTMStackSettings(**data)
+
+
+class ConfigSchema(_Strict):
+    """The whole file."""
+
+    store = Location({"file:": "file:PATH", "gs://": "gs://BUCKET/PREFIX"})
+    engine = Location({"unix:": "unix:/path/of/engine_server.sock", "grpcs://": "grpcs://relay.example.com:7443"})
+    every = EveryField()
+    listen = Listen()
+    gap_data_type = TextOrOff()
+    heartbeat = DurationOrOff(timedelta(minutes=1))
+    observe = fields.Boolean(truthy={True}, falsy={False}, error_messages={"invalid": "has to be on or off"})
+    archive = DurationOrOff(timedelta(days=1))
+    sophos = fields.Nested(_SophosSchema, error_messages={"type": "has to hold keys"})
+    limits = fields.Nested(_LimitsSchema, error_messages={"type": "has to hold keys"})
+    access = fields.Nested(_AccessSchema, error_messages={"type": "has to hold keys"})
+    tasks = fields.Nested(_TasksSchema, error_messages={"type": "has to hold keys"})
+    utmstack = fields.Nested(_UTMStackSchema, error_messages={"type": "has to hold keys"})
+    engine_access = fields.Nested(_EngineAccessSchema, error_messages={"type": "has to hold keys"})
+    relay = fields.Nested(_RelaySchema, error_messages={"type": "has to hold keys"})
+    integrations = fields.List(
+        fields.Nested(_IntegrationSchema),
+        error_messages={"invalid": "has to be a list", "null": "has to be a list"},
+    )
+
+    @validates_schema(pass_original=True, skip_on_field_errors=False)
+    def _some(self, _: dict[str, Any], original: Any, **__: Any) -> None:
+        if not original.get("integrations", []) and "utmstack" not in original and "relay" not in original:
+            missing = "is missing" if "integrations" not in original else "has to hold at least one integration"
+            raise ValidationError(f"{missing}, or `utmstack` beside it", "integrations")
+
+    @post_load
+    def _made(self, data: dict[str, Any], **_: Any) -> Config:
+        return Config(**data | {"integrations": tuple(data.get("integrations", ()))})
+
+    @validates_schema(skip_on_field_errors=True)
+    def _as_a_whole(self, data: dict[str, Any], **_: Any) -> None:
+        if "engine_access" in data and not data.get("engine", "").startswith("grpcs:"):
+            raise ValidationError("is for an engine behind a relay: `engine: grpcs://HOST:PORT`", "engine_access")
+        seen: set[str] = set()
+        allowed = data["sophos"].allow_hosts if "sophos" in data else ()
+        for at, integration in enumerate(data.get("integrations", ())):
+            if integration.name in seen:
+                raise ValidationError({"integrations": {at: {"name": [f"{integration.name!r} is named twice"]}}})
+            seen.add(integration.name)
+            fault = region_fault(integration.region)
+            if fault:
+                raise ValidationError({"integrations": {at: {"region": [fault]}}})
+            if "://" in integration.region:
+                try:
+                    check_url(integration.region, allow_hosts=allowed)
+                except HostRefusedError as error:
+                    raise ValidationError({"integrations": {at: {"region": [f"{error}. {error.remedy}"]}}}) from None
+
+
+def _check_certificates(path: str) -> None:
+    import ssl  # noqa: PLC0415 - only who names such a file waits for it
+
+    try:
+        found = ssl.create_default_context(cafile=path).cert_store_stats()["x509"]
+    except ssl.SSLError:
+        found = 0
+    except OSError as error:
+        raise ValidationError(f"{path} cannot be read: {error.strerror}") from None
+    if not found:
+        raise ValidationError(f"{path} holds no certificates in PEM form")
+
+
+def _check_host(url: str, allowed: Sequence[str], key: str) -> None:
+    try:
+        check_url(url, allow_hosts=allowed)
+    except HostRefusedError as error:
+        raise ValidationError(f"{error}. {error.remedy}", key) from None

@@ -1,0 +1,19 @@
+"""The one graph of objects of a deployed function's process: the environment names its configuration."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from lib.app import App
+from lib.config import environment
+from lib.config.loading import located
+from lib.config.reloading import ReloadingConfig
+from lib.parts import Parts, PlatformFacts
+
+
+@cache
+def current() -> App:
+    """The graph of this process; ConfigError where the environment names no configuration."""
+    config = ReloadingConfig(located(), environment.followed())
+    platform = PlatformFacts(timeout=environment.platform_timeout(), is_cloud_run=environment.on_cloud_run())
+    return App(config.current, Parts(platform=platform))

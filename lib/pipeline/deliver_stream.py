@@ -1,0 +1,313 @@
+"""Delivers one stream: its waiting batches in order, each settled only after all its acknowledgements."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from lib.errors import ConflictError, ConnectorError, DamagedError, LogRefusedError
+from lib.model.batch import OWN, Envelope, Header
+from lib.model.clock import to_text
+from lib.model.ids import KEY_LENGTH
+from lib.model.log import MAX_LOG_BYTES, Log, to_fields, unacceptable
+from lib.model.missed import windows_of
+from lib.model.receipt import DELIVERED, OBSERVED, LastReceipt
+from lib.model.stream import ENDPOINTS, Stream
+from lib.pipeline.estimates import not_delivered
+from lib.pipeline.ports import Engine
+from lib.state.advance import ReadFields, adopt, announce
+from lib.state.batches import StoredBatch
+from lib.state.dead_letters import set_aside
+from lib.state.gaps import BATCH_DAMAGED, BATCH_MISSING, Gap
+from lib.state.leases import HeldLease
+from lib.state.state import State
+
+log = logging.getLogger(__name__)
+
+GRACE = 5.0
+"""Seconds past the deadline for the acknowledgements of what was sent before it."""
+
+IDLE = "idle"
+BUSY = "busy"
+FAILED = "failed"
+ENGINE_UNAVAILABLE = "engine_unavailable"
+
+
+@dataclass(slots=True)
+class DeliveryResult:
+    """What one call did with one stream."""
+
+    stream: Stream
+    outcome: str = IDLE
+    batches: int = 0
+    acked: int = 0
+    pending: int = 0
+    set_aside: int = 0
+    error: ConnectorError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryContext:
+    """What delivering any stream needs."""
+
+    state: State
+    engine: Engine
+    event_fields: ReadFields
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float]
+    gap_data_type: str | None
+    """Under which data type the engine is told of a gap; None: it is not told."""
+    utmstack_tenant_id: str
+    """Whose events about gaps are, where no batch tells."""
+    archive: timedelta | None = None
+    """How long delivered batches are kept; None: not at all."""
+    observes: bool = False
+    """Whether batches are only counted: `engine` hands them to nobody then."""
+
+    @property
+    def outcome(self) -> str:
+        """What becomes of a batch that all is well with."""
+        return OBSERVED if self.observes else DELIVERED
+
+    def gap_envelope(self, integration: str, beside: Envelope | None) -> Envelope | None:
+        """The envelope of an event about a gap, found while `beside` was delivered."""
+        if self.gap_data_type is None:
+            return None
+        tenant = beside.tenant_id if beside else self.utmstack_tenant_id
+        return Envelope(self.gap_data_type, beside.data_source if beside else integration, tenant)
+
+
+@dataclass(slots=True)
+class OutgoingBatch:
+    """A batch on its way: its logs, and what of it cannot be sent."""
+
+    batch: StoredBatch
+    logs: list[Log]
+    refused: list[dict[str, Any]]
+    first: int
+    """The place of its first log among those of the delivery."""
+    skipped: int = 0
+    """How many of its logs an earlier call delivered."""
+    keys: list[str] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    """Which of the batch's items each log is."""
+
+    @property
+    def end(self) -> int:
+        """How many logs of the delivery are acknowledged when all of this batch is."""
+        return self.first + len(self.logs) - self.skipped
+
+    def done(self, acked: int) -> int:
+        """How many of the batch's first items are done with, once so many logs of the delivery are acknowledged."""
+        return [*self.places, len(self.batch.items)][min(acked, self.end) - self.first + self.skipped]
+
+
+def logs_of(batch: StoredBatch, event_fields: ReadFields) -> Iterator[tuple[bytes, Log, bool]]:
+    """Each item of the batch, its log, and whether it is a JSON object."""
+    envelope = batch.header.envelope
+    ids, timestamp = batch.header.id_scope, to_text(batch.header.fetched_at)
+    for raw in batch.items:
+        read = event_fields(raw)
+        log = Log(
+            ids.log_id(read.id, raw),
+            envelope.data_type,
+            envelope.data_source,
+            timestamp,
+            envelope.tenant_id,
+            raw,
+        )
+        yield raw, log, read.is_object
+
+
+class StreamDelivery:
+    """One stream's batches under one lease."""
+
+    def __init__(self, context: DeliveryContext, result: DeliveryResult, lease: HeldLease, deadline: float) -> None:
+        """`result` is filled as delivery goes on, so that it holds what was done before a failure."""
+        self._context = context
+        self._state = context.state
+        self._result = result
+        self._stream = result.stream
+        self._lease = lease
+        self._deadline = deadline
+        self._tail = LastReceipt()
+        self._folded = 0
+        """Up to which batch the inventory knows of."""
+        self._moved_to = 0
+        state = lease.state
+        self._refused = {(state.acked_sequence, log_id): reason for log_id, reason in state.refused.items()}
+        """Why the engine has refused logs, by batch and id."""
+        self._outgoing: deque[OutgoingBatch] = deque()
+        self._obstacle: int | None = None
+
+    def drain(self) -> None:
+        """Send what waits, batch by batch, and settle each; what cannot be sent is set aside on the way."""
+        self._tail = self._state.ledger.tail(self._stream, self._lease.state.tail)
+        while True:
+            self._outgoing.clear()
+            self._obstacle = None
+            acked = 0
+            try:
+                for acked in self._context.engine.deliver(self._logs(), deadline=self._deadline + GRACE):
+                    self._settle(acked)
+                    self._lease.check()
+                self._settle(acked)
+            except LogRefusedError as error:
+                self._set_refused(error)
+                continue
+            finally:
+                self._note_progress(acked)
+            if self._obstacle is None:
+                return
+            self._move_to_dead_letters(self._obstacle)
+
+    def _logs(self) -> Iterator[Log]:
+        """The waiting batches' logs in order, read as the engine takes them."""
+        place = 0
+        expected = self._tail.sequence + 1
+        for waiting in self._state.batches.waiting(self._stream):
+            if self._context.monotonic() >= self._deadline:
+                return
+            if waiting.sequence < expected:
+                # Delivered before, and stored again by a run that was overtaken: its cursor has moved on since.
+                self._state.store.delete(waiting.entry.key, expected=waiting.entry.generation)
+                continue
+            try:
+                outgoing = self._prepare(waiting.sequence, place, expected)
+            except DamagedError as error:
+                log.warning("%s: %s", self._stream, error)
+                self._obstacle = waiting.sequence
+                return
+            if outgoing is None:
+                return
+            self._outgoing.append(outgoing)
+            yield from outgoing.logs[outgoing.skipped :]
+            place = outgoing.end
+            expected = waiting.sequence + 1
+
+    def _prepare(self, sequence: int, first: int, expected: int) -> OutgoingBatch | None:
+        batch = self._state.batches.read(self._stream, sequence)
+        if batch is None:
+            return None
+        if sequence > expected and self._state.batches.read(self._stream, expected) is None:
+            log.error("%s: batches %d to %d are missing", self._stream, expected, sequence - 1)
+        outgoing = OutgoingBatch(batch, [], [], first)
+        for number, (raw, made, is_object) in enumerate(logs_of(batch, self._context.event_fields), 1):
+            outgoing.keys.append(made.id[:KEY_LENGTH])
+            reason = self._refused.get((sequence, made.id)) or unacceptable(raw, is_object=is_object)
+            if reason is None and len(raw) > MAX_LOG_BYTES // 2 and made.wire_size() > MAX_LOG_BYTES:
+                reason = f"{made.wire_size()} bytes; the engine takes {MAX_LOG_BYTES}"
+            if reason is None:
+                outgoing.logs.append(made)
+                outgoing.places.append(number - 1)
+            else:
+                outgoing.refused.append({"sequence": sequence, "line": number, "reason": reason, **to_fields(made)})
+        state = self._lease.state
+        if state.acked_sequence == sequence:
+            outgoing.skipped = sum(place < state.acked for place in outgoing.places)
+        return outgoing
+
+    def _settle(self, acked: int) -> None:
+        while self._outgoing and self._outgoing[0].end <= acked:
+            self._note_progress(acked)
+            outgoing = self._outgoing.popleft()
+            # The batch goes last: until then a crash anywhere here leaves what the next call settles anew.
+            self._finish(outgoing.batch, outgoing.keys, outgoing.refused)
+            if self._context.archive is not None:
+                self._state.batches.archive(outgoing.batch)
+            self._state.batches.delete(outgoing.batch)
+            self._result.batches += 1
+            self._result.acked += len(outgoing.logs)
+            self._result.outcome = self._context.outcome
+
+    def _finish(self, batch: StoredBatch, keys: Sequence[str], refused: list[dict[str, Any]]) -> None:
+        """Write what must be durable before a batch may go: the moved cursor, what was set aside, the receipt."""
+        header = batch.header
+        # The inventory and the cursor first: both are told by the batch, which nobody reads after its receipt.
+        self._note_devices(batch)
+        self._move_cursor(header.sequence)
+        # The gap before the receipt that closes over it, or nobody would see the missing number again.
+        self._note_missing(header)
+        if refused:
+            # First, so that a call that comes after a crash here does not send again what `dead/` holds.
+            self._lease.write()
+            lines = "".join(json.dumps(line) + "\n" for line in refused)
+            set_aside(self._state.store, f"{self._stream.path}/{header.sequence:020d}.ndjson", lines.encode())
+            self._result.set_aside += len(refused)
+            log.warning("%s: %d events of batch %d were set aside", self._stream, len(refused), header.sequence)
+        self._tail = self._state.ledger.write(
+            header,
+            keys,
+            self._tail,
+            acked_at=self._context.now(),
+            set_aside=len(refused),
+            outcome=self._context.outcome,
+            windows=self._windows(batch) if self._context.observes else None,
+        )
+        self._lease.delivered(self._tail)
+
+    def _windows(self, batch: StoredBatch) -> dict[str, int]:
+        """What the old plugin would have seen of it; of our own events, nothing."""
+        items = batch.items if batch.header.origin not in OWN else ()
+        return windows_of(self._context.event_fields(raw).created_at for raw in items)
+
+    def _note_devices(self, batch: StoredBatch) -> None:
+        """See that the inventory knows the batch's records as sent: once the batch is gone, nobody could tell it."""
+        if self._stream.kind == ENDPOINTS and batch.header.sequence > self._folded:
+            self._folded = self._state.inventories.fold(batch)
+
+    def _move_cursor(self, sequence: int) -> None:
+        """See that the cursor has moved past the batch, so that its number is never given again."""
+        while self._moved_to <= sequence:
+            saved = self._state.checkpoints.read(self._stream)
+            self._moved_to = saved.checkpoint.sequence
+            if self._moved_to > sequence:
+                return
+            batch = self._state.batches.read(self._stream, self._moved_to)
+            if batch is None:
+                return
+            try:
+                adopt(self._state.checkpoints, saved, batch, self._context.event_fields)
+            except ConflictError:
+                continue  # fetch-page has just moved it: look again.
+
+    def _note_missing(self, header: Header) -> None:
+        """A number that has neither batch nor receipt was removed by hand; its events are named as a gap."""
+        first = self._tail.sequence + 1
+        if header.sequence > first:
+            self._announce(first, BATCH_MISSING, header.as_of, header.envelope)
+
+    def _move_to_dead_letters(self, sequence: int) -> None:
+        """A damaged batch goes to `dead/`; the stream goes on with the next one."""
+        if self._state.checkpoints.read(self._stream).checkpoint.sequence > sequence:
+            self._announce(sequence, BATCH_DAMAGED, None, None)
+        # Otherwise nothing is lost: the cursor has not moved, and fetch-page asks for the same page again.
+        # Then another batch gets its number: how far delivery came into this one tells nothing of that one.
+        self._lease.delivered_in_part(sequence, 0, {})
+        self._state.batches.move_to_dead_letters(self._stream, sequence)
+
+    def _announce(self, sequence: int, reason: str, end: datetime | None, beside: Envelope | None) -> None:
+        lost = not_delivered(self._state, self._stream, self._tail)
+        gap = Gap(self._stream, sequence, reason, None, end, self._context.now(), lost)
+        envelope = self._context.gap_envelope(self._stream.integration, beside)
+        announce(self._state, gap, envelope, self._context.event_fields)
+
+    def _set_refused(self, error: LogRefusedError) -> None:
+        for outgoing in self._outgoing:
+            if any(each.id == error.log_id for each in outgoing.logs):
+                self._refused[outgoing.batch.header.sequence, error.log_id] = str(error)
+                return
+        raise error
+
+    def _note_progress(self, acked: int) -> None:
+        """Remember how far into a batch the engine has acknowledged, so that a resend begins there."""
+        if self._outgoing:
+            outgoing = self._outgoing[0]
+            sequence = outgoing.batch.header.sequence
+            refused = {log_id: reason for (number, log_id), reason in self._refused.items() if number == sequence}
+            self._lease.delivered_in_part(sequence, outgoing.done(acked), refused)

@@ -1,0 +1,443 @@
+"""Reads one stream: page by page, each made durable before the cursor moves."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
+
+from lib.errors import (
+    ConflictError,
+    ConnectorError,
+    CredentialsError,
+    CursorRefusedError,
+    DamagedError,
+    OverBudgetError,
+    ProtocolError,
+    ThrottledError,
+    TokenRefusedError,
+    WrongTenantError,
+)
+from lib.model.batch import Header, ids_of
+from lib.model.checkpoint import (
+    HORIZON,
+    IDLE_WRITE,
+    Checkpoint,
+    Problem,
+    lost_interval,
+    newest_believed,
+    problem_after,
+)
+from lib.model.clock import believed, day_before, day_of
+from lib.model.credential import RENEW
+from lib.model.ids import IdScope
+from lib.model.page import Page
+from lib.model.served import read_up_to, times_told
+from lib.model.stream import ENDPOINTS, Stream
+from lib.pipeline.accounts import Accounts, wait_after
+from lib.pipeline.devices import DeviceScan, is_due
+from lib.pipeline.estimates import not_fetched
+from lib.pipeline.integration import Integration, Target
+from lib.pipeline.read_result import BUSY, FAILED, FETCHED, PAUSED, ReadResult, outcome_of
+from lib.pipeline.reconcile import Reconcile
+from lib.pipeline.unexpected import unexpected
+from lib.state.advance import Item, ReadFields, adopt, advance, announce, is_stored, item_of, newest_of, stored_since
+from lib.state.checkpoints import SavedCheckpoint
+from lib.state.gaps import CURSOR_EXPIRED, Gap
+from lib.state.ledger import Known
+from lib.state.state import State
+from lib.store.base import ABSENT
+
+log = logging.getLogger(__name__)
+
+CLOCK_TOLERANCE = timedelta(minutes=1)
+"""A hole shorter than this is within what the two clocks of an answer can differ by."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadContext:
+    """What reading any stream needs."""
+
+    state: State
+    accounts: Accounts
+    reconcile: Reconcile
+    event_fields: ReadFields
+    gap_data_type: str | None
+    """Under which data type the engine is told of a gap; None: it is not told."""
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float]
+
+
+class PendingBytes:
+    """The bytes that may still wait in the store, for all streams of a call: each may go a page beyond, no more."""
+
+    def __init__(self, left: int) -> None:
+        self._left = left
+        self._lock = threading.Lock()
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether no further page is asked for."""
+        return self._left <= 0
+
+    def take(self, size: int) -> None:
+        """Count what was stored."""
+        with self._lock:
+            self._left -= size
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBounds:
+    """How far one call reads."""
+
+    pending_bytes: PendingBytes
+    max_pages: int | None
+    """Of each stream; None: all that there are."""
+    deadline: float
+    """A monotonic time: no page is begun after it."""
+
+
+class StreamReader:
+    """One call's reading of one stream."""
+
+    def __init__(self, context: ReadContext, integration: Integration, target: Target, bounds: ReadBounds) -> None:
+        self._context = context
+        self._state = context.state
+        self._integration = integration
+        self._source = integration.source
+        self._rate_limiter = integration.rate_limiter
+        self._settings = integration.settings
+        self._target = target
+        self._stream = target.stream
+        self._pending_bytes = bounds.pending_bytes
+        self._max_pages = bounds.max_pages
+        self._deadline = bounds.deadline
+        self._stored_ids = _StoredIds(context.state, target.stream, context.event_fields)
+        self._saved = SavedCheckpoint(Checkpoint(), ABSENT)
+        self._result = ReadResult.of(target.stream)
+        self._before: Problem | None = None
+        """What the stream's trouble was."""
+        self._asked: set[str | None] = set()
+        """The cursors that pages were read with since the last one with anything new."""
+
+    def run(self) -> ReadResult:
+        """Read until Sophos has no more, or pages, room or time are used up; every failure is an answer."""
+        try:
+            self._read_or_fail()
+        except Exception as error:  # noqa: BLE001 - logged with its trace; the other streams' lines stand
+            self._result.fail(unexpected(self._stream, error), self._context.now())
+        return self._result
+
+    def _read_or_fail(self) -> None:
+        result = self._result
+        if self._target.refusal is not None:
+            result.problem = problem_after(None, self._target.refusal, self._context.now(), None)
+            result.outcome = FAILED
+            return
+        try:
+            self._saved = self._healed(self._state.checkpoints.read(self._stream))
+            problem = self._before = self._saved.checkpoint.problem
+            if problem is not None and problem.holds_back(self._context.now()):
+                result.outcome, result.problem = outcome_of(problem), problem
+            elif self._context.monotonic() >= self._deadline:
+                result.outcome, result.has_more, result.is_missed = BUSY, True, True
+            elif self._stream.kind == ENDPOINTS:
+                self._devices()
+            else:
+                self._read(self._next_page)
+                self._reconcile()
+        except ConflictError:
+            # Another call moved the stream meanwhile: what it stored counts, and ours is dropped or adopted.
+            result.outcome = BUSY
+        except OverBudgetError as error:
+            # Nothing is wrong: reading goes on when the credential may be used again.
+            result.put_off(error, self._context.now())
+        except (CredentialsError, ThrottledError) as error:
+            if isinstance(error, TokenRefusedError) and self._target.one_of_many:
+                # Sophos has just issued a token for the others.
+                self._failed(WrongTenantError(f"{error}: this tenant does not take the credential's tokens"))
+                return
+            # These concern the whole credential: its other streams wait too.
+            log.warning("%s: %s", self._stream, error)
+            result.problem = self._context.accounts.failed(self._settings.name, error)
+            result.outcome = outcome_of(result.problem)
+        except ConnectorError as error:
+            self._failed(error)
+
+    def _healed(self, saved: SavedCheckpoint) -> SavedCheckpoint:
+        """Rule 3: a batch that was stored before its cursor moved is adopted, without asking Sophos again."""
+        sequence = saved.checkpoint.sequence
+        try:
+            batch = self._state.batches.read(self._stream, sequence)
+        except DamagedError as error:
+            log.warning("%s: %s", self._stream, error)
+            # Its cursor has not moved: the same page is asked for again, under the same number.
+            self._state.batches.move_to_dead_letters(self._stream, sequence)
+            return saved
+        if batch is None:
+            return saved
+        return adopt(self._state.checkpoints, saved, batch, self._context.event_fields)
+
+    def _read(self, step: Callable[[], bool]) -> None:
+        """Page by page, until there are no more, or pages, room or time are used up; `step` says whether to go on."""
+        result = self._result
+        while self._max_pages is None or result.pages < self._max_pages:
+            result.has_more = True
+            if self._pending_bytes.is_used_up:
+                result.outcome = PAUSED
+                return
+            if result.pages and self._context.monotonic() >= self._deadline:
+                return
+            if not step():
+                return
+
+    def _next_page(self) -> bool:
+        result = self._result
+        page, cursor = self._ask()
+        result.pages += 1
+        events = result.events
+        self._take(page, cursor)
+        result.has_more = page.has_more
+        if result.events > events:
+            self._asked.clear()
+        self._asked.add(cursor)
+        if page.has_more and page.next_cursor in self._asked:
+            self._stuck()
+            return False
+        return page.has_more
+
+    def _devices(self) -> None:
+        """On its own slow clock, and only with calls that nothing else needs: a look at the tenant's devices."""
+        result, context, every = self._result, self._context, self._settings.inventory
+        if not is_due(self._saved.checkpoint, every, context.now()):
+            return
+        if not self._rate_limiter.has_room:
+            result.has_more = True
+            return
+        look = DeviceScan(
+            self._state,
+            self._integration,
+            self._target,
+            self._saved,
+            event_fields=context.event_fields,
+            now=context.now,
+        )
+        try:
+            self._read(partial(self._next_devices, look))
+        finally:
+            # What was read stays read, should the credential's calls be used up here.
+            self._saved = look.pause()
+
+    def _next_devices(self, look: DeviceScan) -> bool:
+        result = self._result
+        looked = look.page(self._deadline)
+        result.pages += 1
+        if looked.header is not None:
+            self._stored(looked.header, looked.size)
+        result.has_more = looked.has_more
+        return looked.has_more
+
+    def _stored(self, header: Header, size: int) -> None:
+        """Count a batch that is durable."""
+        result = self._result
+        self._pending_bytes.take(size)
+        result.outcome = FETCHED
+        result.events += header.count
+        result.bytes += size
+        result.batches.append(header.key)
+
+    def _reconcile(self) -> None:
+        """Where nothing new waits at Sophos: on the slower clock, look for what lies behind the cursor."""
+        every, result = self._settings.reconcile, self._result
+        if every is None or result.has_more or result.problem is not None or self._pending_bytes.is_used_up:
+            return
+        if self._context.reconcile.due(self._stream, every) and self._rate_limiter.has_room:
+            result.reconciled = self._context.reconcile.run(self._integration, self._target, deadline=self._deadline)
+            result.batches += result.reconciled.batches
+
+    def _ask(self) -> tuple[Page, str | None]:
+        """The next page, and the cursor that it was read with."""
+        checkpoint = self._saved.checkpoint
+        if checkpoint.cursor is not None:
+            try:
+                return self._page(checkpoint.cursor, None), checkpoint.cursor
+            except CursorRefusedError as error:
+                log.warning("%s: %s; reading goes on from the oldest time that Sophos serves", self._stream, error)
+        # After a refused cursor all that Sophos still has is read again: what repeats is dropped by id.
+        lookback = self._settings.lookback if checkpoint.as_of is None else HORIZON
+        return self._page(None, self._integration.start(lookback, self._context.now, deadline=self._deadline)), None
+
+    def _page(self, cursor: str | None, from_date: datetime | None) -> Page:
+        return self._source.page(
+            self._target.host,
+            self._stream.tenant,
+            self._stream.kind,
+            cursor=cursor,
+            from_date=from_date,
+            exclude_types=self._excluded(cursor),
+            offset_minutes=int(self._settings.settle.total_seconds()) // 60,
+            deadline=self._deadline,
+        )
+
+    def _excluded(self, cursor: str | None) -> tuple[str, ...]:
+        """The types to leave out: throughout a run of pages the same ones, whatever is configured meanwhile.
+
+        What a cursor in mid-run holds is not documented; that of a last page names a time and nothing else.
+        """
+        begun = self._saved.checkpoint.excluded
+        return self._settings.excluded_types if cursor is None or begun is None else begun
+
+    def _take(self, page: Page, cursor: str | None) -> None:
+        """Store what is new in the page, then move the position."""
+        result = self._result
+        excluded = self._excluded(cursor) if page.has_more else None
+        served_at = self._served_at(page)
+        self._note_hole(served_at)
+        checkpoint = replace(self._saved.checkpoint, excluded=excluded)
+        self._saved = replace(self._saved, checkpoint=checkpoint)
+        now = self._context.now()
+        ids = ids_of(self._stream, self._settings.utmstack_tenant_id)
+        items = [item_of(raw, ids, self._context.event_fields) for raw in page.items]
+        fresh = _fresh(items, ids, checkpoint, self._stored_ids, served_at=served_at, now=now)
+        header = Header(
+            stream=self._stream,
+            envelope=self._settings.envelope(self._stream.kind, self._target.data_source),
+            sequence=checkpoint.sequence,
+            previous_cursor=checkpoint.batch_cursor,
+            cursor=cursor,
+            next_cursor=page.next_cursor,
+            has_more=page.has_more,
+            fetched_at=now,
+            as_of=read_up_to(page, served_at, newest_of(items), checkpoint.as_of, self._settings.settle),
+            day=max(checkpoint.day, day_of(served_at)),
+            newest=newest_of(fresh, newest_believed(max(served_at, checkpoint.as_of or served_at))),
+            count=len(fresh),
+            repeats=len(items) - len(fresh),
+        )
+        if fresh:
+            self._note_announced_end(fresh, served_at)
+            # The batch first, the cursor after it: a crash between the two leaves a batch that the next call adopts.
+            header, size = self._state.batches.create(header, [item.raw for item in fresh])
+            self._saved = advance(self._state.checkpoints, self._saved, header, fresh)
+            self._stored(header, size)
+        else:
+            self._idle(page, header)
+        result.lag_seconds = round(max(0.0, (served_at - header.as_of).total_seconds()), 3)
+
+    def _served_at(self, page: Page) -> datetime:
+        """Sophos's time of the answer, else this machine's; a position that lies in the future is set right."""
+        saved, now = self._saved, self._context.now()
+        served_at = believed(times_told(page), now, saved.checkpoint.as_of)
+        if served_at is None:
+            return now
+        checkpoint = saved.checkpoint.brought_back(served_at, now)
+        if checkpoint != saved.checkpoint:
+            log.warning("%s: its times lay in the future; they are set to Sophos's", self._stream)
+            self._saved = self._state.checkpoints.write(self._stream, checkpoint, expected=saved.generation)
+        return served_at
+
+    def _note_announced_end(self, items: Sequence[Item], served_at: datetime) -> None:
+        """Remember an event that is meant for us: the announcement that a credential is about to end."""
+        announced = [min(item.created_at or served_at, served_at) for item in items if item.type == RENEW]
+        if announced:
+            self._context.accounts.end_announced(self._settings.name, max(announced))
+
+    def _note_hole(self, served_at: datetime) -> None:
+        lost = lost_interval(self._saved.checkpoint.as_of, served_at)
+        if lost is None or lost[1] - lost[0] < CLOCK_TOLERANCE:
+            return
+        start, end = lost
+        sequence = self._saved.checkpoint.sequence
+        lost_events = not_fetched(self._state, self._stream, start, end)
+        gap = Gap(self._stream, sequence, CURSOR_EXPIRED, start, end, self._context.now(), lost_events)
+        envelope = self._settings.gap_envelope(self._target.data_source, self._context.gap_data_type)
+        key = announce(self._state, gap, envelope, self._context.event_fields)
+        if key is not None:
+            self._result.batches.append(key)
+            self._saved = self._state.checkpoints.read(self._stream)
+
+    def _idle(self, page: Page, header: Header) -> None:
+        """Nothing new: the cursor moves in memory, and in the store when that is worth a write."""
+        before = self._saved.checkpoint
+        checkpoint = before.idle(page.next_cursor or before.cursor, header.as_of, header.repeats)
+        stale = before.as_of is None or header.as_of - before.as_of >= IDLE_WRITE
+        if stale or before.problem or before.cursor is None or header.repeats or page.has_more:
+            self._saved = self._state.checkpoints.write(self._stream, checkpoint, expected=self._saved.generation)
+        else:
+            self._saved = SavedCheckpoint(checkpoint, self._saved.generation)
+
+    def _stuck(self) -> None:
+        """Write the trouble down again, which the page itself has ended: it lasts until the cursor moves."""
+        error = ProtocolError(
+            f"{self._stream}: Sophos says that there is more, and returns a cursor that it was sent",
+            remedy="Fetching goes on with the next tick. If it lasts, open a case with Sophos support.",
+        )
+        log.warning("%s", error)
+        self._result.problem = problem_after(self._before, error, self._context.now(), None)
+        checkpoint = replace(self._saved.checkpoint, problem=self._result.problem)
+        self._saved = self._state.checkpoints.write(self._stream, checkpoint, expected=self._saved.generation)
+        if self._result.outcome != FETCHED:
+            self._result.outcome = FAILED
+
+    def _failed(self, error: ConnectorError) -> None:
+        """Write the trouble down, where that tells anything new; the cursor stays."""
+        log.warning("%s: %s", self._stream, error)
+        now = self._context.now()
+        try:
+            saved = self._state.checkpoints.read(self._stream)
+            before = saved.checkpoint.problem
+            same = before is not None and before.code == error.code
+            failures = before.failures if before and same else 0
+            problem = problem_after(before, error, now, wait_after(error, failures, self._context.accounts.jitter()))
+            if isinstance(error, WrongTenantError):
+                self._context.accounts.ask_again(self._settings.name)
+            if not same or problem.retry_at is not None:
+                checkpoint = replace(saved.checkpoint, problem=problem)
+                self._state.checkpoints.write(self._stream, checkpoint, expected=saved.generation)
+        except ConnectorError:
+            # The store itself fails, or another run is writing: the answer tells the trouble all the same.
+            problem = problem_after(None, error, now, None)
+        self._result.problem = problem
+        self._result.outcome = outcome_of(problem)
+
+
+class _StoredIds:
+    """The events that a position no longer remembers, read from ledger and batches when first needed."""
+
+    def __init__(self, state: State, stream: Stream, event_fields: ReadFields) -> None:
+        self._state = state
+        self._stream = stream
+        self._event_fields = event_fields
+        self._known: Known | None = None
+
+    def holds(self, item: Item, ids: IdScope, served_at: datetime, now: datetime) -> bool:
+        """Whether the event has a receipt, or waits in a batch."""
+        if self._known is None:
+            # What Sophos serves was fetched within the last 24 h, and a receipt is filed under its day of fetching, by
+            # Sophos's clock; where that is not known, by this machine's.
+            day = day_before(min(served_at, now) - HORIZON)
+            self._known = stored_since(self._state, self._stream, day, self._event_fields)
+        return is_stored(item, ids, self._known, self._event_fields)
+
+
+def _fresh(
+    items: Sequence[Item],
+    ids: IdScope,
+    checkpoint: Checkpoint,
+    stored: _StoredIds,
+    *,
+    served_at: datetime,
+    now: datetime,
+) -> list[Item]:
+    """The items that were not stored before, each once, in the order of the page."""
+    recent = set(checkpoint.recent)
+    fresh: dict[str, Item] = {}
+    for item in items:
+        if item.key in recent or item.key in fresh:
+            continue
+        if checkpoint.remembers(item.created_at, served_at) or not stored.holds(item, ids, served_at, now):
+            fresh[item.key] = item
+    return list(fresh.values())

@@ -1,0 +1,144 @@
+"""One stream of a delivery: logs go out as the window and the engine allow, acknowledgements settle them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from lib.errors import ConnectorError
+from lib.grpc_stream import Broken, ClientStream, Data, Ended, Event, MessageReader, Status
+from lib.utmstack.channel import Connection
+from lib.utmstack.window import LARGE, Flight, Window
+
+FRAME_BYTES = 16 << 10
+"""How much is worth a frame: the engine is at work on it while further logs are read."""
+BACKLOG_BYTES = 64 << 10
+"""How much waits for the engine to take it, before no more logs are read."""
+MAX_ACK_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a stream ended other than well."""
+
+    error: ConnectorError
+    status: Status | None = None
+    """What the engine ended it with, where it did."""
+    details: str = ""
+
+    @property
+    def is_about_a_log(self) -> bool:
+        """Whether the status names one log as its reason: too large for grpc-go's limit, or invalid."""
+        too_large = self.status is Status.RESOURCE_EXHAUSTED and "larger than max" in self.details
+        return too_large or self.status is Status.INVALID_ARGUMENT
+
+    def is_about_a_large_log(self, flight: Flight) -> bool:
+        """Whether a large log in flight may be the reason, in whatever words."""
+        is_large = any(entry.size >= LARGE for entry in flight.in_flight.values())
+        return self.status is Status.RESOURCE_EXHAUSTED and is_large
+
+
+class Call:
+    """A stream on its connection, used by one thread."""
+
+    def __init__(self, window: Window, flight: Flight, connection: Connection, stream: ClientStream) -> None:
+        self.is_over = False
+        self.ended: Ended | Broken | None = None
+        """How the engine ended it, where it did."""
+        self.quiet_since = time.monotonic()
+        """When something was acknowledged last, monotonic, without the time that was spent elsewhere since."""
+        self._window = window
+        self._flight = flight
+        self._connection = connection
+        self._stream = stream
+        self._acks = MessageReader(MAX_ACK_BYTES)
+        self._is_writable = True
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the engine takes logs, as far as it has said."""
+        return self._stream.is_open
+
+    def fill(self) -> None:
+        """Read and send logs, as far as the window and the engine allow."""
+        while not self.is_over:
+            if self._stream.backlog >= FRAME_BYTES:
+                self._flush()
+                if self._stream.backlog >= BACKLOG_BYTES:
+                    return
+            entry = self._window.take(self._flight)
+            if entry is None:
+                break
+            self._stream.send(entry.message)
+        if self._window.is_exhausted and self._flight.next > self._window.last:
+            self._stream.end()
+        self._flush()
+
+    def turn(self, until: float) -> list[int]:
+        """Wait for what the engine says, until a monotonic time; how many logs were settled after each of its acks."""
+        counts: list[int] = []
+        for event in self._wait(until - time.monotonic()):
+            match event:
+                case Data(data):
+                    self._take(data, counts)
+                case Ended() | Broken():
+                    self._end(event)
+        if counts:
+            self.quiet_since = time.monotonic()
+        return counts
+
+    def close(self) -> None:
+        """Hang up, having said so."""
+        self._stream.cancel()
+        self._flush()
+        self._connection.close()
+
+    def _take(self, data: bytes, counts: list[int]) -> None:
+        window, flight = self._window, self._flight
+        try:
+            for message in self._acks.feed(data):
+                if window.acknowledge(flight, acknowledged_id(message)):
+                    counts.append(window.settled)  # noqa: PERF401 - what came before rubbish counts
+        except ValueError as error:
+            self._end(Broken(f"sent what is no acknowledgement: {error}"))
+
+    def _end(self, event: Ended | Broken) -> None:
+        self.is_over, self.ended = True, self.ended or event
+
+    def _flush(self) -> None:
+        """Send what the engine takes now."""
+        while self._is_writable and (data := self._stream.to_send()):
+            try:
+                sent = self._connection.send(data)
+            except OSError:
+                # What the engine said before it hung up can still be read.
+                self._is_writable = False
+                return
+            if not sent:
+                return
+            self._stream.sent(sent)
+
+    def _wait(self, seconds: float) -> list[Event]:
+        self._connection.wait(seconds, writes=self._is_writable and bool(self._stream.to_send()))
+        try:
+            data = self._connection.receive()
+        except OSError as error:
+            return self._stream.hung_up(str(error.strerror or error))
+        if data is None:
+            return []
+        return self._stream.receive(data) if data else self._stream.hung_up()
+
+
+def acknowledged_id(message: bytes) -> bytes:
+    """The id that a `plugins.Ack` names, empty where it names none; ValueError where the message is none."""
+    if len(message) > 1 and message[0] == 0x0A and message[1] == len(message) - 2 < 0x80:
+        return message[2:]
+    # A long id, fields that nobody knows, or rubbish: rare enough for the whole of protobuf.
+    from google.protobuf.message import DecodeError  # noqa: PLC0415
+
+    from lib.utmstack.pb import plugins_pb2  # noqa: PLC0415
+
+    try:
+        return plugins_pb2.Ack.FromString(message).lastId.encode()
+    except DecodeError as error:
+        raise ValueError(str(error)) from None
