@@ -24,12 +24,13 @@ Fields = dict[str, Any]
 
 def fetched(answer: Fetched) -> Fields:
     """fetch-page's answer."""
-    fields = {
+    fields: Fields = {
         "results": [read_line(each) for each in answer.results],
         "deferred": answer.deferred,
         "budgets": [_calls_used(each) for each in answer.budgets],
     }
-    return fields if answer.queued is None else fields | {"queued": answer.queued}
+    rest = {"queued": answer.queued, "heartbeat": answer.heartbeat}
+    return fields | {key: value for key, value in rest.items() if value is not None}
 
 
 def read_line(result: ReadResult) -> Fields:

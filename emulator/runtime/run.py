@@ -21,6 +21,7 @@ from emulator.utmstack import validation
 from emulator.utmstack.watcher import SettingsWatcher
 from emulator.web import page, status
 from emulator.web import server as web
+from emulator.web.links import Links
 from lib import telemetry
 from lib.app import App
 from lib.config import environment
@@ -61,8 +62,10 @@ def run(location: str | None, only: str | None = None) -> int:
     live = ReloadingConfig(location, followed)
     app = App(live.current, Parts(platform=where))
     platform = Platform(config, location, only, followed, _probe_of(app))
+    links = Links(app.config, lambda: app.state, app.parts.now)
+    platform.watchers.append(links.passes)
     host, port = config.listen
-    pages = web.application(platform, lambda: _status(app, live, platform, watcher), app)
+    pages = web.application(platform, lambda: _status(app, live, platform, watcher, links), app)
     if watcher:
         validation.serve(pages, platform, watcher)
     try:
@@ -126,7 +129,9 @@ def _remember(app: App, platform: Platform, began: datetime) -> None:
         platform.fetched.update(page.remembered(app.state, began))
 
 
-def _status(app: App, live: ReloadingConfig, platform: Platform, watcher: SettingsWatcher | None) -> dict[str, object]:
+def _status(
+    app: App, live: ReloadingConfig, platform: Platform, watcher: SettingsWatcher | None, links: Links
+) -> dict[str, object]:
     now = datetime.now(UTC)
     running = status.Running(
         latest=dict(platform.latest),
@@ -144,6 +149,8 @@ def _status(app: App, live: ReloadingConfig, platform: Platform, watcher: Settin
     ]
     if platform.engine_problem is not None:
         found["engine_problem"] = platform.engine_problem.as_problem()
+    if alone := links.shown():
+        found["links"] = alone
     if watcher is not None:
         found["utmstack"] = watcher.status()
     return found

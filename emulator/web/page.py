@@ -309,7 +309,7 @@ def remembered(state: State, before: datetime) -> Counter[int]:
             with suppress(*UNREADABLE):
                 receipt = RECEIPT.decode(body)
                 if begin <= receipt.fetched_at < before:
-                    found[int(receipt.fetched_at.timestamp()) // 60] += receipt.count
+                    found[int(receipt.fetched_at.timestamp()) // 60] += receipt.events
     return found
 
 

@@ -21,6 +21,7 @@ from lib.model.rate_policy import RatePolicy
 from lib.model.receipt import LastReceipt
 from lib.model.schedule import Asked
 from lib.model.stream import ENDPOINTS, Stream
+from lib.pipeline import heartbeat
 from lib.pipeline.accounts import Accounts, known_targets
 from lib.pipeline.integration import Target
 from lib.state.accounts import Account
@@ -107,7 +108,7 @@ def status(
     known = {each.name: _account(accounts, each.name, now) for each in config.integrations}
     read = (target for each in config.integrations for target in known_targets(each, known[each.name]))
     targets = {target.stream: target for target in read}
-    streams = {*state.checkpoints.streams(), *pending, *latest, *targets, *dead_letters}
+    streams = {*state.checkpoints.streams(), *pending, *latest, *targets, *dead_letters} - {heartbeat.STREAM}
     asked: dict[str, Asked] = {}
     for each in config.integrations:
         with suppress(LayoutError):
@@ -133,6 +134,7 @@ def status(
     total = sum(one.bytes for one in pending.values())
     paused = total >= config.limits.max_pending_bytes
     integrations = list(_integrations(config, known, lines, running.budgets, now))
+    beat = None if config.heartbeat is None else heartbeat.shown(state, config.heartbeat, now)
     verdict = assess(
         SiteFacts(
             now=now,
@@ -148,6 +150,7 @@ def status(
             observing=config.observe,
             damaged=[each.key for each in damages if each.key not in seen],
             read_at=running.ticked_at,
+            is_heartbeat_late=bool(beat and beat["late"]),
         )
     )
     for line, facts in shown:
@@ -175,6 +178,7 @@ def status(
         "damaged": [damage.fields() for damage in damages],
         "integrations": integrations,
         "streams": lines,
+        **({} if beat is None else {"heartbeat": beat}),
     }
 
 

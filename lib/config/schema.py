@@ -262,6 +262,7 @@ class ConfigSchema(_Strict):
     every = EveryField()
     listen = Listen()
     gap_data_type = TextOrOff()
+    heartbeat = DurationOrOff(timedelta(minutes=1))
     observe = fields.Boolean(truthy={True}, falsy={False}, error_messages={"invalid": "has to be on or off"})
     archive = DurationOrOff(timedelta(days=1))
     sophos = fields.Nested(_SophosSchema, error_messages={"type": "has to hold keys"})
