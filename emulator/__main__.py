@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from emulator.cli import proving
 from lib.version import VERSION
 
 # ruff: noqa: PLC0415 - each command loads only what it uses
@@ -44,6 +45,7 @@ EXAMPLES = {
         "--filter sophos_central.yml --rules rules/ --since 7d --json | jq '.rules[] | select(.never)'",
     ),
     "switch-over": ("--after 0f1e2d3c-4b5a-4678-8796-a5b4c3d2e1f0",),
+    **proving.EXAMPLES,
 }
 """Of each command, what may follow its name; the last of them is shown for some of all commands together."""
 OVERVIEW = ("check", "test-connection", "status", "audit", "tail")
@@ -118,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         add(name, text, _pause, config=True, json=True).add_argument("integration", metavar="NAME")
         commands.choices[name].set_defaults(resume=name == "resume")
     _add_readers(add)
+    proving.add_commands(add)
     preview.add_arguments(
         add("preview", "what UTMStack's filter and rules make of the events here", _preview, config=True, json=True)
     )

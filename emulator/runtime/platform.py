@@ -267,7 +267,7 @@ class Platform:
     def _fetched(self, answer: Answer, results: list[dict[str, Any]]) -> None:
         now = datetime.now(UTC)
         if answer.status == 200:
-            self.budgets = json.loads(answer.body)["budgets"]
+            self._heard(json.loads(answer.body))
         for line in results:
             if line["tenant"] is not None:
                 stream = Stream.of(line)
@@ -282,6 +282,12 @@ class Platform:
                     self._fetches.ask(stream, max(0.0, wait))
             for name in line["batches"]:
                 self._stored(name)
+
+    def _heard(self, told: dict[str, Any]) -> None:
+        """What an answer of fetch-page tells beside its streams."""
+        self.budgets = told["budgets"]
+        if "heartbeat" in told:
+            self._stored(told["heartbeat"])
 
     def _stored(self, name: str, *, again: bool = True) -> None:
         """Hand on a batch's storage event; with `again` even where it was handed on before."""

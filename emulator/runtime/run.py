@@ -22,6 +22,7 @@ from emulator.utmstack.watcher import SettingsWatcher
 from emulator.web import server as web
 from emulator.web import status
 from emulator.web.context import RecentLog
+from emulator.web.links import Links
 from emulator.web.status import StreamRecord
 from lib import telemetry
 from lib.app import App
@@ -67,8 +68,10 @@ def run(location: str | None, only: str | None = None) -> int:
     live = ReloadingConfig(location, followed)
     app = App(live.current, Parts(platform=where))
     platform = Platform(config, location, only, followed, _probe_of(app))
+    links = Links(app.config, lambda: app.state, app.parts.now)
+    platform.watchers.append(links.passes)
     host, port = config.listen
-    pages = web.Web(platform, partial(_status, app, live, platform, watcher), app, recent)
+    pages = web.Web(platform, partial(_status, app, live, platform, watcher, links), app, recent)
     if watcher:
         validation.serve(pages.app, platform, watcher)
     try:
@@ -126,11 +129,12 @@ def _watch(stop: threading.Event, platform: Platform, serving: threading.Thread)
             notify("WATCHDOG=1")
 
 
-def _status(  # noqa: PLR0917 - the first four are bound once
+def _status(  # noqa: PLR0917 - the first five are bound once
     app: App,
     live: ReloadingConfig,
     platform: Platform,
     watcher: SettingsWatcher | None,
+    links: Links,
     store: ObjectStore,
     record: Callable[[Stream], StreamRecord],
 ) -> dict[str, object]:
@@ -151,6 +155,8 @@ def _status(  # noqa: PLR0917 - the first four are bound once
     ]
     if platform.engine_problem is not None:
         found["engine_problem"] = platform.engine_problem.as_problem()
+    if alone := links.shown():
+        found["links"] = alone
     if watcher is not None:
         found["utmstack"] = watcher.status()
     return found

@@ -196,7 +196,7 @@ class History:
                     if is_new(at):
                         with self._lock:
                             self._day(at).add(
-                                waiting.stream.integration, waiting.stream.tenant, at, fetched=header.count
+                                waiting.stream.integration, waiting.stream.tenant, at, fetched=header.events
                             )
 
     def _sample(self) -> None:
@@ -271,8 +271,8 @@ def _count(
     """Count a receipt in, on the day of its fetching and on that of its acknowledgement."""
     fetched_at, acked_at = receipt.fetched_at.timestamp(), receipt.acked_at.timestamp()
     if is_new(fetched_at):
-        day(fetched_at).add(stream.integration, stream.tenant, fetched_at, fetched=receipt.count)
-    acked = receipt.count - receipt.set_aside if receipt.outcome == DELIVERED else 0
+        day(fetched_at).add(stream.integration, stream.tenant, fetched_at, fetched=receipt.events)
+    acked = receipt.events - receipt.set_aside if receipt.outcome == DELIVERED else 0
     if is_new(acked_at):
         day(acked_at).add(stream.integration, stream.tenant, acked_at, acked=acked)
 

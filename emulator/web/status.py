@@ -22,6 +22,7 @@ from lib.model.rate_policy import RatePolicy
 from lib.model.receipt import LastReceipt
 from lib.model.schedule import Asked
 from lib.model.stream import ENDPOINTS, Stream
+from lib.pipeline import heartbeat
 from lib.pipeline.accounts import Accounts, known_targets
 from lib.pipeline.integration import Target
 from lib.state.accounts import Account
@@ -131,7 +132,7 @@ def status(
     known = {each.name: _account(accounts, each.name, now) for each in config.integrations}
     read = (target for each in config.integrations for target in known_targets(each, known[each.name]))
     targets = {target.stream: target for target in read}
-    streams = {*state.checkpoints.streams(), *pending, *latest, *targets, *dead_letters}
+    streams = {*state.checkpoints.streams(), *pending, *latest, *targets, *dead_letters} - {heartbeat.STREAM}
     asked: dict[str, Asked] = {}
     for each in config.integrations:
         with suppress(LayoutError):
@@ -157,6 +158,7 @@ def status(
     total = sum(one.bytes for one in pending.values())
     paused = total >= config.limits.max_pending_bytes
     integrations = list(_integrations(config, known, lines, running.budgets, now))
+    beat = None if config.heartbeat is None else heartbeat.shown(state, config.heartbeat, now)
     verdict = assess(
         SiteFacts(
             now=now,
@@ -172,6 +174,7 @@ def status(
             observing=config.observe,
             damaged=[each.key for each in damages if each.key not in seen],
             read_at=running.ticked_at,
+            is_heartbeat_late=bool(beat and beat["late"]),
         )
     )
     for line, facts in shown:
@@ -199,6 +202,7 @@ def status(
         "damaged": [damage.fields() for damage in damages],
         "integrations": integrations,
         "streams": lines,
+        **({} if beat is None else {"heartbeat": beat}),
     }
 
 
@@ -375,6 +379,8 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
         "last_ack": record.acked_at,
         "events": checkpoint.events,
         "repeats": checkpoint.repeats,
+        "changed": checkpoint.changed,
+        "other_customers": checkpoint.other_customers_lately(now),
         "acked": record.tail.total,
         "pending_batches": pending.batches,
         "pending_bytes": pending.bytes,
@@ -420,6 +426,7 @@ def _facts(
         dead_letters=line["dead_letters_unacknowledged"],
         silent_since=silent,
         undelivered_seconds=line["oldest_pending_seconds"],
+        other_customers=line["other_customers"],
     )
 
 

@@ -267,7 +267,7 @@ def test_every_kind_of_reason_has_its_cause_here_or_is_one_of_a_few_that_need_mo
         # test_observe, test_follow, test_disk and test_store provoke these.
         *("observing", "followed_config", "store_unavailable", "layout_newer"),
         # Speech and silence take hours: below. Another customer's event: test_odd_answers.
-        *("silent", "wrong_customer"),
+        *("silent", "wrong_customer", "heartbeat_late"),
     }
     assert provoked | needs_more >= KINDS.keys()
     assert {*OF_OWN, *(code for _, codes in BY_REASON.values() for code in codes)} == KINDS.keys()
