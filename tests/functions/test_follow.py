@@ -512,7 +512,7 @@ def test_a_form_is_refused_for_what_it_holds_and_for_nothing_else(workdir: Workd
         # And one tenant of two is forbidden.
         status, text = answered()
         assert status == 200, text
-        assert "Sophos issued a token. The credential is that of partner p-1." in text
+        assert "Sophos issued a token. The credential belongs to partner p-1." in text
         central.faults.add(Fault("status", status=429, retry_after=600, times=None))
         assert answered()[0] == 200, "a credential whose calls are used up is a good one"
         central.faults.clear()
