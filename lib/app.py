@@ -107,6 +107,7 @@ class App:
                 # Elsewhere than on that platform nobody has checked anybody.
                 checked_by_platform=rules.platform == CLOUD_RUN and self.parts.platform.is_cloud_run,
                 certs_url=rules.certs_url,
+                local_shows_key=rules.local == "key" and not self.parts.platform.is_behind_emulator,
             )
         )
 

@@ -55,6 +55,8 @@ class PlatformFacts:
     timeout: timedelta | None = None
     """How long a request may take."""
     is_cloud_run: bool = False
+    is_behind_emulator: bool = False
+    """Whether the emulator alone calls this process."""
 
 
 def open_store(location: str, *, create: bool = True) -> ObjectStore:
