@@ -363,7 +363,7 @@ def _day(since: str | None) -> str:
 def _running(config: Config) -> dict[str, Any] | None:
     """What a running emulator says, which knows more than the store; None where none answers."""
     try:
-        answer = _asked(config.listen, "/status", reading=5)
+        answer = _asked(config, "/status", reading=5)
         found: dict[str, Any] = answer.json()
     except (requests.RequestException, ValueError):
         return None
@@ -371,17 +371,24 @@ def _running(config: Config) -> dict[str, Any] | None:
     return found if answer.status_code == 200 and found.get("store") == config.store else None
 
 
-def _asked(listen: tuple[str, int], path: str, *, reading: float | None, stream: bool = False) -> requests.Response:
+def _asked(config: Config, path: str, *, reading: float | None, stream: bool = False) -> requests.Response:
     """What listens there answers, asked on this machine and under this machine's name, so that it lets us in."""
-    host, port = listen
+    host, port = config.listen
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - everywhere is here too
     return requests.get(
         f"http://{f'[{host}]' if ':' in host else host}:{port}{path}",
-        headers={"Host": f"localhost:{port}"},
+        headers={"Host": f"localhost:{port}", **_key_of(config)},
         proxies={"http": "", "https": ""},
         timeout=(5, reading),
         stream=stream,
     )
+
+
+def _key_of(config: Config) -> dict[str, str]:
+    """The header that shows a key, where callers on this machine show one too."""
+    if config.access.local != "key" or not config.access.keys:
+        return {}
+    return {"Authorization": f"Bearer {config.access.keys[0].resolve()}"}
 
 
 def refused(error: ConnectorError, *, as_json: bool) -> int:
@@ -420,8 +427,9 @@ def tail(location: str | None, *, as_json: bool) -> int:
         # At once, whatever it waits for; also where a shell has started it with SIGINT ignored. Each line is flushed.
         signal.signal(number, lambda *_: os._exit(0))
     try:
-        host, port = configuration.load(location).listen
-        with _asked((host, port), "/tail", reading=None, stream=True) as answer:
+        config = configuration.load(location)
+        host, port = config.listen
+        with _asked(config, "/tail", reading=None, stream=True) as answer:
             if answer.status_code != 200:
                 say(*_told(answer), file=sys.stderr)
                 return 1

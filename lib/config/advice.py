@@ -68,8 +68,8 @@ def _secrets(config: Config) -> Iterator[Advice]:
             reference = getattr(each, key)
             if reference is not None and reference.is_plain and not _SHELL.fullmatch(reference.text.strip()):
                 yield ("integrations", at, key), plain
-    for at, key in enumerate(config.access.keys):
-        if key.is_plain:
+    for at, shared in enumerate(config.access.keys):
+        if shared.is_plain:
             yield ("access", "keys", at), plain
     for name in ("token", "key"):
         reference = getattr(config.engine_access, name)

@@ -47,7 +47,6 @@ from lib.model.host import check_url, proxy_fault
 from lib.model.region import region_fault
 from lib.model.stream import KINDS
 
-
 LOCAL = ("open", "key")
 MOST_BYTES = 1 << 50
 UNKNOWN_KEY = "unknown key"

@@ -32,6 +32,8 @@ def told(error: yaml.YAMLError, text: str) -> tuple[Place | None, str]:
     problem = error.problem or ""
     if place is None:
         return None, f"this is not YAML: {problem}"
+    if isinstance(error, TooMuchError):
+        return place, problem
     opened = _open_quote(text, place)
     if opened is not None:
         return opened, _UNCLOSED
@@ -39,8 +41,6 @@ def told(error: yaml.YAMLError, text: str) -> tuple[Place | None, str]:
 
 
 def _sentence(error: yaml.MarkedYAMLError, problem: str, place: Place, lines: list[str]) -> tuple[Place, str]:
-    if isinstance(error, TooMuchError):
-        return place, problem
     for pattern, sentence in _BY_PATTERN:
         match = pattern.match(problem)
         if match:

@@ -176,19 +176,20 @@ def _odd_number(text: str) -> str:
 def _shown(lines: list[str], number: int) -> str:
     """The line, without what the key of a secret holds, be it on lines of its own below that key."""
     holder: int | None = None
-    line = ""
+    shown = ""
     for line in lines[:number]:
+        shown = line
         indent = len(line) - len(line.lstrip())
         goes_on = holder is not None and (indent > holder or (indent == holder and line.lstrip().startswith("- ")))
         match = _SECRET_KEY.match(line)
         if goes_on and match is None:
-            line = line[:indent] + _masked(line[indent:])
+            shown = line[:indent] + _masked(line[indent:])
             continue
         is_secret = match is not None and (match["key"] != "proxy" or "@" in line)
         holder = indent if is_secret else None
         if match and is_secret:
-            line = line[: match.end()] + _masked(line[match.end() :])
-    return line.rstrip("\r")[:LONGEST_SHOWN]
+            shown = line[: match.end()] + _masked(line[match.end() :])
+    return shown.rstrip("\r")[:LONGEST_SHOWN]
 
 
 def _masked(rest: str) -> str:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from lib.config import surroundings
 from lib.config.advice import advice
 from lib.config.loading import InvalidConfigError, load_document, parse
-from lib.config.yaml_lines import Document
 from lib.config.secrets import Reference, credential, credential_fault
+from lib.config.yaml_lines import Document
 from lib.errors import ConfigError
 from lib.parts import existing_store
 
