@@ -46,6 +46,8 @@ def read_line(result: ReadResult) -> Fields:
         "batches": result.batches,
         "has_more": result.has_more,
         "lag_seconds": result.lag_seconds,
+        "changed": result.changed,
+        "other_customers": result.other_customers,
     }
     if result.reconciled is not None:
         line["reconciled"] = reconciled(result.reconciled)

@@ -287,7 +287,7 @@ class Api:
             "id": tenant.id,
             "showAs": tenant.name,
             "name": tenant.name,
-            "dataGeography": tenant.geography,
+            "dataGeography": tenant.country,
             "dataRegion": tenant.region,
             "billingType": tenant.billing_type,
             credential.id_type: {"id": credential.id},

@@ -355,6 +355,8 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
         "last_ack": acked_at,
         "events": checkpoint.events,
         "repeats": checkpoint.repeats,
+        "changed": checkpoint.changed,
+        "other_customers": checkpoint.other_customers_lately(now),
         "acked": tail.total,
         "pending_batches": pending.batches,
         "pending_bytes": pending.bytes,
@@ -402,6 +404,7 @@ def _facts(
         dead_letters=line["dead_letters_unacknowledged"],
         silent_since=silent,
         undelivered_seconds=line["oldest_pending_seconds"],
+        other_customers=line["other_customers"],
     )
 
 

@@ -42,7 +42,6 @@ from lib.config.settings import (
 )
 from lib.errors import HostRefusedError
 from lib.http.access import GOOGLE_CERTS, SHORTEST_KEY, names_loopback
-from lib.model import families
 from lib.model.host import check_url, proxy_fault
 from lib.model.region import region_fault
 from lib.model.stream import KINDS
@@ -266,13 +265,6 @@ class _IntegrationSchema(_Strict):
     def _pair(self, data: dict[str, Any], **_: Any) -> None:
         if ("next_client_id" in data) != ("next_client_secret" in data):
             raise ValidationError("`next_client_id` and `next_client_secret` go together")
-
-    @validates_schema(skip_on_field_errors=True)
-    def _fits(self, data: dict[str, Any], **_: Any) -> None:
-        if families.length(families.expanded(data.get("exclude_types", ()))) > families.LONGEST:
-            raise ValidationError(
-                "names more types than an address has room for; leave out fewer families", "exclude_types"
-            )
 
     @post_load
     def _made(self, data: dict[str, Any], **_: Any) -> IntegrationConfig:
