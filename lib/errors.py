@@ -28,6 +28,7 @@ ConnectorError
     ├── EngineRefusedError    the engine speaks another protocol or refuses us
     ├── LogRefusedError       the engine refuses one log
     ├── NotFoundError         nothing of that name
+    │   └── NoStoreError            there is no store yet
     ├── DamagedError          a stored object is not what was written
     └── LayoutError           the store was written by a newer version
 
@@ -295,6 +296,14 @@ class NotFoundError(PermanentError):
     code = "not_found"
     title = "There is nothing with that name"
     remedy = "Correct the name, or add it to the configuration."
+
+
+class NoStoreError(NotFoundError):
+    """There is no store at that place, and who only looks makes none."""
+
+    code = "no_store"
+    title = "There is no store yet"
+    remedy = "Correct `store` (a relative path begins at the configuration's folder), or start the connector first."
 
 
 class UnexpectedError(ConnectorError):

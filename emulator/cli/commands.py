@@ -1,4 +1,4 @@
-"""The operator's commands: `check`, `status`, `test-connection`, `audit`, `reconcile`, `backfill`, `replay`."""
+"""The operator's commands: `status`, `test-connection`, `audit`, `reconcile`, `backfill`, `replay`."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ from emulator.web import status as statuses
 from lib import answers
 from lib.app import App
 from lib.config import loading as configuration
-from lib.config.loading import InvalidConfigError
 from lib.config.reloading import read_followed, with_followed
 from lib.config.settings import Config
 from lib.errors import ConfigError, ConnectorError, NotFoundError
 from lib.model.checkpoint import problem_after
 from lib.model.clock import day_of
 from lib.model.duration import parse_duration
-from lib.model.families import expanded
 from lib.model.stream import Stream
 from lib.model.text import printable
+from lib.parts import Parts, existing_store
 from lib.pipeline import audit as audits
 from lib.pipeline.observe import Observations
 
@@ -39,36 +38,10 @@ if TYPE_CHECKING:
     from lib.pipeline.test_connection import Check
 
 DAY = timedelta(days=1)
+LOOKING = Parts(store=existing_store)
+"""What a command is built on that only looks: it makes no store."""
 TEST_SECONDS = 300.0
 """How long testing one integration may take; a person can end it before."""
-
-
-def check(location: str | None, *, as_json: bool) -> int:
-    """Validate the configuration; 0 where it can be used, else 1 and every fault."""
-    try:
-        location = configuration.located(location)
-        config = configuration.load(location)
-        followed = _followed(config)
-    except InvalidConfigError as error:
-        faults = [{"line": fault.line, "key": fault.path, "fault": fault.message} for fault in error.faults]
-        say(*([json.dumps({"ok": False, "faults": faults})] if as_json else str(error).split("\n")))
-        return 1
-    except ConnectorError as error:
-        return _refused(error, as_json=as_json)
-    names = [each.name for each in config.integrations]
-    left_out = {each.name: list(expanded(each.exclude_types)) for each in config.integrations if each.exclude_types}
-    problems = followed.status()["problems"] if followed else []
-    if as_json:
-        found = {"ok": not problems, "integrations": names, "exclude_types": left_out}
-        say(json.dumps(found | ({"utmstack": followed.status()} if followed else {}), ensure_ascii=False))
-        return 1 if problems else 0
-    say(f"{location} can be used: {len(names)} integration(s): {', '.join(map(repr, names))}")
-    for each in config.integrations:
-        if each.exclude_types:
-            say(f"{each.name!r} leaves out {', '.join(each.exclude_types)}: {len(left_out[each.name])} type(s)")
-    if followed:
-        _print_followed(followed.status())
-    return 1 if problems else 0
 
 
 def status(location: str | None, *, as_json: bool) -> int:
@@ -77,7 +50,7 @@ def status(location: str | None, *, as_json: bool) -> int:
         config = configuration.load(location)
         found = _running(config) or _stored(config)
     except ConnectorError as error:
-        return _refused(error, as_json=as_json)
+        return refused(error, as_json=as_json)
     if as_json:
         say(json.dumps(found, ensure_ascii=False))
         return 0 if found["ok"] else 1
@@ -107,7 +80,7 @@ def _print_rest(found: dict[str, Any]) -> None:
     if "engine_problem" in found:
         _print_problem({"name": "engine", "problem": found["engine_problem"]})
     if "utmstack" in found:
-        _print_followed(found["utmstack"])
+        print_followed(found["utmstack"])
     for each in found.get("damaged", ()):  # An older version, which runs just now, tells none.
         say("", f"damaged  {each['key']}: {each['what']}")
     for line in found.get("links", ()):
@@ -148,7 +121,7 @@ def test_connection(location: str | None, integration: str | None, *, as_json: b
             on_progress = _ignore if as_json else _print_check
             reports[name] = app.examine(name, deadline=time.monotonic() + TEST_SECONDS, on_progress=on_progress)
     except ConnectorError as error:
-        return _refused(error, as_json=as_json)
+        return refused(error, as_json=as_json)
     if as_json:
         say(json.dumps({name: answers.connection(each) for name, each in reports.items()}, ensure_ascii=False))
     return 0 if all(each.ok for each in reports.values()) and not problems else 1
@@ -156,15 +129,16 @@ def test_connection(location: str | None, integration: str | None, *, as_json: b
 
 def _stored(config: Config) -> dict[str, Any]:
     """What the store and UTMStack's configuration say where nothing runs."""
-    followed = _followed(config)
+    followed = followed_of(config)
     if followed is None:
-        return statuses.collect(App(lambda: config))
+        return statuses.collect(App(lambda: config, LOOKING))
     problems = [problem_after(None, each, datetime.now(UTC), None) for each in followed.problems]
     whole = with_followed(config, read_followed(Path(followed.path)))
-    return statuses.collect(App(lambda: whole), followed=problems) | {"utmstack": followed.status()}
+    return statuses.collect(App(lambda: whole, LOOKING), followed=problems) | {"utmstack": followed.status()}
 
 
-def _print_followed(found: dict[str, Any]) -> None:
+def print_followed(found: dict[str, Any]) -> None:
+    """Print how UTMStack's own configuration stands."""
     if found["groups"]:
         say("", f"{found['source']}: {len(found['groups'])} group(s): {', '.join(map(repr, found['groups']))}")
     if "note" in found:
@@ -190,7 +164,7 @@ def pause(location: str | None, integration: str, *, resume: bool, as_json: bool
         app, _ = _graph(location)
         app.pause(integration, resume=resume)
     except ConnectorError as error:
-        return _refused(error, as_json=as_json)
+        return refused(error, as_json=as_json)
     if as_json:
         say(json.dumps({"integration": integration, "paused": not resume}))
     else:
@@ -202,9 +176,9 @@ def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
     """Add the ledger up; 0 where the chain is whole, 1 where it is not."""
     try:
         config = configuration.load(location)
-        found = audits.audit(App(lambda: config).state, _day(since))
+        found = audits.audit(App(lambda: config, LOOKING).state, _day(since))
     except ConnectorError as error:
-        return _refused(error, as_json=as_json)
+        return refused(error, as_json=as_json)
     if as_json:
         say(json.dumps(found, ensure_ascii=False))
         return 0 if found["ok"] else 1
@@ -234,10 +208,10 @@ def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
 def types(location: str | None, integration: str | None, hours: float, *, as_json: bool) -> int:
     """Which types of events Sophos holds, by family, and what leaving each out would save; 1 where not all was read."""
     try:
-        app, _ = _graph(location)
+        app, _ = _graph(location, LOOKING)
         reports = app.count_types(integration, timedelta(hours=hours))
     except ConnectorError as error:
-        return _refused(error, as_json=as_json)
+        return refused(error, as_json=as_json)
     if as_json:
         found = {"ok": all(each.is_complete for each in reports), "results": list(map(answers.types, reports))}
         say(json.dumps(found, ensure_ascii=False))
@@ -268,7 +242,7 @@ def reconcile(location: str | None, integration: str | None, since: str | None, 
         reports = app.reconcile_all(integration, window, _Progress(window or DAY).show)
         delivered = app.forward(integration)
     except ConnectorError as error:
-        return _refused(error, as_json=as_json)
+        return refused(error, as_json=as_json)
     obstacle = next((each.error for each in delivered if each.error is not None), None)
     if as_json:
         found = {"ok": obstacle is None, "results": list(map(answers.reconciled, reports))}
@@ -290,7 +264,7 @@ def replay(location: str | None, since: str | None, name: str | None, *, as_json
         app, _ = _graph(location)
         found = app.send_again(since=None if since is None else datetime.now(UTC) - _window(since), name=name)
     except ConnectorError as error:
-        return _refused(error, as_json=as_json)
+        return refused(error, as_json=as_json)
     return _sent(found, as_json=as_json)
 
 
@@ -302,7 +276,7 @@ def switch_over(location: str | None, after: str, *, as_json: bool) -> int:
             raise ConfigError("the connector runs, and observes more meanwhile", remedy="Stop it first (SIGTERM).")
         found = app.replay.observed_after(after)
     except ConnectorError as error:
-        return _refused(error, as_json=as_json)
+        return refused(error, as_json=as_json)
     return _sent(found, as_json=as_json)
 
 
@@ -310,9 +284,9 @@ def missed(location: str | None, since: str | None, *, as_json: bool) -> int:
     """What UTMStack's own plugin missed of what was observed, hour by hour; 1 where it missed any."""
     try:
         config = configuration.load(location)
-        found = Observations(App(lambda: config).state).missed(_day(since))
+        found = Observations(App(lambda: config, LOOKING).state).missed(_day(since))
     except ConnectorError as error:
-        return _refused(error, as_json=as_json)
+        return refused(error, as_json=as_json)
     total = sum(each.total.missed for each in found)
     if as_json:
         say(json.dumps({"missed": total, "streams": list(map(answers.missed, found))}, ensure_ascii=False))
@@ -337,18 +311,18 @@ def _sent(report: ReplayReport, *, as_json: bool) -> int:
     return 0 if report.ok else 1
 
 
-def _graph(location: str | None) -> tuple[App, SettingsWatcher | None]:
+def _graph(location: str | None, parts: Parts | None = None) -> tuple[App, SettingsWatcher | None]:
     """The use cases over the configuration, and over what UTMStack configures beside it."""
     config = configuration.load(location)
-    followed = _followed(config)
+    followed = followed_of(config)
     if followed:
         for problem in followed.problems:
             refuse(problem)
         config = with_followed(config, read_followed(Path(followed.path)))
-    return App(lambda: config), followed
+    return App(lambda: config, parts), followed
 
 
-def _followed(config: Config) -> SettingsWatcher | None:
+def followed_of(config: Config) -> SettingsWatcher | None:
     """UTMStack's own configuration as it is now; None where it is not followed."""
     if config.utmstack is None:
         return None
@@ -389,7 +363,7 @@ def _day(since: str | None) -> str:
 def _running(config: Config) -> dict[str, Any] | None:
     """What a running emulator says, which knows more than the store; None where none answers."""
     try:
-        answer = _asked(config.listen, "/status", reading=5)
+        answer = _asked(config, "/status", reading=5)
         found: dict[str, Any] = answer.json()
     except (requests.RequestException, ValueError):
         return None
@@ -397,20 +371,28 @@ def _running(config: Config) -> dict[str, Any] | None:
     return found if answer.status_code == 200 and found.get("store") == config.store else None
 
 
-def _asked(listen: tuple[str, int], path: str, *, reading: float | None, stream: bool = False) -> requests.Response:
+def _asked(config: Config, path: str, *, reading: float | None, stream: bool = False) -> requests.Response:
     """What listens there answers, asked on this machine and under this machine's name, so that it lets us in."""
-    host, port = listen
+    host, port = config.listen
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - everywhere is here too
     return requests.get(
         f"http://{f'[{host}]' if ':' in host else host}:{port}{path}",
-        headers={"Host": f"localhost:{port}"},
+        headers={"Host": f"localhost:{port}", **_key_of(config)},
         proxies={"http": "", "https": ""},
         timeout=(5, reading),
         stream=stream,
     )
 
 
-def _refused(error: ConnectorError, *, as_json: bool) -> int:
+def _key_of(config: Config) -> dict[str, str]:
+    """The header that shows a key, where callers on this machine show one too."""
+    if config.access.local != "key" or not config.access.keys:
+        return {}
+    return {"Authorization": f"Bearer {config.access.keys[0].resolve()}"}
+
+
+def refused(error: ConnectorError, *, as_json: bool) -> int:
+    """Say why a command cannot do its work; 2, its exit status."""
     if as_json:
         say(json.dumps({"ok": False, "problem": error.as_problem()}))
     refuse(error)
@@ -445,8 +427,9 @@ def tail(location: str | None, *, as_json: bool) -> int:
         # At once, whatever it waits for; also where a shell has started it with SIGINT ignored. Each line is flushed.
         signal.signal(number, lambda *_: os._exit(0))
     try:
-        host, port = configuration.load(location).listen
-        with _asked((host, port), "/tail", reading=None, stream=True) as answer:
+        config = configuration.load(location)
+        host, port = config.listen
+        with _asked(config, "/tail", reading=None, stream=True) as answer:
             if answer.status_code != 200:
                 say(*_told(answer), file=sys.stderr)
                 return 1
@@ -455,7 +438,7 @@ def tail(location: str | None, *, as_json: bool) -> int:
                     # A tab stands between an event's fields only; it would be one of its text as an escape.
                     say(line.decode("utf-8", "replace").replace("\t", " "))
     except ConnectorError as error:
-        return _refused(error, as_json=as_json)
+        return refused(error, as_json=as_json)
     except requests.RequestException:
         say(f"no emulator answers on {host}:{port}: start `python -m emulator run`", file=sys.stderr)
         return 1
