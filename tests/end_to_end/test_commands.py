@@ -121,7 +121,7 @@ def test_status_shows_a_problem_and_its_remedy() -> None:
         found.results("fetch-page")
         done = command("status", "--config", str(found.config))
     assert done.returncode == 1
-    assert "Sophos refused the client id or secret" in done.stdout
+    assert "Sophos refused the client secret" in done.stdout
     assert "→ Check client id and secret" in done.stdout
 
 

@@ -24,6 +24,7 @@ from emulator.utmstack import settings
 from emulator.utmstack.watcher import SettingsWatcher
 from lib.config import loading as configuration
 from lib.config.reloading import read_followed, with_followed
+from lib.store.directory import DirectoryStore
 from lib.utmstack.pb import modules_config_pb2 as pb
 from lib.utmstack.pb import modules_config_pb2_grpc as pb_grpc
 from tests.site import SECRET, Emulator, free_port, site, until
@@ -205,6 +206,7 @@ def test_a_work_folder_that_is_none_is_named_until_it_is_there(tmp_path: Path) -
 
 def test_commands_name_a_wrong_work_folder_and_that_there_is_nothing_to_test() -> None:
     with site(utmstack={"workdir": "/no-such-folder"}, integrations=[], listen=f"127.0.0.1:{free_port()}") as here:
+        DirectoryStore(here.folder / "store")
         for command in ("check", "status"):
             answer = here.command(command, status=1)
             assert not answer["ok"]
