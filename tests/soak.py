@@ -25,7 +25,7 @@ import requests
 
 from emulator.central import DEFAULT_TENANT_ID
 from lib.model.stream import Stream
-from lib.pipeline.audit import audit
+from tests.audited import audit
 from tests.fakes.go_engine import build_go_engine
 from tests.site import SECRET, Emulator, Site, free_port, until
 

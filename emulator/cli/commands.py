@@ -186,7 +186,7 @@ def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
     """Add the ledger up; 0 where the chain is whole, 1 where it is not."""
     try:
         config = configuration.load(location)
-        found = audits.audit(App(lambda: config).state, _day(since))
+        found = answers.audited(audits.audit(App(lambda: config).state, _day(since)))
     except ConnectorError as error:
         return _refused(error, as_json=as_json)
     if as_json:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from emulator.central import Fault
-from lib.pipeline.audit import audit
 from lib.state.checkpoints import from_body
+from tests.audited import audit
 from tests.site import SECRET, Site, free_port, site
 
 ROOT = Path(__file__).resolve().parents[2]
