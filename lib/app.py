@@ -7,6 +7,7 @@ deployed functions hold that of `lib/current.py`, a command or a test makes its 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from lib.config.settings import CLOUD_RUN, AccessRules, Config, EngineAccess, IntegrationConfig, SophosHosts
-from lib.errors import NotFoundError
+from lib.errors import ConnectorError, NotFoundError
 from lib.http.access import Access, Rules
 from lib.model.integration import UTMSTACK_TENANT
 from lib.model.rate_policy import PUBLISHED
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from lib.state.state import State
 
 # ruff: noqa: PLC0415 - see above
+
+log = logging.getLogger(__name__)
 
 HAND_OVER_SECONDS = 15.0
 """What bringing a call to its end takes at most: acknowledgements, a receipt, the answer."""
@@ -295,17 +298,34 @@ class App:
         from lib.pipeline.fetch_page import Fetched
 
         self.require(integration)
+        heartbeat = self._beat() if (integration, tenant, stream) == (None, None, None) else None
         use_case, fan_out = self.fetch_page, self._fan_out
         if fan_out is not None and (integration, tenant, stream, max_pages) == (None, None, None, None):
             plan = use_case.plan(deadline=self.deadline())
             queued = fan_out.tick([target.stream for _, target in plan.jobs])
-            return Fetched(plan.results, plan.deferred, use_case.calls_used(), queued)
+            return Fetched(plan.results, plan.deferred, use_case.calls_used(), queued, heartbeat)
         found = use_case.run(
             integration=integration, tenant=tenant, kind=stream, max_pages=max_pages, deadline=self.deadline()
         )
         if fan_out is not None and tenant is not None:
             fan_out.follow(found.results)
-        return replace(found, budgets=use_case.calls_used())
+        return replace(found, budgets=use_case.calls_used(), heartbeat=heartbeat)
+
+    def _beat(self) -> str | None:
+        """Make a tick's heartbeat, where one is wanted and due; its batch's key."""
+        every = self.config().heartbeat
+        if every is None:
+            return None
+        from lib.pipeline import heartbeat
+        from lib.sophos.pages import event_fields
+
+        now = self.parts.now()
+        try:
+            return heartbeat.beat(self.state, every, now=now, tenant_id=UTMSTACK_TENANT, event_fields=event_fields)
+        except ConnectorError as error:
+            # What it is to tell of has happened; the streams go on as far as they can.
+            log.warning("no heartbeat: %s", error)
+            return None
 
     def forward(
         self, integration: str | None = None, tenant: str | None = None, stream: str | None = None

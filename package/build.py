@@ -28,7 +28,7 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 GLIBC = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
 LOCK = ROOT / "requirements.lock"
-DOCUMENTS = ("README.md", "CHANGELOG.md", "ARCHITECTURE.md", "connector.example.yaml", "lib/openapi.yaml", "docs")
+DOCUMENTS = ("README.md", "CHANGELOG.md", "ARCHITECTURE.md", "connector.example.yaml", "openapi.yaml", "docs")
 
 
 def main() -> None:

@@ -149,6 +149,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="what is invented; default: %(default)s")
     parser.add_argument("--faults", type=Path, metavar="FILE", help="YAML or JSON list of scripted faults")
     parser.add_argument(
+        "--recording", type=Path, metavar="FILE", help="serve what `record` wrote there again, and invent nothing"
+    )
+    parser.add_argument(
+        "--speed",
+        type=float,
+        default=1.0,
+        metavar="N",
+        help="of a recording; 0: all of it at once; default: %(default)g, as it was",
+    )
+    parser.add_argument(
         "--journal", type=Path, metavar="FILE", help="keep every record there, and begin with those that are"
     )
     parser.add_argument(

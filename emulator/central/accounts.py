@@ -40,12 +40,18 @@ class Tenant:
     """Its `apiHost` in the tenants list; None leaves the field out."""
     forbidden: bool = False
     """Answer 403 to whatever is asked for this tenant, whoever asks."""
-    geography: str = "US"
+    geography: str | None = None
+    """The country in the tenants list; None: that of its region."""
     region: str = "us03"
     billing_type: str = "term"
     status: str = "active"
     devices: int = 60
     """So many devices are invented for it."""
+
+    @property
+    def country(self) -> str:
+        """The country that its data are in."""
+        return self.geography or {"eu01": "IE", "eu02": "DE"}.get(self.region, self.region[:2].upper())
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,11 @@ class Account:
                 self._feeds[tenant_id, kind] = Feed(kind, self.clock, keep)
             return self._feeds[tenant_id, kind]
 
+    def put_feeds(self, feeds: Mapping[tuple[str, str], Feed]) -> None:
+        """Serve these streams, by tenant and kind, in place of those that there are."""
+        with self._lock:
+            self._feeds.update(feeds)
+
     def feeds(self) -> dict[tuple[str, str], Feed]:
         """The streams that were used so far, by tenant and kind."""
         with self._lock:
@@ -282,7 +287,7 @@ class Api:
             "id": tenant.id,
             "showAs": tenant.name,
             "name": tenant.name,
-            "dataGeography": tenant.geography,
+            "dataGeography": tenant.country,
             "dataRegion": tenant.region,
             "billingType": tenant.billing_type,
             credential.id_type: {"id": credential.id},

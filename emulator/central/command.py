@@ -7,11 +7,13 @@ import json
 import signal
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 from emulator.central.account_file import Described, limits_from, load_account
 from emulator.central.api import Settings
 from emulator.central.faults import load_faults
+from emulator.central.recording import load_recording
 from emulator.central.server import CentralServer
 
 
@@ -21,7 +23,12 @@ def serve(args: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
+        recording = load_recording(args.recording) if args.recording else None
         account = load_account(args.account) if args.account else Described(limits=limits_from(args.limits))
+        if recording is not None:
+            account = replace(
+                account, tenants=tuple(recording.tenants), credentials=(recording.credential,), devices=()
+            )
         credential = account.credentials[0]
         host, _, port = args.listen.rpartition(":")
         central = CentralServer(
@@ -45,10 +52,12 @@ def serve(args: argparse.Namespace) -> int:
     with central:
         for tenant, device in account.devices:
             central.put_device(device, tenant=tenant)
-        if not central.stats["held"]:
+        if recording is not None:
+            central.replay(recording, args.speed)
+        elif not central.stats["held"]:
             for place, tenant in enumerate(central.tenants):
                 central.fill(share(args.backlog, place, len(central.tenants)), tenant=tenant)
-        if args.rate > 0:
+        if args.rate > 0 and recording is None:
             central.start_emitting(args.rate)
         print(
             f"Sophos Central (simulated) at {central.url}  client_id={credential.client_id} "

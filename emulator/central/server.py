@@ -26,6 +26,8 @@ from emulator.central.stories import Fields
 if TYPE_CHECKING:
     import ssl
 
+    from emulator.central.recording import Recording
+
 _HTML = b"<html><head><title>Error</title></head><body><h1>The gateway could not answer</h1></body></html>"
 _GATEWAY = b'{"fault": {"faultstring": "A scripted fault", "detail": {"errorcode": "messaging.adaptors.http.Fault"}}}'
 _REQUESTS_KEPT = 10_000
@@ -211,6 +213,10 @@ class CentralServer:
         by = self.clock.now() - 1000 - max(map(newest, lines.values()))
         for kind, held in lines.items():
             self.append(tenant or self.default_tenant, kind, shifted(held, by))
+
+    def replay(self, recording: Recording, speed: float = 1.0) -> None:
+        """Serve a recording's streams from now on, at that many times the speed; 0: all of it at once."""
+        self._account.put_feeds(recording.feeds(self.clock, speed))
 
     def start_emitting(self, per_minute: float, *, tenant: str | None = None) -> None:
         """Invent events of one or of all tenants in the background until `close`, some in bursts.

@@ -404,11 +404,6 @@ def directory(random: Random, _: Device) -> Iterator[Fields]:
     yield _fact("Event::ADSync::Success", "AD_SYNC", "low", name)
 
 
-def token(_: Random, __: Device) -> Iterator[Fields]:
-    """A credential is about to expire."""
-    yield _fact("Event::Task::RenewApiToken", "SECURITY", "medium", "The API token 'SIEM export' expires in 30 days")
-
-
 STORIES: dict[Story, int] = {
     malware: 18,
     unwanted_application: 8,
@@ -432,6 +427,5 @@ STORIES: dict[Story, int] = {
     update: 8,
     firewall: 1,
     directory: 1,
-    token: 1,
 }
 """Each with its weight."""

@@ -110,10 +110,26 @@ def _print_rest(found: dict[str, Any]) -> None:
         _print_followed(found["utmstack"])
     for each in found.get("damaged", ()):  # An older version, which runs just now, tells none.
         say("", f"damaged  {each['key']}: {each['what']}")
+    for line in found.get("links", ()):
+        _print_link(line)
+    if (beat := found.get("heartbeat")) is not None:
+        trip = "none yet" if beat["acked_at"] is None else f"{beat['acked_at']}, {beat['round_trip_seconds']:.1f} s"
+        say("", f"Heartbeat each {beat['every']}: {'LATE; ' if beat['late'] else ''}last acknowledged: {trip}")
     if found["set_aside"]:
         say("", "What is set aside lies in the store's dead/, with the reason; `replay --batch NAME` sends it again.")
     if found["observe"]:
         say("", "Observing: nothing is forwarded; `missed` tells what UTMStack's own plugin missed.")
+
+
+def _print_link(line: dict[str, Any]) -> None:
+    """What of a tenant's alerts and events lacks the other one."""
+    for key, what in (
+        ("alerts_without_event", "alerts whose event never came"),
+        ("events_without_alert", "events of high severity without an alert"),
+    ):
+        if key in line:
+            name = f"{line['integration']}/{line['tenant']}"
+            say("", f"{name}: {line[key]['count']} {what}, such as {line[key]['ids'][-1]}")
 
 
 def test_connection(location: str | None, integration: str | None, *, as_json: bool) -> int:

@@ -43,7 +43,6 @@ OVERDUE_SECONDS = 5.0
 RETRY_SECONDS = 10.0
 BUSY_SECONDS = 3.0
 DRAIN_SECONDS = 25.0
-HISTORY_MINUTES = 360
 PROBE_SECONDS = 30.0
 """How often the engine is probed: a quiet hour must not hide that it is down."""
 FAILURES = 3
@@ -85,8 +84,8 @@ class Platform:
         """Calls by function and status; 0: no answer."""
         self.latest: dict[Stream, dict[str, Any]] = {}
         """What fetch-page answered last for each stream, with the time."""
-        self.fetched: Counter[int] = Counter()
-        """Events by the minute (of Unix time) in which they were fetched, for some hours."""
+        self.hearers: list[Callable[[str, list[dict[str, Any]]], None]] = []
+        """Each is told the lines of every answer, with the function's name."""
         self.watchers: list[Callable[[str], None]] = []
         """Each is told a new batch's name before it is forwarded."""
         self.bytes: Counter[tuple[str, str, str]] = Counter()
@@ -169,6 +168,8 @@ class Platform:
         self.calls[name, answer.status] += 1
         self._judge(name, answer)
         results = self._results(answer)
+        for hear in self.hearers:
+            hear(name, results)
         if name == "fetch-page":
             self._fetched(answer, results)
         elif name == "forward-batch":
@@ -265,13 +266,8 @@ class Platform:
 
     def _fetched(self, answer: Answer, results: list[dict[str, Any]]) -> None:
         now = datetime.now(UTC)
-        minute = int(now.timestamp()) // 60
-        self.fetched[minute] += sum(line["events"] for line in results)
-        for old in list(self.fetched):
-            if old < minute - HISTORY_MINUTES:
-                del self.fetched[old]
         if answer.status == 200:
-            self.budgets = json.loads(answer.body)["budgets"]
+            self._heard(json.loads(answer.body))
         for line in results:
             if line["tenant"] is not None:
                 stream = Stream.of(line)
@@ -286,6 +282,12 @@ class Platform:
                     self._fetches.ask(stream, max(0.0, wait))
             for name in line["batches"]:
                 self._stored(name)
+
+    def _heard(self, told: dict[str, Any]) -> None:
+        """What an answer of fetch-page tells beside its streams."""
+        self.budgets = told["budgets"]
+        if "heartbeat" in told:
+            self._stored(told["heartbeat"])
 
     def _stored(self, name: str, *, again: bool = True) -> None:
         """Hand on a batch's storage event; with `again` even where it was handed on before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -14,13 +15,24 @@ _CHILD = Path(__file__).with_name("child.py")
 
 def start(arguments: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Run Python with the arguments, in the present folder; the calling thread has to outlive the process."""
-    return subprocess.Popen(
-        [sys.executable, "-I", "-S", str(_CHILD), str(os.getpid()), sys.executable, "-P", *arguments],
-        # The present folder stays, since a path may be relative to it; its `lib` is not taken for ours (-P).
-        env={**_inherited(), "PYTHONPATH": _search_path(), **(env or {})},
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    return launch([sys.executable, "-P", *arguments], env)
+
+
+def launch(
+    command: Sequence[str], env: Mapping[str, str] | None = None, log: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """The same for any program, named by its path; with `log` what it prints is added to that file."""
+    with contextlib.ExitStack() as stack:
+        out = None if log is None else stack.enter_context(log.open("ab"))
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_CHILD), str(os.getpid()), *command],
+            # The present folder stays, since a path may be relative to it; its `lib` is not taken for ours (-P).
+            env={**_inherited(), "PYTHONPATH": _search_path(), **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
 
 
 def stop(process: subprocess.Popen[bytes], seconds: float = 10.0) -> None:

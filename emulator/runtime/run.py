@@ -11,16 +11,19 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 
 from emulator.cli.terminal import refuse
 from emulator.runtime.notify import notify, watchdog_seconds
 from emulator.runtime.platform import Platform
 from emulator.utmstack import validation
 from emulator.utmstack.watcher import SettingsWatcher
-from emulator.web import page, status
 from emulator.web import server as web
+from emulator.web import status
+from emulator.web.context import RecentLog
+from emulator.web.links import Links
+from emulator.web.status import StreamRecord
 from lib import telemetry
 from lib.app import App
 from lib.config import environment
@@ -28,7 +31,9 @@ from lib.config import loading as configuration
 from lib.config.reloading import ReloadingConfig
 from lib.errors import ConnectorError
 from lib.model.checkpoint import problem_after
+from lib.model.stream import Stream
 from lib.parts import Parts, PlatformFacts
+from lib.store.base import ObjectStore
 from lib.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -40,6 +45,8 @@ def run(location: str | None, only: str | None = None) -> int:
     `only` names the one function to run, where another platform runs the others on the same store.
     """
     telemetry.start("emulator")
+    recent = RecentLog()
+    logging.getLogger().addHandler(recent)
     log.info("sophos-utmstack %s", VERSION)
     try:
         location = configuration.absolute(configuration.located(location))
@@ -61,20 +68,21 @@ def run(location: str | None, only: str | None = None) -> int:
     live = ReloadingConfig(location, followed)
     app = App(live.current, Parts(platform=where))
     platform = Platform(config, location, only, followed, _probe_of(app))
+    links = Links(app.config, lambda: app.state, app.parts.now)
+    platform.watchers.append(links.passes)
     host, port = config.listen
-    pages = web.application(platform, lambda: _status(app, live, platform, watcher), app)
+    pages = web.Web(platform, partial(_status, app, live, platform, watcher, links), app, recent)
     if watcher:
-        validation.serve(pages, platform, watcher)
+        validation.serve(pages.app, platform, watcher)
     try:
-        server = web.listening(pages, host, port)
+        server = web.listening(pages.app, host, port)
     except OSError as error:
         print(f"cannot listen on {host}:{port}: {error.strerror}. Is another emulator running?", file=sys.stderr)
         return 2
     serving = threading.Thread(target=server.run, name="web", daemon=True)
     serving.start()
-    began = datetime.now(UTC)
     platform.start()
-    threading.Thread(target=_remember, args=(app, platform, began), name="remember", daemon=True).start()
+    pages.start()
     if watcher:
         watcher.start(platform.tick)
     log.info("status page at http://%s:%s/", host, server.effective_port)
@@ -86,6 +94,7 @@ def run(location: str | None, only: str | None = None) -> int:
     if watcher:
         watcher.stop()
     platform.stop()
+    pages.stop()
     if watcher:
         watcher.close()
     server.close()
@@ -120,13 +129,15 @@ def _watch(stop: threading.Event, platform: Platform, serving: threading.Thread)
             notify("WATCHDOG=1")
 
 
-def _remember(app: App, platform: Platform, began: datetime) -> None:
-    """Let the page's chart begin before this process did."""
-    with suppress(ConnectorError):
-        platform.fetched.update(page.remembered(app.state, began))
-
-
-def _status(app: App, live: ReloadingConfig, platform: Platform, watcher: SettingsWatcher | None) -> dict[str, object]:
+def _status(  # noqa: PLR0917 - the first five are bound once
+    app: App,
+    live: ReloadingConfig,
+    platform: Platform,
+    watcher: SettingsWatcher | None,
+    links: Links,
+    store: ObjectStore,
+    record: Callable[[Stream], StreamRecord],
+) -> dict[str, object]:
     now = datetime.now(UTC)
     running = status.Running(
         latest=dict(platform.latest),
@@ -137,13 +148,15 @@ def _status(app: App, live: ReloadingConfig, platform: Platform, watcher: Settin
         ticked_at=platform.ticked_at,
     )
     followed = [problem_after(None, each, now, None) for each in watcher.problems] if watcher else []
-    found = status.collect(app, running, followed)
+    found = status.collect(app, running, followed, store=store, record=record)
     found["functions"] = [
         {"name": name, "up": each.is_up(), "pid": each.pid, "restarts": each.restarts}
         for name, each in platform.functions.items()
     ]
     if platform.engine_problem is not None:
         found["engine_problem"] = platform.engine_problem.as_problem()
+    if alone := links.shown():
+        found["links"] = alone
     if watcher is not None:
         found["utmstack"] = watcher.status()
     return found

@@ -43,6 +43,23 @@ class _Metrics(Collector):
         paused = GaugeMetricFamily(f"{PREFIX}full", "1 while fetching waits because too much waits for the engine.")
         paused.add_metric([], float(self._status["paused"]))
         yield from (engine, paused)
+        yield from self._heartbeat()
+
+    def _heartbeat(self) -> Iterator[Metric]:
+        """Nothing where there is none."""
+        beat = self._status.get("heartbeat", {})
+        for name, text in (
+            ("round_trip_seconds", "Seconds from making the last heartbeat to its acknowledgement."),
+            ("age_seconds", "Seconds since the last acknowledged heartbeat was made."),
+        ):
+            if beat.get(name) is not None:
+                family = GaugeMetricFamily(f"{PREFIX}heartbeat_{name}", text)
+                family.add_metric([], beat[name])
+                yield family
+        if beat:
+            late = GaugeMetricFamily(f"{PREFIX}heartbeat_late", "1 while two heartbeats are overdue.")
+            late.add_metric([], float(beat["late"]))
+            yield late
 
     def _health(self) -> Iterator[Metric]:
         """The verdict; every reason has a series at all times, so that an alert on it never misses its first sample."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +14,14 @@ from werkzeug.exceptions import HTTPException
 
 from emulator.runtime.functions import TARGETS, FunctionDownError
 from emulator.runtime.platform import Platform
+from emulator.web.actions import Actions, BadActionError
+from emulator.web.context import HEADERS, Context, RecentLog, StaleTokenError
+from emulator.web.events import Events
+from emulator.web.exports import Exports
+from emulator.web.history import History
 from emulator.web.metrics import registry_of
-from emulator.web.page import HEADERS, Page, StaleTokenError
+from emulator.web.snapshot import QUIET_SECONDS, Read, Snapshot
+from emulator.web.views import Views
 from lib.app import App
 from lib.errors import ConnectorError, NotFoundError
 from lib.http.access import Access, AccessError, is_dns_rebinding
@@ -24,14 +30,38 @@ from lib.http.problems import problem, refusal
 
 log = logging.getLogger(__name__)
 
-OPEN = ("/healthz", "/metrics", DESCRIPTION_PATH, "/api/v1/")
+OPEN = ("/healthz", DESCRIPTION_PATH, "/api/v1/", "/static/")
 """What anybody may ask under any name: it tells no status, or has a key of its own."""
+BUCKET_SECONDS = 600.0
+"""How often a bucket is looked through while nobody looks: it charges for each listing."""
+CONNECTIONS = 500
+IDLE_SECONDS = 15
+"""A connection that says nothing for so long is closed: those that were only opened shut nobody out."""
 
-Status = Callable[[], dict[str, Any]]
+
+class Web:
+    """Everything that `listen` shows, over the use cases of `graph`; `read` makes a status."""
+
+    def __init__(self, platform: Platform, read: Read, graph: App, recent: RecentLog) -> None:
+        quiet = BUCKET_SECONDS if graph.config().store.startswith("gs://") else QUIET_SECONDS
+        self.snapshot = Snapshot(lambda: graph.store, read, quiet)
+        self.history = History(lambda: graph.store, self.snapshot.status, time.time, quiet)
+        platform.hearers.append(self.history.heard)
+        self.app = _application(platform, self.snapshot, self.history, graph, recent)
+        """The WSGI application."""
+
+    def start(self) -> None:
+        """Read the past, and keep both up to date while nobody looks."""
+        self.history.start()
+        self.snapshot.start()
+
+    def stop(self) -> None:
+        """Keep what was seen, and end."""
+        self.snapshot.stop()
+        self.history.stop()
 
 
-def application(platform: Platform, status: Status, graph: App) -> Flask:
-    """The WSGI application over the use cases of `graph`."""
+def _application(platform: Platform, snapshot: Snapshot, history: History, graph: App, log: RecentLog) -> Flask:
     app = Flask("emulator.web")
 
     def access() -> Access:
@@ -54,11 +84,11 @@ def application(platform: Platform, status: Status, graph: App) -> Flask:
 
     @app.get("/status")
     def _status() -> Response:
-        return Response(json.dumps(status(), ensure_ascii=False), content_type="application/json")
+        return Response(snapshot.current().body, content_type="application/json")
 
     @app.get("/metrics")
     def _metrics() -> Response:
-        found = generate_latest(registry_of(platform, status()))
+        found = generate_latest(registry_of(platform, snapshot.status()))
         return Response(found, content_type=CONTENT_TYPE_LATEST)
 
     @app.get("/healthz")
@@ -68,7 +98,10 @@ def application(platform: Platform, status: Status, graph: App) -> Flask:
             return problem(503, "starting", f"not running: {', '.join(down)}", retry_after=1)
         return Response('{"ok": true}', content_type="application/json")
 
-    Page(app, platform, status, graph)
+    context = Context(platform, snapshot, history, graph, log)
+    Views(app, context, Events(app, context))
+    Actions(app, context)
+    Exports(app, context)
     app.after_request(_for_people)
     app.register_error_handler(AccessError, refusal)
     app.register_error_handler(ConnectorError, _failed)
@@ -98,12 +131,25 @@ def _for_people(response: Response) -> Response:
 def listening(app: Flask, host: str, port: int) -> Any:
     """A server of the application that listens already, and has yet to `run`; OSError where it cannot."""
     # A proxy's headers tell that a caller on loopback is none of this machine.
-    return create_server(app, host=host, port=port, threads=8, clear_untrusted_proxy_headers=False)
+    return create_server(
+        app,
+        host=host,
+        port=port,
+        threads=8,
+        clear_untrusted_proxy_headers=False,
+        connection_limit=CONNECTIONS,
+        channel_timeout=IDLE_SECONDS,
+        cleanup_interval=IDLE_SECONDS // 3,
+        max_request_body_size=2 * MAX_BODY_BYTES,
+        asyncore_use_poll=True,
+    )
 
 
 def _failed(error: ConnectorError) -> Response:
     if isinstance(error, NotFoundError):
         return problem(404, error.code, str(error), title=error.title, remedy=error.remedy)
+    if isinstance(error, BadActionError):
+        return problem(400, error.code, str(error), title=error.title, remedy=error.remedy)
     if isinstance(error, StaleTokenError):
         return problem(403, error.code, str(error), title=error.title, remedy=error.remedy)
     return problem(503, error.code, str(error), title=error.title, remedy=error.remedy, retry_after=10)

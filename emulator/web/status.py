@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from lib.app import App
@@ -21,6 +22,7 @@ from lib.model.rate_policy import RatePolicy
 from lib.model.receipt import LastReceipt
 from lib.model.schedule import Asked
 from lib.model.stream import ENDPOINTS, Stream
+from lib.pipeline import heartbeat
 from lib.pipeline.accounts import Accounts, known_targets
 from lib.pipeline.integration import Target
 from lib.state.accounts import Account
@@ -30,7 +32,7 @@ from lib.state.dead_letters import DeadLetter, dead_letters_by_stream
 from lib.state.leases import lease_of
 from lib.state.schedules import Schedules
 from lib.state.state import State
-from lib.store.base import ABSENT
+from lib.store.base import ABSENT, ObjectStore
 from lib.version import VERSION
 
 FETCH_OUTCOMES_THAT_READ = ("fetched", "up_to_date")
@@ -43,6 +45,28 @@ class _Pending:
     batches: int = 0
     bytes: int = 0
     oldest: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRecord:
+    """What the store holds of one stream, as far as its status needs it."""
+
+    checkpoint: Checkpoint
+    """Without the keys of recent events, which are its bulk."""
+    tail: LastReceipt
+    acked_at: str | None
+    has_reconciled: bool = False
+    reconciled: Mapping[str, Any] | None = None
+
+
+def read_record(state: State, now: datetime, stream: Stream) -> StreamRecord:
+    """What the store holds of the stream; of objects that a newer version wrote, that they cannot be used."""
+    tail, acked_at = _delivered(state, stream)
+    record = StreamRecord(_checkpoint(state, now, stream), tail, acked_at)
+    with suppress(LayoutError):
+        progress, generation = state.reconciliations.read(stream)
+        return replace(record, has_reconciled=generation != ABSENT, reconciled=progress.last)
+    return record
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +87,7 @@ class Running:
 class _View:
     """What one status is made of."""
 
-    state: State
+    record: Callable[[Stream], StreamRecord]
     pending: Mapping[Stream, _Pending]
     gaps: Mapping[Stream, Sequence[Mapping[str, Any]]]
     dead_letters: Mapping[Stream, Sequence[DeadLetter]]
@@ -88,6 +112,7 @@ def status(
     now: datetime,
     running: Running | None = None,
     followed: Sequence[Problem] = (),
+    record: Callable[[Stream], StreamRecord] | None = None,
 ) -> dict[str, Any]:
     """Every stream and every integration, with their health. `followed`: faults of UTMStack's own configuration."""
     running = running or Running()
@@ -107,14 +132,14 @@ def status(
     known = {each.name: _account(accounts, each.name, now) for each in config.integrations}
     read = (target for each in config.integrations for target in known_targets(each, known[each.name]))
     targets = {target.stream: target for target in read}
-    streams = {*state.checkpoints.streams(), *pending, *latest, *targets, *dead_letters}
+    streams = {*state.checkpoints.streams(), *pending, *latest, *targets, *dead_letters} - {heartbeat.STREAM}
     asked: dict[str, Asked] = {}
     for each in config.integrations:
         with suppress(LayoutError):
             asked |= Schedules(state.store).asked(each.name)
     unknown = {each.name for each in config.integrations} - {stream.integration for stream in targets}
     view = _View(
-        state,
+        record or partial(read_record, state, now),
         pending,
         gaps,
         dead_letters,
@@ -133,6 +158,7 @@ def status(
     total = sum(one.bytes for one in pending.values())
     paused = total >= config.limits.max_pending_bytes
     integrations = list(_integrations(config, known, lines, running.budgets, now))
+    beat = None if config.heartbeat is None else heartbeat.shown(state, config.heartbeat, now)
     verdict = assess(
         SiteFacts(
             now=now,
@@ -148,6 +174,7 @@ def status(
             observing=config.observe,
             damaged=[each.key for each in damages if each.key not in seen],
             read_at=running.ticked_at,
+            is_heartbeat_late=bool(beat and beat["late"]),
         )
     )
     for line, facts in shown:
@@ -175,6 +202,7 @@ def status(
         "damaged": [damage.fields() for damage in damages],
         "integrations": integrations,
         "streams": lines,
+        **({} if beat is None else {"heartbeat": beat}),
     }
 
 
@@ -303,18 +331,18 @@ def _account(accounts: Accounts, name: str, now: datetime) -> Account:
         return Account(problem=problem_after(None, error, now, None))
 
 
-def _checkpoint(view: _View, stream: Stream) -> Checkpoint:
+def _checkpoint(state: State, now: datetime, stream: Stream) -> Checkpoint:
     """Where a stream stands; of one that a newer version wrote, that it cannot be used."""
     try:
-        return view.state.checkpoints.read(stream).checkpoint
+        return replace(state.checkpoints.read(stream).checkpoint, recent=())
     except LayoutError as error:
-        return Checkpoint(problem=problem_after(None, error, view.now, None))
+        return Checkpoint(problem=problem_after(None, error, now, None))
 
 
-def _delivered(view: _View, stream: Stream) -> tuple[LastReceipt, str | None]:
+def _delivered(state: State, stream: Stream) -> tuple[LastReceipt, str | None]:
     """A stream's last receipt, and its time; nothing of what a newer version wrote."""
     with suppress(LayoutError):
-        return view.state.ledger.last(stream, lease_of(view.state.store, stream)[0].tail)
+        return state.ledger.last(stream, lease_of(state.store, stream)[0].tail)
     return LastReceipt(), None
 
 
@@ -322,8 +350,8 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
     """The stream's line, and what its health is judged by; a retired one is not judged."""
     now, latest = view.now, view.latest.get(stream)
     pending = view.pending.get(stream, _Pending())
-    checkpoint = _checkpoint(view, stream)
-    tail, acked_at = _delivered(view, stream)
+    record = view.record(stream)
+    checkpoint = record.checkpoint
     target, retired = view.targets.get(stream), stream in view.retired
     account = view.accounts.get(stream.integration)
     known = None if retired else (account.problem if account else None) or checkpoint.problem
@@ -348,10 +376,12 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
         "has_more": bool(latest and latest["has_more"]),
         "read_up_to": text_or_none(read_at),
         "last_event": text_or_none(checkpoint.newest),
-        "last_ack": acked_at,
+        "last_ack": record.acked_at,
         "events": checkpoint.events,
         "repeats": checkpoint.repeats,
-        "acked": tail.total,
+        "changed": checkpoint.changed,
+        "other_customers": checkpoint.other_customers_lately(now),
+        "acked": record.tail.total,
         "pending_batches": pending.batches,
         "pending_bytes": pending.bytes,
         "oldest_pending_seconds": (
@@ -362,10 +392,8 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
         "dead_letter_objects": len(dead),
         "dead_letters_unacknowledged": sum(each.events for each in dead if each.acknowledged is None),
     }
-    with suppress(LayoutError):
-        progress, generation = view.state.reconciliations.read(stream)
-        if generation != ABSENT:
-            line["reconciled"] = progress.last
+    if record.has_reconciled:
+        line["reconciled"] = record.reconciled
     silent = None if problem or retired else checkpoint.silent_since(read_at)
     if silent is not None:
         # Sophos answers, and has nothing: neither Sophos nor the credential is down.
@@ -398,16 +426,25 @@ def _facts(
         dead_letters=line["dead_letters_unacknowledged"],
         silent_since=silent,
         undelivered_seconds=line["oldest_pending_seconds"],
+        other_customers=line["other_customers"],
     )
 
 
-def collect(app: App, running: Running | None = None, followed: Sequence[Problem] = ()) -> dict[str, Any]:
-    """The status of a configuration's store, just now."""
+def collect(
+    app: App,
+    running: Running | None = None,
+    followed: Sequence[Problem] = (),
+    *,
+    store: ObjectStore | None = None,
+    record: Callable[[Stream], StreamRecord] | None = None,
+) -> dict[str, Any]:
+    """The status of a configuration's store, just now; read through `store` and `record`, where they are given."""
     return status(
         app.config(),
-        app.state,
+        app.state if store is None else State.of(store),
         app.accounts,
         now=app.parts.now(),
         running=running,
         followed=followed,
+        record=record,
     )

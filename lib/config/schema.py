@@ -41,7 +41,6 @@ from lib.config.settings import (
 )
 from lib.errors import HostRefusedError
 from lib.http.access import GOOGLE_CERTS, SHORTEST_KEY, names_loopback
-from lib.model import families
 from lib.model.host import check_url, proxy_fault
 from lib.model.region import region_fault
 from lib.model.stream import KINDS
@@ -236,13 +235,6 @@ class _IntegrationSchema(_Strict):
         if ("next_client_id" in data) != ("next_client_secret" in data):
             raise ValidationError("`next_client_id` and `next_client_secret` go together")
 
-    @validates_schema(skip_on_field_errors=True)
-    def _fits(self, data: dict[str, Any], **_: Any) -> None:
-        if families.length(families.expanded(data.get("exclude_types", ()))) > families.LONGEST:
-            raise ValidationError(
-                "names more types than an address has room for; leave out fewer families", "exclude_types"
-            )
-
     @post_load
     def _made(self, data: dict[str, Any], **_: Any) -> IntegrationConfig:
         name = data["name"]
@@ -270,6 +262,7 @@ class ConfigSchema(_Strict):
     every = EveryField()
     listen = Listen()
     gap_data_type = TextOrOff()
+    heartbeat = DurationOrOff(timedelta(minutes=1))
     observe = fields.Boolean(truthy={True}, falsy={False}, error_messages={"invalid": "has to be on or off"})
     archive = DurationOrOff(timedelta(days=1))
     sophos = fields.Nested(_SophosSchema, error_messages={"type": "has to hold keys"})

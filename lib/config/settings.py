@@ -160,6 +160,8 @@ class Config:
     """Whether everything is fetched and counted, and nothing forwarded: beside UTMStack's own plugin."""
     archive: timedelta | None = None
     """How long delivered batches are kept for `replay`; None: not at all."""
+    heartbeat: timedelta | None = None
+    """How often an event of ours goes the way of all events; None: never."""
     gap_data_type: str | None = "sophos-central-gaps"
     """Under which data type the engine is told of a gap; None: it is not told."""
     utmstack: UTMStackSettings | None = None

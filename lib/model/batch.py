@@ -11,6 +11,9 @@ from lib.model.stream import ENDPOINTS, Stream
 POLL = "poll"
 RECONCILE = "reconcile"
 GAP = "gap"
+HEARTBEAT = "heartbeat"
+OWN = frozenset({GAP, HEARTBEAT})
+"""The origins of batches that hold events of ours, and none of Sophos's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +50,14 @@ class Header:
     previous_cursor: str | None = None
     """The `next_cursor` of the last polled batch before: between it and `cursor` lie pages with nothing new."""
     origin: str = POLL
-    """`poll`; `reconcile`: found by reading again; `gap`: our own event about a hole, none of Sophos's."""
+    """`poll`; `reconcile`: found by reading again; one of OWN: an event of ours, none of Sophos's."""
     digest: str = ""
     """SHA-256 of the lines that follow."""
 
     @property
     def events(self) -> int:
         """How many of Sophos's events it holds."""
-        return 0 if self.origin == GAP else self.count
+        return 0 if self.origin in OWN else self.count
 
     @property
     def id_scope(self) -> IdScope:

@@ -12,6 +12,8 @@ from lib.model.clock import CLOSE, FARTHEST, to_text
 
 RECENT = 1000
 """How many ids of stored events a position remembers: a full page."""
+MARK_LENGTH = 8
+"""Hex digits of the digest that tells one text of a recent event from another: one change in 4 billion is missed."""
 HORIZON = timedelta(hours=24)
 """Sophos serves nothing older (https://developer.sophos.com/docs/siem-v1)."""
 OLDEST_REQUEST = HORIZON - timedelta(minutes=5)
@@ -97,6 +99,14 @@ class Checkpoint:
     day: str = ""
     events: int = 0
     repeats: int = 0
+    recent_marks: str = ""
+    """MARK_LENGTH digits of the text's digest for each of the last of `recent`; an older version wrote none."""
+    changed: int = 0
+    """Repeats of recent events whose text was another than the one that was stored."""
+    other_customers: int = 0
+    """Events that named another customer than the stream's tenant."""
+    other_customers_at: datetime | None = None
+    """When the last of them was met."""
     edits: int = 0
     """How often the object was found to be another than the one that was written."""
     pace_seconds: float | None = None
@@ -104,6 +114,11 @@ class Checkpoint:
     excluded: tuple[str, ...] | None = None
     """The types that are left out of the run under way; None where the cursor is that of a last page."""
     problem: Problem | None = None
+
+    def other_customers_lately(self, now: datetime) -> int:
+        """The events that named another customer, where one was met within the last day."""
+        at = self.other_customers_at
+        return self.other_customers if at is not None and now - at < HORIZON else 0
 
     def silent_since(self, read_up_to: datetime | None) -> datetime | None:
         """Since when a stream that usually speaks has said nothing; None where it speaks, or never spoke much."""
@@ -138,10 +153,18 @@ class Checkpoint:
             else self.recent_since,
         )
 
-    def after(self, header: Header, keys: Sequence[str], newest_dropped: datetime | None) -> Checkpoint:
+    def marks(self) -> dict[str, str]:
+        """The marks of the recent events' texts, by key, as far as they are known."""
+        known = [self.recent_marks[at : at + MARK_LENGTH] for at in range(0, len(self.recent_marks), MARK_LENGTH)]
+        return dict(zip(reversed(self.recent), reversed(known), strict=False))
+
+    def after(
+        self, header: Header, keys: Sequence[str], newest_dropped: datetime | None, marks: Sequence[str] = ()
+    ) -> Checkpoint:
         """The position once the batch is durable.
 
-        `keys` are those of its events, in order; `newest_dropped` the newest time among those beyond the last RECENT.
+        `keys` are those of its events, in order; `newest_dropped` the newest time among those beyond the last RECENT;
+        `marks` those of the last RECENT.
         """
         recent = (*self.recent, *keys)
         since = self.recent_since
@@ -156,6 +179,7 @@ class Checkpoint:
             as_of=_latest(self.as_of, header.as_of) if header.origin == POLL else self.as_of,
             newest=_latest(self.newest, header.newest),
             recent=recent[-RECENT:],
+            recent_marks=(self.recent_marks + "".join(marks))[-RECENT * MARK_LENGTH :] if marks else "",
             recent_since=since,
             day=header.day,
             events=self.events + header.events,

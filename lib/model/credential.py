@@ -45,7 +45,7 @@ class Life:
     since: datetime | None = None
     """Its first success."""
     end_announced: datetime | None = None
-    """When Sophos announced that a credential of the tenant is about to end."""
+    """When Sophos announced that a credential of its own tenant is about to end."""
 
     def used(self, in_use: InUse, now: datetime) -> Life:
         """The life after a success; another credential begins one of its own."""
@@ -70,11 +70,15 @@ class Warned:
         return {"code": self.code, "text": self.text, "remedy": self.remedy, "date": to_text(self.date)}
 
 
-def warnings(life: Life, refused_since: datetime | None, now: datetime) -> list[Warned]:
-    """What is to be said of a credential, at `now`; it is refused since then, or not at all."""
+def warnings(life: Life, refused_since: datetime | None, now: datetime, tenant: str) -> list[Warned]:
+    """What is to be said of a credential, at `now`; it is refused since then, or not at all.
+
+    `tenant` names its own tenant.
+    """
     found = []
     if life.end_announced is not None:
-        text = f"Sophos announced on {_day(life.end_announced)} that an API credential of this tenant is about to end"
+        day = _day(life.end_announced)
+        text = f"Sophos announced on {day} that an API credential of tenant {tenant} is about to end"
         found.append(Warned("credential_ending", text, _ROTATE, life.end_announced))
     if life.since is None:
         return found

@@ -14,4 +14,7 @@ class EventFields:
     created_at: datetime | None = None
     """When Sophos Central stored it, UTC."""
     type: str | None = None
+    customer_id: str | None = None
+    """The tenant that it is of."""
     is_object: bool = True
+    """Whether it is a JSON object that everybody can read: not one nested too deep."""

@@ -5,19 +5,25 @@ in production (`Core…`). Their families follow the groups that Sophos's events
 (https://developer.sophos.com/siem-api-schemas): MALWARE, PUA, RUNTIME_DETECTIONS, BLOCKLISTED and APP_REPUTATION are
 threats; WEB is web control; DATA_LOSS_PREVENTION, PERIPHERALS and DENC are data control; PROTECTION, POLICY,
 APPLICATION_CONTROL, ISOLATION and ENDPOINT_FIREWALL are endpoint protection; UPDATING, CONNECTIVITY, AD_SYNC, SECURITY
-and a firewall's own state are the system's. A type that is not in the table has no family: Sophos takes names only.
+and a firewall's own state are the system's.
+
+A type that is not in the table has the family that its name suggests. Sophos leaves out types by their names alone, so
+that a family in `exclude_types` stands for the types of the table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from urllib.parse import quote
 
 PREFIX = "family:"
 """What begins a family's name among names of types."""
 NEEDED = frozenset({"Event::Task::RenewApiToken"})
 """Types that a family's name does not leave out: they tell this connector something. Their own names do."""
-LONGEST = 6000
+URL_SAFE = ":,"
+"""What names and lists of types are full of, and what a query may hold as it is (RFC 3986, section 3.4)."""
+LONGEST = 5800
 """Bytes that excluded names may have in a URL: request lines over 8 KB are refused by common gateways."""
 
 _THREAT = """
@@ -36,11 +42,17 @@ Hmpa{ExploitPrevented,BehaviourPrevented,ApplicationHijacking,CameraMic,CookiesD
 Hmpa{CredGuard,CredGuardResolved,CryptoGuard,CryptoGuardResolved,PrivGuard,PrivGuardResolved}
 Hmpa{CryptoGuardSMB,CryptoGuardSMBOrigin,CryptoGuardSMBResolved,MalwareDetected,MalwareCleanup,PuaDetected,PuaCleanup}
 Hmpa{SafeBrowsing,ScanStarted,ScanCompleted,ScanClean,ScanReboot,Threat}
-{IntensiveScanStarted,IntensiveScanPartComplete,EDR.DarkBytes::CaseCreated}
+{IntensiveScanStarted,IntensiveScanPartComplete}
+Home{CookiesDeleted,CookiesDetected,PuaRemnantsDeleted,PuaRemnantsDetected,ThreatRemnantsDeleted}
+Home{ThreatRemnantsDetected}
+Event::EDR.{DarkBytes::CaseCreated}
+Event::UAV::{Requested,Responded,TimedOut,PotentiallyCompromisedDevice}
+Event::{SpamOrVirus::Alert,OutboundMalwareProtection::EndpointScan,OutboundMalwareProtection::BlockedSender}
+Event::Smc::{MitmAttackEvent}
 DownloadReputation{AutoAuthorised,AutoBlocked,UserAuthorised,UserBlocked}
 """
 _WEB_CONTROL = """
-{WebControlViolation,WebFilteringBlocked}
+{WebControlViolation,WebFilteringBlocked,Smc::WebFiltering}
 """
 _DATA_CONTROL = """
 DataLossPrevention{AutomaticallyAllowed,AutomaticallyBlocked,UserAllowed,UserBlocked}
@@ -50,6 +62,7 @@ Denc::{PostponedAuthenticationResetEvent}
 Enc::{DiskEncryptionFailed,DiskEncryptionInformation,DiskEncryptionStatusChanged,DiskNotEncryptedEvent}
 Enc::{RecoveryKeyMissingEvent,Recovery::KeyCreationFailed,Recovery::KeyReceived,Recovery::KeyRevoked}
 Fenc::{UserKeyringSyncedEvent}
+Event::Xgemail::{DlpViolationEvent,DlpRuleDisableEvent}
 """
 _ENDPOINT_PROTECTION = """
 {Registered,Reprotected,Protected,NotProtected,UserAutoCreated,Deduplicated,CloneDetected,Compliant,NonCompliant}
@@ -58,6 +71,10 @@ Sav{Enabled,Disabled,Error,ScanComplete,FastScanComplete,SmartScanStarted,SmartS
 {Management::Suspended,Management::Resumed,FileIntegrityMonitoring::Suspend,FileIntegrityMonitoring::Resume}
 {WindowsFirewall::Blocked,AppChange,UnsupportedOperatingSystem,VirtualisationCertificateRenewal}
 Application::{Blocked,Allowed,Detected}
+Mobile::{EasDataMissing,Added,Enrolled,EnrolledNewApp,NowNonCompliant,NowCompliant,UnenrolledByUser,Unenrolled}
+Mobile::{PlaceholderMissing,Action::Cancelled,Action::Skipped,Action::Failed,Action::Succeeded}
+Smc::{RenewInstalledCertificate,DeviceTemThresholdExceeded,Uem::EnrollmentFailed}
+Home{StartStarted,StartFinished,StartCancelled,EndpointUninstalled}
 """
 _SYSTEM = """
 {UpdateSuccess,UpdateFailure,UpdateRebootRequired,UpdateRebootUrgentlyRequired,OutOfDate}
@@ -74,6 +91,26 @@ Event::Other::{ZeroTouchCancelled,ManagementApprovalExpired,FirewallFirmwareUpda
 Event::Other::{FirewallFirmwareUpdateSuccessfullyFinished,FirewallFirmwareUpdateFailed}
 Event::Task::{RenewApiToken,RenewApnsCertificate,NoApnsCertificate,RenewLicense,SupportPortalOpen,ProtectEndpoints}
 Event::Task::{SecurityIssue,MigrateUserDevicesToServers}
+Event::Firewall::{ReportingLicenseHADisable,ReportingGracePeriodStart,RenewalWithLesserQuantity}
+Event::Firewall::{ReportingGracePeriodExtension,ReportingGracePeriodExpired,ReportingXgsLicenseExpired}
+Event::Firewall::{ReportingXgsLicenseNotification}
+Event::Iaas::{Log,IaasError,BucketError}
+Event::IaasAzure::{AzureLog,AzureError}
+Event::Mobile::{ApnsCertificateExpired,ApnsCertificateRenewed,ApnsCertificateRevoked,UserEmailMissing}
+Event::Smc::{MigrationActionsCancelled,MigrationCancelled,MigrationFailed,MigrationPreventedByAdminEmail}
+Event::Smc::{MigrationStarted,MigrationSucceeded,SynchronizationFailed,AfwNotEnrolled}
+Event::Smc::{AfwUnapprovedAppUsedInOtherObjectEvent,AfwClientConnectionError,AfwRequiredAppNotApproved}
+Event::Smc::{DepRequiresAcceptingTermsOfUse,RenewSmcLicense,RenewAppleDepToken,RenewAppleVpp,RenewKnoxLicense}
+Event::Smc::{RenewInstalledCertificate}
+Event::Wireless::AccessPoint::{BadHealth,NotBroadcast,Offline,CommandDone,ConfigurationFailed,DnsTimeout}
+Event::Wireless::AccessPoint::{Firmware::UpdateStarted,Firmware::UpdateSucceeded,Firmware::UpdateFailed}
+Event::Wireless::AccessPoint::{HighDataPacketRetries,HighDataPacketRetriesGhz24,HighDataPacketRetriesGhz5}
+Event::Wireless::AccessPoint::{HighDnsLatency,ChannelChangedReason,ChannelChanged,LowEthernetSpeed}
+Event::Wireless::AccessPoint::{HighEthernetSpeed,RadiusInactive,RadiusActive,GatewayNotReachable}
+Event::Wireless::AccessPoint::{GnatHotspotVlanInvalidConfiguration}
+Event::Wireless::{Firmware::Global::UpdateStarted,Firmware::Global::UpdateSucceeded}
+Event::Wireless::{Firmware::Global::UpdateFailed,SyncSecurity::WrongConfig}
+Event::ZTNA::{ZTNAGatewayUnreachable,ZTNAApplicationUnreachable,ZTNAAuthenticationFailure}
 """
 
 
@@ -94,11 +131,31 @@ FAMILIES = {
     "system": _types(_SYSTEM),
 }
 _FAMILY_OF = {name: family for family, names in FAMILIES.items() for name in names}
+_RULES = (
+    ("web_control", re.compile(r"Event::.*(?:Web(?:Control|Filter)|UrlFilter)")),
+    ("data_control", re.compile(r"Event::.*(?:DataLoss|Dlp|::Device::|::(?:Denc|Enc|Fenc)::|Peripheral)")),
+    ("system", re.compile(r"Event::Endpoint::(?:Update|Updating|OutOfDate)")),
+    (
+        "threat",
+        re.compile(
+            r"Event::Endpoint::(?:Core|Hmpa|IntensiveScan|DownloadReputation)|Event::[EMNX]DR\b|Event::UAV::"
+            r"|Event::.*(?:Threat|Malware|Cookies|Virus|Pua[A-Z]|Ransom|Attack|Exploit|Phish|Suspicious)"
+        ),
+    ),
+    ("endpoint_protection", re.compile("Event::Endpoint::")),
+    ("system", re.compile("Event::")),
+)
+"""The first that fits a type that the table does not name."""
 
 
 def family_of(name: str) -> str | None:
-    """The family of a type; None for one that the table does not name."""
-    return _FAMILY_OF.get(name)
+    """The family of a type, by its name where the table does not hold it; None for what is no type of Sophos's form."""
+    return _FAMILY_OF.get(name) or by_rule(name)
+
+
+def by_rule(name: str) -> str | None:
+    """The family that a type's name suggests."""
+    return next((family for family, rule in _RULES if rule.match(name)), None)
 
 
 def fault_of(name: str) -> str | None:
@@ -120,6 +177,11 @@ def expanded(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def length(names: Iterable[str]) -> int:
-    """How many bytes a URL has for types that are left out."""
-    return len(quote(",".join(names), safe=""))
+def fitting(names: Sequence[str]) -> tuple[Sequence[str], frozenset[str]]:
+    """The first names, as many as a URL has room for, and the others."""
+    used = 0
+    for number, name in enumerate(names):
+        used += len(quote(name, safe=URL_SAFE)) + 1
+        if used > LONGEST:
+            return names[:number], frozenset(names[number:])
+    return names, frozenset()

@@ -113,6 +113,11 @@ KINDS = {
     "object_damaged": Kind(
         _TELLS, "An object of the store is damaged", "`audit` names it. Put it back from a copy, or remove it."
     ),
+    "heartbeat_late": Kind(
+        _TELLS,
+        "The heartbeat is late",
+        "UTMStack has had no heartbeat for two intervals. Check the engine; the next one counts the missing ones.",
+    ),
     "wrong_customer": Kind(
         _TELLS,
         "Events of another customer",
@@ -186,6 +191,7 @@ class SiteFacts:
     pending_bytes: int = 0
     max_pending_bytes: int | None = None
     observing: bool = False
+    is_heartbeat_late: bool = False
     read_at: datetime | None = None
     """When the last tick was answered; None where nothing runs, or nothing has run yet."""
 
@@ -284,10 +290,17 @@ def _of_site(site: SiteFacts) -> Iterator[Finding]:
         yield _finding("config_edit_broken", site.config_edit.detail, site.config_edit.since)
     for problem in site.followed:
         yield _finding("followed_config", problem.detail, problem.since, remedy=problem.remedy)
+    if site.is_heartbeat_late:
+        yield _finding("heartbeat_late", "The engine has acknowledged none for two intervals", None)
     for key in site.damaged:
         yield _finding("object_damaged", f"{key} cannot be read", None)
     if site.observing:
         yield _finding("observing", "Events are fetched and counted; the engine gets none.", None)
+    yield from _of_figures(site)
+
+
+def _of_figures(site: SiteFacts) -> Iterator[Finding]:
+    """Whether what is shown may no longer be true."""
     bound = max(STALE_SECONDS, STALE_TICKS * site.tick_seconds)
     if site.read_at is not None and (site.now - site.read_at).total_seconds() > bound:
         yield _finding("stale", "No tick was answered", site.read_at)

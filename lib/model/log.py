@@ -60,7 +60,7 @@ def _field(number: int, value: bytes) -> bytes:
 def unacceptable(raw: bytes, *, is_object: bool) -> str | None:
     """Why an item cannot be sent as a log whatever its size; None when it can."""
     if not is_object:
-        return "not a JSON object"
+        return "not a JSON object, or nested too deep"
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -4,6 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from urllib.parse import quote
+
+LONGEST_CURSOR = 2000
+"""Bytes that a cursor may have in a URL: request lines over 8 KB are refused by common gateways."""
+
+
+def cursor_fault(cursor: str) -> str | None:
+    """Why a cursor cannot be sent back to Sophos; None where it can."""
+    try:
+        length = len(quote(cursor, safe=""))
+    except UnicodeEncodeError:
+        return "it is no text"
+    return None if length <= LONGEST_CURSOR else f"it has {length} bytes, more than a URL has room for"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ class Progress:
     read: int = 0
     missing: int = 0
     lateness: Mapping[str, int] = field(default_factory=dict)
+    held: Mapping[str, int] | None = None
+    """What was read, by the hour of its creation; None where that was not counted from the beginning."""
     ended_at: datetime | None = None
     last: Mapping[str, Any] | None = None
     """The report of the last one that came to its end."""

@@ -15,11 +15,12 @@ AUTO = "auto"
 KNOWN = ("us01", "us02", "us03", "eu01", "eu02", "ca01", "au01", "jp01", "br01", "in01")
 """The regions that are known; Sophos adds some, so that any other code of their form may be stated too."""
 _NAMED = {
-    "us": ("us01", "us02", "us03"),
-    "eu": ("eu01", "eu02"),
-    "eu02": ("eu02",),
-    "apac": ("au01", "jp01", "in01", "apac"),
+    "us": re.compile(r"us\d\d"),
+    "eu": re.compile(r"eu\d\d"),
+    "eu02": re.compile("eu02"),
+    "apac": re.compile(r"(?:ap|au|hk|id|in|jp|kr|my|nz|ph|sg|th|tw|vn)\d\d|apac"),
 }
+"""By area: Sophos adds regions, so that each area takes every code of its form."""
 _HOST = re.compile(r"api-([a-z0-9]+)\.central\.sophos\.com")
 _GLOBAL = "api.central.sophos.com"
 _CODE = re.compile(r"[a-z]{2}[0-9]{2}")
@@ -55,7 +56,10 @@ def mismatch(stated: str, host_url: str) -> str | None:
     actual, word = region_of(host_url), _word(stated)
     if actual is None:
         return host_url if "://" in stated else None
-    return None if word is not None and actual in _NAMED.get(word, (word,)) else actual
+    if word is None:
+        return actual
+    agree = _NAMED[word].fullmatch(actual) if word in _NAMED else word == actual
+    return None if agree else actual
 
 
 def refusal(stated: str, host_url: str) -> WrongRegionError | None:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from lib.errors import ConflictError, ConnectorError, DamagedError, LogRefusedError
-from lib.model.batch import GAP, Envelope, Header
+from lib.model.batch import OWN, Envelope, Header
 from lib.model.clock import to_text
 from lib.model.ids import KEY_LENGTH
 from lib.model.log import MAX_LOG_BYTES, Log, to_fields, unacceptable
@@ -253,7 +253,7 @@ class StreamDelivery:
 
     def _windows(self, batch: StoredBatch) -> dict[str, int]:
         """What the old plugin would have seen of it; of our own events, nothing."""
-        items = batch.items if batch.header.origin != GAP else ()
+        items = batch.items if batch.header.origin not in OWN else ()
         return windows_of(self._context.event_fields(raw).created_at for raw in items)
 
     def _note_devices(self, batch: StoredBatch) -> None:

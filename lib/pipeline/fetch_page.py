@@ -44,6 +44,8 @@ class Fetched:
     budgets: Sequence[CallsUsed] = ()
     queued: int | None = None
     """Calls that a task queue was asked for; None: this call did the work itself."""
+    heartbeat: str | None = None
+    """The batch of a heartbeat that a tick made."""
 
 
 @dataclass(slots=True)

@@ -33,6 +33,10 @@ class ReadResult:
     """Of the batches."""
     batches: list[str] = field(default_factory=list)
     has_more: bool = False
+    changed: int = 0
+    """Events that were stored before with another text: they are dropped as repeats."""
+    other_customers: int = 0
+    """Stored events that name another customer than the tenant."""
     lag_seconds: float | None = None
     reconciled: ReconcileReport | None = None
     problem: Problem | None = None

@@ -31,23 +31,22 @@ from lib.model.checkpoint import (
     newest_believed,
     problem_after,
 )
-from lib.model.clock import believed, day_before, day_of
+from lib.model.clock import believed, day_of
 from lib.model.credential import RENEW
-from lib.model.ids import IdScope
 from lib.model.page import Page
 from lib.model.served import read_up_to, times_told
-from lib.model.stream import ENDPOINTS, Stream
+from lib.model.stream import ENDPOINTS
 from lib.pipeline.accounts import Accounts, wait_after
 from lib.pipeline.devices import DeviceScan, is_due
 from lib.pipeline.estimates import not_fetched
 from lib.pipeline.integration import Integration, Target
 from lib.pipeline.read_result import BUSY, FAILED, FETCHED, PAUSED, ReadResult, outcome_of
 from lib.pipeline.reconcile import Reconcile
+from lib.pipeline.repeats import StoredIds, changed_of, fresh_of
 from lib.pipeline.unexpected import unexpected
-from lib.state.advance import Item, ReadFields, adopt, advance, announce, is_stored, item_of, newest_of, stored_since
+from lib.state.advance import Item, ReadFields, adopt, advance, announce, item_of, newest_of
 from lib.state.checkpoints import SavedCheckpoint
 from lib.state.gaps import CURSOR_EXPIRED, Gap
-from lib.state.ledger import Known
 from lib.state.state import State
 from lib.store.base import ABSENT
 
@@ -55,6 +54,8 @@ log = logging.getLogger(__name__)
 
 CLOCK_TOLERANCE = timedelta(minutes=1)
 """A hole shorter than this is within what the two clocks of an answer can differ by."""
+STALE_PAGES = 5
+"""After so many pages in a row that tell nothing new, though each says that there is more, a call ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +116,19 @@ class StreamReader:
         self._pending_bytes = bounds.pending_bytes
         self._max_pages = bounds.max_pages
         self._deadline = bounds.deadline
-        self._stored_ids = _StoredIds(context.state, target.stream, context.event_fields)
+        self._stored_ids = StoredIds(context.state, target.stream, context.event_fields)
         self._saved = SavedCheckpoint(Checkpoint(), ABSENT)
         self._result = ReadResult.of(target.stream)
         self._before: Problem | None = None
         """What the stream's trouble was."""
         self._asked: set[str | None] = set()
         """The cursors that pages were read with since the last one with anything new."""
+        self._seen: set[str] = set()
+        """The keys of the events in those pages."""
+        self._stale_pages = 0
+        """How many of those pages, the last in a row, held none that the others had not."""
+        self._in_run = False
+        """Whether this call's last page said that there is more: the next one follows it without a hole."""
 
     def run(self) -> ReadResult:
         """Read until Sophos has no more, or pages, room or time are used up; every failure is an answer."""
@@ -199,14 +206,18 @@ class StreamReader:
         page, cursor = self._ask()
         result.pages += 1
         events = result.events
-        self._take(page, cursor)
-        result.has_more = page.has_more
+        keys = self._take(page, cursor)
+        result.has_more = self._in_run = page.has_more
         if result.events > events:
             self._asked.clear()
+            self._seen.clear()
         self._asked.add(cursor)
+        self._stale_pages = 0 if keys - self._seen else self._stale_pages + 1
+        self._seen |= keys
         if page.has_more and page.next_cursor in self._asked:
-            self._stuck()
-            return False
+            return self._stuck("returns a cursor that it was sent")
+        if page.has_more and self._stale_pages >= STALE_PAGES:
+            return self._stuck(f"sends nothing new, {STALE_PAGES} pages in a row")
         return page.has_more
 
     def _devices(self) -> None:
@@ -290,18 +301,28 @@ class StreamReader:
         begun = self._saved.checkpoint.excluded
         return self._settings.excluded_types if cursor is None or begun is None else begun
 
-    def _take(self, page: Page, cursor: str | None) -> None:
-        """Store what is new in the page, then move the position."""
+    def _take(self, page: Page, cursor: str | None) -> set[str]:
+        """Store what is new in the page, then move the position; the keys of all its events."""
         result = self._result
         excluded = self._excluded(cursor) if page.has_more else None
         served_at = self._served_at(page)
-        self._note_hole(served_at)
-        checkpoint = replace(self._saved.checkpoint, excluded=excluded)
-        self._saved = replace(self._saved, checkpoint=checkpoint)
         now = self._context.now()
         ids = ids_of(self._stream, self._settings.utmstack_tenant_id)
         items = [item_of(raw, ids, self._context.event_fields) for raw in page.items]
-        fresh = _fresh(items, ids, checkpoint, self._stored_ids, served_at=served_at, now=now)
+        self._note_hole(served_at, items)
+        checkpoint = self._saved.checkpoint
+        fresh = fresh_of(items, ids, checkpoint, self._stored_ids, served_at=served_at, now=now)
+        changed, others = changed_of(items, fresh, checkpoint), self._others(fresh)
+        checkpoint = replace(
+            checkpoint,
+            excluded=excluded,
+            changed=checkpoint.changed + changed,
+            other_customers=checkpoint.other_customers + others,
+            other_customers_at=now if others else checkpoint.other_customers_at,
+        )
+        self._saved = replace(self._saved, checkpoint=checkpoint)
+        result.changed += changed
+        result.other_customers += others
         header = Header(
             stream=self._stream,
             envelope=self._settings.envelope(self._stream.kind, self._target.data_source),
@@ -326,6 +347,15 @@ class StreamReader:
         else:
             self._idle(page, header)
         result.lag_seconds = round(max(0.0, (served_at - header.as_of).total_seconds()), 3)
+        return {item.key for item in items}
+
+    def _others(self, items: Sequence[Item]) -> int:
+        """How many events name another customer than the tenant: answers may be mixed up on the way."""
+        tenant = self._stream.tenant.lower()
+        others = sum(item.customer_id is not None and item.customer_id.lower() != tenant for item in items)
+        if others:
+            log.error("%s: %d events name another customer; check the proxy on the way to Sophos", self._stream, others)
+        return others
 
     def _served_at(self, page: Page) -> datetime:
         """Sophos's time of the answer, else this machine's; a position that lies in the future is set right."""
@@ -340,16 +370,28 @@ class StreamReader:
         return served_at
 
     def _note_announced_end(self, items: Sequence[Item], served_at: datetime) -> None:
-        """Remember an event that is meant for us: the announcement that a credential is about to end."""
+        """Remember an event that is meant for us: the announcement that a credential of our own tenant is about to end.
+
+        What a partner's customer is told is about the customer's credentials.
+        """
+        if self._target.one_of_many:
+            return
         announced = [min(item.created_at or served_at, served_at) for item in items if item.type == RENEW]
         if announced:
             self._context.accounts.end_announced(self._settings.name, max(announced))
 
-    def _note_hole(self, served_at: datetime) -> None:
+    def _note_hole(self, served_at: datetime, items: Sequence[Item]) -> None:
+        """Write a gap down, unless the answer itself shows that there is none.
+
+        A page that follows another of the same run leaves nothing out. An event from within the gap shows that Sophos
+        still serves what the cursor points to.
+        """
         lost = lost_interval(self._saved.checkpoint.as_of, served_at)
-        if lost is None or lost[1] - lost[0] < CLOCK_TOLERANCE:
+        if lost is None or lost[1] - lost[0] < CLOCK_TOLERANCE or self._in_run:
             return
         start, end = lost
+        if any(item.created_at and start < item.created_at < end - CLOCK_TOLERANCE for item in items):
+            return
         sequence = self._saved.checkpoint.sequence
         lost_events = not_fetched(self._state, self._stream, start, end)
         gap = Gap(self._stream, sequence, CURSOR_EXPIRED, start, end, self._context.now(), lost_events)
@@ -369,10 +411,10 @@ class StreamReader:
         else:
             self._saved = SavedCheckpoint(checkpoint, self._saved.generation)
 
-    def _stuck(self) -> None:
-        """Write the trouble down again, which the page itself has ended: it lasts until the cursor moves."""
+    def _stuck(self, how: str) -> bool:
+        """Write the trouble down again, which the page itself has ended: it lasts until there is something new."""
         error = ProtocolError(
-            f"{self._stream}: Sophos says that there is more, and returns a cursor that it was sent",
+            f"{self._stream}: Sophos says that there is more, and {how}",
             remedy="Fetching goes on with the next tick. If it lasts, open a case with Sophos support.",
         )
         log.warning("%s", error)
@@ -381,6 +423,7 @@ class StreamReader:
         self._saved = self._state.checkpoints.write(self._stream, checkpoint, expected=self._saved.generation)
         if self._result.outcome != FETCHED:
             self._result.outcome = FAILED
+        return False
 
     def _failed(self, error: ConnectorError) -> None:
         """Write the trouble down, where that tells anything new; the cursor stays."""
@@ -402,42 +445,3 @@ class StreamReader:
             problem = problem_after(None, error, now, None)
         self._result.problem = problem
         self._result.outcome = outcome_of(problem)
-
-
-class _StoredIds:
-    """The events that a position no longer remembers, read from ledger and batches when first needed."""
-
-    def __init__(self, state: State, stream: Stream, event_fields: ReadFields) -> None:
-        self._state = state
-        self._stream = stream
-        self._event_fields = event_fields
-        self._known: Known | None = None
-
-    def holds(self, item: Item, ids: IdScope, served_at: datetime, now: datetime) -> bool:
-        """Whether the event has a receipt, or waits in a batch."""
-        if self._known is None:
-            # What Sophos serves was fetched within the last 24 h, and a receipt is filed under its day of fetching, by
-            # Sophos's clock; where that is not known, by this machine's.
-            day = day_before(min(served_at, now) - HORIZON)
-            self._known = stored_since(self._state, self._stream, day, self._event_fields)
-        return is_stored(item, ids, self._known, self._event_fields)
-
-
-def _fresh(
-    items: Sequence[Item],
-    ids: IdScope,
-    checkpoint: Checkpoint,
-    stored: _StoredIds,
-    *,
-    served_at: datetime,
-    now: datetime,
-) -> list[Item]:
-    """The items that were not stored before, each once, in the order of the page."""
-    recent = set(checkpoint.recent)
-    fresh: dict[str, Item] = {}
-    for item in items:
-        if item.key in recent or item.key in fresh:
-            continue
-        if checkpoint.remembers(item.created_at, served_at) or not stored.holds(item, ids, served_at, now):
-            fresh[item.key] = item
-    return list(fresh.values())

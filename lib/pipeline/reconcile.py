@@ -7,7 +7,6 @@ few pages a call, and never moves the live one.
 from __future__ import annotations
 
 import logging
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -17,14 +16,16 @@ from zlib import crc32
 
 from lib.errors import ConflictError, CursorRefusedError, OverBudgetError
 from lib.model.batch import RECONCILE, Header, ids_of
-from lib.model.checkpoint import HORIZON, Checkpoint
+from lib.model.checkpoint import HORIZON, OLDEST_REQUEST, Checkpoint
 from lib.model.clock import day_before, day_of, text_or_none, to_text
+from lib.model.lateness import in_order
 from lib.model.reconciliation import Progress
 from lib.model.stream import ENDPOINTS, Stream
 from lib.pipeline.accounts import Accounts
 from lib.pipeline.integration import Integration, Target
 from lib.state.advance import Item, ReadFields, insert, is_stored, item_of, newest_of, stored_since
 from lib.state.ledger import Known
+from lib.state.looks import HourCounts
 from lib.state.state import State
 from lib.store.base import ABSENT
 
@@ -32,8 +33,6 @@ log = logging.getLogger(__name__)
 
 PAGES_A_CALL = 5
 """Of the 100 requests a minute that a credential has."""
-LATENESS = {"1m": 60, "5m": 300, "15m": 900, "1h": 3600, "6h": 21_600, "24h": 86_400}
-"""Upper bounds of the histogram, in seconds from `created_at` to the time of being fetched at last."""
 BATCH_ITEMS = 1000
 
 OnProgress = Callable[[int, datetime | None], None]
@@ -142,17 +141,33 @@ class _Comparison:
         self._ids = ids_of(target.stream, integration.settings.utmstack_tenant_id, RECONCILE)
         self._progress, self._generation = reconcile.state.reconciliations.read(target.stream)
         self._since = since
+        self._hour_counts = HourCounts(None)
         self._known = Known()
         self._as_of: datetime | None = None
+        self._whole: tuple[datetime, datetime] | None = None
+        """From when to when everything was read; None as long as the reading has not come to its end."""
         self._batches: list[str] = []
 
     def run(self, deadline: float, pages: int | None) -> ReconcileReport:
         now = self._reconcile.now()
         if self._since or self._progress.began_at is None or now - self._progress.began_at > HORIZON:
-            self._progress = Progress(began_at=now, ended_at=self._progress.ended_at, last=self._progress.last)
+            self._progress = Progress(began_at=now, held={}, ended_at=self._progress.ended_at, last=self._progress.last)
+        self._hour_counts = HourCounts(self._progress.held)
         # What was stored up to then is among the known ids, which are read after it.
         self._as_of = self._state.checkpoints.read(self._stream).checkpoint.as_of
         self._known = self._delivered()
+        try:
+            self._read(deadline, pages)
+        finally:
+            self._hour_counts.keep(self._state.store, self._stream, self._whole, self._reconcile.now())
+        if self._since is None:
+            try:
+                self._state.reconciliations.write(self._stream, self._progress, self._generation)
+            except ConflictError:
+                log.info("%s: another run reconciles it", self._stream)
+        return self._report()
+
+    def _read(self, deadline: float, pages: int | None) -> None:
         read = 0
         while (pages is None or read < pages) and self._reconcile.monotonic() < deadline:
             read += 1
@@ -163,12 +178,6 @@ class _Comparison:
             if not more:
                 self._end()
                 break
-        if self._since is None:
-            try:
-                self._state.reconciliations.write(self._stream, self._progress, self._generation)
-            except ConflictError:
-                log.info("%s: another run reconciles it", self._stream)
-        return self._report()
 
     def _delivered(self) -> Known:
         """All that was stored within the time that Sophos serves, delivered or waiting."""
@@ -195,6 +204,7 @@ class _Comparison:
             page = ask(cursor=progress.cursor, from_date=None if progress.cursor else start)
         except CursorRefusedError:
             page = ask(cursor=None, from_date=start)
+            self._hour_counts.restarted()
         items = [item_of(raw, self._ids, self._reconcile.event_fields) for raw in page.items]
         missing = [
             item
@@ -204,9 +214,10 @@ class _Comparison:
         if missing:
             self._store(missing)
         stuck = page.next_cursor == progress.cursor
+        self._hour_counts.see(item.created_at for item in items)
         lateness = dict(progress.lateness)
         for item in missing:
-            name = _bound(self._reconcile.now() - item.created_at) if item.created_at else "unknown"
+            name = self._hour_counts.miss(item.created_at, self._reconcile.now())
             lateness[name] = lateness.get(name, 0) + 1
         self._progress = replace(
             progress,
@@ -214,6 +225,7 @@ class _Comparison:
             read=progress.read + len(items),
             missing=progress.missing + len(missing),
             lateness=lateness,
+            held=self._hour_counts.held,
         )
         self._on_progress(self._progress.read, newest_of(items))
         return page.has_more and not stuck
@@ -258,6 +270,8 @@ class _Comparison:
 
     def _end(self) -> None:
         now, progress = self._reconcile.now(), self._progress
+        began = progress.began_at or now
+        self._whole = began - min(self._since or HORIZON, OLDEST_REQUEST), began
         last = {
             "began_at": text_or_none(progress.began_at),
             "ended_at": to_text(now),
@@ -274,12 +288,4 @@ class _Comparison:
 
 
 def _sums(progress: Progress) -> dict[str, Any]:
-    names = (*LATENESS, "more", "unknown")
-    lateness = {name: progress.lateness[name] for name in names if name in progress.lateness}
-    return {"read": progress.read, "missing": progress.missing, "lateness": lateness}
-
-
-def _bound(late: timedelta) -> str:
-    names = list(LATENESS)
-    at = bisect_left(list(LATENESS.values()), late.total_seconds())
-    return names[at] if at < len(names) else "more"
+    return {"read": progress.read, "missing": progress.missing, "lateness": in_order(progress.lateness)}

@@ -10,13 +10,20 @@ from typing import Any, Protocol
 from lib.errors import ConfigError, CredentialsError, NoAnswerError, ProtocolError
 from lib.model.credential import InUse
 from lib.sophos.http import Answer, Http
-from lib.sophos.schemas import TokenSchema, load
+from lib.sophos.schemas import TokenSchema, check_envelope, load
 
 log = logging.getLogger(__name__)
 
 TOKEN_PATH = "/api/v2/oauth2/token"  # noqa: S105 - a path
 EARLY_SECONDS = 120.0
 """How long before its end a token is renewed, as Sophos's own script does; of a short-lived one, a quarter."""
+
+
+_WRONG = {
+    "invalid_client_id": "the client id: it knows none such",
+    "invalid_client_secret": "the client secret: it is not the one of this client id",
+}
+"""What the end of Sophos's word names as wrong."""
 
 
 class Credential(Protocol):
@@ -106,8 +113,10 @@ class Tokens:
 def _read(answer: Answer) -> dict[str, Any]:
     if answer.status in (400, 401, 403):
         # The token host answers 400 and 403 for credentials too; none of them gets better by asking again.
+        check_envelope(answer, f"POST {TOKEN_PATH}")
         word = answer.word("errorCode", "error")
-        raise CredentialsError(f"Sophos refused the client id or secret: {answer.status}{word}")
+        which = next((name for end, name in _WRONG.items() if word.endswith(f"{end})")), "the client id or secret")
+        raise CredentialsError(f"Sophos refused {which}: {answer.status}{word}")
     if answer.status != 200:
         raise ProtocolError(f"Sophos answered {answer.status} to POST {TOKEN_PATH}")
     return dict(load(TokenSchema(), answer, f"POST {TOKEN_PATH}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import TypeVar
@@ -11,12 +12,13 @@ from urllib.parse import urlsplit
 
 from lib.errors import CursorRefusedError, PermissionMissingError, ProtocolError, TokenRefusedError, WrongTenantError
 from lib.model.credential import InUse
-from lib.model.page import DevicePage, Page, Tenant, Whoami
+from lib.model.families import fitting
+from lib.model.page import DevicePage, Page, Tenant, Whoami, cursor_fault
 from lib.sophos import pages
 from lib.sophos.auth import Credential, Tokens
 from lib.sophos.http import MAX_BODY_BYTES, Answer, Http, RequestLimiter, TooLargeError
 from lib.sophos.reach import Way
-from lib.sophos.schemas import TenantsSchema, WhoamiSchema, load
+from lib.sophos.schemas import TenantsSchema, WhoamiSchema, check_envelope, load, tenants_of
 
 T = TypeVar("T")
 
@@ -29,6 +31,8 @@ FEWEST_ITEMS = 200
 LARGE_BODY_BYTES = 3 * MAX_BODY_BYTES
 """What the smallest page may have: three times as much is in memory until its batch is stored."""
 TENANTS_A_PAGE = 100
+MOST_PAGES = 1000
+"""Of the list of tenants."""
 _READS = {
     "/whoami/v1": "whose it is",
     "/partner/v1/tenants": "the list of the partner's tenants",
@@ -142,11 +146,17 @@ class Central:
                 headers=headers,
                 params=params,
             )
-            fresh = [tenant for tenant in found["items"] if tenant.id not in seen]
+            tenants = tenants_of(found["items"])
+            fresh = [tenant for tenant in tenants if tenant.id not in seen]
             seen.update(tenant.id for tenant in fresh)
             yield from fresh
             size, total = found["pages"].get("size") or TENANTS_A_PAGE, found["pages"].get("total")
-            if not fresh or (number >= total if total is not None else len(found["items"]) < size):
+            is_repeated = not fresh and len(tenants) == len(found["items"])
+            if (
+                is_repeated
+                or number == MOST_PAGES
+                or (number >= total if total is not None else len(found["items"]) < size)
+            ):
                 return
 
     def page(
@@ -163,7 +173,8 @@ class Central:
     ) -> Page:
         """The page that follows the cursor, or begins at the date; `kind` is `events` or `alerts`.
 
-        One that is too large is asked for again with fewer items. Raises CursorRefusedError where Sophos refuses the
+        Types to leave out that the URL has no room for are left out of the answer. A page that is too large is asked
+        for again with fewer items. Raises CursorRefusedError where Sophos refuses the
         cursor.
         """
         params = {"limit": str(PAGE_ITEMS)}
@@ -171,15 +182,21 @@ class Central:
             params["cursor"] = cursor
         elif from_date is not None:
             params["from_date"] = str(int(from_date.timestamp()))
-        if exclude_types and kind == "events":
-            params["exclude_types"] = ",".join(exclude_types)
+        named, left_out = fitting(exclude_types if kind == "events" else ())
+        if named:
+            params["exclude_types"] = ",".join(named)
         if offset_minutes:
             params["from_date_offset_minutes"] = str(offset_minutes)
 
         def read(answer: Answer) -> Page:
-            if answer.status in (400, 410) and cursor is not None:
-                raise CursorRefusedError(f"Sophos refused the cursor: {answer.status}{answer.word('error')}")
-            return self._page(answer)
+            _check_cursor(answer, cursor, "cursor")
+            page = pages.split(_ok(answer).body, answer.date)
+            _check_next(page.next_cursor, cursor)
+            # What the URL had no room for is left out here, as if Sophos had done it.
+            kept = (item for item in page.items if pages.event_fields(item).type not in left_out)
+            return replace(page, items=tuple(kept)) if left_out else page
+
+        _check_sendable(cursor)
 
         ask = partial(
             self._get,
@@ -209,9 +226,12 @@ class Central:
             params["pageFromKey"] = page_key
 
         def read(answer: Answer) -> DevicePage:
-            if answer.status in (400, 410) and page_key is not None:
-                raise CursorRefusedError(f"Sophos refused the page key: {answer.status}{answer.word('error')}")
-            return pages.split_devices(_ok(answer).body, answer.date)
+            _check_cursor(answer, page_key, "page key")
+            page = pages.split_devices(_ok(answer).body, answer.date)
+            _check_next(page.next_key, page_key)
+            return page
+
+        _check_sendable(page_key)
 
         return self._get(
             host,
@@ -222,10 +242,6 @@ class Central:
             params=params,
             stream=f"{tenant}/endpoints",
         )
-
-    @staticmethod
-    def _page(answer: Answer) -> Page:
-        return pages.split(_ok(answer).body, answer.date)
 
     def _get(
         self,
@@ -256,25 +272,54 @@ class Central:
                     max_bytes=max_bytes,
                     read=lambda answer: read(_authorized(answer, path)),
                 )
-            except _Unauthorized:
-                refused = token
+            except _Unauthorized as error:
+                refused, answer = token, error.answer
+        check_envelope(answer, f"GET {path}")
         raise TokenRefusedError(f"Sophos refused a new token twice: 401 to GET {path}")
 
 
 class _Unauthorized(Exception):  # noqa: N818 - no failure yet
     """An API answered 401."""
 
+    def __init__(self, answer: Answer) -> None:
+        super().__init__()
+        self.answer = answer
+
 
 def _authorized(answer: Answer, path: str) -> Answer:
     if answer.status == 401:
-        raise _Unauthorized
+        raise _Unauthorized(answer)
     if answer.status in (403, 404, 451):
+        check_envelope(answer, f"GET {path}")
         ids = answer.word("correlationId", "requestId")
         text = f"Sophos answered {answer.status}{answer.word('error')} to GET {path}{ids}"
         if answer.status == 404:
             raise WrongTenantError(f"{text}: it knows no such tenant at this host")
         raise PermissionMissingError(f"{text}: the credential may not read {_READS.get(path, path)}")
-    return answer if answer.status in (400, 410) else _ok(answer)
+    return answer if answer.status in (400, 410, 414) else _ok(answer)
+
+
+def _check_cursor(answer: Answer, cursor: str | None, name: str) -> None:
+    """CursorRefusedError where the answer refuses the cursor that was sent."""
+    if cursor is None or answer.status not in (400, 410, 414):
+        return
+    if answer.status != 414:  # Its address was too long: whoever says so, it is so.
+        check_envelope(answer, f"a request with a {name}")
+    raise CursorRefusedError(f"Sophos refused the {name}: {answer.status}{answer.word('error')}")
+
+
+def _check_sendable(cursor: str | None) -> None:
+    """CursorRefusedError where a stored cursor cannot be sent."""
+    if cursor is not None and (fault := cursor_fault(cursor)):
+        raise CursorRefusedError(f"the cursor cannot be sent to Sophos: {fault}")
+
+
+def _check_next(next_cursor: str | None, cursor: str | None) -> None:
+    """Refuse a page whose cursor could not be sent back: it must not be stored. After a cursor, a date may help."""
+    fault = None if next_cursor is None else cursor_fault(next_cursor)
+    if fault is not None:
+        kind = ProtocolError if cursor is None else CursorRefusedError
+        raise kind(f"Sophos answered with a cursor that cannot be sent back: {fault}")
 
 
 def _ok(answer: Answer) -> Answer:

@@ -10,18 +10,19 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from requests.utils import select_proxy
 
 from lib.errors import ProtocolError, SophosDownError, ThrottledError, TlsBrokenError
 from lib.model.backoff import full_jitter, retry_after
 from lib.model.clock import believed, from_http_date
+from lib.model.families import URL_SAFE
 from lib.model.host import check_url, is_loopback
+from lib.sophos.connections import Adapter
 from lib.sophos.failures import failure_of
 from lib.sophos.reach import Way
 from lib.version import VERSION
@@ -132,7 +133,7 @@ class Http:
         self._random = random
         self._session = requests.Session()
         self._session.cookies.set_policy(_NoCookies())
-        adapter = HTTPAdapter(pool_maxsize=16)
+        adapter = Adapter(pool_maxsize=16)
         self._session.mount("https://", adapter)
         self._session.mount("http://", adapter)
         self._session.headers["User-Agent"] = f"sophos-utmstack/{VERSION}"
@@ -174,7 +175,14 @@ class Http:
                 self._rate_limiter.acquire(stream, end)
             try:
                 answer = self._once(
-                    method, url, end, max_bytes, auth=Bearer(token), headers=headers, params=params, data=form
+                    method,
+                    url,
+                    end,
+                    max_bytes,
+                    auth=Bearer(token),
+                    headers=headers,
+                    params=urlencode(params or {}, safe=URL_SAFE),
+                    data=form,
                 )
                 status = answer.status
                 self._refuse_server_faults(answer, method, url)
@@ -240,7 +248,8 @@ class Http:
                         raise TooLargeError(f"{what}: the answer has over {max_bytes >> 20} MiB")
                     if self._monotonic() - started > left:
                         raise SophosDownError(f"{what}: the answer took over {left:.0f} s")
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        except (OSError, urllib3.exceptions.HTTPError) as error:  # `requests` raises OSErrors, and lets others through.
+            self.way(url).check()
             failure = failure_of(what, error)
             if isinstance(failure, TlsBrokenError):
                 self.way(url).secure()  # It goes the way again, and says whose certificate it met.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -13,6 +14,12 @@ import msgspec
 from lib.errors import ProtocolError
 from lib.model.event_fields import EventFields
 from lib.model.page import DevicePage, Page
+from lib.sophos.http import TooLargeError
+
+MAX_ITEMS = 10_000
+"""A page has at most 1,000 by Sophos's word. Each costs far more memory than its bytes."""
+MAX_DEPTH = 500
+"""How deep an event may be nested: no reader's recursion ends there, wherever it is called from."""
 
 
 class _Page(msgspec.Struct, gc=False):
@@ -39,9 +46,14 @@ class _Facts(msgspec.Struct, gc=False):
     id: object = None
     created_at: object = None
     type: object = None
+    customer_id: object = None
 
 
 _SPACE = " \t\r\n"
+_MARKS = r'"(?:[^"\\]|\\.)*+"|[\[\]{},]'
+"""A string, or what begins, parts or ends arrays and objects."""
+_marks = re.compile(_MARKS, re.DOTALL).finditer
+_byte_marks = re.compile(_MARKS.encode(), re.DOTALL).finditer
 _pages = msgspec.json.Decoder(_Page)
 _device_pages = msgspec.json.Decoder(_DevicePage)
 _event_fields = msgspec.json.Decoder(_Facts)
@@ -49,7 +61,7 @@ _event_fields = msgspec.json.Decoder(_Facts)
 
 def split(body: bytes, served_at: datetime | None) -> Page:
     """The page; each item as the exact bytes between its commas, without the white space around it."""
-    body = body.removeprefix(BOM_UTF8)
+    body = _bounded(body.removeprefix(BOM_UTF8))
     try:
         page = _pages.decode(body)
         # A copy of each: a view would keep the whole page in memory.
@@ -64,12 +76,12 @@ def split(body: bytes, served_at: datetime | None) -> Page:
         next_cursor, has_more = cursor, more
     if not next_cursor:
         raise ProtocolError("the answer is no page of the SIEM API: its next_cursor is empty")
-    return Page(tuple(items), next_cursor, has_more, served_at)
+    return Page(_few(items), next_cursor, has_more, served_at)
 
 
 def split_devices(body: bytes, served_at: datetime | None) -> DevicePage:
     """The page of devices, each as its exact bytes; where it names no next page, it is the last one."""
-    body = body.removeprefix(BOM_UTF8)
+    body = _bounded(body.removeprefix(BOM_UTF8))
     try:
         page = _device_pages.decode(body)
         items = [bytes(item) for item in page.items]
@@ -84,16 +96,39 @@ def split_devices(body: bytes, served_at: datetime | None) -> DevicePage:
             raise ProtocolError("the answer is no page of the endpoint API: it has no `pages`") from None
         next_key, max_size = keys.get("nextKey"), keys.get("maxSize")
     return DevicePage(
-        tuple(items),
+        _few(items),
         next_key if isinstance(next_key, str) and next_key else None,
         max_size if isinstance(max_size, int) else None,
         served_at,
     )
 
 
+def _bounded(body: bytes) -> bytes:
+    """The body; TooLargeError where it has too many items, before any of them is made."""
+    if body.count(b",") >= 20 * MAX_ITEMS:  # Fewer cost little: they are counted when they are made.
+        depth = items = 0
+        for mark in _byte_marks(body):
+            depth += (mark[0] in b"[{") - (mark[0] in b"]}")
+            items += mark[0] == b"," and depth == 2
+            if items >= MAX_ITEMS:
+                raise _too_many()
+    return body
+
+
+def _few(items: list[bytes]) -> tuple[bytes, ...]:
+    if len(items) > MAX_ITEMS:
+        raise _too_many()
+    return tuple(items)
+
+
+def _too_many() -> TooLargeError:
+    remedy = "Sophos has at most 1,000 in a page. Check for a proxy that rewrites answers."
+    return TooLargeError(f"the answer has over {MAX_ITEMS} items", remedy=remedy)
+
+
 def _split_odd(body: bytes, api: str) -> tuple[list[bytes], dict[str, Any]]:
     """Items and other members, by the standard library's scanner: slower, and it takes lone surrogates, bytes that are
-    not UTF-8, and `NaN` and `Infinity`.
+    not UTF-8, `NaN` and `Infinity`, and any depth.
 
     One such event must not keep its whole page from being read.
     """
@@ -119,7 +154,7 @@ def _members(text: str) -> Iterator[tuple[str, int, int]]:
     while text[at] != "}":
         name, at = _scan(text, at)
         start = _expect(text, at, ":")
-        _, end = _scan(text, start)
+        end = _end(text, start) if text[start] in "[{" else _scan(text, start)[1]
         yield str(name), start, end
         at = _next(text, end, "}")
     if text[at + 1 :].strip(_SPACE):
@@ -130,9 +165,22 @@ def _elements(text: str, start: int) -> Iterator[tuple[int, int]]:
     """Start and end of each element of the array that begins there."""
     at = _expect(text, start, "[")
     while text[at] != "]":
-        _, end = _scan(text, at)
+        try:
+            _, end = _scan(text, at)
+        except RecursionError:
+            end = _end(text, at)
         yield at, end
         at = _next(text, end, "]")
+
+
+def _end(text: str, start: int) -> int:
+    """Where the array or object ends that begins there, however deep it is; IndexError where it does not."""
+    depth = 0
+    for mark in _marks(text, start):
+        depth += (mark[0] in "[{") - (mark[0] in "]}")
+        if depth == 0:
+            return mark.end()
+    raise IndexError("cut off")
 
 
 def _skip(text: str, at: int) -> int:
@@ -166,13 +214,25 @@ _scan = json.JSONDecoder(parse_int=str, parse_float=str, strict=False).raw_decod
 
 def event_fields(raw: bytes) -> EventFields:
     """What is read of an item; a field of an unexpected type counts as missing."""
-    if raw[:1] != b"{":
+    if raw[:1] != b"{" or _is_deep(raw):
         return EventFields(is_object=False)
     try:
         read = _event_fields.decode(raw)
-        return _made(read.id, read.created_at, read.type)
+        return _made(read.id, read.created_at, read.type, read.customer_id)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _facts_of_odd(raw)
+
+
+def _is_deep(raw: bytes) -> bool:
+    """Whether the item is nested too deep to be read by everybody."""
+    if raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for mark in _byte_marks(raw):
+        depth += (mark[0] in b"[{") - (mark[0] in b"]}")
+        if depth > MAX_DEPTH:
+            return True
+    return False
 
 
 class _NoJsonError(Exception):
@@ -191,14 +251,15 @@ def _facts_of_odd(raw: bytes) -> EventFields:
         return EventFields(is_object=False)
     except (ValueError, RecursionError):
         return EventFields()
-    return _made(fields.get("id"), fields.get("created_at"), fields.get("type"))
+    return _made(*(fields.get(name) for name in ("id", "created_at", "type", "customer_id")))
 
 
-def _made(native_id: object, created_at: object, kind: object) -> EventFields:
+def _made(native_id: object, created_at: object, kind: object, customer_id: object) -> EventFields:
     return EventFields(
         id=native_id if isinstance(native_id, str) and native_id else None,
         created_at=_moment(created_at),
         type=kind if isinstance(kind, str) else None,
+        customer_id=customer_id if isinstance(customer_id, str) and customer_id else None,
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPSConnection
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ from lib.errors import (
     SophosDownError,
     TlsBrokenError,
 )
+from lib.model.host import proxy_fault
 
 STATION_SECONDS = 5.0
 """How long a connection, and then a TLS handshake, may take."""
@@ -51,8 +53,25 @@ class Way:
         """The host, with its port where that is a special one."""
         return urlsplit(self.url).netloc
 
+    def check(self) -> None:
+        """Look at what the way is made of here, without going it: the proxy's address, and whom to trust."""
+        if self.proxy and self.proxy.startswith("socks"):
+            if find_spec("socks") is None:
+                raise ProxyDownError(
+                    "the proxy is a SOCKS proxy, and the Python package PySocks is not installed",
+                    remedy="Install PySocks, or name an HTTP proxy as `sophos.proxy` or HTTPS_PROXY.",
+                )
+        elif self.proxy and (fault := proxy_fault(self.proxy)):
+            raise ProxyDownError(
+                f"the proxy's address cannot be used: it {fault}",
+                remedy="Correct `sophos.proxy` or HTTPS_PROXY: scheme, name, a port up to 65535, no blank at the end.",
+            )
+        if urlsplit(self.url).scheme == "https":
+            self._context()
+
     def resolve(self) -> str:
         """Look up the name; NameUnknownError where there is none."""
+        self.check()
         host, port = self._first()
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -113,7 +132,13 @@ class Way:
     def _context(self) -> ssl.SSLContext:
         place = DEFAULT_CA_BUNDLE_PATH if self.verify is True else str(self.verify)
         is_folder = Path(place).is_dir()
-        return ssl.create_default_context(cafile=None if is_folder else place, capath=place if is_folder else None)
+        try:
+            return ssl.create_default_context(cafile=None if is_folder else place, capath=place if is_folder else None)
+        except OSError as error:
+            raise TlsBrokenError(
+                f"the certificates to trust, {place}, cannot be read: {_reason(error)}",
+                remedy="Put the file there, or correct `sophos.ca_bundle` (or REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE).",
+            ) from None
 
     def _tunnelled(self, context: ssl.SSLContext) -> HTTPSConnection:
         host, port = self._first()

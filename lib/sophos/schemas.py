@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
 
 from lib.errors import ProtocolError
 from lib.model.page import Tenant, Whoami
+from lib.model.text import printable
 from lib.sophos.http import Answer
+
+log = logging.getLogger(__name__)
+
+_ID = validate.Regexp(re.compile(r"[!-~]{1,200}\Z"))
+"""What a header can carry."""
 
 
 class _Known(Schema):
@@ -34,7 +42,7 @@ class _HostsSchema(_Known):
 class WhoamiSchema(_Known):
     """`GET /whoami/v1`."""
 
-    id = fields.String(required=True)
+    id = fields.String(required=True, validate=_ID)
     id_type = fields.String(
         data_key="idType", required=True, validate=validate.OneOf(["tenant", "partner", "organization"])
     )
@@ -47,7 +55,7 @@ class WhoamiSchema(_Known):
 
 
 class _TenantSchema(_Known):
-    id = fields.String(required=True)
+    id = fields.String(required=True, validate=_ID)
     name = fields.String(load_default="", allow_none=True)
     api_host = fields.String(data_key="apiHost", load_default=None, allow_none=True)
 
@@ -64,8 +72,40 @@ class _PagesSchema(_Known):
 class TenantsSchema(_Known):
     """`GET /partner/v1/tenants`, `GET /organization/v1/tenants`."""
 
-    items = fields.List(fields.Nested(_TenantSchema), required=True)
+    items = fields.List(fields.Raw(), required=True)
     pages = fields.Nested(_PagesSchema, load_default=dict)
+
+
+def tenants_of(items: list[Any]) -> list[Tenant]:
+    """The tenants of a page; one whose record cannot be used is left out and told, so that it costs no other."""
+    found: list[Tenant] = []
+    for number, item in enumerate(items, 1):
+        try:
+            found.append(_tenant.load(item))
+        except ValidationError as error:
+            wrong = ", ".join(map(str, error.messages_dict))
+            name = item.get("id") if isinstance(item, dict) else None
+            who = printable(name[:200]) if name and isinstance(name, str) else f"number {number} of its page"
+            log.warning("tenant %s is left out: unusable fields in Sophos's list: %s", who, wrong)
+    return found
+
+
+_tenant = _TenantSchema()
+
+
+def check_envelope(answer: Answer, what: str) -> None:
+    """ProtocolError where an error does not come in Sophos's JSON: then something on the way has answered."""
+    try:
+        is_sophos = isinstance(json.loads(answer.body), dict)
+    except (ValueError, RecursionError):
+        is_sophos = False
+    if not is_sophos:
+        kind = re.match(r"[a-z]+/[a-z.+-]+", answer.headers.get("Content-Type") or "")
+        raise ProtocolError(
+            f"{answer.status} to {what}, not in Sophos's form but as {kind[0] if kind else 'something else'}: "
+            "something on the way answered, not Sophos",
+            remedy="Check for a proxy or web filter on the way to *.sophos.com; reading goes on by itself.",
+        )
 
 
 def load(schema: Schema, answer: Answer, what: str) -> Any:

@@ -5,7 +5,7 @@ A damaged one is made again: Sophos tells all of it but one thing. An operator's
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from lib.errors import ConflictError, CredentialsError, DamagedError
@@ -37,7 +37,10 @@ class Account:
     def warnings(self, now: datetime) -> list[Warned]:
         """What is to be said of the credential, though everything may still work."""
         refused = self.problem is not None and self.problem.code == CredentialsError.code
-        return warnings(self.life, self.problem.since if self.problem and refused else None, now)
+        # An older version took what Sophos announces to a partner's customer for an announcement to the partner.
+        life = self.life if self.who is None or self.who.id_type == "tenant" else replace(self.life, end_announced=None)
+        own = self.who.id if self.who else "unknown"
+        return warnings(life, self.problem.since if self.problem and refused else None, now, own)
 
 
 ACCOUNT = Codec(Account, "an integration's record", later=("paused_at", "life"), names={"problem": "trouble"})

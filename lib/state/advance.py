@@ -8,10 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
+from hashlib import sha256
 
 from lib.errors import ConflictError, DamagedError
 from lib.model.batch import GAP, Envelope, Header, ids_of
-from lib.model.checkpoint import RECENT, Checkpoint
+from lib.model.checkpoint import MARK_LENGTH, RECENT, Checkpoint
 from lib.model.clock import day_of
 from lib.model.event_fields import EventFields
 from lib.model.ids import KEY_LENGTH, IdScope
@@ -37,12 +38,18 @@ class Item:
     key: str
     created_at: datetime | None
     type: str | None = None
+    customer_id: str | None = None
+
+    @property
+    def mark(self) -> str:
+        """Tells one text of the event from another."""
+        return sha256(self.raw).hexdigest()[:MARK_LENGTH]
 
 
 def item_of(raw: bytes, ids: IdScope, event_fields: ReadFields) -> Item:
     """The item that the bytes are in a batch with those ids."""
     read = event_fields(raw)
-    return Item(raw, ids.log_id(read.id, raw)[:KEY_LENGTH], read.created_at, read.type)
+    return Item(raw, ids.log_id(read.id, raw)[:KEY_LENGTH], read.created_at, read.type, read.customer_id)
 
 
 def is_stored(item: Item, ids: IdScope, known: Known, event_fields: ReadFields) -> bool:
@@ -80,6 +87,7 @@ def advance(checkpoints: Checkpoints, saved: SavedCheckpoint, header: Header, it
         replace(header, count=len(items)),
         [item.key for item in items],
         newest_of(items[: max(0, len(items) - RECENT)], header.newest) if header.newest else None,
+        [item.mark for item in items[-RECENT:]],
     )
     return checkpoints.write(header.stream, checkpoint, expected=saved.generation)
 

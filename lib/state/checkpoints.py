@@ -24,7 +24,12 @@ from lib.state.ledger import last_of, place_of
 from lib.store.base import ABSENT, ObjectStore
 
 PREFIX = "cursors/"
-CHECKPOINT = Codec(Checkpoint, "a cursor", later=("pace_seconds", "excluded"), names={"problem": "trouble"})
+CHECKPOINT = Codec(
+    Checkpoint,
+    "a cursor",
+    later=("pace_seconds", "excluded", "recent_marks", "changed", "other_customers", "other_customers_at"),
+    names={"problem": "trouble"},
+)
 
 
 @dataclass(frozen=True, slots=True)

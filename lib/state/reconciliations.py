@@ -13,7 +13,7 @@ from lib.state.dead_letters import set_damaged_aside
 from lib.store.base import ABSENT, ObjectStore
 
 PREFIX = "reconciliations/"
-PROGRESS = Codec(Progress, "a reconciliation's progress")
+PROGRESS = Codec(Progress, "a reconciliation's progress", later=("held",))
 
 
 def progress_key(stream: Stream) -> str:

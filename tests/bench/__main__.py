@@ -29,6 +29,7 @@ from lib.config import loading as configuration
 from lib.config.environment import CONFIG as ENVIRONMENT
 from lib.state.state import State
 from lib.store.directory import DirectoryStore
+from tests.bench import page
 from tests.bench.cold_start import cold_start
 from tests.fakes.authority import Authority
 from tests.fakes.go_engine import go_engine
@@ -423,6 +424,10 @@ def main() -> None:
         print(f"{streams} streams", flush=True)
         with fresh() as (folder, socket):
             found |= scale(folder, socket, streams)
+    for streams in args.streams:
+        print(f"the page with {streams} streams", flush=True)
+        for view, figures in page.measure(streams).items():
+            found |= {f"page, {streams} streams, {view}, {name}": value for name, value in figures.items()}
     if args.idle:
         print(f"idle for {args.idle:.0f} s", flush=True)
         with fresh() as (folder, socket):

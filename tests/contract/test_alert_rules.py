@@ -155,6 +155,7 @@ BY_REASON = {
     ),
     "SophosConfigurationBroken": (10, ("config_edit_broken", "followed_config")),
     "SophosObjectDamaged": (10, ("object_damaged",)),
+    "SophosHeartbeatLate": (5, ("heartbeat_late",)),
     "SophosWrongCustomer": (0, ("wrong_customer",)),
 }
 """Alerts on the count of a reason: after how many minutes, and which reasons."""

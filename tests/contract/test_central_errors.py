@@ -12,9 +12,11 @@ from lib.errors import (
     CursorRefusedError,
     PermanentError,
     ProtocolError,
+    ProxyDownError,
     RetryableError,
     SophosDownError,
     ThrottledError,
+    TlsBrokenError,
 )
 from lib.model.page import Page
 from lib.sophos.client import Central
@@ -92,7 +94,9 @@ def test_each_status_is_told_by_its_number_whatever_its_body(
     found = source(central)
     central.faults.add(Fault("status", status=status, body=body, times=None))
     error, asked = refused(central, lambda: page(found, central))
-    assert isinstance(error, family)
+    # What does not come in Sophos's JSON is of something on the way, and tells nothing of the credential.
+    is_sophos = body not in ("html", "empty") or status in (429, 500, 502, 503, 504)
+    assert isinstance(error, family if is_sophos else ProtocolError)
     assert (asked, str(status) in str(error)) == (tries, True)
 
 
@@ -101,7 +105,7 @@ def test_401_costs_one_new_token_and_ends_as_a_refused_credential(central: Centr
     found = source(central)
     central.faults.add(Fault("status", status=401, body=body, times=None))
     error, asked = refused(central, lambda: page(found, central))
-    assert isinstance(error, CredentialsError)
+    assert isinstance(error, ProtocolError if body in ("html", "empty") else CredentialsError)
     assert asked == 3
 
 
@@ -131,6 +135,42 @@ def test_the_token_hosts_refusals_are_final(central: CentralServer, status: int)
     central.faults.add(Fault("status", path=TOKEN, status=status, times=None))
     error, asked = refused(central, client(central.url, secret="s").authenticate)
     assert isinstance(error, CredentialsError)
+    assert asked == 1
+
+
+@pytest.mark.parametrize("body", ["html", "empty"])
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_a_gateway_answers_in_place_of_sophos(central: CentralServer, status: int, body: str) -> None:
+    central.faults.add(Fault("status", path=TOKEN, status=status, body=body, times=None))
+    error, asked = refused(central, client(central.url, secret="s").authenticate)
+    assert isinstance(error, ProtocolError)
+    assert (asked, "something on the way answered" in str(error), "web filter" in error.remedy) == (1, True, True)
+
+
+@pytest.mark.parametrize(("status", "body"), [(400, "html"), (410, "empty")])
+def test_a_gateway_does_not_refuse_a_cursor(central: CentralServer, status: int, body: str) -> None:
+    found = source(central)
+    cursor = page(found, central).next_cursor
+    central.faults.add(Fault("status", status=status, body=body))
+    error, _ = refused(central, lambda: page(found, central, cursor=cursor))
+    assert isinstance(error, ProtocolError)
+    assert page(found, central, cursor=cursor).items == ()
+
+
+@pytest.mark.parametrize(
+    ("client_id", "secret", "told"), [("nobody", "s", "the client id:"), ("demo-client", "x", "the client secret:")]
+)
+def test_which_of_id_and_secret_is_wrong_is_told(
+    central: CentralServer, client_id: str, secret: str, told: str
+) -> None:
+    error, _ = refused(central, client(central.url, secret=secret, client_id=client_id).authenticate)
+    assert told in str(error)
+
+
+@pytest.mark.parametrize("cursor", ["x" * 100_000, "\ud800", "=" * 700])
+def test_a_cursor_that_no_url_can_carry_is_not_sent(central: CentralServer, cursor: str) -> None:
+    error, asked = refused(central, lambda: page(source(central), central, cursor=cursor))
+    assert isinstance(error, CursorRefusedError)
     assert asked == 1
 
 
@@ -216,3 +256,47 @@ def test_the_recorded_shapes_are_read_whole_and_byte_for_byte(kind: str) -> None
         assert found.id
         assert found.type
         assert found.created_at
+
+
+@pytest.mark.parametrize(
+    ("variable", "family", "told", "remedy"),
+    [
+        (("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem"), TlsBrokenError, "/nowhere/ca.pem, cannot be read", "ca_bundle"),
+        (("REQUESTS_CA_BUNDLE", __file__), TlsBrokenError, "test_central_errors.py, cannot be read", "ca_bundle"),
+        (("HTTPS_PROXY", "http://127.0.0.1:9 "), ProxyDownError, "the proxy's address", "no blank at the end"),
+        (("HTTPS_PROXY", "http://127.0.0.1:99999"), ProxyDownError, "the proxy's address", "a port up to 65535"),
+        (("HTTPS_PROXY", "http://[::1"), ProxyDownError, "the proxy's address", "HTTPS_PROXY"),
+        (("HTTPS_PROXY", "socks5://127.0.0.1:9"), ProxyDownError, "PySocks is not installed", "Install PySocks"),
+    ],
+)
+def test_a_way_that_is_broken_on_this_machine_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+    variable: tuple[str, str],
+    family: type[ConnectorError],
+    told: str,
+    remedy: str,
+) -> None:
+    for each in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HTTPS_PROXY", "ALL_PROXY", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(each, raising=False)
+    # Where only the certificates are at fault, nothing goes out: nobody listens there.
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv(*variable)
+    with pytest.raises(ConnectorError) as error:
+        client("https://id.sophos.com").authenticate()
+    assert isinstance(error.value, family)
+    assert told in str(error.value)
+    assert remedy in error.value.remedy
+    with pytest.raises(family):
+        client("https://id.sophos.com").way("https://id.sophos.com").resolve()
+
+
+def test_certificates_that_are_taken_away_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with CentralServer(tls_ca=tmp_path / "ca.pem") as central:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+        found = client(central.url)
+        found.authenticate()
+        (tmp_path / "ca.pem").rename(tmp_path / "gone.pem")
+        with pytest.raises(TlsBrokenError, match="cannot be read"):
+            found.whoami()
+        (tmp_path / "gone.pem").rename(tmp_path / "ca.pem")
+        assert found.whoami().data_region == central.url

@@ -117,6 +117,15 @@ def names(caller: Caller) -> list[str]:
     return [item["name"] for item in caller.ask("/partner/v1/tenants")[1]["items"]]
 
 
+def test_a_tenants_country_goes_with_its_region() -> None:
+    regions = ("us03", "eu01", "eu02", "eu03", "jp01")
+    tenants = [Tenant(id=f"t-{region}", region=region) for region in regions]
+    keys = Credential("partner", "s", id_type="partner", id="p-1")
+    with CentralServer(tenants=[*tenants, Tenant(id="t", geography="AT")], credentials=[keys]) as central:
+        items = Caller(central).ask("/partner/v1/tenants")[1]["items"]
+    assert [item["dataGeography"] for item in items] == ["US", "IE", "DE", "EU", "JP", "AT"]
+
+
 def test_tenants_come_change_and_go_while_it_runs(alone: CentralServer) -> None:
     partner = Caller(alone)
     partner.control("POST", "tenants", name="New Ltd", id="t-new")

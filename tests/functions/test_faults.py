@@ -287,7 +287,8 @@ def test_the_end_of_the_credential_is_announced(works: Connector, caplog: pytest
     assert told["date"][:10] == f"{works.now():%Y-%m-%d}"
     assert "next_client_id" in told["remedy"]
     assert "integration acme: Sophos announced" in caplog.text
-    assert works.status()["ok"]
+    assert works.central.default_tenant in told["text"]
+    assert works.status()["health"] == "attention"
 
 
 def test_the_credential_grows_old(works: Connector) -> None:

@@ -16,6 +16,7 @@ from schemathesis import Case, GenerationMode, openapi
 from emulator.runtime.functions import TARGETS
 from emulator.runtime.platform import Platform
 from emulator.web import server as web
+from emulator.web.context import RecentLog
 from functions.fetch_page import main as fetch_page
 from functions.forward_batch import main as forward_batch
 from functions.test_connection import main as connection
@@ -121,7 +122,7 @@ def test_each_function_serves_the_description(called: Site, name: str) -> None:
 
 def test_the_emulator_serves_the_description(called: Site) -> None:
     platform = Platform(configuration.load(str(called.config)), str(called.config))
-    answer = web.application(platform, dict, called.app).test_client().get("/openapi.json")
+    answer = web.Web(platform, lambda _, __: {}, called.app, RecentLog()).app.test_client().get("/openapi.json")
     assert answer.json == DESCRIPTION
 
 
@@ -130,7 +131,7 @@ def test_the_emulator_serves_the_description(called: Site) -> None:
 )
 def test_what_the_emulator_does_not_have_is_a_problem_too(called: Site, path: str, status: int, code: str) -> None:
     platform = Platform(configuration.load(str(called.config)), str(called.config))
-    client = web.application(platform, dict, called.app).test_client()
+    client = web.Web(platform, lambda _, __: {}, called.app, RecentLog()).app.test_client()
     answer = client.delete(path)
     assert (answer.status_code, answer.content_type) == (status, "application/problem+json")
     assert answer.json is not None

@@ -1,5 +1,6 @@
 """One integration for all the tenants of a partner or an organization."""
 
+import json
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -115,3 +116,13 @@ def test_a_listed_tenant_that_cannot_be_read_stops_no_other() -> None:
         assert "tenants" in lines["t-nobody"]["problem"]["remedy"]
         told = {line["tenant"]: line for line in collect(found.app)["streams"]}
         assert told["t-nobody"]["problem"]["code"] == "wrong_tenant"
+
+
+def test_what_is_announced_to_a_customer_is_no_warning_to_the_partner() -> None:
+    with partner_site([A, B]) as found:
+        found.central.announce_renewal(tenant="t-a")
+        assert {line["events"] for line in found.results("fetch-page")} == {0, 1}
+        (integration,) = collect(App(lambda: configuration.load(str(found.config))))["integrations"]
+        assert integration["warnings"] == []
+        record = json.loads((found.folder / "store/integrations/acme.json").read_bytes())
+        assert record["life"]["end_announced"] is None

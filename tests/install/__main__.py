@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lib.version import VERSION
 from tests.install.life import Installed, live
-from tests.install.releases import LATER, Release, check_signature, check_sources, copied, digests, made
+from tests.install.releases import LATER, TOOLS, Release, check_signature, check_sources, copied, digests, made
 from tests.site import ROOT, Site
 
 OLDER = "361c4a2"
@@ -183,6 +183,9 @@ def _pipx(prefix: list[str], root: Path, python: str) -> Installed:
     wheelhouse = next((ROOT / "build/wheels").glob(f"*/*-{python}"))
     wheels = root.with_name(f"{root.name}-wheels")
     shutil.copytree(wheelhouse, wheels)
+    # pipx has a pip of its own, which it renews at its first start.
+    download = ("-m", "pip", "download", "-qq", "--no-deps", "--dest", wheels, "pip")
+    subprocess.run([TOOLS, *download], check=True)
     env = {
         "PIPX_HOME": "/opt/pipx", "PIPX_BIN_DIR": "/usr/local/bin", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)
     }  # fmt: skip

@@ -2,10 +2,12 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.model.credential import AHEAD, ESTABLISHED, RENEWAL, InUse, Life, warnings
+from lib.model.page import Whoami
 from lib.state.accounts import ACCOUNT, Account
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -14,7 +16,7 @@ lives = st.builds(Life, st.text(), st.booleans(), st.none() | moments, st.none()
 
 
 def codes(life: Life, now: datetime, refused_since: datetime | None = None) -> list[str]:
-    return [each.code for each in warnings(life, refused_since, now)]
+    return [each.code for each in warnings(life, refused_since, now, "t-1")]
 
 
 @given(lives)
@@ -28,7 +30,7 @@ def test_a_life_survives_its_own_fields(life: Life) -> None:
 
 @given(lives, st.none() | moments, moments)
 def test_every_warning_has_a_date_and_says_what_to_do(life: Life, refused: datetime | None, now: datetime) -> None:
-    found = warnings(life, refused, now)
+    found = warnings(life, refused, now, "t-1")
     assert len({each.code for each in found}) == len(found)
     for each in found:
         assert each.remedy.endswith(".")
@@ -53,3 +55,13 @@ def test_another_credential_begins_a_life_of_its_own_and_the_same_one_goes_on() 
     up = moved.used(InUse("b", is_next=False), START + RENEWAL * 2)
     assert (up.since, up.is_next) == (START + RENEWAL, False)
     assert moved.fingerprint != "b"
+
+
+@pytest.mark.parametrize(("id_type", "told"), [("tenant", True), ("partner", False), ("organization", False)])
+def test_only_what_is_announced_to_the_credentials_own_tenant_is_told_with_its_name(
+    id_type: str, *, told: bool
+) -> None:
+    account = Account(who=Whoami("t-1", id_type, "", None), life=Life(end_announced=START))
+    found = account.warnings(START)
+    assert [each.code for each in found] == (["credential_ending"] if told else [])
+    assert all("tenant t-1 " in each.text and f"{START:%Y-%m-%d}" in each.text for each in found)

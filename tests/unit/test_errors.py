@@ -2,7 +2,8 @@
 
 import emulator.runtime.functions
 import emulator.utmstack.settings
-import emulator.web.page
+import emulator.web.actions
+import emulator.web.context
 import lib.errors
 import lib.http.access
 import lib.pipeline.checks
@@ -11,7 +12,8 @@ from lib.errors import ConnectorError, catalogue, title_of
 
 STATING = (
     emulator.runtime.functions,
-    emulator.web.page,
+    emulator.web.actions,
+    emulator.web.context,
     lib.http.access,
     lib.pipeline.checks,
     lib.tasks,

@@ -47,6 +47,7 @@ CAUSES = {
     "config_edit_broken": (replace(SITE, config_edit=problem("config_invalid")), Health.ATTENTION),
     "followed_config": (replace(SITE, followed=[problem("config_invalid")]), Health.ATTENTION),
     "stale": (replace(SITE, read_at=NOW - timedelta(seconds=181)), Health.ATTENTION),
+    "heartbeat_late": (replace(SITE, is_heartbeat_late=True), Health.ATTENTION),
     "object_damaged": (replace(SITE, damaged=["leases/x.json"]), Health.ATTENTION),
     "engine_down": (replace(SITE, engine=problem("engine_unavailable", timedelta(minutes=2))), Health.FAILING),
     "store_unavailable": (replace(SITE, store=problem("store_unavailable")), Health.FAILING),

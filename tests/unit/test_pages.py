@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lib.errors import ProtocolError
 from lib.model.event_fields import EventFields
 from lib.sophos import pages
+from lib.sophos.http import TooLargeError
 
 SAMPLES = Path(__file__).resolve().parents[1] / "data"
 SPACE = st.text(" \t\r\n", max_size=4).map(str.encode)
@@ -148,3 +149,38 @@ def test_a_cut_page_is_never_taken_for_a_whole_one(data: st.DataObject) -> None:
 )
 def test_odd_fields_count_as_missing(raw: bytes, event_fields: EventFields) -> None:
     assert pages.event_fields(raw) == event_fields
+
+
+@pytest.mark.parametrize("depth", [499, 501, 1_000, 200_000])
+def test_an_event_nested_deep_keeps_no_other_from_being_read(depth: int) -> None:
+    deep = b'{"id": "2", "x": %s1%s}' % (b'[{"y":' * (depth // 2), b"}]" * (depth // 2))
+    items = [b'{"id": "1"}', deep, b'{"id": "3"}']
+    page = pages.split(b'{"items": [' + b", ".join(items) + b'], "has_more": true, "next_cursor": "c"}', None)
+    assert (list(page.items), page.has_more, page.next_cursor) == (items, True, "c")
+    assert [pages.event_fields(item).is_object for item in page.items] == [True, depth < pages.MAX_DEPTH, True]
+
+
+def test_a_deep_page_that_is_cut_off_is_refused() -> None:
+    with pytest.raises(ProtocolError):
+        pages.split(b'{"has_more": false, "next_cursor": "c", "items": [' + b"[" * 5000 + b"]" * 4999 + b"]}", None)
+
+
+def test_brackets_and_commas_in_strings_are_text() -> None:
+    odd = b'{"x": %s, "name": "]}\\\\\\"[{,"}' % (b"[" * 2000 + b"]" * 2000)
+    page = pages.split(b'{"has_more": false, "next_cursor": "c", "items": [%s, {"id": "1"}]}' % odd, None)
+    assert page.items == (odd, b'{"id": "1"}')
+
+
+@pytest.mark.parametrize("item", [b"{}", b"1", b'{"a": 1, "b": [1, 2]}'])
+def test_a_page_of_too_many_items_is_refused_before_they_are_made(item: bytes) -> None:
+    body = b'{"has_more": false, "next_cursor": "c", "pages": {}, "items": [%s]}'
+    assert len(pages.split(body % b",".join([item] * 10_000), None).items) == 10_000
+    for count in (10_001, 300_000):
+        for split in (pages.split, pages.split_devices):
+            with pytest.raises(TooLargeError, match="over 10000 items"):
+                split(body % b",".join([item] * count), None)
+
+
+def test_a_large_page_of_few_items_is_read() -> None:
+    item = b'{"id": "1", "x": [%s]}' % b",".join([b"{}"] * 300_000)
+    assert pages.split(b'{"has_more": false, "next_cursor": "c", "items": [%s]}' % item, None).items == (item,)

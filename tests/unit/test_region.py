@@ -60,6 +60,22 @@ def test_the_four_names_and_hosts_of_the_documentation_stand_for_their_regions(
 
 
 @pytest.mark.parametrize(
+    ("area", "codes"),
+    [
+        ("us", ("us01", "us04", "us99")),
+        ("https://api.central.sophos.com", ("us04",)),
+        ("eu", ("eu01", "eu03", "eu10")),
+        ("apac", ("au01", "au02", "jp02", "in03", "sg01")),
+    ],
+)
+def test_an_area_takes_every_region_of_it_that_there_may_be(area: str, codes: tuple[str, ...]) -> None:
+    assert [refusal(area, host(code)) for code in codes] == [None] * len(codes)
+    others = ("us03", "eu01", "ca01", "br01", "au01", "us1", "eu")
+    taken = [code for code in others if code not in codes and mismatch(area, host(code)) is None]
+    assert all(code[:2] in {each[:2] for each in codes} and len(code) == 4 for code in taken)
+
+
+@pytest.mark.parametrize(
     ("stated", "near"), [("eu-02", "eu02"), ("apca", "apac"), ("us-east-1", ""), ("us 01", "us01")]
 )
 def test_what_is_no_region_is_told_with_the_nearest_and_all_that_are(stated: str, near: str) -> None:

@@ -1,34 +1,232 @@
 "use strict";
-// The page works without this: it keeps itself up to date, and shows a test's checks while they are made.
+// The page works without this. With it, the page stays true by itself, times count on, and charts can be read.
 
-// What is the same stays as it is: a screen reader tells only what is new.
-function renew(part, fresh) {
+// Times: how long ago, exact on hover.
+function lasts(seconds) {
+  const whole = Math.round(seconds);
+  if (whole < 120) return `${whole} s`;
+  const minutes = Math.floor(whole / 60), hours = Math.floor(whole / 3600), days = Math.floor(whole / 86400);
+  if (minutes < 120) return `${minutes} min`;
+  if (hours < 48) return `${hours} h` + (hours < 6 && minutes % 60 ? ` ${minutes % 60} min` : "");
+  return `${days} days`;
+}
+
+let skew = 0; // The server's clock less this machine's: times are of the server.
+function ago(at) {
+  const past = (Date.now() + skew - at) / 1000;
+  if (Math.abs(past) < 1) return "just now";
+  return past > 0 ? `${lasts(past)} ago` : `in ${lasts(-past)}`;
+}
+function tick(root) {
+  for (const time of root.querySelectorAll("time[datetime]")) {
+    if (time.closest(".log")) continue;
+    const text = ago(Date.parse(time.dateTime));
+    if (time.textContent !== text) time.textContent = text;
+  }
+  for (const time of root.querySelectorAll("time[data-unix]")) {
+    time.textContent = ago(time.dataset.unix * 1000);
+    time.title = new Date(time.dataset.unix * 1000).toISOString().slice(0, 19).replace("T", " ") + " UTC";
+  }
+}
+
+// What is the same stays as it is: a screen reader tells only what is new, and what is open stays open.
+function renew(part, html) {
+  const fresh = document.createElement("template");
+  fresh.innerHTML = html;
+  tick(fresh.content);
+  const here = document.activeElement, mark = part.contains(here) ? markOf(here) : null;
   const old = [...part.children];
-  for (const node of [...fresh.children]) {
-    const same = old.findIndex((each) => each.isEqualNode(node));
+  for (const node of [...fresh.content.children]) {
+    const same = old.findIndex((each) => alike(each, node));
     if (same < 0) part.insertBefore(node, old[0] ?? null);
     else old.splice(0, same + 1).slice(0, -1).forEach((each) => each.remove());
   }
   old.forEach((each) => each.remove());
+  if (mark && !document.contains(here)) [...part.querySelectorAll(here.tagName)].find((each) => markOf(each) === mark)?.focus();
+}
+function alike(old, node) {
+  if (old.isEqualNode(node)) return true;
+  if (!old.querySelector("details[open]") && !old.matches("details[open]")) return false;
+  const closed = old.cloneNode(true);
+  for (const each of [closed, ...closed.querySelectorAll("details")]) each.open = false;
+  const other = node.cloneNode(true);
+  for (const each of [other, ...other.querySelectorAll("details")]) each.open = false;
+  return closed.outerHTML === other.outerHTML;
+}
+function markOf(node) {
+  return node.dataset.k || node.getAttribute("href") || node.id || node.textContent;
 }
 
-const live = document.getElementById("live");
+// Live: a small answer of what has changed; nothing is asked in a tab that nobody sees.
+const view = document.body.dataset.live, stale = document.getElementById("stale");
+let etag = "", heard = Date.now(), wait = 3, timer = 0, asking = false;
 
-async function refresh() {
-  if (!document.hidden && !live.contains(document.activeElement)) {
-    try {
-      const answer = await fetch("/", { cache: "no-store", signal: AbortSignal.timeout(30000) });
-      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-      for (const part of answer.ok ? live.querySelectorAll("[data-part]") : []) {
-        renew(part, page.querySelector(`[data-part="${part.dataset.part}"]`));
+function judge() {
+  const silent = (Date.now() - heard) / 1000;
+  const old = failed ? true : silent > 5 * wait + 25 && !document.hidden;
+  stale.hidden = !old;
+  document.body.classList.toggle("is-stale", old);
+  if (old) stale.textContent = `✖ The connector has not answered for ${lasts(silent)}. What you see below is old.`;
+}
+let failed = false;
+
+async function ask() {
+  clearTimeout(timer);
+  if (asking || document.hidden) return;
+  asking = true;
+  try {
+    const headers = etag ? { "If-None-Match": etag } : {};
+    const answer = await fetch(`/live?view=${encodeURIComponent(view)}`, { headers, cache: "no-store", signal: AbortSignal.timeout(20000) });
+    if (answer.status === 200) {
+      const told = await answer.json();
+      etag = answer.headers.get("ETag");
+      wait = told.wait;
+      for (const part of document.querySelectorAll("[data-part]")) {
+        if (part.dataset.part in told.parts) renew(part, told.parts[part.dataset.part]);
       }
-    } catch {
-      // The emulator is being started again: what was read last stays.
-    }
+      const updated = document.getElementById("updated");
+      if (updated) updated.dateTime = told.at;
+    } else if (answer.status !== 304) throw new Error(answer.status);
+    const date = Date.parse(answer.headers.get("Date"));
+    if (Math.abs(date - Date.now()) > 5000) skew = date - Date.now();
+    heard = Date.now();
+    failed = false;
+  } catch {
+    failed = true;
   }
-  setTimeout(refresh, 3000);
+  asking = false;
+  judge();
+  tick(document);
+  timer = setTimeout(ask, (failed || document.querySelector("[data-under-way]") ? 1 : wait) * 1000);
 }
-if (live) setTimeout(refresh, 3000);
+if (view) {
+  timer = setTimeout(ask, 1000);
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) clearTimeout(timer);
+    else ask();
+  });
+  setInterval(() => { if (!document.hidden) { judge(); tick(document); } }, 1000);
+}
+tick(document);
+
+// Charts.
+const box = document.getElementById("chart");
+const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+function bytes(value) {
+  for (const unit of ["B", "KiB", "MiB", "GiB"]) {
+    if (value < 1024 || unit === "GiB") return `${unit === "B" ? Math.round(value) : value.toFixed(1)} ${unit}`;
+    value /= 1024;
+  }
+}
+const plain = (value) => value.toLocaleString("en", { maximumFractionDigits: 1 });
+const PLOTS = [
+  { title: "Events a minute", unit: plain, height: 200, lines: [["fetched", "Fetched", "--bar", true], ["acked", "Acknowledged", "--bar2"]] },
+  { title: "Highest lag", unit: lasts, height: 110, lines: [["lag", "Lag", "--warn", true]] },
+  { title: "Bytes that wait", unit: bytes, height: 110, lines: [["waiting", "Waiting", "--bar", true]] },
+  { title: "Calls a minute", unit: plain, height: 110, lines: [["calls", "Calls", "--bar2", true], ["budget", "Budget", "--bad"]] },
+];
+
+// Gaps and outages as bands, restarts as lines.
+function marked(marks) {
+  return { hooks: { draw: [(u) => {
+    const { ctx, bbox } = u;
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+    ctx.clip();
+    for (const mark of marks) {
+      const left = u.valToPos(mark.from, "x", true), right = Math.max(left + 2, u.valToPos(mark.to, "x", true));
+      ctx.globalAlpha = mark.kind === "restart" ? 0.8 : 0.22;
+      ctx.fillStyle = css(mark.kind === "restart" ? "--dim" : mark.kind === "gap" ? "--bad" : "--warn");
+      ctx.fillRect(left, bbox.top, right - left, bbox.height);
+      if (mark.kind === "gap") ctx.fillRect(left, bbox.top, right - left, 6);
+    }
+    ctx.restore();
+  }] } };
+}
+
+function draw(told) {
+  const plots = document.createElement("div");
+  plots.className = "plots";
+  const width = box.clientWidth, wide = matchMedia("(min-width:60.01rem)").matches;
+  // The bucket under way is no fall: it counts for as long as it has lasted.
+  const step = told.t[1] - told.t[0], last = told.t.length - 1, lasted = (Date.now() + skew) / 1000 - told.t[last];
+  for (const key of ["fetched", "acked"]) {
+    if (step > 60 && lasted > 60 && lasted < step) told[key][last] *= step / lasted;
+    else if (!told[key][last]) told[key][last] = null;
+  }
+  if (told.budget) told.budget = told.t.map(() => told.budget);
+  for (const [place, plot] of PLOTS.entries()) {
+    const lines = plot.lines.filter(([key]) => told[key] && told[key].some((value) => value !== null));
+    if (!lines.length) continue;
+    const cell = document.createElement("div");
+    cell.className = "plot";
+    const title = document.createElement("h3");
+    title.textContent = `${plot.title} `;
+    cell.append(title);
+    const keys = lines.map(([, label, colour]) => {
+      const key = document.createElement("span");
+      key.style.color = css(colour);
+      title.append(key, " ");
+      return (value) => { key.textContent = (lines.length > 1 ? `■ ${label} ` : "") + (value === undefined || value === null ? "" : plot.unit(value)); };
+    });
+    const when = document.createElement("span");
+    title.append(when);
+    const told_at = (u) => {
+      const at = u.cursor.idx;
+      keys.forEach((key, index) => key(at === null || at === undefined ? null : u.data[index + 1][at]));
+      when.textContent = at === null || at === undefined ? "" : new Date(u.data[0][at] * 1000).toISOString().slice(0, 16).replace("T", " ") + " UTC";
+    };
+    keys.forEach((key) => key(null));
+    plots.append(cell);
+    const axis = { stroke: css("--dim"), grid: { stroke: css("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui" };
+    new uPlot({
+      width: place && wide ? (width - 32) / 3 : width, height: plot.height,
+      plugins: [marked(told.marks), { hooks: { setCursor: [told_at] } }],
+      legend: { show: false },
+      cursor: { sync: { key: "all" }, y: false },
+      scales: { y: { range: (_, __, most) => [0, Math.max(1, most * 1.1)] } },
+      axes: [{ ...axis, size: 28, space: 70, values: (_, splits, __, ___, step) => splits.map((at) => clock(at, step)) }, { ...axis, size: 64, space: 28, values: (_, splits) => splits.map(plot.unit) }],
+      series: [{}, ...lines.map(([, label, colour, fill]) => ({ label, stroke: css(colour), width: 1.5, fill: fill ? css(colour) + "26" : undefined }))],
+    }, [told.t, ...lines.map(([key]) => told[key])], cell);
+  }
+  plots.setAttribute("role", "img");
+  plots.setAttribute("aria-label", "Charts of the events, the lag, the bytes that wait, and the calls; the table below holds the figures.");
+  box.replaceChildren(plots);
+}
+// Axes in UTC, as every other time on the page.
+function clock(at, step) {
+  const text = new Date(at * 1000).toISOString();
+  return step >= 86400 ? text.slice(5, 10) : text.slice(11, 16) === "00:00" ? text.slice(5, 10) : text.slice(11, 16);
+}
+let drawn = "", charted = 0;
+async function chart() {
+  if (!box || !window.uPlot || document.hidden) return;
+  const query = `range=${box.dataset.range}${box.dataset.query ? "&" + box.dataset.query : ""}`;
+  try {
+    const answer = await fetch(`/chart.json?${query}`, { cache: "no-store", signal: AbortSignal.timeout(20000) });
+    const text = await answer.text();
+    if (answer.ok && text !== drawn) {
+      drawn = text;
+      draw(JSON.parse(text));
+    }
+    charted = Date.now();
+  } catch {
+    // What was drawn last stays; the line over the page says that it is old.
+  }
+}
+if (box) {
+  addEventListener("load", chart);
+  setInterval(() => { if (Date.now() - charted > 15000) chart(); }, 5000);
+  const again = () => { if (drawn) draw(JSON.parse(drawn)); };
+  matchMedia("(prefers-color-scheme:dark)").addEventListener("change", again);
+  let width = innerWidth;
+  addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; again(); } });
+}
+
+// A test's checks while they are made, and as text for a ticket.
+const form = document.querySelector("form[data-live]");
+const checks = document.getElementById("checks"), verdict = document.getElementById("verdict"), copy = document.getElementById("copy");
 
 function shown(check) {
   const line = document.createElement("li");
@@ -45,27 +243,21 @@ function shown(check) {
   if (check.remedy) part("p", "→ " + check.remedy);
   return line;
 }
-
-function judged(told) {
-  if (!told.ok) return "Something does not work.";
-  const warned = told.checks.some((check) => check.outcome === "warning");
-  return warned ? "It works, with a warning." : "Everything works.";
+function say(text, kind) {
+  verdict.textContent = text;
+  verdict.className = `note ${kind}`;
+  verdict.hidden = false;
 }
-
-const form = document.querySelector("form[data-live]");
-const checks = document.getElementById("checks");
-const verdict = document.getElementById("verdict");
-
+function judged(told) {
+  if (!told.ok) return say("Something does not work.", "failing");
+  const warned = told.checks.some((check) => check.outcome === "warning");
+  say(warned ? "It works, with a warning." : "Everything works.", warned ? "attention" : "ok");
+}
 async function test() {
-  const answer = await fetch(form.action, {
-    method: "POST",
-    body: new URLSearchParams(new FormData(form)),
-    headers: { Accept: "application/x-ndjson" },
-  });
+  const answer = await fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)), headers: { Accept: "application/x-ndjson" } });
   if (!answer.ok) {
     const { detail, remedy } = await answer.json();
-    verdict.textContent = remedy ? `${detail} ${remedy}` : detail;
-    return;
+    return say(remedy ? `${detail} ${remedy}` : detail, "failing");
   }
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
@@ -77,22 +269,37 @@ async function test() {
     text = lines.pop();
     for (const line of lines) {
       const told = JSON.parse(line);
-      if ("ok" in told && "checks" in told) verdict.textContent = judged(told);
-      else if (told.detail && !told.name) verdict.textContent = told.detail;
+      if ("ok" in told && "checks" in told) judged(told);
+      else if (told.detail && !told.name) say(told.detail, "failing");
       else checks.append(shown(told));
     }
   }
 }
-
 if (form) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     checks.replaceChildren();
-    verdict.textContent = "Testing …";
+    say("Testing …", "waiting");
     try {
       await test();
     } catch {
-      verdict.textContent = "The emulator does not answer: is it being started again?";
+      say("The connector does not answer: is it being started again?", "failing");
+    }
+    copy.hidden = false;
+  });
+  const asText = () => [document.querySelector("h1").textContent, verdict.textContent, new Date().toISOString(), "",
+    ...[...checks.children].map((each) => [...each.childNodes].map((node) => node.textContent.trim()).filter(Boolean).join(" · "))].join("\n");
+  copy.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(asText());
+      copy.textContent = "Copied";
+    } catch {
+      const area = document.createElement("textarea");
+      area.value = asText();
+      area.setAttribute("aria-label", "The test as text");
+      copy.after(area);
+      area.select();
     }
   });
+  copy.hidden = !checks.children.length;
 }

@@ -1,0 +1,208 @@
+"""The parts of a rehearsal as processes that are killed and started again: Sophos, the engine, the connector."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from emulator.central.feed import Record
+from emulator.runtime import process
+from lib.errors import RetryableError
+
+STARTS_WITHIN_SECONDS = 300.0
+POLL_SECONDS = 0.05
+_EMULATOR = (sys.executable, "-m", "emulator")
+
+
+class NotReadyError(RetryableError):
+    """A part of the rehearsal did not come up in time."""
+
+    code = "drill_not_ready"
+    title = "A part of the drill does not start"
+    remedy = "The machine is too busy, or a program is missing: try again, and read what the part printed."
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = STARTS_WITHIN_SECONDS) -> None:
+    """Wait for the condition; NotReadyError where that does not come in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise NotReadyError(f"{what}: nothing within {seconds:.0f} s")
+        time.sleep(POLL_SECONDS)
+
+
+def free_port() -> int:
+    """A port that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def kill_group(leader: int) -> None:
+    """SIGKILL for a process that leads a group, and for all that it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+class Part:
+    """A process that can be killed and started again."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str] | None = None, log: Path | None = None) -> None:
+        """`command` begins with the program's path; what it prints is added to the log."""
+        self.command = list(command)
+        self._env = env
+        self._log = log
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Run it; the calling thread has to outlive it."""
+        self.process = process.launch(self.command, self._env, self._log)
+
+    def kill(self) -> None:
+        """SIGKILL, whatever it was doing."""
+        if self.process is not None:
+            kill_group(self.process.pid)
+            self.process.wait()
+
+    def end(self) -> int:
+        """Ask it to end; its exit status."""
+        if self.process is None:
+            return 0
+        process.stop(self.process, 60)
+        return self.process.returncode
+
+
+class Simulator(Part):
+    """A simulated Sophos Central with a journal: what that holds is what has to arrive."""
+
+    def __init__(
+        self, folder: Path, *, backlog: int, per_minute: float, account: Path | None = None, log: Path | None = None
+    ) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._journal = folder / "journal.jsonl"
+        self._read = 0
+        self._backlog = backlog
+        listen = ("--listen", f"127.0.0.1:{self.port}", "--journal", str(self._journal), "--backlog", str(backlog))
+        described = () if account is None else ("--account", str(account))
+        self._quiet = [*_EMULATOR, "central", *listen, *described]
+        super().__init__([*self._quiet, "--rate", str(per_minute)], log=log)
+
+    def start(self) -> None:
+        """Run it, and wait until it holds what it has to."""
+        super().start()
+        # It listens before it has made its backlog: whoever asks before gets less, and rightly never asks again.
+        until(lambda: self._held() >= self._backlog, "the simulated Sophos Central")
+
+    def fail(self, times: int, fault: str = "status") -> None:
+        """Answer so many requests with an error, or with nothing (`close`)."""
+        asked = {"fault": fault, "times": times}
+        requests.post(f"{self.url}/_control/faults", json=asked, timeout=10).raise_for_status()
+
+    def quiet(self) -> None:
+        """Invent nothing from now on."""
+        self.kill()
+        self.command = [*self._quiet, "--rate", "0"]
+        self.start()
+
+    def news(self) -> Iterator[tuple[str, str, Record]]:
+        """Tenant, kind and record of everything that it has come to hold since this was asked last."""
+        for line in _lines(self._journal, self._read):
+            self._read += len(line)
+            with suppress(ValueError, KeyError):
+                kept = json.loads(line)
+                raw = kept["raw"].encode("utf-8", "surrogateescape")
+                yield kept["tenant"], kept["kind"], Record(kept["created"], kept["id"], kept["type"], raw)
+
+    def _held(self) -> int:
+        with suppress(requests.RequestException, ValueError):
+            held = requests.get(f"{self.url}/_control/stats", timeout=30).json()["held"]
+            return sum(int(each.get("events", 0)) for each in held.values())
+        return -1
+
+
+class Engine(Part):
+    """An engine that writes down what it takes."""
+
+    def __init__(
+        self, socket_path: Path, record: Path, command: Sequence[str] | None = None, log: Path | None = None
+    ) -> None:
+        self._socket = socket_path
+        self._record = record
+        self._read = 0
+        stand_in = [*_EMULATOR, "engine", "--socket", str(socket_path), "--record", str(record)]
+        super().__init__(command or stand_in, log=log)
+
+    def start(self) -> None:
+        """Run it, and wait until it listens."""
+        self._socket.unlink(missing_ok=True)
+        with self._record.open("a+b") as file:
+            file.seek(max(0, file.tell() - 1))
+            if file.read() not in (b"", b"\n"):
+                file.write(b"\n")  # A line that a kill left unfinished: what it holds was never acknowledged.
+        super().start()
+        until(self._socket.exists, "the engine")
+
+    def news(self) -> Iterator[dict[str, Any]]:
+        """Every log that it has taken since this was asked last."""
+        for line in _lines(self._record, self._read):
+            self._read += len(line)
+            with suppress(ValueError):
+                yield json.loads(line)
+
+
+class Connector(Part):
+    """`python -m emulator run`."""
+
+    def __init__(self, config: Path, port: int, env: Mapping[str, str], log: Path | None = None) -> None:
+        self._port = port
+        super().__init__([*_EMULATOR, "run", "--config", str(config)], env, log)
+
+    def start(self) -> None:
+        """Run it, and wait until both functions take calls."""
+        super().start()
+        until(lambda: {"fetch-page", "forward-batch"} <= self.pids().keys(), "the connector")
+
+    def kill(self) -> None:
+        """SIGKILL for it and for its functions."""
+        functions = self.pids().values()
+        super().kill()
+        for pid in functions:
+            kill_group(pid)
+
+    def pids(self) -> dict[str, int]:
+        """The process of each function that runs."""
+        with suppress(requests.RequestException, ValueError, KeyError):
+            status = requests.get(f"http://127.0.0.1:{self._port}/status", timeout=10).json()
+            return {each["name"]: each["pid"] for each in status["functions"] if each["pid"]}
+        return {}
+
+
+def arrived(record: Path) -> Counter[str]:
+    """How often each native id has arrived; a line that a killed engine left unfinished does not count."""
+    found: Counter[str] = Counter()
+    for line in _lines(record, 0):
+        with suppress(ValueError, KeyError, TypeError):
+            found[json.loads(json.loads(line)["raw"])["id"]] += 1
+    return found
+
+
+def _lines(file: Path, start: int) -> Iterator[bytes]:
+    """The whole lines from a place on."""
+    with suppress(FileNotFoundError), file.open("rb") as opened:
+        opened.seek(start)
+        for line in opened:
+            if line.endswith(b"\n"):
+                yield line

@@ -1,0 +1,101 @@
+"""The drill's report: one page that needs nothing beside it, for who has to judge it without knowing the product."""
+
+from __future__ import annotations
+
+from html import escape
+
+from emulator.drill.drill import CONNECTOR, ENGINE, FETCHING, FORWARDING, SOPHOS, SOPHOS_ERRORS, Cut, Result
+
+WORDS = {
+    SOPHOS: "Sophos Central did not answer",
+    SOPHOS_ERRORS: "Sophos Central answered with errors",
+    ENGINE: "UTMStack's engine was killed",
+    FETCHING: "The process that fetches was killed",
+    FORWARDING: "The process that forwards was killed",
+    CONNECTOR: "The whole connector was killed",
+}
+_STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}
+table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.3rem .8rem;border-bottom:1px solid #ccc}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.ok{color:#0a6b2d}.bad{color:#b00020}
+svg{width:100%;height:3rem}h1 span{font-weight:normal}
+"""
+
+
+def page(result: Result) -> str:
+    """The report as HTML."""
+    verdict = "passed" if result.ok else "FAILED"
+    kind = "ok" if result.ok else "bad"
+    names = ", ".join(map(escape, result.integrations))
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Outage drill: {verdict}</title><style>{_STYLE}</style></head><body>
+<h1>Outage drill: <span class="{kind}">{verdict}</span></h1>
+<p>{_summary(result)}</p>
+<p>The drill ran a copy of this site's configuration ({names}; {result.streams} streams) against a simulated Sophos
+Central and a stand-in for UTMStack's engine. It cut each of them off, and killed the connector's processes, without
+warning (SIGKILL). Real events and the real store were not touched.</p>
+<p>From {escape(result.began_at)} to {escape(result.ended_at)}; seed {result.seed}, with which it can be run again.</p>
+<h2>What was counted</h2>
+<table>{"".join(_row(*row) for row in _counts(result))}</table>
+<h2>What was cut off, and how long healing took</h2>
+{_timeline(result)}
+<table><tr><th>At (UTC)</th><th>What</th><th class="n">Cut off for</th><th class="n">Healed in</th></tr>
+{"".join(map(_cut, result.cuts))}</table>
+<p>“Healed in” is the time from the end of an outage until every event that Sophos held at that moment had arrived.</p>
+</body></html>
+"""
+
+
+def _summary(result: Result) -> str:
+    lost = "No event was lost" if not result.lost else f"{result.lost} events were LOST"
+    ledger = "the ledger is whole" if result.audit else "the ledger is NOT whole"
+    return f"{lost} of {result.events} in {len(result.cuts)} outages, and {ledger}."
+
+
+def _counts(result: Result) -> list[tuple[str, int | str, str]]:
+    return [
+        ("Events that Sophos held", result.events, "read from the simulator's own journal"),
+        ("Arrived at the engine", result.arrived, "read from the engine's own record"),
+        ("Acknowledged", result.acked, "added up from the connector's receipts"),
+        ("Lost", result.lost, "held by Sophos, and never arrived"),
+        ("Altered", result.altered, "arrived with other bytes than Sophos sent"),
+        ("Delivered again", result.doubled, "after a kill, with the same id, so that UTMStack can tell"),
+        ("Ledger", "whole" if result.audit else "NOT whole", "every receipt follows the one before"),
+        (
+            "Exit status",
+            "?" if result.exit_status is None else result.exit_status,
+            "of the connector at its end: 0 is well",
+        ),
+    ]
+
+
+def _row(name: str, value: int | str, note: str) -> str:
+    return f'<tr><th>{name}</th><td class="n">{escape(str(value))}</td><td>{note}</td></tr>'
+
+
+def _cut(cut: Cut) -> str:
+    healed = (
+        '<td class="n bad">not</td>' if cut.healed_seconds is None else f'<td class="n">{cut.healed_seconds} s</td>'
+    )
+    at = escape(cut.began_at[11:19])
+    return f'<tr><td>{at}</td><td>{WORDS[cut.what]}</td><td class="n">{cut.seconds} s</td>{healed}</tr>\n'
+
+
+def _timeline(result: Result) -> str:
+    """Outages in red, and after each the time until everything had arrived in yellow."""
+    whole = max([result.minutes * 60, *(cut.at + cut.seconds + (cut.healed_seconds or 0) for cut in result.cuts)])
+    bars = []
+    for cut in result.cuts:
+        for start, length, colour in (
+            (cut.at, cut.seconds, "#b00020"),
+            (cut.at + cut.seconds, cut.healed_seconds or 0.0, "#e0a800"),
+        ):
+            bars.append(
+                f'<rect x="{start / whole * 1000:.1f}" y="0" width="{max(1.0, length / whole * 1000):.1f}" height="40" '
+                f'fill="{colour}"><title>{WORDS[cut.what]}</title></rect>'
+            )
+    return (
+        '<svg viewBox="0 0 1000 40" preserveAspectRatio="none" role="img" aria-label="Outages and healing">'
+        f'<rect width="1000" height="40" fill="#d7ead9"/>{"".join(bars)}</svg>'
+    )

@@ -1,0 +1,171 @@
+"""Pseudonyms: the same for the same original, of the same form, and of no use to who lacks the key."""
+
+from __future__ import annotations
+
+import hmac
+import re
+import unicodedata
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import sha256
+from ipaddress import IPv4Network, IPv6Address
+
+ADDRESSES = [
+    str(address)
+    for network in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
+    for address in IPv4Network(network).hosts()
+]
+"""The addresses that are set aside for documentation (RFC 5737)."""
+_IPV6 = int(IPv6Address("2001:db8::"))
+_TRIES = 100
+_WORD = re.compile(r"[\w']+")
+
+Digest = Callable[[int], bytes]
+"""So many bytes that hang on the key, the kind, the original and the number of the try."""
+
+
+class Pseudonyms:
+    """Gives pseudonyms, and knows what it has replaced."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._given: dict[tuple[str, str], str] = {}
+        self._taken: set[tuple[str, str]] = set()
+        self._addresses = ADDRESSES
+        self.originals: dict[str, set[str]] = {}
+        """By kind, the texts that were replaced."""
+        self.times: Counter[str] = Counter()
+        """How often something of a kind was replaced."""
+
+    def avoid(self, addresses: Iterable[str]) -> None:
+        """Give none of these IPv4 addresses to anybody, nor one that begins with one, as long as there are others."""
+        met = {*addresses}
+        others = [each for each in ADDRESSES if each not in met]
+        apart = [each for each in others if not any(each[:end] in met for end in range(len(each) - 2, len(each)))]
+        self._addresses = apart or others or ADDRESSES
+
+    def uuid(self, text: str) -> str:
+        """A UUID for a UUID, with dashes and case as they were."""
+        made = str(uuid.UUID(bytes=self._given_bytes("id", text.lower().replace("-", ""), 16), version=4))
+        made = made if "-" in text else made.replace("-", "")
+        return self._told("id", text, made.upper() if text.upper() == text and text.lower() != text else made)
+
+    def hex(self, text: str) -> str:
+        """As many hexadecimal digits."""
+        made = self._once("id", text.lower(), lambda digest: digest(len(text)).hex()[: len(text)])
+        return self._told("id", text, made.upper() if text.upper() == text else made)
+
+    def id(self, text: str) -> str:
+        """An identifier of the same shape: digits for digits, letters for letters, the rest as it is."""
+        return self._told("id", text, self._once("id", text, lambda digest: "".join(_shaped(text, digest))))
+
+    def ipv4(self, text: str) -> str:
+        """An address for documentation; where there are more originals than those, some share one."""
+        pool = self._addresses
+
+        def chosen(digest: Digest) -> str:
+            return pool[int.from_bytes(digest(8)) % len(pool)]
+
+        return self._told("address", text, self._once("address", text, chosen))
+
+    def ipv6(self, text: str) -> str:
+        """An address of 2001:db8::/32."""
+        made = self._once("address", text.lower(), lambda d: str(IPv6Address(_IPV6 | int.from_bytes(d(12)))))
+        return self._told("address", text, made)
+
+    def mac(self, text: str) -> str:
+        """A MAC address for documentation (RFC 7042); there are 256, so that some originals share one."""
+        separator = text[2]
+        last = self._once("mac", text.lower().replace("-", ":"), lambda digest: f"{digest(1)[0]:02X}")
+        made = separator.join(("00", "00", "5E", "00", "53", last))
+        return self._told("mac", text, made if text.upper() == text else made.lower())
+
+    def sid(self, text: str) -> str:
+        """A Windows security identifier."""
+
+        def made(digest: Digest) -> str:
+            parts = text.split("-")[4:]
+            data = digest(4 * len(parts))
+            return "S-1-5-21-" + "-".join(str(int.from_bytes(data[4 * n : 4 * n + 4])) for n in range(len(parts)))
+
+        return self._told("id", text, self._once("id", text, made))
+
+    def user(self, text: str) -> str:
+        """A person: the same whether written as login, as full name, or with the last name first."""
+        return self._told("user", text, "user-" + self._name("user", _person(text)))
+
+    def host(self, text: str) -> str:
+        """A machine; one with a domain gets another domain."""
+        first, dot, _ = text.partition(".")
+        made = "HOST-" + self._name("host", first.casefold())
+        return self._told("host", text, f"{made.lower()}.example.com" if dot else made)
+
+    def domain(self, text: str) -> str:
+        """A domain of the DNS, or of Windows where it has no dot."""
+        name = self._name("domain", text.casefold())
+        return self._told("domain", text, f"d-{name}.example.com" if "." in text else f"DOM-{name}".upper())
+
+    def email(self, text: str) -> str:
+        """An e-mail address of the same person at example.com or example.org."""
+        local, _, domain = text.rpartition("@")
+        place = "com" if self._bytes("domain", domain.casefold(), 0, 1)[0] % 2 else "org"
+        return self._told("email", text, f"{self.user(local)}@example.{place}")
+
+    def tenant(self, text: str) -> str:
+        """A customer's name."""
+        return self._told("tenant", text, "Tenant " + self._name("tenant", text.casefold()))
+
+    def token(self, text: str) -> str:
+        """Something opaque, as letters and digits of the same length."""
+        return self._told("id", text, self._once("id", text, lambda d: d(len(text)).hex()[: len(text)]))
+
+    def _name(self, kind: str, original: str) -> str:
+        return self._once(kind, original, lambda digest: digest(4).hex())
+
+    def _given_bytes(self, kind: str, original: str, size: int) -> bytes:
+        return bytes.fromhex(self._once(kind, original, lambda digest: digest(size).hex()))
+
+    def _once(self, kind: str, original: str, make: Callable[[Digest], str]) -> str:
+        """What was made of the original before, else something that no other original was given, as far as can be."""
+        known = self._given.get((kind, original))
+        if known is None:
+            for number in range(_TRIES):
+                known = make(lambda size, number=number: self._bytes(kind, original, number, size))  # type: ignore[misc]
+                if (kind, known) not in self._taken and known != original:
+                    break
+            assert known is not None  # noqa: S101 - there is at least one try
+            self._taken.add((kind, known))
+            self._given[kind, original] = known
+        return known
+
+    def _told(self, kind: str, original: str, made: str) -> str:
+        self.originals.setdefault(kind, set()).add(original)
+        self.times[kind] += 1
+        return made
+
+    def _bytes(self, kind: str, original: str, number: int, size: int) -> bytes:
+        message = f"{kind}|{number}|{original}".encode("utf-8", "surrogatepass")
+        found = b"".join(
+            hmac.digest(self._key, message + part.to_bytes(4), sha256) for part in range(-(-size // 32) or 1)
+        )
+        return found[:size]
+
+
+def _person(text: str) -> str:
+    plain = "".join(each for each in unicodedata.normalize("NFKD", text) if not unicodedata.combining(each))
+    return " ".join(sorted(_WORD.findall(plain.casefold().replace("_", " ")))) or text
+
+
+def _shaped(text: str, digest: Digest) -> Iterator[str]:
+    for each, byte in zip(text, digest(len(text)), strict=True):
+        if each.isdecimal():
+            yield str(byte % 10)
+        elif each in "abcdefABCDEF":
+            letter = "abcdef"[byte % 6]
+            yield letter if each.islower() else letter.upper()
+        elif each.isalpha():
+            letter = "ghijklmnopqrstuvwxyz"[byte % 20]
+            yield letter if each.islower() else letter.upper()
+        else:
+            yield each

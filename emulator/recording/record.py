@@ -1,0 +1,349 @@
+"""`record`: read pages as fetch-page does, with cursors of its own, and write them down without anybody's name.
+
+Nothing of the store is touched but the credentials' budgets: a recording counts against the same limits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import re
+import secrets
+import sys
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from emulator.cli.terminal import refuse, say, show
+from emulator.recording.leaks import Leak, Search
+from emulator.recording.pseudonyms import ADDRESSES, Pseudonyms
+from emulator.recording.texts import Reader, Replacer
+from lib.app import App
+from lib.config import loading as configuration
+from lib.errors import ConfigError, ConnectorError, OverBudgetError, ThrottledError
+from lib.model.clock import to_text
+from lib.model.page import Tenant, Whoami
+from lib.model.stream import ENDPOINTS
+from lib.pipeline.accounts import known_targets
+from lib.pipeline.integration import Integration, Target
+from lib.state.accounts import Account
+
+FORMAT = 1
+CALL_SECONDS = 120.0
+LONGEST_WAIT_SECONDS = 60.0
+_CURSOR = re.compile(rb"[A-Z0-9_]{1,20}\|\d{4}-\d\d-\d\dT[\d:.]{8,15}Z(\|[0-9a-f]{1,16})?")
+
+
+@dataclass(slots=True)
+class Source:
+    """A stream that is recorded, and how far its reading has come."""
+
+    integration: Integration
+    target: Target
+    cursor: str | None = None
+    due: float = 0.0
+    """When it is asked next, as a monotonic time."""
+    is_over: bool = False
+    pages: int = 0
+    problem: ConnectorError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A page as it was read; its items compressed, since all pages are held until names are known."""
+
+    source: Source
+    at: float
+    """Seconds since the recording began."""
+    seconds: float
+    """How long the answer took."""
+    cursor: str | None
+    next_cursor: str
+    has_more: bool
+    items: bytes
+    count: int
+    size: int
+
+    def raws(self) -> list[bytes]:
+        """The items."""
+        packed = zlib.decompress(self.items)
+        sizes, _, body = packed.partition(b"\n")
+        found, at = list[bytes](), 0
+        for size in map(int, sizes.split()):
+            found.append(body[at : at + size])
+            at += size
+        return found
+
+
+def _packed(items: Sequence[bytes]) -> bytes:
+    return zlib.compress(b" ".join(b"%d" % len(item) for item in items) + b"\n" + b"".join(items))
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Reads the streams in turn."""
+
+    sources: list[Source]
+    every: float
+    """Seconds between two questions for what is new."""
+    pages: list[Recorded] = field(default_factory=list)
+    began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    began: float = field(default_factory=time.monotonic)
+
+    def run(self, most: int | None, seconds: float | None) -> None:
+        """Read until there are no more pages, or that many were read, or for that long; Ctrl-C ends it early."""
+        end = None if seconds is None else self.began + seconds
+        with suppress(KeyboardInterrupt):
+            while (most is None or len(self.pages) < most) and (source := self._next(end)) is not None:
+                if time.monotonic() < source.due:
+                    time.sleep(min(source.due - time.monotonic(), 1.0))
+                    continue
+                self._ask(source, goes_on=end is not None)
+                self._tell()
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+
+    def _next(self, end: float | None) -> Source | None:
+        """The stream that is due first, unless that is after the end."""
+        if end is not None and time.monotonic() >= end:
+            return None
+        open_ = [source for source in self.sources if not source.is_over]
+        first = min(open_, key=lambda source: source.due, default=None)
+        return None if first is None or (end is not None and first.due >= end) else first
+
+    def _ask(self, source: Source, *, goes_on: bool) -> None:
+        started = time.monotonic()
+        try:
+            page = self._page(source, started + CALL_SECONDS)
+        except (OverBudgetError, ThrottledError) as error:
+            source.due = time.monotonic() + min(error.retry_after or self.every, LONGEST_WAIT_SECONDS)
+            return
+        except ConnectorError as error:
+            source.problem, source.is_over = error, True
+            return
+        now = time.monotonic()
+        packed, size = _packed(page.items), sum(map(len, page.items))
+        at, took = started - self.began, now - started
+        self.pages.append(
+            Recorded(source, at, took, source.cursor, page.next_cursor, page.has_more, packed, len(page.items), size)
+        )
+        is_stuck = page.has_more and page.next_cursor == source.cursor
+        source.pages, source.cursor = source.pages + 1, page.next_cursor
+        source.due = now if page.has_more else now + self.every
+        source.is_over = is_stuck or not (page.has_more or goes_on)
+
+    @staticmethod
+    def _page(source: Source, deadline: float) -> Any:
+        integration, stream, feed = source.integration, source.target.stream, source.integration.settings
+        start = None
+        if source.cursor is None:
+            start = integration.start(feed.lookback, lambda: datetime.now(UTC), deadline=deadline)
+        return integration.source.page(
+            source.target.host,
+            stream.tenant,
+            stream.kind,
+            cursor=source.cursor,
+            from_date=start,
+            exclude_types=feed.excluded_types,
+            offset_minutes=int(feed.settle.total_seconds()) // 60,
+            deadline=deadline,
+        )
+
+    def _tell(self) -> None:
+        if sys.stderr.isatty():
+            events = sum(page.count for page in self.pages)
+            waits = sum(not source.is_over for source in self.sources)
+            text = f"{len(self.pages)} pages, {events} events, {waits} of {len(self.sources)} streams are read on"
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 where the recording is written, 1 where a stream failed or something leaked, 2 where it cannot be done."""
+    try:
+        key = _key(args.keep_key)
+        recorder, who = _recorder(args.config, args.integration)
+        recorder.run(args.pages, None if args.minutes is None else args.minutes * 60)
+        problems = [source for source in recorder.sources if source.problem]
+        if not recorder.pages and problems and (error := problems[0].problem):
+            raise error
+        found = _write(recorder, who, Pseudonyms(key), args.out)
+    except OSError as error:
+        unusable = ConfigError(f"{error.filename} cannot be used: {error.strerror}", remedy="Name another file.")
+        return _refused(unusable, as_json=args.json)
+    except ConnectorError as error:
+        return _refused(error, as_json=args.json)
+    found["problems"] = [
+        {"stream": str(source.target.stream), **source.problem.as_problem()} for source in problems if source.problem
+    ]
+    found["ok"] = not found["leaks"] and not problems
+    if args.json:
+        say(json.dumps(found, ensure_ascii=False))
+    else:
+        _tell_result(found)
+    return 0 if found["ok"] else 1
+
+
+def _key(file: Path | None) -> bytes:
+    """A new key that nobody keeps; or that of the file, which is made where it is not there."""
+    key = secrets.token_bytes(32)
+    if file is None:
+        return key
+    with suppress(FileExistsError), os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as made:
+        made.write(key.hex() + "\n")
+    try:
+        return bytes.fromhex(file.read_text())
+    except ValueError:
+        raise ConfigError(f"{file} holds no key", remedy="Name the file that --keep-key made, or a new one.") from None
+
+
+def _recorder(location: str | None, name: str | None) -> tuple[Recorder, dict[str, Whoami]]:
+    """What is to be read, and whose each integration is."""
+    config = configuration.load(configuration.located(location))
+    app = App(lambda: config)
+    app.require(name)
+    sources: list[Source] = []
+    whose: dict[str, Whoami] = {}
+    for each in app.integrations.values():
+        if name in (None, each.settings.name):
+            deadline = time.monotonic() + CALL_SECONDS
+            who = whose[each.settings.name] = each.source.whoami(deadline=deadline)
+            account = Account(who=who, tenants=tuple(each.source.tenants(who, deadline=deadline)))
+            targets = [target for target in known_targets(each.settings, account) if target.stream.kind != ENDPOINTS]
+            sources += (
+                Source(each, target, problem=target.refusal, is_over=bool(target.refusal)) for target in targets
+            )
+    return Recorder(sources, config.every.seconds_after(app.parts.now())), whose
+
+
+def _write(recorder: Recorder, who: dict[str, Whoami], pseudonyms: Pseudonyms, out: Path) -> dict[str, Any]:
+    """Write the recording, search it for what leaked, and keep it only where nothing did; the report."""
+    reader = Reader()
+    for source in recorder.sources:
+        reader.tenant(source.target.tenant)
+    for page in recorder.pages:
+        for raw in page.raws():
+            reader.read(raw)
+    pseudonyms.avoid(reader.addresses)
+    half = out.with_name(out.name + ".half")
+    try:
+        with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            for line in _lines(recorder, who, pseudonyms, Replacer(pseudonyms, reader.names)):
+                file.write(line + b"\n")
+        search = Search.of(pseudonyms.originals, reader.words)
+        with half.open("rb") as file:
+            shared = {*ADDRESSES} if reader.addresses >= {*ADDRESSES} else set[str]()
+            leaks = list(search.leaks(file, shared))
+        if not leaks:
+            half.replace(out)
+    finally:
+        half.unlink(missing_ok=True)
+    return {
+        "out": None if leaks else str(out),
+        "pages": len(recorder.pages),
+        "events": sum(page.count for page in recorder.pages),
+        "streams": len({page.source.target.stream for page in recorder.pages}),
+        "bytes": 0 if leaks else out.stat().st_size,
+        "replaced": {
+            kind: {"originals": len(texts), "times": pseudonyms.times[kind]}
+            for kind, texts in sorted(pseudonyms.originals.items())
+        },
+        "not_searched": search.not_searched,
+        "leaks": [_shown(leak) for leak in leaks],
+    }
+
+
+def _shown(leak: Leak) -> dict[str, Any]:
+    """A leak, of whose text only the ends are shown."""
+    return {"kind": leak.kind, "line": leak.line, "text": f"{leak.original[:2]}…{leak.original[-1:]}"}
+
+
+def _lines(recorder: Recorder, who: dict[str, Whoami], give: Pseudonyms, replacer: Replacer) -> Iterator[bytes]:
+    """The header, then a line a page."""
+    tenants: dict[str, Tenant] = {each.target.stream.tenant: each.target.tenant for each in recorder.sources}
+    header = {
+        "recording": FORMAT,
+        "began_at": to_text(recorder.began_at),
+        "seconds": round(time.monotonic() - recorder.began, 3),
+        "id_type": "tenant"
+        if {each.id_type for each in who.values()} == {"tenant"} and len(tenants) == 1
+        else "partner",
+        "tenants": [
+            {"id": _identity(give, each.id), "name": give.tenant(each.name) if each.name else ""}
+            for each in tenants.values()
+        ],
+        "streams": [
+            {"tenant": _identity(give, each.target.stream.tenant), "kind": each.target.stream.kind, "pages": each.pages}
+            for each in recorder.sources
+        ],
+    }
+    yield json.dumps(header, ensure_ascii=False).encode()
+    for page in recorder.pages:
+        stream = page.source.target.stream
+        fields = {
+            "at": round(page.at, 3),
+            "seconds": round(page.seconds, 3),
+            "tenant": _identity(give, stream.tenant),
+            "kind": stream.kind,
+            "cursor": None if page.cursor is None else _cursor(give, page.cursor),
+            "next_cursor": _cursor(give, page.next_cursor),
+            "has_more": page.has_more,
+            "count": page.count,
+            "bytes": page.size,
+        }
+        items = b",".join(_writable(replacer.item(raw)) for raw in page.raws())
+        yield json.dumps(fields).encode()[:-1] + b', "items": [' + items + b"]}"
+
+
+def _writable(item: bytes) -> bytes:
+    """An object as it is, anything else as a JSON string of the same text: one odd item spoils no line."""
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        if item[:1] == b"{" and msgspec.json.decode(item) is not None:
+            return item
+    return json.dumps(item.decode("utf-8", "backslashreplace"), ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+
+def _identity(give: Pseudonyms, id_: str) -> str:
+    try:
+        return give.uuid(id_) if len(id_) in (32, 36) and int(id_.replace("-", ""), 16) >= 0 else give.id(id_)
+    except ValueError:
+        return give.id(id_)
+
+
+def _cursor(give: Pseudonyms, cursor: str) -> str:
+    """A cursor that names a time and nothing else as it is; of any other only that it is another one."""
+    with suppress(ValueError):
+        if _CURSOR.fullmatch(base64.b64decode(cursor, validate=True)):
+            return cursor
+    return give.token(cursor)
+
+
+def _refused(error: ConnectorError, *, as_json: bool) -> int:
+    if as_json:
+        say(json.dumps({"ok": False, "problem": error.as_problem()}))
+    refuse(error)
+    return 2
+
+
+def _tell_result(found: dict[str, Any]) -> None:
+    rows = [("REPLACED", "DIFFERENT ONES", "TIMES")]
+    rows += [(kind, str(each["originals"]), str(each["times"])) for kind, each in found["replaced"].items()]
+    show(rows)
+    if found["not_searched"]:
+        say(f"{found['not_searched']} of them are too short, or words that Sophos uses too, to be searched for.")
+    for each in found["problems"]:
+        say(f"NOT READ  {each['stream']}: {each['detail']}", f"→ {each['remedy']}")
+    for leak in found["leaks"]:
+        say(f"LEAK  {leak['kind']} {leak['text']} in line {leak['line']}")
+    if found["leaks"]:
+        say("Something was still in it that had to be replaced: the file was not kept.")
+    else:
+        say(f"{found['out']}: {found['pages']} pages, {found['events']} events, {found['streams']} streams.")

@@ -1,0 +1,376 @@
+"""What names a person, a machine or a place, found in the values of events and replaced there."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Callable, Iterator
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+
+from emulator.recording.pseudonyms import Pseudonyms
+from lib.model.page import Tenant
+
+_KEPT = """
+type severity group when created_at endpoint_type endpoint_platform origin result suspendResult category product
+allowedActions threat_status threatSubType detectionType policy_type threat_cleanable has_more
+"""
+KEPT = frozenset(_KEPT.split())
+"""Keys whose values are words of Sophos's own, or times."""
+NUMBERS_OF = frozenset({"user_match_id", "threat_id"})
+"""Objects that spell an identifier out in numbers."""
+_NOBODY = """
+-|n/a|unknown|none|system|local service|network service|nt authority|administrator|root|public|default|default user
+all users|shared|builtin
+"""
+NOBODY = frozenset(("", *_NOBODY.strip().replace("\n", "|").split("|")))
+"""Names that many machines have."""
+_WORDS = re.compile(r"[A-Za-z0-9_:. +-]{0,120}", re.ASCII)
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*|[{}\[\]:,]', re.DOTALL)
+_IS_ID = re.compile(r"(?:^|_)id$|[a-z]Id$|[a-z]ID$")
+_PROCESS = re.compile(r"process_?id$|pid$", re.IGNORECASE)
+_BASE64 = re.compile(r"[A-Za-z0-9+/]{22}==", re.ASCII)
+_UUID = r"[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}"
+_FOUND = re.compile(
+    rf"""
+      (?P<email>(?<![\w.%+-])[\w%+-][\w.%+'-]*@[\w-]+(?:\.[\w-]+)+)
+    | (?P<uuid>(?<![0-9A-Fa-f-]){_UUID}(?![0-9A-Fa-f]))
+    | (?P<sid>S-1-5-21(?:-\d+)+)
+    | (?P<mac>(?<![\w:-])(?:[0-9A-Fa-f]{{2}}[:-]){{5}}[0-9A-Fa-f]{{2}}(?![\w:-]))
+    | (?P<hex>(?<!\w)[0-9A-Fa-f]{{24,}}(?!\w))
+    | (?P<ipv6>(?<![\w:.])(?:[0-9A-Fa-f]{{0,4}}:){{2,7}}(?:[0-9A-Fa-f]{{1,4}}|(?:\d{{1,3}}\.){{3}}\d{{1,3}})?(?![\w:]))
+    | (?P<ipv4>(?<![\w.])(?:\d{{1,3}}\.){{3}}\d{{1,3}}(?!\w|\.\d))
+    | (?:(?<=[\\/]Users[\\/])|(?<=[\\/]home[\\/])|(?<=[\\/]Documents\ and\ Settings[\\/]))
+      (?P<home>[^\\/:*?"<>|\r\n]+(?=[\\/])|[^\s\\/:*?"<>|']+)
+    | (?<=(?<![\\\w:])\\\\)(?P<server>[\w.-]+)(?=\\)
+    | (?P<account>(?<![\\\w:/.-])(?!HK)[\w-]{{2,15}}(?:\.[\w-]+)*\\[\w.$'-]*[\w$](?![\\\w]))
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_DOMAIN = re.compile(r"(?<![\w.\\@-])(?:[\w-]+\.)+(?P<last>[A-Za-z]{2,24})(?![\w-]|\.\w)")
+_FILES = """
+app appx asp aspx bak bat bin bmp bz2 cab cer cfg chm class cmd conf config cpl csv dat db dll dmg dmp doc docm docx drv
+dylib eml etl evt evtx exe gif gz hta htm html ico img inf ini iso jar jpeg jpg js jse json key ko lnk lock log lua
+manifest md mof mp3 mp4 msg msi msp msu node ocx odt one ost otf pak pdb pdf pem php pif pkg plist png ppt pptm pptx ps1
+psd psm1 pst py pyc pyd rar reg rpm rs rtf scr service sh so sql svg swf sys tar tgz tif tmp tsv ttf txt url vb vbe vbs
+vhd vhdx vmdk wim wsf xlam xls xlsb xlsm xlsx xml xz yaml yml zip zst
+"""
+FILES = frozenset(_FILES.split())
+"""Endings of files: what has one is no domain."""
+_WORD = re.compile(r"\w+")
+LONGEST_WORD = 6
+"""From this length on an identifier of no known form is looked for in texts too."""
+SHORTEST = 3
+"""A shorter name is replaced only where it stands alone in its field."""
+
+
+class Names:
+    """The names of machines, people, domains and customers that were met, to be found again in any text."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, str] = {}
+        self._first: dict[str, list[str]] = {}
+
+    def add(self, kind: str, name: str) -> None:
+        """Remember a name; what it was first met as stands."""
+        name = _lower(name.strip())
+        word = _WORD.search(name)
+        if name.casefold() in NOBODY or len(name) < SHORTEST or word is None:
+            return
+        if name in self._kinds:
+            if kind == "host":  # What stood before a backslash was taken for a domain.
+                self._kinds[name] = kind
+            return
+        self._kinds[name] = kind
+        starts = self._first.setdefault(word[0], [])
+        starts.append(name)
+        starts.sort(key=len, reverse=True)
+
+    def kind(self, name: str) -> str | None:
+        """As what a name was met."""
+        return self._kinds.get(_lower(name.strip()))
+
+    def found(self, text: str) -> Iterator[tuple[int, int, str]]:
+        """Start, end and kind of each name in the text, the longest first where several begin together."""
+        lower, done = _lower(text), 0
+        for word in _WORD.finditer(lower):
+            for name in self._first.get(word[0], ()) if word.start() >= done else ():
+                start = word.start() - name.index(word[0])
+                end = start + len(name)
+                if start >= done and lower.startswith(name, start) and not _goes_on(lower, start, end):
+                    yield start, end, self._kinds[name]
+                    done = end
+                    break
+
+
+def _lower(text: str) -> str:
+    """In small letters, each in its place: a few have a small form of two letters, and stay."""
+    lower = text.lower()
+    return lower if len(lower) == len(text) else "".join(a if len(a.lower()) > 1 else a.lower() for a in text)
+
+
+def _goes_on(text: str, start: int, end: int) -> bool:
+    return (start > 0 and _is_word(text[start - 1])) or (end < len(text) and _is_word(text[end]))
+
+
+def _is_word(letter: str) -> bool:
+    return letter.isalnum() or letter == "_"
+
+
+Change = Callable[[str, tuple[str, ...]], str | None]
+"""What becomes of a value, by the keys that lead to it; None: it stays. Of a key, the path ends with ""."""
+
+
+def rewritten(raw: bytes, text: Change, number: Change) -> bytes:
+    """A JSON value with its strings and numbers changed; everything else keeps its bytes, and it is on one line."""
+    source = raw.decode("utf-8", "surrogateescape")
+    writing = _Writing(text, number)
+    changed = _TOKEN.sub(lambda match: writing.take(match[0]), source)
+    return changed.encode("utf-8", "surrogateescape").replace(b"\r", b" ").replace(b"\n", b" ")
+
+
+class _Writing:
+    """Where in a JSON value the tokens are."""
+
+    def __init__(self, text: Change, number: Change) -> None:
+        self._text = text
+        self._number = number
+        self._keys: list[str] = []
+        """Of every open container, the key whose value comes next; in a list, the list's own."""
+        self._objects: list[bool] = []
+        self._awaits_key = False
+
+    def take(self, part: str) -> str:
+        """What stands in the token's place."""
+        if part[0] == '"':
+            return self._string(part)
+        if part not in "{[]},:":
+            return self._number(part, tuple(self._keys)) or part
+        if part in "{[":
+            self._keys.append("" if part == "{" or not self._keys else self._keys[-1])
+            self._objects.append(part == "{")
+        elif part in "]}" and self._objects:
+            self._keys.pop()
+            self._objects.pop()
+        self._awaits_key = part in "{," and bool(self._objects) and self._objects[-1]
+        return part
+
+    def _string(self, part: str) -> str:
+        value = _loaded(part)
+        path = (*self._keys[:-1], "") if self._awaits_key else tuple(self._keys)
+        if self._awaits_key:
+            self._keys[-1] = value
+        changed = self._text(value, path)
+        return part if changed is None or changed == value else _dumped(changed)
+
+
+def _loaded(token: str) -> str:
+    try:
+        return str(json.loads(token, strict=False))
+    except ValueError:
+        return token[1:-1]
+
+
+def _dumped(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(text)
+    return json.dumps(text, ensure_ascii=False)
+
+
+class Reader:
+    """The first pass: meets names and addresses, and replaces nothing."""
+
+    def __init__(self) -> None:
+        self.names = Names()
+        self.addresses: set[str] = set()
+        self.words: set[str] = set()
+        """The words of what is kept as it is: they tell nobody's name."""
+
+    def tenant(self, tenant: Tenant) -> None:
+        """Meet a customer."""
+        self.names.add("tenant", tenant.name)
+
+    def read(self, raw: bytes) -> None:
+        """Meet what an item holds."""
+        rewritten(raw, self._text, lambda _, __: None)
+
+    def _text(self, value: str, path: tuple[str, ...]) -> None:
+        key = path[-1] if path else ""
+        if is_kept(value, key) or not key:
+            self.words.update(_WORD.findall(value.lower()))
+        if is_kept(value, key):
+            return
+        if key in ("location", "hostname"):
+            self._host(value)
+        elif key == "source":
+            self._source(value)
+        met = list(map(self._met, _FOUND.finditer(value)))
+        if not met and key and _names_id(key) and len(value) >= LONGEST_WORD:
+            self.names.add("id", value)
+
+    def _met(self, match: re.Match[str]) -> None:
+        text = match[0]
+        match match.lastgroup:
+            case "ipv4":
+                self.addresses.add(text)
+            case "home":
+                self.names.add("user", text)
+            case "server":
+                self._host(text)
+            case "account":
+                self._source(text)
+            case "email":
+                self.names.add("user", text.rpartition("@")[0])
+                self.names.add("domain", text.rpartition("@")[2])
+
+    def _host(self, text: str) -> None:
+        if not is_address(text.strip()):
+            self.names.add("host", text)
+            self.names.add("host", text.partition(".")[0])
+
+    def _source(self, text: str) -> None:
+        domain, slash, user = text.rpartition("\\")
+        if "@" not in user:
+            self.names.add("user", user)
+        if slash:
+            self.names.add("domain", domain)
+
+
+class Replacer:
+    """The second pass: every value with pseudonyms in the place of what was met."""
+
+    def __init__(self, pseudonyms: Pseudonyms, names: Names) -> None:
+        self._give = pseudonyms
+        self._names = names
+
+    def item(self, raw: bytes) -> bytes:
+        """An item, on one line."""
+        return rewritten(raw, self._value, self._number)
+
+    def _value(self, value: str, path: tuple[str, ...]) -> str | None:
+        key = path[-1] if path else ""
+        if is_kept(value, key) or value.strip().casefold() in NOBODY:
+            return None
+        if key in ("location", "hostname"):
+            return self._whole(value, self._give.host)
+        if key == "source":
+            return self._source(value)
+        return self._packed(value, key) or self._free(value, key)
+
+    def _packed(self, value: str, key: str) -> str | None:
+        """A UUID in one of the two forms that alerts have it in beside its own; None for anything else."""
+        if key == "javaUUID" and re.fullmatch(_UUID, value):
+            made = swapped(self._give.uuid(swapped(value)))
+        elif key == "data" and _BASE64.fullmatch(value):
+            digits = self._give.uuid(base64.b64decode(value).hex())
+            made = base64.b64encode(bytes.fromhex(digits)).decode()
+        else:
+            return None
+        self._give.originals["id"].add(value)
+        return made
+
+    def _free(self, value: str, key: str) -> str:
+        changed = self.text(value)
+        return self._give.id(value) if changed == value and _names_id(key) else changed
+
+    def _number(self, written: str, path: tuple[str, ...]) -> str | None:
+        if NUMBERS_OF & {*path[:-1]} or (path and _names_id(path[-1])):
+            digits = self._give.id(written.lstrip("-"))
+            return ("1" + digits[1:]) if digits[0] == "0" and len(digits) > 1 else digits
+        return None
+
+    def _whole(self, value: str, give: Callable[[str], str]) -> str:
+        """A field that is one name, with the white space around it as it was."""
+        name = value.strip()
+        return value.replace(name, self.text(name) if is_address(name) else give(name))
+
+    def _source(self, value: str) -> str:
+        domain, slash, user = value.rpartition("\\")
+        if "@" in user:
+            return self.text(value)
+        given = user if user.strip().casefold() in NOBODY else self._whole(user, self._give.user)
+        return f"{self._realm(domain)}{slash}{given}"
+
+    def _realm(self, domain: str) -> str:
+        """What stands before a backslash: a domain, or the machine that the account is on."""
+        if domain.strip().casefold() in NOBODY:
+            return domain
+        return self._give.host(domain) if self._names.kind(domain) == "host" else self._give.domain(domain)
+
+    def text(self, value: str) -> str:
+        """Free text: what has a form of its own first, then domains, then names that were met."""
+        pieces = list(_split(value, ((m.start(), m.end(), self._formed(m)) for m in _FOUND.finditer(value))))
+        pieces = [each for piece in pieces for each in self._split(piece, self._domains)]
+        return "".join(text for text, _ in (each for piece in pieces for each in self._split(piece, self._named)))
+
+    def _split(
+        self, piece: tuple[str, bool], find: Callable[[str], Iterator[tuple[int, int, str]]]
+    ) -> Iterator[tuple[str, bool]]:
+        text, is_done = piece
+        return iter([piece]) if is_done else _split(text, find(text))
+
+    def _formed(self, match: re.Match[str]) -> str:
+        text, give = match[0], self._give
+        match match.lastgroup:
+            case "home":
+                return text if text.casefold() in NOBODY else give.user(text)
+            case "account":
+                return self._source(text)
+            case "server":
+                return give.host(text)
+            case "ipv4" | "ipv6":
+                return self._address(text)
+        made: str = getattr(give, str(match.lastgroup))(text)
+        return made
+
+    def _address(self, text: str) -> str:
+        if not is_address(text):
+            return text
+        return self._give.ipv6(text) if ":" in text else self._give.ipv4(text)
+
+    def _named(self, text: str) -> Iterator[tuple[int, int, str]]:
+        for start, end, kind in self._names.found(text):
+            yield start, end, getattr(self._give, kind)(text[start:end])
+
+    def _domains(self, text: str) -> Iterator[tuple[int, int, str]]:
+        for match in _DOMAIN.finditer(text):
+            if match["last"].lower() not in FILES:
+                # A login may look like a domain, and a machine's whole name does.
+                give = getattr(self._give, self._names.kind(match[0]) or "domain")
+                yield match.start(), match.end(), give(match[0])
+
+
+def _split(text: str, spans: Iterator[tuple[int, int, str]]) -> Iterator[tuple[str, bool]]:
+    """The text in pieces: what stays, and in the place of each span its replacement, which is done."""
+    at = 0
+    for start, end, replacement in spans:
+        yield text[at:start], False
+        yield replacement, True
+        at = end
+    yield text[at:], False
+
+
+def _names_id(key: str) -> bool:
+    return _IS_ID.search(key) is not None and _PROCESS.search(key) is None
+
+
+def is_kept(value: str, key: str) -> bool:
+    """Whether a value is one of Sophos's own words, or a time."""
+    return key in KEPT and _WORDS.fullmatch(value) is not None
+
+
+def is_address(text: str) -> bool:
+    """Whether it is an IP address that some machine may have: neither a version number nor loopback."""
+    try:
+        address = IPv6Address(text) if ":" in text else IPv4Address(text)
+    except AddressValueError:
+        return False
+    return not (address.is_loopback or address.is_unspecified or text == "255.255.255.255")
+
+
+def swapped(text: str) -> str:
+    """A UUID with the two digits of each byte in the other order, as `javaUUID` has it."""
+    parts = text.split("-")
+    return "-".join("".join(part[at : at + 2][::-1] for at in range(0, len(part), 2)) for part in parts)

@@ -1,0 +1,251 @@
+"""What can be done on the page. Each action says what it will do, asks where it matters, and ends in a sentence."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+from flask import Flask, Response, redirect, request
+from werkzeug.wrappers import Response as AnyResponse
+
+from emulator.web.context import HEADERS, Context, page
+from emulator.web.formatting import plural
+from lib import answers
+from lib.app import App
+from lib.errors import ConnectorError, NotFoundError
+from lib.http.problems import problem
+from lib.model.clock import to_text
+from lib.model.duration import parse_duration
+from lib.pipeline.replay import ReplayReport
+from lib.state.acknowledgements import Acknowledgements
+
+TEST_SECONDS = 60.0
+BY = "page"
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a person is asked before an action."""
+
+    title: str
+    text: str
+    button: str
+
+
+class BadActionError(ConnectorError):
+    """A form that cannot be used."""
+
+    code = "bad_action"
+    title = "The form cannot be used"
+    remedy = "Go back, correct it, and send it again."
+
+
+class Actions:
+    """The routes `/confirm/<action>`, `/actions/<action>`, `/job` and `/test`."""
+
+    def __init__(self, app: Flask, context: Context) -> None:
+        self._context = context
+        self._app = context.app
+        app.add_url_rule("/confirm/<name>", "confirm", self._confirm)
+        app.add_url_rule("/actions/<name>", "action", self._action, methods=["POST"])
+        app.add_url_rule("/test", "test", self._test, methods=["GET", "POST"])
+
+    def _confirm(self, name: str) -> Response:
+        integration = request.args.get("integration") or None
+        self._app.require(integration)
+        asked = _question(name, integration, request.args)
+        if asked is None:
+            return problem(404, "not_found", f"there is no action {name!r}")
+        fields = {key: request.args[key] for key in ("integration", "key", "since") if request.args.get(key)}
+        return page(
+            "confirm.html",
+            name=name,
+            asked=asked,
+            fields=fields,
+            back=local(request.args.get("back")),
+            **self._around(),
+        )
+
+    def _around(self) -> dict[str, Any]:
+        return {"s": self._context.snapshot.status(), "nav": ""}
+
+    def _action(self, name: str) -> AnyResponse:
+        self._context.let_act()
+        integration = request.form.get("integration") or None
+        self._app.require(integration)
+        what, do, wait = self._work(name, integration, request.form)
+        job = self._context.jobs.run(what, local(request.form.get("back")), do, wait=wait)
+        self._context.snapshot.expire()
+        return redirect(f"/job?id={job.number}", 303)
+
+    def _work(
+        self, name: str, integration: str | None, form: Mapping[str, str]
+    ) -> tuple[str, Callable[[Tell], str], bool]:
+        """What to call the work, the work, and whether it is done at once; NotFoundError for an unknown action."""
+        key = form.get("key", "")
+        match name:
+            case "run":
+                return f"Run {integration or 'all'} now", lambda _: self._run(integration), True
+            case "pause" | "resume" if integration:
+                resume = name == "resume"
+                what = f"{'Resume' if resume else 'Pause'} {integration}"
+                return what, lambda _: self._pause(integration, resume=resume), True
+            case "reconcile":
+                return f"Reconcile {integration or 'all'}", lambda tell: self._reconcile(integration, tell), False
+            case "replay" if key:
+                return f"Replay {key}", lambda _: self._replay_one(key), False
+            case "replay":
+                since = _since(form.get("since", ""))
+                return f"Replay since {to_text(since)[:16]}Z", lambda _: self._replay(since), False
+            case "acknowledge" if key:
+                return f"Acknowledge {key}", lambda _: self._acknowledge(key), True
+            case _:
+                raise NotFoundError(f"there is no action {name!r}")
+
+    def _run(self, integration: str | None) -> str:
+        if integration:
+            self._app.retry_now(integration)
+        self._context.platform.tick()
+        return f"{integration or 'Every integration'} is being asked now. New events show within seconds."
+
+    def _pause(self, integration: str, *, resume: bool) -> str:
+        self._app.pause(integration, resume=resume)
+        self._context.platform.tick()
+        if resume:
+            return f"{integration} is fetched again."
+        return f"{integration} is paused. Sophos keeps its events for 24 hours; resume it before then."
+
+    def _reconcile(self, integration: str | None, tell: Tell) -> str:
+        read: dict[str, int] = {}
+
+        def heard(stream: str, events: int, _: datetime | None) -> None:
+            read[stream] = events
+            tell(f"{plural(sum(read.values()), 'event')} of {plural(len(read), 'stream')} read so far")
+
+        tell("Asking Sophos")
+        reports = self._app.reconcile_all(integration, on_progress=heard)
+        self._context.platform.deliver()
+        self._context.snapshot.expire()
+        total, missing = sum(each.read for each in reports), sum(each.missing for each in reports)
+        found = f"{plural(missing, 'event')} had been missing and will be delivered" if missing else "none was missing"
+        return f"{plural(total, 'event')} of {plural(len(reports), 'stream')} read again: {found}."
+
+    def _replay(self, since: datetime) -> str:
+        report = self._app.send_again(since=since)
+        if not report.batches:
+            return (
+                "There was nothing to send: no batch of that time is kept. `archive` in the configuration keeps them."
+            )
+        return _sent(report)
+
+    def _replay_one(self, key: str) -> str:
+        report = self._app.send_again(name=key)
+        self._context.snapshot.expire()
+        return _sent(report)
+
+    def _acknowledge(self, key: str) -> str:
+        if not key.startswith(("gaps/", "dead/")) or self._app.store.read(key) is None:
+            raise NotFoundError(f"there is no gap and no dead letter {key!r}")
+        new = Acknowledgements(self._app.store).add(key, by=BY, at=datetime.now(UTC))
+        return (
+            "Acknowledged. It stays listed, and is no reason for attention any more."
+            if new
+            else "That was done before."
+        )
+
+    def _test(self) -> Response:
+        name = request.args.get("integration", "")
+        self._app.require(name)
+        if request.method == "GET":
+            return page("test.html", name=name, checks=[], answer=None, **self._around())
+        self._context.let_act(rare=True)
+        if "ndjson" in request.headers.get("Accept", ""):
+            return Response(_told(self._app, name), content_type="application/x-ndjson", headers=HEADERS)
+        report = self._app.examine(name, deadline=time.monotonic() + TEST_SECONDS)
+        return page("test.html", name=name, checks=report.checks, answer=report, **self._around())
+
+
+def _question(name: str, integration: str | None, fields: Mapping[str, str]) -> Question | None:
+    whom = integration or "every integration"
+    match name:
+        case "pause" if integration:
+            return Question(
+                f"Pause {integration}?",
+                f"Nothing is fetched for {integration} until somebody resumes it. What is stored is still delivered. "
+                "Sophos keeps events for 24 hours: a longer pause loses events.",
+                "Pause",
+            )
+        case "reconcile":
+            return Question(
+                f"Reconcile {whom}?",
+                f"Reads the last 24 hours of {whom} from Sophos again, compares every event with the ledger, and "
+                "delivers what is missing. It uses calls of the credential's budget, and may take minutes.",
+                "Reconcile",
+            )
+        case "replay":
+            what = f"the events of {fields['key']}" if fields.get("key") else "batches that are kept in the archive"
+            return Question(
+                "Replay?",
+                f"Sends {what} to the engine again, under the same ids. The engine may show events twice that it "
+                "had taken before.",
+                "Replay",
+            )
+        case "acknowledge" if fields.get("key"):
+            return Question(
+                "Acknowledge?",
+                f"Notes that you have seen {fields['key']}. It stays listed, and is no reason for attention any more.",
+                "Acknowledge",
+            )
+        case _:
+            return None
+
+
+def local(path: str | None) -> str:
+    """A path of this page, or its beginning for anything else: nobody is led elsewhere."""
+    if not path or not path.startswith("/") or path.startswith(("//", "/\\")) or any(ord(c) < 32 for c in path):
+        return "/"
+    return quote(path, safe="/?&=%+-_.~:@!$'()*,;#")
+
+
+def _since(text: str) -> datetime:
+    try:
+        return datetime.now(UTC) - parse_duration(text)
+    except (ValueError, OverflowError) as error:
+        raise BadActionError(f"since: {error}") from None
+
+
+def _sent(report: ReplayReport) -> str:
+    text = f"{plural(report.acked, 'event')} of {plural(report.batches, 'batch', 'batches')} sent again"
+    if report.refused:
+        text += f"; {plural(report.refused, 'event')} refused, as before"
+    if report.damaged:
+        text += f"; {plural(len(report.damaged), 'batch', 'batches')} damaged: {', '.join(report.damaged)}"
+    return text + "."
+
+
+def _told(app: App, name: str) -> Iterator[str]:
+    """Each check once it is made, then the verdict, as JSON lines."""
+    told: queue.Queue[dict[str, Any] | None] = queue.Queue()
+
+    def run() -> None:
+        try:
+            end = time.monotonic() + TEST_SECONDS
+            report = app.examine(name, deadline=end, on_progress=lambda check: told.put(answers.check(check)))
+            told.put(answers.connection(report))
+        except ConnectorError as error:
+            told.put({"detail": f"{error} {error.remedy}"})
+        finally:
+            told.put(None)
+
+    threading.Thread(target=run, name=f"test {name}", daemon=True).start()
+    while (line := told.get()) is not None:
+        yield json.dumps(line, ensure_ascii=False) + "\n"

@@ -1,0 +1,138 @@
+"""Events on the page: those that pass, and those that the store still has."""
+
+from __future__ import annotations
+
+import json
+import queue
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from flask import Flask, Response, request
+
+from emulator.web.context import HEADERS, Context
+from lib.errors import ConnectorError
+from lib.http.problems import problem
+from lib.model.clock import day_of
+from lib.model.stream import Stream
+from lib.state.batches import batch_of
+from lib.state.codec import UNREADABLE
+from lib.state.ledger import last_of
+from lib.state.receipts import RECEIPT, digest
+from lib.state.state import State
+from lib.store.base import ObjectStore
+
+RECEIPTS = 20
+EVENTS = 20
+"""Kept of each stream, and shown."""
+EVENT_BYTES = 16_384
+"""Larger ones are not kept."""
+TAILS = 3
+"""Each holds one of the server's threads."""
+TAIL_EVENTS = 10_000
+"""How far a slow reader of the tail may be behind, before it misses some."""
+TAIL_SECONDS = 2.0
+
+
+class Events:
+    """The routes `/events` and `/tail`, and the newest events of each stream."""
+
+    def __init__(self, app: Flask, context: Context) -> None:
+        self._context = context
+        self._newest: dict[Stream, deque[bytes]] = {}
+        """The events that have passed last: a delivered batch is gone."""
+        self._tails: list[queue.Queue[bytes]] = []
+        context.platform.watchers.append(self._passes)
+        app.add_url_rule("/events", "events", self._events)
+        app.add_url_rule("/tail", "tail", self._tail)
+
+    def newest(self, state: State, stream: Stream) -> list[str]:
+        """The stream's newest events, newest first: those that passed, else what the store still has."""
+        raws = [*self._newest.get(stream, ())] or stored_events(state, stream)
+        return [raw.decode("utf-8", "replace") for raw in reversed(raws)]
+
+    def _events(self) -> Response:
+        self._context.let_read()
+        parts = request.args.get("stream", "").rsplit("/", 2)
+        if len(parts) != 3:
+            return problem(400, "invalid_request", "name a stream: /events?stream=INTEGRATION/TENANT/KIND")
+        raws = self.newest(self._context.app.state, Stream(*parts))
+        return Response("".join(f"{raw}\n" for raw in raws), content_type="application/x-ndjson", headers=HEADERS)
+
+    def _tail(self) -> Response:
+        self._context.let_read()
+        if len(self._tails) >= TAILS:
+            return problem(429, "busy", f"{TAILS} tails are being read already", remedy="End one of them.")
+        return Response(self._passing(), content_type="application/x-ndjson", headers=HEADERS)
+
+    def _passing(self) -> Iterator[bytes]:
+        """Raw events as they are fetched; an empty line now and then shows whether somebody still listens."""
+        passing = queue.Queue[bytes](TAIL_EVENTS)
+        self._tails.append(passing)
+        try:
+            yield b"\n"
+            while True:
+                try:
+                    yield passing.get(timeout=TAIL_SECONDS) + b"\n"
+                except queue.Empty:
+                    yield b"\n"
+        finally:
+            self._tails.remove(passing)
+
+    def _passes(self, name: str) -> None:
+        """A batch has been stored, and is about to be forwarded."""
+        batch = batch_of(name)
+        if batch is None:
+            return
+        with suppress(ConnectorError):
+            # A bucket charges for reading, and so is read for those only who wait for it.
+            if not self._tails and self._context.app.config().store.startswith("gs://"):
+                return
+            found = self._context.app.state.batches.read(*batch)
+            items = found.items if found else []
+            kept = self._newest.setdefault(batch[0], deque(maxlen=EVENTS))
+            kept.extend(raw for raw in items[-EVENTS:] if len(raw) <= EVENT_BYTES)
+            for tail in [*self._tails]:
+                with suppress(queue.Full):
+                    for raw in items:
+                        tail.put_nowait(raw)
+
+
+def last_receipts(state: State, stream: Stream) -> list[dict[str, Any]]:
+    """The stream's newest receipts of today and yesterday, newest first."""
+    since = day_of(datetime.now(UTC) - timedelta(days=1))
+    found = []
+    for body in reversed(state.ledger.newest(stream, since, most=RECEIPTS)):
+        with suppress(*UNREADABLE):
+            fields = RECEIPT.load(body)
+            RECEIPT.value(fields)
+            found.append({**fields, "digest": digest(body)[:16]})
+    return found
+
+
+def stored_events(state: State, stream: Stream) -> list[bytes]:
+    """The newest events that the store still has: of a batch that waits, else of one that was kept."""
+    items: list[bytes] = []
+    for each in [*state.batches.waiting(stream)][-1:]:
+        with suppress(*UNREADABLE):
+            found = state.batches.read(stream, each.sequence)
+            items = found.items if found else []
+    if not items:
+        newest = last_of(state.store.list(f"archive/{stream.path}/"))
+        with suppress(*UNREADABLE):
+            kept = state.batches.kept(newest.key) if newest else None
+            items = kept.items if kept else []
+    return items[-EVENTS:]
+
+
+def dead_events(store: ObjectStore, key: str, most: int = EVENTS) -> list[dict[str, Any]]:
+    """The first events of a dead letter, each with its reason; none where the object is damaged."""
+    stored = store.read(key)
+    found = []
+    with suppress(ValueError, KeyError, TypeError):
+        for line in (stored.body.splitlines() if stored else [])[:most]:
+            fields = json.loads(line)
+            found.append({"reason": str(fields["reason"]), "raw": str(fields.get("raw", ""))[:EVENT_BYTES]})
+    return found

@@ -1,0 +1,136 @@
+"""Alerts and their events: an alert carries the id of the event that caused it, so each should have the other.
+
+Only what passes while this process runs is looked at, and only where an integration reads both. Whether the other one
+is there is told by the last ids of its stream and, once some time has passed, by its receipts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from lib.config.settings import Config, IntegrationConfig
+from lib.errors import ConnectorError
+from lib.model.clock import day_before
+from lib.model.families import expanded
+from lib.model.ids import KEY_LENGTH, group_key, log_id
+from lib.model.stream import ALERTS, EVENTS, Stream
+from lib.sophos.pages import event_fields
+from lib.state.advance import stored_since
+from lib.state.batches import StoredBatch, batch_of
+from lib.state.state import State
+
+log = logging.getLogger(__name__)
+
+GRACE = timedelta(minutes=15)
+"""The two streams are read one after the other; so long the other one is waited for."""
+MOST = 1000
+"""Of each stream, so many are waited for, and so many are remembered as alone."""
+SHOWN = 5
+_OTHER = {EVENTS: ALERTS, ALERTS: EVENTS}
+
+
+@dataclass(slots=True)
+class _Waits:
+    """Those of one stream whose other one has not been seen."""
+
+    since: OrderedDict[str, tuple[datetime, str]] = field(default_factory=OrderedDict)
+    """By native id, when it passed, and the key under which the other stream would have it."""
+    alone: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    """The native ids of those that have no other one."""
+
+
+class Links:
+    """What has passed, and what of it is alone."""
+
+    def __init__(self, config: Callable[[], Config], state: Callable[[], State], now: Callable[[], datetime]) -> None:
+        self._config = config
+        self._state = state
+        self._now = now
+        self._waits: dict[Stream, _Waits] = {}
+        self._lock = threading.Lock()
+
+    def passes(self, name: str) -> None:
+        """A batch of that name has been stored; of a bucket, which charges for reading, none is read."""
+        place = batch_of(name)
+        if place is None or not self._has_both(place[0]) or self._config().store.startswith("gs://"):
+            return
+        try:
+            batch = self._state().batches.read(*place)
+        except ConnectorError:
+            return  # Whoever delivers it says what is wrong with it.
+        if batch is not None:
+            self._take(batch)
+
+    def shown(self) -> list[dict[str, Any]]:
+        """Of each tenant that has any, how many are alone, with some of their ids."""
+        with self._lock:
+            try:
+                for stream in self._waits:
+                    self._look(stream)
+            except ConnectorError as error:
+                log.warning("alerts cannot be compared with their events: %s", error)
+            lines: dict[tuple[str, str], dict[str, Any]] = {}
+            for stream, waits in self._waits.items():
+                name = "alerts_without_event" if stream.kind == ALERTS else "events_without_alert"
+                if waits.alone:
+                    ids = {"integration": stream.integration, "tenant": stream.tenant}
+                    line = lines.setdefault((stream.integration, stream.tenant), ids)
+                    line |= {name: {"count": len(waits.alone), "ids": list(waits.alone)[-SHOWN:]}}
+            return list(lines.values())
+
+    def _has_both(self, stream: Stream) -> bool:
+        integration = self._integration(stream)
+        return stream.kind in _OTHER and integration is not None and {*_OTHER} <= {*integration.streams}
+
+    def _integration(self, stream: Stream) -> IntegrationConfig | None:
+        return next((each for each in self._config().integrations if each.name == stream.integration), None)
+
+    def _is_paired(self, stream: Stream, raw: bytes, type_: str | None) -> bool:
+        """Whether the other one is to be expected: of an alert its event, unless the type is left out."""
+        if stream.kind == EVENTS:
+            # Only those of high severity are expected to raise an alert.
+            return _severity(raw) == "high"
+        integration = self._integration(stream)
+        return integration is None or type_ not in expanded(integration.exclude_types)
+
+    def _take(self, batch: StoredBatch) -> None:
+        stream, now = batch.header.stream, self._now()
+        group = group_key(batch.header.envelope.tenant_id, stream.integration)
+        with self._lock:
+            waits = self._waits.setdefault(stream, _Waits())
+            for raw in batch.items:
+                read = event_fields(raw)
+                if read.id is not None and self._is_paired(stream, raw, read.type):
+                    key = log_id(group, _OTHER[stream.kind], read.id, raw)[:KEY_LENGTH]
+                    waits.since[read.id] = (now, key)
+            while len(waits.since) > MOST:
+                waits.since.popitem(last=False)
+
+    def _look(self, stream: Stream) -> None:
+        """Forget those whose other one is there; those that waited long enough are looked for in the ledger, once."""
+        waits, state, now = self._waits[stream], self._state(), self._now()
+        other = Stream(stream.integration, stream.tenant, _OTHER[stream.kind])
+        recent = {*state.checkpoints.read(other).checkpoint.recent} if waits.since else set()
+        waits.since = OrderedDict((id_, each) for id_, each in waits.since.items() if each[1] not in recent)
+        late = {id_: key for id_, (since, key) in waits.since.items() if now - since > GRACE}
+        known = stored_since(state, other, day_before(now), event_fields).keys if late else set()
+        for id_, key in late.items():
+            del waits.since[id_]
+            if key not in known:
+                waits.alone[id_] = None
+        while len(waits.alone) > MOST:
+            waits.alone.popitem(last=False)
+
+
+def _severity(raw: bytes) -> str:
+    try:
+        return str(json.loads(raw)["severity"]).lower()
+    except (ValueError, KeyError, TypeError):
+        return ""

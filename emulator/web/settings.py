@@ -1,0 +1,79 @@
+"""The configuration in force, as the settings page tells it: never the value of a secret."""
+
+from __future__ import annotations
+
+import platform as sys_platform
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import fields as fields_of
+from dataclasses import is_dataclass
+from datetime import timedelta
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from emulator.web import formatting
+from lib.config.secrets import Reference
+from lib.config.settings import Every
+from lib.model.duration import duration_text
+from lib.version import VERSION
+
+ROOT = Path(__file__).parents[2]
+"""Where the documentation lies, in a source tree."""
+
+
+def items(config: Any) -> list[tuple[str, Any]]:
+    """The settings of a part of the configuration, in order."""
+    return [(each.name, getattr(config, each.name)) for each in fields_of(config)]
+
+
+def shown(name: str, value: Any) -> str:
+    """A setting as people write it."""
+    if name == "listen":
+        return f"{value[0]}:{value[1]}"
+    if name == "limits":
+        bytes_ = formatting.size(value.max_pending_bytes)
+        rest = f"ack_timeout {told(value.ack_timeout)}, deadline {told(value.deadline)}"
+        return f"max_pending_bytes {bytes_}, {rest}"
+    return told(value)
+
+
+def told(value: object) -> str:
+    """A setting as text: a reference by where it leads, and never by what it stands for."""
+    texts: dict[type, Callable[[Any], str]] = {
+        Reference: masked,
+        timedelta: duration_text,
+        Every: lambda each: each.cron or told(each.interval),
+    }
+    if type(value) in texts:
+        return texts[type(value)](value)
+    if value is None or isinstance(value, bool):
+        return {None: "–", True: "on", False: "off"}[value]
+    if is_dataclass(value) and not isinstance(value, type):
+        inner = [f"{name}: {told(each)}" for name, each in items(value) if each not in (None, (), "")]
+        return ", ".join(inner) or "–"
+    if isinstance(value, tuple | list):
+        return ", ".join(map(told, value)) or "–"
+    return str(value)
+
+
+def masked(reference: Reference) -> str:
+    """What may be shown of a secret: the kind of place that it comes from."""
+    text = str(getattr(reference, "text", ""))
+    kinds = {"${env:": "an environment variable", "${file:": "a file", "${secret:": "Secret Manager"}
+    place = next((kind for begin, kind in kinds.items() if text.startswith(begin)), None)
+    return f"•••••• (from {place})" if place else "••••••"
+
+
+def documents() -> Mapping[str, Path]:
+    """The documentation that lies beside the program, by name."""
+    return {each.name: each for each in [*ROOT.glob("README.md"), *ROOT.glob("docs/*.md")]}
+
+
+def versions() -> list[tuple[str, str]]:
+    """What runs here."""
+    found = [("connector", VERSION), ("Python", sys_platform.python_version())]
+    for name in ("grpcio", "protobuf", "Flask", "waitress", "requests"):
+        with suppress(metadata.PackageNotFoundError):
+            found.append((name, metadata.version(name)))
+    return found

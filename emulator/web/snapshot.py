@@ -1,0 +1,267 @@
+"""One status for all who look: kept up to date, instead of being read anew at each look."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, Protocol
+
+from emulator.web.listing import tiles
+from emulator.web.status import StreamRecord, read_record
+from lib.errors import ConnectorError, LayoutError
+from lib.model.stream import Stream
+from lib.state.checkpoints import checkpoint_key
+from lib.state.leases import lease_key, lease_of
+from lib.state.reconciliations import progress_key
+from lib.state.state import State
+from lib.store.base import Entry, ObjectStore, Stored
+
+log = logging.getLogger(__name__)
+
+FRESH_SECONDS = 0.25
+"""A status is read again at the next look after so long, where that costs little."""
+CHEAP_SECONDS = 0.05
+"""A pass of so much CPU is made while the looker waits; a dearer one beside him."""
+SHARE = 20
+"""A dear pass is made at most so often that it takes a twentieth of one core."""
+QUIET_SECONDS = 60.0
+"""A pass is made after so long even if nobody looks, so that the first look finds one."""
+OLDEST_SECONDS = 60.0
+"""Nobody is shown an older status: the look waits for a new one, or gets the error that prevents it."""
+KEPT_BYTES = 16_384
+MARKED_PREFIXES = ("cursors/", "leases/", "reconciliations/")
+"""Whose objects tell whether a stream's record has changed; each is listed once a pass."""
+KEPT_PREFIXES = ("gaps/", "dead/", "acknowledged/")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A status and when it was taken; what is derived from it is made once."""
+
+    status: dict[str, Any]
+    number: int
+    """Rises with each pass."""
+    at: float
+    """Monotonic time."""
+    cost: float
+    """CPU seconds of the pass."""
+    lines: Sequence[dict[str, Any]] = field(default=())
+    """Every stream's line, with a `label` for people: the tenant's name, or what comes nearest to one."""
+
+    @property
+    def age(self) -> float:
+        """Seconds since the pass."""
+        return time.monotonic() - self.at
+
+    @cached_property
+    def body(self) -> bytes:
+        """The status as JSON."""
+        return json.dumps(self.status, ensure_ascii=False).encode()
+
+    @cached_property
+    def by_stream(self) -> Mapping[Stream, dict[str, Any]]:
+        """Each stream's line."""
+        return {Stream.of(line): line for line in self.lines}
+
+    @cached_property
+    def by_path(self) -> Mapping[str, dict[str, Any]]:
+        """The same by the stream's path, which reasons name."""
+        return {stream.path: line for stream, line in self.by_stream.items()}
+
+    @cached_property
+    def streams(self) -> Sequence[dict[str, Any]]:
+        """Those that are not retired."""
+        return [line for line in self.lines if line["state"] != "retired"]
+
+    @cached_property
+    def tiles(self) -> Mapping[str, int]:
+        """How many there are of each health."""
+        return tiles(self.status)
+
+
+class Read(Protocol):
+    """Makes a status of the store's records; `store` and `record` are what it reads through."""
+
+    def __call__(self, store: ObjectStore, record: Callable[[Stream], StreamRecord]) -> dict[str, Any]:
+        """The status now."""
+        ...
+
+
+class Snapshot:
+    """The newest status.
+
+    A pass lists the store, and reads again only what has another generation than before: an object that changed
+    has a new one, whoever wrote it, so nothing that the store holds is missed for longer than the time between two
+    passes. That time is bounded, the age is part of what is shown, and a pass that fails is never replaced by an older
+    status: the looker gets its error. What the functions answered last is read from memory in each pass.
+    """
+
+    def __init__(self, store: Callable[[], ObjectStore], read: Read, quiet: float = QUIET_SECONDS) -> None:
+        """`quiet`: seconds between two passes while nobody looks."""
+        self._store = store
+        self._quiet = quiet
+        self._read = read
+        self._taken: Taken | None = None
+        self._edition = 0
+        self._passing = threading.Lock()
+        self._wanted = threading.Event()
+        self._over = threading.Event()
+        self._listed: ListedStore | None = None
+        self._records: dict[Stream, tuple[tuple[int, ...], StreamRecord]] = {}
+        self._thread = threading.Thread(target=self._keep, name="snapshot", daemon=True)
+
+    def start(self) -> None:
+        """Keep it up to date while nobody looks."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread that `start` began."""
+        self._over.set()
+        self._wanted.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def current(self) -> Taken:
+        """The newest status; a ConnectorError where the store cannot be read."""
+        taken = self._taken
+        if taken is None or taken.age > OLDEST_SECONDS + SHARE * taken.cost:
+            return self._pass(taken)
+        if taken.age > FRESH_SECONDS and taken.cost < CHEAP_SECONDS:
+            return self._pass(taken)
+        if taken.age > max(FRESH_SECONDS, SHARE * taken.cost):
+            self._wanted.set()
+        return taken
+
+    def status(self) -> dict[str, Any]:
+        """The newest status, as `/status` tells it."""
+        return self.current().status
+
+    def expire(self) -> None:
+        """Read again at the next look: something was done just now."""
+        self._edition += 1
+        self._taken = None
+
+    def _keep(self) -> None:
+        while not self._over.is_set():
+            taken = self._taken
+            try:
+                self._pass(taken)
+            except ConnectorError as error:
+                # The next look reads by itself, and tells whoever looks.
+                self._taken = None
+                log.warning("%s", error)
+            except Exception:
+                self._taken = None
+                log.exception("the status cannot be made")
+            self._wanted.wait(self._quiet)
+            self._wanted.clear()
+
+    def _pass(self, before: Taken | None) -> Taken:
+        with self._passing:
+            if self._taken is not None and self._taken is not before:
+                return self._taken  # Somebody else has just made it.
+            edition, began, used = self._edition, time.monotonic(), time.thread_time()
+            store = self._store()
+            if self._listed is None or self._listed.store is not store:
+                self._listed = ListedStore(store)
+                self._records.clear()
+            self._listed.begin()
+            status = self._read(self._listed, self._record_reader(self._listed))
+            number = time.monotonic_ns()
+            lines = labelled(status)
+            taken = Taken(status, number, began, time.thread_time() - used, lines)
+            # A pass that began before something was done may not know of it.
+            self._taken = taken if edition == self._edition else None
+            return taken
+
+    def _record_reader(self, store: ListedStore) -> Callable[[Stream], StreamRecord]:
+        generations = {entry.key: entry.generation for prefix in MARKED_PREFIXES for entry in store.list(prefix)}
+        state = State.of(store)
+
+        def read(stream: Stream) -> StreamRecord:
+            mark = tuple(generations.get(key(stream), 0) for key in (checkpoint_key, lease_key, progress_key))
+            kept = self._records.get(stream)
+            if kept is not None and kept[0] == mark:
+                return kept[1]
+            record = read_record(state, datetime.now(UTC), stream)
+            # While somebody delivers, receipts are written that the lease does not name yet.
+            if mark[1] and _is_free(store, stream):
+                self._records[stream] = (mark, record)
+            else:
+                self._records.pop(stream, None)
+            return record
+
+        return read
+
+
+def _is_free(store: ObjectStore, stream: Stream) -> bool:
+    """Whether nobody delivers the stream; False where that cannot be told."""
+    with suppress(LayoutError):
+        return lease_of(store, stream)[0].holder is None
+    return False
+
+
+def labelled(status: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The streams' lines, each with a name for people: of an integration's only tenant it is the integration's."""
+    alone = {line["name"] for line in status["integrations"] if line["tenants"] == 1}
+    return [
+        line
+        | {
+            "label": line["tenant_name"]
+            or (line["integration"] if line["integration"] in alone else f"{line['tenant'][:8]}…")
+        }
+        for line in status["streams"]
+    ]
+
+
+class ListedStore:
+    """A store for one reader: small objects are read again only when a listing shows another generation."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
+        self._listed: dict[str, int] = {}
+        self._kept: dict[str, Stored] = {}
+        self._lists: dict[str, list[Entry]] = {}
+
+    def begin(self) -> None:
+        """Begin a pass: what was listed before counts no more."""
+        self._kept = {key: stored for key, stored in self._kept.items() if key in self._listed}
+        self._listed.clear()
+        self._lists.clear()
+
+    def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
+        """As the store's own, noting generations; of streams' objects as it was earlier in this pass."""
+        if prefix in MARKED_PREFIXES and not after:
+            if prefix not in self._lists:
+                self._lists[prefix] = [*self.store.list(prefix)]
+            yield from self._lists[prefix]
+            return
+        for entry in self.store.list(prefix, after=after):
+            if entry.key.startswith(KEPT_PREFIXES):
+                self._listed[entry.key] = entry.generation
+            yield entry
+
+    def read(self, key: str) -> Stored | None:
+        """The object as it was at the last listing, or as it is now."""
+        kept = self._kept.get(key)
+        if kept is not None and self._listed.get(key) == kept.generation:
+            return kept
+        stored = self.store.read(key)
+        if stored is not None and key in self._listed and len(stored.body) <= KEPT_BYTES:
+            self._kept[key] = stored
+        return stored
+
+    def write(self, key: str, body: bytes, *, expected: int) -> int:
+        """As the store's own."""
+        return self.store.write(key, body, expected=expected)
+
+    def delete(self, key: str, *, expected: int) -> None:
+        """As the store's own."""
+        self.store.delete(key, expected=expected)

@@ -1,0 +1,377 @@
+"""The page's views. Each is made of the snapshot alone, or of one stream's own objects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+
+from flask import Flask, Response, request
+
+from emulator.web import formatting
+from emulator.web.charts import DEFAULT, RANGES
+from emulator.web.context import HEADERS, Context, page
+from emulator.web.events import Events, dead_events, last_receipts
+from emulator.web.exports import dead_letter_lines, gap_lines
+from emulator.web.listing import BADNESS, Query, find, ordered, waits, without_stream
+from emulator.web.settings import documents, items, shown, told, versions
+from emulator.web.snapshot import Taken
+from lib.errors import NotFoundError
+from lib.model.clock import to_text
+from lib.model.stream import Stream
+from lib.version import VERSION
+
+INTEGRATIONS = 12
+"""So many are shown at the start; all at a click."""
+STREAMS = 10
+TENANTS = 50
+LISTED = 100
+"""Gaps or dead letters a page."""
+NAMED = 3
+"""Streams that a reason names."""
+ASK_AGAIN = 3.0
+"""Seconds between two questions of a page, where the answers cost little."""
+WORDS = {
+    "ok": "All is well",
+    "attention": "Needs attention",
+    "failing": "Failing",
+    "waiting": "Nothing fetched yet",
+}
+SHAPES = {"ok": "●", "attention": "▲", "failing": "✖", "waiting": "◌", "retired": "–"}
+TITLES = {
+    "fetched": "fetching",
+    "up_to_date": "up to date",
+    "rate_limited": "waits for calls",
+    "busy": "busy",
+    "paused": "paused",
+    "failed": "failed",
+    "idle": "not asked yet",
+    "retired": "retired",
+}
+
+Values = dict[str, Any]
+Arguments = Mapping[str, str]
+
+
+class Views:
+    """The routes of everything that is looked at, and `/live`, which tells what has changed in one of them."""
+
+    def __init__(self, app: Flask, context: Context, events: Events) -> None:
+        self._context = context
+        self._events = events
+        self._app = app
+        self._views: dict[str, tuple[str, Callable[[Arguments], Values]]] = {
+            "/": ("overview.html", self._overview),
+            "/streams": ("streams.html", self._streams),
+            "/tenant": ("tenant.html", self._tenant),
+            # Names in the query: a path cannot hold every name, such as one with a slash.
+            "/stream": ("stream.html", self._stream),
+            "/gaps": ("gaps.html", self._gaps),
+            "/dead-letters": ("dead_letters.html", self._dead_letters),
+            "/settings": ("settings.html", self._settings),
+            "/job": ("job.html", self._job),
+        }
+        for path, (template, build) in self._views.items():
+            app.add_url_rule(path, path, self._shown(template, build))
+        app.add_url_rule("/live", "live", self._live)
+        app.add_url_rule("/chart.json", "chart", self._chart)
+        app.add_url_rule("/docs/<name>", "docs", self._document)
+        self._furnish()
+
+    def _furnish(self) -> None:
+        env = self._app.jinja_env
+        for name in ("number", "size", "seconds", "short", "ago", "pretty", "coded"):
+            env.filters[name] = getattr(formatting, name)
+        env.globals.update(
+            version=VERSION,
+            plural=formatting.plural,
+            shapes=SHAPES,
+            words=WORDS,
+            state_titles=TITLES,
+            ranges=RANGES.values(),
+            waits=waits,
+            token=self._context.token,
+            health_of=lambda line: "retired" if line["state"] == "retired" else line["health"],
+            look_of=look_of,
+            stream_url=stream_url,
+            tenant_url=tenant_url,
+            confirm_url=confirm_url,
+        )
+        env.globals["ui"] = env.get_template("macros.html").module
+
+    def _shown(self, template: str, build: Callable[[Arguments], Values]) -> Callable[[], Response]:
+        def show() -> Response:
+            return page(template, **self._common(request.full_path), **build(request.args))
+
+        return show
+
+    def _common(self, url: str) -> Values:
+        taken = self._context.snapshot.current()
+        return {
+            "s": taken.status,
+            "taken": taken,
+            "now": formatting.utc_now(),
+            "here": url.rstrip("?"),
+            "jobs": self._context.jobs.newest()[:5],
+        }
+
+    def _live(self) -> Response:
+        """What a view's parts look like now; nothing where nothing has changed since the browser's ETag."""
+        split = urlsplit(request.args.get("view", "/"))
+        if split.path not in self._views:
+            raise NotFoundError(f"there is no view {split.path!r}")
+        taken = self._context.snapshot.current()
+        mark = f"{taken.number} {self._context.jobs.changes} {self._context.token} {request.full_path}"
+        etag = sha256(mark.encode()).hexdigest()[:20]
+        wait = max(ASK_AGAIN, 4 * taken.cost)
+        if request.if_none_match.contains(etag):
+            answer = Response(status=304, headers=HEADERS)
+        else:
+            template, build = self._views[split.path]
+            arguments = dict(parse_qsl(split.query))
+            values = {**self._common(f"{split.path}?{split.query}"), **build(arguments), "etag": etag}
+            found = self._app.jinja_env.get_template(template)
+            scope = found.new_context(values)
+            parts = {
+                name.removeprefix("part_"): "".join(block(scope))
+                for name, block in {**self._app.jinja_env.get_template("base.html").blocks, **found.blocks}.items()
+                if name.startswith("part_")
+            }
+            body = {"parts": parts, "health": taken.status["health"], "at": taken.status["now"], "wait": wait}
+            answer = Response(json.dumps(body, ensure_ascii=False), content_type="application/json", headers=HEADERS)
+        answer.set_etag(etag)
+        answer.headers["Cache-Control"] = "no-cache"
+        return answer
+
+    def _chart(self) -> Response:
+        chosen = RANGES.get(request.args.get("range", DEFAULT), RANGES[DEFAULT])
+        integration, tenant = (request.args.get(key) or None for key in ("integration", "tenant"))
+        found = self._context.history.chart(chosen, integration, tenant)
+        budgets = [
+            line["calls"]["per_minute"]
+            for line in self._context.snapshot.status()["integrations"]
+            if "calls" in line and integration in (None, line["name"])
+        ]
+        body = json.dumps(found | {"budget": sum(budgets) or None}, ensure_ascii=False)
+        return Response(body, content_type="application/json", headers=HEADERS)
+
+    def _drawn(self, arguments: Arguments, integration: str | None = None, tenant: str | None = None) -> Values:
+        """The chart as it is without script: bars, and a table."""
+        chosen = RANGES.get(arguments.get("range", DEFAULT), RANGES[DEFAULT])
+        found = self._context.history.chart(chosen, integration, tenant)
+        query = urlencode({key: value for key, value in (("integration", integration), ("tenant", tenant)) if value})
+        return {"chart": found, "chosen": chosen, "bars": bars(found), "chart_query": query, "chart_rows": rows(found)}
+
+    def _overview(self, arguments: Arguments) -> Values:
+        taken = self._context.snapshot.current()
+        named = [line["name"] for line in taken.status["integrations"]]
+        chosen = arguments.get("integration") if arguments.get("integration") in named else None
+        integrations = sorted(
+            taken.status["integrations"], key=lambda line: (-BADNESS[line["health"]], line["name"].casefold())
+        )
+        shown = integrations if arguments.get("all") else integrations[:INTEGRATIONS]
+        return {
+            "nav": "overview",
+            "look": look_of(taken.status),
+            "tiles": taken.tiles,
+            "integrations": shown,
+            "more": len(integrations) - len(shown),
+            "named": named[:200],
+            "chart_integration": chosen,
+            "lines": ordered(taken.streams, "trouble")[:STREAMS],
+            "reasons": [self._reason(taken, each) for each in taken.status["reasons"]],
+            **self._drawn(arguments, chosen),
+        }
+
+    @staticmethod
+    def _reason(taken: Taken, reason: Mapping[str, Any]) -> Values:
+        """A reason with the integrations that it concerns as a whole, or with the first of its streams by name."""
+        whole = [line["name"] for line in taken.status["integrations"] if _concerns(line, reason["code"])]
+        paths = [] if whole else reason["streams"]
+        named = [taken.by_path[path] for path in paths[:NAMED] if path in taken.by_path]
+        return {**reason, "whole": whole[:STREAMS], "named": named, "more": max(0, len(paths) - NAMED)}
+
+    def _streams(self, arguments: Arguments) -> Values:
+        taken = self._context.snapshot.current()
+        query = Query.of(arguments)
+        code = arguments.get("reason", "")
+        reason = next((each for each in taken.status["reasons"] if each["code"] == code), None)
+        lines = taken.lines
+        if reason is not None:
+            paths = set(reason["streams"])
+            lines = [line for line in lines if Stream.of(line).path in paths]
+        return {
+            "nav": "streams",
+            "query": query,
+            "reason": reason,
+            "found": find(lines, query),
+            "bare": [line["name"] for line in without_stream(taken.status) if query.health == line["health"] != "ok"],
+            "page_url": lambda number: query.url(page=number) + (f"&reason={quote(code)}" if reason else ""),
+            "tiles": taken.tiles,
+            "named": [line["name"] for line in taken.status["integrations"]][:200],
+            "kinds": sorted({line["stream"] for line in taken.streams}),
+        }
+
+    def _tenant(self, arguments: Arguments) -> Values:
+        taken = self._context.snapshot.current()
+        integration, tenant = (arguments.get(key, "") for key in ("integration", "tenant"))
+        lines = [line for line in taken.lines if (line["integration"], line["tenant"]) == (integration, tenant)]
+        if not lines:
+            raise NotFoundError(f"no tenant {tenant!r} of {integration!r} is known")
+        name = lines[0]["label"]
+        return {
+            "nav": "streams",
+            "lines": lines,
+            "tenant": tenant,
+            "tenant_name": name,
+            "integration": integration,
+            **self._drawn(arguments, integration, tenant),
+        }
+
+    def _stream(self, arguments: Arguments) -> Values:
+        stream = Stream(*(arguments.get(key, "") for key in ("integration", "tenant", "stream")))
+        taken = self._context.snapshot.current()
+        line = taken.by_stream.get(stream)
+        if line is None:
+            raise NotFoundError(f"no stream {stream} is known")
+        state = self._context.app.state
+        waiting = [
+            {"sequence": each.sequence, "size": each.entry.size, "since": to_text(each.entry.updated)}
+            for _, each in zip(range(LISTED), state.batches.waiting(stream), strict=False)
+        ]
+        admitted = self._context.admits()
+        dead = dead_letter_lines(state.store, taken.lines, stream)[:LISTED]
+        for each in dead:
+            each["lines"] = dead_events(state.store, each["key"]) if admitted else []
+        return {
+            "nav": "streams",
+            "line": line,
+            "waiting": waiting,
+            "receipts": last_receipts(state, stream),
+            "dead": dead,
+            "newest": self._events.newest(state, stream) if admitted else None,
+        }
+
+    def _gaps(self, arguments: Arguments) -> Values:
+        return {"nav": "gaps", **paged("/gaps", gap_lines(self._context.snapshot.current().lines), arguments)}
+
+    def _dead_letters(self, arguments: Arguments) -> Values:
+        lines = dead_letter_lines(self._context.app.store, self._context.snapshot.current().lines)
+        return {"nav": "dead", **paged("/dead-letters", lines, arguments)}
+
+    @staticmethod
+    def _document(name: str) -> Response:
+        path = documents().get(name)
+        if path is None:
+            raise NotFoundError(f"there is no document {name!r}", remedy="The settings page lists them.")
+        return Response(path.read_text("utf-8"), content_type="text/plain; charset=utf-8", headers=HEADERS)
+
+    def _job(self, arguments: Arguments) -> Values:
+        number = arguments.get("id", "")
+        job = self._context.jobs.get(int(number)) if number.isascii() and number.isdigit() and len(number) < 9 else None
+        if job is None:
+            raise NotFoundError("this action is no longer remembered", remedy="Go to the overview.")
+        return {"nav": "", "job": job}
+
+    def _settings(self, _: Arguments) -> Values:
+        config = self._context.app.config()
+        status = self._context.snapshot.status()
+        admitted = self._context.admits()
+        return {
+            "nav": "settings",
+            "settings": [(name, shown(name, value)) for name, value in items(config) if name != "integrations"],
+            "integration_settings": [
+                (each.name, [(n, told(v)) for n, v in items(each)]) for each in config.integrations[:TENANTS]
+            ],
+            "more": max(0, len(config.integrations) - TENANTS),
+            "versions": versions(),
+            "began": to_text(self._context.began),
+            "pending": status["pending_bytes"],
+            "limit": config.limits.max_pending_bytes,
+            "functions": status.get("functions", []),
+            "log": self._context.log.newest() if admitted else None,
+            "docs": sorted(documents()),
+        }
+
+
+def _concerns(line: Mapping[str, Any], code: str) -> bool:
+    """Whether a reason is one of the whole integration."""
+    codes = [line.get("problem", {}).get("code"), *(each["code"] for each in line["warnings"])]
+    return code in codes or (code == "paused" and line["state"] == "paused")
+
+
+def paged(path: str, lines: list[Values], arguments: Arguments) -> Values:
+    """One page of lines."""
+    number = Query.of(arguments).page
+    pages = max(1, -(-len(lines) // LISTED))
+    number = min(number, pages)
+    return {
+        "lines": lines[(number - 1) * LISTED : number * LISTED],
+        "total": len(lines),
+        "left": sum(line["acknowledged"] is None for line in lines),
+        "page": number,
+        "pages": pages,
+        "page_url": lambda chosen: f"{path}?page={chosen}",
+    }
+
+
+def look_of(status: Mapping[str, Any]) -> str:
+    """The health as it is shown: before anything was fetched, nothing is called well."""
+    is_empty = status["health"] == "ok" and not any(line["read_up_to"] for line in status["streams"])
+    return "waiting" if is_empty else str(status["health"])
+
+
+def stream_url(line: Mapping[str, Any]) -> str:
+    """Where a stream is shown."""
+    return "/stream?" + urlencode({key: line[key] for key in ("integration", "tenant", "stream")})
+
+
+def tenant_url(line: Mapping[str, Any]) -> str:
+    """Where a tenant is shown."""
+    return "/tenant?" + urlencode({key: line[key] for key in ("integration", "tenant")})
+
+
+def confirm_url(action: str, back: str, **fields: str) -> str:
+    """Where an action is asked about."""
+    return f"/confirm/{action}?" + urlencode({**fields, "back": back})
+
+
+def bars(chart: Mapping[str, Any]) -> Values:
+    """The chart as bars of a drawing that is 720 wide and 120 high: at most ninety, several buckets in one."""
+    fetched = chart["fetched"]
+    group = max(1, -(-len(fetched) // 90))
+    sums = [max(fetched[at : at + group], default=0) for at in range(0, len(fetched), group)]
+    most = max(sums, default=0)
+    width = 720 / max(1, len(sums))
+    return {
+        "most": most,
+        "width": round(width * 0.8, 2),
+        "all": [
+            {"x": round(at * width, 2), "h": round(120 * value / most, 1)}
+            for at, value in enumerate(sums)
+            if value and most
+        ],
+    }
+
+
+def rows(chart: Mapping[str, Any]) -> list[Values]:
+    """The chart as a table of at most 24 rows, newest first."""
+    times = chart["t"]
+    group = max(1, -(-len(times) // 24))
+    step = (times[1] - times[0]) / 60 if len(times) > 1 else 1
+    found = []
+    for at in range(0, len(times), group):
+        part = slice(at, at + group)
+        lags = [each for each in chart["lag"][part] if each is not None]
+        found.append(
+            {
+                "at": to_text(datetime.fromtimestamp(times[at], UTC)),
+                "fetched": round(sum(chart["fetched"][part]) * step),
+                "acked": round(sum(chart["acked"][part]) * step),
+                "lag": max(lags, default=None),
+            }
+        )
+    return found[::-1]

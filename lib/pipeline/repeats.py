@@ -1,0 +1,61 @@
+"""Which of a page's items were stored before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from lib.model.checkpoint import HORIZON, Checkpoint
+from lib.model.clock import day_before
+from lib.model.ids import IdScope
+from lib.model.stream import Stream
+from lib.state.advance import Item, ReadFields, is_stored, stored_since
+from lib.state.ledger import Known
+from lib.state.state import State
+
+
+class StoredIds:
+    """The events that a position no longer remembers, read from ledger and batches when first needed."""
+
+    def __init__(self, state: State, stream: Stream, event_fields: ReadFields) -> None:
+        self._state = state
+        self._stream = stream
+        self._event_fields = event_fields
+        self._known: Known | None = None
+
+    def holds(self, item: Item, ids: IdScope, served_at: datetime, now: datetime) -> bool:
+        """Whether the event has a receipt, or waits in a batch."""
+        if self._known is None:
+            # What Sophos serves was fetched within the last 24 h, and a receipt is filed under its day of fetching, by
+            # Sophos's clock; where that is not known, by this machine's.
+            day = day_before(min(served_at, now) - HORIZON)
+            self._known = stored_since(self._state, self._stream, day, self._event_fields)
+        return is_stored(item, ids, self._known, self._event_fields)
+
+
+def fresh_of(
+    items: Sequence[Item],
+    ids: IdScope,
+    checkpoint: Checkpoint,
+    stored: StoredIds,
+    *,
+    served_at: datetime,
+    now: datetime,
+) -> list[Item]:
+    """The items that were not stored before, each once, in the order of the page."""
+    recent = set(checkpoint.recent)
+    fresh: dict[str, Item] = {}
+    for item in items:
+        if item.key in recent or item.key in fresh:
+            continue
+        if checkpoint.remembers(item.created_at, served_at) or not stored.holds(item, ids, served_at, now):
+            fresh[item.key] = item
+    return list(fresh.values())
+
+
+def changed_of(items: Sequence[Item], fresh: Sequence[Item], checkpoint: Checkpoint) -> int:
+    """How many of a page's items are dropped as repeats though their text is another: of the recent events only."""
+    if len(items) == len(fresh):
+        return 0
+    marks = checkpoint.marks() | {item.key: item.mark for item in fresh}
+    return sum(item.mark != marks.get(item.key, item.mark) for item in items)

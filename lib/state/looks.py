@@ -1,0 +1,134 @@
+"""What reconciliation has seen of each day: `looks/<stream>/<yyyy-mm-dd>.json`, kept as long as receipts.
+
+An hour counts once one reconciliation has read all of it. Of several the largest count stands, since a later one also
+sees what came late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from lib.errors import ConflictError, DamagedError
+from lib.model.clock import day_of
+from lib.model.lateness import UNKNOWN, bound_of
+from lib.model.stream import Stream
+from lib.state.codec import Codec
+from lib.state.dead_letters import set_damaged_aside
+from lib.state.ledger import KEPT
+from lib.store.base import ABSENT, ObjectStore
+
+EDGE = timedelta(minutes=5)
+"""An hour so close to an end of what was read may have been read in part: two clocks differ."""
+HOUR = timedelta(hours=1)
+WRITE_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class DayCounts:
+    """What is known of one day of one stream."""
+
+    hours: Mapping[str, int] = field(default_factory=dict)
+    """How many events Sophos held of each hour (`00` to `23`) that was read as a whole."""
+    late: Mapping[str, int] = field(default_factory=dict)
+    """The events of the day that reconciliation found, by how late they were."""
+    looked_at: datetime | None = None
+
+    @property
+    def held(self) -> int | None:
+        """How many events Sophos held of the day; None as long as an hour of it was not read as a whole."""
+        return sum(self.hours.values()) if len(self.hours) == 24 else None
+
+
+DAY = Codec(DayCounts, "a day of reconciliation")
+
+
+def look_key(stream: Stream, day: str) -> str:
+    """Where the day is."""
+    return f"looks/{stream.path}/{day}.json"
+
+
+def day_counts(store: ObjectStore, stream: Stream, day: str) -> DayCounts:
+    """What is known of the day; nothing where the object is damaged: the next reconciliation writes it anew."""
+    return _load(store, look_key(stream, day))[0]
+
+
+def _load(store: ObjectStore, key: str) -> tuple[DayCounts, int]:
+    stored = store.read(key)
+    if stored is None:
+        return DayCounts(), ABSENT
+    try:
+        return DAY.decode(stored.body), stored.generation
+    except DamagedError as error:
+        set_damaged_aside(store, key, stored.body, error)
+        return DayCounts(), stored.generation
+
+
+class HourCounts:
+    """One call's part of a reconciliation, as counts."""
+
+    def __init__(self, held: Mapping[str, int] | None) -> None:
+        """`held` is what earlier calls of the same reconciliation counted; None: they did not count."""
+        self.held: dict[str, int] | None = None if held is None else dict(held)
+        self._late: dict[str, dict[str, int]] = {}
+
+    def see(self, times: Iterable[datetime | None]) -> None:
+        """Count a page's items by the hour in which they were created."""
+        if self.held is not None:
+            for moment in filter(None, times):
+                name = f"{moment.astimezone(UTC):%Y-%m-%dT%H}"
+                self.held[name] = self.held.get(name, 0) + 1
+
+    def restarted(self) -> None:
+        """The reading began anew in the middle: what was counted twice is not known."""
+        self.held = None
+
+    def miss(self, created_at: datetime | None, now: datetime) -> str:
+        """Count an item that was not stored; the name of its lateness."""
+        bound = bound_of(now - created_at) if created_at else UNKNOWN
+        day = self._late.setdefault(day_of((created_at or now).astimezone(UTC)), {})
+        day[bound] = day.get(bound, 0) + 1
+        return bound
+
+    def keep(self, store: ObjectStore, stream: Stream, whole: tuple[datetime, datetime] | None, now: datetime) -> None:
+        """Write down what came late and, once a reading has come to its end, what was held from one time to another."""
+        hours: dict[str, dict[str, int]] = {}
+        if whole is not None and self.held is not None:
+            for hour in _hours(*whole):
+                hours.setdefault(day_of(hour), {})[f"{hour:%H}"] = self.held.get(f"{hour:%Y-%m-%dT%H}", 0)
+        for day in sorted({*hours, *self._late}):
+            _merge(store, stream, day, DayCounts(hours.get(day, {}), self._late.get(day, {}), now))
+        self._late.clear()
+
+
+def _hours(start: datetime, end: datetime) -> Iterable[datetime]:
+    """The hours that lie wholly between the two."""
+    hour = (start + EDGE).astimezone(UTC).replace(minute=0, second=0, microsecond=0) + HOUR
+    while hour + HOUR <= end - EDGE:
+        yield hour
+        hour += HOUR
+
+
+def _merge(store: ObjectStore, stream: Stream, day: str, new: DayCounts) -> None:
+    key = look_key(stream, day)
+    for _ in range(WRITE_TRIES):
+        old, generation = _load(store, key)
+        late = {bound: old.late.get(bound, 0) + new.late.get(bound, 0) for bound in {*old.late, *new.late}}
+        hours = {hour: max(old.hours.get(hour, 0), new.hours.get(hour, 0)) for hour in {*old.hours, *new.hours}}
+        merged = DayCounts(dict(sorted(hours.items())), late, new.looked_at)
+        with suppress(ConflictError):
+            store.write(key, DAY.encode(merged), expected=generation)
+            if generation == ABSENT:
+                _expire(store, stream, day)
+            return
+
+
+def _expire(store: ObjectStore, stream: Stream, day: str) -> None:
+    oldest = look_key(stream, day_of(datetime.fromisoformat(f"{day}T00:00:00+00:00") - KEPT))
+    for entry in store.list(f"looks/{stream.path}/"):
+        if entry.key >= oldest:
+            return
+        with suppress(ConflictError):
+            store.delete(entry.key, expected=entry.generation)

@@ -1,0 +1,130 @@
+"""The drill cuts everything off and counts; what it counts is what happened."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emulator.drill import site
+from emulator.drill.drill import CUTS, Cut, Drill, Result
+from emulator.drill.report import page
+from lib.config.loading import parse
+from tests.site import ROOT
+
+CONFIG = """\
+store: file:{folder}/store
+every: 5m
+observe: on
+integrations:
+  - {{name: "acme & <co>", client_id: "${{env:NONE}}", client_secret: "${{env:NONE}}", streams: [events, alerts],
+     exclude_types: ["family:system"], alerts_data_type: own-alerts}}
+  - {{name: msp, client_id: "${{env:NONE}}", client_secret: "${{env:NONE}}", data_source: "{{tenant_id}}",
+     tenants: [894af375-a52f-4d5a-a92d-9d9c279b1489, 0b5a1f0e-51e5-4f0c-9d5c-1f2f3a4b5c6d]}}
+"""
+EVENTS = 300
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    file = tmp_path / "connector.yaml"
+    file.write_text(CONFIG.format(folder=tmp_path))
+    return file
+
+
+def drill(config: Path, *arguments: str, status: int) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "emulator", "drill", "--config", str(config), "--json", *arguments],
+        cwd=ROOT,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+@pytest.mark.timeout(600)
+def test_nothing_is_lost_and_the_site_is_not_touched(config: Path) -> None:
+    report = config.with_name("report.html")
+    told = drill(config, "--minutes", "0.4", "--seed", "7", "--report", str(report), status=0)
+    assert (told["ok"], told["lost"], told["altered"], told["audit"]) == (True, 0, 0, True)
+    assert told["events"] == told["arrived"] > 1000
+    assert told["acked"] >= told["events"]
+    assert told["cuts"]
+    assert {cut["what"] for cut in told["cuts"]} <= {*CUTS}
+    assert told["healed_seconds"] == max(cut["healed_seconds"] for cut in told["cuts"])
+    assert (told["integrations"], told["streams"], told["seed"]) == (["acme & <co>", "msp"], 4, 7)
+    text = report.read_text()
+    assert "passed" in text
+    assert "acme &amp; &lt;co&gt;" in text
+    assert not re.search(r"https?://|<script|<link|src=", text)
+    assert not config.with_name("store").exists()
+
+
+def test_what_cannot_be_drilled_is_refused(config: Path) -> None:
+    for arguments in (("--config", str(config.with_name("none"))), ("--report", str(config / "x.html"))):
+        assert drill(config, *arguments, status=2)["ok"] is False
+
+
+@pytest.fixture
+def tried(config: Path) -> Iterator[Drill]:
+    """A drill whose parts run, with less to read; in a folder with a short path, for the socket's sake."""
+    folder = Path(tempfile.mkdtemp(prefix="dr-"))
+    integrations = site.copied(parse(config.read_text()))
+    yield Drill(integrations, folder, minutes=0, seed=1, tell=lambda _: None, backlog=EVENTS)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.timeout(300)
+def test_what_the_engine_never_got_is_lost_and_what_it_got_twice_or_changed_is_told(tried: Drill) -> None:
+    record = tried._folder / "engine.jsonl"
+    whole = tried.run()
+    assert whole.ok
+    lines = record.read_text().splitlines()
+    changed = json.loads(lines[2])
+    changed["raw"] = changed["raw"].replace("2026", "2025", 1)
+    record.write_text("".join(line + "\n" for line in [*lines[1:2], lines[1], json.dumps(changed), *lines[3:]]))
+    tried._engine._read = 0
+    tried._arrived.clear()
+    tried._count()
+    result = tried.result
+    assert (result.lost, result.doubled, result.altered, result.ok) == (1, 1, 1, False)
+    assert result.arrived == result.events - 1
+
+
+def test_a_type_that_is_left_out_is_not_expected(config: Path) -> None:
+    acme, msp = site.copied(parse(config.read_text()))
+    assert acme.excluded
+    assert not acme.wants("events", next(iter(acme.excluded)))
+    assert acme.wants("alerts", next(iter(acme.excluded)))
+    assert not msp.wants("alerts", "Event::Other")
+    assert (len(acme.tenants), len(msp.tenants)) == (1, 2)
+
+
+def test_a_result_is_well_only_where_everything_is() -> None:
+    def result(**changes: Any) -> Result:
+        well = {"events": 5, "arrived": 5, "acked": 5, "audit": True, "exit_status": 0}
+        found = Result(1, 1.0, ["acme"], 1, **(well | changes))
+        found.cuts = [Cut("engine", "2026-03-10T00:00:00.000000Z", 1.0, 2.0, 3.0)]
+        return found
+
+    assert result().ok
+    assert result(doubled=3).ok
+    for wrong in ({"lost": 1}, {"altered": 1}, {"audit": False}, {"exit_status": 1}, {"acked": 4}, {"events": 0}):
+        assert not result(**wrong).ok
+        assert "FAILED" in page(result(**wrong))
+    unhealed = result()
+    unhealed.cuts[0].healed_seconds = None
+    assert not unhealed.ok
+    assert "passed" in page(result())

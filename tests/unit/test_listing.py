@@ -1,0 +1,177 @@
+"""Search, filters, order, pages and charts of the operator's page."""
+
+import json
+from typing import Any
+from urllib.parse import parse_qs, parse_qsl, urlsplit
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emulator.web.actions import local
+from emulator.web.charts import DAY, RANGES, Day, Mark, bucketed, day_name, days_of, within
+from emulator.web.exports import FORMULA, _cell
+from emulator.web.formatting import coded, pretty, seconds
+from emulator.web.listing import HEALTHS, SORTS, Query, find, matches, ordered, tiles, waits
+from emulator.web.settings import told
+from lib.config.secrets import Reference
+
+LINES: st.SearchStrategy[list[dict[str, Any]]] = st.lists(
+    st.fixed_dictionaries(
+        {
+            "integration": st.sampled_from(["acme", "msp"]),
+            "tenant": st.text("0123456789abcdef-", min_size=4, max_size=8),
+            "tenant_name": st.sampled_from(["", "Alder Clinic", "Übung GmbH"]),
+            "stream": st.sampled_from(["events", "alerts"]),
+            "state": st.sampled_from(["fetched", "retired"]),
+            "health": st.sampled_from(["ok", "attention", "failing"]),
+            "lag_seconds": st.none() | st.floats(0, 1e6),
+            "events": st.integers(0, 10**9),
+            "pending_bytes": st.integers(0, 10**9),
+            "last_event": st.none() | st.just("2026-11-26T00:00:00.000000Z"),
+            "gaps": st.lists(st.just({}), max_size=1),
+            "set_aside": st.integers(0, 2),
+        },
+        optional={"problem": st.just({"code": "over_budget"})},
+    ),
+    max_size=40,
+)
+QUERIES = st.builds(
+    Query,
+    q=st.sampled_from(["", "alder", "über", "0 a", "ACME events"]),
+    health=st.sampled_from(["", *HEALTHS]),
+    integration=st.sampled_from(["", "acme"]),
+    kind=st.sampled_from(["", "alerts"]),
+    sort=st.sampled_from(SORTS),
+    page=st.integers(1, 9),
+)
+
+
+@given(LINES, QUERIES)
+def test_the_pages_of_a_query_hold_each_stream_that_it_asks_for_once(lines: list[dict[str, Any]], query: Query) -> None:
+    wanted = [line for line in lines if matches(line, query)]
+    first = find(lines, query, 7)
+    pages = [find(lines, Query.of({"page": str(1 + at), "sort": query.sort}), 7) for at in range(first.pages)]
+    assert first.total == len(wanted)
+    assert all(len(each.lines) <= 7 for each in pages)
+    everything = [line for line in lines if line["state"] != "retired"]
+    shown = [line for at in range(1 + len(lines) // 7) for line in _page(lines, query.sort, at + 1)]
+    assert sorted(map(id, shown)) == sorted(map(id, everything))
+
+
+def _page(lines: list[dict[str, Any]], sort: str, number: int) -> list[Any]:
+    found = find(lines, Query(sort=sort, page=number), 7)
+    return list(found.lines) if found.page == number else []
+
+
+@given(QUERIES)
+def test_a_query_is_all_in_its_url(query: Query) -> None:
+    split = urlsplit(query.url(page=query.page))
+    assert (split.path, Query.of(dict(parse_qsl(split.query)))) == ("/streams", query)
+
+
+@given(st.dictionaries(st.sampled_from(["page", "sort", "health", "q"]), st.text(max_size=30)))
+def test_a_url_that_means_nothing_is_the_first_page_of_everything(arguments: dict[str, str]) -> None:
+    query = Query.of(arguments)
+    assert query.page >= 1
+    assert query.sort in SORTS
+    assert find([], query).pages == 1
+
+
+@given(LINES)
+def test_trouble_comes_first_then_the_largest_lag(lines: list[dict[str, Any]]) -> None:
+    found = ordered(lines, "trouble")
+    badness = [["ok", "attention", "failing"].index(line["health"]) for line in found]
+    assert badness == sorted(badness, reverse=True)
+    healthy = [line["lag_seconds"] or 0.0 for line in found if line["health"] == "ok" and "problem" not in line]
+    assert healthy == sorted(healthy, reverse=True)
+
+
+@given(LINES)
+def test_the_tiles_count_what_their_filters_show(lines: list[dict[str, Any]]) -> None:
+    status = {"streams": lines, "integrations": [], "gaps": 0, "set_aside": 0}
+    found = tiles(status)
+    for health in ("failing", "attention", "ok", "waiting"):
+        assert found[health] == find(lines, Query(health=health)).total
+    assert found["waiting"] == sum(waits(line) for line in lines if line["state"] != "retired")
+
+
+@given(st.lists(st.tuples(st.integers(0, 3 * 3600 - 60), st.integers(0, 500), st.integers(0, 500)), max_size=50))
+def test_a_chart_holds_each_event_of_its_range_once(counted: list[tuple[int, int, int]]) -> None:
+    now = 1_800_000_000.0
+    days = {name: Day(name) for name in days_of(RANGES["3h"], now)}
+    for back, fetched, acked in counted:
+        at = now - back
+        days[day_name(at)].add("acme", "t-1", at, fetched=fetched, acked=acked)
+    for name in ("3h", "24h", "7d", "90d"):
+        chosen = RANGES[name]
+        found = bucketed([Day.of(json.loads(json.dumps(each.fields()))) for each in days.values()], chosen, now)
+        minutes = chosen.step / 60
+        assert abs(sum(found["fetched"]) * minutes - sum(each[1] for each in counted)) <= 0.005 * minutes * len(
+            found["t"]
+        )
+        assert found["t"] == sorted(found["t"])
+    of_tenant = bucketed(days.values(), RANGES["24h"], now, "acme", "t-1")
+    assert abs(sum(of_tenant["acked"]) * 60 - sum(each[2] for each in counted)) <= 0.3 * len(of_tenant["t"])
+
+
+def test_a_buckets_sample_is_its_worst() -> None:
+    now = 10 * DAY + 3600.0
+    day = Day(day_name(now))
+    day.samples = {
+        int(now) // 60 - 5: {"acme": [10.0, 100, 3], "msp": [70.0, 1, 1]},
+        int(now) // 60 - 4: {"acme": [1.0, 900, 9]},
+    }
+    found = bucketed([day], RANGES["24h"], now)
+    assert [(found["lag"][at], found["waiting"][at], found["calls"][at]) for at in (-2,)] == [(70.0, 900, 9)]
+    assert found["lag"][-30] is None
+
+
+def test_marks_are_those_that_the_range_touches() -> None:
+    marks = [
+        Mark("gap", 0, 10, "before"),
+        Mark("outage", 50, 90_000, "into it"),
+        Mark("restart", 99_000, 99_000, "in it"),
+    ]
+    assert [each.text for each in within(marks, RANGES["3h"], 100_000)] == ["into it", "in it"]
+
+
+@given(st.text(max_size=60))
+def test_nobody_is_led_elsewhere_after_an_action(path: str) -> None:
+    found = urlsplit(local(path))
+    assert (found.scheme, found.netloc) == ("", "")
+    assert local(path).startswith("/")
+    assert not local(path).startswith(("//", "/\\"))
+    assert "\n" not in local(path)
+
+
+def test_the_way_back_keeps_its_query() -> None:
+    assert parse_qs(urlsplit(local("/stream?integration=a%2Fb&tenant=t")).query)["integration"] == ["a/b"]
+
+
+@given(st.text(max_size=20))
+def test_no_cell_is_a_formula(text: str) -> None:
+    assert not _cell(text).startswith(FORMULA)
+
+
+@given(st.text("a`<&", max_size=20))
+def test_words_between_backticks_are_code_and_nothing_else_is_markup(text: str) -> None:
+    found = str(coded(text))
+    assert found.count("<") == found.count("</") * 2
+    assert found.count("<code>") == (text.count("`") // 2 if text.count("`") % 2 == 0 else 0)
+
+
+def test_a_secret_is_told_by_where_it_comes_from_only() -> None:
+    for text in ("s3cret-value", "${env:NAME_OF_IT}", "${file:/run/secrets/it}"):
+        assert told(Reference(text, "client_secret")).startswith("••••••")
+        assert text not in told(Reference(text, "client_secret"))
+
+
+def test_durations_have_two_units_at_most() -> None:
+    assert [seconds(each) for each in (None, 0.4, 119, 120, 7_140, 7_260, 86_400, 200_000)] == [
+        "–", "0 s", "119 s", "2 min", "119 min", "2 h 1 min", "24 h", "2 days",
+    ]  # fmt: skip
+
+
+def test_json_nested_beyond_reason_is_shown_as_it_is() -> None:
+    assert pretty("[" * 100_000) is None
+    assert pretty('{"a":1}') == '{\n  "a": 1\n}'

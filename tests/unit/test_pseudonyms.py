@@ -1,0 +1,207 @@
+"""What a recording replaces: the same everywhere, of the same form, and nothing of it left."""
+
+import base64
+import ipaddress
+import json
+import re
+import uuid
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emulator.recording.leaks import Search
+from emulator.recording.pseudonyms import ADDRESSES, Pseudonyms
+from emulator.recording.texts import Reader, Replacer, rewritten, swapped
+
+KEY = b"k" * 32
+DOCUMENTATION = [ipaddress.ip_network(each) for each in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")]
+
+
+def replaced(*events: Mapping[str, object], key: bytes = KEY) -> list[dict[str, object]]:
+    return [json.loads(each) for each in lines(*events, key=key)[0]]
+
+
+def lines(*events: Mapping[str, object], key: bytes = KEY) -> tuple[list[bytes], Pseudonyms, Reader]:
+    raws = [json.dumps(event, ensure_ascii=False).encode() for event in events]
+    reader, give = Reader(), Pseudonyms(key)
+    for raw in raws:
+        reader.read(raw)
+    give.avoid(reader.addresses)
+    replacer = Replacer(give, reader.names)
+    return [replacer.item(raw) for raw in raws], give, reader
+
+
+def test_one_person_is_one_pseudonym_however_the_name_is_written() -> None:
+    names = [
+        {"source": "EXAMPLE\\amelie.martin"},
+        {"source": "Martin, Amelie"},
+        {"source": "Amélie Martin"},
+        {"source": "WS-1\\Amelie.Martin", "location": "WS-1"},
+        {"name": "'x' at 'C:\\Users\\amelie.martin\\Downloads\\x.exe'"},
+        {"name": "mail from amelie.martin@corp.example to somebody"},
+        {"name": "Added automatically: EXAMPLE\\amelie.martin"},
+        {"name": "amelie.martin's computer is well"},
+    ]
+    texts = [json.dumps(each) for each in replaced(*names)]
+    found = [re.findall(r"user-[0-9a-f]{8}", text) for text in texts]
+    assert len({each for one in found for each in one}) == 1
+    assert all(found)
+    assert not [text for text in texts if "martin" in text.lower()]
+
+
+def test_forms_stay_valid() -> None:
+    (event,) = replaced(
+        {
+            "id": "66f8bc90-77a6-4fce-9e28-d99682c20d9f",
+            "user_id": "6747e4eb97073e3b1bdeb05f",
+            "case_id": "AB-1234",
+            "source_info": {"ip": "10.1.2.3"},
+            "name": "fe80::1:2 and 10.1.2.3 and bob@corp.de and 3C-5A-B4-00-11-22 and S-1-5-21-1-2-3-99 at in.corp.de",
+            "location": "kiosk.corp.de ",
+            "data": {"user_match_id": {"timestamp": 1657424774, "date": 1657424774000}},
+        }
+    )
+    assert uuid.UUID(str(event["id"])).version == 4
+    assert re.fullmatch(r"[0-9a-f]{24}", str(event["user_id"]))
+    assert re.fullmatch(r"[A-F]{2}-\d{4}", str(event["case_id"]))
+    assert any(ipaddress.ip_address(event["source_info"]["ip"]) in net for net in DOCUMENTATION)  # type: ignore[index]
+    v6, v4, email, mac, sid, domain = re.split(r" (?:and|at) ", str(event["name"]))
+    assert ipaddress.ip_address(v6) in ipaddress.ip_network("2001:db8::/32")
+    assert v4 == event["source_info"]["ip"]  # type: ignore[index]
+    assert re.fullmatch(r"user-[0-9a-f]{8}@example\.(com|org)", email)
+    assert mac.startswith("00-00-5E-00-53-")
+    assert re.fullmatch(r"S-1-5-21(-\d+){4}", sid)
+    assert domain.endswith(".example.com")
+    assert str(event["location"]).endswith(".example.com ")
+    told = event["data"]["user_match_id"]  # type: ignore[index]
+    assert (len(str(told["timestamp"])), len(str(told["date"]))) == (10, 13)
+    assert told["timestamp"] != 1657424774
+
+
+def test_an_alert_and_its_event_keep_their_common_id_in_all_its_forms() -> None:
+    id_ = "47c5eb91-96ac-422b-becd-d37f2e9fc12f"
+    packed = base64.b64encode(uuid.UUID(id_).bytes).decode()
+    alert = {
+        "id": id_,
+        "javaUUID": swapped(id_),
+        "data": {"event_service_id": {"type": 3, "data": packed}, "endpoint_id": id_.upper()},
+    }
+    found, told = replaced({"id": id_}, alert)
+    assert found["id"] == told["id"] != id_
+    assert swapped(str(told["javaUUID"])) == told["id"]
+    data = told["data"]
+    assert isinstance(data, dict)
+    assert data["endpoint_id"] == str(told["id"]).upper()
+    assert str(uuid.UUID(bytes=base64.b64decode(data["event_service_id"]["data"]))) == told["id"]
+
+
+def test_what_is_sophoss_own_stays() -> None:
+    event = {
+        "type": "Event::Endpoint::CoreDetection",
+        "group": "MALWARE",
+        "severity": "high",
+        "when": "2026-03-10T01:02:03.456Z",
+        "name": "Malware detected: 'Mal/Generic-S' at 'C:\\Windows\\Temp\\setup.exe', engine 3.2, 12:34:56",
+        "source": "n/a",
+        "threat": "Mal/Generic-S",
+        "data": {"endpoint_platform": "windows", "created_at": 1773105718215, "executablePid": "4711"},
+        "odd": [1, 2.5e3, True, None, "[global] \u2028 emoji 🙂", {"": ""}],
+    }
+    assert replaced(event) == [event]
+
+
+def test_another_key_gives_other_pseudonyms_and_the_same_key_the_same() -> None:
+    event = {"source": "bob.builder", "id": "66f8bc90-77a6-4fce-9e28-d99682c20d9f"}
+    one, again, other = replaced(event), replaced(event), replaced(event, key=b"o" * 32)
+    assert one == again
+    assert not {*map(str, one[0].values())} & {*map(str, other[0].values())}
+
+
+def test_no_address_that_was_met_is_given_to_anybody_while_others_are_left() -> None:
+    met = ADDRESSES[:700]
+    events = replaced(*({"source_info": {"ip": address}} for address in met))
+    given = {event["source_info"]["ip"] for event in events}  # type: ignore[index]
+    assert not given & {*met}
+    assert len(given) > 50  # all that are left, as chance has it
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(_json, st.sampled_from([None, 1]), st.booleans())
+def test_what_is_not_changed_keeps_its_bytes_but_for_line_breaks(
+    value: object, indent: int | None, ascii_: bool
+) -> None:
+    raw = json.dumps(value, indent=indent, ensure_ascii=ascii_).encode("utf-8", "surrogatepass")
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return
+    kept = rewritten(raw, lambda _, __: None, lambda _, __: None)
+    assert kept == raw.replace(b"\n", b" ").replace(b"\r", b" ")
+    seen: list[str] = []
+    rewritten(raw, lambda text, _: seen.append(text), lambda _, __: None)
+    assert sorted(seen) == sorted(_strings(value))
+
+
+def _strings(value: object) -> list[str]:
+    if isinstance(value, dict):
+        return [each for key, inner in value.items() for each in (key, *_strings(inner))]
+    if isinstance(value, list):
+        return [each for inner in value for each in _strings(inner)]
+    return [value] if isinstance(value, str) else []
+
+
+_login = st.from_regex(r"[a-z]{2,8}[._-][a-z]{3,9}", fullmatch=True)
+_place = st.sampled_from(
+    [
+        "{}",
+        "user {} logged in",
+        "C:\\Users\\{}\\x.exe",
+        "/home/{}/x",
+        "({}), again {}",
+        "{}@corp.net",
+        "CORP\\{}",
+        "über {}…",
+    ]
+)
+
+
+@given(_login, _place, st.booleans())
+def test_a_user_who_is_known_from_one_event_is_in_no_other(login: str, place: str, upper: bool) -> None:
+    text = place.replace("{}", login.upper() if upper else login)
+    found, give, reader = lines({"name": text, "other": {"x": [text]}}, {"source": f"CORP\\{login}"})
+    assert all(login not in each.decode().lower() for each in found)
+    assert not list(Search.of(give.originals, reader.words).leaks(found, set()))
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        (b'{"x": "Amelie.Martin was here"}', "user"),
+        (b'{"x": "xamelie.martinx"}', "user"),
+        (b'{"x": "am\\u0065lie.martin"}', "user"),
+        (b'{"x": "at WS-FIN-014:"}', "host"),
+        (b'{"x": "66F8BC90-77a6-4fce-9e28-d99682c20d9f"}', "id"),
+        (b'{"x": "somebody@corp.de"}', "email"),
+        (b'{"x": "10.9.8.7"}', "address"),
+        (b'{"x": "bob"}', "user"),
+    ],
+)
+def test_the_second_pass_finds_what_is_left(line: bytes, kind: str) -> None:
+    originals = {
+        "user": {"amelie.martin", "bob"},
+        "host": {"WS-FIN-014"},
+        "id": {"66f8bc90-77a6-4fce-9e28-d99682c20d9f"},
+    }
+    found = list(Search.of(originals, set()).leaks([b"{}", line], set()))
+    assert [(leak.kind, leak.line) for leak in found] == [(kind, 2)] * len(found)
+    assert found
+    clean = [b'{"x": "bobby at WS-FIN-0145 192.0.2.1 user-1@example.com"}'.replace(b"WS-FIN-0145", b"WS-FIN-01")]
+    assert not list(Search.of(originals, set()).leaks(clean, set()))
