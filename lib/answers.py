@@ -66,12 +66,13 @@ def delivered(results: Iterable[DeliveryResult]) -> list[Fields]:
 
 def reconciled(report: ReconcileReport) -> Fields:
     """A stream's reconciliation."""
-    return {
-        **_stream(report.stream),
+    line = {
+        **{name: text or None for name, text in _stream(report.stream).items()},
         "outcome": report.outcome,
         "batches": list(report.batches),
         **report.found,
     }
+    return line if report.error is None else line | {"problem": report.error.as_problem()}
 
 
 def audited(report: AuditReport) -> Fields:
@@ -166,7 +167,7 @@ def _audited_stream(found: StreamAudit) -> Fields:
         **_stream(found.stream),
         "ok": found.ok,
         "receipts": sum(day.batches for day in found.days.values()),
-        "events": sum(day.events for day in found.days.values()),
+        "events": found.events,
         "days": {name: _day(sums) for name, sums in found.days.items()},
         "removed_until": found.removed_until,
         "gaps": [{name: fields[name] for name in names} for fields in (gap.fields() for gap in found.gaps)],

@@ -62,6 +62,11 @@ class StreamAudit:
     findings: Sequence[Finding]
 
     @property
+    def events(self) -> int:
+        """How many events its receipts hold."""
+        return sum(day.events for day in self.days.values())
+
+    @property
     def ok(self) -> bool:
         """Whether the chain holds."""
         return not self.findings

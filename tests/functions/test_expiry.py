@@ -1,5 +1,6 @@
 """Expiry goes through all streams, however few of them a call has time for."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from lib.model.batch import Envelope, Header
@@ -9,6 +10,7 @@ from lib.model.stream import Stream
 from lib.pipeline.expiry import EXPIRED_A_CALL, Expiry
 from lib.state.batches import StoredBatch
 from lib.state.state import State
+from lib.store.base import Entry
 from tests.fakes.memory_store import MemoryStore
 
 NOW = datetime(2026, 3, 10, tzinfo=UTC)
@@ -67,7 +69,7 @@ def test_streams_that_a_call_has_no_time_for_are_served_by_the_next_ones() -> No
 
 def test_a_stream_that_raises_keeps_none_of_the_others_from_their_turn() -> None:
     class Raises(MemoryStore):
-        def list(self, prefix: str, *, after: str = "") -> object:  # type: ignore[override]
+        def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
             if prefix.startswith(f"archive/{streams[1].path}"):
                 raise ValueError("nobody expected this")
             return super().list(prefix, after=after)
