@@ -150,6 +150,7 @@ def _add_readers(add: Callable[..., argparse.ArgumentParser]) -> None:
     window.add_argument("--since", required=True, metavar="TIME", help="a time, or a duration such as 12h; at most 24h")
     for each in (again, window):
         each.add_argument("--integration", metavar="NAME", help="default: each")
+        each.add_argument("--tenant", metavar="ID", help="its id or its name; default: each")
     replay = add("replay", "send kept or set-aside events to the engine again", _replay, config=True, json=True)
     which = replay.add_mutually_exclusive_group(required=True)
     which.add_argument("--since", metavar="TIME", help="batches fetched since a time, or a duration such as 3d")
@@ -256,7 +257,7 @@ def _hours(text: str) -> float:
 def _reconcile(args: argparse.Namespace) -> int:
     from emulator.cli.commands import reconcile
 
-    return reconcile(args.config, args.integration, getattr(args, "since", None), as_json=args.json)
+    return reconcile(args.config, args.integration, args.tenant, getattr(args, "since", None), as_json=args.json)
 
 
 def _replay(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from lib.model.clock import to_text
 from lib.model.stream import Stream
 
 if TYPE_CHECKING:
+    from lib.pipeline.audit import AuditReport, DaySums, StreamAudit
     from lib.pipeline.count_types import Seen, SeenFamily, SeenType, Share, TypesReport
     from lib.pipeline.deliver_stream import DeliveryResult
     from lib.pipeline.fetch_page import CallsUsed, Fetched
@@ -65,12 +66,18 @@ def delivered(results: Iterable[DeliveryResult]) -> list[Fields]:
 
 def reconciled(report: ReconcileReport) -> Fields:
     """A stream's reconciliation."""
-    return {
-        **_stream(report.stream),
+    line = {
+        **{name: text or None for name, text in _stream(report.stream).items()},
         "outcome": report.outcome,
         "batches": list(report.batches),
         **report.found,
     }
+    return line if report.error is None else line | {"problem": report.error.as_problem()}
+
+
+def audited(report: AuditReport) -> Fields:
+    """What the ledger adds up to."""
+    return {"ok": report.ok, "since": report.since, "streams": [_audited_stream(each) for each in report.streams]}
 
 
 def connection(report: ConnectionReport) -> Fields:
@@ -152,6 +159,24 @@ def _delivery_line(result: DeliveryResult) -> Fields:
         "set_aside": result.set_aside,
     }
     return line if result.error is None else line | {"problem": result.error.as_problem()}
+
+
+def _audited_stream(found: StreamAudit) -> Fields:
+    names = ("from", "to", "reason", "noticed_at", "sequence", "estimated_events")
+    return {
+        **_stream(found.stream),
+        "ok": found.ok,
+        "receipts": sum(day.batches for day in found.days.values()),
+        "events": found.events,
+        "days": {name: _day(sums) for name, sums in found.days.items()},
+        "removed_until": found.removed_until,
+        "gaps": [{name: fields[name] for name in names} for fields in (gap.fields() for gap in found.gaps)],
+        "findings": [asdict(each) for each in found.findings],
+    }
+
+
+def _day(sums: DaySums) -> Fields:
+    return {name: value for name, value in asdict(sums).items() if value or name != "observed"}
 
 
 def _stream(stream: Stream) -> Fields:

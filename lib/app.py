@@ -202,7 +202,7 @@ class App:
         from lib.pipeline.reconcile import Reconcile
         from lib.sophos.pages import event_fields
 
-        return Reconcile(self.state, event_fields, self.parts.now, self.parts.monotonic)
+        return Reconcile(self.state, event_fields, self.parts.now, self.parts.monotonic, self.parts.sleep)
 
     @property
     def forward_batch(self) -> ForwardBatch:
@@ -358,14 +358,17 @@ class App:
         integration: str | None = None,
         since: timedelta | None = None,
         on_progress: OnStreamProgress = lambda _, __, ___: None,
+        *,
+        tenant: str | None = None,
     ) -> list[ReconcileReport]:
         """Read what Sophos still serves, or a window of it, to its end, and store what the ledger does not hold.
 
         `on_progress` hears, after each page, of which stream how many events were read, and the newest one's time.
+        NotFoundError for an unknown integration, and where no integration reads the tenant (an id or a name).
         """
         self.require(integration)
         return self.reconcile.all(
-            self._patient(integration), self.accounts, since=since, seconds=COMMAND_SECONDS, on_progress=on_progress
+            self._patient(integration), self.accounts, tenant, since, seconds=COMMAND_SECONDS, on_progress=on_progress
         )
 
     def count_types(self, integration: str | None, window: timedelta) -> list[TypesReport]:

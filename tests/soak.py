@@ -18,7 +18,7 @@ from pathlib import Path
 from emulator.central import DEFAULT_TENANT_ID
 from emulator.drill.parts import Engine, Simulator, arrived, kill_group
 from lib.model.stream import Stream
-from lib.pipeline.audit import audit
+from tests.audited import audit
 from tests.fakes.go_engine import build_go_engine
 from tests.site import SECRET, Emulator, Site
 

@@ -30,6 +30,7 @@ from lib.model.text import printable
 from lib.parts import Parts, existing_store
 from lib.pipeline import audit as audits
 from lib.pipeline.observe import Observations
+from lib.pipeline.reconcile import RECONCILED
 
 if TYPE_CHECKING:
     from emulator.utmstack.watcher import SettingsWatcher
@@ -176,7 +177,7 @@ def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
     """Add the ledger up; 0 where the chain is whole, 1 where it is not."""
     try:
         config = configuration.load(location)
-        found = audits.audit(App(lambda: config, LOOKING).state, _day(since))
+        found = answers.audited(audits.audit(App(lambda: config, LOOKING).state, _day(since)))
     except ConnectorError as error:
         return refused(error, as_json=as_json)
     if as_json:
@@ -234,28 +235,57 @@ def _saving(share: Share) -> tuple[str, str, str, str]:
     return str(share.events), f"{share.of_events:.1%}", str(share.bytes), f"{share.of_bytes:.1%}"
 
 
-def reconcile(location: str | None, integration: str | None, since: str | None, *, as_json: bool) -> int:
-    """Read Sophos again, store what the ledger does not hold, and forward it; 0 where the engine has taken it."""
+def reconcile(
+    location: str | None, integration: str | None, tenant: str | None, since: str | None, *, as_json: bool
+) -> int:
+    """Read Sophos again, store what the ledger does not hold, and forward it.
+
+    0 where all of it was read and the engine has taken what was missing.
+    """
     try:
         app, _ = _graph(location)
-        window = None if since is None else _window(since)
-        reports = app.reconcile_all(integration, window, _Progress(window or DAY).show)
-        delivered = app.forward(integration)
+        window = None if since is None else _served_window(since)
+        reports = app.reconcile_all(integration, window, _Progress(window or DAY).show, tenant=tenant)
     except ConnectorError as error:
         return refused(error, as_json=as_json)
-    obstacle = next((each.error for each in delivered if each.error is not None), None)
+    obstacle = _forwarded(app, integration)
+    ok = obstacle is None and all(each.outcome == RECONCILED for each in reports)
     if as_json:
-        found = {"ok": obstacle is None, "results": list(map(answers.reconciled, reports))}
-        say(json.dumps(found, ensure_ascii=False))
-        return 1 if obstacle else 0
-    rows = [("STREAM", "READ", "MISSING", "HOW LATE")]
+        found: dict[str, Any] = {"ok": ok, "results": list(map(answers.reconciled, reports))}
+        say(json.dumps(found | ({"problem": obstacle.as_problem()} if obstacle else {}), ensure_ascii=False))
+        return 0 if ok else 1
+    rows = [("STREAM", "OUTCOME", "READ", "MISSING", "HOW LATE")]
     for report in reports:
         late = ", ".join(f"{count} within {bound}" for bound, count in report.found["lateness"].items())
-        rows.append((str(report.stream), str(report.read), str(report.missing), late or "-"))
+        name = str(report.stream) if report.stream.tenant else report.stream.integration
+        rows.append((name, report.outcome.replace("_", " "), str(report.read), str(report.missing), late or "-"))
     show(rows)
+    for report, row in zip(reports, rows[1:], strict=True):
+        if report.error is not None:
+            say("", f"{row[0]}: {report.error}", f"→ {report.error.remedy}")
+        elif report.outcome != RECONCILED:
+            say("", f"{row[0]}: not all was read in time. Call it again: it goes on from there.")
     if obstacle is not None:
-        say("", f"What was missing is stored, and waits: {obstacle}")
-    return 1 if obstacle else 0
+        say("", f"What was missing is stored, and waits: {obstacle}", f"→ {obstacle.remedy}")
+    return 0 if ok else 1
+
+
+def _forwarded(app: App, integration: str | None) -> ConnectorError | None:
+    """Forward what waits; what stands in its way, which takes nothing from what was found."""
+    try:
+        return next((each.error for each in app.forward(integration) if each.error is not None), None)
+    except ConnectorError as error:
+        return error
+
+
+def _served_window(since: str) -> timedelta:
+    window = _window(since)
+    if window > DAY:
+        raise ConfigError(
+            f"--since {since} lies too far back: Sophos serves the events of the last 24 hours only",
+            remedy="Write 24h at most. What was fetched before may be in the archive: `replay --since` sends that.",
+        )
+    return window
 
 
 def replay(location: str | None, since: str | None, name: str | None, *, as_json: bool) -> int:

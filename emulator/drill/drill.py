@@ -210,9 +210,9 @@ class Drill:
         found = audit(State.of(open_store(f"file:{self._folder}/store")))
         result, expected = self.result, self._expected.keys()
         result.events = len(expected)
-        result.acked = sum(line["events"] for line in found["streams"])
+        result.acked = sum(line.events for line in found.streams)
         result.arrived = len(expected & self._arrived.keys())
         result.lost = result.events - result.arrived
         result.doubled = sum(self._arrived[each] - 1 for each in expected & self._arrived.keys())
         result.altered = len(self._altered)
-        result.audit = found["ok"]
+        result.audit = found.ok

@@ -137,7 +137,9 @@ class Actions:
         self._context.snapshot.expire()
         total, missing = sum(each.read for each in reports), sum(each.missing for each in reports)
         found = f"{plural(missing, 'event')} had been missing and will be delivered" if missing else "none was missing"
-        return f"{plural(total, 'event')} of {plural(len(reports), 'stream')} read again: {found}."
+        failed = [each for each in reports if each.error is not None]
+        rest = f" {plural(len(failed), 'stream')} could not be read to the end: {failed[0].error}." if failed else ""
+        return f"{plural(total, 'event')} of {plural(len(reports), 'stream')} read again: {found}.{rest}"
 
     def _replay(self, since: datetime) -> str:
         report = self._app.send_again(since=since)

@@ -32,6 +32,10 @@ class Expiry:
         """The day on which all was looked through last."""
         self._refused_at: datetime | None = None
         """When this machine's clock was last found to differ from Sophos's."""
+        self._place: Stream | None = None
+        """The last stream that was looked at: out of time, the next call goes on behind it."""
+        self._is_rest = False
+        """Whether anything old was left behind on the way there."""
 
     def run(
         self,
@@ -50,21 +54,23 @@ class Expiry:
         # Asked only where something looks old: it reads every cursor.
         moment = cache(lambda: self._moment(state, now()))
         archives = next(iter(state.store.list("archive/")), None) is not None
-        is_done = True
-        for stream in streams:
-            if not goes_on():
+        place = self._place
+        for stream in sorted(each for each in streams if place is None or each > place):
+            if not goes_on() or (archives and moment() is None):
                 return
+            # Before it is looked at: what raises there stops none of the others for good.
+            self._place = stream
             try:
-                if archives:
-                    at = moment()
-                    if at is None:
-                        return
-                    is_done &= state.batches.expire(stream, day_of(at - archive), EXPIRED_A_CALL) < EXPIRED_A_CALL
-                is_done &= _receipts(state, stream, holder, now, moment=moment, goes_on=goes_on)
+                at = moment() if archives else None
+                if at is not None:
+                    removed = state.batches.expire(stream, day_of(at - archive), EXPIRED_A_CALL)
+                    self._is_rest |= removed == EXPIRED_A_CALL
+                self._is_rest |= not _receipts(state, stream, holder, now, moment=moment, goes_on=goes_on)
             except ConnectorError as error:
                 log.warning("%s: what is old stays for now: %s", stream, error)
-        if is_done:
+        if not self._is_rest:
             self._done = today
+        self._place, self._is_rest = None, False
 
     def _moment(self, state: State, now: datetime) -> datetime | None:
         """The time by which things are old: by this machine's clock and by Sophos's. None where the two differ.

@@ -50,3 +50,7 @@ class Target:
     def host(self) -> str:
         """The URL of the tenant's own API host."""
         return str(self.tenant.api_host)
+
+    def is_named(self, tenant: str | None) -> bool:
+        """Whether that is its tenant's id or name; None names every one."""
+        return tenant in (None, self.tenant.id, self.tenant.name)

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from zlib import crc32
 
-from lib.errors import ConflictError, CursorRefusedError, OverBudgetError
+from lib.errors import ConflictError, ConnectorError, CursorRefusedError, NotFoundError, OverBudgetError, ThrottledError
 from lib.model.batch import RECONCILE, Header, ids_of
 from lib.model.checkpoint import HORIZON, OLDEST_REQUEST, Checkpoint
 from lib.model.clock import day_before, day_of, text_or_none, to_text
 from lib.model.lateness import in_order
 from lib.model.reconciliation import Progress
 from lib.model.stream import ENDPOINTS, Stream
-from lib.pipeline.accounts import Accounts
+from lib.pipeline.accounts import Accounts, known_targets
 from lib.pipeline.integration import Integration, Target
+from lib.pipeline.unexpected import unexpected
 from lib.state.advance import Item, ReadFields, insert, is_stored, item_of, newest_of, stored_since
 from lib.state.ledger import Known
 from lib.state.looks import HourCounts
@@ -34,6 +36,13 @@ log = logging.getLogger(__name__)
 PAGES_A_CALL = 5
 """Of the 100 requests a minute that a credential has."""
 BATCH_ITEMS = 1000
+THROTTLED_SECONDS = 5.0
+"""How long a command waits where Sophos does not say how long."""
+RECONCILED = "reconciled"
+UNDER_WAY = "under_way"
+FAILED = "failed"
+
+T = TypeVar("T")
 
 OnProgress = Callable[[int, datetime | None], None]
 """Hears, after each page, how many events were read, and the newest one's time."""
@@ -46,12 +55,15 @@ class ReconcileReport:
     """What reconciling one stream has found so far."""
 
     stream: Stream
+    """Of an integration that could not be read at all, and of whose streams none is known: its name alone."""
     outcome: str
-    """`reconciled` at its end, else `under_way`."""
+    """`reconciled` at its end, `failed` where something stopped it, else `under_way`."""
     batches: Sequence[str]
     """What this call stored."""
     found: Mapping[str, Any]
     """`read`, `missing` and `lateness`, and at its end `began_at` and `ended_at`: the stored form."""
+    error: ConnectorError | None = None
+    """What stopped it; called again, it goes on from there."""
 
     @property
     def read(self) -> int:
@@ -72,6 +84,7 @@ class Reconcile:
     event_fields: ReadFields
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
+    sleep: Callable[[float], None]
 
     def due(self, stream: Stream, every: timedelta) -> bool:
         """Whether a reconciliation is under way, or time for one has come. A new stream's first comes after a while."""
@@ -87,20 +100,67 @@ class Reconcile:
         self,
         integrations: Iterable[Integration],
         accounts: Accounts,
-        *,
+        tenant: str | None = None,
         since: timedelta | None = None,
+        *,
         seconds: float,
         on_progress: OnStreamProgress = lambda _, __, ___: None,
     ) -> list[ReconcileReport]:
-        """Read what Sophos still serves of each stream, or a window of it, to its end, for so many seconds a stream."""
+        """Read what Sophos still serves of each stream, or a window of it, to its end, for so many seconds a stream.
+
+        `tenant` is an id or a name. The rate limit is waited for. Whatever one stream meets stands in its report, and
+        the others are read. NotFoundError where no stream is of that tenant.
+        """
         reports = []
         for integration in integrations:
-            for target in accounts.targets(integration):
-                if target.stream.kind == ENDPOINTS:
-                    continue  # Each look reads the whole inventory.
-                end, heard = self.monotonic() + seconds, partial(on_progress, str(target.stream))
-                reports.append(self.run(integration, target, deadline=end, pages=None, since=since, on_progress=heard))
+            end = self.monotonic() + seconds
+            targets, error = self._attempt(integration.name, partial(accounts.targets, integration, deadline=end), end)
+            if targets is None:
+                known = known_targets(integration.settings, accounts.read(integration.name))
+                streams = [each.stream for each in known if each.is_named(tenant) and each.stream.kind != ENDPOINTS]
+                reports += [_failed(stream, error) for stream in streams or [Stream(integration.name, "", "")]]
+            for target in targets or ():
+                # Each look at an inventory reads all of it.
+                if target.is_named(tenant) and target.stream.kind != ENDPOINTS:
+                    heard = partial(on_progress, str(target.stream))
+                    reports.append(self._to_end(integration, target, seconds, since, heard))
+        if tenant is not None and not reports:
+            raise NotFoundError(f"no stream is read of a tenant {tenant!r}", remedy="`status` lists the tenants.")
         return reports
+
+    def _to_end(
+        self,
+        integration: Integration,
+        target: Target,
+        seconds: float,
+        since: timedelta | None,
+        on_progress: OnProgress,
+    ) -> ReconcileReport:
+        if target.refusal is not None:
+            return _failed(target.stream, target.refusal)
+        end = self.monotonic() + seconds
+        begun, error = self._attempt(
+            target.stream, lambda: _Comparison(self, integration, target, since, on_progress), end
+        )
+        if begun is None:
+            return _failed(target.stream, error)
+        _, error = self._attempt(target.stream, lambda: begun.run(end, None), end)
+        return begun.report(error)
+
+    def _attempt(self, what: object, do: Callable[[], T], end: float) -> tuple[T | None, ConnectorError | None]:
+        """What comes of it, waiting for the rate limit up to the monotonic time `end`; or what it failed for."""
+        while True:
+            try:
+                return do(), None
+            except (ThrottledError, OverBudgetError) as error:
+                wait = error.retry_after or THROTTLED_SECONDS
+                if self.monotonic() + wait > end:
+                    return None, error
+                self.sleep(wait)
+            except ConnectorError as error:
+                return None, error
+            except Exception as error:  # noqa: BLE001 - logged with its trace; the other streams are read
+                return None, unexpected(what, error)
 
     def run(
         self,
@@ -114,11 +174,18 @@ class Reconcile:
     ) -> ReconcileReport:
         """Read on for so many pages (None: all), store what is missing; the report so far.
 
-        With `since`, that long a window is read from its beginning, apart from a reconciliation that is under way.
+        With `since`, that long a window is read, apart from a reconciliation that is under way.
 
         Raises ConnectorError, with the progress kept.
         """
-        return _Comparison(self, integration, target, since, on_progress).run(deadline, pages)
+        comparison = _Comparison(self, integration, target, since, on_progress)
+        with suppress(OverBudgetError):
+            comparison.run(deadline, pages)
+        return comparison.report()
+
+
+def _failed(stream: Stream, error: ConnectorError | None) -> ReconcileReport:
+    return ReconcileReport(stream, FAILED, (), _sums(Progress()), error)
 
 
 class _Comparison:
@@ -139,7 +206,8 @@ class _Comparison:
         self._target = target
         self._stream = target.stream
         self._ids = ids_of(target.stream, integration.settings.utmstack_tenant_id, RECONCILE)
-        self._progress, self._generation = reconcile.state.reconciliations.read(target.stream)
+        self._kept = reconcile.state.backfills if since else reconcile.state.reconciliations
+        self._progress, self._generation = self._kept.read(target.stream)
         self._since = since
         self._hour_counts = HourCounts(None)
         self._known = Known()
@@ -148,10 +216,16 @@ class _Comparison:
         """From when to when everything was read; None as long as the reading has not come to its end."""
         self._batches: list[str] = []
 
-    def run(self, deadline: float, pages: int | None) -> ReconcileReport:
-        now = self._reconcile.now()
-        if self._since or self._progress.began_at is None or now - self._progress.began_at > HORIZON:
-            self._progress = Progress(began_at=now, held={}, ended_at=self._progress.ended_at, last=self._progress.last)
+    def run(self, deadline: float, pages: int | None) -> None:
+        now, before = self._reconcile.now(), self._progress
+        if not before.goes_on(now, HORIZON, self._since):
+            self._progress = Progress(
+                began_at=now,
+                held={},
+                window=self._since.total_seconds() if self._since else None,
+                ended_at=before.ended_at,
+                last=before.last,
+            )
         self._hour_counts = HourCounts(self._progress.held)
         # What was stored up to then is among the known ids, which are read after it.
         self._as_of = self._state.checkpoints.read(self._stream).checkpoint.as_of
@@ -160,24 +234,24 @@ class _Comparison:
             self._read(deadline, pages)
         finally:
             self._hour_counts.keep(self._state.store, self._stream, self._whole, self._reconcile.now())
-        if self._since is None:
-            try:
-                self._state.reconciliations.write(self._stream, self._progress, self._generation)
-            except ConflictError:
-                log.info("%s: another run reconciles it", self._stream)
-        return self._report()
+            self._keep()
 
     def _read(self, deadline: float, pages: int | None) -> None:
         read = 0
         while (pages is None or read < pages) and self._reconcile.monotonic() < deadline:
             read += 1
-            try:
-                more = self._page(deadline)
-            except OverBudgetError:
-                break
-            if not more:
+            if not self._page(deadline):
                 self._end()
-                break
+                return
+            if read % PAGES_A_CALL == 0:
+                self._keep()
+
+    def _keep(self) -> None:
+        """Write the progress, so that whoever goes on begins here, and what was found is not forgotten."""
+        try:
+            self._generation = self._kept.write(self._stream, self._progress, self._generation)
+        except ConflictError:
+            log.info("%s: another run reconciles it", self._stream)
 
     def _delivered(self) -> Known:
         """All that was stored within the time that Sophos serves, delivered or waiting."""
@@ -199,7 +273,10 @@ class _Comparison:
             offset_minutes=int(settings.settle.total_seconds()) // 60,
             deadline=deadline,
         )
-        start = self._integration.start(self._since or HORIZON, self._reconcile.now, deadline=deadline)
+        # Of a window that was begun before, the beginning has moved away by as much.
+        begun = self._reconcile.now() - (progress.began_at or self._reconcile.now())
+        window = HORIZON if self._since is None else min(HORIZON, timedelta(seconds=progress.window or 0) + begun)
+        start = self._integration.start(window, self._reconcile.now, deadline=deadline)
         try:
             page = ask(cursor=progress.cursor, from_date=None if progress.cursor else start)
         except CursorRefusedError:
@@ -271,7 +348,10 @@ class _Comparison:
     def _end(self) -> None:
         now, progress = self._reconcile.now(), self._progress
         began = progress.began_at or now
-        self._whole = began - min(self._since or HORIZON, OLDEST_REQUEST), began
+        self._whole = (
+            began - min(HORIZON if progress.window is None else timedelta(seconds=progress.window), OLDEST_REQUEST),
+            began,
+        )
         last = {
             "began_at": text_or_none(progress.began_at),
             "ended_at": to_text(now),
@@ -280,11 +360,13 @@ class _Comparison:
         log.info("%s: reconciled: %d read, %d were missing", self._stream, progress.read, progress.missing)
         self._progress = Progress(ended_at=now, last=last)
 
-    def _report(self) -> ReconcileReport:
+    def report(self, error: ConnectorError | None = None) -> ReconcileReport:
+        """What was found by now, and what stopped it."""
         progress = self._progress
         ended = progress.began_at is None
         found = progress.last if ended and progress.last else _sums(progress)
-        return ReconcileReport(self._stream, "reconciled" if ended else "under_way", tuple(self._batches), found)
+        outcome = FAILED if error else RECONCILED if ended else UNDER_WAY
+        return ReconcileReport(self._stream, outcome, tuple(self._batches), found, error)
 
 
 def _sums(progress: Progress) -> dict[str, Any]:

@@ -16,7 +16,7 @@ stops nobody else. `status` names it (`damage.damaged`); a copy in `dead/` keeps
 | `devices/` | inventories.py | copied to `dead/`; every device's record is sent again |
 | `schedules/` | schedules.py | copied to `dead/`; every stream counts as never asked |
 | `budgets/` | rate_limits.py | copied to `dead/`; the other instances' calls are not known until they tell |
-| `reconciliations/` | reconciliations.py | copied to `dead/`; the next one begins anew |
+| `reconciliations/`, `backfills/` | reconciliations.py | copied to `dead/`; the next one begins anew |
 
 An object of a newer layout is no damage, and nothing overwrites it: whatever needs it fails with LayoutError, for its
 own stream or integration alone.

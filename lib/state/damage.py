@@ -33,6 +33,7 @@ _READERS: dict[str, _Reader] = {
     inventories.PREFIX: inventories.INVENTORY.decode,
     rate_limits.PREFIX: rate_limits.RATE_LIMIT.decode,
     reconciliations.PREFIX: reconciliations.PROGRESS.decode,
+    reconciliations.WINDOWS: reconciliations.PROGRESS.decode,
     schedules.PREFIX: schedules.SCHEDULE.decode,
 }
 

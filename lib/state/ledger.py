@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import groupby
+from itertools import groupby, takewhile
 
 from lib.errors import ConflictError, DamagedError
 from lib.model.batch import POLL, Header
@@ -187,6 +187,22 @@ class Ledger:
                     if each.last > done:
                         yield each, body
                         done, day = each.last, each.day
+            else:
+                return
+
+    def before(self, stream: Stream, day: str) -> Iterator[tuple[Place, bytes]]:
+        """The receipts before a day, the newest first; a pack that cannot be read as it is."""
+        below: int | None = None
+        while True:
+            entries = takewhile(lambda pair: pair[0].day < day, self._entries(stream))
+            for place, entry in reversed([pair for pair in entries if below is None or pair[0].first < below]):
+                stored = self._store.read(entry.key)
+                if stored is None:
+                    break  # Packed since the listing was made: another one shows the pack.
+                for each, body in reversed(list(_unpacked(place, stored.body))):
+                    if below is None or each.last < below:
+                        yield each, body
+                        below = each.first
             else:
                 return
 

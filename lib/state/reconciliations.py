@@ -1,6 +1,6 @@
 """`reconciliations/`: how far the reading again of each stream has come, and what the last one found.
 
-A damaged one is made again: the next reconciliation begins anew.
+`backfills/` holds the same of windows that an operator asked for. A damaged one is made again: the next begins anew.
 """
 
 from __future__ import annotations
@@ -13,31 +13,35 @@ from lib.state.dead_letters import set_damaged_aside
 from lib.store.base import ABSENT, ObjectStore
 
 PREFIX = "reconciliations/"
-PROGRESS = Codec(Progress, "a reconciliation's progress", later=("held",))
+WINDOWS = "backfills/"
+PROGRESS = Codec(Progress, "a reconciliation's progress", later=("held", "window"))
 
 
-def progress_key(stream: Stream) -> str:
+def progress_key(stream: Stream, prefix: str = PREFIX) -> str:
     """Where the stream's progress is."""
-    return f"{PREFIX}{stream.path}.json"
+    return f"{prefix}{stream.path}.json"
 
 
 class Reconciliations:
-    """A store's reconciliations."""
+    """A store's reconciliations, or its backfills."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, prefix: str = PREFIX) -> None:
         self._store = store
+        self._prefix = prefix
 
     def read(self, stream: Stream) -> tuple[Progress, int]:
         """The stream's progress, and the generation of its object; of a damaged one nothing is known."""
-        stored = self._store.read(progress_key(stream))
+        key = progress_key(stream, self._prefix)
+        stored = self._store.read(key)
         if stored is None:
             return Progress(), ABSENT
         try:
             return PROGRESS.decode(stored.body), stored.generation
         except DamagedError as error:
-            set_damaged_aside(self._store, progress_key(stream), stored.body, error)
+            set_damaged_aside(self._store, key, stored.body, error)
             return Progress(), stored.generation
 
     def write(self, stream: Stream, progress: Progress, generation: int) -> int:
         """Keep the progress; ConflictError where another run was quicker."""
-        return self._store.write(progress_key(stream), PROGRESS.encode(progress), expected=generation)
+        key = progress_key(stream, self._prefix)
+        return self._store.write(key, PROGRESS.encode(progress), expected=generation)

@@ -10,7 +10,7 @@ from lib.state.checkpoints import Checkpoints
 from lib.state.gaps import Gaps
 from lib.state.inventories import Inventories
 from lib.state.ledger import Ledger
-from lib.state.reconciliations import Reconciliations
+from lib.state.reconciliations import WINDOWS, Reconciliations
 from lib.store.base import ObjectStore
 
 
@@ -25,6 +25,7 @@ class State:
     gaps: Gaps
     inventories: Inventories
     reconciliations: Reconciliations
+    backfills: Reconciliations
 
     @classmethod
     def of(cls, store: ObjectStore) -> Self:
@@ -37,4 +38,5 @@ class State:
             Gaps(store),
             Inventories(store),
             Reconciliations(store),
+            Reconciliations(store, WINDOWS),
         )

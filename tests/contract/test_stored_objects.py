@@ -23,7 +23,6 @@ from lib.config import environment, loading
 from lib.errors import DamagedError, LayoutError
 from lib.model.checkpoint import Checkpoint
 from lib.model.credential import Life
-from lib.pipeline.audit import audit
 from lib.state import (
     accounts,
     batches,
@@ -41,6 +40,7 @@ from lib.state.damage import Whole, damaged
 from lib.state.dead_letters import original_of
 from lib.state.state import State
 from lib.store.directory import DirectoryStore
+from tests.audited import audit
 from tests.functions.test_faults import ONE, Connector
 from tests.site import Site, site
 

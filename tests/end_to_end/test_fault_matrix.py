@@ -18,8 +18,8 @@ import pytest
 from emulator.central import CentralServer, Settings
 from emulator.engine import StandInEngine
 from lib.parts import open_store
-from lib.pipeline.audit import audit
 from lib.state.state import State
+from tests.audited import audit
 from tests.fakes.dying import Life, live
 from tests.fakes.gcs import FakeGcs, dropped, passed
 

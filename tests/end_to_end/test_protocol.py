@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from emulator.central import CentralServer, Fault, Settings
-from lib.pipeline.audit import audit
 from lib.state.checkpoints import from_body
 from lib.state.state import State
 from lib.store.directory import DirectoryStore
+from tests.audited import audit
 from tests.fakes.dying import Died, Life, live
 from tests.fakes.picky import PickyEngine
 
@@ -186,6 +186,8 @@ class Protocol(RuleBasedStateMachine):
             assert arrived == first, "where neither a process nor the engine failed, nothing is repeated"
         told = audit(state)
         assert told["ok"], told
+        for day in {receipt.day for receipt in receipts} | {"2199-01-01"}:
+            assert audit(state, day)["ok"], (day, audit(state, day))
         assert not list(state.batches.waiting())
         assert not list(state.gaps.all())
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import requests
 
 from lib.errors import StoreError
-from lib.pipeline.audit import audit
 from lib.state.state import State
 from lib.store.directory import DirectoryStore
+from tests.audited import audit
 from tests.fakes.dying import Life, live
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lib.model.stream import Stream
-from lib.pipeline.audit import audit
+from tests.audited import audit
 from tests.site import Site, site
 
 

@@ -18,10 +18,10 @@ from lib.model.checkpoint import OLDEST_REQUEST, Checkpoint
 from lib.model.integration import UTMSTACK_TENANT
 from lib.model.page import Page, Tenant
 from lib.model.stream import Stream
-from lib.pipeline.audit import audit
 from lib.sophos.pages import event_fields
 from lib.state.advance import advance, item_of
 from lib.state.state import State
+from tests.audited import audit
 from tests.functions.test_budget import Quiet, World, fetch_page
 from tests.functions.test_faults import Connector, Line
 

@@ -15,10 +15,10 @@ from lib.config.loading import parse
 from lib.errors import ConfigError
 from lib.http.cloud_events import FINALIZED
 from lib.pipeline import attest, heartbeat
-from lib.pipeline.audit import audit
 from lib.sophos.pages import event_fields
 from lib.state.state import State
 from lib.store.directory import DirectoryStore
+from tests.audited import audit
 from tests.fakes.cloud_tasks import CloudTasks
 from tests.site import ROOT, Emulator, Site, site, until
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from emulator.central import Fault
-from lib.pipeline.audit import audit
+from tests.audited import audit
 from tests.site import Site, site
 
 HOUR = 3600

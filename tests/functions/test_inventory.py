@@ -10,9 +10,9 @@ import pytest
 
 from emulator.central import CentralServer, Fault, Settings
 from emulator.engine import StandInEngine
-from lib.pipeline.audit import audit
 from lib.state.state import State
 from lib.store.directory import DirectoryStore
+from tests.audited import audit
 from tests.fakes.dying import Died, Life, live
 
 HOURS = 3600.0

@@ -18,11 +18,11 @@ from lib.model.clock import day_of
 from lib.model.receipt import DELIVERED, LastReceipt
 from lib.model.stream import Stream
 from lib.parts import Parts
-from lib.pipeline.audit import audit
 from lib.pipeline.expiry import Expiry
 from lib.state.state import State
 from lib.store.base import Entry, Stored
 from lib.store.directory import DirectoryStore
+from tests.audited import audit
 from tests.fakes.dying import Life, live
 
 STREAM = Stream("acme", "894af375-a52f-4d5a-a92d-9d9c279b1489", "events")

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from emulator.central import Fault
-from lib.pipeline.audit import audit
+from emulator.central import CentralServer, Credential, Fault, Tenant
 from lib.state.checkpoints import from_body
+from tests.audited import audit
 from tests.site import SECRET, Site, free_port, site
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,3 +157,79 @@ def test_what_was_delivered_before_the_utmstack_tenant_changed_is_not_missing() 
         assert sorted(natives(found)) == sorted(found.central.ids(found.central.default_tenant))
         arrived = [json.loads(log.raw)["id"] for log in found.engine.received if log.tenantId == new]
         assert sorted(arrived) == sorted(late)
+
+
+AGAIN = [("reconcile",), ("backfill", "--since", "12h")]
+
+
+@pytest.mark.parametrize("arguments", AGAIN)
+def test_one_stream_that_fails_keeps_no_other_from_being_read_and_is_read_on_the_next_time(
+    arguments: tuple[str, ...],
+) -> None:
+    tenants = [Tenant(id="t-1", name="One"), Tenant(id="t-2", name="Two")]
+    central = CentralServer(tenants=tenants, credentials=[Credential(id_type="partner", id="p-1")])
+    with site(central, integrations=integration("off"), listen=f"127.0.0.1:{free_port()}") as found:
+        for each in tenants:
+            central.fill(2500, tenant=each.id, hours=3)
+        while any(line["has_more"] for line in found.results("fetch-page")):
+            continue
+        found.results("forward-batch")
+        late = [central.insert_late(each.id, "events", 4, seconds=9000) for each in tenants]
+        # All pages but the first, and the tries of each.
+        central.faults.add(Fault("status", status=503, tenant="t-1", with_cursor=True, times=None))
+        one, two = found.command(*arguments, status=1)["results"]
+        assert (one["tenant"], one["outcome"], one["problem"]["code"]) == ("t-1", "failed", "sophos_unavailable")
+        assert (two["outcome"], two["missing"]) == ("reconciled", 4)
+        assert one["missing"] == 4
+        assert {each for pair in late for each in pair} <= set(natives(found))
+        central.faults.clear()
+        asked = len(central.requests)
+        one, two = found.command(*arguments)["results"]
+        assert (one["outcome"], one["read"], one["missing"]) == ("reconciled", 2504, 4)
+        assert two["missing"] == 0
+        firsts = [seen.tenant for seen in list(central.requests)[asked:] if "from_date" in seen.query]
+        assert firsts == ["t-2"], "the stream that failed goes on from where it was"
+        (only,) = found.command(*arguments, "--tenant", "Two")["results"]
+        assert only["tenant"] == "t-2"
+        assert found.command(*arguments, "--tenant", "Three", status=2)["problem"]["code"] == "not_found"
+
+
+@pytest.mark.parametrize("arguments", AGAIN)
+@pytest.mark.parametrize("path", ["/siem/v1/", "/whoami/"])
+def test_a_429_is_waited_for(arguments: tuple[str, ...], path: str) -> None:
+    with site(integrations=integration("off"), listen=f"127.0.0.1:{free_port()}") as found:
+        found.central.fill(300, hours=3)
+        if path == "/siem/v1/":
+            read(found)
+        found.central.faults.add(Fault("status", path=path, status=429, retry_after=1, times=2))
+        (line,) = found.command(*arguments)["results"]
+        assert (line["outcome"], line["read"]) == ("reconciled", 300)
+
+
+def test_an_integration_that_is_refused_is_told_beside_the_others() -> None:
+    two = [*integration("off"), integration("off")[0] | {"name": "bad", "client_secret": "wrong"}]
+    with site(integrations=two, listen=f"127.0.0.1:{free_port()}") as found:
+        found.central.fill(20)
+        found.results("fetch-page", {"integration": "acme"})
+        good, bad = found.command("reconcile", status=1)["results"]
+        assert (good["integration"], good["outcome"]) == ("acme", "reconciled")
+        assert (bad["integration"], bad["tenant"], bad["outcome"]) == ("bad", None, "failed")
+        assert bad["problem"]["code"] == "credentials_refused"
+
+
+def test_what_was_found_is_told_though_the_engine_takes_nothing() -> None:
+    with site(integrations=integration("off"), listen=f"127.0.0.1:{free_port()}") as found:
+        found.central.fill(20)
+        read(found)
+        found.central.insert_late(found.central.default_tenant, "events", 3, seconds=30)
+        found.engine.stop()
+        told = found.command("reconcile", status=1)
+        assert (told["ok"], told["results"][0]["missing"]) == (False, 3)
+        assert told["problem"]["code"] == "engine_unavailable"
+
+
+def test_a_window_that_sophos_does_not_serve_is_refused_with_the_reason() -> None:
+    with site() as found:
+        problem = found.command("backfill", "--since", "48h", status=2)["problem"]
+    assert "Sophos serves the events of the last 24 hours only" in problem["detail"]
+    assert "replay" in problem["remedy"]

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from emulator.central import CentralServer
-from lib.pipeline.audit import audit
 from lib.state.state import State
 from lib.store.directory import DirectoryStore
+from tests.audited import audit
 from tests.fakes.dying import Died, Life, live
 from tests.fakes.picky import PickyEngine
 

@@ -5,7 +5,7 @@ from base64 import b64decode
 from typing import Any
 
 from emulator.central import CentralServer, Credential
-from lib.pipeline.audit import audit
+from tests.audited import audit
 from tests.site import SECRET, site
 
 STREAMS = ["events", "alerts", "endpoints"]

@@ -9,7 +9,7 @@ import pytest
 
 from emulator.central import CentralServer, Settings
 from lib.model.families import FAMILIES, NEEDED, expanded, family_of
-from lib.pipeline.audit import audit
+from tests.audited import audit
 from tests.site import SECRET, Site, free_port, site
 
 ROOT = Path(__file__).resolve().parents[2]

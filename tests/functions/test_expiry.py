@@ -1,0 +1,100 @@
+"""Expiry goes through all streams, however few of them a call has time for."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+from lib.model.batch import Envelope, Header
+from lib.model.checkpoint import Checkpoint
+from lib.model.clock import day_of
+from lib.model.stream import Stream
+from lib.pipeline.expiry import EXPIRED_A_CALL, Expiry
+from lib.state.batches import StoredBatch
+from lib.state.state import State
+from lib.store.base import Entry
+from tests.fakes.memory_store import MemoryStore
+
+NOW = datetime(2026, 3, 10, tzinfo=UTC)
+
+
+def archived(state: State, stream: Stream, sequence: int = 1) -> None:
+    """Keep a batch of ten days ago."""
+    moment = NOW - timedelta(days=10)
+    header = Header(
+        stream=stream,
+        envelope=Envelope("sophos-central", "acme", "t"),
+        sequence=sequence,
+        cursor=None,
+        next_cursor="c",
+        has_more=False,
+        fetched_at=moment,
+        as_of=moment,
+        day=day_of(moment),
+        newest=moment,
+        count=1,
+        repeats=0,
+    )
+    state.batches.archive(StoredBatch(header, [b"{}"], 1))
+
+
+def run(expiry: Expiry, state: State, streams: list[Stream], room: int) -> None:
+    """A call with time for so many streams."""
+    left = iter([True] * room)
+    expiry.run(
+        state,
+        streams,
+        archive=timedelta(days=7),
+        holder=lambda: "test",
+        now=lambda: NOW,
+        goes_on=lambda: next(left, False),
+    )
+
+
+def site(count: int) -> tuple[State, list[Stream]]:
+    """So many streams, each read up to now, with a batch that was kept for too long."""
+    state = State.of(MemoryStore())
+    streams = [Stream("acme", f"t-{number:03}", "events") for number in range(count)]
+    for stream in streams:
+        state.checkpoints.write(stream, Checkpoint(as_of=NOW), expected=0)
+        archived(state, stream)
+    return state, streams
+
+
+def test_streams_that_a_call_has_no_time_for_are_served_by_the_next_ones() -> None:
+    state, streams = site(50)
+    expiry = Expiry()
+    for served in (20, 40, 50):
+        run(expiry, state, streams, room=20)
+        assert len(list(state.batches.archived())) == 50 - served
+
+
+def test_a_stream_that_raises_keeps_none_of_the_others_from_their_turn() -> None:
+    class Raises(MemoryStore):
+        def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
+            if prefix.startswith(f"archive/{streams[1].path}"):
+                raise ValueError("nobody expected this")
+            return super().list(prefix, after=after)
+
+    whole, streams = site(4)
+    store = Raises()
+    for entry in whole.store.list(""):
+        stored = whole.store.read(entry.key)
+        assert stored is not None
+        store.write(entry.key, stored.body, expected=0)
+    expiry, state = Expiry(), State.of(store)
+    for _ in range(2):
+        try:
+            run(expiry, state, streams, room=4)
+        except ValueError:
+            continue
+    assert [key.split("/")[2] for key in state.batches.archived()] == ["t-001"]
+
+
+def test_a_stream_with_more_than_a_call_removes_gets_the_rest_in_another_round() -> None:
+    state, streams = site(2)
+    for sequence in range(2, EXPIRED_A_CALL + 2):
+        archived(state, streams[0], sequence)
+    expiry = Expiry()
+    run(expiry, state, streams, room=2)
+    assert len(list(state.batches.archived())) == 1
+    run(expiry, state, streams, room=2)
+    assert not list(state.batches.archived())
