@@ -21,7 +21,7 @@ from lib.errors import ConnectorError, NotFoundError
 from lib.http.access import Access, Rules
 from lib.model.integration import UTMSTACK_TENANT
 from lib.model.rate_policy import PUBLISHED
-from lib.parts import ClientCredential, Kept, Parts, connect_sophos
+from lib.parts import ClientCredential, Kept, Parts, connect_sophos, credentials_of
 from lib.pipeline.in_flight import InFlight
 from lib.store.base import ObjectStore
 
@@ -434,15 +434,6 @@ class App:
             raise NotFoundError(
                 f"no integration is named {integration!r}; configured are: {', '.join(map(repr, names)) or 'none'}"
             )
-
-
-def credentials_of(integration: IntegrationConfig) -> list[ClientCredential]:
-    """The integration's credential, and the next one where there is one."""
-    first = ClientCredential(partial(credential, integration.client_id), partial(credential, integration.client_secret))
-    client_id, client_secret = integration.next_client_id, integration.next_client_secret
-    if client_id is None or client_secret is None:
-        return [first]
-    return [first, ClientCredential(partial(credential, client_id), partial(credential, client_secret))]
 
 
 def _made_expiry(_location: str) -> Expiry:
