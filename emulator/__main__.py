@@ -31,6 +31,7 @@ EXAMPLES = {
     "status": (CONFIG, "--json | jq '.streams[] | select(.problem)'"),
     "test-connection": ("--json | jq '.[].checks[] | select(.remedy)'", "--integration acme"),
     "gaps": (CONFIG, "--acknowledge all"),
+    "warnings": (CONFIG, "--acknowledge all"),
     "dead-letters": (CONFIG, "--acknowledge 0f1e2d3c4b"),
     "pause": ("acme",),
     "resume": ("acme",),
@@ -112,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     add("status", "how every stream stands", _status, config=True, json=True)
     for name, text, listing in (
         ("gaps", "list the intervals that can no longer be fetched, or acknowledge them", "GAPS"),
+        ("warnings", "list what a person should know of credentials, or acknowledge it", "WARNINGS"),
         ("dead-letters", "list the events that could not be delivered, or acknowledge them", "DEAD_LETTERS"),
     ):
         holes = add(name, text, _holes, config=True, json=True)
