@@ -19,7 +19,7 @@ from lib.model.clock import from_text, text_or_none, to_text
 from lib.model.duration import duration_text
 from lib.model.health import Health, IntegrationFacts, Reason, SiteFacts, StreamFacts, assess
 from lib.model.rate_policy import RatePolicy
-from lib.model.receipt import LastReceipt
+from lib.model.receipt import LastReceipt, NotAcknowledged
 from lib.model.schedule import Asked
 from lib.model.stream import ENDPOINTS, Stream, encode_segment
 from lib.pipeline import heartbeat
@@ -55,14 +55,15 @@ class StreamRecord:
     """Without the keys of recent events, which are its bulk."""
     tail: LastReceipt
     acked_at: str | None
+    counted: NotAcknowledged
     has_reconciled: bool = False
     reconciled: Mapping[str, Any] | None = None
 
 
 def read_record(state: State, now: datetime, stream: Stream) -> StreamRecord:
     """What the store holds of the stream; of objects that a newer version wrote, that they cannot be used."""
-    tail, acked_at = _delivered(state, stream)
-    record = StreamRecord(_checkpoint(state, now, stream), tail, acked_at)
+    tail, acked_at, counted = _delivered(state, stream)
+    record = StreamRecord(_checkpoint(state, now, stream), tail, acked_at, counted)
     with suppress(LayoutError):
         progress, generation = state.reconciliations.read(stream)
         return replace(record, has_reconciled=generation != ABSENT, reconciled=progress.last)
@@ -197,6 +198,7 @@ def status(
         "pending_bytes": total,
         "events": sum(line["events"] for line in lines),
         "acked": sum(line["acked"] for line in lines),
+        "observed": sum(line["observed"] for line in lines),
         "gaps": sum(len(line["gaps"]) for line in lines),
         "set_aside": sum(line["set_aside"] for line in lines),
         "damaged": [damage.fields() for damage in damages],
@@ -358,11 +360,11 @@ def _checkpoint(state: State, now: datetime, stream: Stream) -> Checkpoint:
         return Checkpoint(problem=problem_after(None, error, now, None))
 
 
-def _delivered(state: State, stream: Stream) -> tuple[LastReceipt, str | None]:
-    """A stream's last receipt, and its time; nothing of what a newer version wrote."""
+def _delivered(state: State, stream: Stream) -> tuple[LastReceipt, str | None, NotAcknowledged]:
+    """A stream's last receipt, its time, and what was not acknowledged; nothing of what a newer version wrote."""
     with suppress(LayoutError):
         return state.ledger.last(stream, lease_of(state.store, stream)[0].tail)
-    return LastReceipt(), None
+    return LastReceipt(), None, NotAcknowledged()
 
 
 def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | None]:
@@ -400,7 +402,8 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
         "repeats": checkpoint.repeats,
         "changed": checkpoint.changed,
         "other_customers": checkpoint.other_customers_lately(now),
-        "acked": record.tail.total,
+        "acked": record.tail.total - record.counted.set_aside - record.counted.observed,
+        "observed": record.counted.observed,
         "pending_batches": pending.batches,
         "pending_bytes": pending.bytes,
         "oldest_pending_seconds": (
