@@ -151,18 +151,43 @@ def test_small_batches_that_are_all_refused_are_counted_over_calls(works: Connec
     assert leases.from_body(stored.body).refused_in_a_row is None
 
 
-def test_a_batch_that_is_delivered_before_its_cursor_moved_is_not_lost(works: Connector) -> None:
-    """fetch-page dies between batch and cursor, and the storage event wakes forward-batch first (G1)."""
-    works.central.emit(4)
-    cut = {"on": True}
-    break_store(works, lambda what, key: cut["on"] and what == "write" and key.startswith("cursors/"))
+def fetch_but_not_move(works: Connector, count: int) -> None:
+    """fetch-page dies between batch and cursor."""
+    works.central.emit(count)
+    break_store(works, lambda what, key: what == "write" and key.startswith("cursors/"))
     works.tick()
-    cut["on"] = False
+    break_store(works, lambda _, __: False)
+
+
+def arrived(works: Connector) -> list[str]:
+    return [json.loads(log.raw)["id"] for log in works.engine.received]
+
+
+def test_a_batch_that_is_delivered_before_its_cursor_moved_loses_nothing(works: Connector) -> None:
+    """The storage event wakes forward-batch before fetch-page comes again (G1)."""
     with works.engine:
+        batches(works, 2)
         works.forward()
-        assert len(works.engine.received) == 4
-        works.central.emit(3)
+        fetch_but_not_move(works, 4)
+        works.forward()
+        assert len(works.engine.received) == 6
+        batches(works, 3)
+        works.forward()
+        assert arrived(works) == works.central.ids(works.central.default_tenant)
+
+
+def test_a_batch_that_gets_a_buried_ones_number_is_sent_whole(works: Connector) -> None:
+    """How far delivery came into the damaged one tells nothing of the other (G2)."""
+    with works.engine:
+        batches(works, 2)
+        works.forward()
+        fetch_but_not_move(works, 4)
+        (path,) = (works.folder / "store/batches").rglob("*.ndjson")
+        path.write_bytes(b"rubbish\n")
+        (lease,) = (works.folder / "store/leases").rglob("*.json")
+        halfway = {"acked_sequence": int(path.stem), "acked": 2}  # as a call leaves it whose engine went away
+        lease.write_text(json.dumps(json.loads(lease.read_bytes()) | halfway) + "\n")
+        works.forward()
         works.tick()
         works.forward()
-        held = works.central.ids(works.central.default_tenant)
-        assert [json.loads(log.raw)["id"] for log in works.engine.received] == held
+        assert arrived(works) == works.central.ids(works.central.default_tenant)
