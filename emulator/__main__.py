@@ -193,7 +193,7 @@ def _relay(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from emulator.cli.commands import check
+    from emulator.cli.checking import check
 
     return check(args.config, as_json=args.json)
 
@@ -206,13 +206,13 @@ def _completion(args: argparse.Namespace) -> int:
 
 
 def _tail(args: argparse.Namespace) -> int:
-    from emulator.cli.commands import tail
+    from emulator.cli.tail import tail
 
     return tail(args.config, as_json=args.json)
 
 
 def _status(args: argparse.Namespace) -> int:
-    from emulator.cli.commands import status
+    from emulator.cli.standing import status
 
     return status(args.config, as_json=args.json)
 
@@ -224,19 +224,19 @@ def _holes(args: argparse.Namespace) -> int:
 
 
 def _pause(args: argparse.Namespace) -> int:
-    from emulator.cli.commands import pause
+    from emulator.cli.steering import pause
 
     return pause(args.config, args.integration, resume=args.resume, as_json=args.json)
 
 
 def _audit(args: argparse.Namespace) -> int:
-    from emulator.cli.commands import audit
+    from emulator.cli.ledger import audit
 
     return audit(args.config, args.since, as_json=args.json)
 
 
 def _types(args: argparse.Namespace) -> int:
-    from emulator.cli.commands import types
+    from emulator.cli.reading import types
 
     return types(args.config, args.integration, args.hours, as_json=args.json)
 
@@ -249,25 +249,25 @@ def _hours(text: str) -> float:
 
 
 def _reconcile(args: argparse.Namespace) -> int:
-    from emulator.cli.commands import reconcile
+    from emulator.cli.reading import reconcile
 
     return reconcile(args.config, args.integration, args.tenant, getattr(args, "since", None), as_json=args.json)
 
 
 def _replay(args: argparse.Namespace) -> int:
-    from emulator.cli.commands import replay
+    from emulator.cli.sending import replay
 
     return replay(args.config, args.since, args.batch, as_json=args.json)
 
 
 def _missed(args: argparse.Namespace) -> int:
-    from emulator.cli.commands import missed
+    from emulator.cli.ledger import missed
 
     return missed(args.config, args.since, as_json=args.json)
 
 
 def _switch_over(args: argparse.Namespace) -> int:
-    from emulator.cli.commands import switch_over
+    from emulator.cli.sending import switch_over
 
     return switch_over(args.config, args.after, as_json=args.json)
 
@@ -279,7 +279,7 @@ def _preview(args: argparse.Namespace) -> int:
 
 
 def _test_connection(args: argparse.Namespace) -> int:
-    from emulator.cli.commands import test_connection
+    from emulator.cli.checking import test_connection
 
     return test_connection(args.config, args.integration, as_json=args.json)
 
