@@ -35,7 +35,7 @@ $(VENV)/.done: $(VENV)/.run requirements-dev.lock
 setup: $(VENV)/.done  ## Make the virtual environment with all locked packages, those for checking too
 
 run: $(VENV)/.run  ## The demo: a simulated Sophos Central, the three functions, a stand-in engine
-	$(BIN)/python -m emulator demo
+	$(BIN)/python -m emulator demo $(if $(LISTEN),--listen $(LISTEN))
 
 test: setup go-engine js-engine browser terraform promtool  ## All tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal

@@ -98,7 +98,13 @@ def _parser() -> argparse.ArgumentParser:
     central.add_arguments(add("central", "a simulated Sophos Central alone", central.run))
     engine.add_arguments(add("engine", "a stand-in for UTMStack's engine alone", engine.run))
     add("relay", "the relay in front of the engine's socket alone", _relay, config=True)
-    add("check", "validate the configuration and name every fault", _check, config=True, json=True)
+    checked = add("check", "validate the configuration, and what it needs here", _check, config=True, json=True)
+    checked.add_argument(
+        "--no-environment",
+        dest="environment",
+        action="store_false",
+        help="the file alone: not the references, the store and the socket's folder",
+    )
     shell = add("completion", "print what completes these commands in a shell", _completion)
     shell.add_argument("shell", choices=("bash", "zsh"))
     shell.epilog = "bash: alias sophos-utmstack='python -m emulator'; source <(sophos-utmstack completion bash)"
@@ -193,9 +199,9 @@ def _relay(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from emulator.cli.checking import check
+    from emulator.cli.check import check
 
-    return check(args.config, as_json=args.json)
+    return check(args.config, with_environment=args.environment, as_json=args.json)
 
 
 def _completion(args: argparse.Namespace) -> int:
@@ -279,7 +285,7 @@ def _preview(args: argparse.Namespace) -> int:
 
 
 def _test_connection(args: argparse.Namespace) -> int:
-    from emulator.cli.checking import test_connection
+    from emulator.cli.connecting import test_connection
 
     return test_connection(args.config, args.integration, as_json=args.json)
 

@@ -12,9 +12,10 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
+from lib.config.secrets import credential
 from lib.config.settings import CLOUD_RUN, AccessRules, Config, EngineAccess, IntegrationConfig, SophosHosts
 from lib.errors import ConnectorError, NotFoundError
 from lib.http.access import Access, Rules
@@ -106,6 +107,7 @@ class App:
                 # Elsewhere than on that platform nobody has checked anybody.
                 checked_by_platform=rules.platform == CLOUD_RUN and self.parts.platform.is_cloud_run,
                 certs_url=rules.certs_url,
+                local_shows_key=rules.local == "key" and not self.parts.platform.is_behind_emulator,
             )
         )
 
@@ -140,9 +142,9 @@ class App:
         from lib.pipeline.integration import Integration
 
         hosts = self.config().sophos
-        calls = self._rate_limiter(each.client_id.resolve, each.calls_per_minute, patience)
+        calls = self._rate_limiter(partial(credential, each.client_id), each.calls_per_minute, patience)
         source = self.parts.sophos(self.parts, hosts, credentials_of(each), calls)
-        return Integration(each, source, each.client_id.resolve, hosts.api_url, calls)
+        return Integration(each, source, partial(credential, each.client_id), hosts.api_url, calls)
 
     def _patient(self, name: str | None) -> Iterable[Integration]:
         """The integrations for a command, which waits for its calls' turns where a tick would come again later."""
@@ -399,7 +401,7 @@ class App:
         """Test a configured integration; `on_progress` hears of each check once it is made."""
         self.require(integration)
         chosen = next(each for each in self.config().integrations if each.name == integration)
-        calls = self._rate_limiter(chosen.client_id.resolve, chosen.calls_per_minute)
+        calls = self._rate_limiter(partial(credential, chosen.client_id), chosen.calls_per_minute)
         subject = self._subject(credentials_of(chosen), calls, chosen.region, chosen.tenants, chosen.streams)
         return self.test_connection.run(subject, deadline=deadline, on_progress=on_progress)
 
@@ -436,11 +438,11 @@ class App:
 
 def credentials_of(integration: IntegrationConfig) -> list[ClientCredential]:
     """The integration's credential, and the next one where there is one."""
-    first = ClientCredential(integration.client_id.resolve, integration.client_secret.resolve)
+    first = ClientCredential(partial(credential, integration.client_id), partial(credential, integration.client_secret))
     client_id, client_secret = integration.next_client_id, integration.next_client_secret
     if client_id is None or client_secret is None:
         return [first]
-    return [first, ClientCredential(client_id.resolve, client_secret.resolve)]
+    return [first, ClientCredential(partial(credential, client_id), partial(credential, client_secret))]
 
 
 def _made_expiry(_location: str) -> Expiry:

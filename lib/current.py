@@ -15,5 +15,9 @@ from lib.parts import Parts, PlatformFacts
 def current() -> App:
     """The graph of this process; ConfigError where the environment names no configuration."""
     config = ReloadingConfig(located(), environment.followed())
-    platform = PlatformFacts(timeout=environment.platform_timeout(), is_cloud_run=environment.on_cloud_run())
+    platform = PlatformFacts(
+        timeout=environment.platform_timeout(),
+        is_cloud_run=environment.on_cloud_run(),
+        is_behind_emulator=environment.is_behind_emulator(),
+    )
     return App(config.current, Parts(platform=platform))

@@ -28,6 +28,7 @@ ConnectorError
     ├── EngineRefusedError    the engine speaks another protocol or refuses us
     ├── LogRefusedError       the engine refuses one log
     ├── NotFoundError         nothing of that name
+    │   └── NoStoreError            there is no store yet
     ├── DamagedError          a stored object is not what was written
     └── LayoutError           the store was written by a newer version
 
@@ -68,40 +69,42 @@ class ThrottledError(RetryableError):
     """Sophos asked us to slow down (429)."""
 
     code = "rate_limited"
-    title = "Sophos asked us to slow down"
-    remedy = "Nothing to do: fetching goes on by itself. If it lasts, give this connector a credential of its own."
+    title = "Sophos limits the request rate"
+    remedy = (
+        "Nothing to do: the connector waits and continues. If it lasts, create a credential for this connector alone."
+    )
 
 
 class OverBudgetError(RetryableError):
     """The calls that the credential may make are used up for now; `retry_after` says until when."""
 
     code = "over_budget"
-    title = "The credential's calls are used up for now"
-    remedy = "Nothing to do: reading goes on by itself, as fast as Sophos's published limits allow."
+    title = "The credential's request limit is reached"
+    remedy = "Nothing to do: reading continues as fast as Sophos's limits allow."
 
 
 class SophosDownError(RetryableError):
     """Sophos answers 5xx, or not to the end."""
 
     code = "sophos_unavailable"
-    title = "Sophos is down"
-    remedy = "Nothing to do: fetching goes on by itself. If it lasts, see https://centralstatus.sophos.com."
+    title = "Sophos is not available"
+    remedy = "Nothing to do: the connector tries again. If it lasts, see https://centralstatus.sophos.com."
 
 
 class NetworkDownError(SophosDownError):
     """The way to Sophos is broken, in another manner than those below."""
 
     code = "network_down"
-    title = "The way to Sophos is broken"
-    remedy = "Check this machine's way to *.sophos.com: DNS, routes, firewall, proxy; fetching goes on by itself."
+    title = "Sophos cannot be reached"
+    remedy = "Check this machine's network: DNS, routes, firewall and proxy to *.sophos.com. The connector tries again."
 
 
 class NameUnknownError(NetworkDownError):
     """DNS does not know the host."""
 
     code = "dns_failed"
-    title = "A name of Sophos cannot be resolved"
-    remedy = "Let this machine's DNS resolve *.sophos.com (/etc/resolv.conf); fetching goes on by itself."
+    title = "DNS cannot resolve a host of Sophos"
+    remedy = "Make DNS on this machine resolve *.sophos.com (/etc/resolv.conf). The connector tries again."
 
 
 class NotListeningError(NetworkDownError):
@@ -109,7 +112,7 @@ class NotListeningError(NetworkDownError):
 
     code = "connection_refused"
     title = "The connection to Sophos is refused"
-    remedy = "Let this machine out to *.sophos.com, TCP port 443 (firewall, routes); fetching goes on by itself."
+    remedy = "Allow outbound TCP port 443 to *.sophos.com (firewall, routes). The connector tries again."
 
 
 class NoAnswerError(NetworkDownError):
@@ -117,15 +120,15 @@ class NoAnswerError(NetworkDownError):
 
     code = "timed_out"
     title = "Sophos does not answer in time"
-    remedy = "If it lasts, let this machine out to *.sophos.com, TCP port 443; a firewall that drops looks like this."
+    remedy = "If it lasts, allow outbound TCP port 443 to *.sophos.com. A firewall that drops packets causes this."
 
 
 class ProxyDownError(NetworkDownError):
     """The proxy does not let us through."""
 
     code = "proxy_failed"
-    title = "The proxy does not let us through"
-    remedy = "Check `sophos.proxy` (or HTTPS_PROXY), its user and password, and that it lets *.sophos.com through."
+    title = "The proxy refuses the connection"
+    remedy = "Check `sophos.proxy` (or HTTPS_PROXY), its user and password, and that the proxy allows *.sophos.com."
 
 
 class TlsBrokenError(SophosDownError):
@@ -134,8 +137,8 @@ class TlsBrokenError(SophosDownError):
     code = "tls_broken"
     title = "Sophos's certificate is not accepted"
     remedy = (
-        "A proxy seems to inspect TLS on the way. Exempt *.sophos.com from that, or trust the proxy's CA: "
-        "name a file with its certificate as `sophos.ca_bundle`."
+        "A proxy probably inspects TLS. Exempt *.sophos.com from inspection, or set `sophos.ca_bundle` to a file "
+        "with the certificate of the proxy's CA."
     )
 
 
@@ -143,40 +146,40 @@ class ProtocolError(RetryableError):
     """Sophos answered something that is not its protocol: no JSON, a cut body, a page without its keys."""
 
     code = "protocol_error"
-    title = "An answer is not of Sophos's protocol"
-    remedy = "Mostly passing. If it lasts, check for a proxy that rewrites answers."
+    title = "Sophos sent an unexpected answer"
+    remedy = "This is usually temporary. If it lasts, check for a proxy that changes answers."
 
 
 class EngineDownError(RetryableError):
     """The engine did not acknowledge everything that it was sent."""
 
     code = "engine_unavailable"
-    title = "The engine does not acknowledge"
-    remedy = "Check that UTMStack's event processor runs; waiting batches are kept and sent by themselves."
+    title = "The engine does not acknowledge events"
+    remedy = "Check that UTMStack's event processor runs. Events wait in the store and are sent when it answers."
 
 
 class EngineSlowError(EngineDownError):
     """The engine acknowledges what it is sent, but had not yet everything at the call's deadline."""
 
     code = "engine_slow"
-    title = "The engine takes its time"
-    remedy = "Nothing to do: the next call sends the rest. If batches pile up, look at the event processor's load."
+    title = "The engine is slow"
+    remedy = "Nothing to do: the next call sends the rest. If batches accumulate, check the event processor's load."
 
 
 class StoreError(RetryableError):
     """The object store failed: disk full, read-only, bucket out of reach."""
 
     code = "store_unavailable"
-    title = "The object store fails"
-    remedy = "Check free space and permissions of the store; nothing was half-written."
+    title = "The store cannot be used"
+    remedy = "Check free space and permissions of the store. No object is half-written."
 
 
 class ConflictError(RetryableError):
     """Another run changed the object first."""
 
     code = "conflict"
-    title = "Another run was first"
-    remedy = "Nothing to do: the other run's work counts."
+    title = "Another process changed the object first"
+    remedy = "Nothing to do: the other process did the work."
 
 
 class PermanentError(ConnectorError):
@@ -188,7 +191,7 @@ class ConfigError(PermanentError):
 
     code = "config_invalid"
     title = "The configuration cannot be used"
-    remedy = "Run `python -m emulator check --config FILE`: it names every fault with its line."
+    remedy = "Run `python -m emulator check --config FILE`. It lists every fault with its line."
 
 
 class CredentialsError(PermanentError):
@@ -197,8 +200,8 @@ class CredentialsError(PermanentError):
     code = "credentials_refused"
     title = "Sophos refuses the client id or secret"
     remedy = (
-        "Check client id and secret, and that the credential is neither expired nor deleted: Sophos Central, "
-        "Global Settings, API Credentials Management."
+        "Check client id and secret. Check in Sophos Central (Global Settings, API Credentials Management) that the "
+        "credential has not expired and is not deleted."
     )
 
 
@@ -213,7 +216,7 @@ class PermissionMissingError(PermanentError):
     title = "The credential lacks a permission"
     remedy = (
         "Give the credential the role 'Service Principal ReadOnly' in Sophos Central, Global Settings, "
-        "API Credentials Management; of a partner's customer, let partner assistance be turned on."
+        "API Credentials Management. For a customer of a partner, turn on partner assistance."
     )
 
 
@@ -229,7 +232,7 @@ class WrongRegionError(PermissionMissingError):
     """The stated region is not the tenant's."""
 
     code = "wrong_region"
-    title = "The region is another one"
+    title = "The configured region is wrong"
     remedy = "Set `region: auto` for the integration."
 
 
@@ -238,22 +241,22 @@ class CursorRefusedError(PermanentError):
 
     code = "cursor_refused"
     title = "Sophos refused the cursor"
-    remedy = "Nothing to do: reading goes on from the last known position, and what cannot be fetched is recorded."
+    remedy = "Nothing to do: reading continues from the last known position. Missing intervals are recorded as gaps."
 
 
 class HostRefusedError(PermanentError):
     """A host that credentials must not be sent to."""
 
     code = "host_refused"
-    title = "A host that gets no credentials"
-    remedy = "Credentials go to *.sophos.com or loopback only; another host must be named in sophos.allow_hosts."
+    title = "A host that may not receive credentials"
+    remedy = "Credentials are sent to *.sophos.com and loopback only. Add any other host to `sophos.allow_hosts`."
 
 
 class EngineRefusedError(PermanentError):
     """The engine refuses us or speaks another protocol: UNIMPLEMENTED, PERMISSION_DENIED, UNAUTHENTICATED."""
 
     code = "engine_refused"
-    title = "The engine refuses us"
+    title = "The engine refuses the connection"
     remedy = (
         "Check that `engine` names UTMStack's engine socket (version 11 or later) or a relay with valid credentials."
     )
@@ -264,15 +267,15 @@ class DamagedError(PermanentError):
 
     code = "object_damaged"
     title = "A stored object is damaged"
-    remedy = "Run `python -m emulator audit` to see what it held; what stood in the way of others is kept in dead/."
+    remedy = "Run `python -m emulator audit` to see what is affected. A copy of the damaged object is in dead/."
 
 
 class LayoutError(PermanentError):
     """The store was written by a newer version of this product."""
 
     code = "layout_newer"
-    title = "The store is of a newer version"
-    remedy = "Install the newer version again; this one changes nothing in that store."
+    title = "The store was written by a newer version"
+    remedy = "Install the newer version again. This version does not change the store."
 
 
 class LogRefusedError(PermanentError):
@@ -280,7 +283,7 @@ class LogRefusedError(PermanentError):
 
     code = "log_refused"
     title = "The engine refuses one event"
-    remedy = "The event was set aside in dead/ with this reason; `python -m emulator replay` sends it again."
+    remedy = "The event is in dead/ with this reason. `python -m emulator replay` sends it again."
 
     def __init__(self, message: str, *, log_id: str) -> None:
         super().__init__(message)
@@ -291,8 +294,16 @@ class NotFoundError(PermanentError):
     """Nothing of that name: an integration, a tenant, a stream."""
 
     code = "not_found"
-    title = "Nothing of that name"
+    title = "There is nothing with that name"
     remedy = "Correct the name, or add it to the configuration."
+
+
+class NoStoreError(NotFoundError):
+    """There is no store at that place, and who only looks makes none."""
+
+    code = "no_store"
+    title = "There is no store yet"
+    remedy = "Correct `store` (a relative path begins at the configuration's folder), or start the connector first."
 
 
 class UnexpectedError(ConnectorError):

@@ -55,17 +55,24 @@ class PlatformFacts:
     timeout: timedelta | None = None
     """How long a request may take."""
     is_cloud_run: bool = False
+    is_behind_emulator: bool = False
+    """Whether the emulator alone calls this process."""
 
 
-def open_store(location: str) -> ObjectStore:
-    """The store at `file:path` or `gs://bucket/prefix`."""
+def open_store(location: str, *, create: bool = True) -> ObjectStore:
+    """The store at `file:path` or `gs://bucket/prefix`; NoStoreError where there is none and none is to be made."""
     if location.startswith("gs://"):
         from lib.store.gcs import GcsStore
 
-        return GcsStore(location)
+        return GcsStore(location, create=create)
     from lib.store.directory import DirectoryStore
 
-    return DirectoryStore(Path(location.removeprefix("file:")))
+    return DirectoryStore(Path(location.removeprefix("file:")), create=create)
+
+
+def existing_store(location: str) -> ObjectStore:
+    """The store, for who only looks: NoStoreError where there is none."""
+    return open_store(location, create=False)
 
 
 def open_engine(location: str, access: EngineAccess, ack_timeout: timedelta) -> Engine:

@@ -111,7 +111,7 @@ def report(lines: Sequence[Mapping[str, Any]]) -> None:
 
     Cloud Run and Knative set K_SERVICE. The emulator has the answers themselves.
     """
-    if not environment.on_cloud_run():
+    if not environment.is_hosted():
         return
     for line in lines:
         if line["outcome"] in _QUIET:

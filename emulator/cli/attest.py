@@ -100,9 +100,9 @@ def _state(store: str) -> State:
     path = Path(store.removeprefix("file:"))
     if store.startswith("file:") and not path.is_dir():
         raise NotFoundError(f"there is no store at {path}", remedy="Name the configuration of the running connector.")
-    from lib.parts import open_store  # noqa: PLC0415 - opens the store
+    from lib.parts import existing_store  # noqa: PLC0415 - opens the store
 
-    return State.of(open_store(store))
+    return State.of(existing_store(store))
 
 
 def _day(text: str, now: datetime) -> str:

@@ -15,6 +15,7 @@ from lib.app import App
 from lib.config import loading as configuration
 from lib.errors import ConnectorError, NotFoundError
 from lib.model.stream import Stream
+from lib.parts import Parts, existing_store
 from lib.state.acknowledgements import Acknowledgements, short_id
 from lib.state.damage import damaged
 from lib.state.dead_letters import DeadLetter, dead_letters_by_stream
@@ -37,7 +38,7 @@ def run(listing: Listing, location: str | None, acknowledge: str | None, *, as_j
     """List, or acknowledge one or all; 0 where nothing is left that nobody acknowledged, else 1."""
     try:
         config = configuration.load(location)
-        state = App(lambda: config).state
+        state = App(lambda: config, Parts(store=existing_store)).state
         done = [] if acknowledge is None else _acknowledge(state.store, listing, listing.lines(state), acknowledge)
         lines = listing.lines(state)
     except ConnectorError as error:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
 
 from emulator.cli.site import (
+    LOOKING,
     day_of_option,
     refused,
 )
@@ -18,14 +18,12 @@ from lib.model.stream import Stream
 from lib.pipeline import audit as audits
 from lib.pipeline.observe import Observations
 
-DAY = timedelta(days=1)
-
 
 def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
     """Add the ledger up; 0 where the chain is whole, 1 where it is not."""
     try:
         config = configuration.load(location)
-        found = answers.audited(audits.audit(App(lambda: config).state, day_of_option(since)))
+        found = answers.audited(audits.audit(App(lambda: config, LOOKING).state, day_of_option(since)))
     except ConnectorError as error:
         return refused(error, as_json=as_json)
     if as_json:
@@ -58,7 +56,7 @@ def missed(location: str | None, since: str | None, *, as_json: bool) -> int:
     """What UTMStack's own plugin missed of what was observed, hour by hour; 1 where it missed any."""
     try:
         config = configuration.load(location)
-        found = Observations(App(lambda: config).state).missed(day_of_option(since))
+        found = Observations(App(lambda: config, LOOKING).state).missed(day_of_option(since))
     except ConnectorError as error:
         return refused(error, as_json=as_json)
     total = sum(each.total.missed for each in found)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from emulator.cli.progress import Progress
 from emulator.cli.site import (
+    LOOKING,
     graph,
     refused,
     window_of,
@@ -27,7 +28,7 @@ DAY = timedelta(days=1)
 def types(location: str | None, integration: str | None, hours: float, *, as_json: bool) -> int:
     """Which types of events Sophos holds, by family, and what leaving each out would save; 1 where not all was read."""
     try:
-        app, _ = graph(location)
+        app, _ = graph(location, LOOKING)
         reports = app.count_types(integration, timedelta(hours=hours))
     except ConnectorError as error:
         return refused(error, as_json=as_json)

@@ -19,23 +19,27 @@ from lib.errors import ConfigError, ConnectorError
 from lib.model.clock import day_of
 from lib.model.duration import parse_duration
 from lib.model.stream import Stream
+from lib.parts import Parts, existing_store
 
 if TYPE_CHECKING:
     from emulator.utmstack.watcher import SettingsWatcher
 
+LOOKING = Parts(store=existing_store)
+"""What a command is built on that only looks: it makes no store."""
 
-def graph(location: str | None) -> tuple[App, SettingsWatcher | None]:
+
+def graph(location: str | None, parts: Parts | None = None) -> tuple[App, SettingsWatcher | None]:
     """The use cases over the configuration, and over what UTMStack configures beside it."""
     config = configuration.load(location)
-    followed = followed_settings(config)
+    followed = followed_of(config)
     if followed:
         for problem in followed.problems:
             refuse(problem)
         config = with_followed(config, read_followed(Path(followed.path)))
-    return App(lambda: config), followed
+    return App(lambda: config, parts), followed
 
 
-def followed_settings(config: Config) -> SettingsWatcher | None:
+def followed_of(config: Config) -> SettingsWatcher | None:
     """UTMStack's own configuration as it is now; None where it is not followed."""
     if config.utmstack is None:
         return None
@@ -76,7 +80,7 @@ def day_of_option(since: str | None) -> str:
 def running_status(config: Config) -> dict[str, Any] | None:
     """What a running emulator says, which knows more than the store; None where none answers."""
     try:
-        answer = asked(config.listen, "/status", reading=5)
+        answer = asked(config, "/status", reading=5)
         found: dict[str, Any] = answer.json()
     except (requests.RequestException, ValueError):
         return None
@@ -84,21 +88,28 @@ def running_status(config: Config) -> dict[str, Any] | None:
     return found if answer.status_code == 200 and found.get("store") == config.store else None
 
 
-def asked(listen: tuple[str, int], path: str, *, reading: float | None, stream: bool = False) -> requests.Response:
+def asked(config: Config, path: str, *, reading: float | None, stream: bool = False) -> requests.Response:
     """What listens there answers, asked on this machine and under this machine's name, so that it lets us in."""
-    host, port = listen
+    host, port = config.listen
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - everywhere is here too
     return requests.get(
         f"http://{f'[{host}]' if ':' in host else host}:{port}{path}",
-        headers={"Host": f"localhost:{port}"},
+        headers={"Host": f"localhost:{port}", **_key_of(config)},
         proxies={"http": "", "https": ""},
         timeout=(5, reading),
         stream=stream,
     )
 
 
+def _key_of(config: Config) -> dict[str, str]:
+    """The header that shows a key, where callers on this machine show one too."""
+    if config.access.local != "key" or not config.access.keys:
+        return {}
+    return {"Authorization": f"Bearer {config.access.keys[0].resolve()}"}
+
+
 def refused(error: ConnectorError, *, as_json: bool) -> int:
-    """Say why it cannot be done; the exit status of that."""
+    """Say why a command cannot do its work; 2, its exit status."""
     if as_json:
         say(json.dumps({"ok": False, "problem": error.as_problem()}))
     refuse(error)
@@ -106,7 +117,7 @@ def refused(error: ConnectorError, *, as_json: bool) -> int:
 
 
 def print_followed(found: dict[str, Any]) -> None:
-    """What UTMStack's own configuration says."""
+    """Print how UTMStack's own configuration stands."""
     if found["groups"]:
         say("", f"{found['source']}: {len(found['groups'])} group(s): {', '.join(map(repr, found['groups']))}")
     if "note" in found:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from emulator.cli.site import (
-    followed_settings,
+    LOOKING,
+    followed_of,
     print_followed,
     print_problem,
     refused,
@@ -88,9 +89,9 @@ def _print_link(line: dict[str, Any]) -> None:
 
 def _stored(config: Config) -> dict[str, Any]:
     """What the store and UTMStack's configuration say where nothing runs."""
-    followed = followed_settings(config)
+    followed = followed_of(config)
     if followed is None:
-        return statuses.collect(App(lambda: config))
+        return statuses.collect(App(lambda: config, LOOKING))
     problems = [problem_after(None, each, datetime.now(UTC), None) for each in followed.problems]
     whole = with_followed(config, read_followed(Path(followed.path)))
-    return statuses.collect(App(lambda: whole), followed=problems) | {"utmstack": followed.status()}
+    return statuses.collect(App(lambda: whole, LOOKING), followed=problems) | {"utmstack": followed.status()}

@@ -23,8 +23,9 @@ def tail(location: str | None, *, as_json: bool) -> int:
         # At once, whatever it waits for; also where a shell has started it with SIGINT ignored. Each line is flushed.
         signal.signal(number, lambda *_: os._exit(0))
     try:
-        host, port = configuration.load(location).listen
-        with asked((host, port), "/tail", reading=None, stream=True) as answer:
+        config = configuration.load(location)
+        host, port = config.listen
+        with asked(config, "/tail", reading=None, stream=True) as answer:
             if answer.status_code != 200:
                 say(*_told(answer), file=sys.stderr)
                 return 1

@@ -17,7 +17,7 @@ from uuid import uuid4
 from emulator.runtime.delivery import delivery_histogram
 from emulator.runtime.functions import TARGETS, Answer, Function, FunctionDownError
 from emulator.runtime.work_queue import WorkQueue
-from lib.config.environment import CONFIG, FOLLOWED
+from lib.config.environment import BEHIND_EMULATOR, CONFIG, FOLLOWED
 from lib.config.settings import Config
 from lib.errors import ConnectorError, RetryableError, StoreError
 from lib.http.cloud_events import FINALIZED
@@ -78,7 +78,7 @@ class Platform:
         self._config = config
         timeout = config.limits.deadline.total_seconds() + MARGIN_SECONDS
         env = {CONFIG: location, "PYTHONUNBUFFERED": "1", "CLOUD_RUN_TIMEOUT_SECONDS": str(int(timeout))}
-        env |= {FOLLOWED: followed} if followed else {}
+        env |= {BEHIND_EMULATOR: "1"} | ({FOLLOWED: followed} if followed else {})
         self.functions = {name: Function(name, env, timeout) for name in TARGETS if only in (None, name)}
         self.calls: Counter[tuple[str, int]] = Counter()
         """Calls by function and status; 0: no answer."""

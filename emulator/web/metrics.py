@@ -49,12 +49,13 @@ class _Metrics(Collector):
         """Nothing where there is none."""
         beat = self._status.get("heartbeat", {})
         for name, text in (
-            ("round_trip_seconds", "Seconds from making the last heartbeat to its acknowledgement."),
-            ("age_seconds", "Seconds since the last acknowledged heartbeat was made."),
+            ("heartbeat_round_trip_seconds", "Seconds from making the last heartbeat to its acknowledgement."),
+            ("heartbeat_age_seconds", "Seconds since the last acknowledged heartbeat was made."),
         ):
-            if beat.get(name) is not None:
-                family = GaugeMetricFamily(f"{PREFIX}heartbeat_{name}", text)
-                family.add_metric([], beat[name])
+            value = beat.get(name.removeprefix("heartbeat_"))
+            if value is not None:
+                family = GaugeMetricFamily(PREFIX + name, text)
+                family.add_metric([], value)
                 yield family
         if beat:
             late = GaugeMetricFamily(f"{PREFIX}heartbeat_late", "1 while two heartbeats are overdue.")

@@ -10,6 +10,9 @@ CONFIG = "SOPHOS_UTMSTACK_CONFIG"
 FOLLOWED = "SOPHOS_UTMSTACK_FOLLOWED"
 """Names a file of integrations that come from elsewhere; the emulator sets it for its functions."""
 
+BEHIND_EMULATOR = "SOPHOS_UTMSTACK_BEHIND_EMULATOR"
+"""Set by the emulator for its functions, which it alone calls."""
+
 
 def variable(name: str) -> str | None:
     """The variable's value; None where it is not set."""
@@ -22,9 +25,19 @@ def platform_timeout() -> timedelta | None:
     return timedelta(seconds=int(text)) if text.isascii() and text.isdigit() else None
 
 
-def on_cloud_run() -> bool:
+def is_hosted() -> bool:
     """Whether this process is a service of Cloud Run or Knative, which name it so."""
     return bool(os.environ.get("K_SERVICE"))
+
+
+def on_cloud_run() -> bool:
+    """Whether it is Cloud Run, whose IAM checks callers: Knative sets the same names, and runs in Kubernetes."""
+    return is_hosted() and not os.environ.get("KUBERNETES_SERVICE_HOST")
+
+
+def is_behind_emulator() -> bool:
+    """Whether the emulator alone calls this process: it has checked who calls."""
+    return bool(os.environ.get(BEHIND_EMULATOR))
 
 
 def sentry_dsn() -> str | None:

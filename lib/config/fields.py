@@ -14,11 +14,14 @@ from marshmallow import ValidationError, fields, validate
 from lib.config.secrets import fault_of
 from lib.config.settings import Every
 from lib.model import families
-from lib.model.duration import parse_duration
+from lib.model.duration import duration_text, parse_duration
 
 _BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]*[a-z0-9](/[^\r\n?#]*)?")
 SOCKET_PATH_BYTES = 107
 """The longest path of a Unix socket on Linux (unix(7): `sun_path`)."""
+
+
+LONGEST_INTERVAL = timedelta(days=1)
 
 
 class Text(fields.String):
@@ -61,9 +64,16 @@ class ReferenceText(Text):
 class Duration(fields.Field[timedelta]):
     """A duration within bounds."""
 
-    def __init__(self, smallest: timedelta = timedelta(0), unit: timedelta | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        smallest: timedelta = timedelta(0),
+        longest: timedelta = timedelta(days=366),
+        unit: timedelta | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self._smallest = smallest
+        self._longest = longest
         self._unit = unit
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> timedelta:
@@ -76,6 +86,8 @@ class Duration(fields.Field[timedelta]):
             raise ValidationError(str(error)) from None
         if duration < self._smallest:
             raise ValidationError(f"has to be at least {int(self._smallest.total_seconds())}s")
+        if duration > self._longest:
+            raise ValidationError(f"has to be at most {duration_text(self._longest)}")
         if self._unit and duration % self._unit:
             raise ValidationError(f"has to be a multiple of {int(self._unit.total_seconds())}s")
         return duration
@@ -107,6 +119,8 @@ class EveryField(fields.Field[Every]):
             raise ValidationError(f"{text!r} is neither a duration, such as 60s, nor a cron line") from None
         if interval < timedelta(seconds=1):
             raise ValidationError("1s is the smallest")
+        if interval > LONGEST_INTERVAL:
+            raise ValidationError(f"{duration_text(LONGEST_INTERVAL)} is the longest: Sophos serves no more")
         return Every(interval)
 
 
@@ -189,6 +203,8 @@ class EventType(fields.String):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         name: str = super()._deserialize(value, attr, data, **kwargs)
+        if name in families.FAMILIES:
+            raise ValidationError(f"did you mean '{families.PREFIX}{name}'?")
         fault = families.fault_of(name)
         if fault is not None:
             raise ValidationError(fault)

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from marshmallow import ValidationError
 
 from lib.config import environment
-from lib.config.schema import ConfigSchema
+from lib.config.schema import UNKNOWN_KEY, ConfigSchema
 from lib.config.secrets import access_secret
-from lib.config.settings import Config
-from lib.config.yaml_lines import ConfigFault, Document, flat
+from lib.config.settings import DEFAULT_STORE, Config
+from lib.config.yaml_lines import ConfigFault, Document, KeyPath, flat
 from lib.errors import ConfigError
 
 __all__ = ["Config", "InvalidConfigError", "absolute", "load", "located", "parse"]
+
+PATHS: frozenset[KeyPath] = frozenset(
+    {
+        ("sophos", "ca_bundle"),
+        ("utmstack", "workdir"),
+        *(("relay", key) for key in ("certificate", "key", "client_ca", "tokens")),
+    }
+)
+"""Keys that name a file or a folder."""
+_FILE = re.compile(r"(file:)(.+)()", re.DOTALL)
+_FILE_REFERENCE = re.compile(r"(\$\{file:)([^}]+)(\})")
 
 
 class InvalidConfigError(ConfigError):
@@ -41,6 +54,11 @@ def load(location: str | None = None) -> Config:
     """The configuration at a path, `gs://bucket/object` or `secret:projects/P/secrets/S/versions/V`, or where the
     environment says; ConfigError with every fault and its line.
     """
+    return load_document(location)[0]
+
+
+def load_document(location: str | None = None) -> tuple[Config, Document]:
+    """The same, with the text that it was read from, whose places a fault can be told at."""
     location = located(location)
     try:
         text = _bytes_of(location).decode("utf-8")
@@ -48,7 +66,8 @@ def load(location: str | None = None) -> Config:
         raise ConfigError(f"{location} cannot be read: {error.strerror}", remedy="Name a readable file.") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{location} is not UTF-8 text (byte {error.start})", remedy="Save it as UTF-8.") from None
-    return parse(text, location)
+    folder = None if location.startswith(("gs://", "secret:")) else Path(location).absolute().parent
+    return _parsed(text, location, folder)
 
 
 def absolute(location: str) -> str:
@@ -67,14 +86,39 @@ def _bytes_of(location: str) -> bytes:
 
 
 def parse(text: str, location: str = "the configuration") -> Config:
-    """The configuration that a text holds; InvalidConfigError with every fault and its line."""
+    """The configuration that a text holds, its relative paths as they stand; InvalidConfigError with every fault and
+    its line.
+    """
+    return _parsed(text, location, None)[0]
+
+
+def _parsed(text: str, location: str, folder: Path | None) -> tuple[Config, Document]:
     document = Document(text)
     faults = list(document.faults)
     if not faults:
         try:
-            config: Config = ConfigSchema().load(document.value)
+            config: Config = ConfigSchema().load(_anchored(document.value, folder) if folder else document.value)
         except ValidationError as error:
-            faults += [document.fault(path, message) for path, message in flat(error.messages_dict)]
+            faults += [
+                document.fault(path, message, at_key=message.startswith(UNKNOWN_KEY))
+                for path, message in flat(error.messages_dict)
+            ]
         else:
-            return config
+            return config, document
     raise InvalidConfigError(location, sorted(set(faults), key=lambda fault: (fault.line or 0, fault.path)))
+
+
+def _anchored(value: Any, folder: Path, path: KeyPath = ()) -> Any:
+    """The plain values, with every relative path meant from that folder: that of the configuration's file."""
+    if path == () and isinstance(value, dict):
+        value = {"store": DEFAULT_STORE} | value
+    if isinstance(value, dict):
+        return {key: _anchored(each, folder, (*path, key)) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_anchored(each, folder, (*path, at)) for at, each in enumerate(value)]
+    if not isinstance(value, str) or not value:
+        return value
+    if path in PATHS:
+        return str(folder / value)
+    match = _FILE.fullmatch(value) if path == ("store",) else _FILE_REFERENCE.fullmatch(value)
+    return f"{match[1]}{folder / match[2]}{match[3]}" if match else value

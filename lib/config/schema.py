@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from difflib import get_close_matches
 from typing import Any
+from urllib.parse import quote
 
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate, validates, validates_schema
 
@@ -45,6 +46,11 @@ from lib.model.host import check_url, proxy_fault
 from lib.model.region import region_fault
 from lib.model.stream import KINDS
 
+LOCAL = ("open", "key")
+MOST_BYTES = 1 << 50
+UNKNOWN_KEY = "unknown key"
+"""Begins the fault of a key that is not known."""
+
 
 class _Strict(Schema):
     """Unknown keys are faults that name the nearest known one."""
@@ -61,7 +67,7 @@ class _Strict(Schema):
             if key in data and key not in known:
                 near = get_close_matches(str(key), known, n=1, cutoff=0.5)
                 hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}"
-                error.messages[key] = [f"unknown key; {hint}"]
+                error.messages[key] = [f"{UNKNOWN_KEY}; {hint}"]
 
 
 class _SophosSchema(_Strict):
@@ -99,9 +105,11 @@ class _SophosSchema(_Strict):
 
 
 class _LimitsSchema(_Strict):
-    max_pending_bytes = fields.Integer(strict=True, validate=validate.Range(min=1, error="has to be a number of bytes"))
-    ack_timeout = Duration(timedelta(seconds=1))
-    deadline = Duration(timedelta(seconds=1))
+    max_pending_bytes = fields.Integer(
+        strict=True, validate=validate.Range(1, MOST_BYTES, error="has to be a number of bytes")
+    )
+    ack_timeout = Duration(timedelta(seconds=1), timedelta(hours=1))
+    deadline = Duration(timedelta(seconds=1), timedelta(hours=1))
 
     @post_load
     def _made(self, data: dict[str, Any], **_: Any) -> Limits:
@@ -114,6 +122,7 @@ class _AccessSchema(_Strict):
     emails = text_list()
     platform = fields.String(validate=validate.Equal(CLOUD_RUN, error=f"{CLOUD_RUN} is the only one known"))
     certs_url = Text()
+    local = fields.String(validate=validate.OneOf(LOCAL, error=f"has to be one of: {', '.join(LOCAL)}"))
 
     @post_load
     def _made(self, data: dict[str, Any], **_: Any) -> AccessRules:
@@ -130,6 +139,8 @@ class _AccessSchema(_Strict):
             raise ValidationError("`audiences` and `emails` go together: whom a token is meant for, and whose it is")
         if "platform" in data and data.get("audiences"):
             raise ValidationError("that platform checks tokens itself: leave `audiences` and `emails` out", "platform")
+        if data.get("local") == "key" and not data.get("keys") and not data.get("audiences"):
+            raise ValidationError("nobody could call: name `keys`, or `audiences` and `emails`", "local")
         url = data.get("certs_url", GOOGLE_CERTS)
         if url != GOOGLE_CERTS and not names_loopback(url):
             raise ValidationError(f"has to be {GOOGLE_CERTS}; another one is for tests, on loopback", "certs_url")
@@ -183,9 +194,11 @@ class _RelaySchema(_Strict):
     tokens = Text()
     metrics = ListenOrOff()
     streams = fields.Integer(strict=True, validate=validate.Range(1, 1000, error="has to be between 1 and 1000"))
-    bytes_in_flight = fields.Integer(strict=True, validate=validate.Range(min=1, error="has to be a number of bytes"))
+    bytes_in_flight = fields.Integer(
+        strict=True, validate=validate.Range(1, MOST_BYTES, error="has to be a number of bytes")
+    )
     rate = CountOrOff()
-    idle = Duration(timedelta(seconds=1))
+    idle = Duration(timedelta(seconds=1), timedelta(days=1))
 
     @post_load
     def _made(self, data: dict[str, Any], **_: Any) -> RelaySettings:
@@ -200,6 +213,10 @@ class _RelaySchema(_Strict):
             raise ValidationError("has to be an address of loopback, since everybody may read there", "metrics")
 
 
+LONGEST_NAME = 600
+"""Bytes of an integration's name in the store, percent-encoded: an object's name may have 1,024 in all."""
+DAY = timedelta(days=1)
+YEARS = timedelta(days=3660)
 _CREDENTIALS = {"client_id", "client_secret", "next_client_id", "next_client_secret"}
 
 
@@ -220,15 +237,29 @@ class _IntegrationSchema(_Strict):
         EventType(),
         error_messages={"invalid": "has to be a list, such as [family:web_control]", "null": "has to be a list"},
     )
-    lookback = Duration(timedelta(seconds=1))
-    settle = Duration(unit=timedelta(minutes=1))
-    reconcile = DurationOrOff(timedelta(minutes=1))
+    lookback = Duration(timedelta(seconds=1), YEARS)
+    settle = Duration(longest=DAY, unit=timedelta(minutes=1))
+    reconcile = DurationOrOff(timedelta(minutes=1), YEARS)
     utmstack_tenant_id = Text()
     alerts_data_type = Text()
     data_source = Text()
-    calls_per_minute = fields.Integer(strict=True, validate=validate.Range(min=1, error="has to be 1 or more"))
+    calls_per_minute = fields.Integer(
+        strict=True, validate=validate.Range(1, 100_000, error="has to be between 1 and 100000")
+    )
     endpoints_data_type = Text()
-    inventory = Duration(timedelta(minutes=1))
+    inventory = Duration(timedelta(minutes=1), YEARS)
+
+    @validates("name")
+    def _storable(self, name: str, **_: Any) -> None:
+        length = len(quote(name, safe=""))
+        if length > LONGEST_NAME:
+            raise ValidationError(f"takes {length} bytes in the store's names; {LONGEST_NAME} is the most: shorten it")
+
+    @validates("region")
+    def _region(self, region: str, **_: Any) -> None:
+        fault = region_fault(region)
+        if fault:
+            raise ValidationError(fault)
 
     @validates_schema(skip_on_field_errors=True)
     def _pair(self, data: dict[str, Any], **_: Any) -> None:
@@ -264,7 +295,7 @@ class ConfigSchema(_Strict):
     gap_data_type = TextOrOff()
     heartbeat = DurationOrOff(timedelta(minutes=1))
     observe = fields.Boolean(truthy={True}, falsy={False}, error_messages={"invalid": "has to be on or off"})
-    archive = DurationOrOff(timedelta(days=1))
+    archive = DurationOrOff(DAY, YEARS)
     sophos = fields.Nested(_SophosSchema, error_messages={"type": "has to hold keys"})
     limits = fields.Nested(_LimitsSchema, error_messages={"type": "has to hold keys"})
     access = fields.Nested(_AccessSchema, error_messages={"type": "has to hold keys"})
@@ -297,9 +328,6 @@ class ConfigSchema(_Strict):
             if integration.name in seen:
                 raise ValidationError({"integrations": {at: {"name": [f"{integration.name!r} is named twice"]}}})
             seen.add(integration.name)
-            fault = region_fault(integration.region)
-            if fault:
-                raise ValidationError({"integrations": {at: {"region": [fault]}}})
             if "://" in integration.region:
                 try:
                     check_url(integration.region, allow_hosts=allowed)

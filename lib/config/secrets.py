@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import string
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from lib.config import environment
 from lib.errors import ConfigError, StoreError
 
 _REFERENCE = re.compile(r"\$\{(env|file|secret):([^}]+)\}")
+_AROUND = string.whitespace + "\x00\x85\xa0\xad\u180e\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u202f\u2060\u3000\ufeff"
+_QUOTES = tuple("\"'`“”„‘’«»")
 _SECRET_NAME = re.compile(r"projects/[^/]+/secrets/[^/]+/versions/[^/]+")
 
 
@@ -26,12 +30,17 @@ class Reference:
     def __repr__(self) -> str:
         return f"Reference({self.where})"
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the configuration itself holds the text."""
+        return not self.literal and _REFERENCE.fullmatch(self.text) is None
+
     def resolve(self) -> str:
         """What it stands for; ConfigError where that cannot be had, StoreError where Secret Manager cannot be asked."""
         match = None if self.literal else _REFERENCE.fullmatch(self.text)
         if match is None:
-            return self.text
-        value = {"env": self._env, "file": self._file, "secret": self._secret}[match[1]](match[2])
+            return trimmed(self.text)
+        value = trimmed({"env": self._env, "file": self._file, "secret": self._secret}[match[1]](match[2]))
         if not value:
             raise ConfigError(f"{self.where}: {match[0]} is empty", remedy="Put the value there; nothing was sent.")
         return value
@@ -42,11 +51,11 @@ class Reference:
             raise ConfigError(
                 f"{self.where}: the environment variable {name} is not set", remedy=f"Set {name}, and start again."
             )
-        return value.strip()
+        return value
 
     def _file(self, path: str) -> str:
         try:
-            return Path(path).read_text(encoding="utf-8").strip()
+            return Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             raise ConfigError(
@@ -55,6 +64,30 @@ class Reference:
 
     def _secret(self, name: str) -> str:
         return access_secret(name, self.where)
+
+
+def trimmed(text: str) -> str:
+    """The text without blanks, line ends and invisible characters around it, which no secret begins or ends with."""
+    return text.strip(_AROUND)
+
+
+def credential(reference: Reference) -> str:
+    """A client id or secret; ConfigError where what was pasted cannot be one, with the character that shows it."""
+    value = reference.resolve()
+    fault = credential_fault(value)
+    if fault is None:
+        return value
+    raise ConfigError(f"{reference.where}: the value {fault}", remedy="Paste it anew, alone and in one line.")
+
+
+def credential_fault(value: str) -> str | None:
+    """What shows that a value is no client id or secret of Sophos; None: nothing. The value itself is not told."""
+    if value[:1] in _QUOTES or value[-1:] in _QUOTES:
+        return "has quotes around it, which would be sent with it"
+    for at, character in enumerate(value, 1):
+        if character.isspace() or not character.isprintable():
+            return f"holds {unicodedata.name(character, 'a control character')} (U+{ord(character):04X}) at place {at}"
+    return None
 
 
 def fault_of(text: str) -> str | None:
@@ -97,4 +130,4 @@ def access_secret(name: str, where: str) -> str:
 
 def _payload(client: object, name: str) -> str:
     answer = client.access_secret_version(name=name, timeout=10, retry=None)  # type: ignore[attr-defined]
-    return str(answer.payload.data.decode("utf-8")).strip()
+    return str(answer.payload.data.decode("utf-8"))

@@ -16,6 +16,7 @@ from lib.http.access import GOOGLE_CERTS
 from lib.model.integration import IntegrationSettings
 
 CLOUD_RUN = "cloud-run"
+DEFAULT_STORE = "file:var/store"
 TASKS_URL = "https://cloudtasks.googleapis.com"
 
 
@@ -87,6 +88,8 @@ class AccessRules:
     platform: str | None = None
     """`cloud-run`: its IAM has checked every caller."""
     certs_url: str = GOOGLE_CERTS
+    local: str = "open"
+    """`key`: who calls from this machine shows a key too, since a proxy on it may make everybody local."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +150,7 @@ class Config:
     """Everything that can be set."""
 
     integrations: tuple[IntegrationConfig, ...]
-    store: str = "file:var/store"
+    store: str = DEFAULT_STORE
     engine: str = "unix:/workdir/sockets/engine_server.sock"
     every: Every = Every(timedelta(seconds=60))
     listen: tuple[str, int] = ("127.0.0.1", 8080)

@@ -33,6 +33,8 @@ CERTS_HOLD_SECONDS = 3600.0
 CERTS_AGAIN_SECONDS = 60.0
 """A token that names a key we do not know makes us ask again, but not more often than this."""
 SKEW_SECONDS = 10
+LONGEST_TOKEN = 8192
+"""Characters; Google's have some 1,200. What is longer is not decoded."""
 RARE_CALLS = 6
 """How often a rare call may be made from elsewhere within a minute, by one process."""
 _BETWEEN = ("forwarded", "via", "x-real-ip")
@@ -142,6 +144,8 @@ class Rules:
     checked_by_platform: bool = False
     """The platform has let nobody through whom it does not know; it leaves the token's claims, not its signature."""
     certs_url: str = GOOGLE_CERTS
+    local_shows_key: bool = False
+    """Whether callers on this machine are checked like all others: a proxy there may make the world local."""
 
 
 class Access:
@@ -156,9 +160,13 @@ class Access:
         self._read_at = -KEYS_HOLD_SECONDS
         self._rare: deque[float] = deque()
 
+    def is_open_to(self, address: str | None, headers: Mapping[str, str]) -> bool:
+        """Whether the caller needs to show nothing."""
+        return not self._rules.local_shows_key and is_local(address, headers)
+
     def authorize(self, address: str | None, headers: Mapping[str, str], *, rare: bool = False) -> None:
         """Let the caller in, or raise the AccessError that says why not; `rare` calls a few times a minute only."""
-        if is_local(address, headers):
+        if self.is_open_to(address, headers):
             return
         self._check(headers)
         if rare:
@@ -212,9 +220,11 @@ class Access:
     def _check_token(self, token: str) -> None:
         from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415 - only who is called by Google waits for it
 
+        if len(token) > LONGEST_TOKEN:
+            raise UnauthenticatedError("The ID token is not accepted: it is longer than any of Google's.")
         try:
             claims = self._verified(token)
-        except (GoogleAuthError, ValueError, TypeError, AttributeError):
+        except (GoogleAuthError, ValueError, TypeError, AttributeError, RecursionError):
             raise UnauthenticatedError(
                 "The ID token is not accepted: its form, its time or its signature does not hold."
             ) from None
@@ -233,6 +243,9 @@ class Access:
             # Before anything is fetched: whoever sends nonsense costs nothing.
             raise UnauthenticatedError("The ID token is not accepted: it is another issuer's, or meant for another.")
         certs.hold(decoder.decode_header(token).get("kid"))
+        # google-auth looks at `iat` and `exp` alone.
+        if float(claims.get("nbf", 0)) > time.time() + SKEW_SECONDS:
+            raise ValueError("not valid yet")
         return id_token.verify_token(
             token,
             certs,

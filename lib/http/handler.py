@@ -102,11 +102,11 @@ def description() -> Response:
 def authorize(request: Request, access: Callable[[], Access], *, rare: bool = False) -> None:
     """Let the caller in, or raise the AccessError that says why not."""
     headers = dict(request.headers)
-    if is_local(request.remote_addr, headers):
-        return  # whatever the configuration says, and where it cannot be read
     try:
         guard = access()
     except ConnectorError as error:
+        if is_local(request.remote_addr, headers):
+            return  # a caller on this machine may see why the configuration cannot be read
         log.error("%s", error)  # noqa: TRY400 - a trace tells nothing of an expected failure
         raise AccessUnknownError("It cannot be told who may call.") from None
     guard.authorize(request.remote_addr, headers, rare=rare)

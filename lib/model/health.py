@@ -53,8 +53,8 @@ KINDS = {
     "credentials_refused": Kind(_FAILS, "Sophos refuses the credential", ""),
     "permission_missing": Kind(_FAILS, "The credential lacks a permission", ""),
     "wrong_tenant": Kind(_FAILS, "The credential does not read a tenant", ""),
-    "wrong_region": Kind(_FAILS, "The region is another one", ""),
-    "host_refused": Kind(_FAILS, "A host that gets no credentials", ""),
+    "wrong_region": Kind(_FAILS, "The configured region is wrong", ""),
+    "host_refused": Kind(_FAILS, "A host that may not receive credentials", ""),
     "config_invalid": Kind(_FAILS, "The configuration cannot be used", ""),
     "engine_down": Kind(
         _FAILS,
@@ -98,7 +98,7 @@ KINDS = {
     "late": Kind(_TELLS, "A stream is late", "Sophos keeps 24 hours; nothing is lost yet. `status` says why."),
     "silent": Kind(
         _TELLS,
-        "A stream is silent that usually speaks",
+        "A stream that usually has events has none",
         "Sophos answers, without events. Check in Sophos Central that its devices still report.",
     ),
     "config_edit_broken": Kind(

@@ -1,4 +1,4 @@
-"""The checks of test-connection: each asks one station one question, and says in a sentence what it answers."""
+"""The checks of test-connection: each tests one step, and describes the result in one sentence."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ TENANTS_TRIED = 5
 
 
 class CheckFailedError(PermanentError):
-    """Everything answers, and something in the answer is wrong."""
+    """An answer arrived, but its content is wrong."""
 
     code = "check_failed"
-    title = "Something in an answer is wrong"
-    remedy = "Do what the check says."
+    title = "A check found a fault"
+    remedy = "Follow the instruction of the check."
 
 
 class NotNeededError(Exception):
-    """There is nothing to check, and nothing wrong with that."""
+    """The check does not apply here; this is no failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +165,13 @@ class Checks:
     def _clock(self) -> str:
         shown = self._shown()
         if shown is None:
-            return "Sophos's answers name no time; not compared."
+            return "Sophos's answers have no date. The clock was not compared."
         skew = self._context.now() - shown
         text = f"This machine's clock differs from Sophos's by {abs(skew.total_seconds()):.0f} s"
         if abs(skew) > LARGEST_SKEW:
             way = "ahead" if skew > timedelta(0) else "behind"
             raise CheckFailedError(
-                f"{text}; it is {way}.", remedy="Let this machine take its time from an NTP server (timedatectl)."
+                f"{text}; it is {way}.", remedy="Set this machine's clock from an NTP server (timedatectl)."
             )
         return f"{text}."
 
@@ -179,29 +179,29 @@ class Checks:
 
     def _credentials(self) -> str:
         if self._sophos.authenticate(deadline=self._deadline):
-            return "Sophos refuses the first credential, and issued a token for the next one."
+            return "Sophos refuses the first credential and issued a token for the second one."
         return "Sophos issued a token."
 
     def _whoami(self) -> str:
         self._who = who = self._sophos.whoami(deadline=self._deadline)
         where = f", data region {region_of(who.data_region) or who.data_region}" if who.data_region else ""
-        return f"The credential is that of {who.id_type} {who.id}{where}."
+        return f"The credential belongs to {who.id_type} {who.id}{where}."
 
     def _region(self) -> str:
         host = self._who.data_region if self._who else None
         if host is None or self._subject.region == AUTO:
-            return "The region is the one that Sophos names."
+            return "The region that Sophos reports is used."
         wrong = wrong_region(self._subject.region, host)
         if wrong is not None:
             raise wrong
-        return f"Region {self._subject.region!r} is this tenant's."
+        return f"Region {self._subject.region!r} matches the tenant."
 
     def _readable_tenants(self) -> str | PartlyOk:
         assert self._who is not None  # noqa: S101 - whoami is made before
         found = {tenant.id: tenant for tenant in self._sophos.tenants(self._who, deadline=self._deadline)}
         wanted = self._subject.tenants
         self._tenants = [each for each in found.values() if each.api_host and (wanted is None or each.id in wanted)]
-        readable = f"It reads {len(self._tenants)} tenant(s)."
+        readable = f"The credential can read {_count(len(self._tenants), 'tenant')}."
         missing = [each for each in wanted or () if each not in found or found[each].api_host is None]
         if missing:
             error = WrongTenantError(
@@ -213,10 +213,10 @@ class Checks:
             return PartlyOk(f"{readable} {error}", error)
         if not self._tenants:
             raise CheckFailedError(
-                "This credential reads no tenant at all.", remedy="Assign tenants to it in Sophos Central."
+                "This credential can read no tenant.", remedy="Assign tenants to it in Sophos Central."
             )
         asleep = len(found) - sum(1 for each in found.values() if each.api_host)
-        return readable + (f" {asleep} have no API host yet." if asleep else "")
+        return readable + (f" {asleep} without an API host yet." if asleep else "")
 
     def _tenant_hosts(self) -> str | PartlyOk:
         known = {way.host for way in self._sophos.ways()}
@@ -234,8 +234,8 @@ class Checks:
         reached = {each.api_host for each in tried.readable}
         self._reached = [each for each in self._tenants if each.api_host in reached]
         if not told and not tried.refused:
-            raise NotNeededError("Tenants are read at a host that was reached before.")
-        return tried.outcome(f"{told or 'The other tenants are read at a host that was reached before'}.")
+            raise NotNeededError("The tenants use a host that was tested above.")
+        return tried.outcome(f"{told or 'The other tenants use a host that was tested above'}.")
 
     # What it can read
 
@@ -248,7 +248,7 @@ class Checks:
         self._pages[kind] = pages
         count, minutes = sum(len(page.items) for page in pages), int(span.total_seconds()) // 60
         self._streams[kind] = {"readable": True, "sample": count, "sample_minutes": minutes}
-        return tried.outcome(f"{count} {kind} of the last {_span(span)} were read.")
+        return tried.outcome(f"Read {_count(count, kind.removesuffix('s'))} of the last {_span(span)}.")
 
     def _endpoints(self) -> str | PartlyOk:
         self._streams["endpoints"] = {"readable": False}
@@ -260,7 +260,7 @@ class Checks:
         )
         count = sum(len(page.items) for page in pages)
         self._streams["endpoints"] = {"readable": True, "sample": count}
-        return tried.outcome(f"{count} devices of the inventory's first page were read.")
+        return tried.outcome(f"Read {_count(count, 'device')} from the first page of the inventory.")
 
     def _sample(self, tenant: Tenant, kind: str, span: timedelta) -> Page:
         here, shown = self._context.now(), self._shown()
@@ -284,10 +284,11 @@ class Checks:
             raise NotNeededError("Nothing was read.")
         found = self._event_fields()
         if not found:
-            return "The page is one of the SIEM API, and holds nothing."
+            return "The answer is a valid page without events."
         whole = sum(1 for each in found if each.id and each.created_at)
         types = len({each.type for each in found})
-        return f"{len(found)} items were cut out of their pages, {whole} of them with id and time, of {types} type(s)."
+        without = "" if whole == len(found) else f"; {len(found) - whole} of them without id or time"
+        return f"Parsed {_count(len(found), 'item')} of {_count(types, 'type')}{without}."
 
     def _newest_event(self) -> str:
         if "events" not in self._pages:
@@ -295,7 +296,7 @@ class Checks:
         times = [each.created_at for each in self._event_fields("events") if each.created_at]
         if not times:
             when = f"of the last {_span(LONGER_SAMPLE)}"
-            return f"Sophos holds no event {when}: none happened, or no device reports to Sophos."
+            return f"Sophos has no event {when}: nothing happened, or no device reports to Sophos."
         age = max(timedelta(0), self._context.now() - max(times))
         more = any(page.has_more for page in self._pages["events"])
         self._streams["events"] |= {"newest": max(times).isoformat(), "newest_age_seconds": round(age.total_seconds())}
@@ -303,12 +304,10 @@ class Checks:
 
     def _rate(self) -> str:
         used, available = self._subject.rate_limiter.used(), self._subject.rate_limiter.available()
-        text = (
-            f"{used.last_minute} of {used.per_minute} calls were made within a minute; {available} more may go at once"
-        )
+        text = f"{used.last_minute} of {used.per_minute} calls were used in the last minute; {available} are free now"
         if available == 0:
             raise CheckFailedError(
-                f"{text}.", remedy="Give this connector a credential of its own, or wait for a catch-up to end."
+                f"{text}.", remedy="Create a credential for this connector alone, or wait until it has caught up."
             )
         return f"{text}."
 
@@ -316,10 +315,10 @@ class Checks:
 
     def _store(self) -> str:
         self._context.store()
-        return "An object was created, replaced, read and removed; stale writes were refused."
+        return "Created, replaced, read and removed an object; the store refused stale writes."
 
     def _engine(self) -> str:
-        return f"{self._context.engine()} took a stream, and ended it in order."
+        return f"{self._context.engine()} accepted a stream and closed it cleanly."
 
 
 def _known(id_: str, tenants: Mapping[str, Tenant]) -> str:
@@ -364,6 +363,10 @@ class _TriedTenants:
             error.remedy = " ".join(dict.fromkeys(each.remedy for _, each in self.refused))
             error.args = (f"{len(self.readable)} of {tried} tenants tried can be read; not {reasons}",)
         return error
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _span(age: timedelta) -> str:

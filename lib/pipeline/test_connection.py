@@ -1,4 +1,4 @@
-"""test-connection: ask every station one question, and say what to do about each failure."""
+"""test-connection: test each step from DNS to the engine, with a remedy for each failure."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ def _has_to_conflict(store: ObjectStore, key: str, generation: int, what: str) -
     except ConflictError:
         return
     raise StoreError(
-        f"the store does not compare before it writes: {what}",
-        remedy="Use a store that keeps to generations: a local disk, or Google Cloud Storage itself.",
+        f"the store does not support compare-and-set: {what}",
+        remedy="Use a local disk or Google Cloud Storage. This store ignores generations.",
     )
 
 
@@ -136,11 +136,11 @@ class _Examination:
             raise self._fault
         made = len(self._made)
         for step in self._steps[made : made + 1]:
-            remedy = "Call again; if it lasts, this station is the slow one."
-            detail = "Not done within the call's time."
+            remedy = "Try again. If it happens again, this step is slow: check the network and the host behind it."
+            detail = "This check did not finish in time."
             self._made.append(Check(step.name, FAILED, detail, ok=False, code="too_slow", remedy=remedy))
         for step in self._steps[made + 1 :]:
-            self._made.append(Check(step.name, SKIPPED, "Not reached within the call's time.", ok=False))
+            self._made.append(Check(step.name, SKIPPED, "Not started: the time ran out.", ok=False))
         return ConnectionReport(tuple(self._made), self._checks.tenant, self._checks.streams)
 
     def _make(self, step: Step) -> Check:

@@ -78,7 +78,7 @@ class Way:
         except (OSError, UnicodeError) as error:
             raise NameUnknownError(
                 f"the name {host} cannot be resolved: {getattr(error, 'strerror', None) or 'no such name'}",
-                remedy=f"Let this machine's DNS resolve {host} (`getent hosts {host}`; /etc/resolv.conf).",
+                remedy=f"Make DNS on this machine resolve {host} (`getent hosts {host}`; /etc/resolv.conf).",
             ) from None
         addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
         return f"{host} is {', '.join(addresses[:3])}"
@@ -91,7 +91,7 @@ class Way:
         except OSError as error:
             raise self._unreached(error)(
                 f"{host} port {port} cannot be reached: {_reason(error)}",
-                remedy=f"Let this machine out to {host}, TCP port {port}: firewall, routes, "
+                remedy=f"Allow outbound TCP port {port} to {host}: firewall, routes, "
                 f"{'the address in `sophos.proxy` or HTTPS_PROXY' if self.proxy else 'or `sophos.proxy` for a proxy'}.",
             ) from None
         return f"{host} takes connections on port {port}" + (" (the proxy)" if self.proxy else "")
@@ -113,7 +113,7 @@ class Way:
             kind = TlsBrokenError if isinstance(error, ssl.SSLError) else self._unreached(error)
             raise kind(
                 f"no TLS connection to {self.host}: {_reason(error)}",
-                remedy="Something on the way ends the connection: check the proxy and the firewall for *.sophos.com.",
+                remedy="A proxy or firewall ends the connection. Check both for *.sophos.com.",
             ) from None
         return f"{self.host} has {version} and a certificate of {_organization(shown or {})}"
 
@@ -154,7 +154,7 @@ class Way:
         if error.verify_code in _CLOCK:
             remedy = f"Check this machine's clock; it shows {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC."
         elif error.verify_code in _OTHER_NAME:
-            remedy = "Something else answers in this host's name: check DNS, /etc/hosts and the proxy."
+            remedy = "Another server answers under this name. Check DNS, /etc/hosts and the proxy."
         else:
             remedy = TlsBrokenError.remedy
         return TlsBrokenError(f"{text} {self._issuer()}", remedy=remedy)

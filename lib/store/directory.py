@@ -21,7 +21,7 @@ from typing import NoReturn
 from uuid import uuid4
 from zlib import crc32
 
-from lib.errors import ConflictError, LayoutError, StoreError
+from lib.errors import ConflictError, LayoutError, NoStoreError, StoreError
 from lib.store.base import ABSENT, LAYOUT, Entry, Stored, segments_of
 from lib.store.reserve import Reserve
 
@@ -42,7 +42,8 @@ STALE_SECONDS = 3600
 class DirectoryStore:
     """A store in a local folder; safe between threads and processes of one machine."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, create: bool = True) -> None:
+        """Open the store in that folder; NoStoreError where there is none and none is to be made."""
         self._root = root.absolute()
         self._temporary = self._root / ".tmp"
         self._locks = self._root / ".locks"
@@ -50,7 +51,10 @@ class DirectoryStore:
         self._durable: set[Path] = {self._root}
         """Folders whose entry in the folder above is known to be durable. One that is merely there may not be: whoever
         made it may have been killed before it was, and a power cut would take all that was stored in it since."""
-        self._open()
+        if create:
+            self._open()
+        else:
+            self._look()
 
     def read(self, key: str) -> Stored | None:
         """The object, or None where there is none."""
@@ -218,6 +222,18 @@ class DirectoryStore:
             elif (layout := _layout_of(written, marker)) > LAYOUT:
                 raise LayoutError(f"{self._root} has layout {layout}; this version reads layouts up to {LAYOUT}")
             self._remove_stale()
+        except OSError as error:
+            _refuse(error, str(self._root))
+
+    def _look(self) -> None:
+        """See that there is a store that this version reads, and change nothing."""
+        marker = self._root / ".layout"
+        try:
+            if not self._root.is_dir() or not any(self._root.iterdir()):
+                raise NoStoreError(f"there is no store at {self._root}")
+            written = marker.read_bytes() if marker.exists() else b""
+            if written.strip() and (layout := _layout_of(written, marker)) > LAYOUT:
+                raise LayoutError(f"{self._root} has layout {layout}; this version reads layouts up to {LAYOUT}")
         except OSError as error:
             _refuse(error, str(self._root))
 

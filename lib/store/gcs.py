@@ -26,7 +26,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from requests import RequestException
 from requests.adapters import HTTPAdapter
 
-from lib.errors import ConfigError, ConflictError, LayoutError, StoreError
+from lib.errors import ConfigError, ConflictError, LayoutError, NoStoreError, StoreError
 from lib.store.base import ABSENT, LAYOUT, Entry, Stored, segments_of
 
 SCHEME = "gs://"
@@ -69,14 +69,16 @@ def read_object(location: str) -> bytes:
 class GcsStore:
     """A store in a bucket, below a prefix; safe between threads, processes and machines."""
 
-    def __init__(self, location: str, *, patience: float = PATIENCE) -> None:
-        """Open the store at `gs://bucket/prefix`; LayoutError where a newer version wrote it."""
+    def __init__(self, location: str, *, patience: float = PATIENCE, create: bool = True) -> None:
+        """Open the store at `gs://bucket/prefix`; LayoutError where a newer version wrote it, NoStoreError where there
+        is none and none is to be made.
+        """
         self._retry = RETRY.with_timeout(patience)
         self._name, self._prefix = place_of(location)
         with _told(location, self._name):
             self._client = _client()
             self._bucket = self._client.bucket(self._name)
-            self._open(location)
+            self._open(location, create=create)
 
     def read(self, key: str) -> Stored | None:
         """The object, or None where there is none."""
@@ -170,10 +172,12 @@ class GcsStore:
             raise ConflictError(f"{key} is at generation {found}, not {expected}") from None
         return generation
 
-    def _open(self, location: str) -> None:
+    def _open(self, location: str, *, create: bool = True) -> None:
         name = self._prefix + MARKER
         stored = _download(self._bucket, name, self._retry)
         if stored is None:
+            if not create:
+                raise NoStoreError(f"there is no store at {location}")
             try:
                 self._upload(name, json.dumps({"layout": LAYOUT}).encode() + b"\n", ABSENT)
             except ConflictError:

@@ -39,7 +39,7 @@ def told(done: subprocess.CompletedProcess[str]) -> Any:
 
 
 def test_check_says_that_the_example_can_be_used() -> None:
-    done = command("check", "--config", "connector.example.yaml")
+    done = command("check", "--no-environment", "--config", "connector.example.yaml")
     assert (done.returncode, "'acme'" in done.stdout) == (0, True)
 
 
@@ -52,6 +52,44 @@ def test_check_names_every_fault_with_its_line(tmp_path: Path) -> None:
     assert "line 3: integrations[0].client_secret: is missing" in done.stdout
     faults = told(command("check", "--config", str(file), "--json"))["faults"]
     assert [(fault["line"], fault["key"]) for fault in faults] == [(1, "stor"), (3, "integrations[0].client_secret")]
+
+
+def test_check_points_at_the_place_and_tells_warnings_apart(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    lines = [
+        "integrations:",
+        "  - name: acme",
+        "    client_id: ${env:NOT_SET}",
+        "    client_secret: hunter2",
+        "    lookback: 48h",
+    ]
+    file.write_text("\n".join([*lines, f"engine: unix:{tmp_path}/x.sock"]))
+    done = command("check", "--config", str(file))
+    assert done.returncode == 1
+    assert "      " + lines[2] + "\n      " + " " * 15 + "^\n" in done.stdout
+    assert "warning: line 5: integrations[0].lookback: Sophos serves no more than 24h" in done.stdout
+    assert "hunter2" not in done.stdout
+    found = told(command("check", "--config", str(file), "--json"))
+    assert [(each["line"], each["key"], each["text"]) for each in found["faults"]] == [
+        (3, "integrations[0].client_id", lines[2])
+    ]
+    assert {each["line"] for each in found["warnings"]} == {1, 4, 5}
+    alone = command("check", "--no-environment", "--config", str(file), "--json")
+    assert (alone.returncode, told(alone)["ok"], told(alone)["faults"]) == (0, True, [])
+    assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
+
+
+@pytest.mark.parametrize(
+    "look", [["status"], ["audit"], ["gaps"], ["dead-letters"], ["types"], ["missed"], ["gaps", "--acknowledge", "all"]]
+)
+def test_looking_makes_nothing(look: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    integration = {"name": "acme", "client_id": "x", "client_secret": "y"}
+    file.write_text(json.dumps({"integrations": [integration], "listen": f"127.0.0.1:{free_port()}"}))
+    done = command(*look, "--config", str(file), "--json")
+    assert done.returncode == 2, done.stdout
+    assert f"there is no store at {tmp_path}/var/store" in told(done)["problem"]["detail"]
+    assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
 
 
 def test_a_missing_configuration_is_told_with_what_to_do() -> None:
@@ -83,7 +121,7 @@ def test_status_shows_a_problem_and_its_remedy() -> None:
         found.results("fetch-page")
         done = command("status", "--config", str(found.config))
     assert done.returncode == 1
-    assert "Sophos refused the client id or secret" in done.stdout
+    assert "Sophos refused the client secret" in done.stdout
     assert "→ Check client id and secret" in done.stdout
 
 

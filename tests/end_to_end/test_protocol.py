@@ -76,7 +76,7 @@ class Protocol(RuleBasedStateMachine):
             after=after,
             kills=False,
             # Turns are waited for in real time, which has tests with a modelled one.
-            calls_per_minute=1_000_000,
+            calls_per_minute=100_000,
         )
 
     @rule(count=COUNTS)

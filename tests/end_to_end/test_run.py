@@ -162,7 +162,7 @@ def test_an_engine_that_comes_and_goes_loses_nothing() -> None:
             until(lambda: bool((emulator.status() or {}).get("engine_problem")), "the problem is shown")
             status = emulator.status()
             assert status is not None
-            assert not status["ok"]
+            assert status["ok"], "it may be back within two minutes"
             assert "missing" in status["engine_problem"]["detail"] or "refused" in status["engine_problem"]["detail"]
             for part in (700, 2900):
                 found.engine.start()

@@ -2,9 +2,12 @@
 
 import base64
 import json
+import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import NameOID
 
 from emulator.central import DEFAULT_TENANT_ID
+from lib.config import environment
 from lib.config.secrets import Reference
 from lib.http.access import (
     RARE_CALLS,
@@ -228,6 +232,27 @@ def test_an_id_token_has_to_be_for_us_now_and_of_a_named_account(
     assert "access." in refused.value.remedy
 
 
+def test_a_token_that_is_not_valid_yet_is_refused(issuer: Issuer) -> None:
+    google(issuer).authorize(ELSEWHERE, bearer(issuer.token(nbf=int(time.time()) - 60)))
+    with pytest.raises(UnauthenticatedError):
+        google(issuer).authorize(ELSEWHERE, bearer(issuer.token(nbf=int(time.time()) + 3600)))
+
+
+@pytest.mark.parametrize("depth", [1500, 100_000])
+def test_a_token_nested_without_end_is_refused_and_breaks_nothing(issuer: Issuer, depth: int) -> None:
+    with pytest.raises(UnauthenticatedError):
+        google(issuer).authorize(ELSEWHERE, bearer(f"{encoded({'alg': 'RS256'})}.{encoded(b'[' * depth)}.x"))
+
+
+def test_knative_is_not_taken_for_cloud_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("K_SERVICE", "fetch-page")
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert environment.on_cloud_run()
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "192.0.2.1")
+    assert not environment.on_cloud_run()
+    assert environment.is_hosted()
+
+
 def test_a_signature_of_anybody_else_is_not_accepted(issuer: Issuer) -> None:
     access = google(issuer)
 
@@ -415,7 +440,7 @@ def test_from_elsewhere_one_looks_at_how_things_stand_and_reads_events_with_a_ke
     assert [asked(url, headers) for headers in (PROXIED, PROXIED | KEYED)] == [status, 200]
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/metrics", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/healthz", "/openapi.json"])
 def test_what_tells_nothing_of_a_status_is_answered_under_any_name(emulator: str, path: str) -> None:
     assert asked(emulator.removesuffix("/test-connection") + path, REBOUND) != 401
 
@@ -427,3 +452,57 @@ def test_a_key_that_is_taken_out_of_the_configuration_counts_no_more() -> None:
         found.write_config(access={"keys": [NEXT_KEY]})
         assert found.post("forward-batch", {}, headers[NEXT_KEY]).status == 200
         assert found.post("forward-batch", {}, headers[KEY]).status == 401
+
+
+@contextmanager
+def nginx(upstream: str, folder: Path) -> Iterator[str]:
+    """A real nginx with its defaults in front of an address; its own."""
+    port = free_port()
+    (folder / "nginx.conf").write_text(
+        f"""
+        daemon off; master_process off; pid {folder}/pid; error_log stderr;
+        events {{}}
+        http {{
+            access_log off;
+            client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
+            uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+            server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass {upstream}; }} }}
+        }}
+        """
+    )
+    command = ["nginx", "-e", "stderr", "-p", str(folder), "-c", str(folder / "nginx.conf")]
+    env = os.environ | {"PATH": f"{os.environ['PATH']}:/usr/sbin"}
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=env) as process:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            until(lambda: _answers(f"{url}/healthz"), "nginx")
+            yield url
+        finally:
+            process.terminate()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=5).status_code == 200
+    except requests.RequestException:
+        return False
+
+
+@pytest.mark.parametrize(("local", "without_key"), [("open", 200), ("key", 401)])
+def test_behind_an_nginx_with_its_defaults_local_key_asks_everybody(
+    local: str, without_key: int, tmp_path: Path
+) -> None:
+    with site(access={"keys": ["${env:ACCESS_KEY}"], "local": local}) as found:
+        found.env["ACCESS_KEY"] = KEY
+        found.central.fill(3)
+        with Emulator(found) as running, nginx(running.url("").rstrip("/"), tmp_path) as proxied:
+            until(lambda: bool((running.status() or {}).get("streams")), "the emulator")
+            # The platform's own calls go on: events are fetched and delivered whoever has to show a key.
+            until(lambda: len(found.engine.received) >= 3, "delivery")
+            events = f"{proxied}/events?stream={STREAM}"
+            assert (asked(events, {}), asked(events, KEYED)) == (without_key, 200)
+            body = {"client_id": "demo-client", "client_secret": SECRET}
+            for headers, status in (({}, without_key), (KEYED, 200)):
+                answer = requests.post(f"{proxied}/test-connection", json=body, headers=headers, timeout=30)
+                assert answer.status_code == status
+            assert asked(f"{proxied}/status", {}) == 200

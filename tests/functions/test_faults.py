@@ -88,7 +88,7 @@ class Connector:
         """What forward-batch says; the engine answers in real time."""
         use_case = self.app.forward_batch
         engine = Engine(f"unix:{self.folder}/e", ack_timeout=0.3)
-        context = replace(use_case.context, state=self.state, engine=engine, monotonic=time.monotonic)
+        context = replace(use_case.context, engine=engine, monotonic=time.monotonic)
         try:
             return answers.delivered(replace(use_case, context=context).run(deadline=time.monotonic() + 20))
         finally:

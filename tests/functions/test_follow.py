@@ -24,6 +24,7 @@ from emulator.utmstack import settings
 from emulator.utmstack.watcher import SettingsWatcher
 from lib.config import loading as configuration
 from lib.config.reloading import read_followed, with_followed
+from lib.store.directory import DirectoryStore
 from lib.utmstack.pb import modules_config_pb2 as pb
 from lib.utmstack.pb import modules_config_pb2_grpc as pb_grpc
 from tests.site import SECRET, Emulator, free_port, site, until
@@ -205,6 +206,7 @@ def test_a_work_folder_that_is_none_is_named_until_it_is_there(tmp_path: Path) -
 
 def test_commands_name_a_wrong_work_folder_and_that_there_is_nothing_to_test() -> None:
     with site(utmstack={"workdir": "/no-such-folder"}, integrations=[], listen=f"127.0.0.1:{free_port()}") as here:
+        DirectoryStore(here.folder / "store")
         for command in ("check", "status"):
             answer = here.command(command, status=1)
             assert not answer["ok"]
@@ -512,7 +514,7 @@ def test_a_form_is_refused_for_what_it_holds_and_for_nothing_else(workdir: Workd
         # And one tenant of two is forbidden.
         status, text = answered()
         assert status == 200, text
-        assert "Sophos issued a token. The credential is that of partner p-1." in text
+        assert "Sophos issued a token. The credential belongs to partner p-1." in text
         central.faults.add(Fault("status", status=429, retry_after=600, times=None))
         assert answered()[0] == 200, "a credential whose calls are used up is a good one"
         central.faults.clear()

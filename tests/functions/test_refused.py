@@ -53,7 +53,7 @@ class Works:
             dies_at=dies_at,
             after=after,
             kills=False,
-            calls_per_minute=1_000_000,
+            calls_per_minute=100_000,
         )
 
     def forward(self, life: Life) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`check` and `test-connection`: whether a site can work."""
+"""`test-connection`: every station between Sophos and the engine."""
 
 from __future__ import annotations
 
@@ -7,51 +7,18 @@ import time
 from typing import TYPE_CHECKING
 
 from emulator.cli.site import (
-    followed_settings,
     graph,
-    print_followed,
     refused,
 )
 from emulator.cli.terminal import say
 from lib import answers
-from lib.config import loading as configuration
-from lib.config.loading import InvalidConfigError
 from lib.errors import ConnectorError, NotFoundError
-from lib.model.families import expanded
 
 if TYPE_CHECKING:
     from lib.pipeline.test_connection import Check
 
 TEST_SECONDS = 300.0
 """How long testing one integration may take; a person can end it before."""
-
-
-def check(location: str | None, *, as_json: bool) -> int:
-    """Validate the configuration; 0 where it can be used, else 1 and every fault."""
-    try:
-        location = configuration.located(location)
-        config = configuration.load(location)
-        followed = followed_settings(config)
-    except InvalidConfigError as error:
-        faults = [{"line": fault.line, "key": fault.path, "fault": fault.message} for fault in error.faults]
-        say(*([json.dumps({"ok": False, "faults": faults})] if as_json else str(error).split("\n")))
-        return 1
-    except ConnectorError as error:
-        return refused(error, as_json=as_json)
-    names = [each.name for each in config.integrations]
-    left_out = {each.name: list(expanded(each.exclude_types)) for each in config.integrations if each.exclude_types}
-    problems = followed.status()["problems"] if followed else []
-    if as_json:
-        found = {"ok": not problems, "integrations": names, "exclude_types": left_out}
-        say(json.dumps(found | ({"utmstack": followed.status()} if followed else {}), ensure_ascii=False))
-        return 1 if problems else 0
-    say(f"{location} can be used: {len(names)} integration(s): {', '.join(map(repr, names))}")
-    for each in config.integrations:
-        if each.exclude_types:
-            say(f"{each.name!r} leaves out {', '.join(each.exclude_types)}: {len(left_out[each.name])} type(s)")
-    if followed:
-        print_followed(followed.status())
-    return 1 if problems else 0
 
 
 def test_connection(location: str | None, integration: str | None, *, as_json: bool) -> int:

@@ -1,0 +1,97 @@
+"""`check`: every fault and every doubt of a configuration, at its line, before anything runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from emulator.cli.site import followed_of, print_followed, refused
+from emulator.cli.terminal import say
+from lib.config import loading as configuration
+from lib.config import surroundings
+from lib.config.advice import advice
+from lib.config.loading import InvalidConfigError
+from lib.config.settings import Config
+from lib.config.yaml_lines import ConfigFault
+from lib.errors import ConnectorError
+from lib.model.families import expanded
+from lib.parts import open_store
+
+
+def check(location: str | None, *, with_environment: bool, as_json: bool) -> int:
+    """Validate the configuration, and what it needs here; 0 where it can be used, else 1 and every fault."""
+    try:
+        location = configuration.located(location)
+        config, document = configuration.load_document(location)
+        faults: Sequence[ConfigFault] = ()
+        warnings = advice(config, document)
+        if with_environment:
+            faults = surroundings.faults(config, document, lambda store: open_store(store, create=False))
+            warnings += surroundings.warnings(config, document, location)
+        followed = followed_of(config) if with_environment else None
+    except InvalidConfigError as error:
+        _tell(location or "", error.faults, (), {}, as_json=as_json)
+        return 1
+    except ConnectorError as error:
+        return refused(error, as_json=as_json)
+    beside = followed.status() if followed else None
+    ok = not faults and not (beside and beside["problems"])
+    more = _summary(config) | ({} if beside is None else {"utmstack": beside})
+    _tell(location, faults, warnings, more, as_json=as_json)
+    if ok and not as_json:
+        _print_summary(location, config)
+    if beside is not None and not as_json:
+        print_followed(beside)
+    return 0 if ok else 1
+
+
+def _summary(config: Config) -> dict[str, Any]:
+    left_out = {each.name: list(expanded(each.exclude_types)) for each in config.integrations if each.exclude_types}
+    return {"integrations": [each.name for each in config.integrations], "exclude_types": left_out}
+
+
+def _print_summary(location: str, config: Config) -> None:
+    names = [each.name for each in config.integrations]
+    say(f"{location} can be used: {len(names)} integration(s): {', '.join(map(repr, names))}")
+    for each in config.integrations:
+        if each.exclude_types:
+            types = len(expanded(each.exclude_types))
+            say(f"{each.name!r} leaves out {', '.join(each.exclude_types)}: {types} type(s)")
+
+
+def _tell(
+    location: str,
+    faults: Sequence[ConfigFault],
+    warnings: Sequence[ConfigFault],
+    more: dict[str, Any],
+    *,
+    as_json: bool,
+) -> None:
+    if as_json:
+        ok = not faults and not more.get("utmstack", {}).get("problems")
+        told = {"ok": ok, "faults": list(map(_fields, faults)), "warnings": list(map(_fields, warnings))}
+        say(json.dumps(told | more, ensure_ascii=False))
+        return
+    if faults:
+        say(f"{location} cannot be used:")
+    for kind, each in (*(("", fault) for fault in faults), *(("warning: ", warning) for warning in warnings)):
+        say(f"  {kind}{each}", *_pointed(each))
+
+
+def _fields(fault: ConfigFault) -> dict[str, Any]:
+    return {
+        "line": fault.line,
+        "column": fault.column,
+        "key": fault.path,
+        "fault": fault.message,
+        "text": fault.text,
+    }
+
+
+def _pointed(fault: ConfigFault) -> list[str]:
+    """The line as it stands in the file, and a caret below the place."""
+    if fault.column is None or not fault.text.strip():
+        return []
+    # Each character takes one column there and here: a tab would take more.
+    return [f"      {fault.text.replace(chr(9), ' ')}", f"      {' ' * (min(fault.column, len(fault.text) + 1) - 1)}^"]

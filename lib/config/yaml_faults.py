@@ -1,0 +1,139 @@
+"""What PyYAML says of a text that is no YAML, in sentences that say what to write instead, at the place to mend."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import yaml
+
+Place = tuple[int, int]
+"""Line and column, both from 1."""
+_QUOTES = ("'", '"')
+_UNSTARTABLE = re.compile(r"found character '(?P<what>.+)' that cannot start any token")
+_ESCAPE = re.compile(r"found unknown escape character '(?P<what>.+)'")
+_ALIAS = re.compile(r"found undefined alias '(?P<what>.*)'")
+_UNCLOSED = "this quote is not closed"
+_INDENTED = "this line is indented wrongly: keys of one level begin in the same column"
+
+
+class TooMuchError(yaml.MarkedYAMLError):
+    """A text that is YAML, and that no configuration needs: nested too deep, or expanded to too much."""
+
+
+def told(error: yaml.YAMLError, text: str) -> tuple[Place | None, str]:
+    """Where the fault is, and what to write instead; None where no place is known."""
+    if isinstance(error, yaml.reader.ReaderError):
+        return _unreadable(error, text)
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return None, "this is not YAML"
+    mark = error.problem_mark or error.context_mark
+    place = _place(mark) if mark else None
+    problem = error.problem or ""
+    if place is None:
+        return None, f"this is not YAML: {problem}"
+    if isinstance(error, TooMuchError):
+        return place, problem
+    opened = _open_quote(text, place)
+    if opened is not None:
+        return opened, _UNCLOSED
+    return _sentence(error, problem, place, text.splitlines())
+
+
+def _sentence(error: yaml.MarkedYAMLError, problem: str, place: Place, lines: list[str]) -> tuple[Place, str]:
+    for pattern, sentence in _BY_PATTERN:
+        match = pattern.match(problem)
+        if match:
+            return place, sentence(match["what"])
+    begun = _place(error.context_mark) if error.context_mark else place
+    for start, at, text in _BY_START:
+        if problem.startswith(start):
+            return (begun if at == "context" else place), text
+    if problem.startswith("mapping values are not allowed"):
+        return _second_value(place, lines)
+    if problem.startswith("expected ',' or "):
+        bracket = "[" if "]" in problem else "{"
+        return begun, f"this {bracket} is not closed, or a comma is missing behind it"
+    if problem.startswith("expected <block end>"):
+        return place, _unexpected(problem, place, lines)
+    return place, f"this is not YAML: {problem}"
+
+
+def _character(what: str) -> str:
+    if "\\t" in what:
+        return "use spaces, not tabs"
+    return f"a text cannot begin with {what}: put it in quotes"
+
+
+_BY_PATTERN: tuple[tuple[re.Pattern[str], Callable[[str], str]], ...] = (
+    (_UNSTARTABLE, _character),
+    (_ESCAPE, lambda what: f"\\{what} means nothing in double quotes: use single quotes, or write \\\\"),
+    (_ALIAS, lambda _: "a text cannot begin with *: put it in quotes"),
+)
+_BY_START = (
+    ("could not find expected ':'", "context", "a colon and a space are missing behind this key"),
+    ("sequence entries are not allowed here", "problem", "a list begins on a line of its own: move this - there"),
+    ("but found another document", "problem", "--- begins a second document: a configuration is one"),
+    ("expected chomping or indentation", "problem", "the text has to begin on the next line, behind | or > alone"),
+    ("could not determine a constructor", "problem", "tags (!) are not used here: put the text in quotes"),
+    ("found unhashable key", "problem", "a key has to be a text"),
+)
+
+
+def _second_value(place: Place, lines: list[str]) -> tuple[Place, str]:
+    """A colon where none can be: behind a text with a colon, or on a line that goes on from the one before."""
+    line, column = place
+    before = lines[line - 1][: column - 1]
+    if re.search(r":\s", before.lstrip()):
+        return place, "this line has a second colon: put the value in quotes"
+    above = next((each for each in reversed(lines[: line - 1]) if each.strip()), "")
+    if above and _indent(lines[line - 1]) > _indent(above):
+        return (line, _indent(lines[line - 1]) + 1), _INDENTED
+    where = (lines.index(above) + 1, _indent(above) + 1) if above else place
+    if re.match(r"\s*[\w-]+:\S", above):
+        return where, "a space is missing behind the colon"
+    return where, "a colon and a space are missing behind this key"
+
+
+def _unexpected(problem: str, place: Place, lines: list[str]) -> str:
+    line, column = place
+    if lines[line - 1][: column - 1].strip():
+        return "this does not belong behind the value: put the whole value in quotes"
+    return (
+        _INDENTED
+        if "found '<block" in problem or "'?'" in problem or "'-'" in problem
+        else ("this belongs to nothing before it: look at the lines above")
+    )
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip(" "))
+
+
+def _open_quote(text: str, place: Place) -> Place | None:
+    """Where a quote opens that goes on over lines up to the place; None where there is none."""
+    opened = None
+    try:
+        for token in yaml.scan(text):
+            over_lines = token.start_mark.line < token.end_mark.line
+            if isinstance(token, yaml.ScalarToken) and token.style in _QUOTES and over_lines:
+                opened = token
+            if token.start_mark.line > place[0]:
+                break
+    except yaml.MarkedYAMLError as error:
+        if error.context_mark and (error.context or "").startswith("while scanning a quoted scalar"):
+            return _place(error.context_mark)
+    except yaml.YAMLError:
+        return None
+    return _place(opened.start_mark) if opened is not None and opened.end_mark.line + 1 == place[0] else None
+
+
+def _unreadable(error: yaml.reader.ReaderError, text: str) -> tuple[Place | None, str]:
+    before = text[: error.position]
+    place = before.count("\n") + 1, error.position - (before.rfind("\n") + 1) + 1
+    number = error.character if isinstance(error.character, int) else ord(error.character)
+    return place, f"the character U+{number:04X} cannot be in the file: remove it"
+
+
+def _place(mark: yaml.Mark) -> Place:
+    return mark.line + 1, mark.column + 1
