@@ -21,7 +21,7 @@ from lib.errors import ConnectorError, NotFoundError
 from lib.http.access import Access, Rules
 from lib.model.integration import UTMSTACK_TENANT
 from lib.model.rate_policy import PUBLISHED
-from lib.parts import ClientCredential, Kept, Parts, connect_sophos
+from lib.parts import ClientCredential, Kept, Parts, connect_sophos, credentials_of
 from lib.pipeline.in_flight import InFlight
 from lib.store.base import ObjectStore
 
@@ -371,14 +371,20 @@ class App:
             self._patient(integration), self.accounts, tenant, since, seconds=COMMAND_SECONDS, on_progress=on_progress
         )
 
-    def count_types(self, integration: str | None, window: timedelta) -> list[TypesReport]:
+    def count_types(
+        self,
+        integration: str | None,
+        window: timedelta,
+        on_progress: OnStreamProgress = lambda _, __, ___: None,
+    ) -> list[TypesReport]:
         """Which types of events Sophos holds of a window, by family, and what leaving them out would save."""
         from lib.pipeline.count_types import CountTypes
         from lib.sophos.pages import event_fields
 
         self.require(integration)
+        asked, limit, told = self._patient(integration), COMMAND_SECONDS, on_progress
         use_case = CountTypes(event_fields, self.parts.now, self.parts.monotonic)
-        return use_case.all(self._patient(integration), self.accounts, window=window, seconds=COMMAND_SECONDS)
+        return use_case.all(asked, self.accounts, window=window, seconds=limit, on_progress=told)
 
     def send_again(self, *, since: datetime | None = None, name: str | None = None) -> ReplayReport:
         """Send kept batches, or what is in `dead/` under a name, to the engine again, under the same ids."""
@@ -434,15 +440,6 @@ class App:
             raise NotFoundError(
                 f"no integration is named {integration!r}; configured are: {', '.join(map(repr, names)) or 'none'}"
             )
-
-
-def credentials_of(integration: IntegrationConfig) -> list[ClientCredential]:
-    """The integration's credential, and the next one where there is one."""
-    first = ClientCredential(partial(credential, integration.client_id), partial(credential, integration.client_secret))
-    client_id, client_secret = integration.next_client_id, integration.next_client_secret
-    if client_id is None or client_secret is None:
-        return [first]
-    return [first, ClientCredential(partial(credential, client_id), partial(credential, client_secret))]
 
 
 def _made_expiry(_location: str) -> Expiry:

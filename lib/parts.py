@@ -12,11 +12,12 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from lib.config.settings import EngineAccess, SophosHosts
+from lib.config.secrets import credential
+from lib.config.settings import EngineAccess, IntegrationConfig, SophosHosts
 from lib.errors import ConfigError
 from lib.model.host import proxy_fault
 from lib.store.base import ObjectStore
@@ -160,3 +161,12 @@ class Kept(Generic[S, T]):
             if self._made is None or self._made[0] != settings:
                 self._made = settings, self._make(settings)
             return self._made[1]
+
+
+def credentials_of(integration: IntegrationConfig) -> list[ClientCredential]:
+    """The integration's credential, and the next one where there is one."""
+    first = ClientCredential(partial(credential, integration.client_id), partial(credential, integration.client_secret))
+    client_id, client_secret = integration.next_client_id, integration.next_client_secret
+    if client_id is None or client_secret is None:
+        return [first]
+    return [first, ClientCredential(partial(credential, client_id), partial(credential, client_secret))]

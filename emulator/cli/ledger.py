@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from emulator.cli.progress import Progress
 from emulator.cli.site import (
     LOOKING,
     day_of_option,
@@ -23,7 +24,13 @@ def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
     """Add the ledger up; 0 where the chain is whole, 1 where it is not."""
     try:
         config = configuration.load(location)
-        found = answers.audited(audits.audit(App(lambda: config, LOOKING).state, day_of_option(since)))
+        with Progress("streams") as progress:
+            report = audits.audit(
+                App(lambda: config, LOOKING).state,
+                day_of_option(since),
+                lambda done, all_: progress.tell("audit", done, done / all_),
+            )
+        found = answers.audited(report)
     except ConnectorError as error:
         return refused(error, as_json=as_json)
     if as_json:
@@ -60,9 +67,14 @@ def missed(location: str | None, since: str | None, *, as_json: bool) -> int:
     except ConnectorError as error:
         return refused(error, as_json=as_json)
     total = sum(each.total.missed for each in found)
+    hint = None if found else _not_observed(config.observe, since)
     if as_json:
-        say(json.dumps({"missed": total, "streams": list(map(answers.missed, found))}, ensure_ascii=False))
+        answer = {"ok": total == 0, "missed": total, "streams": list(map(answers.missed, found))}
+        say(json.dumps(answer | ({"hint": hint} if hint else {}), ensure_ascii=False))
         return 1 if total else 0
+    if hint:
+        say(hint)
+        return 0
     rows = [("STREAM", "HOUR", "OBSERVED", "MISSED", "LATE")]
     for each in found:
         name = f"{each.stream.integration}/{each.stream.tenant}"
@@ -71,3 +83,10 @@ def missed(location: str | None, since: str | None, *, as_json: bool) -> int:
     show(rows)
     say(f"{total} of {sum(each.total.observed for each in found)} events never reached UTMStack by its own plugin.")
     return 1 if total else 0
+
+
+def _not_observed(observes: bool, since: str | None) -> str:  # noqa: FBT001 - a fact, no switch
+    when = f"since {since}" if since else "yet"
+    if observes:
+        return f"Nothing was observed {when}: no batch has come to its turn. `status` tells how the streams stand."
+    return f"Nothing was observed {when}: `observe` is off. Set `observe: on` while UTMStack's own plugin still runs."

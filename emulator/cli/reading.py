@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from emulator.cli.progress import Progress
+from emulator.cli.progress import Progress, part_of
 from emulator.cli.site import (
     LOOKING,
     graph,
@@ -24,12 +26,14 @@ if TYPE_CHECKING:
 
 DAY = timedelta(days=1)
 
+T = TypeVar("T")
+
 
 def types(location: str | None, integration: str | None, hours: float, *, as_json: bool) -> int:
     """Which types of events Sophos holds, by family, and what leaving each out would save; 1 where not all was read."""
     try:
         app, _ = graph(location, LOOKING)
-        reports = app.count_types(integration, timedelta(hours=hours))
+        reports = _told(timedelta(hours=hours), partial(app.count_types, integration, timedelta(hours=hours)))
     except ConnectorError as error:
         return refused(error, as_json=as_json)
     if as_json:
@@ -50,6 +54,12 @@ def types(location: str | None, integration: str | None, hours: float, *, as_jso
     return 0 if all(each.is_complete for each in reports) else 1
 
 
+def _told(window: timedelta, read: Callable[..., list[T]]) -> list[T]:
+    """What comes of the reading, of which a person hears how far it has come."""
+    with Progress("events") as progress:
+        return read(on_progress=lambda what, count, up_to: progress.tell(what, count, part_of(window, up_to)))
+
+
 def _saving(share: Share) -> tuple[str, str, str, str]:
     return str(share.events), f"{share.of_events:.1%}", str(share.bytes), f"{share.of_bytes:.1%}"
 
@@ -64,7 +74,7 @@ def reconcile(
     try:
         app, _ = graph(location)
         window = None if since is None else _served_window(since)
-        reports = app.reconcile_all(integration, window, Progress(window or DAY).show, tenant=tenant)
+        reports = _told(window or DAY, partial(app.reconcile_all, integration, window, tenant=tenant))
     except ConnectorError as error:
         return refused(error, as_json=as_json)
     obstacle = _forwarded(app, integration)

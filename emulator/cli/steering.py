@@ -20,7 +20,7 @@ def pause(location: str | None, integration: str, *, resume: bool, as_json: bool
     except ConnectorError as error:
         return refused(error, as_json=as_json)
     if as_json:
-        say(json.dumps({"integration": integration, "paused": not resume}))
+        say(json.dumps({"ok": True, "integration": integration, "paused": not resume}))
     else:
         say(f"{integration}: {'goes on with the next tick' if resume else 'nothing is fetched until `resume`'}")
     return 0
