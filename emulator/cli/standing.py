@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -130,6 +131,7 @@ def _shown(location: str | None, choice: Choice, *, problems_alone: bool, as_jso
     told = height(f"{found['health']}  {verdict}", totals)
     for reason in found["reasons"]:
         told += _print_reason(reason, lines if reason["streams"] else integrations, None if problems_alone else SOME)
+    told += _print_passing([*integrations.values(), *lines.values()])
     if not problems_alone and lines:
         say("")
         _print_streams(list(lines.values()), told)
@@ -145,7 +147,7 @@ def _verdict(found: dict[str, Any]) -> str:
     counts = Counter(line["health"] for line in found["streams"])
     told = ", ".join(f"{counts[each]} {each}" for each in WORST_FIRST if counts[each]) or "nothing is read yet"
     kinds = plural(len(found["reasons"]), "kind of problem", "kinds of problems") if found["reasons"] else "all is well"
-    waits = f"; {found['waiting']} wait for their turn" if found["waiting"] else ""
+    waits = f"; {found['waiting']} waiting for a turn" if found["waiting"] else ""
     read = f"{plural(len(found['streams']), 'stream')} of {plural(len(found['integrations']), 'integration')}"
     return f"{kinds}; {read}: {told}{waits}"
 
@@ -170,6 +172,22 @@ def _print_reason(reason: dict[str, Any], lines: dict[str, dict[str, Any]], most
     text = [*detail, f"  → {reason['remedy']}", *own, *rest]
     say(*text)
     return height("", reason["title"] + whom, *text)
+
+
+def _print_passing(lines: Sequence[dict[str, Any]]) -> int:
+    """Print what went wrong and heals by itself, by kind; how many lines that took."""
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        if line.get("problem") and line["health"] == "ok":
+            kinds.setdefault(line["problem"]["code"], []).append(line)
+    text: list[str] = []
+    for code, concerned in kinds.items():
+        names = [_concerned(line, code) for line in concerned[:SOME]]
+        more = [f"  … and {len(concerned) - SOME} more"] if len(concerned) > SOME else []
+        text += ["", "This passes by itself:", *names, *more, f"  → {concerned[0]['problem']['remedy']}"]
+    if text:
+        say(*text)
+    return height(*text)
 
 
 def _concerned(line: dict[str, Any], code: str) -> str:
@@ -204,7 +222,7 @@ def _row(line: dict[str, Any]) -> tuple[str, ...]:
         str(line["pending_batches"]),
         str(len(line["gaps"])),
         str(line["set_aside"]),
-        line["last_event"][:19] if line["last_event"] else "-",
+        f"{line['last_event'][:19]}Z" if line["last_event"] else "-",
         str(line["events"]),
         str(line["acked"]),
         "-" if line["interval_seconds"] is None else f"{line['interval_seconds']:.0f}s",
