@@ -155,6 +155,7 @@ def _delivery_line(result: DeliveryResult) -> Fields:
         "outcome": result.outcome,
         "batches": result.batches,
         "acked": result.acked,
+        "observed": result.observed,
         "pending": result.pending,
         "set_aside": result.set_aside,
     }

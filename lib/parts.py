@@ -49,6 +49,15 @@ class ClientCredential:
     client_secret: Callable[[], str]
 
 
+def credentials_of(integration: IntegrationConfig) -> list[ClientCredential]:
+    """The integration's credential, and the next one where there is one."""
+    first = ClientCredential(partial(credential, integration.client_id), partial(credential, integration.client_secret))
+    client_id, client_secret = integration.next_client_id, integration.next_client_secret
+    if client_id is None or client_secret is None:
+        return [first]
+    return [first, ClientCredential(partial(credential, client_id), partial(credential, client_secret))]
+
+
 @dataclass(frozen=True, slots=True)
 class PlatformFacts:
     """What is told of where this process runs; by default nothing."""

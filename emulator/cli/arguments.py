@@ -30,6 +30,7 @@ EXAMPLES = {
     "status": ("--problems --watch", "--json | jq '.streams[] | select(.problem)'"),
     "test-connection": ("--json | jq '.[].checks[] | select(.remedy)'", "--integration acme"),
     "gaps": (CONFIG, "--acknowledge all"),
+    "warnings": (CONFIG, "--acknowledge all"),
     "dead-letters": (CONFIG, "--acknowledge 0f1e2d3c4b"),
     "pause": ("acme",),
     "resume": ("acme",),
@@ -51,7 +52,7 @@ OVERVIEW = ("check", "test-connection", "status", "audit", "tail")
 GROUPS = {
     "run": ("run", "demo", "relay", "central", "engine"),
     "set up": ("check", "test-connection", "pause", "resume", "switch-over", "completion"),
-    "look": ("status", "tail", "gaps", "dead-letters", "types", "missed", "preview"),
+    "look": ("status", "tail", "gaps", "dead-letters", "warnings", "types", "missed", "preview"),
     "read or send again": ("reconcile", "backfill", "replay"),
     "prove": ("audit", "attest", "drill", "record"),
 }
@@ -124,6 +125,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
     status.add_argument("--watch", action="store_true", help="show it anew every two seconds, until Ctrl-C")
     for name, text, listing in (
         ("gaps", "list the intervals that can no longer be fetched, or acknowledge them", "GAPS"),
+        ("warnings", "list what a person should know of credentials, or acknowledge it", "WARNINGS"),
         ("dead-letters", "list the events that could not be delivered, or acknowledge them", "DEAD_LETTERS"),
     ):
         holes = add(name, text, _holes, config=True, json=True)

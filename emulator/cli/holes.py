@@ -1,4 +1,4 @@
-"""`gaps` and `dead-letters`: what was lost or could not be delivered, and acknowledging it."""
+"""`gaps`, `dead-letters`, `warnings`: what a person should know of, and acknowledging it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ from lib.parts import Parts, existing_store
 from lib.state.acknowledgements import Acknowledgements, short_id
 from lib.state.damage import damaged
 from lib.state.dead_letters import DeadLetter, dead_letters_by_stream
-from lib.state.state import State
 from lib.store.base import ObjectStore
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What one of the two commands lists."""
+    """What one of the commands lists."""
 
     one: str
     many: str
-    lines: Callable[[State], list[dict[str, Any]]]
+    lines: Callable[[App], list[dict[str, Any]]]
     header: tuple[str, ...]
     row: Callable[[dict[str, Any]], tuple[str, ...]]
 
@@ -38,9 +37,9 @@ def run(listing: Listing, location: str | None, acknowledge: str | None, *, as_j
     """List, or acknowledge one or all; 0 where nothing is left that nobody acknowledged, else 1."""
     try:
         config = configuration.load(location)
-        state = App(lambda: config, Parts(store=existing_store)).state
-        done = [] if acknowledge is None else _acknowledge(state.store, listing, listing.lines(state), acknowledge)
-        lines = listing.lines(state)
+        app = App(lambda: config, Parts(store=existing_store))
+        done = [] if acknowledge is None else _acknowledge(app.store, listing, listing.lines(app), acknowledge)
+        lines = listing.lines(app)
     except ConnectorError as error:
         if as_json:
             say(json.dumps({"ok": False, "problem": error.as_problem()}, ensure_ascii=False))
@@ -71,18 +70,31 @@ def _acknowledge(store: ObjectStore, listing: Listing, lines: Sequence[dict[str,
     return [line["id"] for line in chosen if line["acknowledged"] is None and seen.add(line["key"], by=by, at=now)]
 
 
-def gap_lines(state: State) -> list[dict[str, Any]]:
+def warning_lines(app: App) -> list[dict[str, Any]]:
+    """Every warning about a credential, as JSON fields."""
+    from emulator.web.status import warnings_of  # noqa: PLC0415 - this command alone
+
+    seen, now = Acknowledgements(app.store).all(), datetime.now(UTC)
+    names = [each.name for each in app.config().integrations]
+    return [
+        {"integration": name, **each}
+        for name in names
+        for each in warnings_of(name, app.accounts.read(name), now, seen)
+    ]
+
+
+def gap_lines(app: App) -> list[dict[str, Any]]:
     """Every gap, as JSON fields."""
     from emulator.web.status import gaps_by_stream  # noqa: PLC0415 - this command alone
 
-    return [{**_names(stream), **gap} for stream, gaps in sorted(gaps_by_stream(state).items()) for gap in gaps]
+    return [{**_names(stream), **gap} for stream, gaps in sorted(gaps_by_stream(app.state).items()) for gap in gaps]
 
 
-def dead_letter_lines(state: State) -> list[dict[str, Any]]:
+def dead_letter_lines(app: App) -> list[dict[str, Any]]:
     """Every dead letter, as JSON fields."""
-    found = dead_letters_by_stream(state.store)
+    found = dead_letters_by_stream(app.store)
     letters = [_dead_letter(stream, each) for stream in sorted(found) for each in found[stream]]
-    return [*letters, *_damages(state.store, {each["key"] for each in letters})]
+    return [*letters, *_damages(app.store, {each["key"] for each in letters})]
 
 
 def _damages(store: ObjectStore, known: set[str]) -> list[dict[str, Any]]:
@@ -139,6 +151,11 @@ def _dead_letter_row(line: dict[str, Any]) -> tuple[str, ...]:
     return line["id"], _stream(line), str(line["events"]), reasons, _seen(line)
 
 
+def _warning_row(line: dict[str, Any]) -> tuple[str, ...]:
+    return line["id"], line["integration"], line["text"], _seen(line)
+
+
+WARNINGS = Listing("warning", "warnings", warning_lines, ("ID", "INTEGRATION", "WARNING", "ACKNOWLEDGED"), _warning_row)
 GAPS = Listing("gap", "gaps", gap_lines, ("ID", "STREAM", "REASON", "FROM AND TO", "EVENTS", "ACKNOWLEDGED"), _gap_row)
 DEAD_LETTERS = Listing(
     "dead letter",

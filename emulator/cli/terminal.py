@@ -79,30 +79,46 @@ def headline(health: str, text: str) -> None:
         _console().print(Text.assemble((health.upper(), style), "  ", printable(text)))
 
 
-def show(rows: Sequence[Sequence[str]]) -> None:
-    """Print a table, its names first, with the columns in order of importance.
+def show(rows: Sequence[Sequence[str]], *, one_line: bool = False) -> None:
+    """Print a table; in a window that has no room for it, its widest cells go on in the line below.
 
-    In a window that has no room for all, names are shortened and columns at the end left out.
+    With `one_line`, names in the first column are shortened, and columns at the end left out, in place of that.
     """
     cells = [[printable(cell) for cell in row] for row in rows]
     space = window()
     if space is not None:
-        _console().print(_table(cells, space[0]))
+        _console().print(_shortened(cells, space[0]) if one_line else _folded(cells))
         return
     widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         say("  ".join(cell + " " * (wide - width(cell)) for cell, wide in zip(row, widths, strict=True)).rstrip())
 
 
-def _table(cells: Sequence[Sequence[str]], columns: int) -> Table:
+def _folded(cells: Sequence[Sequence[str]]) -> Table:
+    from rich.text import Text  # noqa: PLC0415 - see above
+
+    table = _table()
+    for name in cells[0]:
+        table.add_column(Text(name), overflow="fold")
+    for row in cells[1:]:
+        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
+    return table
+
+
+def _table() -> Table:
     from rich.table import Table  # noqa: PLC0415 - see above
+
+    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+
+
+def _shortened(cells: Sequence[Sequence[str]], columns: int) -> Table:
     from rich.text import Text  # noqa: PLC0415 - see above
 
     widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
     shown = len(widths)
     while shown > 1 and min(widths[0], NARROWEST) + sum(wide + 2 for wide in widths[1:shown]) > columns:
         shown -= 1
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = _table()
     for at, name in enumerate(cells[0][:shown]):
         # Names give way; everything else stands whole.
         table.add_column(Text(name, no_wrap=True, overflow="ellipsis"), no_wrap=at > 0)

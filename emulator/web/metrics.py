@@ -99,6 +99,7 @@ class _Metrics(Collector):
             (GaugeMetricFamily, "set_aside_objects", "Objects in dead/, one a batch.", "dead_letter_objects"),
             (CounterMetricFamily, "events_fetched", "Events made durable.", "events"),
             (CounterMetricFamily, "events_acked", "Events that the engine has acknowledged.", "acked"),
+            (CounterMetricFamily, "events_observed", "Events that were only observed.", "observed"),
             (CounterMetricFamily, "repeats", "Items of Sophos's pages that had been stored before.", "repeats"),
         ):
             family = kind(f"{PREFIX}{name}", text, labels=STREAM)

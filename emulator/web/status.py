@@ -19,14 +19,14 @@ from lib.model.clock import from_text, text_or_none, to_text
 from lib.model.duration import duration_text
 from lib.model.health import Health, IntegrationFacts, Reason, SiteFacts, StreamFacts, assess
 from lib.model.rate_policy import RatePolicy
-from lib.model.receipt import LastReceipt
+from lib.model.receipt import LastReceipt, NotAcknowledged
 from lib.model.schedule import Asked
-from lib.model.stream import ENDPOINTS, Stream
+from lib.model.stream import ENDPOINTS, Stream, encode_segment
 from lib.pipeline import heartbeat
 from lib.pipeline.accounts import Accounts, known_targets
 from lib.pipeline.integration import Target
 from lib.state.accounts import Account
-from lib.state.acknowledgements import Acknowledgements, short_id
+from lib.state.acknowledgements import Acknowledgement, Acknowledgements, short_id
 from lib.state.damage import Whole, damaged
 from lib.state.dead_letters import DeadLetter, dead_letters_by_stream
 from lib.state.leases import lease_of
@@ -55,14 +55,15 @@ class StreamRecord:
     """Without the keys of recent events, which are its bulk."""
     tail: LastReceipt
     acked_at: str | None
+    counted: NotAcknowledged
     has_reconciled: bool = False
     reconciled: Mapping[str, Any] | None = None
 
 
 def read_record(state: State, now: datetime, stream: Stream) -> StreamRecord:
     """What the store holds of the stream; of objects that a newer version wrote, that they cannot be used."""
-    tail, acked_at = _delivered(state, stream)
-    record = StreamRecord(_checkpoint(state, now, stream), tail, acked_at)
+    tail, acked_at, counted = _delivered(state, stream)
+    record = StreamRecord(_checkpoint(state, now, stream), tail, acked_at, counted)
     with suppress(LayoutError):
         progress, generation = state.reconciliations.read(stream)
         return replace(record, has_reconciled=generation != ABSENT, reconciled=progress.last)
@@ -157,13 +158,13 @@ def status(
     lines = [line for line, _ in shown]
     total = sum(one.bytes for one in pending.values())
     paused = total >= config.limits.max_pending_bytes
-    integrations = list(_integrations(config, known, lines, running.budgets, now))
+    integrations = list(_integrations(config, known, lines, running.budgets, now=now, seen=seen))
     beat = None if config.heartbeat is None else heartbeat.shown(state, config.heartbeat, now)
     verdict = assess(
         SiteFacts(
             now=now,
             tick_seconds=config.every.seconds_around(now),
-            integrations=[_integration_facts(each.name, known[each.name], now) for each in config.integrations],
+            integrations=[_integration_facts(line, known[line["name"]]) for line in integrations],
             streams=[facts for _, facts in shown if facts is not None],
             engine=running.engine,
             functions=running.functions,
@@ -197,6 +198,7 @@ def status(
         "pending_bytes": total,
         "events": sum(line["events"] for line in lines),
         "acked": sum(line["acked"] for line in lines),
+        "observed": sum(line["observed"] for line in lines),
         "gaps": sum(len(line["gaps"]) for line in lines),
         "set_aside": sum(line["set_aside"] for line in lines),
         "damaged": [damage.fields() for damage in damages],
@@ -225,9 +227,26 @@ def _reason(reason: Reason) -> dict[str, Any]:
     }
 
 
-def _integration_facts(name: str, account: Account, now: datetime) -> IntegrationFacts:
-    warned = [health.Warned(each.code, each.text, each.remedy, each.date) for each in account.warnings(now)]
-    return IntegrationFacts(name, account.problem, account.paused_at, warned)
+def _integration_facts(line: Mapping[str, Any], account: Account) -> IntegrationFacts:
+    warned = [
+        health.Warned(each["code"], each["text"], each["remedy"], from_text(each["date"]))
+        for each in line["warnings"]
+        if each["acknowledged"] is None
+    ]
+    return IntegrationFacts(line["name"], account.problem, account.paused_at, warned)
+
+
+def warnings_of(
+    name: str, account: Account, now: datetime, seen: Mapping[str, Acknowledgement]
+) -> list[dict[str, Any]]:
+    """What is to be said of an integration's credential, each with its id and who has acknowledged it."""
+    found = []
+    for each in account.warnings(now):
+        key = f"integrations/{encode_segment(name)}/{each.code}/{each.date:%Y-%m-%d}"
+        acknowledged = seen.get(key)
+        told = {"id": short_id(key), "key": key, **each.as_fields()}
+        found.append(told | {"acknowledged": acknowledged.fields() if acknowledged else None})
+    return found
 
 
 def gaps_by_stream(state: State) -> dict[Stream, list[dict[str, Any]]]:
@@ -252,7 +271,9 @@ def _integrations(
     accounts: Mapping[str, Account],
     streams: Sequence[Mapping[str, Any]],
     budgets: Sequence[Mapping[str, Any]],
+    *,
     now: datetime,
+    seen: Mapping[str, Acknowledgement],
 ) -> Iterator[dict[str, Any]]:
     calls = {each["integration"]: {key: each[key] for key in each if key != "integration"} for each in budgets}
     for each in config.integrations:
@@ -268,7 +289,7 @@ def _integrations(
             "region": each.region,
             "streams": list(each.streams),
             "exclude_types": list(each.exclude_types),
-            "warnings": [warned.as_fields() for warned in account.warnings(now)],
+            "warnings": warnings_of(each.name, account, now, seen),
         }
         if account.life.since is not None:
             line |= {
@@ -339,11 +360,11 @@ def _checkpoint(state: State, now: datetime, stream: Stream) -> Checkpoint:
         return Checkpoint(problem=problem_after(None, error, now, None))
 
 
-def _delivered(state: State, stream: Stream) -> tuple[LastReceipt, str | None]:
-    """A stream's last receipt, and its time; nothing of what a newer version wrote."""
+def _delivered(state: State, stream: Stream) -> tuple[LastReceipt, str | None, NotAcknowledged]:
+    """A stream's last receipt, its time, and what was not acknowledged; nothing of what a newer version wrote."""
     with suppress(LayoutError):
         return state.ledger.last(stream, lease_of(state.store, stream)[0].tail)
-    return LastReceipt(), None
+    return LastReceipt(), None, NotAcknowledged()
 
 
 def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | None]:
@@ -381,7 +402,8 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
         "repeats": checkpoint.repeats,
         "changed": checkpoint.changed,
         "other_customers": checkpoint.other_customers_lately(now),
-        "acked": record.tail.total,
+        "acked": record.tail.total - record.counted.set_aside - record.counted.observed,
+        "observed": record.counted.observed,
         "pending_batches": pending.batches,
         "pending_bytes": pending.bytes,
         "oldest_pending_seconds": (

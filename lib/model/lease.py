@@ -29,6 +29,8 @@ class Lease:
     """How many of its first items are done with: acknowledged, refused, or none that could be sent."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Why the engine has refused logs of it, by id; they go to `dead/` with the whole batch."""
+    refused_in_a_row: int | None = None
+    """Logs that the engine has refused since it acknowledged one; None: none."""
     tidied: str = ""
     """The day of the last receipt when the ledger was last tidied to its end."""
 

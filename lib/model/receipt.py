@@ -29,8 +29,25 @@ class Receipt(Header):
     total: int
     """Events of all receipts up to this one."""
     ids: tuple[str, ...]
+    set_aside_total: int | None = None
+    observed_total: int | None = None
+    """Of `total`, those that are in `dead/`, and those that were only observed; None: an older version wrote it."""
     windows: Mapping[str, int] | None = None
     """Of an observed batch: how many of its events are in which window of UTMStack's own plugin."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotAcknowledged:
+    """Events with receipts that the engine has not acknowledged: what became of them instead."""
+
+    set_aside: int = 0
+    observed: int = 0
+
+    def after(self, events: int, set_aside: int, outcome: str) -> NotAcknowledged:
+        """The same once one more batch is done with."""
+        lost = min(set_aside, events)  # An event of our own that was set aside is none of Sophos's.
+        seen = events - lost if outcome == OBSERVED else 0
+        return NotAcknowledged(self.set_aside + lost, self.observed + seen)
 
 
 @dataclass(frozen=True, slots=True)

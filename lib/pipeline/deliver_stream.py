@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from lib.errors import ConflictError, ConnectorError, DamagedError, LogRefusedError
+from lib.errors import ConflictError, ConnectorError, DamagedError, EngineRefusedError, LogRefusedError
 from lib.model.batch import OWN, Envelope, Header
 from lib.model.clock import to_text
 from lib.model.ids import KEY_LENGTH
 from lib.model.log import MAX_LOG_BYTES, Log, to_fields, unacceptable
 from lib.model.missed import windows_of
-from lib.model.receipt import DELIVERED, OBSERVED, LastReceipt
+from lib.model.receipt import DELIVERED, OBSERVED, LastReceipt, NotAcknowledged
 from lib.model.stream import ENDPOINTS, Stream
 from lib.pipeline.estimates import not_delivered
 from lib.pipeline.ports import Engine
@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 GRACE = 5.0
 """Seconds past the deadline for the acknowledgements of what was sent before it."""
 
+REFUSALS = 20
+"""After so many refused logs in a row, none acknowledged between, it is the engine that does not work."""
+
 IDLE = "idle"
 BUSY = "busy"
 FAILED = "failed"
@@ -46,6 +49,8 @@ class DeliveryResult:
     outcome: str = IDLE
     batches: int = 0
     acked: int = 0
+    """Events that the engine acknowledged."""
+    observed: int = 0
     pending: int = 0
     set_aside: int = 0
     error: ConnectorError | None = None
@@ -136,18 +141,21 @@ class StreamDelivery:
         self._lease = lease
         self._deadline = deadline
         self._tail = LastReceipt()
+        self._not_acknowledged = NotAcknowledged()
         self._folded = 0
         """Up to which batch the inventory knows of."""
         self._moved_to = 0
         state = lease.state
         self._refused = {(state.acked_sequence, log_id): reason for log_id, reason in state.refused.items()}
         """Why the engine has refused logs, by batch and id."""
+        self._in_a_row = state.refused_in_a_row or 0
+        """Logs that the engine has refused since it acknowledged one, in this call and those before."""
         self._outgoing: deque[OutgoingBatch] = deque()
         self._obstacle: int | None = None
 
     def drain(self) -> None:
         """Send what waits, batch by batch, and settle each; what cannot be sent is set aside on the way."""
-        self._tail = self._state.ledger.tail(self._stream, self._lease.state.tail)
+        self._tail, _, self._not_acknowledged = self._state.ledger.last(self._stream, self._lease.state.tail)
         while True:
             self._outgoing.clear()
             self._obstacle = None
@@ -158,8 +166,18 @@ class StreamDelivery:
                     self._lease.check()
                 self._settle(acked)
             except LogRefusedError as error:
+                self._in_a_row = 1 if acked else self._in_a_row + 1
+                if self._in_a_row > REFUSALS:
+                    # Nothing more goes to `dead/`; the next call tries again, and one acknowledgement ends it.
+                    raise EngineRefusedError(
+                        f"the engine has refused {self._in_a_row} events in a row, the last one with: {error}",
+                        remedy="Look in the engine's log. The events wait; send those that are in dead/ again with "
+                        "`replay` once it works.",
+                    ) from None
                 self._set_refused(error)
                 continue
+            else:
+                self._in_a_row = 0 if acked else self._in_a_row
             finally:
                 self._note_progress(acked)
             if self._obstacle is None:
@@ -186,6 +204,10 @@ class StreamDelivery:
             if outgoing is None:
                 return
             self._outgoing.append(outgoing)
+            if outgoing.end == 0:
+                # All of it was acknowledged before, and its receipt could not be written. As long as that fails,
+                # nothing more is sent: it would be sent again at each call.
+                self._settle(0)
             yield from outgoing.logs[outgoing.skipped :]
             place = outgoing.end
             expected = waiting.sequence + 1
@@ -215,14 +237,20 @@ class StreamDelivery:
     def _settle(self, acked: int) -> None:
         while self._outgoing and self._outgoing[0].end <= acked:
             self._note_progress(acked)
-            outgoing = self._outgoing.popleft()
+            # It stays in its place until all is done: a store that fails in between must not have the next batch's
+            # progress noted in its stead, or this one would be sent again at each call.
+            outgoing = self._outgoing[0]
             # The batch goes last: until then a crash anywhere here leaves what the next call settles anew.
             self._finish(outgoing.batch, outgoing.keys, outgoing.refused)
             if self._context.archive is not None:
                 self._state.batches.archive(outgoing.batch)
             self._state.batches.delete(outgoing.batch)
+            self._outgoing.popleft()
             self._result.batches += 1
-            self._result.acked += len(outgoing.logs)
+            if self._context.observes:
+                self._result.observed += len(outgoing.logs)
+            else:
+                self._result.acked += len(outgoing.logs)
             self._result.outcome = self._context.outcome
 
     def _finish(self, batch: StoredBatch, keys: Sequence[str], refused: list[dict[str, Any]]) -> None:
@@ -240,15 +268,19 @@ class StreamDelivery:
             set_aside(self._state.store, f"{self._stream.path}/{header.sequence:020d}.ndjson", lines.encode())
             self._result.set_aside += len(refused)
             log.warning("%s: %d events of batch %d were set aside", self._stream, len(refused), header.sequence)
+        outcome = self._context.outcome
+        not_acknowledged = self._not_acknowledged.after(header.events, len(refused), outcome)
         self._tail = self._state.ledger.write(
             header,
             keys,
             self._tail,
             acked_at=self._context.now(),
             set_aside=len(refused),
-            outcome=self._context.outcome,
+            not_acknowledged=not_acknowledged,
+            outcome=outcome,
             windows=self._windows(batch) if self._context.observes else None,
         )
+        self._not_acknowledged = not_acknowledged
         self._lease.delivered(self._tail)
 
     def _windows(self, batch: StoredBatch) -> dict[str, int]:
@@ -311,3 +343,4 @@ class StreamDelivery:
             sequence = outgoing.batch.header.sequence
             refused = {log_id: reason for (number, log_id), reason in self._refused.items() if number == sequence}
             self._lease.delivered_in_part(sequence, outgoing.done(acked), refused)
+        self._lease.refused_in_a_row(self._in_a_row)

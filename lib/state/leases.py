@@ -22,7 +22,7 @@ from lib.state.dead_letters import set_damaged_aside
 from lib.store.base import ABSENT, ObjectStore
 
 PREFIX = "leases/"
-LEASE = Codec(Lease, "a lease", later=("refused", "tidied"))
+LEASE = Codec(Lease, "a lease", later=("refused", "refused_in_a_row", "tidied"))
 
 
 def lease_key(stream: Stream) -> str:
@@ -65,6 +65,10 @@ class HeldLease:
     def delivered_in_part(self, sequence: int, acked: int, refused: Mapping[str, str]) -> None:
         """Keep how far into a batch delivery has come, and what was refused of it."""
         self._note(acked_sequence=sequence, acked=acked, refused=refused)
+
+    def refused_in_a_row(self, count: int) -> None:
+        """Keep how many logs the engine has refused since it acknowledged one."""
+        self._note(refused_in_a_row=count or None)
 
     def tidied(self, day: str) -> None:
         """Keep up to which day the ledger is tidy."""

@@ -18,7 +18,7 @@ from itertools import groupby, takewhile
 from lib.errors import ConflictError, DamagedError
 from lib.model.batch import POLL, Header
 from lib.model.clock import to_text
-from lib.model.receipt import LastReceipt, Receipt
+from lib.model.receipt import LastReceipt, NotAcknowledged, Receipt
 from lib.model.stream import Stream, stream_of
 from lib.state import receipts
 from lib.state.codec import UNREADABLE, Codec
@@ -89,8 +89,29 @@ class Ledger:
         """The stream's last receipt, looked for from the last known one on."""
         return self.last(stream, known)[0]
 
-    def last(self, stream: Stream, known: LastReceipt) -> tuple[LastReceipt, str | None]:
-        """The stream's last receipt, and when its batch was acknowledged, as text."""
+    def last(self, stream: Stream, known: LastReceipt) -> tuple[LastReceipt, str | None, NotAcknowledged]:
+        """The stream's last receipt, when its batch was acknowledged (text), and what was never acknowledged so far."""
+        tail, receipt = self._newest(stream, known)
+        if receipt is None:
+            return tail, None, self._not_acknowledged(stream) if tail.key else NotAcknowledged()
+        if receipt.set_aside_total is None or receipt.observed_total is None:
+            return tail, to_text(receipt.acked_at), self._not_acknowledged(stream)
+        counted = NotAcknowledged(receipt.set_aside_total, receipt.observed_total)
+        return tail, to_text(receipt.acked_at), counted
+
+    def _not_acknowledged(self, stream: Stream) -> NotAcknowledged:
+        """Added up from the receipts that there are: an older version's last one does not tell."""
+        found = NotAcknowledged()
+        for _, body in self.bodies(stream):
+            with suppress(DamagedError):
+                receipt = receipts.from_body(body)
+                if receipt.set_aside_total is not None and receipt.observed_total is not None:
+                    found = NotAcknowledged(receipt.set_aside_total, receipt.observed_total)
+                else:
+                    found = found.after(receipt.events, receipt.set_aside, receipt.outcome)
+        return found
+
+    def _newest(self, stream: Stream, known: LastReceipt) -> tuple[LastReceipt, Receipt | None]:
         newest = last_of(self._store.list(f"ledger/{stream.path}/", after=known.key))
         key = newest.key if newest else known.key
         stored = self._store.read(key) if key else None
@@ -109,7 +130,7 @@ class Ledger:
             set_damaged_aside(self._store, key, stored.body, error)
             # Its key tells all that delivery needs; audit names what is wrong with it.
             return LastReceipt(int(key.rpartition("/")[2].partition(".")[0]), key, digest, known.total), None
-        return LastReceipt(receipt.sequence, key, digest, receipt.total), to_text(receipt.acked_at)
+        return LastReceipt(receipt.sequence, key, digest, receipt.total), receipt
 
     def write(
         self,
@@ -119,6 +140,7 @@ class Ledger:
         *,
         acked_at: datetime,
         set_aside: int,
+        not_acknowledged: NotAcknowledged,
         outcome: str,
         windows: Mapping[str, int] | None = None,
     ) -> LastReceipt:
@@ -127,7 +149,14 @@ class Ledger:
         For the holder of the stream's lease alone.
         """
         body = receipts.to_body(
-            header, keys, previous=tail, acked_at=acked_at, set_aside=set_aside, outcome=outcome, windows=windows
+            header,
+            keys,
+            previous=tail,
+            acked_at=acked_at,
+            set_aside=set_aside,
+            not_acknowledged=not_acknowledged,
+            outcome=outcome,
+            windows=windows,
         )
         key = receipt_key(header.stream, header.day, header.sequence)
         before = place_of(tail.key)

@@ -11,12 +11,12 @@ from hashlib import sha256
 
 from lib.errors import DamagedError
 from lib.model.batch import Header
-from lib.model.receipt import DELIVERED, LastReceipt, Receipt
+from lib.model.receipt import DELIVERED, LastReceipt, NotAcknowledged, Receipt
 from lib.model.stream import Stream
 from lib.state.batches import HEADER_PARTS
 from lib.state.codec import Codec
 
-RECEIPT = Codec(Receipt, "a receipt", later=("windows",), flat=HEADER_PARTS)
+RECEIPT = Codec(Receipt, "a receipt", later=("windows", "set_aside_total", "observed_total"), flat=HEADER_PARTS)
 
 
 def receipt_key(stream: Stream, day: str, sequence: int) -> str:
@@ -36,6 +36,7 @@ def to_body(
     previous: LastReceipt,
     acked_at: datetime,
     set_aside: int,
+    not_acknowledged: NotAcknowledged,
     outcome: str = DELIVERED,
     windows: Mapping[str, int] | None = None,
 ) -> bytes:
@@ -47,6 +48,8 @@ def to_body(
         set_aside=set_aside,
         previous=previous.digest,
         total=previous.total + header.events,
+        set_aside_total=not_acknowledged.set_aside,
+        observed_total=not_acknowledged.observed,
         ids=tuple(keys),
         windows=windows,
     )

@@ -18,11 +18,13 @@ from lib.model.checkpoint import Checkpoint, Problem
 from lib.model.page import Tenant, Whoami
 from lib.model.stream import Stream
 from lib.state.accounts import Account, StoredAccounts
+from lib.state.gaps import BATCH_MISSING, Gap
 from tests.fakes.terminal import ROOT, Terminal, shown
 from tests.site import SECRET, Site, free_port, site
 
 WIDE = "株式会社テスト"
 FAILING = 7
+NOW = datetime(2026, 3, 11, tzinfo=UTC)
 
 
 @contextmanager
@@ -45,8 +47,8 @@ def standing(count: int, failing: int = 0) -> Iterator[Site]:
 
 
 def fits(terminal: Terminal, columns: int) -> bool:
-    table = terminal.text[terminal.text.index("STREAM") :]
-    return max(cell_len(line) for line in table.split("\n")) <= columns
+    table = terminal.text[terminal.text.index("STREAM") :].partition("\n\n")[0]
+    return all(cell_len(line) <= columns for line in table.split("\n") if not line.startswith("gap "))
 
 
 @pytest.mark.parametrize("columns", [80, 200])
@@ -126,6 +128,22 @@ def test_a_tenant_or_an_integration_can_be_looked_at_alone() -> None:
     assert ([line["tenant"] for line in good["streams"]], good["health"], good["events"]) == (["t-003"], "ok", 1000)
     assert ([reason["count"] for reason in bad["reasons"]], bad["health"]) == ([1], "failing")
     assert (len(both["streams"]), both["ok"]) == (30, False)
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_a_list_that_does_not_fit_loses_nothing(columns: int) -> None:
+    with standing(1) as found:
+        gap = Gap(
+            Stream("acme", "t-000", "events"), 7, BATCH_MISSING, None, datetime(2026, 3, 10, tzinfo=UTC), NOW, 3456
+        )
+        assert found.state.gaps.record(gap)
+        status, terminal = shown("gaps", "--config", str(found.config), columns=columns)
+        _, audited = shown("audit", "--config", str(found.config), columns=columns)
+    assert status == 1
+    whole = "".join(terminal.text.split())
+    assert all(word in whole for word in ("ACKNOWLEDGED", "batch_missing", "2026-03-10T00:00:00", "3456"))
+    assert fits(terminal, columns)
+    assert fits(audited, columns)
 
 
 def test_watch_shows_it_again_until_ctrl_c() -> None:

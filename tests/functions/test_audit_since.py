@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lib.model.batch import POLL, RECONCILE, Envelope, Header
 from lib.model.checkpoint import Checkpoint
 from lib.model.clock import day_of
-from lib.model.receipt import DELIVERED, LastReceipt
+from lib.model.receipt import DELIVERED, LastReceipt, NotAcknowledged
 from lib.model.stream import Stream
 from lib.pipeline.audit import RECEIPT_MISSING, audit
 from lib.state.gaps import BATCH_MISSING, Gap
@@ -87,7 +87,13 @@ class Run:
         header = self.header(origin, day)
         keys = [f"{header.sequence:020x}{each:04x}" for each in range(header.count)]
         self.tail = self.state.ledger.write(
-            header, keys, self.tail, acked_at=header.as_of, set_aside=0, outcome=DELIVERED
+            header,
+            keys,
+            self.tail,
+            acked_at=header.as_of,
+            set_aside=0,
+            not_acknowledged=NotAcknowledged(),
+            outcome=DELIVERED,
         )
 
     @property

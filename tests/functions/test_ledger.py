@@ -15,7 +15,7 @@ from lib.errors import StoreError
 from lib.model.batch import Envelope, Header
 from lib.model.checkpoint import Checkpoint
 from lib.model.clock import day_of
-from lib.model.receipt import DELIVERED, LastReceipt
+from lib.model.receipt import DELIVERED, LastReceipt, NotAcknowledged
 from lib.model.stream import Stream
 from lib.parts import Parts
 from lib.pipeline.expiry import Expiry
@@ -87,7 +87,9 @@ def fill(state: State) -> LastReceipt:
         )
         cursor = f"c{number}"
         keys = [f"{number:020x}{each:04x}" for each in range(IDS)]
-        tail = state.ledger.write(header, keys, tail, acked_at=moment, set_aside=0, outcome=DELIVERED)
+        tail = state.ledger.write(
+            header, keys, tail, acked_at=moment, set_aside=0, not_acknowledged=NotAcknowledged(), outcome=DELIVERED
+        )
     state.checkpoints.write(STREAM, Checkpoint(sequence=DAYS * A_DAY + 1, cursor=cursor), expected=0)
     return tail
 

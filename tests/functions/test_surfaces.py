@@ -290,6 +290,19 @@ def test_what_is_acknowledged_stays_listed_and_is_no_reason_any_more(well: Surfa
     assert (len(stream["gaps"]), stream["set_aside"]) == (1, 2)
 
 
+def test_a_warning_about_a_credential_can_be_acknowledged(well: Surfaces) -> None:
+    well.site.central.announce_renewal()
+    well.post("fetch-page")
+    well.post("forward-batch")
+    assert well.reasons() == {"credential_ending": "attention"}
+    (line,) = json.loads(well.command("warnings", "--json").stdout)
+    assert (line["integration"], line["code"], line["acknowledged"]) == ("acme", "credential_ending", None)
+    assert well.command("warnings", "--acknowledge", line["id"]).returncode == 0
+    assert well.reasons() == {}
+    (line,) = json.loads(well.command("warnings", "--json").stdout)
+    assert line["acknowledged"]["by"]
+
+
 def test_a_stream_that_usually_speaks_and_does_not_is_told(well: Surfaces, tmp_path: Path) -> None:
     for _ in range(2):
         well.site.central.emit(1)

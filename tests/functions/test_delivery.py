@@ -1,0 +1,168 @@
+"""Delivery counts what the engine acknowledged, sends nothing twice for a store's sake, and blames the right one."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from emulator.central import CentralServer
+from emulator.central.clock import Clock
+from lib.app import App
+from lib.errors import StoreError
+from lib.parts import open_store
+from lib.pipeline.deliver_stream import REFUSALS
+from lib.state import leases, receipts
+from lib.state.leases import lease_key
+from lib.store.directory import DirectoryStore
+from tests.fakes.picky import PickyEngine
+from tests.functions.test_faults import Connector
+from tests.functions.test_unexpected import Broken
+from tests.site import site
+
+REFUSED = "INVALID_ARGUMENT"
+
+
+class Failing(Broken):
+    """A store that fails as a full disk does."""
+
+    def _touch(self, what: str, key: str) -> None:
+        if self._breaks(what, key):
+            raise StoreError(f"{what} {key}")
+
+
+@pytest.fixture
+def works(tmp_path: Path) -> Iterator[Connector]:
+    with CentralServer(clock=Clock()) as central:
+        yield Connector(tmp_path, central)
+
+
+def break_store(works: Connector, breaks: Callable[[str, str], bool]) -> None:
+    parts = replace(works.app.parts, store=lambda location: Failing(open_store(location), breaks))
+    works.app = App(lambda: works.config, parts)
+
+
+def batches(works: Connector, *sizes: int) -> None:
+    for size in sizes:
+        works.central.emit(size)
+        works.tick()
+
+
+def test_only_what_the_engine_acknowledged_counts_as_acknowledged() -> None:
+    with site() as found:
+        tenant = found.central.default_tenant
+        large = [b'{"id": "%d", "x": "%s"}' % (number, b"y" * 4_195_000) for number in range(3)]
+        found.central.append(tenant, "events", [b'{"id": "small"}', *large])
+        found.results("fetch-page")
+        (line,) = found.results("forward-batch")
+        assert (line["acked"], line["set_aside"], line["observed"]) == (1, 3, 0)
+        told = found.command("status", status=1)
+        assert (told["events"], told["acked"], told["set_aside"], told["observed"]) == (4, 1, 3, 0)
+        found.central.emit(5)
+        found.results("fetch-page")
+        found.results("forward-batch")
+        told = found.command("status", status=1)
+        assert (told["events"], told["acked"], told["set_aside"]) == (9, 6, 3)
+
+
+def test_what_was_only_observed_is_not_acknowledged() -> None:
+    with site(observe=True) as found:
+        found.central.fill(30)
+        found.results("fetch-page")
+        (line,) = found.results("forward-batch")
+        assert (line["outcome"], line["acked"], line["observed"]) == ("observed", 0, 30)
+        told = found.command("status", status=1)
+        assert (told["acked"], told["observed"]) == (0, 30)
+        assert found.raws() == []
+
+
+def test_an_older_ledger_is_added_up_and_goes_on(works: Connector) -> None:
+    works.central.append(works.central.default_tenant, "events", [b'"no object"', b'{"id": "1"}'])
+    works.tick()
+    with works.engine:
+        works.forward()
+        (path,) = (works.folder / "store/ledger").rglob("*.json")
+        fields = json.loads(path.read_bytes())
+        del fields["set_aside_total"], fields["observed_total"]
+        path.write_text(json.dumps(fields) + "\n")
+        assert (works.status()["acked"], works.status()["set_aside"]) == (1, 1)
+        batches(works, 3)
+        works.forward()
+    newest = max((works.folder / "store/ledger").rglob("*.json"))
+    receipt = receipts.from_body(newest.read_bytes())
+    assert (receipt.total, receipt.set_aside_total, receipt.observed_total) == (5, 1, 0)
+    assert works.status()["acked"] == 4
+
+
+def test_a_receipt_that_cannot_be_written_has_nothing_sent_again_and_again(works: Connector) -> None:
+    batches(works, 5, 4, 3)
+    break_store(works, lambda what, key: what == "write" and key.startswith("ledger/"))
+    with works.engine:
+        for _ in range(6):
+            (line,) = works.forward()
+            assert (line["outcome"], line["problem"]["code"]) == ("failed", "store_unavailable")
+        sent = Counter(log.id for log in works.engine.received)
+        assert max(sent.values()) <= 1, "nothing is sent again while the receipt cannot be written"
+        break_store(works, lambda _, __: False)
+        (line,) = works.forward()
+        assert (line["outcome"], line["pending"]) == ("delivered", 0)
+        sent = Counter(log.id for log in works.engine.received)
+        assert max(sent.values()) <= 2
+        assert works.status()["acked"] == 12
+
+
+def test_an_engine_that_refuses_everything_is_told_as_such_and_buries_little(works: Connector) -> None:
+    batches(works, 200, 100)
+    works.engine = PickyEngine(works.folder / "e", lambda _: REFUSED)
+    with works.engine:
+        for _ in range(3):
+            (line,) = works.forward()
+            assert (line["outcome"], line["problem"]["code"]) == ("engine_unavailable", "engine_refused")
+            assert "in a row" in line["problem"]["detail"]
+            assert "replay" in line["problem"]["remedy"]
+        assert works.status()["set_aside"] == 0
+        works.engine.status = lambda _: None
+        (line,) = works.forward()
+        assert (line["outcome"], line["pending"]) == ("delivered", 0)
+        assert line["acked"] + line["set_aside"] == 300
+        assert line["set_aside"] <= REFUSALS
+
+
+def test_small_batches_that_are_all_refused_are_counted_over_calls(works: Connector) -> None:
+    works.engine = PickyEngine(works.folder / "e", lambda _: REFUSED)
+    outcomes = []
+    with works.engine:
+        for _ in range(REFUSALS + 2):
+            batches(works, 1)
+            (line,) = works.forward()
+            outcomes.append(line["outcome"])
+        assert outcomes[-1] == "engine_unavailable"
+        assert works.status()["set_aside"] == REFUSALS
+        works.engine.status = lambda _: None
+        (line,) = works.forward()
+        assert (line["outcome"], line["pending"]) == ("delivered", 0)
+    (stream,) = works.state.checkpoints.streams()
+    stored = DirectoryStore(works.folder / "store").read(lease_key(stream))
+    assert stored is not None
+    assert leases.from_body(stored.body).refused_in_a_row is None
+
+
+def test_a_batch_that_is_delivered_before_its_cursor_moved_is_not_lost(works: Connector) -> None:
+    """fetch-page dies between batch and cursor, and the storage event wakes forward-batch first (G1)."""
+    works.central.emit(4)
+    cut = {"on": True}
+    break_store(works, lambda what, key: cut["on"] and what == "write" and key.startswith("cursors/"))
+    works.tick()
+    cut["on"] = False
+    with works.engine:
+        works.forward()
+        assert len(works.engine.received) == 4
+        works.central.emit(3)
+        works.tick()
+        works.forward()
+        held = works.central.ids(works.central.default_tenant)
+        assert [json.loads(log.raw)["id"] for log in works.engine.received] == held
