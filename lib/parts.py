@@ -170,12 +170,3 @@ class Kept(Generic[S, T]):
             if self._made is None or self._made[0] != settings:
                 self._made = settings, self._make(settings)
             return self._made[1]
-
-
-def credentials_of(integration: IntegrationConfig) -> list[ClientCredential]:
-    """The integration's credential, and the next one where there is one."""
-    first = ClientCredential(partial(credential, integration.client_id), partial(credential, integration.client_secret))
-    client_id, client_secret = integration.next_client_id, integration.next_client_secret
-    if client_id is None or client_secret is None:
-        return [first]
-    return [first, ClientCredential(partial(credential, client_id), partial(credential, client_secret))]

@@ -207,7 +207,9 @@ def _print_streams(lines: list[dict[str, Any]], told: int) -> None:
         return
     worst = sorted(lines, key=lambda line: (WORST_FIRST.index(line["health"]), -(line["lag_seconds"] or 0)))
     most = max(SOME, space[1] - told - 6)
-    named = [line | {"tenant": line["tenant_name"] or line["tenant"]} for line in worst[:most]]
+    named = [
+        line | {"tenant": line["tenant_name"] or line["tenant"], "tenant_name": line["tenant"]} for line in worst[:most]
+    ]
     show([NAMES, *map(_row, named)], one_line=True)
     if len(worst) > most:
         say(f"… and {len(worst) - most} more: `--integration`, `--tenant`, or `status | less` shows them")
