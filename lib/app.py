@@ -371,14 +371,20 @@ class App:
             self._patient(integration), self.accounts, tenant, since, seconds=COMMAND_SECONDS, on_progress=on_progress
         )
 
-    def count_types(self, integration: str | None, window: timedelta) -> list[TypesReport]:
+    def count_types(
+        self,
+        integration: str | None,
+        window: timedelta,
+        on_progress: OnStreamProgress = lambda _, __, ___: None,
+    ) -> list[TypesReport]:
         """Which types of events Sophos holds of a window, by family, and what leaving them out would save."""
         from lib.pipeline.count_types import CountTypes
         from lib.sophos.pages import event_fields
 
         self.require(integration)
+        asked, limit, told = self._patient(integration), COMMAND_SECONDS, on_progress
         use_case = CountTypes(event_fields, self.parts.now, self.parts.monotonic)
-        return use_case.all(self._patient(integration), self.accounts, window=window, seconds=COMMAND_SECONDS)
+        return use_case.all(asked, self.accounts, window=window, seconds=limit, on_progress=told)
 
     def send_again(self, *, since: datetime | None = None, name: str | None = None) -> ReplayReport:
         """Send kept batches, or what is in `dead/` under a name, to the engine again, under the same ids."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from emulator.cli.commands import followed_of, print_followed, refused
+from emulator.cli.site import followed_of, print_followed, refused
 from emulator.cli.terminal import say
 from lib.config import loading as configuration
 from lib.config import surroundings

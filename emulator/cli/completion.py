@@ -1,41 +1,125 @@
-"""Completion of the commands and their options, for bash and zsh."""
+"""Completion of the commands, their options and what these take, for bash, zsh and fish.
+
+Each shell gets a script that knows all of it: no key press waits for Python.
+"""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from shlex import quote
 
 NAME = "sophos-utmstack"
-"""What a person calls `python -m emulator`, by an alias or a script of that name."""
-_SCRIPT = """\
-_sophos_utmstack() {{
-  local words
-  case "$COMP_CWORD:${{COMP_WORDS[1]}}" in
-    1:*) words="{commands}" ;;
-{cases}
-  esac
-  COMPREPLY=($(compgen -W "$words" -- "${{COMP_WORDS[COMP_CWORD]}}"))
-  [ "${{#COMPREPLY[@]}}" -gt 0 ] || COMPREPLY=($(compgen -f -- "${{COMP_WORDS[COMP_CWORD]}}"))
-}}
-complete -F _sophos_utmstack {name}"""
+"""The installed command, or what a person calls `python -m emulator`."""
+FILES = ("FILE", "PATH", "FOLDER")
+"""Parts of the names of what is a file."""
 
 
-def script(parser: argparse.ArgumentParser, shell: str) -> str:
-    """What the shell has to source; zsh uses bash's through its own emulation."""
-    commands = _commands(parser)
-    cases = [f'    *:{name}) words="{" ".join(_words(each))}" ;;' for name, each in commands.items()]
-    text = _SCRIPT.format(name=NAME, commands=" ".join(commands), cases="\n".join(cases))
-    return f"autoload -U +X bashcompinit && bashcompinit\n{text}" if shell == "zsh" else text
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What may stand behind a command."""
+
+    name: str
+    """Empty: the argument without one."""
+    text: str
+    takes: bool
+    """Whether a value follows."""
+    choices: Sequence[str] = ()
+    is_file: bool = False
 
 
-def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a command takes."""
+
+    text: str
+    options: Sequence[Option]
+
+    @property
+    def words(self) -> list[str]:
+        """What may come next, where no option waits for its value."""
+        return [word for each in self.options for word in ([each.name] if each.name else each.choices)]
+
+
+def taken(parser: argparse.ArgumentParser) -> Taken:
+    """What the command of that parser takes."""
+    options = []
     for action in parser._actions:  # noqa: SLF001 - argparse tells what it parses in no other way
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
-            return dict(action.choices)
-    return {}
+        name = next((each for each in action.option_strings if each.startswith("--")), "")
+        meta = action.metavar if isinstance(action.metavar, str) else ""
+        text = (action.help or "").replace("%(default)s", str(action.default)).replace("%(default)g", "")
+        choices = tuple(map(str, action.choices or ()))
+        options.append(Option(name, text, action.nargs != 0, choices, any(part in meta for part in FILES)))
+    return Taken(parser.description or "", options)
 
 
-def _words(parser: argparse.ArgumentParser) -> list[str]:
-    words: list[str] = []
-    for action in parser._actions:  # noqa: SLF001
-        words += [each for each in action.option_strings if each.startswith("--")] or map(str, action.choices or ())
-    return words
+def script(shell: str, commands: Mapping[str, Taken]) -> str:
+    """What the shell has to source."""
+    return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](commands)
+
+
+def _bash(commands: Mapping[str, Taken]) -> str:
+    values = _cases(commands, 'words="{}"', "_sophos_utmstack_files")
+    words = "\n".join(f'      {name}) words="{" ".join(each.words)}" ;;' for name, each in commands.items())
+    return f"""\
+_sophos_utmstack_files() {{
+  local IFS=$'\\n'
+  compopt -o filenames 2>/dev/null
+  COMPREPLY=($(compgen -f -- "${{COMP_WORDS[COMP_CWORD]}}"))
+}}
+_sophos_utmstack() {{
+  local IFS=$' \\t\\n' words="" cur="${{COMP_WORDS[COMP_CWORD]}}"
+  COMPREPLY=()
+  if [ "$COMP_CWORD" -eq 1 ]; then words="{" ".join(commands)}"
+  else case "${{COMP_WORDS[1]}} ${{COMP_WORDS[COMP_CWORD-1]}}" in
+{values}
+    *) case "${{COMP_WORDS[1]}}" in
+{words}
+    esac ;;
+  esac; fi
+  [ -z "$words" ] || COMPREPLY=($(compgen -W "$words" -- "$cur"))
+}}
+complete -F _sophos_utmstack {NAME}"""
+
+
+def _zsh(commands: Mapping[str, Taken]) -> str:
+    values = _cases(commands, "compadd -- {}", "_files")
+    words = "\n".join(f"      {name}) compadd -- {' '.join(each.words)} ;;" for name, each in commands.items())
+    return f"""\
+(( $+functions[compdef] )) || {{ autoload -Uz compinit && compinit -u; }}
+_sophos_utmstack() {{
+  if (( CURRENT == 2 )); then compadd -- {" ".join(commands)}
+  else case "$words[2] $words[CURRENT-1]" in
+{values}
+    *) case "$words[2]" in
+{words}
+    esac ;;
+  esac; fi
+}}
+compdef _sophos_utmstack {NAME}"""
+
+
+def _cases(commands: Mapping[str, Taken], words: str, files: str) -> str:
+    """The cases of a shell for what follows an option that takes a value; `words` offers those in its place."""
+    lines = []
+    for command, each in commands.items():
+        for option in each.options:
+            if option.name and option.takes:
+                does = words.format(" ".join(option.choices)) if option.choices else files if option.is_file else ":"
+                lines.append(f'    "{command} {option.name}") {does} ;;')
+    return "\n".join(lines)
+
+
+def _fish(commands: Mapping[str, Taken]) -> str:
+    lines = [f"complete -c {NAME} -f"]
+    for command, each in commands.items():
+        lines.append(f"complete -c {NAME} -n __fish_use_subcommand -a {command} -d {quote(each.text)}")
+        seen = f"complete -c {NAME} -n '__fish_seen_subcommand_from {command}'"
+        for option in each.options:
+            name = f" -l {option.name[2:]} -d {quote(option.text)}" if option.name else ""
+            value = " -r -F" if option.is_file else " -x" if option.takes and option.name else ""
+            value = f" -x -a {quote(' '.join(option.choices))}" if option.choices else value
+            if name or option.choices:
+                lines.append(seen + name + value)
+    return "\n".join(lines)

@@ -51,7 +51,7 @@ class Events:
     def newest(self, state: State, stream: Stream) -> list[str]:
         """The stream's newest events, newest first: those that passed, else what the store still has."""
         raws = [*self._newest.get(stream, ())] or stored_events(state, stream)
-        return [raw.decode("utf-8", "replace") for raw in reversed(raws)]
+        return [one_line(raw).decode("utf-8", "replace") for raw in reversed(raws)]
 
     def _events(self) -> Response:
         self._context.let_read()
@@ -75,7 +75,7 @@ class Events:
             yield b"\n"
             while True:
                 try:
-                    yield passing.get(timeout=TAIL_SECONDS) + b"\n"
+                    yield one_line(passing.get(timeout=TAIL_SECONDS)) + b"\n"
                 except queue.Empty:
                     yield b"\n"
         finally:
@@ -98,6 +98,11 @@ class Events:
                 with suppress(queue.Full):
                     for raw in items:
                         tail.put_nowait(raw)
+
+
+def one_line(raw: bytes) -> bytes:
+    """The same JSON on one line: a line break stands between two of its tokens, never in a text."""
+    return raw.replace(b"\r", b" ").replace(b"\n", b" ")
 
 
 def last_receipts(state: State, stream: Stream) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 from lib.errors import ConnectorError
 from lib.model.families import FAMILIES, NEEDED, PREFIX, family_of
@@ -12,6 +13,7 @@ from lib.model.page import Tenant
 from lib.model.stream import EVENTS
 from lib.pipeline.accounts import Accounts
 from lib.pipeline.integration import Integration, Target
+from lib.pipeline.reconcile import OnProgress, OnStreamProgress
 from lib.state.advance import ReadFields
 
 OTHER = "other"
@@ -106,21 +108,37 @@ class CountTypes:
     monotonic: Callable[[], float]
 
     def all(
-        self, integrations: Iterable[Integration], accounts: Accounts, *, window: timedelta, seconds: float
+        self,
+        integrations: Iterable[Integration],
+        accounts: Accounts,
+        *,
+        window: timedelta,
+        seconds: float,
+        on_progress: OnStreamProgress = lambda _, __, ___: None,
     ) -> list[TypesReport]:
-        """What the window holds for each integration, for each of which there are so many seconds."""
+        """What the window holds for each integration, for each of which there are so many seconds.
+
+        `on_progress` hears, after each page, of which stream how many events were read, and the newest one's time.
+        """
         return [
             self.run(
                 each,
                 accounts.targets(each, kinds=(EVENTS,)),
                 window=window,
                 deadline=self.monotonic() + seconds,
+                on_progress=on_progress,
             )
             for each in integrations
         ]
 
     def run(
-        self, integration: Integration, targets: Iterable[Target], *, window: timedelta, deadline: float
+        self,
+        integration: Integration,
+        targets: Iterable[Target],
+        *,
+        window: timedelta,
+        deadline: float,
+        on_progress: OnStreamProgress = lambda _, __, ___: None,
     ) -> TypesReport:
         """What the window holds of all types, those that are left out included, in all the integration's tenants."""
         seen: dict[str, Seen] = {}
@@ -131,17 +149,32 @@ class CountTypes:
                     if target.refusal is not None:
                         raise target.refusal
                     start = integration.start(window, self.now, deadline=deadline)
-                    self._count(integration, target, start, seen, deadline)
+                    self._count(
+                        integration,
+                        target,
+                        start,
+                        seen,
+                        deadline=deadline,
+                        on_progress=partial(on_progress, str(target.stream)),
+                    )
                 except ConnectorError as error:
                     problems.append(UnreadTenant(target.tenant, error))
         hours = round(window.total_seconds() / 3600, 2)
         return TypesReport(integration.name, hours, problems, summed(seen, integration.settings.excluded_types))
 
     def _count(
-        self, integration: Integration, target: Target, start: datetime, seen: dict[str, Seen], deadline: float
+        self,
+        integration: Integration,
+        target: Target,
+        start: datetime,
+        seen: dict[str, Seen],
+        *,
+        deadline: float,
+        on_progress: OnProgress,
     ) -> None:
         cursor: str | None = None
         ids: set[str] = set()
+        count, newest = 0, start
         while True:
             page = integration.source.page(
                 target.host,
@@ -153,12 +186,16 @@ class CountTypes:
             )
             for raw in page.items:
                 read = self.event_fields(raw)
+                newest = max(newest, read.created_at or newest)
                 if read.id is None or read.id not in ids:
                     of_type = seen.setdefault(read.type or "", Seen())
                     of_type.events += 1
                     of_type.bytes += len(raw)
                     ids.update([read.id] if read.id else [])
-            if not page.has_more or page.next_cursor == cursor:
+            is_last = not page.has_more or page.next_cursor == cursor
+            count += len(page.items)
+            on_progress(count, None if is_last else newest)
+            if is_last:
                 return
             cursor = page.next_cursor
 

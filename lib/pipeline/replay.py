@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -22,6 +22,9 @@ from lib.state.state import State
 from lib.store.base import segments_of
 
 log = logging.getLogger(__name__)
+
+OnBatch = Callable[[int], None]
+"""Hears, after each batch, how many events were sent so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +51,31 @@ class Replay:
     engine: Engine
     event_fields: ReadFields
 
-    def archived(self, since: datetime | None) -> ReplayReport:
+    def archived(self, since: datetime | None, on_batch: OnBatch = lambda _: None) -> ReplayReport:
         """Send the kept batches that were fetched at that time or later (None: all)."""
         damaged: list[str] = []
         kept = self._kept(damaged, since=day_of(since) if since else "")
-        return self._sent((batch for batch in kept if since is None or batch.header.fetched_at >= since), damaged)
+        chosen = (batch for batch in kept if since is None or batch.header.fetched_at >= since)
+        return self._sent(chosen, damaged, on_batch)
 
-    def observed_after(self, native_id: str) -> ReplayReport:
+    def observed_after(self, native_id: str, on_batch: OnBatch = lambda _: None) -> ReplayReport:
         """Send what was observed, and not forwarded, behind the event with that id in its stream.
 
         NotFoundError where no such event was observed, or its batch is no longer kept.
         """
         damaged: list[str] = []
+        observed = False
         for stream in sorted(self.state.ledger.streams()):
             sequences = Observations(self.state).sequences(stream)
+            observed |= bool(sequences)
             rest = self._behind(native_id, stream, sequences, damaged) if sequences else []
             if rest:
-                return self._sent(rest, damaged)
+                return self._sent(rest, damaged, on_batch)
+        if not observed:
+            raise NotFoundError(
+                "nothing was observed, so that nothing waits to be forwarded",
+                remedy="`switch-over` ends a time of `observe: on`. Without one, events are forwarded as they come.",
+            )
         unread = f"; damaged: {', '.join(damaged)}" if damaged else ""
         raise NotFoundError(
             f"no event with the id {native_id!r} was observed, or it is no longer kept{unread}",
@@ -131,13 +142,17 @@ class Replay:
         return ReplayReport(1, len(logs) - len(refused), len(refused))
 
     def _sent(
-        self, batches: Iterator[StoredBatch] | Sequence[StoredBatch], damaged: Sequence[str] = ()
+        self,
+        batches: Iterator[StoredBatch] | Sequence[StoredBatch],
+        damaged: Sequence[str] = (),
+        on_batch: OnBatch = lambda _: None,
     ) -> ReplayReport:
         count = acked = refused = 0
         for batch in batches:
             logs = [log for _, log, _ in logs_of(batch, self.event_fields)]
             left = len(self._refused(logs))
             count, acked, refused = count + 1, acked + len(logs) - left, refused + left
+            on_batch(acked + refused)
         return ReplayReport(count, acked, refused, tuple(damaged))
 
     def _refused(self, logs: Sequence[Log]) -> set[str]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from emulator.central import CentralServer, Credential, Settings
 from emulator.central.clock import Clock
-from emulator.cli import commands
+from emulator.cli import standing
 from emulator.web.status import collect
 from lib.app import App
 from lib.config import environment, loading
@@ -355,7 +355,7 @@ def test_any_other_stored_object_is_damaged(three: Site, capsys: pytest.CaptureF
             named = {each["key"]: each["what"] for each in collect(App(lambda: loading.load(None)))["damaged"]}
             assert key in named, kind
             go_on(three, NAMES)
-            commands.status(None, as_json=False)
+            standing.status(None, as_json=False)
             assert f"damaged  {key}: " in capsys.readouterr().out
     assert {line["ok"] for line in audit(three.state)["streams"] if line["integration"] != "beta"} == {True}
     copies = {original_of(str(path.relative_to(folder))) for path in (folder / "dead").rglob("*") if path.is_file()}

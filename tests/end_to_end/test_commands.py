@@ -137,7 +137,7 @@ def test_what_a_tenant_is_called_is_shown_with_its_id_and_commands_no_terminal()
         tested = command("test-connection", "--config", str(found.config), env=found.env)
         counted = command("types", "--config", str(found.config), env=found.env)
     name = r"Evil\u001b[31m\u009b2J\u202e\u000aacme"
-    assert f"\nacme/t-2/events ({name}): Sophos answered 403" in stood.stdout
+    assert f"\n  acme/t-2/events ({name}): Sophos answered 403" in stood.stdout
     assert f"not {name} (t-2): Sophos answered 403" in tested.stdout
     assert f"NOT READ  {name} (t-2): Sophos answered 403" in counted.stdout
     for each in (stood, tested, counted):
@@ -260,25 +260,47 @@ def test_tail_prints_events_as_they_pass() -> None:
             evil = '{"id": "evil",\t"type": "x", "name": "\x9b2J\u202e"}'
             found.central.append(found.central.default_tenant, "events", [evil.encode()])
             line = next((line for line in islice(tail.stdout, 200) if b'"evil"' in line), b"")
+            spread = '{"id": "spread",\r\n  "type": "x",\n  "text": "a\\nb"\n}'
+            found.central.append(found.central.default_tenant, "events", [spread.encode()])
+            whole = next((line for line in islice(tail.stdout, 400) if b'"spread"' in line), b"")
             tail.send_signal(signal.SIGINT)
             assert tail.wait(20) == 0
         assert line.isascii()
         assert json.loads(line) == json.loads(evil)
+        assert json.loads(whole) == json.loads(spread)
         assert set(heard) <= set(found.central.ids(found.central.default_tenant))
 
 
-def test_commands_and_options_are_completed_in_bash() -> None:
-    script = command("completion", "bash").stdout
-    ask = 'COMP_WORDS=(sophos-utmstack {}); COMP_CWORD={}; _sophos_utmstack; echo "${{COMPREPLY[@]}}"'
-
-    def completed(words: str, at: int) -> list[str]:
-        done = subprocess.run(
-            ["bash", "-c", f"{script}\n{ask.format(words, at)}"], capture_output=True, text=True, timeout=20, check=True
+def test_what_there_is_nothing_of_is_told_with_the_reason() -> None:
+    with site() as found:
+        found.write_config(listen=f"127.0.0.1:{free_port()}")
+        found.central.fill(20)
+        found.results("fetch-page")
+        found.results("forward-batch")
+        env = {**found.env}
+        config = ["--config", str(found.config)]
+        again = command("replay", "--since", "1d", *config, env=env)
+        assert again.returncode == 0
+        assert again.stdout.startswith("There was nothing to send.\n`archive` is off")
+        assert "`archive` is off" in told(command("replay", "--since", "1d", "--json", *config, env=env))["hint"]
+        none = command("missed", *config, env=env)
+        assert (none.returncode, "`observe` is off" in none.stdout, "0 of 0" in none.stdout) == (0, True, False)
+        answer = told(command("missed", "--json", *config, env=env))
+        assert (answer["ok"], answer["missed"], "`observe` is off" in answer["hint"]) == (True, 0, True)
+        over = command("switch-over", "--after", "xyz", *config, env=env)
+        assert (over.returncode, "nothing was observed" in over.stderr, "`observe: on`" in over.stderr) == (
+            2,
+            True,
+            True,
         )
-        return done.stdout.split()
+        found.write_config(archive="7d")
+        kept = command("replay", "--since", "1m", *config, env=env)
+        assert "No batch that is kept was fetched since 1m. `archive` keeps batches for 7d." in kept.stdout
 
-    assert {"status", "audit", "run"} <= set(completed('""', 1))
-    assert completed("recon", 1) == ["reconcile"]
-    assert completed("audit --s", 2) == ["--since"]
-    assert completed('completion ""', 2)[-2:] == ["bash", "zsh"]
-    assert command("completion", "zsh").stdout.startswith("autoload")
+
+def test_every_answer_for_machines_tells_whether_it_is_well() -> None:
+    with site() as found:
+        found.results("fetch-page")
+        for name, is_paused in (("pause", True), ("resume", False)):
+            answer = told(command(name, "acme", "--json", "--config", str(found.config), env=found.env))
+            assert answer == {"ok": True, "integration": "acme", "paused": is_paused}

@@ -20,6 +20,8 @@ import requests
 import yaml
 
 from emulator.central import Credential, Fault
+from emulator.cli.arguments import commands_of, parser
+from emulator.cli.completion import taken
 from lib.config import loading as configuration
 from lib.config.schema import ConfigSchema
 from tests.site import ROOT, Site, free_port, until
@@ -320,9 +322,8 @@ def test_every_relative_link_leads_somewhere(document: Path) -> None:
 
 @cache
 def _options() -> dict[str, set[str]]:
-    """Every command with its options, as the command line itself completes them."""
-    done = subprocess.check_output([sys.executable, "-m", "emulator", "completion", "bash"], cwd=ROOT, text=True)
-    return {name: set(words.split()) for name, words in re.findall(r'\*:([\w-]+)\) words="([^"]*)"', done)}
+    """Every command with its options."""
+    return {name: set(taken(each).words) for name, each in commands_of(parser()).items()}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=named)

@@ -7,12 +7,12 @@ import shlex
 
 import pytest
 
-from emulator.__main__ import EXAMPLES, _parser, main
-from emulator.cli.completion import _commands
+from emulator.__main__ import main
+from emulator.cli.arguments import EXAMPLES, GROUPS, commands_of, parsed, parser
 
 
 def test_every_command_has_examples_and_there_are_none_of_others() -> None:
-    assert set(EXAMPLES) == set(_commands(_parser()))
+    assert set(EXAMPLES) == set(commands_of(parser()))
     assert all(1 <= len(each) <= 2 for each in EXAMPLES.values())
 
 
@@ -27,5 +27,30 @@ def test_help_shows_examples_that_can_be_typed(name: str) -> None:
         begin, _, _ = line.partition(" |")
         words = shlex.split(begin)
         assert words[:3] == ["python", "-m", "emulator"]
-        assert isinstance(_parser().parse_args(words[3:]), argparse.Namespace)
+        assert isinstance(parsed(words[3:]), argparse.Namespace)
         assert words[3] == (name or words[3])
+
+
+def test_every_command_stands_in_one_group_of_the_help() -> None:
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(commands_of(parser()))
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (["statsu"], "there is no command 'statsu'; did you mean 'status'?"),
+        (["test-conection", "--json"], "did you mean 'test-connection'?"),
+        (["xyzzy"], "there is no command 'xyzzy'; `--help` lists what there is"),
+        (["audit", "--sinse", "7d"], "audit takes no '--sinse'; did you mean '--since'?"),
+        (["audit", "--sinse=7d"], "did you mean '--since'?"),
+        (["types", "--hours", "abc"], "argument --hours: 'abc' is no number of hours: write 6, or 0.5"),
+        (["types", "--hours", "48"], "argument --hours: 48 hours cannot be read: Sophos serves the last 24 hours"),
+        (["types", "--hours", "nan"], "nan hours cannot be read"),
+        ([], "the following arguments are required: COMMAND"),
+    ],
+)
+def test_what_is_mistyped_ends_with_two_and_what_was_meant(typed: list[str], told: str) -> None:
+    with contextlib.redirect_stderr(io.StringIO()) as heard, pytest.raises(SystemExit) as ended:
+        main(typed)
+    assert ended.value.code == 2
+    assert told in heard.getvalue()

@@ -1,0 +1,352 @@
+"""What the command line takes: every command with its arguments, its examples and its help, in groups."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+
+from emulator.cli import proving
+from lib.version import VERSION
+
+# ruff: noqa: PLC0415 - each command loads only what it uses
+
+EPILOG = """\
+exit status: 0 all is well; 1 something needs a look, and is named; 2 it cannot be done: a wrong configuration, an
+unknown name, a store that does not answer.
+"""
+CONFIG = "--config /etc/sophos-utmstack/connector.yaml"
+EXAMPLES = {
+    "run": (CONFIG, f"{CONFIG} --only forward-batch"),
+    "demo": ("", "--listen 127.0.0.1:9090"),
+    "central": ("", "--account account.yaml --tls-ca ca.pem"),
+    "engine": ("--socket /tmp/engine.sock",),
+    "relay": (CONFIG,),
+    "check": ("--json | jq -r '.faults[]?.fault'", CONFIG),
+    "completion": ("bash", "fish"),
+    "tail": (CONFIG, "| jq -r .name"),
+    "status": ("--problems --watch", "--json | jq '.streams[] | select(.problem)'"),
+    "test-connection": ("--json | jq '.[].checks[] | select(.remedy)'", "--integration acme"),
+    "gaps": (CONFIG, "--acknowledge all"),
+    "warnings": (CONFIG, "--acknowledge all"),
+    "dead-letters": (CONFIG, "--acknowledge 0f1e2d3c4b"),
+    "pause": ("acme",),
+    "resume": ("acme",),
+    "audit": ("--since 2026-03-10 --json", "--since 7d"),
+    "types": ("", "--integration acme --hours 6"),
+    "reconcile": ("--integration acme",),
+    "backfill": ("--since 12h", "--since 2026-03-10T08:00 --integration acme"),
+    "replay": ("--since 3d", "--batch archive/acme/0f1e2d3c/events/2026-03-10/000000000042.ndjson.gz"),
+    "missed": ("--since 7d",),
+    "preview": (
+        "--filter sophos_central.yml --rules rules/ --events events.jsonl",
+        "--filter sophos_central.yml --rules rules/ --since 7d --json | jq '.rules[] | select(.never)'",
+    ),
+    "switch-over": ("--after 0f1e2d3c-4b5a-4678-8796-a5b4c3d2e1f0",),
+    **proving.EXAMPLES,
+}
+"""Of each command, what may follow its name; the last of them is shown for some of all commands together."""
+OVERVIEW = ("check", "test-connection", "status", "audit", "tail")
+GROUPS = {
+    "run": ("run", "demo", "relay", "central", "engine"),
+    "set up": ("check", "test-connection", "pause", "resume", "switch-over", "completion"),
+    "look": ("status", "tail", "gaps", "dead-letters", "warnings", "types", "missed", "preview"),
+    "read or send again": ("reconcile", "backfill", "replay"),
+    "prove": ("audit", "attest", "drill", "record"),
+}
+DESCRIPTION = "The product on one machine, its simulators, and the operator's commands."
+SHELLS = ("bash", "zsh", "fish")
+HOW_TO_COMPLETE = """\
+Of a source tree, first, in bash or zsh:  sophos-utmstack() { python -m emulator "$@"; }
+                                in fish:  function sophos-utmstack; python -m emulator $argv; end
+bash, in ~/.bashrc:  source <(sophos-utmstack completion bash)
+zsh, in ~/.zshrc:    source <(sophos-utmstack completion zsh)
+fish, in ~/.config/fish/config.fish:  sophos-utmstack completion fish | source
+"""
+
+
+def parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser of all commands, with what that one takes; None: with what each takes.
+
+    The arguments of some stand beside what they do, which takes long to load.
+    """
+    whole = argparse.ArgumentParser(
+        prog=_program(), description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    whole.add_argument("--version", action="version", version=f"sophos-utmstack {VERSION}")
+    commands = whole.add_subparsers(required=True, metavar="COMMAND", help="one of those below")
+
+    def add(
+        name: str, text: str, command: proving.Run, *, config: bool = False, json: bool = False
+    ) -> argparse.ArgumentParser:
+        each = commands.add_parser(name, description=text)
+        each.set_defaults(command=command)
+        if config:
+            each.add_argument("--config", metavar="FILE", help="default: $SOPHOS_UTMSTACK_CONFIG")
+        if json:
+            each.add_argument("--json", action="store_true", help="for machines")
+        return each
+
+    run = add("run", "run the product until SIGTERM", _run, config=True)
+    run.add_argument("--only", choices=["fetch-page", "forward-batch"], help="where another platform runs the rest")
+    demo = add("demo", "run it with a simulated Sophos Central and a stand-in engine", _demo)
+    demo.add_argument("--listen", default="127.0.0.1:8080", metavar="HOST:PORT", help="default: %(default)s")
+    demo.add_argument(
+        "--minute", type=float, default=60.0, metavar="SECONDS", help="of the story; default: %(default)s"
+    )
+    for name, text in (
+        ("central", "a simulated Sophos Central alone"),
+        ("engine", "a stand-in for UTMStack's engine alone"),
+    ):
+        companion = add(name, text, _companion)
+        companion.set_defaults(name=name)
+        if command in (None, name):
+            import_module(f"emulator.{name}").add_arguments(companion)
+    add("relay", "the relay in front of the engine's socket alone", _relay, config=True)
+    checked = add("check", "validate the configuration, and what it needs here", _check, config=True, json=True)
+    checked.add_argument(
+        "--no-environment",
+        dest="environment",
+        action="store_false",
+        help="the file alone: not the references, the store and the socket's folder",
+    )
+    shell = add("completion", "print what completes these commands in a shell", _completion)
+    shell.add_argument("shell", choices=SHELLS)
+    shell.epilog = HOW_TO_COMPLETE
+    add("tail", "print events as they pass, until Ctrl-C: JSON lines, always", _tail, config=True, json=True)
+    status = add(
+        "status", "whether all is well, what needs a person, how every stream stands", _status, config=True, json=True
+    )
+    status.add_argument("--problems", action="store_true", help="only what needs a person, with every stream concerned")
+    status.add_argument("--integration", metavar="NAME", help="default: each")
+    status.add_argument("--tenant", metavar="ID", help="its id or its name; default: each")
+    status.add_argument("--watch", action="store_true", help="show it anew every two seconds, until Ctrl-C")
+    for name, text, listing in (
+        ("gaps", "list the intervals that can no longer be fetched, or acknowledge them", "GAPS"),
+        ("warnings", "list what a person should know of credentials, or acknowledge it", "WARNINGS"),
+        ("dead-letters", "list the events that could not be delivered, or acknowledge them", "DEAD_LETTERS"),
+    ):
+        holes = add(name, text, _holes, config=True, json=True)
+        holes.add_argument("--acknowledge", metavar="ID", help="an id of the list, or all; it stays listed")
+        holes.set_defaults(listing=listing)
+    test = add("test-connection", "test every station, and say what to do", _test_connection, config=True, json=True)
+    test.add_argument("--integration", metavar="NAME", help="default: each")
+    for name, text in (
+        ("pause", "fetch nothing for an integration until it is resumed; what is stored is delivered"),
+        ("resume", "fetch again, from where it was"),
+    ):
+        add(name, text, _pause, config=True, json=True).add_argument("integration", metavar="NAME")
+        commands.choices[name].set_defaults(resume=name == "resume")
+    _add_readers(add)
+    proving.add_commands(add)
+    seen = add("preview", "what UTMStack's filter and rules make of the events here", _preview, config=True, json=True)
+    if command in (None, "preview"):
+        import_module("emulator.preview.command").add_arguments(seen)
+    for name, each in commands.choices.items():
+        each.formatter_class = argparse.RawDescriptionHelpFormatter
+        each.epilog = "\n\n".join(filter(None, (each.epilog, _examples({name: EXAMPLES[name]}))))
+    whole.epilog = "\n\n".join(
+        (
+            *(_group(title, names, commands.choices) for title, names in GROUPS.items()),
+            EPILOG + "\n" + _examples({name: EXAMPLES[name][-1:] for name in OVERVIEW}),
+        )
+    )
+    return whole
+
+
+def _group(title: str, names: Sequence[str], commands: Mapping[str, argparse.ArgumentParser]) -> str:
+    return "\n".join((f"{title}:", *(f"  {name:<16} {commands[name].description}" for name in names)))
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The arguments of a command; a mistyped command or option ends with 2, and is told the nearest there is."""
+    name = arguments[0] if arguments else ""
+    whole = parser(name)
+    commands = commands_of(whole)
+    if name and not name.startswith("-") and name not in commands:
+        whole.error(f"there is no command {name!r}{_nearest(name, commands)}")
+    args, rest = whole.parse_known_args(arguments)
+    if rest:
+        options = [option for action in commands[name]._actions for option in action.option_strings]  # noqa: SLF001
+        commands[name].error(f"{name} takes no {rest[0]!r}{_nearest(rest[0].partition('=')[0], options)}")
+    return args
+
+
+def commands_of(whole: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Every command's parser, by its name."""
+    for action in whole._actions:  # noqa: SLF001 - argparse tells what it parses in no other way
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            return dict(action.choices)
+    return {}
+
+
+def _nearest(word: str, words: Iterable[str]) -> str:
+    from difflib import get_close_matches
+
+    found = get_close_matches(word, words, n=1, cutoff=0.5)
+    return f"; did you mean {found[0]!r}?" if found else "; `--help` lists what there is"
+
+
+def _add_readers(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands that read the ledger, Sophos, or what was kept, again."""
+    audit = add("audit", "add the ledger up: every batch acknowledged, no gap unnamed", _audit, config=True, json=True)
+    audit.add_argument("--since", metavar="DAY", help="a date, or a duration such as 7d; default: everything")
+    types = add("types", "which types of events there are, and what each costs", _types, config=True, json=True)
+    types.add_argument("--hours", type=_hours, default=24.0, metavar="N", help="how far back; at most 24, the default")
+    types.add_argument("--integration", metavar="NAME", help="default: each")
+    again = add(
+        "reconcile", "read the last 24 hours again, and forward what is missing", _reconcile, config=True, json=True
+    )
+    window = add("backfill", "the same for a window of them", _reconcile, config=True, json=True)
+    window.add_argument("--since", required=True, metavar="TIME", help="a time, or a duration such as 12h; at most 24h")
+    for each in (again, window):
+        each.add_argument("--integration", metavar="NAME", help="default: each")
+        each.add_argument("--tenant", metavar="ID", help="its id or its name; default: each")
+    replay = add("replay", "send kept or set-aside events to the engine again", _replay, config=True, json=True)
+    which = replay.add_mutually_exclusive_group(required=True)
+    which.add_argument("--since", metavar="TIME", help="batches fetched since a time, or a duration such as 3d")
+    which.add_argument("--batch", metavar="NAME", help="an object below archive/ or dead/")
+    missed = add(
+        "missed",
+        "what UTMStack's own plugin missed, hour by hour, while this one observed",
+        _missed,
+        config=True,
+        json=True,
+    )
+    missed.add_argument("--since", metavar="DAY", help="a date, or a duration such as 7d; default: everything")
+    over = add(
+        "switch-over", "forward what was observed since the old plugin's end", _switch_over, config=True, json=True
+    )
+    over.add_argument("--after", required=True, metavar="ID", help="the newest Sophos event that UTMStack shows")
+
+
+def _program() -> str:
+    """What was typed: the installed command, or the module of a source tree."""
+    name = Path(sys.argv[0]).name
+    return name if name.startswith("sophos-utmstack") else "python -m emulator"
+
+
+def _examples(of: Mapping[str, Sequence[str]]) -> str:
+    lines = (f"  {_program()} {name} {rest}".rstrip() for name, each in of.items() for rest in each)
+    return "\n".join(("examples:", *lines))
+
+
+def _run(args: argparse.Namespace) -> int:
+    from emulator.runtime.run import run
+
+    return run(args.config, args.only)
+
+
+def _companion(args: argparse.Namespace) -> int:
+    status: int = import_module(f"emulator.{args.name}").run(args)
+    return status
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from emulator.cli.demo import demo
+
+    return demo(args.listen, args.minute)
+
+
+def _relay(args: argparse.Namespace) -> int:
+    from emulator.relay.command import run
+
+    return run(args.config)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from emulator.cli.check import check
+
+    return check(args.config, with_environment=args.environment, as_json=args.json)
+
+
+def _completion(args: argparse.Namespace) -> int:
+    from emulator.cli.completion import script, taken
+
+    print(script(args.shell, {name: taken(each) for name, each in commands_of(parser()).items()}))
+    return 0
+
+
+def _tail(args: argparse.Namespace) -> int:
+    from emulator.cli.tail import tail
+
+    return tail(args.config, as_json=args.json)
+
+
+def _status(args: argparse.Namespace) -> int:
+    from emulator.cli.standing import Choice, status
+
+    choice = Choice(args.integration, args.tenant)
+    return status(args.config, choice, problems_alone=args.problems, watch=args.watch, as_json=args.json)
+
+
+def _holes(args: argparse.Namespace) -> int:
+    from emulator.cli import holes
+
+    return holes.run(getattr(holes, args.listing), args.config, args.acknowledge, as_json=args.json)
+
+
+def _pause(args: argparse.Namespace) -> int:
+    from emulator.cli.steering import pause
+
+    return pause(args.config, args.integration, resume=args.resume, as_json=args.json)
+
+
+def _audit(args: argparse.Namespace) -> int:
+    from emulator.cli.ledger import audit
+
+    return audit(args.config, args.since, as_json=args.json)
+
+
+def _types(args: argparse.Namespace) -> int:
+    from emulator.cli.reading import types
+
+    return types(args.config, args.integration, args.hours, as_json=args.json)
+
+
+def _hours(text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of hours: write 6, or 0.5") from None
+    if not 0 < hours <= 24:
+        raise argparse.ArgumentTypeError(f"{text} hours cannot be read: Sophos serves the last 24 hours")
+    return hours
+
+
+def _reconcile(args: argparse.Namespace) -> int:
+    from emulator.cli.reading import reconcile
+
+    return reconcile(args.config, args.integration, args.tenant, getattr(args, "since", None), as_json=args.json)
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from emulator.cli.sending import replay
+
+    return replay(args.config, args.since, args.batch, as_json=args.json)
+
+
+def _missed(args: argparse.Namespace) -> int:
+    from emulator.cli.ledger import missed
+
+    return missed(args.config, args.since, as_json=args.json)
+
+
+def _switch_over(args: argparse.Namespace) -> int:
+    from emulator.cli.sending import switch_over
+
+    return switch_over(args.config, args.after, as_json=args.json)
+
+
+def _preview(args: argparse.Namespace) -> int:
+    from emulator.preview.command import run
+
+    return run(args)
+
+
+def _test_connection(args: argparse.Namespace) -> int:
+    from emulator.cli.connecting import test_connection
+
+    return test_connection(args.config, args.integration, as_json=args.json)

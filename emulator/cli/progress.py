@@ -1,0 +1,84 @@
+"""How far something that takes long has come, for a person at a terminal; nobody else is told."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from lib.model.text import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+AFTER_SECONDS = 2.0
+"""What is done sooner is told by its result."""
+
+
+class Progress:
+    """Lines on standard error, each with a bar, the rate and the time left; they go again at the end."""
+
+    def __init__(self, unit: str, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._unit = unit
+        self._monotonic = monotonic
+        self._began: dict[str, float] = {}
+        self._tasks: dict[str, TaskID] = {}
+        self._bars: Bars | None = None
+        self._is_seen = sys.stderr.isatty()
+
+    def tell(self, what: str, count: int, done: float | None = None) -> None:
+        """Of `what`, so many units are done, a part of all (0 to 1; None: how many there are is not known)."""
+        now = self._monotonic()
+        began = self._began.setdefault(what, now)
+        if not self._is_seen or now - min(self._began.values()) < AFTER_SECONDS:
+            return
+        seconds = max(now - began, 0.001)
+        left = "" if not done or done < 0.01 else f", {_span(seconds / min(done, 1.0) - seconds)} left"
+        text = f"{count} {self._unit}, {count / seconds:.0f}/s{left}"
+        if self._bars is None:
+            self._bars = _bars()
+            self._bars.start()
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(printable(what), total=None, text=text)
+        total, completed = (None, 0.0) if done is None else (1.0, done)
+        self._bars.update(self._tasks[what], total=total, completed=completed, text=text)
+        if done is not None and done >= 1:
+            self._bars.remove_task(self._tasks.pop(what))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+
+def part_of(window: timedelta, up_to: datetime | None) -> float:
+    """How much of the window was read, where the newest event read is of that time; None: all of it."""
+    return 1.0 if up_to is None else max(0.0, min(1.0, 1 - (datetime.now(UTC) - up_to) / window))
+
+
+def _bars() -> Bars:
+    from rich.console import Console  # noqa: PLC0415 - only where a person waits
+    from rich.progress import BarColumn, TextColumn  # noqa: PLC0415 - as above
+    from rich.progress import Progress as Bars  # noqa: PLC0415 - as above
+
+    words = "{task.description}"
+    return Bars(
+        TextColumn(words, markup=False),
+        BarColumn(20),
+        TextColumn("{task.fields[text]}", markup=False),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

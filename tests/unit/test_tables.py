@@ -1,0 +1,31 @@
+"""Columns keep their place, however wide their characters are."""
+
+import contextlib
+import io
+
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from emulator.cli.terminal import show, width
+
+WORDS = st.text(st.sampled_from("aé日本한ｶ ß😀\u0301\u0308"), max_size=8)
+
+
+def test_wide_characters_take_two_columns_and_marks_none() -> None:
+    assert [width(each) for each in ("abc", "日本", "e\u0301", "ｶ", "😀")] == [3, 4, 1, 1, 2]
+
+
+@given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=5))
+def test_in_a_pipe_every_column_begins_in_the_same_place(rows: list[tuple[str, str]]) -> None:
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        show([(name, f"|{text}") for name, text in rows])
+    begins = {width(line[: line.index("|")]) for line in told.getvalue().splitlines()}
+    assert begins == {max(width(name) for name, _ in rows) + 2}
+
+
+def test_the_names_of_customers_move_no_column() -> None:
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        show([("NAME", "EVENTS"), ("株式会社テスト", "1"), ("Northwind", "2")])
+    # By another's measure than ours.
+    assert {cell_len(line.rstrip("ENTVS12")) for line in told.getvalue().splitlines()} == {16}
