@@ -41,7 +41,7 @@ from lib.state.dead_letters import original_of
 from lib.state.state import State
 from lib.store.directory import DirectoryStore
 from tests.audited import audit
-from tests.functions.test_faults import ONE, Connector
+from tests.pipeline.test_faults import ONE, Connector
 from tests.site import Site, site
 
 OLD = Path(__file__).parents[1] / "fixtures/store-0.1"

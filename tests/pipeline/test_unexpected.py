@@ -14,7 +14,7 @@ from lib.app import App
 from lib.model.stream import Stream
 from lib.parts import open_store
 from lib.store.base import Entry, ObjectStore, Stored
-from tests.functions.test_faults import ONE, PARTNER, T1, T2, T3, Connector, Line
+from tests.pipeline.test_faults import ONE, PARTNER, T1, T2, T3, Connector, Line
 
 BROKEN = f"/{T2.id}/"
 

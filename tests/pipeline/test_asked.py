@@ -9,7 +9,7 @@ import pytest
 from emulator.central import CentralServer
 from emulator.central.clock import Clock
 from lib.pipeline.rate_limiter import RateLimiter
-from tests.functions.test_faults import MINUTE, ONE, Connector
+from tests.pipeline.test_faults import MINUTE, ONE, Connector
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from lib.state import leases, receipts
 from lib.state.leases import lease_key
 from lib.store.directory import DirectoryStore
 from tests.fakes.picky import PickyEngine
-from tests.functions.test_faults import Connector
-from tests.functions.test_unexpected import Broken
+from tests.pipeline.test_faults import Connector
+from tests.pipeline.test_unexpected import Broken
 from tests.site import site
 
 REFUSED = "INVALID_ARGUMENT"
