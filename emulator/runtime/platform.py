@@ -43,6 +43,7 @@ OVERDUE_SECONDS = 5.0
 RETRY_SECONDS = 10.0
 BUSY_SECONDS = 3.0
 DRAIN_SECONDS = 25.0
+"""For fetching and delivering together, before the functions are ended."""
 PROBE_SECONDS = 30.0
 """How often the engine is probed: a quiet hour must not hide that it is down."""
 FAILURES = 3
@@ -140,8 +141,9 @@ class Platform:
         self._over.set()
         for clock in self._clocks:
             clock.join()
-        self._fetches.drain(DRAIN_SECONDS)
-        self._forwards.drain(DRAIN_SECONDS)
+        end = time.monotonic() + DRAIN_SECONDS
+        for queue in (self._fetches, self._forwards):
+            queue.drain(max(0.0, end - time.monotonic()))
         stoppers = [threading.Thread(target=each.stop) for each in self.functions.values()]
         for each in stoppers:
             each.start()

@@ -148,10 +148,10 @@ def spanned(run: Run, since: str) -> list[Entry]:
 
 
 def contents(body: bytes) -> bytes:
-    """What a pack holds; anything else is itself."""
+    """What a pack holds; anything else is itself, but for the line's end behind it."""
     with suppress(OSError, EOFError, zlib.error):
         return gzip.decompress(body)
-    return body
+    return body.strip()
 
 
 @SETTINGS
