@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -29,6 +28,7 @@ from typing import Any, Self
 
 import grpc
 
+from emulator.ending import EndRequest
 from lib.model.log import MAX_LOG_BYTES
 from lib.utmstack.pb import plugins_pb2, plugins_pb2_grpc
 
@@ -173,9 +173,7 @@ def run(args: argparse.Namespace) -> int:
     if unknown:
         print(f"engine: unknown fault {', '.join(sorted(unknown))}; there are: {', '.join(FAULTS)}", file=sys.stderr)
         return 2
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = EndRequest()
     try:
         engine = StandInEngine(args.socket, record=args.record, faults=faults).start()
     except OSError as error:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +13,12 @@ from emulator.central.api import Settings
 from emulator.central.faults import load_faults
 from emulator.central.recording import load_recording
 from emulator.central.server import CentralServer
+from emulator.ending import EndRequest
 
 
 def serve(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT, then 0; 2 where an option cannot be used."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = EndRequest()
     try:
         recording = load_recording(args.recording) if args.recording else None
         account = load_account(args.account) if args.account else Described(limits=limits_from(args.limits))

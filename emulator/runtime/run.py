@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from emulator.cli.terminal import refuse
+from emulator.ending import EndRequest
 from emulator.runtime.notify import notify, watchdog_seconds
 from emulator.runtime.platform import Platform
 from emulator.utmstack import validation
@@ -56,9 +57,7 @@ def run(location: str | None, only: str | None = None) -> int:
     except ConnectorError as error:
         refuse(error)
         return 2
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = EndRequest()
     _give_a_runtime_folder()
     watcher = SettingsWatcher(config.utmstack.workdir) if config.utmstack else None
     if watcher:
@@ -117,7 +116,7 @@ def _give_a_runtime_folder() -> None:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
-def _watch(stop: threading.Event, platform: Platform, serving: threading.Thread) -> None:
+def _watch(stop: EndRequest, platform: Platform, serving: threading.Thread) -> None:
     """Until told to stop: tell the service manager once everything runs, and from then on that it still does."""
     while not all(each.is_up() for each in platform.functions.values()):
         if stop.wait(0.1):
