@@ -44,6 +44,8 @@ RETRY_SECONDS = 10.0
 BUSY_SECONDS = 3.0
 DRAIN_SECONDS = 25.0
 """For fetching and delivering together, before the functions are ended."""
+IDLE_SECONDS = {"test-connection": 60.0}
+"""After so long without a call a function's process ends; the others are called each minute."""
 PROBE_SECONDS = 30.0
 """How often the engine is probed: a quiet hour must not hide that it is down."""
 FAILURES = 3
@@ -80,7 +82,9 @@ class Platform:
         timeout = config.limits.deadline.total_seconds() + MARGIN_SECONDS
         env = {CONFIG: location, "PYTHONUNBUFFERED": "1", "CLOUD_RUN_TIMEOUT_SECONDS": str(int(timeout))}
         env |= {BEHIND_EMULATOR: "1"} | ({FOLLOWED: followed} if followed else {})
-        self.functions = {name: Function(name, env, timeout) for name in TARGETS if only in (None, name)}
+        self.functions = {
+            name: Function(name, env, timeout, idle=IDLE_SECONDS.get(name)) for name in TARGETS if only in (None, name)
+        }
         self.calls: Counter[tuple[str, int]] = Counter()
         """Calls by function and status; 0: no answer."""
         self.latest: dict[Stream, dict[str, Any]] = {}

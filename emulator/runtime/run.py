@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
-import os
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -58,7 +54,6 @@ def run(location: str | None, only: str | None = None) -> int:
         refuse(error)
         return 2
     stop = EndRequest()
-    _give_a_runtime_folder()
     watcher = SettingsWatcher(config.utmstack.workdir) if config.utmstack else None
     if watcher:
         watcher.look()
@@ -109,13 +104,6 @@ def _probe_of(app: App) -> Callable[[], None] | None:
     return None if app.config().observe else probe
 
 
-def _give_a_runtime_folder() -> None:
-    """gunicorn, under each function, keeps a socket in $XDG_RUNTIME_DIR, or below a home that a service has not."""
-    if "XDG_RUNTIME_DIR" not in os.environ:
-        folder = os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="sophos-utmstack-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-
-
 def _watch(stop: EndRequest, platform: Platform, serving: threading.Thread) -> None:
     """Until told to stop: tell the service manager once everything runs, and from then on that it still does."""
     while not all(each.is_up() for each in platform.functions.values()):
@@ -149,7 +137,7 @@ def _status(  # noqa: PLR0917 - the first five are bound once
     followed = [problem_after(None, each, now, None) for each in watcher.problems] if watcher else []
     found = status.collect(app, running, followed, store=store, record=record)
     found["functions"] = [
-        {"name": name, "up": each.is_up(), "pid": each.pid, "restarts": each.restarts}
+        {"name": name, "up": each.is_up(), "state": each.state, "pid": each.pid, "restarts": each.restarts}
         for name, each in platform.functions.items()
     ]
     if platform.engine_problem is not None:

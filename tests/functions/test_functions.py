@@ -75,7 +75,7 @@ def test_an_unknown_integration_is_not_found(shared: Site, name: str) -> None:
 def test_only_post_and_only_small_bodies(shared: Site) -> None:
     function = shared.function("fetch-page")
     assert function.call(b" " * (1 << 20) + b"{}").status == 413
-    answer = requests.get(f"http://127.0.0.1:{function._port}/", timeout=10)
+    answer = requests.get(f"http://127.0.0.1:{function.port}/", timeout=10)
     assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
 
 

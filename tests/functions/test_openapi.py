@@ -46,7 +46,7 @@ def called() -> Iterator[Site]:
 
 
 def url(called: Site, name: str) -> str:
-    return f"http://127.0.0.1:{called.function(name)._port}"
+    return f"http://127.0.0.1:{called.function(name).port}"
 
 
 def cases(name: str) -> st.SearchStrategy[Case[Any]]:
