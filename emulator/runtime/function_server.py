@@ -6,16 +6,14 @@ were inherited: the listening socket, and a pipe that is told when calls are ans
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
-from functions_framework import create_app
 from waitress.server import create_server
-
-from lib.http.handler import MAX_BODY_BYTES
 
 if TYPE_CHECKING:
     from waitress.channel import HTTPChannel
@@ -31,12 +29,19 @@ LOOK_SECONDS = 5.0
 def main() -> None:
     """Answer calls until SIGTERM."""
     source, target, listener, ready = sys.argv[1:]
+    gc.disable()  # next to nothing of what is loaded is garbage
+    from functions_framework import create_app  # noqa: PLC0415 - with all that it loads
+
     app = create_app(target, source)  # type: ignore[no-untyped-call]
+    gc.freeze()
+    gc.enable()
     serve(app, socket.socket(fileno=int(listener)), int(ready))
 
 
 def serve(app: Any, listener: socket.socket, ready: int) -> None:
     """Answer calls until SIGTERM, and then those that have begun."""
+    from lib.http.handler import MAX_BODY_BYTES  # noqa: PLC0415 - it loads Flask
+
     channels: dict[int, Any] = {}
     server = create_server(
         app,

@@ -17,12 +17,18 @@ from http.client import HTTPConnection, HTTPException
 from typing import Literal
 
 from emulator.runtime import process
+from lib.config.environment import BEHIND_EMULATOR, CONFIG, FOLLOWED
+from lib.config.settings import Config
 from lib.errors import RetryableError
 from lib.model.backoff import full_jitter
 
 log = logging.getLogger(__name__)
 
 TARGETS = {"fetch-page": "fetch_page", "forward-batch": "forward_batch", "test-connection": "test_connection"}
+IDLE_SECONDS = {"test-connection": 60.0}
+"""After so long without a call a function's process ends; the others are called each minute."""
+MARGIN_SECONDS = 40.0
+"""What a call may take beyond its own deadline: a page that was begun, acknowledgements that were waited for."""
 STARTS_WITHIN_SECONDS = 30.0
 CONNECTS_WITHIN_SECONDS = 5.0
 STEADY_SECONDS = 60.0
@@ -65,8 +71,8 @@ class Function:
         self._env = env
         self._timeout = timeout
         self._idle = idle
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-        self.port = int(self._listener.getsockname()[1])
+        self.port = 0
+        """On loopback, once it is up."""
         self._process: subprocess.Popen[bytes] | None = None
         self._change = threading.Condition()
         """Guards what follows, the state, and the process."""
@@ -99,7 +105,6 @@ class Function:
         if running is not None:
             process.stop(running)
         self._keeper.join()
-        self._listener.close()
 
     def call(self, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
         """POST to it; FunctionDownError where it does not answer."""
@@ -137,11 +142,16 @@ class Function:
             return Answer(answer.status, answer.headers, answer.read())
 
     def _keep(self) -> None:
+        with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+            self.port = int(listener.getsockname()[1])
+            self._keep_running(listener)
+
+    def _keep_running(self, listener: socket.socket) -> None:
         failures = 0
         while self._is_wanted():
             started = time.monotonic()
             try:
-                ended: object = self._run()
+                ended: object = self._run(listener)
             except OSError as error:
                 self._become("down")
                 ended = error
@@ -160,14 +170,14 @@ class Function:
             self._change.wait_for(lambda: self._over or self._calls or self.state != "asleep")
             return not self._over
 
-    def _run(self) -> int | None:
+    def _run(self, listener: socket.socket) -> int | None:
         """Start a process and stay until it has ended, or is to rest; its exit status."""
         ready, told = os.pipe()
         try:
             with self._change:
                 if self._over:
                     return None
-                descriptors = (self._listener.fileno(), told)
+                descriptors = (listener.fileno(), told)
                 child = self._process = process.start(self._arguments(*descriptors), self._env, inherited=descriptors)
         finally:
             os.close(told)  # the pipe ends with the process, which has the other copy
@@ -215,6 +225,20 @@ class Function:
             # Under the lock that calls are counted under: whoever comes now waits for the next process.
             self.state = "asleep"
             return 0.0
+
+
+def functions_of(
+    config: Config, location: str, only: str | None = None, followed: str | None = None
+) -> dict[str, Function]:
+    """The functions by their names, or the `only` one, ready to be started.
+
+    `location` is where they find the same configuration, and `followed` the integrations beside it.
+    """
+    timeout = config.limits.deadline.total_seconds() + MARGIN_SECONDS
+    env = {CONFIG: location, "PYTHONUNBUFFERED": "1", "CLOUD_RUN_TIMEOUT_SECONDS": str(int(timeout))}
+    env |= {BEHIND_EMULATOR: "1"} | ({FOLLOWED: followed} if followed else {})
+    names = [name for name in TARGETS if only in (None, name)]
+    return {name: Function(name, env, timeout, idle=IDLE_SECONDS.get(name)) for name in names}
 
 
 def _is_readable(descriptor: int, seconds: float | None) -> bool:

@@ -15,9 +15,8 @@ from typing import Any
 from uuid import uuid4
 
 from emulator.runtime.delivery import delivery_histogram
-from emulator.runtime.functions import TARGETS, Answer, Function, FunctionDownError
+from emulator.runtime.functions import Answer, Function, FunctionDownError
 from emulator.runtime.work_queue import WorkQueue
-from lib.config.environment import BEHIND_EMULATOR, CONFIG, FOLLOWED
 from lib.config.settings import Config
 from lib.errors import ConnectorError, RetryableError, StoreError
 from lib.http.cloud_events import FINALIZED
@@ -44,14 +43,10 @@ RETRY_SECONDS = 10.0
 BUSY_SECONDS = 3.0
 DRAIN_SECONDS = 25.0
 """For fetching and delivering together, before the functions are ended."""
-IDLE_SECONDS = {"test-connection": 60.0}
-"""After so long without a call a function's process ends; the others are called each minute."""
 PROBE_SECONDS = 30.0
 """How often the engine is probed: a quiet hour must not hide that it is down."""
 FAILURES = 3
 """A function has a problem after so many calls in a row that it did not answer properly."""
-MARGIN_SECONDS = 40.0
-"""What a call may take beyond its own deadline: a page that was begun, acknowledgements that were waited for."""
 
 
 class FunctionFailedError(RetryableError):
@@ -66,25 +61,14 @@ class Platform:
     """Runs the functions, calls them when something is due, and remembers what they answered last."""
 
     def __init__(
-        self,
-        config: Config,
-        location: str,
-        only: str | None = None,
-        followed: str | None = None,
-        probe: Callable[[], None] | None = None,
+        self, config: Config, functions: Mapping[str, Function], probe: Callable[[], None] | None = None
     ) -> None:
-        """`location` is where the functions find the same configuration, and `followed` the integrations beside it.
+        """`functions` by their names, started with the same configuration; `stop` ends them.
 
-        `only` names the one function to run. `probe` raises ConnectorError where the engine cannot be reached; None:
-        nothing is delivered to an engine.
+        `probe` raises ConnectorError where the engine cannot be reached; None: nothing is delivered to an engine.
         """
         self._config = config
-        timeout = config.limits.deadline.total_seconds() + MARGIN_SECONDS
-        env = {CONFIG: location, "PYTHONUNBUFFERED": "1", "CLOUD_RUN_TIMEOUT_SECONDS": str(int(timeout))}
-        env |= {BEHIND_EMULATOR: "1"} | ({FOLLOWED: followed} if followed else {})
-        self.functions = {
-            name: Function(name, env, timeout, idle=IDLE_SECONDS.get(name)) for name in TARGETS if only in (None, name)
-        }
+        self.functions = dict(functions)
         self.calls: Counter[tuple[str, int]] = Counter()
         """Calls by function and status; 0: no answer."""
         self.latest: dict[Stream, dict[str, Any]] = {}
@@ -132,9 +116,7 @@ class Platform:
             self._forwards.ask(None)
 
     def start(self) -> None:
-        """Start the functions and the clock."""
-        for function in self.functions.values():
-            function.start()
+        """Start the clock."""
         self._fetches.start()
         self._forwards.start()
         for clock in self._clocks:

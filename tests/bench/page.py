@@ -18,6 +18,7 @@ from pathlib import Path
 import requests
 import yaml
 
+from emulator.runtime.functions import functions_of
 from emulator.runtime.platform import Platform
 from emulator.web import status
 from emulator.web.charts import Day, day_name
@@ -97,7 +98,7 @@ def _days(now: float, tenants: Sequence[Tenant]) -> Iterator[Day]:
 def served(config: Path) -> Iterator[str]:
     """The page of that configuration, where nothing is fetched."""
     settings = configuration.load(str(config))
-    platform = Platform(settings, str(config))
+    platform = Platform(settings, functions_of(settings, str(config)))
     app = App(lambda: settings)
     pages = Web(platform, lambda store, record: status.collect(app, store=store, record=record), app, RecentLog())
     server = listening(pages.app, "127.0.0.1", 0)

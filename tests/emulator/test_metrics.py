@@ -11,6 +11,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from emulator.central import Fault
+from emulator.runtime.functions import functions_of
 from emulator.runtime.platform import Platform
 from emulator.web.metrics import registry_of
 from emulator.web.status import Running, status
@@ -30,7 +31,7 @@ class Watched:
     def __init__(self, found: Site) -> None:
         self.site = found
         self.config = configuration.load(str(found.config))
-        self.platform = Platform(self.config, str(found.config))
+        self.platform = Platform(self.config, functions_of(self.config, str(found.config)))
 
     def post(self, name: str) -> None:
         """As the emulator does it; the function's process is the site's."""

@@ -18,7 +18,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from emulator.central import CentralServer, Credential, Fault, Tenant
-from emulator.runtime.functions import FunctionDownError
+from emulator.runtime.functions import FunctionDownError, functions_of
 from emulator.runtime.platform import FAILURES, Platform
 from emulator.web import server as web
 from emulator.web.context import RecentLog
@@ -41,7 +41,7 @@ class Surfaces:
         self.live = ReloadingConfig(str(found.config))
         self.config = self.live.current()
         self.app = found.app
-        self.platform = Platform(self.config, str(found.config))
+        self.platform = Platform(self.config, functions_of(self.config, str(found.config)))
         self.later = timedelta(0)
         self.ticked_at: datetime | None = None
         self.web = web.Web(self.platform, lambda _, __: self.status(), self.app, RecentLog())

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode, openapi
 
-from emulator.runtime.functions import TARGETS
+from emulator.runtime.functions import TARGETS, functions_of
 from emulator.runtime.platform import Platform
 from emulator.web import server as web
 from emulator.web.context import RecentLog
@@ -120,8 +120,13 @@ def test_each_function_serves_the_description(called: Site, name: str) -> None:
     assert answer.json() == DESCRIPTION
 
 
+def platform_of(called: Site) -> Platform:
+    config = configuration.load(str(called.config))
+    return Platform(config, functions_of(config, str(called.config)))
+
+
 def test_the_emulator_serves_the_description(called: Site) -> None:
-    platform = Platform(configuration.load(str(called.config)), str(called.config))
+    platform = platform_of(called)
     answer = web.Web(platform, lambda _, __: {}, called.app, RecentLog()).app.test_client().get("/openapi.json")
     assert answer.json == DESCRIPTION
 
@@ -130,7 +135,7 @@ def test_the_emulator_serves_the_description(called: Site) -> None:
     ("path", "status", "code"), [("/none", 404, "not_found"), ("/status", 405, "method_not_allowed")]
 )
 def test_what_the_emulator_does_not_have_is_a_problem_too(called: Site, path: str, status: int, code: str) -> None:
-    platform = Platform(configuration.load(str(called.config)), str(called.config))
+    platform = platform_of(called)
     client = web.Web(platform, lambda _, __: {}, called.app, RecentLog()).app.test_client()
     answer = client.delete(path)
     assert (answer.status_code, answer.content_type) == (status, "application/problem+json")
