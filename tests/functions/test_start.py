@@ -79,7 +79,7 @@ def test_a_hosted_function_starts_without_an_error_where_no_home_can_be_written(
     program = Path(sys.executable).with_name("functions-framework")
     arguments = ["--source", "functions/fetch_page/main.py", "--target", "fetch_page", "--port", str(port)]
     with log.open("wb") as out:
-        command = [program, *arguments, "--host", "127.0.0.1"]
+        command = [str(program), *arguments, "--host", "127.0.0.1"]
         hosted = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=out, start_new_session=True)
     try:
         until(lambda: answers(port), "an answer")
