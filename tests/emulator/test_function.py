@@ -82,10 +82,13 @@ def test_nobody_else_gets_a_call_while_the_process_is_started_again(own: Site) -
 def test_connections_that_say_nothing_or_half_a_call_shut_nobody_out(own: Site) -> None:
     with function(own, "fetch-page") as fetch, ExitStack() as stack:
         assert fetch.is_up(60)
-        for number in range(150):
-            half = stack.enter_context(socket.create_connection(("127.0.0.1", fetch.port)))
-            half.sendall(b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n{" if number % 2 else b"")
-        assert fetch.call(b"{}").status == 200
+        half = [stack.enter_context(socket.create_connection(("127.0.0.1", fetch.port))) for _ in range(150)]
+        for each in half[::2]:
+            each.sendall(b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n{")
+        assert fetch.call(b'{"integration": "nobody"}').status == 404
+        half[0].setblocking(False)
+        with pytest.raises(BlockingIOError):  # it did not have to make room first
+            half[0].recv(1)
 
 
 def test_a_large_body_is_refused_before_it_is_taken_in(own: Site) -> None:
@@ -99,16 +102,23 @@ def test_a_large_body_is_refused_before_it_is_taken_in(own: Site) -> None:
 def test_a_call_that_has_begun_is_answered_before_the_process_ends(own: Site) -> None:
     own.central.emit(40)
     own.results("fetch-page", {"max_pages": 5})
-    own.engine.faults["delay"] = "0.02"
+    own.engine.faults["delay"] = "0.15"  # longer in all than the server gives its threads to end
     with function(own, "forward-batch") as forward, ThreadPoolExecutor() as pool:
         call = pool.submit(forward.call, b"{}")
         until(lambda: own.engine.count > 0, "a delivery under way")
-        forward.stop()
+        assert forward.pid is not None
+        os.kill(forward.pid, signal.SIGTERM)
         (line,) = json.loads(call.result(60).body)["results"]
         assert line["outcome"] == "delivered"
         assert (line["pending"], line["acked"]) == (0, own.engine.count)
+
+
+def test_nothing_is_called_after_the_end(own: Site) -> None:
+    with function(own, "fetch-page") as fetch:
+        assert fetch.is_up(60)
+        fetch.stop()
         with pytest.raises(FunctionDownError):
-            forward.call(b"{}")
+            fetch.call(b"{}")
 
 
 def test_a_function_sleeps_until_it_is_called_and_again_when_nobody_calls(own: Site) -> None:
