@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from waitress.server import create_server
 
+from lib import telemetry
+
 if TYPE_CHECKING:
     from waitress.channel import HTTPChannel
 
@@ -29,6 +31,7 @@ LOOK_SECONDS = 5.0
 def main() -> None:
     """Answer calls until SIGTERM."""
     source, target, listener, ready = sys.argv[1:]
+    telemetry.start(target.replace("_", "-"))  # what the server says before the first call is a line like any other
     gc.disable()  # next to nothing of what is loaded is garbage
     from functions_framework import create_app  # noqa: PLC0415 - with all that it loads
 
