@@ -78,10 +78,10 @@ def _failed(error: ConnectorError) -> Response:
     if isinstance(error, NotFoundError):
         return problem(404, error.code, str(error), title=error.title, remedy=error.remedy)
     if isinstance(error, RetryableError):
-        log.warning("%s", error)
+        telemetry.refused(error, logging.WARNING)
         seconds = max(1, round(error.retry_after or RETRY_SECONDS))
         return problem(503, error.code, str(error), retry_after=seconds, title=error.title, remedy=error.remedy)
-    log.error("%s", error)
+    telemetry.refused(error, logging.ERROR)
     telemetry.flush()
     status = 500 if isinstance(error, ConfigError) else 422
     return problem(status, error.code, str(error), title=error.title, remedy=error.remedy)
