@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
+from emulator.runtime import run_log
 from emulator.runtime.delivery import delivery_histogram
 from emulator.runtime.functions import TARGETS, Answer, Function, FunctionDownError
 from emulator.runtime.work_queue import WorkQueue
@@ -26,6 +27,7 @@ from lib.model.clock import from_text
 from lib.model.stream import Stream
 from lib.parts import open_store
 from lib.pipeline.read_result import goes_on
+from lib.state.accounts import StoredAccounts
 from lib.state.schedules import ALL_ASKED
 from lib.state.state import State
 
@@ -108,6 +110,8 @@ class Platform:
         """The newest batch of each path."""
         self._telling = threading.Lock()
         self._state = State.of(open_store(config.store))
+        self._outages = run_log.Outages(self._tenant_names)
+        self.hearers += [self._outages.hear, run_log.Summary().hear]
         clocks = {self._tick: "fetch-page", self._look: "fetch-page", self._sweep: "forward-batch"}
         self._clocks = [
             threading.Thread(target=clock, name=f"clock of {name}", daemon=True)
@@ -182,6 +186,7 @@ class Platform:
         """Remember whether the function works: 503 with results is an answer, any other 5xx is none."""
         if answer.status < 500 or (answer.status == 503 and b'"results"' in answer.body):
             self.function_problems.pop(name, None)
+            self._outages.note(name, None)
             if name == "fetch-page" and answer.status == 200:
                 self.ticked_at = datetime.now(UTC)
         else:
@@ -190,6 +195,14 @@ class Platform:
     def _note_failure(self, name: str, error: ConnectorError) -> None:
         problem = problem_after(self.function_problems.get(name), error, datetime.now(UTC), None)
         self.function_problems[name] = problem
+        if problem.failures >= FAILURES:
+            self._outages.note(name, problem.as_problem())
+
+    def _tenant_names(self, integration: str) -> dict[str, str]:
+        with suppress(ConnectorError):
+            account, _ = StoredAccounts(self._state.store).read(integration)
+            return {tenant.id: tenant.name for tenant in account.tenants}
+        return {}
 
     @property
     def failing_functions(self) -> list[Problem]:
@@ -207,6 +220,8 @@ class Platform:
                 self._engine_failed(problem_after(None, error, datetime.now(UTC), None))
             else:
                 self.engine_problem = None
+            problem = self.engine_problem
+            self._outages.note("engine", None if problem is None else problem.as_problem())
 
     def _engine_failed(self, problem: Problem) -> None:
         before = self.engine_problem
@@ -248,7 +263,7 @@ class Platform:
         try:
             self.call("fetch-page", json.dumps(request).encode())
         except FunctionDownError as error:
-            log.warning("%s", error)
+            log.debug("%s", error)
             return 1.0
         return None
 
@@ -258,7 +273,7 @@ class Platform:
         try:
             answer = self.call("forward-batch", body, headers)
         except FunctionDownError as error:
-            log.warning("%s", error)
+            log.debug("%s", error)
             return 1.0
         if answer.status == 503:
             wait = answer.headers.get("Retry-After", "")
@@ -277,7 +292,7 @@ class Platform:
                     self.latest[stream] = {**line, "at": now}
                 self.bytes[stream.integration, stream.tenant, stream.kind] += line["bytes"]
                 if line["outcome"] == "fetched":
-                    log.info("%s: %d events in %d pages", stream, line["events"], line["pages"])
+                    log.debug("%s: %d events in %d pages", stream, line["events"], line["pages"])
                 code = line["problem"]["code"] if "problem" in line else None
                 if goes_on(has_more=line["has_more"], outcome=line["outcome"], problem_code=code):
                     wait = (from_text(line["retry_at"]) - now).total_seconds() if "retry_at" in line else 0.0
@@ -314,7 +329,7 @@ class Platform:
                 if since is not None:
                     self.delivery.observe(time.monotonic() - since)
                 what = "acknowledged" if line["outcome"] == "delivered" else "observed"
-                log.info("%s: %d events %s", stream, line["acked"], what)
+                log.debug("%s: %d events %s", stream, line["acked"], what)
         if any(line["outcome"] == "engine_unavailable" for line in results):
             told = next(line["problem"] for line in results if "problem" in line)
             self._engine_failed(Problem(told["code"], told["detail"], told["remedy"], datetime.now(UTC), 1, None))
@@ -323,7 +338,9 @@ class Platform:
 
     def _results(self, answer: Answer) -> list[dict[str, Any]]:
         if answer.status not in (200, 503):
-            log.warning("a function answered %d: %s", answer.status, answer.body[:500].decode("utf-8", "replace"))
+            # Those of 500 and more are told as an outage of the function.
+            level = logging.WARNING if answer.status < 500 else logging.DEBUG
+            log.log(level, "a function answered %d: %s", answer.status, answer.body[:500].decode("utf-8", "replace"))
             return []
         try:
             results: list[dict[str, Any]] = json.loads(answer.body).get("results", [])
