@@ -26,7 +26,7 @@ from lib.model.checkpoint import Problem, problem_after
 from lib.model.clock import from_text
 from lib.model.stream import Stream
 from lib.parts import open_store
-from lib.pipeline.read_result import goes_on
+from lib.pipeline.read_result import THAT_READ, goes_on
 from lib.state.accounts import StoredAccounts
 from lib.state.schedules import ALL_ASKED
 from lib.state.state import State
@@ -86,7 +86,7 @@ class Platform:
         self.calls: Counter[tuple[str, int]] = Counter()
         """Calls by function and status; 0: no answer."""
         self.latest: dict[Stream, dict[str, Any]] = {}
-        """What fetch-page answered last for each stream, with the time."""
+        """What fetch-page answered last for each stream, with the time, and the seconds between its last two looks."""
         self.hearers: list[Callable[[str, list[dict[str, Any]]], None]] = []
         """Each is told the lines of every answer, with the function's name."""
         self.watchers: list[Callable[[str], None]] = []
@@ -289,7 +289,7 @@ class Platform:
             if line["tenant"] is not None:
                 stream = Stream.of(line)
                 if line["outcome"] != "busy" or stream not in self.latest:
-                    self.latest[stream] = {**line, "at": now}
+                    self.latest[stream] = {**line, "at": now} | _looked(self.latest.get(stream), line, now)
                 self.bytes[stream.integration, stream.tenant, stream.kind] += line["bytes"]
                 if line["outcome"] == "fetched":
                     log.debug("%s: %d events in %d pages", stream, line["events"], line["pages"])
@@ -347,6 +347,17 @@ class Platform:
         except (ValueError, AttributeError):
             return []
         return results
+
+
+def _looked(before: Mapping[str, Any] | None, line: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    """When Sophos was looked at last (`looked_at`), and how many seconds after the time before (`looked_every`)."""
+    known = {key: before[key] for key in ("looked_at", "looked_every", "looked_on") if key in before} if before else {}
+    if line["outcome"] not in THAT_READ:
+        return known
+    if "looked_at" in known and not known["looked_on"]:
+        known["looked_every"] = (now - known["looked_at"]).total_seconds()
+    # The next pages of a long catch-up are the same look.
+    return known | {"looked_at": now, "looked_on": line["has_more"]}
 
 
 def _detail_of(answer: Answer) -> str:

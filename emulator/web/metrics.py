@@ -93,6 +93,12 @@ class _Metrics(Collector):
                 "lag_seconds",
             ),
             (GaugeMetricFamily, "interval_seconds", "Seconds in which a stream is asked again.", "interval_seconds"),
+            (
+                GaugeMetricFamily,
+                "measured_interval_seconds",
+                "Seconds between the last two looks at a stream, or since the last one.",
+                "measured_interval_seconds",
+            ),
             (GaugeMetricFamily, "pending_batches", "Batches that wait for delivery.", "pending_batches"),
             (GaugeMetricFamily, "pending_bytes", "Bytes of the batches that wait.", "pending_bytes"),
             (GaugeMetricFamily, "oldest_pending_seconds", "Age of the oldest such batch.", "oldest_pending_seconds"),

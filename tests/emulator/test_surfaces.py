@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -66,8 +67,15 @@ class Surfaces:
 
     def post(self, name: str) -> None:
         """As the emulator calls it; the function's process is the site's."""
+        self.call(name)
+
+    def call(self, name: str, **request: str) -> None:
+        """The same, for the integration or the stream that is named."""
         self.platform.functions[name] = self.site.function(name)
-        self.platform.call(name, b"{}")
+        self.platform.call(name, json.dumps(request).encode())
+
+    def metrics(self) -> str:
+        return requests.get(f"{self.url}/metrics", timeout=30).text
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -343,3 +351,65 @@ def test_late_is_what_missed_its_turn_three_times() -> None:
         for minutes, expected in ((20, False), (30, True)):
             found.later = timedelta(minutes=minutes)
             assert ("late" in {each["code"] for each in found.status()["reasons"]}) == expected
+
+
+def test_a_stream_that_met_a_429_waits_for_its_turn_once_the_credential_works_again() -> None:
+    """Nobody has asked for it since: it is no trouble, and no time that has passed is its next try."""
+    with surfaces(partner(2)) as found:
+        central = found.site.central
+        central.emit(1, tenant="t-1")
+        found.post("fetch-page")
+        central.faults.add(Fault("status", status=429, tenant="t-0", retry_after=1))
+        found.post("fetch-page")
+        (integration,) = found.status()["integrations"]
+        assert integration["state"] == "throttled"
+
+        def works() -> bool:
+            found.call("fetch-page", integration="acme", tenant="t-1")
+            return found.status()["integrations"][0]["state"] != "throttled"
+
+        until(works, "the credential works again")
+        found.post("forward-batch")
+        for found.later in (timedelta(0), timedelta(minutes=12)):
+            told = found.status()
+            line = next(each for each in told["streams"] if each["tenant"] == "t-0")
+            assert (line["state"], line["problem"]["code"], line["health"]) == ("waiting", "over_budget", "ok")
+            assert "retry_at" not in line
+            assert told["waiting"] == 1
+            assert told["reasons"] == []
+
+
+def test_a_next_try_that_has_passed_is_not_shown(well: Surfaces) -> None:
+    credentials_refused(well)
+    shown = well.status()
+    assert (shown["integrations"][0]["retry_at"], shown["streams"][0]["retry_at"]) > ("", "")
+    well.later = timedelta(minutes=20)
+    passed = well.status()
+    assert passed["integrations"][0]["retry_at"] is None
+    assert "retry_at" not in passed["streams"][0]
+    assert "Next try" not in requests.get(f"{well.url}/", timeout=30).text
+
+
+def test_the_interval_that_is_shown_is_the_one_that_was_measured(well: Surfaces) -> None:
+    begun = time.monotonic()
+    well.post("fetch-page")
+    well.site.central.faults.add(Fault("status", status=503, times=99, path="/siem/v1/events"))
+    first = time.monotonic()
+    well.post("fetch-page")  # which is no look
+    well.site.central.faults.clear()
+    again = time.monotonic()
+    well.post("fetch-page")
+    ended = time.monotonic()
+    (line,) = well.status()["streams"]
+    assert line["interval_seconds"] == 60.0
+    # From the answer of the look before to that of this one.
+    assert again - first <= line["measured_interval_seconds"] + 0.1 <= ended - begun + 0.2
+    well.later = timedelta(minutes=12)
+    (line,) = well.status()["streams"]
+    assert line["measured_interval_seconds"] >= 720
+    well.web.snapshot.expire()
+    assert 'sophos_utmstack_measured_interval_seconds{integration="acme"' in well.metrics()
+    page = requests.get(f"{well.url}/stream?integration=acme&tenant={line['tenant']}&stream=events", timeout=30).text
+    assert "measured: " in page
+    done = well.command("status", "--json")
+    assert done.returncode in {0, 1}
