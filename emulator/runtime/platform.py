@@ -97,6 +97,8 @@ class Platform:
         self._waiting_since: dict[str, float] = {}
         self.budgets: list[dict[str, Any]] = []
         """What it told last of the credentials' calls."""
+        self.engine_counts: Mapping[str, int] = {}
+        """What forward-batch told last of its deliveries since its process began."""
         self.engine_problem: Problem | None = None
         self.function_problems: dict[str, Problem] = {}
         """Functions that have not answered properly since then, with the number of calls."""
@@ -110,8 +112,8 @@ class Platform:
         """The newest batch of each path."""
         self._telling = threading.Lock()
         self._state = State.of(open_store(config.store))
-        self._outages = run_log.Outages(self._tenant_names)
-        self.hearers += [self._outages.hear, run_log.Summary().hear]
+        self.outages = run_log.Outages(self._tenant_names)
+        self.hearers += [self.outages.hear, run_log.Summary().hear]
         clocks = {self._tick: "fetch-page", self._look: "fetch-page", self._sweep: "forward-batch"}
         self._clocks = [
             threading.Thread(target=clock, name=f"clock of {name}", daemon=True)
@@ -180,13 +182,15 @@ class Platform:
             self._fetched(answer, results)
         elif name == "forward-batch":
             self._forwarded(results)
+            if results:
+                self.engine_counts = json.loads(answer.body).get("engine", self.engine_counts)
         return answer
 
     def _judge(self, name: str, answer: Answer) -> None:
         """Remember whether the function works: 503 with results is an answer, any other 5xx is none."""
         if answer.status < 500 or (answer.status == 503 and b'"results"' in answer.body):
             self.function_problems.pop(name, None)
-            self._outages.note(name, None)
+            self.outages.note(name, None)
             if name == "fetch-page" and answer.status == 200:
                 self.ticked_at = datetime.now(UTC)
         else:
@@ -196,7 +200,7 @@ class Platform:
         problem = problem_after(self.function_problems.get(name), error, datetime.now(UTC), None)
         self.function_problems[name] = problem
         if problem.failures >= FAILURES:
-            self._outages.note(name, problem.as_problem())
+            self.outages.note(name, problem.as_problem())
 
     def _tenant_names(self, integration: str) -> dict[str, str]:
         with suppress(ConnectorError):
@@ -221,7 +225,7 @@ class Platform:
             else:
                 self.engine_problem = None
             problem = self.engine_problem
-            self._outages.note("engine", None if problem is None else problem.as_problem())
+            self.outages.note("engine", None if problem is None else problem.as_problem())
 
     def _engine_failed(self, problem: Problem) -> None:
         before = self.engine_problem

@@ -73,6 +73,8 @@ class Outages:
         self._open: dict[str, _Outage] = {}
         self._begun: dict[str, float] = {}
         """When the beginning of an outage of that code was told last."""
+        self.counts: Counter[str] = Counter()
+        """Outages that began, by code, told or not."""
         self._lock = threading.Lock()
 
     def hear(self, function: str, lines: Sequence[Line]) -> None:
@@ -105,6 +107,7 @@ class Outages:
         if problem is None:
             return
         now = self._monotonic()
+        self.counts[code] += code not in self._open
         outage = self._open.setdefault(code, _Outage(now, self._begun.get(code, now - TOLD_EVERY)))
         outage.detail, outage.remedy = problem["detail"], problem["remedy"]
         outage.troubled[subject] = now

@@ -403,6 +403,7 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
         "repeats": checkpoint.repeats,
         "changed": checkpoint.changed,
         "other_customers": checkpoint.other_customers_lately(now),
+        "other_customers_total": checkpoint.other_customers,
         "acked": record.tail.total - record.counted.set_aside - record.counted.observed,
         "observed": record.counted.observed,
         "pending_batches": pending.batches,
@@ -462,7 +463,8 @@ def _measured(latest: Mapping[str, Any] | None, interval: float | None, now: dat
     """Seconds between the last two looks at a stream, or since the last one where that is longer already."""
     if not latest or "looked_at" not in latest:
         return None
-    measured, waited = latest.get("looked_every"), (now - latest["looked_at"]).total_seconds()
+    measured: float | None = latest.get("looked_every")
+    waited: float = (now - latest["looked_at"]).total_seconds()
     if waited > (measured or interval or 0.0):
         return round(waited, 1)
     return None if measured is None else round(measured, 1)

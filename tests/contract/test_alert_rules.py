@@ -26,6 +26,7 @@ RESTARTED = {HEALTH: "0x30 _x5 1x60", UP: "1x30 0x5 1x60"}
 STREAM = {"integration": "acme", "tenant": "t", "stream": "events"}
 OF_STREAM = '{integration="acme",tenant="t",stream="events"}'
 GAPS = f"sophos_utmstack_gaps_unacknowledged{OF_STREAM}"
+ODD = "sophos_utmstack_odd_acks_total"
 DEAD = f"sophos_utmstack_dead_letters_unacknowledged{OF_STREAM}"
 
 
@@ -132,6 +133,24 @@ CASES: list[Case] = [
         "92m",
         {"integration": "acme"},
         "60m",
+    ),
+    ("an odd acknowledgement", "UTMStackOddAcknowledgements", WELL | {ODD: "0x30 1x120"}, "37m", {}, "30m"),
+    ("odd ones, an hour later", "UTMStackOddAcknowledgements", WELL | {ODD: "0x10 1x110"}, "100m", None, None),
+    (
+        "an odd acknowledgement before the first scrape",
+        "UTMStackOddAcknowledgements",
+        BACK | {ODD: "0x30 _x1800 4x120"},
+        "1837m",
+        {},
+        "30m",
+    ),
+    (
+        "the function that counts them begins anew",
+        "UTMStackOddAcknowledgements",
+        WELL | {ODD: "4x90 0x30"},
+        "100m",
+        None,
+        None,
     ),
     (
         "throttled",

@@ -366,7 +366,7 @@ def test_a_stream_that_met_a_429_waits_for_its_turn_once_the_credential_works_ag
 
         def works() -> bool:
             found.call("fetch-page", integration="acme", tenant="t-1")
-            return found.status()["integrations"][0]["state"] != "throttled"
+            return bool(found.status()["integrations"][0]["state"] != "throttled")
 
         until(works, "the credential works again")
         found.post("forward-batch")
