@@ -80,11 +80,6 @@ class App:
         """The configured store."""
         return self._store.of(self.config().store)
 
-    def engine_counts(self) -> dict[str, int]:
-        """What deliveries of this process met with the engine; nothing where none is used."""
-        counts = {} if self.config().observe else self.engine.counts
-        return {name: counts.get(name, 0) for name in ("resent", "odd_acks")}
-
     @property
     def state(self) -> State:
         """What lies in the store."""
