@@ -243,17 +243,17 @@ def promtool(folder: Path, cases: list[Case], rules: Path = ALERTS) -> int:
     return done.returncode
 
 
-def promtool_firing(folder: Path, scraped: str) -> set[str]:
-    """The alerts that fire where a scrape's samples stay as they are for two hours."""
+def promtool_firing(folder: Path, scraped: str, minutes: int = 120) -> set[str]:
+    """The alerts that fire where a scrape's samples stay as they are for so long."""
     series = [
-        {"series": f"{sample.name}{{{_labels(sample.labels)}}}", "values": f"{sample.value}x120"}
+        {"series": f"{sample.name}{{{_labels(sample.labels)}}}", "values": f"{sample.value}x{minutes}"}
         for family in text_string_to_metric_families(scraped)
         for sample in family.samples
     ]
-    looked = {"expr": 'ALERTS{alertstate="firing"}', "eval_time": "120m", "exp_samples": []}
+    looked = {"expr": 'ALERTS{alertstate="firing"}', "eval_time": f"{minutes}m", "exp_samples": []}
     test = {
         "interval": "1m",
-        "input_series": [*series, {"series": UP, "values": "1x120"}],
+        "input_series": [*series, {"series": UP, "values": f"1x{minutes}"}],
         "promql_expr_test": [looked],
     }
     path = folder / "scraped.yml"
