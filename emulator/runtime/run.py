@@ -64,7 +64,7 @@ def run(location: str | None, only: str | None = None) -> int:
         watcher.look()
     followed = watcher.path if watcher else None
     where = PlatformFacts(environment.platform_timeout(), environment.on_cloud_run())
-    live = ReloadingConfig(location, followed)
+    live = ReloadingConfig(location, followed, lambda read: telemetry.set_level(read.log.level))
     app = App(live.current, Parts(platform=where))
     platform = Platform(config, location, only, followed, _probe_of(app))
     links = Links(app.config, lambda: app.state, app.parts.now)

@@ -67,6 +67,14 @@ class Limits:
     """How long one call of a function may take before it hands over to the next."""
 
 
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """What the log tells."""
+
+    level: str = "info"
+    """debug, info, warning or error: nothing less severe is logged."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntegrationConfig(IntegrationSettings):
     """An integration's settings, with its credentials, which are references as yet."""
@@ -156,6 +164,7 @@ class Config:
     listen: tuple[str, int] = ("127.0.0.1", 8080)
     sophos: SophosHosts = SophosHosts()
     limits: Limits = Limits()
+    log: LogSettings = LogSettings()
     access: AccessRules = AccessRules()
     tasks: TaskQueueSettings | None = None
     """None: one call does the work of a tick."""

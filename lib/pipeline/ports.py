@@ -136,6 +136,10 @@ class Engine(Protocol):
 class ProbedEngine(Engine, Protocol):
     """UTMStack's engine, over a connection that can be tested."""
 
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Since it was made: logs sent again (`resent`), acknowledgements that name no log in flight (`odd_acks`)."""
+
     def probe(self) -> None:
         """Open a stream, and end it in order; EngineDownError where that does not work."""
 

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -156,6 +156,10 @@ class MortalEngine:
                 self._fate.call(f"ack {acked}", lambda: None)
             yield acked
         self._fate.call("delivered", lambda: None)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        return self._engine.counts
 
     def probe(self) -> None:
         self._engine.probe()
