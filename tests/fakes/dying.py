@@ -149,8 +149,10 @@ class MortalEngine:
         self._engine = engine
         self._fate = fate
 
-    def deliver(self, logs: Iterator[Log], *, deadline: float | None = None) -> Iterator[int]:
-        acks = self._fate.call("deliver", lambda: self._engine.deliver(logs, deadline=deadline))
+    def deliver(
+        self, logs: Iterator[Log], *, deadline: float | None = None, early: set[int] | None = None
+    ) -> Iterator[int]:
+        acks = self._fate.call("deliver", lambda: self._engine.deliver(logs, deadline=deadline, early=early))
         for acked in acks:
             if acked % 70 == 1:
                 self._fate.call(f"ack {acked}", lambda: None)
