@@ -229,7 +229,7 @@ def test_what_is_acknowledged_behind_a_lost_log_is_not_sent_again(works: Connect
     assert (works.status()["acked"], works.status()["set_aside"]) == (len(held) - 1, 1)
 
 
-def test_a_log_at_which_the_engine_fails_does_not_stop_its_stream(works: Connector) -> None:
+def test_the_engine_never_acknowledges_one_event_or_fails_at_it(works: Connector) -> None:
     batches(works, 30)
     ids = works.central.ids(works.central.default_tenant)
     with stuck(works, ids[5], "fails"):
