@@ -37,6 +37,7 @@ ENGINE_FAULTS = [
     {"twice": "1"},
     {"shuffle": "4"},
 ]
+STEPS = st.sampled_from(["fetch", "forward", "reconcile"])
 REFUSAL_FAULTS = st.sampled_from([{}, {"hang_up_after": "3"}, {"abort_after": "1"}])
 
 
@@ -99,6 +100,50 @@ class Protocol(RuleBasedStateMachine):
             live(self.life(at, after=after))
         if waits:
             self.ahead += LEASE_SECONDS
+
+    @rule(
+        count=COUNTS,
+        lives=st.lists(
+            st.tuples(st.lists(STEPS, min_size=1, max_size=3), st.integers(0, 9), st.booleans()), max_size=4
+        ),
+        faults=st.sampled_from([{}, {}, {"abort_after": "5"}]),
+    )
+    def calls_in_any_order(self, count: int, lives: list[tuple[list[str], int, bool]], faults: dict[str, str]) -> None:
+        """Each call alone and in any order, some killed before or after a change; at last a tick."""
+        self.is_calm = False
+        self.engine.faults = dict(faults)
+        for steps, dies_at, after in lives:
+            self.central.emit(count)
+            with suppress(Died):
+                live(replace(self.life(dies_at, after=after), steps=steps, changes=True))
+            self.ahead += LEASE_SECONDS
+        self.engine.faults = {}
+        live(self.life())
+
+    @rule(count=st.integers(1, 60), forwards=st.booleans())
+    def a_batch_is_damaged_before_its_cursor_moved(self, count: int, *, forwards: bool) -> None:
+        """Nothing is lost: Sophos is asked for the page again, and another batch gets the number."""
+        live(self.life())
+        self.central.emit(count)
+        self.is_calm = False
+        with suppress(Died):  # between batch and cursor
+            live(replace(self.life(1, after=True), steps=["fetch"], changes=True))
+        if forwards:
+            self.engine.faults = {"abort_after": "2"}
+            with suppress(Died):
+                live(replace(self.life(3), steps=["forward"], changes=True))
+            self.engine.faults = {}
+            self.ahead += LEASE_SECONDS
+        for path in Path(self.store).glob("batches/*/*/*/*.ndjson"):
+            (cursor,) = Path(self.store).glob("cursors/*/*/*.json")
+            if int(path.stem) >= from_body(cursor.read_bytes()).sequence:
+                path.write_bytes(b"rubbish\n")
+        live(replace(self.life(), steps=["forward"]))
+        self.central.emit(1)
+        live(self.life())
+        # What the damaged batch is kept as holds no event that anybody misses.
+        for path in Path(self.store).glob("dead/batches/**/*.ndjson*"):
+            path.unlink()
 
     @rule(count=COUNTS, faults=st.sampled_from(ENGINE_FAULTS))
     def the_engine_errs(self, count: int, faults: dict[str, str]) -> None:

@@ -30,6 +30,7 @@ from lib.store.base import Entry, ObjectStore, Stored
 from lib.utmstack.engine import Engine
 
 T = TypeVar("T")
+CHANGES = ("write ", "delete ", "deliver", "ack ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,10 @@ class Life:
     """The number of the call at which it is killed; 0: never."""
     after: bool = False
     """Killed right after the call, else right before."""
+    steps: Sequence[str] = ("fetch", "forward")
+    """What it does, in order: `fetch`, `forward`, `reconcile`."""
+    changes: bool = False
+    """Whether only calls are counted that change the store, or are to the engine."""
     kills: bool = True
     """By SIGKILL; else by an exception that nobody catches, after which no call is answered any more."""
 
@@ -75,8 +80,9 @@ class Fate:
         with self._lock:
             if self._over:
                 raise Died
-            self.calls.append(name)
-            doomed = len(self.calls) == self._life.dies_at
+            is_counted = not self._life.changes or name.startswith(CHANGES)
+            self.calls += [name] if is_counted else []
+            doomed = is_counted and len(self.calls) == self._life.dies_at
         if doomed and not self._life.after:
             self._die()
         result = do()
@@ -164,7 +170,7 @@ class MortalEngine:
 
 
 def live(life: Life) -> tuple[list[str], list[dict[str, Any]]]:
-    """Fetch everything and forward everything; the calls that were made, and the answers."""
+    """Do the life's steps; the calls that were counted, and the answers of fetching and forwarding."""
     fate = Fate(life)
     config = parse(
         json.dumps(
@@ -198,8 +204,14 @@ def live(life: Life) -> tuple[list[str], list[dict[str, Any]]]:
         sophos=lambda *of: MortalSophos(connect_sophos(*of), fate),
     )
     app = App(lambda: config, parts)
-    found = answers.fetched(app.fetch_page.run(deadline=time.monotonic() + 60))["results"]
-    found += answers.delivered(app.forward_batch.run(deadline=time.monotonic() + 60))
+    found: list[dict[str, Any]] = []
+    for step in life.steps:
+        if step == "fetch":
+            found += answers.fetched(app.fetch_page.run(deadline=time.monotonic() + 60))["results"]
+        elif step == "forward":
+            found += answers.delivered(app.forward_batch.run(deadline=time.monotonic() + 60))
+        else:
+            app.reconcile_all()
     engine.close()
     return fate.calls, found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from lib.pipeline.deliver_stream import OVERTAKEN_CALLS, REFUSALS
 from lib.state import leases, receipts
 from lib.state.leases import lease_key
 from lib.store.directory import DirectoryStore
+from tests.fakes.gcs import Call, FakeGcs, Reply
 from tests.fakes.picky import PickyEngine
 from tests.pipeline.test_faults import Connector
 from tests.pipeline.test_unexpected import Broken
@@ -270,3 +272,37 @@ def test_what_was_acknowledged_of_another_batch_of_that_number_is_not_believed(w
         lease.write_text(json.dumps(json.loads(lease.read_bytes()) | other) + "\n")
         works.forward()
         assert arrived(works) == works.central.ids(works.central.default_tenant)
+
+
+def test_many_small_batches_in_a_slow_bucket_are_sent_once_and_nobody_is_blamed(gcs: FakeGcs, bucket: str) -> None:
+    """Settling takes several calls of the store for each batch, an acknowledgement none (D1)."""
+
+    def slow(call: Call, go: Callable[[Call], Reply]) -> Reply:
+        time.sleep(0.03)  # the service's own time
+        return go(call)
+
+    with site(store=bucket) as found:
+        found.env["STORAGE_EMULATOR_HOST"] = gcs.url
+        found.central.fill(1)
+        found.results("fetch-page")
+        (stream,) = found.state.checkpoints.streams()
+        first = found.state.batches.read(stream, 1)
+        assert first is not None
+        for number in range(2, 161):
+            header = replace(first.header, sequence=number, previous_cursor=None)
+            found.state.batches.create(header, [b'{"id": "n%d"}' % number])
+        use_case = found.app.forward_batch
+        outcomes: list[tuple[str, object]] = []
+        for kind in ("get", "list", "upload", "delete"):
+            gcs.fail(kind, slow, 1000)
+        try:
+            while list(found.state.batches.waiting(stream)):
+                results = use_case.run(deadline=time.monotonic() + 5)
+                outcomes += [(result.outcome, result.error) for result in results]
+        finally:
+            gcs.planned.clear()
+        sent = Counter(log.id for log in found.engine.received)
+        assert len(sent) == 160
+        assert set(sent.values()) == {1}
+        assert set(outcomes) == {("delivered", None)}
+        assert len(outcomes) > 1, "one call was not enough"
