@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -37,7 +37,28 @@ ENGINE_FAULTS = [
     {"twice": "1"},
     {"shuffle": "4"},
 ]
-STEPS = st.sampled_from(["fetch", "forward", "reconcile"])
+CHANGES = {
+    "fetch": ["", "write batches/", "write cursors/"],
+    "forward": [
+        "",
+        "",
+        "write leases/",
+        "ack ",
+        "write cursors/",
+        "write ledger/",
+        "write archive/",
+        "delete batches/",
+    ],
+    "reconcile": ["", "write batches/", "write cursors/"],
+}
+"""Where each call is killed, if it is."""
+LIVES = st.lists(
+    st.sampled_from(
+        [(step, call, after) for step, calls in CHANGES.items() for call in calls for after in (True, False)]
+    )
+    | st.sampled_from([("fetch", "write batches/", True), ("forward", "", False)]),
+    max_size=10,
+)
 REFUSAL_FAULTS = st.sampled_from([{}, {"hang_up_after": "3"}, {"abort_after": "1"}])
 
 
@@ -101,21 +122,15 @@ class Protocol(RuleBasedStateMachine):
         if waits:
             self.ahead += LEASE_SECONDS
 
-    @rule(
-        count=COUNTS,
-        lives=st.lists(
-            st.tuples(st.lists(STEPS, min_size=1, max_size=3), st.integers(0, 9), st.booleans()), max_size=4
-        ),
-        faults=st.sampled_from([{}, {}, {"abort_after": "5"}]),
-    )
-    def calls_in_any_order(self, count: int, lives: list[tuple[list[str], int, bool]], faults: dict[str, str]) -> None:
+    @rule(count=COUNTS, lives=LIVES, faults=st.sampled_from([{}, {}, {"abort_after": "5"}]))
+    def calls_in_any_order(self, count: int, lives: list[tuple[str, str, bool]], faults: dict[str, str]) -> None:
         """Each call alone and in any order, some killed before or after a change; at last a tick."""
         self.is_calm = False
         self.engine.faults = dict(faults)
-        for steps, dies_at, after in lives:
+        for step, call, after in lives:
             self.central.emit(count)
             with suppress(Died):
-                live(replace(self.life(dies_at, after=after), steps=steps, changes=True))
+                live(replace(self.life(after=after), steps=[step], dies_at_call=call))
             self.ahead += LEASE_SECONDS
         self.engine.faults = {}
         live(self.life())
@@ -127,11 +142,11 @@ class Protocol(RuleBasedStateMachine):
         self.central.emit(count)
         self.is_calm = False
         with suppress(Died):  # between batch and cursor
-            live(replace(self.life(1, after=True), steps=["fetch"], changes=True))
+            live(replace(self.life(after=True), steps=["fetch"], dies_at_call="write batches/"))
         if forwards:
             self.engine.faults = {"abort_after": "2"}
             with suppress(Died):
-                live(replace(self.life(3), steps=["forward"], changes=True))
+                live(replace(self.life(), steps=["forward"], dies_at_call="write cursors/"))
             self.engine.faults = {}
             self.ahead += LEASE_SECONDS
         for path in Path(self.store).glob("batches/*/*/*/*.ndjson"):
@@ -241,3 +256,15 @@ Protocol.TestCase.settings = settings(
     max_examples=15, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestProtocol = Protocol.TestCase
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(cap=st.integers(3, 40), count=st.integers(1, 20), lives=LIVES)
+def test_calls_in_any_order_lose_nothing(cap: int, count: int, lives: list[tuple[str, str, bool]]) -> None:
+    protocol = Protocol()
+    protocol.begin(cap=cap)
+    try:
+        protocol.calls_in_any_order(count=count, lives=lives, faults={})
+        protocol.central.emit(1)
+    finally:
+        protocol.teardown()

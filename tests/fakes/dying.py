@@ -30,7 +30,6 @@ from lib.store.base import Entry, ObjectStore, Stored
 from lib.utmstack.engine import Engine
 
 T = TypeVar("T")
-CHANGES = ("write ", "delete ", "deliver", "ack ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +48,8 @@ class Life:
     """Killed right after the call, else right before."""
     steps: Sequence[str] = ("fetch", "forward")
     """What it does, in order: `fetch`, `forward`, `reconcile`."""
-    changes: bool = False
-    """Whether only calls are counted that change the store, or are to the engine."""
+    dies_at_call: str = ""
+    """Killed at the first call whose name begins so."""
     kills: bool = True
     """By SIGKILL; else by an exception that nobody catches, after which no call is answered any more."""
 
@@ -80,9 +79,9 @@ class Fate:
         with self._lock:
             if self._over:
                 raise Died
-            is_counted = not self._life.changes or name.startswith(CHANGES)
-            self.calls += [name] if is_counted else []
-            doomed = is_counted and len(self.calls) == self._life.dies_at
+            self.calls.append(name)
+            doomed = len(self.calls) == self._life.dies_at
+            doomed = doomed or bool(self._life.dies_at_call and name.startswith(self._life.dies_at_call))
         if doomed and not self._life.after:
             self._die()
         result = do()
@@ -170,7 +169,7 @@ class MortalEngine:
 
 
 def live(life: Life) -> tuple[list[str], list[dict[str, Any]]]:
-    """Do the life's steps; the calls that were counted, and the answers of fetching and forwarding."""
+    """Do the life's steps; the calls that were made, and the answers of fetching and forwarding."""
     fate = Fate(life)
     config = parse(
         json.dumps(
