@@ -17,7 +17,7 @@ from emulator.central.clock import Clock
 from lib.app import App
 from lib.errors import StoreError
 from lib.parts import open_store
-from lib.pipeline.deliver_stream import OVERTAKEN_CALLS, REFUSALS
+from lib.pipeline.deliver_stream import MOST_BATCHES, OVERTAKEN_CALLS, REFUSALS
 from lib.state import leases, receipts
 from lib.state.leases import lease_key
 from lib.store.directory import DirectoryStore
@@ -277,8 +277,12 @@ def test_what_was_acknowledged_of_another_batch_of_that_number_is_not_believed(w
 def test_many_small_batches_in_a_slow_bucket_are_sent_once_and_nobody_is_blamed(gcs: FakeGcs, bucket: str) -> None:
     """Settling takes several calls of the store for each batch, an acknowledgement none (D1)."""
 
+    in_flight: list[int] = []
+
     def slow(call: Call, go: Callable[[Call], Reply]) -> Reply:
         time.sleep(0.03)  # the service's own time
+        if call.kind == "delete":
+            in_flight.append(found.engine.count - len(in_flight))
         return go(call)
 
     with site(store=bucket) as found:
@@ -306,3 +310,4 @@ def test_many_small_batches_in_a_slow_bucket_are_sent_once_and_nobody_is_blamed(
         assert set(sent.values()) == {1}
         assert set(outcomes) == {("delivered", None)}
         assert len(outcomes) > 1, "one call was not enough"
+        assert max(in_flight) <= MOST_BATCHES, "what a slow store settles in the grace"
