@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -260,6 +260,7 @@ TestProtocol = Protocol.TestCase
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cap=st.integers(3, 40), count=st.integers(1, 20), lives=LIVES)
+@example(cap=30, count=6, lives=[("fetch", "", False), ("fetch", "write batches/", True), ("forward", "", False)])
 def test_calls_in_any_order_lose_nothing(cap: int, count: int, lives: list[tuple[str, str, bool]]) -> None:
     protocol = Protocol()
     protocol.begin(cap=cap)
