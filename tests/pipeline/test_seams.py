@@ -8,6 +8,7 @@ from pathlib import Path
 from emulator.central import CentralServer, Fault, Settings
 from emulator.central.clock import Clock
 from lib.app import App
+from tests.fakes.picky import PickyEngine
 from tests.pipeline.test_faults import ONE, Connector
 
 
@@ -49,3 +50,18 @@ def test_a_process_that_starts_tries_refused_credentials_at_once(tmp_path: Path)
         works.app = App(lambda: works.config, works.app.parts)
         works.tick(minutes=0)
         assert works.asked(token) > asked
+
+
+def test_a_replay_whose_events_are_all_refused_again_leaves_the_object_as_it_is(tmp_path: Path) -> None:
+    with CentralServer(clock=Clock()) as central:
+        works = Connector(tmp_path, central)
+        central.append(central.default_tenant, "events", [b'{"id": "1"}', b'{"id": "2"}'])
+        works.tick()
+        works.engine = PickyEngine(tmp_path / "e", lambda _: "INVALID_ARGUMENT")
+        with works.engine:
+            works.forward()
+            (path,) = (tmp_path / "store/dead").rglob("*.ndjson")
+            before = path.read_bytes(), path.stat().st_mtime_ns
+            report = works.app.replay.named(str(path.relative_to(tmp_path / "store")))
+            assert (report.acked, report.refused, report.ok) == (0, 2, False)
+            assert (path.read_bytes(), path.stat().st_mtime_ns) == before
