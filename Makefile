@@ -37,7 +37,7 @@ setup: $(VENV)/.done  ## Make the virtual environment with all locked packages, 
 run: $(VENV)/.run  ## The demo: a simulated Sophos Central, the three functions, a stand-in engine
 	$(BIN)/python -m emulator demo $(if $(LISTEN),--listen $(LISTEN))
 
-test: setup go-engine js-engine browser terraform promtool shells  ## All tests
+test: setup go-engine js-engine browser terraform promtool shells strace  ## All tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: setup lint types proto-check test  ## What a reviewer runs: format, lint, strict types, generated code, tests
@@ -76,6 +76,10 @@ js-engine:  # The engine that tests speak to in JavaScript: needs Debian's packa
 .PHONY: promtool
 promtool:  # What tests the alert rules: needs Debian's package once
 	@command -v promtool >/dev/null || $(call DEBIAN,prometheus)
+
+.PHONY: strace
+strace:  # What records system calls, for the test of power cuts: needs Debian's package once
+	@command -v strace >/dev/null || $(call DEBIAN,strace)
 
 .PHONY: shells
 shells:  # Whose completion is tested: needs Debian's packages once

@@ -129,8 +129,13 @@ class CallLimiter(Protocol):
 class Engine(Protocol):
     """UTMStack's engine."""
 
-    def deliver(self, logs: Iterator[Log], *, deadline: float | None = None) -> Iterator[int]:
-        """Send the logs in order; yields how many of the first ones are acknowledged, rising, until all are."""
+    def deliver(
+        self, logs: Iterator[Log], *, deadline: float | None = None, early: set[int] | None = None
+    ) -> Iterator[int]:
+        """Send the logs in order; yields how many of the first ones are acknowledged, rising, until all are.
+
+        `early` is kept up to date with the places, from 1, of those that are acknowledged though one before is not.
+        """
 
 
 class ProbedEngine(Engine, Protocol):

@@ -106,7 +106,7 @@ class Run:
         """Come to rest, with so many batches undelivered."""
         with held(self.state.store, STREAM, "test", lambda: START) as lease:
             assert lease is not None
-            lease.delivered(self.tail)
+            lease.delivered(self.tail, ())
         for _ in range(waiting):
             self.state.batches.create(self.header(POLL, self.day), [b'{"id": "1"}', b'{"id": "2"}'])
         self.state.checkpoints.write(STREAM, Checkpoint(sequence=self.sequence, cursor=self.cursor), expected=0)
