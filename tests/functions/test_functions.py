@@ -319,6 +319,24 @@ def test_a_wrong_secret_fails_with_a_remedy_and_is_not_hammered() -> None:
     assert tokens == 1
 
 
+@pytest.mark.parametrize("code", ["credentials_refused", "permission_missing"])
+def test_a_corrected_secret_is_tried_at_once(code: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("not-the-secret" if code == "credentials_refused" else SECRET)
+    one = {"name": "acme", "client_id": "demo-client", "client_secret": f"${{file:{tmp_path}/secret}}"}
+    with site(integrations=[one]) as found:
+        if code == "permission_missing":
+            found.central.faults.add(Fault("status", path="/whoami", status=403, times=None))
+        refused = [found.results("fetch-page")[0] for _ in range(3)]
+        assert [line["problem"]["code"] for line in refused] == [code] * 3
+        assert refused[0]["retry_at"] == refused[2]["retry_at"], "the same secret waits"
+        (tmp_path / "secret").write_text("another-wrong-one")
+        (line,) = found.results("fetch-page")
+        assert (line["problem"]["code"], line["retry_at"] != refused[0]["retry_at"]) == ("credentials_refused", True)
+        found.central.faults.clear()
+        (tmp_path / "secret").write_text(SECRET)
+        assert found.results("fetch-page")[0]["outcome"] == "up_to_date"
+
+
 def test_other_integrations_go_on_beside_a_broken_one() -> None:
     good = {"name": "good", "client_id": "demo-client", "client_secret": SECRET}
     with site(integrations=[{"name": "bad", "client_id": "nobody", "client_secret": "x"}, good]) as found:
