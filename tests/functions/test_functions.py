@@ -168,9 +168,29 @@ def test_a_storage_event_forwards_its_stream(
     assert [line["acked"] for line in json.loads(answer.body)["results"]] == [1200]
 
 
+UNWRAPPED = {"x-goog-pubsub-message-id": "1", "x-goog-pubsub-subscription-name": "projects/p/subscriptions/s"}
+
+
+@pytest.mark.parametrize("headers", [{}, {**UNWRAPPED, "eventType": "OBJECT_FINALIZE", "objectId": "x"}])
+def test_a_push_without_its_envelope_forwards_its_stream(own: Site, headers: dict[str, str]) -> None:
+    (line,) = own.results("fetch-page")
+    resource = {"kind": "storage#object", "id": "b/x/1", "name": line["batches"][0], "bucket": "b", "size": "9"}
+    answer = own.post("forward-batch", resource, headers)
+    assert answer.status == 200
+    assert [line["acked"] for line in json.loads(answer.body)["results"]] == [1200]
+
+
 @pytest.mark.parametrize(
     ("headers", "body", "status"),
     [
+        (
+            {**UNWRAPPED, "eventType": "OBJECT_DELETE"},
+            {"kind": "storage#object", "name": "batches/a/b/events/1.ndjson"},
+            200,
+        ),
+        (UNWRAPPED, {"somebody": "else's"}, 200),
+        (UNWRAPPED, {}, 200),
+        ({}, {"kind": "storage#object"}, 400),
         ({"ce-type": "google.cloud.storage.object.v1.deleted"}, {"name": "batches/a/b/events/1.ndjson"}, 200),
         ({"ce-type": "google.cloud.storage.object.v1.finalized"}, {"name": "cursors/a/b/events.json"}, 200),
         ({"ce-type": "google.cloud.storage.object.v1.finalized"}, {"name": "batches/../../x.ndjson"}, 200),
