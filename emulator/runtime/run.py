@@ -24,6 +24,7 @@ from emulator.utmstack import validation
 from emulator.utmstack.watcher import SettingsWatcher
 from emulator.web import server as web
 from emulator.web import status
+from emulator.web.connections import listening
 from emulator.web.context import RecentLog
 from emulator.web.links import Links
 from emulator.web.status import StreamRecord
@@ -80,7 +81,7 @@ def _served(config: Config, location: str, only: str | None, stop: EndRequest, r
     if watcher:
         validation.serve(pages.app, platform, watcher)
     try:
-        server = web.listening(pages.app, host, port)
+        server = listening(pages.app, host, port)
     except OSError as error:
         is_missing = error.errno == errno.EADDRNOTAVAIL  # The network of a machine that boots may bring it.
         hint = "Does this machine have that address?" if is_missing else "Is another emulator running?"
