@@ -37,7 +37,7 @@ setup: $(VENV)/.done  ## Make the virtual environment with all locked packages, 
 run: $(VENV)/.run  ## The demo: a simulated Sophos Central, the three functions, a stand-in engine
 	$(BIN)/python -m emulator demo $(if $(LISTEN),--listen $(LISTEN))
 
-test: setup go-engine js-engine browser terraform promtool shells strace  ## All tests
+test: setup go-engine js-engine browser terraform promtool shells strace proxies  ## All tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: setup lint types proto-check test  ## What a reviewer runs: format, lint, strict types, generated code, tests
@@ -84,6 +84,10 @@ strace:  # What records system calls, for the test of power cuts: needs Debian's
 .PHONY: shells
 shells:  # Whose completion is tested: needs Debian's packages once
 	@command -v zsh >/dev/null && command -v fish >/dev/null || $(call DEBIAN,zsh fish)
+
+.PHONY: proxies
+proxies:  # What may stand before the connector: needs Debian's packages once
+	@PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null && command -v caddy >/dev/null || $(call DEBIAN,nginx-light caddy)
 
 .PHONY: browser
 browser:  # The browser that tests of the operator's page use: needs Debian's package once

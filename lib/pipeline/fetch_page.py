@@ -197,7 +197,7 @@ class FetchPage:
             if account.paused_at is not None:
                 result.outcome = PAUSED
                 return result
-            held_back = accounts.held_back(name, account)
+            held_back = accounts.held_back(integration, account)
             if held_back is not None:
                 return _held_back(result, held_back)
             return accounts.targets(integration, deadline=deadline)

@@ -36,6 +36,9 @@ class Source(Directory, Protocol):
     def in_use(self) -> InUse | None:
         """Which of the credentials is used; None as long as that is not known."""
 
+    def is_replaced(self) -> bool:
+        """Whether the credential is another now than Sophos was last asked with; resolves it, and asks nobody."""
+
     def clock(self, *, deadline: float | None = None) -> datetime | None:
         """Sophos's time now, by which it refuses what is over 24 hours ago; None where it names none."""
 

@@ -140,6 +140,9 @@ class MortalSophos:
     def in_use(self) -> InUse | None:
         return self._central.in_use
 
+    def is_replaced(self) -> bool:
+        return self._central.is_replaced()
+
     def clock(self, *, deadline: float | None = None) -> datetime | None:
         return self._central.clock(deadline=deadline)
 
