@@ -115,6 +115,10 @@ class Batches:
             raise DamagedError(f"batch {sequence} of {stream} holds another batch")
         return StoredBatch(header, items, stored.generation)
 
+    def is_there(self, stream: Stream, sequence: int) -> bool:
+        """Whether there is a batch of that number: a read, which a bucket bills at a tenth of a listing."""
+        return self._store.read(batch_key(stream, sequence)) is not None
+
     def create(self, header: Header, items: Sequence[bytes]) -> tuple[Header, int]:
         """Store the batch; its completed header and its size. ConflictError where its number is taken."""
         header, body = to_body(header, items)
