@@ -20,6 +20,7 @@ from emulator.web.events import Events
 from emulator.web.exports import Exports
 from emulator.web.history import History
 from emulator.web.metrics import registry_of
+from emulator.web.previews import Previews
 from emulator.web.snapshot import QUIET_SECONDS, Read, Snapshot
 from emulator.web.views import Views
 from lib.app import App
@@ -67,7 +68,7 @@ def _application(platform: Platform, snapshot: Snapshot, history: History, graph
     def access() -> Access:
         return graph.access
 
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.config["MAX_CONTENT_LENGTH"] = app.config["MAX_FORM_MEMORY_SIZE"] = MAX_BODY_BYTES
     app.before_request(lambda: _look(access))
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
 
@@ -99,7 +100,7 @@ def _application(platform: Platform, snapshot: Snapshot, history: History, graph
         return Response('{"ok": true}', content_type="application/json")
 
     context = Context(platform, snapshot, history, graph, log)
-    Views(app, context, Events(app, context))
+    Views(app, context, Events(app, context), Previews(app, context))
     Actions(app, context)
     Exports(app, context)
     app.after_request(_for_people)

@@ -17,6 +17,7 @@ from emulator.web.context import HEADERS, Context, page
 from emulator.web.events import Events, dead_events, last_receipts
 from emulator.web.exports import dead_letter_lines, gap_lines
 from emulator.web.listing import BADNESS, Query, find, ordered, waits, without_stream
+from emulator.web.previews import Previews
 from emulator.web.settings import documents, items, shown, told, versions
 from emulator.web.snapshot import Taken
 from lib.errors import NotFoundError
@@ -59,7 +60,7 @@ Arguments = Mapping[str, str]
 class Views:
     """The routes of everything that is looked at, and `/live`, which tells what has changed in one of them."""
 
-    def __init__(self, app: Flask, context: Context, events: Events) -> None:
+    def __init__(self, app: Flask, context: Context, events: Events, previews: Previews) -> None:
         self._context = context
         self._events = events
         self._app = app
@@ -71,6 +72,7 @@ class Views:
             "/stream": ("stream.html", self._stream),
             "/gaps": ("gaps.html", self._gaps),
             "/dead-letters": ("dead_letters.html", self._dead_letters),
+            "/preview": ("preview.html", previews.view),
             "/settings": ("settings.html", self._settings),
             "/job": ("job.html", self._job),
         }
