@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException
 from emulator.runtime.functions import TARGETS, FunctionDownError
 from emulator.runtime.platform import Platform
 from emulator.web.actions import Actions, BadActionError
+from emulator.web.completeness import Completeness
 from emulator.web.context import HEADERS, Context, RecentLog, StaleTokenError
 from emulator.web.events import Events
 from emulator.web.exports import Exports
@@ -99,7 +100,8 @@ def _application(platform: Platform, snapshot: Snapshot, history: History, graph
             return problem(503, "starting", f"not running: {', '.join(down)}", retry_after=1)
         return Response('{"ok": true}', content_type="application/json")
 
-    context = Context(platform, snapshot, history, graph, log)
+    days = Completeness(lambda: graph.store, lambda: snapshot.current().lines, platform.config_env)
+    context = Context(platform, snapshot, history, graph, log, days)
     Views(app, context, Events(app, context), Previews(app, context))
     Actions(app, context)
     Exports(app, context)

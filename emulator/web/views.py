@@ -13,6 +13,7 @@ from flask import Flask, Response, request
 
 from emulator.web import formatting
 from emulator.web.charts import DEFAULT, RANGES
+from emulator.web.completeness import in_words
 from emulator.web.context import HEADERS, Context, page
 from emulator.web.events import Events, dead_events, last_receipts
 from emulator.web.exports import dead_letter_lines, gap_lines
@@ -42,6 +43,18 @@ WORDS = {
     "waiting": "Nothing fetched yet",
 }
 SHAPES = {"ok": "●", "attention": "▲", "failing": "✖", "waiting": "◌", "retired": "–"}
+DAY_SHAPES = {
+    "whole": "●",
+    "gap": "◇",
+    "letters": "□",
+    "fault": "✖",
+    "waiting": "◌",
+    "observed": "◌",
+    "nothing": "–",
+    "removed": "–",
+    "unknown": "?",
+    "today": "…",
+}
 TITLES = {
     "fetched": "fetching",
     "up_to_date": "up to date",
@@ -72,6 +85,8 @@ class Views:
             "/stream": ("stream.html", self._stream),
             "/gaps": ("gaps.html", self._gaps),
             "/dead-letters": ("dead_letters.html", self._dead_letters),
+            "/completeness": ("completeness.html", self._completeness),
+            "/day": ("day.html", self._day),
             "/preview": ("preview.html", previews.view),
             "/settings": ("settings.html", self._settings),
             "/job": ("job.html", self._job),
@@ -92,6 +107,7 @@ class Views:
             plural=formatting.plural,
             shapes=SHAPES,
             words=WORDS,
+            day_shapes=DAY_SHAPES,
             state_titles=TITLES,
             ranges=RANGES.values(),
             waits=waits,
@@ -184,6 +200,7 @@ class Views:
             "named": named[:200],
             "chart_integration": chosen,
             "lines": ordered(taken.streams, "trouble")[:STREAMS],
+            "days": in_words(self._context.completeness.cells()),
             "reasons": [self._reason(taken, each) for each in taken.status["reasons"]],
             **self._drawn(arguments, chosen),
         }
@@ -256,6 +273,30 @@ class Views:
             "dead": dead,
             "newest": self._events.newest(state, stream) if admitted else None,
         }
+
+    def _completeness(self, _: Arguments) -> Values:
+        days = self._context.completeness
+        cells = days.cells(count=True)
+        at, proposals = days.proposals()
+        return {
+            "nav": "completeness",
+            "cells": cells,
+            "told": in_words(cells),
+            "progress": days.progress,
+            "proposals": proposals,
+            "proposed_at": at,
+        }
+
+    def _day(self, arguments: Arguments) -> Values:
+        days = self._context.completeness
+        cell = next((each for each in days.cells(count=True) if each.day == arguments.get("day")), None)
+        if cell is None:
+            raise NotFoundError("that is none of the last 90 days", remedy="Go to Completeness, and choose a day.")
+        labels = {
+            (line["integration"], line["tenant"]): line["label"] for line in self._context.snapshot.current().lines
+        }
+        found = days.day(cell.day)
+        return {"nav": "completeness", "cell": cell, "d": found, "progress": days.progress, "labels": labels}
 
     def _gaps(self, arguments: Arguments) -> Values:
         return {"nav": "gaps", **paged("/gaps", gap_lines(self._context.snapshot.current().lines), arguments)}

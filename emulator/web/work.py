@@ -8,7 +8,8 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,11 @@ from lib.config import environment
 from lib.config.loading import located
 from lib.config.reloading import ReloadingConfig
 from lib.config.settings import Config
-from lib.errors import ConnectorError
+from lib.errors import ConflictError, ConnectorError, NotFoundError
+from lib.model.clock import day_of
+from lib.state.ledger import place_of
+from lib.state.state import State
+from lib.store.base import ABSENT
 
 # ruff: noqa: PLC0415 - each order loads what it needs
 
@@ -94,7 +99,44 @@ def preview(config: Config, order: dict[str, Any], tell: Tell) -> dict[str, Any]
     return found | {"dropped": session.dropped, "cut": next(events, None) is not None}
 
 
-ORDERS: dict[str, Callable[[Config, dict[str, Any], Tell], Any]] = {"preview": preview}
+def attest(config: Config, order: dict[str, Any], tell: Tell) -> int:
+    """Count days, and put each beside the charts; how many. What is proposed is measured with the newest."""
+    from emulator.web.completeness import FIRST, PREFIX, removed, summary
+    from lib.app import App
+    from lib.pipeline.attest import Measured, statement
+
+    state = App(lambda: config).state
+
+    def put(name: str, fields: dict[str, Any]) -> None:
+        with suppress(ConflictError):  # Somebody else counts it too.
+            stored = state.store.read(f"{PREFIX}{name}.json")
+            body = json.dumps(fields, ensure_ascii=False).encode()
+            state.store.write(f"{PREFIX}{name}.json", body, expected=stored.generation if stored else ABSENT)
+
+    first = _first_day(state) or day_of(datetime.now(UTC))
+    put(FIRST, {"layout": 1, "day": first})
+    days = [each for each in order["days"] if each["day"] >= first or each["gaps"]]
+    measured = [Measured(each.name, each.settle, each.reconcile) for each in config.integrations]
+    for number, each in enumerate(days):
+        day, gaps, now = each["day"], each["gaps"], datetime.now(UTC)
+        tell(f"{number} of {len(days)} days counted")
+        try:
+            told = statement(state, day, now=now, measured=measured, versions={}, key="")
+            put(day, summary(told, gaps, now))
+        except NotFoundError:
+            put(day, removed(day, gaps, now))
+        measured = []
+    return len(days)
+
+
+def _first_day(state: State) -> str | None:
+    """The first day of the ledger; of each stream the first key tells it."""
+    firsts = (next(state.store.list(f"ledger/{stream.path}/"), None) for stream in state.ledger.streams())
+    places = (place_of(entry.key) for entry in firsts if entry)
+    return min((place.day for place in places if place), default=None)
+
+
+ORDERS: dict[str, Callable[[Config, dict[str, Any], Tell], Any]] = {"preview": preview, "attest": attest}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import requests
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, FilePayload, Page, Request, expect, sync_playwright
 
-from emulator.central import DEFAULT_TENANT_ID, CentralServer, Credential, Tenant
+from emulator.central import DEFAULT_TENANT_ID, CentralServer, Clock, Credential, Tenant
 from emulator.web.events import stored_events
 from lib.model.stream import Stream
 from tests.site import SECRET, Emulator, Site, site, until
@@ -26,6 +27,7 @@ PAGES = (
     STREAM,
     "/gaps",
     "/dead-letters",
+    "/completeness",
     "/preview",
     "/settings",
     "/test?integration=acme",
@@ -346,6 +348,38 @@ def test_a_dead_letter_shows_its_reason_and_is_sent_again_or_acknowledged(
     page.goto(STREAM)
     page.locator(".dead summary").click()
     expect(page.locator(".dead pre")).to_contain_text("no object")
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_a_days_word_leads_to_its_numbers(browser: Browser, script: bool) -> None:
+    ago = datetime.now(UTC) - timedelta(days=2)
+    day = f"{ago:%Y-%m-%d}"
+    with CentralServer(clock=Clock(start=ago.timestamp())) as central, site(central, every="1h") as found:
+        central.emit(4)
+        central.append(DEFAULT_TENANT_ID, "events", [b'"no object"'])
+        found.results("fetch-page")
+        found.results("forward-batch")
+        with Emulator(found) as emulator:
+            until(lambda: emulator.status() is not None, "the page")
+            url = emulator.url("")
+            with browser.new_context(base_url=url, java_script_enabled=script, reduced_motion="reduce") as context:
+                page = context.new_page()
+                page.goto("/")
+                page.get_by_role("link", name="day by day").click()
+                cell = page.locator(f"a[href='/day?day={day}']")
+                expect(cell).to_contain_text("dead letters", timeout=60_000)
+                expect(page.locator(".days li")).to_have_count(90)
+                expect(page.get_by_role("region", name="Proposed settings")).to_contain_text("came late")
+                if script:
+                    accessible(page)
+                cell.click()
+                expect(page.get_by_role("heading", level=1)).to_have_text(day)
+                expect(page.get_by_role("status")).to_contain_text("80.0000 % of what there was is acknowledged")
+                expect(page.get_by_role("region", name="Streams").locator("tbody tr")).to_have_count(1)
+                if script:
+                    accessible(page)
+                    page.emulate_media(color_scheme="dark")
+                    accessible(page)
 
 
 FILTER = """
