@@ -13,11 +13,13 @@ from werkzeug.exceptions import HTTPException
 from emulator.runtime.functions import TARGETS, FunctionDownError
 from emulator.runtime.platform import Platform
 from emulator.web.actions import Actions, BadActionError
+from emulator.web.completeness import Completeness
 from emulator.web.context import HEADERS, Context, RecentLog, StaleTokenError
 from emulator.web.events import Events
 from emulator.web.exports import Exports
 from emulator.web.history import History
 from emulator.web.metrics import registry_of
+from emulator.web.previews import Previews
 from emulator.web.snapshot import QUIET_SECONDS, Read, Snapshot
 from emulator.web.views import Views
 from lib.app import App
@@ -62,7 +64,7 @@ def _application(platform: Platform, snapshot: Snapshot, history: History, graph
     def access() -> Access:
         return graph.access
 
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.config["MAX_CONTENT_LENGTH"] = app.config["MAX_FORM_MEMORY_SIZE"] = MAX_BODY_BYTES
     app.before_request(lambda: _look(access))
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
 
@@ -93,8 +95,9 @@ def _application(platform: Platform, snapshot: Snapshot, history: History, graph
             return problem(503, "starting", f"not running: {', '.join(down)}", retry_after=1)
         return Response('{"ok": true}', content_type="application/json")
 
-    context = Context(platform, snapshot, history, graph, log)
-    Views(app, context, Events(app, context))
+    days = Completeness(lambda: graph.store, lambda: snapshot.current().lines, platform.config_env)
+    context = Context(platform, snapshot, history, graph, log, days)
+    Views(app, context, Events(app, context), Previews(app, context))
     Actions(app, context)
     Exports(app, context)
     app.after_request(_for_people)
