@@ -227,16 +227,15 @@ class Function:
             return 0.0
 
 
-def functions_of(
-    config: Config, location: str, only: str | None = None, followed: str | None = None
-) -> dict[str, Function]:
-    """The functions by their names, or the `only` one, ready to be started.
+def config_env(location: str, followed: str | None = None) -> dict[str, str]:
+    """Where another process finds the configuration, and the integrations that are `followed` beside it."""
+    return {CONFIG: location} | ({FOLLOWED: followed} if followed else {})
 
-    `location` is where they find the same configuration, and `followed` the integrations beside it.
-    """
+
+def functions_of(config: Config, env: Mapping[str, str], only: str | None = None) -> dict[str, Function]:
+    """The functions by their names, or the `only` one, ready to be started; `env` is `config_env`'s."""
     timeout = config.limits.deadline.total_seconds() + MARGIN_SECONDS
-    env = {CONFIG: location, "PYTHONUNBUFFERED": "1", "CLOUD_RUN_TIMEOUT_SECONDS": str(int(timeout))}
-    env |= {BEHIND_EMULATOR: "1"} | ({FOLLOWED: followed} if followed else {})
+    env = {**env, BEHIND_EMULATOR: "1", "PYTHONUNBUFFERED": "1", "CLOUD_RUN_TIMEOUT_SECONDS": str(int(timeout))}
     names = [name for name in TARGETS if only in (None, name)]
     return {name: Function(name, env, timeout, idle=IDLE_SECONDS.get(name)) for name in names}
 

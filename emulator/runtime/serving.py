@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import signal
@@ -11,8 +12,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 
-from emulator.cli.terminal import refuse
 from emulator.ending import EndRequest
+from emulator.runtime.begin import once_in_reach
 from emulator.runtime.functions import Function
 from emulator.runtime.notify import notify, watchdog_seconds
 from emulator.runtime.platform import Platform
@@ -20,14 +21,16 @@ from emulator.utmstack import validation
 from emulator.utmstack.watcher import SettingsWatcher
 from emulator.web import server as web
 from emulator.web import status
+from emulator.web.connections import listening
 from emulator.web.context import RecentLog
 from emulator.web.links import Links
 from emulator.web.status import StreamRecord
+from lib import telemetry
 from lib.app import App
 from lib.config import environment
+from lib.config.environment import CONFIG, FOLLOWED
 from lib.config.reloading import ReloadingConfig
 from lib.config.settings import Config
-from lib.errors import ConnectorError
 from lib.model.checkpoint import problem_after
 from lib.model.stream import Stream
 from lib.parts import Parts, PlatformFacts
@@ -40,26 +43,27 @@ log = logging.getLogger(__name__)
 def serve(
     stop: EndRequest,
     config: Config,
-    location: str,
     functions: Mapping[str, Function],
+    env: Mapping[str, str],
     watcher: SettingsWatcher | None,
 ) -> int:
-    """Serve until told to stop, then 0, and the functions have ended; 2 where store or address cannot be used."""
+    """Serve until told to stop, then 0, and the functions have ended; 2 where the address cannot be used, 1: not yet.
+
+    Raises ConnectorError where the store cannot be used. `env` is `config_env`'s.
+    """
     recent = RecentLog()
     logging.getLogger().addHandler(recent)
     log.info("sophos-utmstack %s", VERSION)
-    try:
-        # The store is opened once, so that a bad one is told here and not each minute.
-        status.collect(App(lambda: config))
-    except ConnectorError as error:
-        refuse(error)
-        return 2
+    # The store is opened once, so that a bad one is told here and not each minute. One that is elsewhere is waited for.
+    look = partial(status.collect, App(lambda: config))
+    if (look() if config.store.startswith("file:") else once_in_reach(look, stop)) is None or stop.wait(0):
+        return 0
     if watcher:
         watcher.look()
     where = PlatformFacts(environment.platform_timeout(), environment.on_cloud_run())
-    live = ReloadingConfig(location, watcher.path if watcher else None)
+    live = ReloadingConfig(env[CONFIG], env.get(FOLLOWED), lambda read: telemetry.set_level(read.log.level))
     app = App(live.current, Parts(platform=where))
-    platform = Platform(config, functions, _probe_of(app))
+    platform = Platform(config, functions, env, _probe_of(app))
     links = Links(app.config, lambda: app.state, app.parts.now)
     platform.watchers.append(links.passes)
     host, port = config.listen
@@ -67,10 +71,12 @@ def serve(
     if watcher:
         validation.serve(pages.app, platform, watcher)
     try:
-        server = web.listening(pages.app, host, port)
+        server = listening(pages.app, host, port)
     except OSError as error:
-        print(f"cannot listen on {host}:{port}: {error.strerror}. Is another emulator running?", file=sys.stderr)
-        return 2
+        is_missing = error.errno == errno.EADDRNOTAVAIL  # The network of a machine that boots may bring it.
+        hint = "Does this machine have that address?" if is_missing else "Is another emulator running?"
+        print(f"cannot listen on {host}:{port}: {error.strerror}. {hint}", file=sys.stderr)
+        return 1 if is_missing else 2
     serving = threading.Thread(target=server.run, name="web", daemon=True)
     serving.start()
     platform.start()

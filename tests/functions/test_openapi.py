@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode, openapi
 
-from emulator.runtime.functions import TARGETS, functions_of
+from emulator.runtime.functions import TARGETS
 from emulator.runtime.platform import Platform
 from emulator.web import server as web
 from emulator.web.context import RecentLog
@@ -22,7 +22,7 @@ from functions.forward_batch import main as forward_batch
 from functions.test_connection import main as connection
 from lib.config import loading as configuration
 from lib.model.stream import KINDS
-from tests.site import Site, site, until
+from tests.site import Site, platform_for, site, until
 
 ROOT = Path(__file__).resolve().parents[2]
 DESCRIPTION: dict[str, Any] = yaml.safe_load((ROOT / "openapi.yaml").read_text())
@@ -122,7 +122,7 @@ def test_each_function_serves_the_description(called: Site, name: str) -> None:
 
 def platform_of(called: Site) -> Platform:
     config = configuration.load(str(called.config))
-    return Platform(config, functions_of(config, str(called.config)))
+    return platform_for(config, str(called.config))
 
 
 def test_the_emulator_serves_the_description(called: Site) -> None:
