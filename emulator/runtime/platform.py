@@ -81,7 +81,9 @@ class Platform:
         self._config = config
         timeout = config.limits.deadline.total_seconds() + MARGIN_SECONDS
         env = {CONFIG: location, "PYTHONUNBUFFERED": "1", "CLOUD_RUN_TIMEOUT_SECONDS": str(int(timeout))}
-        env |= {BEHIND_EMULATOR: "1"} | ({FOLLOWED: followed} if followed else {})
+        self.config_env = {CONFIG: location} | ({FOLLOWED: followed} if followed else {})
+        """Where another process of this site finds the configuration."""
+        env |= {BEHIND_EMULATOR: "1"} | self.config_env
         self.functions = {name: Function(name, env, timeout) for name in TARGETS if only in (None, name)}
         self.calls: Counter[tuple[str, int]] = Counter()
         """Calls by function and status; 0: no answer."""

@@ -40,6 +40,18 @@ class Every:
         before, after = CronSim(str(self.cron), now, reverse=True), CronSim(str(self.cron), now)
         return (next(after) - next(before)).total_seconds()
 
+    def is_ever_over(self, longest: timedelta) -> bool:
+        """Whether two ticks of some year are that far apart, and a minute."""
+        if self.interval is not None:
+            return self.interval > longest
+        tick = first = next(CronSim(str(self.cron), datetime(2026, 1, 1)))  # noqa: DTZ001 - UTC, as all of them
+        while tick - first < timedelta(days=366):
+            last = next(CronSim(str(self.cron), tick + longest + timedelta(minutes=1), reverse=True))
+            if last <= tick:
+                return True
+            tick = last
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class SophosHosts:

@@ -27,6 +27,7 @@ from emulator.runtime.functions import FunctionDownError
 from emulator.runtime.platform import FAILURES, Platform
 from emulator.utmstack.watcher import SettingsWatcher
 from emulator.web import server as web
+from emulator.web.connections import listening
 from emulator.web.context import RecentLog
 from emulator.web.status import Running, status
 from lib.app import App
@@ -57,7 +58,7 @@ class Surfaces:
         self.later = timedelta(0)
         self.ticked_at: datetime | None = None
         self.web = web.Web(self.platform, lambda _, __: self.status(), self.app, RecentLog())
-        self.server = web.listening(self.web.app, *self.config.listen)
+        self.server = listening(self.web.app, *self.config.listen)
         threading.Thread(target=self.server.run, daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server.effective_port}"
 
