@@ -173,7 +173,8 @@ def status(
             pending_bytes=total,
             max_pending_bytes=config.limits.max_pending_bytes,
             observing=config.observe,
-            damaged=[each.key for each in damages if each.key not in seen],
+            damaged=[each.key for each in damages if each.key not in seen and not each.is_newer],
+            newer=[each.key for each in damages if each.is_newer],
             read_at=running.ticked_at,
             is_heartbeat_late=bool(beat and beat["late"]),
         )

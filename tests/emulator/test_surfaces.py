@@ -556,7 +556,7 @@ CAUSES = [
     Cause(stale, {"stale": "attention"}, ("SophosFiguresStale",)),
     Cause(function_failing, {"function_failing": "failing"}, ("SophosFunctionFailing",), once=True),
     Cause(config_edit_broken, {"config_edit_broken": "attention"}, ("SophosConfigurationBroken",)),
-    Cause(layout_newer, {"layout_newer": "failing", "object_damaged": "attention"}, ("SophosStoreFailing",)),
+    Cause(layout_newer, {"layout_newer": "failing"}, ("SophosStoreFailing",)),
     Cause(observing, {"observing": "attention"}, ("SophosObserving",), minutes=1500),
     Cause(followed_config, {"followed_config": "attention"}, ("SophosConfigurationBroken",)),
     Cause(silent, {"silent": "attention"}, ("SophosStreamSilent",)),
