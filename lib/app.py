@@ -23,6 +23,7 @@ from lib.model.integration import UTMSTACK_TENANT
 from lib.model.rate_policy import PUBLISHED
 from lib.parts import ClientCredential, Kept, Parts, connect_sophos, credentials_of
 from lib.pipeline.in_flight import InFlight
+from lib.pipeline.pending import PendingBytes
 from lib.store.base import ObjectStore
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class App:
         self._integrations: dict[tuple[IntegrationConfig, SophosHosts], Integration] = {}
         """Those of the last call, by all that makes them what they are."""
         self._in_flight = InFlight()
+        self._pending = Kept[str, PendingBytes](lambda _: PendingBytes(self.parts.monotonic))
         self._lock = threading.Lock()
 
     # What everything is built on
@@ -191,6 +193,7 @@ class App:
             ),
             integrations=self.integrations,
             schedules=Schedules(self.store),
+            pending=self._pending.of(settings.store),
             max_pending_bytes=settings.limits.max_pending_bytes,
             every=lambda: settings.every.seconds_after(self.parts.now()),
             in_flight=self._in_flight,
@@ -306,9 +309,8 @@ class App:
             plan = use_case.plan(deadline=self.deadline())
             queued = fan_out.tick([target.stream for _, target in plan.jobs])
             return Fetched(plan.results, plan.deferred, use_case.calls_used(), queued, heartbeat)
-        found = use_case.run(
-            integration=integration, tenant=tenant, kind=stream, max_pages=max_pages, deadline=self.deadline()
-        )
+        by = self.deadline()
+        found = use_case.run(integration=integration, tenant=tenant, kind=stream, max_pages=max_pages, deadline=by)
         if fan_out is not None and tenant is not None:
             fan_out.follow(found.results)
         return replace(found, budgets=use_case.calls_used(), heartbeat=heartbeat)
@@ -348,10 +350,9 @@ class App:
         batch = batch_of(name)
         if batch is None:
             return []
-        stream = batch[0]
-        return self.forward_batch.run(
-            integration=stream.integration, tenant=stream.tenant, kind=stream.kind, deadline=self.deadline()
-        )
+        (stream, number), by = batch, self.deadline()
+        named = {"integration": stream.integration, "tenant": stream.tenant, "kind": stream.kind}
+        return self.forward_batch.run(**named, batch=number, deadline=by)
 
     def reconcile_all(
         self,

@@ -98,6 +98,11 @@ class Site:
             self._functions[name].start()
         return self._functions[name]
 
+    @property
+    def started(self) -> frozenset[str]:
+        """The functions whose process was started."""
+        return frozenset(self._functions)
+
     def end(self, name: str) -> None:
         """End the function's process: the next call starts one that reads the configuration anew."""
         self._functions.pop(name).stop()

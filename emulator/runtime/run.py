@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import logging
 import os
 import shutil
@@ -16,12 +17,14 @@ from functools import partial
 
 from emulator.cli.terminal import refuse
 from emulator.ending import EndRequest
+from emulator.runtime.begin import begun
 from emulator.runtime.notify import notify, watchdog_seconds
 from emulator.runtime.platform import Platform
 from emulator.utmstack import validation
 from emulator.utmstack.watcher import SettingsWatcher
 from emulator.web import server as web
 from emulator.web import status
+from emulator.web.connections import listening
 from emulator.web.context import RecentLog
 from emulator.web.links import Links
 from emulator.web.status import StreamRecord
@@ -30,7 +33,8 @@ from lib.app import App
 from lib.config import environment
 from lib.config import loading as configuration
 from lib.config.reloading import ReloadingConfig
-from lib.errors import ConnectorError
+from lib.config.settings import Config
+from lib.errors import ConnectorError, RetryableError
 from lib.model.checkpoint import problem_after
 from lib.model.stream import Stream
 from lib.parts import Parts, PlatformFacts
@@ -41,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 def run(location: str | None, only: str | None = None) -> int:
-    """Serve until told to stop, then 0; 2 where the configuration or the address cannot be used.
+    """Serve until told to stop, then 0; 2 where the configuration or the address cannot be used, 1 where that passes.
 
     `only` names the one function to run, where another platform runs the others on the same store.
     """
@@ -49,22 +53,25 @@ def run(location: str | None, only: str | None = None) -> int:
     recent = RecentLog()
     logging.getLogger().addHandler(recent)
     log.info("sophos-utmstack %s", VERSION)
+    stop = EndRequest()
     try:
-        location = configuration.absolute(configuration.located(location))
-        config = configuration.load(location)
-        # The store is opened once, so that a bad one is told here and not each minute.
-        status.collect(App(lambda: config))
+        location = configuration.lasting(configuration.located(location))
+        config = begun(location, stop)
+        return 0 if config is None else _served(config, location, only, stop, recent)
     except ConnectorError as error:
         refuse(error)
-        return 2
-    stop = EndRequest()
+        # A service manager starts it again after 1.
+        return 1 if isinstance(error, RetryableError) else 2
+
+
+def _served(config: Config, location: str, only: str | None, stop: EndRequest, recent: RecentLog) -> int:
     _give_a_runtime_folder()
     watcher = SettingsWatcher(config.utmstack.workdir) if config.utmstack else None
     if watcher:
         watcher.look()
     followed = watcher.path if watcher else None
     where = PlatformFacts(environment.platform_timeout(), environment.on_cloud_run())
-    live = ReloadingConfig(location, followed)
+    live = ReloadingConfig(location, followed, lambda read: telemetry.set_level(read.log.level))
     app = App(live.current, Parts(platform=where))
     platform = Platform(config, location, only, followed, _probe_of(app))
     links = Links(app.config, lambda: app.state, app.parts.now)
@@ -74,10 +81,12 @@ def run(location: str | None, only: str | None = None) -> int:
     if watcher:
         validation.serve(pages.app, platform, watcher)
     try:
-        server = web.listening(pages.app, host, port)
+        server = listening(pages.app, host, port)
     except OSError as error:
-        print(f"cannot listen on {host}:{port}: {error.strerror}. Is another emulator running?", file=sys.stderr)
-        return 2
+        is_missing = error.errno == errno.EADDRNOTAVAIL  # The network of a machine that boots may bring it.
+        hint = "Does this machine have that address?" if is_missing else "Is another emulator running?"
+        print(f"cannot listen on {host}:{port}: {error.strerror}. {hint}", file=sys.stderr)
+        return 1 if is_missing else 2
     serving = threading.Thread(target=server.run, name="web", daemon=True)
     serving.start()
     platform.start()

@@ -59,6 +59,7 @@ TITLES = {
     "fetched": "fetching",
     "up_to_date": "up to date",
     "rate_limited": "waits for calls",
+    "waiting": "waits for its turn",
     "busy": "busy",
     "paused": "paused",
     "failed": "failed",

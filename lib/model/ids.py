@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 
 from lib.model.stream import EVENTS
@@ -35,10 +36,17 @@ def log_id(group: str, kind: str, native_id: str | None, raw: bytes) -> str:
 
     An alert carries the native id of its event, so for kinds other than `events` the kind is hashed too.
     """
-    scope = group if kind == EVENTS else f"{group}|{kind}"
+    return _hashed(_scope_of(group, kind), native_id, raw)
+
+
+def _scope_of(group: str, kind: str) -> bytes:
+    return (group if kind == EVENTS else f"{group}|{kind}").encode("utf-8", "surrogatepass")
+
+
+def _hashed(scope: bytes, native_id: str | None, raw: bytes) -> str:
     if native_id is None:
-        return sha256(b"raw|" + scope.encode("utf-8", "surrogatepass") + b"|" + raw).hexdigest()
-    return sha256(f"id|{scope}|{native_id}".encode("utf-8", "surrogatepass")).hexdigest()
+        return sha256(b"raw|%b|%b" % (scope, raw)).hexdigest()
+    return sha256(b"id|%b|%b" % (scope, native_id.encode("utf-8", "surrogatepass"))).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,5 +62,11 @@ class IdScope:
 
     def log_id(self, native_id: str | None, raw: bytes) -> str:
         """The id under which an item reaches the engine."""
-        group = group_key(self.tenant_id, self.integration)
-        return log_id(group, self.kind, None if self.is_by_text else native_id, raw)
+        scope = _scope(self.tenant_id, self.integration, self.kind)
+        return _hashed(scope, None if self.is_by_text else native_id, raw)
+
+
+@lru_cache(maxsize=256)
+def _scope(tenant_id: str, integration: str, kind: str) -> bytes:
+    """What stands before the part of an item that is hashed; the same for all of a batch."""
+    return _scope_of(group_key(tenant_id, integration), kind)

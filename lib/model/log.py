@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 MAX_LOG_BYTES = 4 * 1024 * 1024
 """grpc-go's default limit for a received message; beyond it the engine ends the whole stream."""
 
 
-@dataclass(frozen=True, slots=True)
-class Log:
-    """The fields of `plugins.Log`."""
+class Log(NamedTuple):
+    """The fields of `plugins.Log`; a tuple, as EventFields are."""
 
     id: str
     data_type: str
@@ -70,7 +68,7 @@ def unacceptable(raw: bytes, *, is_object: bool) -> str | None:
 
 def to_fields(log: Log) -> dict[str, Any]:
     """The log as JSON fields; bytes that are not UTF-8 survive."""
-    return {**asdict(log), "raw": log.raw.decode("utf-8", "surrogateescape")}
+    return {**log._asdict(), "raw": log.raw.decode("utf-8", "surrogateescape")}
 
 
 def from_fields(fields: Mapping[str, Any]) -> Log:

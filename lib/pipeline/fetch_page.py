@@ -13,8 +13,9 @@ from lib.model.rate_policy import Used
 from lib.model.stream import ENDPOINTS
 from lib.pipeline.in_flight import InFlight
 from lib.pipeline.integration import Integration, Target
+from lib.pipeline.pending import PendingBytes, Room
 from lib.pipeline.read_result import BUSY, PAUSED, ReadResult, outcome_of
-from lib.pipeline.read_stream import PendingBytes, ReadBounds, ReadContext, StreamReader
+from lib.pipeline.read_stream import ReadBounds, ReadContext, StreamReader
 from lib.pipeline.unexpected import unexpected
 from lib.state.schedules import ALL_ASKED, Schedules
 
@@ -67,6 +68,7 @@ class FetchPage:
     context: ReadContext
     integrations: Mapping[str, Integration]
     schedules: Schedules
+    pending: PendingBytes
     max_pending_bytes: int
     every: Callable[[], float]
     """Seconds between two ticks."""
@@ -86,8 +88,8 @@ class FetchPage:
 
         `deadline` is a monotonic time: no page is begun after it.
         """
-        pending = sum(waiting.entry.size for waiting in self.context.state.batches.waiting())
-        bounds = ReadBounds(PendingBytes(self.max_pending_bytes - pending), max_pages, deadline)
+        room = Room(self.pending, self.max_pending_bytes, self.context.state.batches)
+        bounds = ReadBounds(room, max_pages, deadline)
         begun: list[Future[ReadResult]] = []
         with ThreadPoolExecutor(self.workers) as pool:
 
@@ -197,14 +199,14 @@ class FetchPage:
             if account.paused_at is not None:
                 result.outcome = PAUSED
                 return result
-            held_back = accounts.held_back(name, account)
+            held_back = accounts.held_back(integration, account)
             if held_back is not None:
                 return _held_back(result, held_back)
             return accounts.targets(integration, deadline=deadline)
         except OverBudgetError as error:
             result.put_off(error, self.context.now())
         except ConnectorError as error:
-            log.warning("integration %s: %s", name, error)
+            log.debug("integration %s: %s", name, error)
             return _held_back(result, accounts.failed(name, error))
         except Exception as error:  # noqa: BLE001 - logged with its trace; the other integrations' lines stand
             result.fail(unexpected(f"integration {name}", error), self.context.now())
@@ -212,7 +214,7 @@ class FetchPage:
 
     def _refused(self, name: str, error: LayoutError) -> ReadResult:
         """What is said of an integration whose own objects a newer version wrote: nothing of them is changed."""
-        log.warning("integration %s: %s", name, error)
+        log.debug("integration %s: %s", name, error)
         return _held_back(ReadResult(name, None, ""), problem_after(None, error, self.context.now(), None))
 
 

@@ -46,15 +46,20 @@ class ForwardBatch:
         integration: str | None = None,
         tenant: str | None = None,
         kind: str | None = None,
+        batch: int | None = None,
         deadline: float,
     ) -> list[DeliveryResult]:
         """Forward every stream's waiting batches, or those named; one result a stream.
 
+        `batch` is the number of one that has just been stored, which saves a listing of the named stream's.
         `deadline` is a monotonic time: no batch is begun after it.
         """
         state = self.context.state
         only = Stream(integration, tenant, kind) if integration and tenant and kind else None
-        waiting = Counter(found.stream for found in state.batches.waiting(only))
+        if only is not None and batch is not None and state.batches.is_there(only, batch):
+            waiting = Counter([only])
+        else:
+            waiting = Counter(found.stream for found in state.batches.waiting(only))
         streams = [
             stream
             for stream in sorted({*state.checkpoints.streams(), *waiting} if only is None else {only})
@@ -86,31 +91,35 @@ class ForwardBatch:
         result = DeliveryResult(stream)
         if waiting == 0:
             return result
+        following = None
         try:
-            self._deliver(result, deadline)
+            following = self._deliver(result, deadline)
         except ConflictError:
             result.outcome = BUSY
         except EngineSlowError as error:
-            log.info("%s: %s; the next call sends the rest", stream, error)
+            log.debug("%s: %s; the next call sends the rest", stream, error)
         except (EngineDownError, EngineRefusedError) as error:
-            log.warning("%s: %s", stream, error)
+            log.debug("%s: %s", stream, error)
             result.outcome, result.error = ENGINE_UNAVAILABLE, error
         except ConnectorError as error:
-            log.warning("%s: %s", stream, error)
+            log.debug("%s: %s", stream, error)
             result.outcome, result.error = FAILED, error
         except Exception as error:  # noqa: BLE001 - logged with its trace; the other streams' lines stand
             result.outcome, result.error = FAILED, unexpected(stream, error)
-        result.pending = self._pending(stream, waiting)
+        if following is None or self.context.state.batches.is_there(stream, following):
+            result.pending = self._pending(stream, waiting)
         return result
 
-    def _deliver(self, result: DeliveryResult, deadline: float) -> None:
+    def _deliver(self, result: DeliveryResult, deadline: float) -> int | None:
+        """Deliver what waits; where that came to its end, the number that the stream's next batch has."""
         context, stream = self.context, result.stream
         with held(context.state.store, stream, self.holder(), context.now) as lease:
             if lease is None:
                 result.outcome = BUSY
-            else:
-                StreamDelivery(context, result, lease, deadline).drain()
-                self._tidy(stream, lease, deadline)
+                return None
+            StreamDelivery(context, result, lease, deadline).drain()
+            self._tidy(stream, lease, deadline)
+            return lease.state.tail.sequence + 1 if context.monotonic() < deadline else None
 
     def _tidy(self, stream: Stream, lease: HeldLease, deadline: float) -> None:
         """Once a day: pack the receipts of the days that are over, and remove those that are too old."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -40,6 +39,7 @@ from lib.pipeline.accounts import Accounts, wait_after
 from lib.pipeline.devices import DeviceScan, is_due
 from lib.pipeline.estimates import not_fetched
 from lib.pipeline.integration import Integration, Target
+from lib.pipeline.pending import Room
 from lib.pipeline.read_result import BUSY, FAILED, FETCHED, PAUSED, ReadResult, outcome_of
 from lib.pipeline.reconcile import Reconcile
 from lib.pipeline.repeats import StoredIds, changed_of, fresh_of
@@ -72,29 +72,11 @@ class ReadContext:
     monotonic: Callable[[], float]
 
 
-class PendingBytes:
-    """The bytes that may still wait in the store, for all streams of a call: each may go a page beyond, no more."""
-
-    def __init__(self, left: int) -> None:
-        self._left = left
-        self._lock = threading.Lock()
-
-    @property
-    def is_used_up(self) -> bool:
-        """Whether no further page is asked for."""
-        return self._left <= 0
-
-    def take(self, size: int) -> None:
-        """Count what was stored."""
-        with self._lock:
-            self._left -= size
-
-
 @dataclass(frozen=True, slots=True)
 class ReadBounds:
     """How far one call reads."""
 
-    pending_bytes: PendingBytes
+    room: Room
     max_pages: int | None
     """Of each stream; None: all that there are."""
     deadline: float
@@ -113,7 +95,7 @@ class StreamReader:
         self._settings = integration.settings
         self._target = target
         self._stream = target.stream
-        self._pending_bytes = bounds.pending_bytes
+        self._room = bounds.room
         self._max_pages = bounds.max_pages
         self._deadline = bounds.deadline
         self._stored_ids = StoredIds(context.state, target.stream, context.event_fields)
@@ -168,7 +150,7 @@ class StreamReader:
                 self._failed(WrongTenantError(f"{error}: this tenant does not take the credential's tokens"))
                 return
             # These concern the whole credential: its other streams wait too.
-            log.warning("%s: %s", self._stream, error)
+            log.debug("%s: %s", self._stream, error)
             result.problem = self._context.accounts.failed(self._settings.name, error)
             result.outcome = outcome_of(result.problem)
         except ConnectorError as error:
@@ -193,7 +175,7 @@ class StreamReader:
         result = self._result
         while self._max_pages is None or result.pages < self._max_pages:
             result.has_more = True
-            if self._pending_bytes.is_used_up:
+            if self._room.is_used_up:
                 result.outcome = PAUSED
                 return
             if result.pages and self._context.monotonic() >= self._deadline:
@@ -254,7 +236,7 @@ class StreamReader:
     def _stored(self, header: Header, size: int) -> None:
         """Count a batch that is durable."""
         result = self._result
-        self._pending_bytes.take(size)
+        self._room.take(size)
         result.outcome = FETCHED
         result.events += header.count
         result.bytes += size
@@ -263,7 +245,7 @@ class StreamReader:
     def _reconcile(self) -> None:
         """Where nothing new waits at Sophos: on the slower clock, look for what lies behind the cursor."""
         every, result = self._settings.reconcile, self._result
-        if every is None or result.has_more or result.problem is not None or self._pending_bytes.is_used_up:
+        if every is None or result.has_more or result.problem is not None or self._room.is_used_up:
             return
         if self._context.reconcile.due(self._stream, every) and self._rate_limiter.has_room:
             result.reconciled = self._context.reconcile.run(self._integration, self._target, deadline=self._deadline)
@@ -417,7 +399,7 @@ class StreamReader:
             f"{self._stream}: Sophos says that there is more, and {how}",
             remedy="Fetching goes on with the next tick. If it lasts, open a case with Sophos support.",
         )
-        log.warning("%s", error)
+        log.debug("%s", error)
         self._result.problem = problem_after(self._before, error, self._context.now(), None)
         checkpoint = replace(self._saved.checkpoint, problem=self._result.problem)
         self._saved = self._state.checkpoints.write(self._stream, checkpoint, expected=self._saved.generation)
@@ -427,7 +409,7 @@ class StreamReader:
 
     def _failed(self, error: ConnectorError) -> None:
         """Write the trouble down, where that tells anything new; the cursor stays."""
-        log.warning("%s: %s", self._stream, error)
+        log.debug("%s: %s", self._stream, error)
         now = self._context.now()
         try:
             saved = self._state.checkpoints.read(self._stream)

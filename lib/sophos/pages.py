@@ -43,10 +43,12 @@ class _DevicePage(msgspec.Struct, gc=False):
 
 
 class _Facts(msgspec.Struct, gc=False):
-    id: object = None
-    created_at: object = None
-    type: object = None
-    customer_id: object = None
+    """The fields as they nearly always are; anything else is left to the standard library."""
+
+    id: str | None = None
+    created_at: str | None = None
+    type: str | None = None
+    customer_id: str | None = None
 
 
 _SPACE = " \t\r\n"
@@ -218,14 +220,15 @@ def event_fields(raw: bytes) -> EventFields:
         return EventFields(is_object=False)
     try:
         read = _event_fields.decode(raw)
-        return _made(read.id, read.created_at, read.type, read.customer_id)
+        return EventFields(read.id or None, _moment(read.created_at), read.type, read.customer_id or None)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _facts_of_odd(raw)
 
 
 def _is_deep(raw: bytes) -> bool:
     """Whether the item is nested too deep to be read by everybody."""
-    if raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
+    # What was opened is closed as well: a shorter item has no room for so many of both.
+    if len(raw) <= 2 * MAX_DEPTH or raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
         return False
     depth = 0
     for mark in _byte_marks(raw):
@@ -268,6 +271,8 @@ def _moment(text: object) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(text)
+        if moment.tzinfo is UTC:
+            return moment
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         return None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from hashlib import sha256
+from typing import NamedTuple
 
 from lib.errors import ConflictError, DamagedError
 from lib.model.batch import GAP, Envelope, Header, ids_of
@@ -30,8 +31,7 @@ INSERT_TRIES = 5
 ReadFields = Callable[[bytes], EventFields]
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """An event of a page or a batch, with what decides whether it is new."""
 
     raw: bytes

@@ -21,8 +21,9 @@ import yaml
 from emulator.runtime.platform import Platform
 from emulator.web import status
 from emulator.web.charts import Day, day_name
+from emulator.web.connections import listening
 from emulator.web.context import RecentLog
-from emulator.web.server import Web, listening
+from emulator.web.server import Web
 from lib.app import App
 from lib.config import loading as configuration
 from lib.model.checkpoint import Checkpoint

@@ -59,6 +59,12 @@ def test_an_item_is_one_line(item: bytes) -> None:
     assert from_line(line) == item
 
 
+@given(headers(), st.lists(ITEMS | st.sampled_from([b"", b"\n{", b"{\n{", b"{}"]), max_size=5))
+def test_a_batch_holds_each_item_as_its_line(header: Header, items: list[bytes]) -> None:
+    _, body = to_body(header, items)
+    assert body.split(b"\n")[1:] == [*map(to_line, items), b""]
+
+
 @given(headers(), st.lists(ITEMS, min_size=1, max_size=4), st.data())
 def test_a_changed_byte_below_the_header_is_noticed(header: Header, items: list[bytes], data: st.DataObject) -> None:
     _, body = to_body(header, items)

@@ -151,6 +151,19 @@ def test_odd_fields_count_as_missing(raw: bytes, event_fields: EventFields) -> N
     assert pages.event_fields(raw) == event_fields
 
 
+TIMES = st.from_regex(
+    r"(0001|2026|9999)-(03|12)-(01|31)[Tt ](00|23|24):(00|59):(00|59|60)(\.[0-9]{1,9})?([Zz]|[+-](00|14):(00|30))?",
+    fullmatch=True,
+)
+
+
+@given(st.none() | st.integers() | st.text(max_size=8) | TIMES | st.datetimes().map(datetime.isoformat), st.text())
+def test_a_field_is_read_alike_by_the_fast_reader_and_by_the_one_for_odd_events(value: object, native_id: str) -> None:
+    fast = json.dumps({"id": native_id, "created_at": value, "type": value}).encode()
+    odd = fast[:-1] + b', "name": "\\ud800"}'  # which msgspec does not read
+    assert pages.event_fields(fast) == pages.event_fields(odd)
+
+
 @pytest.mark.parametrize("depth", [499, 501, 1_000, 200_000])
 def test_an_event_nested_deep_keeps_no_other_from_being_read(depth: int) -> None:
     deep = b'{"id": "2", "x": %s1%s}' % (b'[{"y":' * (depth // 2), b"}]" * (depth // 2))
