@@ -201,6 +201,10 @@ class Views:
             "named": named[:200],
             "chart_integration": chosen,
             "lines": ordered(taken.streams, "trouble")[:STREAMS],
+            "links": taken.status.get("links", [])[:STREAMS],
+            "labels": {(line["integration"], line["tenant"]): line["label"] for line in taken.lines}
+            if taken.status.get("links")
+            else {},
             "days": in_words(self._context.completeness.cells()),
             "reasons": [self._reason(taken, each) for each in taken.status["reasons"]],
             **self._drawn(arguments, chosen),
@@ -212,7 +216,19 @@ class Views:
         whole = [line["name"] for line in taken.status["integrations"] if _concerns(line, reason["code"])]
         paths = [] if whole else reason["streams"]
         named = [taken.by_path[path] for path in paths[:NAMED] if path in taken.by_path]
-        return {**reason, "whole": whole[:STREAMS], "named": named, "more": max(0, len(paths) - NAMED)}
+        warnings = [
+            {"integration": line["name"], **each}
+            for line in taken.status["integrations"]
+            for each in line["warnings"]
+            if each["code"] == reason["code"] and each["acknowledged"] is None
+        ]
+        return {
+            **reason,
+            "warnings": warnings[:STREAMS],
+            "whole": whole[:STREAMS],
+            "named": named,
+            "more": max(0, len(paths) - NAMED),
+        }
 
     def _streams(self, arguments: Arguments) -> Values:
         taken = self._context.snapshot.current()
@@ -257,6 +273,8 @@ class Views:
         line = taken.by_stream.get(stream)
         if line is None:
             raise NotFoundError(f"no stream {stream} is known")
+        place = (stream.integration, stream.tenant)
+        links = [each for each in taken.status.get("links", ()) if (each["integration"], each["tenant"]) == place]
         state = self._context.app.state
         waiting = [
             {"sequence": each.sequence, "size": each.entry.size, "since": to_text(each.entry.updated)}
@@ -269,6 +287,7 @@ class Views:
         return {
             "nav": "streams",
             "line": line,
+            "links": links,
             "waiting": waiting,
             "receipts": last_receipts(state, stream),
             "dead": dead,

@@ -13,7 +13,10 @@ from playwright.sync_api import Browser, FilePayload, Page, Request, expect, syn
 
 from emulator.central import DEFAULT_TENANT_ID, CentralServer, Clock, Credential, Tenant
 from emulator.web.events import stored_events
+from lib.model.credential import Life
 from lib.model.stream import Stream
+from lib.state.accounts import ACCOUNT, Account, account_key
+from lib.store.base import ABSENT
 from tests.site import SECRET, Emulator, Site, site, until
 
 WRONG = {"name": "wrong", "client_id": "demo-client", "client_secret": "no-such-secret"}
@@ -380,6 +383,29 @@ def test_a_days_word_leads_to_its_numbers(browser: Browser, script: bool) -> Non
                     accessible(page)
                     page.emulate_media(color_scheme="dark")
                     accessible(page)
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_a_warning_about_a_credential_is_acknowledged(browser: Browser, script: bool) -> None:
+    announced = datetime.now(UTC) - timedelta(days=1)
+    with site(every="1h") as found:
+        account = Account(life=Life(end_announced=announced))
+        found.state.store.write(account_key("acme"), ACCOUNT.encode(account), expected=ABSENT)
+        with Emulator(found) as emulator:
+            until(lambda: bool((emulator.status() or {}).get("streams")), "the first tick")
+            with browser.new_context(base_url=emulator.url(""), java_script_enabled=script) as context:
+                page = context.new_page()
+                page.goto("/")
+                reason = page.locator(".reason", has_text="about to end")
+                reason.get_by_role("button", name="Acknowledge").click()
+                expect(page.locator("#result")).to_contain_text("Acknowledged.")
+                page.get_by_role("link", name="Back").click()
+                expect(page.locator(".reason")).to_have_count(0)
+                row = page.get_by_role("region", name="Integrations").get_by_role("row", name="acme")
+                expect(row).to_contain_text("is about to end; acknowledged")
+                if script:
+                    accessible(page)
+        found.command("warnings")
 
 
 FILTER = """
