@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 import requests
 
-from emulator.runtime.platform import Platform
 from emulator.web import status
+from emulator.web.connections import listening
 from emulator.web.context import RecentLog
 from emulator.web.links import GRACE, Links
-from emulator.web.server import Web, listening
+from emulator.web.server import Web
 from lib.app import App
 from lib.config.loading import load
 from lib.model.stream import Stream
 from lib.store.base import ObjectStore
 from tests.bench.page import fill
-from tests.site import ROOT, SECRET, Site, free_port, site
+from tests.site import ROOT, SECRET, Site, free_port, platform_for, site
 
 INTEGRATION = {"name": "acme", "client_id": "demo-client", "client_secret": SECRET, "streams": ["events", "alerts"]}
 LEFT_OUT = "Event::Endpoint::UpdateSuccess"
@@ -126,7 +126,7 @@ def test_page_and_tail_tell_of_those_that_are_alone(tmp_path: Path) -> None:
     def read(store: ObjectStore, record: Callable[[Stream], status.StreamRecord]) -> dict[str, Any]:
         return status.collect(app, store=store, record=record) | {"links": [ALONE]}
 
-    pages = Web(Platform(settings, str(path)), read, app, RecentLog())
+    pages = Web(platform_for(settings, str(path)), read, app, RecentLog())
     server = listening(pages.app, "127.0.0.1", port)
     threading.Thread(target=server.run, daemon=True).start()
     try:

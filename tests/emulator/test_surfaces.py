@@ -563,6 +563,9 @@ CAUSES = [
     Cause(heartbeat_late, {"heartbeat_late": "attention"}, ("SophosHeartbeatLate",)),
 ]
 ELSEWHERE = {
+    "the engine never acknowledges one event, or fails at it": (
+        "`dead_letters`, as an event that the engine refuses: tests/pipeline/test_delivery.py drives the five calls"
+    ),
     "Sophos does not answer in time": "the call ends at its deadline: tests/pipeline/test_faults.py drives that time",
     "pages without end tell nothing new": "`protocol_error`, as a cursor that comes back",
     "a cursor cannot be sent back": "nothing, or `protocol_error`, as a cursor that comes back",
