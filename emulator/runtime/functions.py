@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import select
@@ -13,8 +14,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from email.message import Message
+from functools import cached_property
 from http.client import HTTPConnection, HTTPException
-from typing import Literal
+from typing import Any, Literal
 
 from emulator.runtime import process
 from lib.config.environment import BEHIND_EMULATOR, CONFIG, FOLLOWED
@@ -46,13 +48,22 @@ class FunctionDownError(RetryableError):
     remedy = "It is started again by itself; the log says why it ended."
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Answer:
     """What a function answered."""
 
     status: int
     headers: Message
     body: bytes
+
+    @cached_property
+    def fields(self) -> dict[str, Any]:
+        """The JSON object that the body holds; empty where it holds none. It is read once, whoever asks."""
+        try:
+            found = json.loads(self.body)
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
 
 
 class Function:

@@ -175,7 +175,7 @@ class Platform:
         elif name == "forward-batch":
             self._forwarded(results)
             if results:
-                self.engine_counts = json.loads(answer.body).get("engine", self.engine_counts)
+                self.engine_counts = answer.fields.get("engine", self.engine_counts)
         return answer
 
     def _judge(self, name: str, answer: Answer) -> None:
@@ -280,7 +280,7 @@ class Platform:
     def _fetched(self, answer: Answer, results: list[dict[str, Any]]) -> None:
         now = datetime.now(UTC)
         if answer.status == 200:
-            self._heard(json.loads(answer.body))
+            self._heard(answer.fields)
         for line in results:
             if line["tenant"] is not None:
                 stream = Stream.of(line)
@@ -338,10 +338,7 @@ class Platform:
             level = logging.WARNING if answer.status < 500 else logging.DEBUG
             log.log(level, "a function answered %d: %s", answer.status, answer.body[:500].decode("utf-8", "replace"))
             return []
-        try:
-            results: list[dict[str, Any]] = json.loads(answer.body).get("results", [])
-        except (ValueError, AttributeError):
-            return []
+        results: list[dict[str, Any]] = answer.fields.get("results", [])
         return results
 
 
@@ -357,10 +354,7 @@ def _looked(before: Mapping[str, Any] | None, line: Mapping[str, Any], now: date
 
 
 def _detail_of(answer: Answer) -> str:
-    try:
-        return str(json.loads(answer.body)["detail"])
-    except (ValueError, TypeError, KeyError):
-        return "no explanation"
+    return str(answer.fields.get("detail", "no explanation"))
 
 
 def finalized(name: str, bucket: str) -> tuple[bytes, dict[str, str]]:
