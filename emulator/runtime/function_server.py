@@ -11,21 +11,10 @@ import os
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from waitress.server import create_server
-
+from emulator.runtime.wsgi import LOOK_SECONDS, is_busy, server_of
 from lib import telemetry
-
-if TYPE_CHECKING:
-    from waitress.channel import HTTPChannel
-
-THREADS = 8
-CONNECTIONS = 500
-IDLE_SECONDS = 15
-"""A connection that says nothing for so long is closed: those that were only opened do not shut the emulator out."""
-LOOK_SECONDS = 5.0
-"""How often idle connections are looked for."""
 
 
 def main() -> None:
@@ -43,22 +32,8 @@ def main() -> None:
 
 def serve(app: Any, listener: socket.socket, ready: int) -> None:
     """Answer calls until SIGTERM, and then those that have begun."""
-    from lib.http.handler import MAX_BODY_BYTES  # noqa: PLC0415 - it loads Flask
-
     channels: dict[int, Any] = {}
-    server = create_server(
-        app,
-        map=channels,
-        sockets=[listener],
-        threads=THREADS,
-        # A proxy's headers tell that a caller on loopback is none of this machine.
-        clear_untrusted_proxy_headers=False,
-        connection_limit=CONNECTIONS,
-        channel_timeout=IDLE_SECONDS,
-        cleanup_interval=LOOK_SECONDS,
-        max_request_body_size=2 * MAX_BODY_BYTES,
-        asyncore_use_poll=True,
-    )
+    server = server_of(app, channels, sockets=[listener])
 
     def end(*_: object) -> None:
         server.accepting = False
@@ -66,14 +41,9 @@ def serve(app: Any, listener: socket.socket, ready: int) -> None:
 
     signal.signal(signal.SIGTERM, end)
     os.write(ready, b"\n")
-    while server.accepting or any(map(_is_busy, server.active_channels.values())):
+    while server.accepting or any(map(is_busy, server.active_channels.values())):
         server.asyncore.loop(LOOK_SECONDS, use_poll=True, map=channels, count=1)
     server.task_dispatcher.shutdown()
-
-
-def _is_busy(channel: HTTPChannel) -> bool:
-    """Whether a call has begun there whose answer is not sent yet."""
-    return bool(channel.requests or channel.total_outbufs_len)
 
 
 if __name__ == "__main__":

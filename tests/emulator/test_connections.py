@@ -10,7 +10,8 @@ import pytest
 import requests
 from flask import Flask, Response, request
 
-from emulator.web.connections import CONNECTIONS, KEPT, listening
+from emulator.runtime.wsgi import CONNECTIONS
+from emulator.web.connections import KEPT, listening
 
 
 @pytest.fixture
