@@ -22,7 +22,7 @@ from emulator.cli.site import (
 )
 from emulator.cli.terminal import headline, height, say, show, window
 from emulator.web import status as statuses
-from emulator.web.formatting import plural, size
+from emulator.web.formatting import ALONE, plural, size
 from lib.app import App
 from lib.config import loading as configuration
 from lib.config.reloading import read_followed, with_followed
@@ -259,10 +259,7 @@ def _print_rest(found: dict[str, Any]) -> None:
 
 def _print_link(line: dict[str, Any]) -> None:
     """What of a tenant's alerts and events lacks the other one."""
-    for key, what in (
-        ("alerts_without_event", "alerts whose event never came"),
-        ("events_without_alert", "events of high severity without an alert"),
-    ):
+    for key, (_, _, what) in ALONE.items():
         if key in line:
             name = f"{line['integration']}/{line['tenant']}"
             say("", f"{name}: {line[key]['count']} {what}, such as {line[key]['ids'][-1]}")

@@ -16,15 +16,12 @@ from emulator.cli.site import (
     refused,
 )
 from emulator.cli.terminal import say
+from emulator.web.formatting import ALONE
 from lib.config import loading as configuration
 from lib.config.settings import Config
 from lib.errors import ConnectorError
 
 ASK_SECONDS = 5.0
-WORDS = {
-    "alerts_without_event": "an alert whose event never came",
-    "events_without_alert": "an event of high severity without an alert",
-}
 
 
 def tail(location: str | None, *, as_json: bool) -> int:
@@ -71,8 +68,8 @@ class Alone:
         with suppress(requests.RequestException, ValueError, KeyError, TypeError):
             answer = asked(self._config, "/links", reading=5)
             for line in answer.json() if answer.status_code == 200 else ():  # An older emulator knows none.
-                for key, what in WORDS.items():
-                    self._tell(key, what, line)
+                for key, (_, one, _) in ALONE.items():
+                    self._tell(key, f"an {one}", line)
 
     def _tell(self, key: str, what: str, line: dict[str, Any]) -> None:
         for id_ in line.get(key, {}).get("ids", ()):

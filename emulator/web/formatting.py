@@ -1,4 +1,4 @@
-"""How numbers and times are shown: one style of units everywhere. Pure."""
+"""How numbers, times and links are told: one style of units and words everywhere. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from datetime import UTC, datetime
 from markupsafe import Markup, escape
 
 from lib.model.clock import from_text
+from lib.model.stream import ALERTS, EVENTS
 
+ALONE = {
+    "alerts_without_event": (ALERTS, "alert whose event never came", "alerts whose event never came"),
+    "events_without_alert": (
+        EVENTS,
+        "event of high severity without an alert",
+        "events of high severity without an alert",
+    ),
+}
+"""What is alone, by its key in `links`: its kind, and what one and several are called."""
 THIN = "\u202f"
 
 

@@ -109,6 +109,7 @@ class Views:
             shapes=SHAPES,
             words=WORDS,
             day_shapes=DAY_SHAPES,
+            alone_words=formatting.ALONE,
             state_titles=TITLES,
             ranges=RANGES.values(),
             waits=waits,
