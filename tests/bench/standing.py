@@ -18,7 +18,7 @@ def idle(folder: Path, socket: Path, seconds: float) -> Figures:
     with simulator(folder, 100) as central:
         config = write_config(folder, socket, central)
         with emulator(folder, config) as child:
-            time.sleep(15)
+            time.sleep(15)  # The start and the first tick are over: what is measured is rest.
             watch = Watch(child.pid)
             time.sleep(seconds)
             pss = sum(each.memory_full_info().pss for each in watch.family(child.pid)) / (1 << 20)

@@ -32,6 +32,19 @@ def running(found: Site, location: str) -> Iterator[subprocess.Popen[bytes]]:
             process.wait(60)
 
 
+def ended(command: list[str], found: Site) -> subprocess.CompletedProcess[str]:
+    """What a command of the site, which ends by itself, said."""
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **found.env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 def said(found: Site) -> str:
     return (found.folder / "run.log").read_text()
 
@@ -70,28 +83,14 @@ def test_a_folder_that_cannot_be_used_just_now_does_not_end_it_for_good() -> Non
     with site() as found:
         (found.folder / "file").touch()
         found.write_config(store=f"file:{found.folder}/file/store")
-        done = subprocess.run(
-            [*RUN, str(found.config)],
-            env=os.environ | found.env,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = ended([*RUN, str(found.config)], found)
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
     assert "→ Check free space and permissions of the store" in done.stderr
 
 
 def test_an_address_that_is_not_there_yet_does_not_end_it_for_good() -> None:
     with site(listen="192.0.2.1:8080") as found:
-        done = subprocess.run(
-            [*RUN, str(found.config)],
-            env=os.environ | found.env,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = ended([*RUN, str(found.config)], found)
     assert (done.returncode, "Does this machine have that address?" in done.stderr) == (1, True)
 
 
@@ -100,15 +99,7 @@ def test_what_can_be_read_only_once_is_refused(given: str) -> None:
     with site() as found:
         os.mkfifo(f"{found.config}.fifo")
         command = f"{sys.executable} -m emulator run --config {given.format(found.config)}"
-        done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=ROOT,
-            env={**os.environ, **found.env},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = ended(["bash", "-c", command], found)
     assert done.returncode == 2
     assert "can be read only once" in done.stderr
     assert "Traceback" not in done.stderr
@@ -117,7 +108,5 @@ def test_what_can_be_read_only_once_is_refused(given: str) -> None:
 def test_check_reads_a_pipe() -> None:
     with site() as found:
         command = f"{sys.executable} -m emulator check --no-environment --config <(cat {found.config})"
-        done = subprocess.run(
-            ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-        )
+        done = ended(["bash", "-c", command], found)
     assert (done.returncode, "can be used" in done.stdout) == (0, True)
