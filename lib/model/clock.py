@@ -70,11 +70,6 @@ def text_or_none(moment: datetime | None) -> str | None:
     return None if moment is None else to_text(moment)
 
 
-def moment_or_none(text: str | None) -> datetime | None:
-    """`from_text`, for a text that may be missing."""
-    return None if text is None else from_text(text)
-
-
 def day_of(moment: datetime) -> str:
     """The ledger's day of the moment."""
     return moment.strftime("%Y-%m-%d")
