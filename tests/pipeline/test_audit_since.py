@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from lib.model.batch import POLL, RECONCILE, Envelope, Header
+from lib.model.batch import POLL, RECONCILE, Header
 from lib.model.checkpoint import Checkpoint
 from lib.model.clock import day_of
 from lib.model.receipt import DELIVERED, LastReceipt, NotAcknowledged
@@ -22,6 +22,7 @@ from lib.state.ledger import place_of
 from lib.state.receipts import pack
 from lib.state.state import State
 from lib.store.base import Entry
+from tests.fakes.headers import header_at
 from tests.fakes.memory_store import MemoryStore
 
 STREAM = Stream("acme", "894af375-a52f-4d5a-a92d-9d9c279b1489", "events")
@@ -44,20 +45,14 @@ class Run:
         """The next batch's."""
         moment = START + timedelta(days=day)
         is_polled = origin == POLL
-        header = Header(
-            stream=STREAM,
-            envelope=Envelope("sophos-central", "acme", "t"),
-            sequence=self.sequence,
+        header = header_at(
+            moment,
+            STREAM,
+            self.sequence,
             previous_cursor=self.previous if is_polled else None,
             cursor=self.cursor if is_polled else None,
             next_cursor=f"c{self.sequence}" if is_polled else None,
-            has_more=False,
-            fetched_at=moment,
-            as_of=moment,
-            day=day_of(moment),
-            newest=moment,
             count=2,
-            repeats=0,
             origin=origin,
         )
         if is_polled:

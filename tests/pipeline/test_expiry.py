@@ -3,14 +3,13 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from lib.model.batch import Envelope, Header
 from lib.model.checkpoint import Checkpoint
-from lib.model.clock import day_of
 from lib.model.stream import Stream
 from lib.pipeline.expiry import EXPIRED_A_CALL, Expiry
 from lib.state.batches import StoredBatch
 from lib.state.state import State
 from lib.store.base import Entry
+from tests.fakes.headers import header_at
 from tests.fakes.memory_store import MemoryStore
 
 NOW = datetime(2026, 3, 10, tzinfo=UTC)
@@ -19,20 +18,7 @@ NOW = datetime(2026, 3, 10, tzinfo=UTC)
 def archived(state: State, stream: Stream, sequence: int = 1) -> None:
     """Keep a batch of ten days ago."""
     moment = NOW - timedelta(days=10)
-    header = Header(
-        stream=stream,
-        envelope=Envelope("sophos-central", "acme", "t"),
-        sequence=sequence,
-        cursor=None,
-        next_cursor="c",
-        has_more=False,
-        fetched_at=moment,
-        as_of=moment,
-        day=day_of(moment),
-        newest=moment,
-        count=1,
-        repeats=0,
-    )
+    header = header_at(moment, stream, sequence, cursor=None, next_cursor="c", count=1)
     state.batches.archive(StoredBatch(header, [b"{}"], 1))
 
 

@@ -12,7 +12,6 @@ from emulator.engine import StandInEngine
 from lib.app import App
 from lib.config.loading import parse
 from lib.errors import StoreError
-from lib.model.batch import Envelope, Header
 from lib.model.checkpoint import Checkpoint
 from lib.model.clock import day_of
 from lib.model.receipt import DELIVERED, LastReceipt, NotAcknowledged
@@ -24,6 +23,7 @@ from lib.store.base import Entry, Stored
 from lib.store.directory import DirectoryStore
 from tests.audited import audit
 from tests.fakes.dying import Life, live
+from tests.fakes.headers import header_at
 
 STREAM = Stream("acme", "894af375-a52f-4d5a-a92d-9d9c279b1489", "events")
 START = datetime(2026, 3, 10, tzinfo=UTC)
@@ -70,21 +70,9 @@ def fill(state: State) -> LastReceipt:
     tail, cursor = LastReceipt(), "c0"
     for number in range(1, DAYS * A_DAY + 1):
         moment = START + timedelta(days=(number - 1) // A_DAY)
-        header = Header(
-            stream=STREAM,
-            envelope=Envelope("sophos-central", "acme", "t"),
-            sequence=number,
-            previous_cursor=cursor if number > 1 else None,
-            cursor=cursor,
-            next_cursor=f"c{number}",
-            has_more=False,
-            fetched_at=moment,
-            as_of=moment,
-            day=day_of(moment),
-            newest=moment,
-            count=IDS,
-            repeats=0,
-        )
+        previous = cursor if number > 1 else None
+        places = {"previous_cursor": previous, "cursor": cursor, "next_cursor": f"c{number}"}
+        header = header_at(moment, STREAM, number, **places, count=IDS)
         cursor = f"c{number}"
         keys = [f"{number:020x}{each:04x}" for each in range(IDS)]
         tail = state.ledger.write(
