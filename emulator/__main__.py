@@ -19,7 +19,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(number, lambda *_: os._exit(0))
     args = parsed(given)
     command: Callable[..., int] = args.command
-    return command(args)
+    try:
+        return command(args)
+    except BrokenPipeError:
+        # Whoever read, such as `head`, has seen enough. What Python still wants to write as it ends goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 if __name__ == "__main__":

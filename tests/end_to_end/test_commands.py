@@ -304,3 +304,24 @@ def test_every_answer_for_machines_tells_whether_it_is_well() -> None:
         for name, is_paused in (("pause", True), ("resume", False)):
             answer = told(command(name, "acme", "--json", "--config", str(found.config), env=found.env))
             assert answer == {"ok": True, "integration": "acme", "paused": is_paused}
+
+
+@pytest.mark.parametrize("command", ["status", "audit", "types"])
+def test_a_command_whose_reader_has_seen_enough_ends_without_a_word(command: str) -> None:
+    with site() as found:
+        found.central.fill(30)
+        found.results("fetch-page")
+        reader, writer = os.pipe()
+        os.close(reader)
+        with os.fdopen(writer) as nobody:
+            done = subprocess.run(
+                [sys.executable, "-m", "emulator", command, "--config", str(found.config)],
+                cwd=ROOT,
+                env={**os.environ, **found.env},
+                stdout=nobody,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+    assert (done.returncode, done.stderr) == (1, "")
