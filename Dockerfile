@@ -35,7 +35,7 @@ RUN groupadd --system --gid 10001 connector \
 COPY --from=packages /venv /venv
 COPY --from=packages /app /app
 WORKDIR /app
-# gunicorn, under each function, needs a place for its heartbeat; this one can be written on a read-only file system too.
+# gunicorn, under a hosted function, needs a place for its heartbeat; this one can be written on a read-only file system too.
 ENV TMPDIR=/dev/shm XDG_RUNTIME_DIR=/dev/shm
 ENV PATH=/venv/bin:/usr/local/bin:/usr/bin:/bin PYTHONPATH=/app PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
     SOPHOS_UTMSTACK_CONFIG=/etc/sophos-utmstack/connector.yaml

@@ -37,7 +37,7 @@ setup: $(VENV)/.done  ## Make the virtual environment with all locked packages, 
 run: $(VENV)/.run  ## The demo: a simulated Sophos Central, the three functions, a stand-in engine
 	$(BIN)/python -m emulator demo $(if $(LISTEN),--listen $(LISTEN))
 
-test: setup go-engine js-engine browser terraform promtool shells  ## All tests
+test: setup go-engine js-engine browser terraform promtool shells strace proxies  ## All tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: setup lint types proto-check test  ## What a reviewer runs: format, lint, strict types, generated code, tests
@@ -77,9 +77,17 @@ js-engine:  # The engine that tests speak to in JavaScript: needs Debian's packa
 promtool:  # What tests the alert rules: needs Debian's package once
 	@command -v promtool >/dev/null || $(call DEBIAN,prometheus)
 
+.PHONY: strace
+strace:  # What records system calls, for the test of power cuts: needs Debian's package once
+	@command -v strace >/dev/null || $(call DEBIAN,strace)
+
 .PHONY: shells
 shells:  # Whose completion is tested: needs Debian's packages once
 	@command -v zsh >/dev/null && command -v fish >/dev/null || $(call DEBIAN,zsh fish)
+
+.PHONY: proxies
+proxies:  # What may stand before the connector: needs Debian's packages once
+	@PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null && command -v caddy >/dev/null || $(call DEBIAN,nginx-light caddy)
 
 .PHONY: browser
 browser:  # The browser that tests of the operator's page use: needs Debian's package once

@@ -36,7 +36,7 @@ variable "integrations" {
 }
 
 variable "settings" {
-  description = "Further keys of the configuration: archive, gap_data_type, heartbeat, limits, observe, sophos."
+  description = "Further keys of the configuration: archive, gap_data_type, heartbeat, limits, log, observe, sophos."
   type        = any
   default     = {}
 }

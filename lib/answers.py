@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,11 @@ def read_line(result: ReadResult) -> Fields:
 def delivered(results: Iterable[DeliveryResult]) -> list[Fields]:
     """The lines of forward-batch's answer."""
     return [_delivery_line(each) for each in results]
+
+
+def met(counts: Mapping[str, int]) -> Fields:
+    """What a process's deliveries met with the engine since it began."""
+    return {name: counts.get(name, 0) for name in ("resent", "odd_acks")}
 
 
 def reconciled(report: ReconcileReport) -> Fields:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+from lib import telemetry
 from lib.app import App
 from lib.config import environment
 from lib.config.loading import located
@@ -14,7 +15,7 @@ from lib.parts import Parts, PlatformFacts
 @cache
 def current() -> App:
     """The graph of this process; ConfigError where the environment names no configuration."""
-    config = ReloadingConfig(located(), environment.followed())
+    config = ReloadingConfig(located(), environment.followed(), lambda read: telemetry.set_level(read.log.level))
     platform = PlatformFacts(
         timeout=environment.platform_timeout(),
         is_cloud_run=environment.on_cloud_run(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 import traceback
@@ -13,6 +14,8 @@ from functools import cache
 from typing import Any, TextIO
 
 from lib.config import environment
+from lib.errors import ConnectorError
+from lib.model.health import WAITING
 from lib.model.text import printable
 from lib.version import VERSION
 
@@ -68,6 +71,27 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(fields, ensure_ascii=False)
 
 
+class JournalFormatter(logging.Formatter):
+    """For systemd's journal: each line has its priority in front (sd-daemon(3)); the journal knows the time."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line; a stack trace takes more."""
+        before = f"<{_priority(record.levelno)}>"
+        lines = map(printable, (redact(record.getMessage()), *redact(_trace(record)).splitlines()))
+        return "\n".join(f"{before}{self._service}: {line}" for line in lines)
+
+
+def _priority(level: int) -> int:
+    """Of syslog(3): 3 error, 4 warning, 6 information, 7 debugging."""
+    return next(
+        (of for least, of in ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6)) if level >= least), 7
+    )
+
+
 class TerminalFormatter(logging.Formatter):
     """For people who watch."""
 
@@ -92,13 +116,13 @@ def _trace(record: logging.LogRecord) -> str:
 
 @cache
 def start(service: str, stream: TextIO | None = None) -> None:
-    """Begin to log as that service: readable on a terminal, JSON elsewhere; Sentry with SENTRY_DSN."""
+    """Begin to log as that service: text on a terminal and in the journal, JSON elsewhere; Sentry with SENTRY_DSN."""
     target = stream or sys.stderr
     handler = logging.StreamHandler(target)
-    handler.setFormatter(TerminalFormatter(service) if target.isatty() else JsonFormatter(service))
+    handler.setFormatter(_formatter(service, target))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
+    set_level("info")
     for chatty in ("werkzeug", "gunicorn", "urllib3", "waitress"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     dsn = environment.sentry_dsn()
@@ -106,21 +130,58 @@ def start(service: str, stream: TextIO | None = None) -> None:
         _start_sentry(service, dsn)
 
 
-def report(lines: Sequence[Mapping[str, Any]]) -> None:
-    """Log what a call did with each stream, where a platform makes metrics of it; what did nothing is left out.
+def set_level(name: str) -> None:
+    """Log nothing less severe from now on: debug, info, warning or error."""
+    level = logging.getLevelNamesMapping()[name.upper()]
+    logging.getLogger().setLevel(max(logging.INFO, level))
+    for ours in ("lib", "emulator", "functions"):
+        # Of libraries no debug lines: some of them would write down headers, which hold tokens.
+        logging.getLogger(ours).setLevel(level)
+    # A platform's metrics are made of the results, at every level.
+    logging.getLogger(__name__).setLevel(min(level, logging.INFO) if environment.is_hosted() else level)
 
-    Cloud Run and Knative set K_SERVICE. The emulator has the answers themselves.
+
+def _formatter(service: str, target: TextIO) -> logging.Formatter:
+    if target.isatty():
+        return TerminalFormatter(service)
+    return JournalFormatter(service) if _is_journal(target) else JsonFormatter(service)
+
+
+def _is_journal(target: TextIO) -> bool:
+    """Whether it is the socket that systemd names: a child may have been given another output."""
+    named = environment.journal_stream()
+    try:
+        found = os.fstat(target.fileno())
+    except (OSError, ValueError):
+        return False
+    return named == f"{found.st_dev}:{found.st_ino}"
+
+
+def refused(error: ConnectorError, level: int) -> None:
+    """Log why a call was answered with an error; the emulator tells of its own functions' outages itself."""
+    logging.getLogger(__name__).log(logging.DEBUG if environment.is_behind_emulator() else level, "%s", error)
+
+
+def report(lines: Sequence[Mapping[str, Any]]) -> None:
+    """Log what a call did with each stream that has a problem; all but what did nothing, where metrics are made of it.
+
+    Cloud Run and Knative set K_SERVICE. The emulator has the answers themselves, and tells of an outage once.
     """
-    if not environment.is_hosted():
+    if environment.is_behind_emulator():
         return
+    hosted = environment.is_hosted()
     for line in lines:
-        if line["outcome"] in _QUIET:
+        problem = line.get("problem")
+        if line["outcome"] in _QUIET or not (hosted or problem):
             continue
         result = {name: line[name] for name in _REPORTED if line.get(name) is not None}
-        if "problem" in line:
-            result["code"] = line["problem"]["code"]
         text = f"{line['integration']}/{line['tenant']}/{line['stream']}: {line['outcome']}"
-        logging.getLogger(__name__).info("%s", text, extra={"result": result})
+        level = logging.INFO
+        if problem:
+            result["code"] = problem["code"]
+            text += f": {problem['detail']}"
+            level = logging.INFO if problem["code"] in WAITING else logging.WARNING
+        logging.getLogger(__name__).log(level, "%s", text, extra={"result": result})
 
 
 def _start_sentry(service: str, dsn: str) -> None:

@@ -20,10 +20,12 @@ import yaml
 
 from emulator.central import CentralServer
 from emulator.engine import StandInEngine
-from emulator.runtime.functions import Answer, Function
+from emulator.runtime.functions import Answer, Function, config_env, functions_of
+from emulator.runtime.platform import Platform
 from lib.app import App
 from lib.config import loading as configuration
 from lib.config.environment import CONFIG
+from lib.config.settings import Config
 from lib.state.state import State
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,6 +99,11 @@ class Site:
             self._functions[name] = Function(name, self.env, timeout=100)
             self._functions[name].start()
         return self._functions[name]
+
+    @property
+    def started(self) -> frozenset[str]:
+        """The functions whose process was started."""
+        return frozenset(self._functions)
 
     def end(self, name: str) -> None:
         """End the function's process: the next call starts one that reads the configuration anew."""
@@ -207,3 +214,9 @@ def site(central: CentralServer | None = None, **settings: Any) -> Iterator[Site
     """A site for the time of the block."""
     with Site(central, **settings) as found:
         yield found
+
+
+def platform_for(config: Config, location: str) -> Platform:
+    """The emulator's platform over a configuration, with functions that nobody has started."""
+    env = config_env(location)
+    return Platform(config, functions_of(config, env), env)

@@ -227,9 +227,17 @@ def _row(line: dict[str, Any]) -> tuple[str, ...]:
         f"{line['last_event'][:19]}Z" if line["last_event"] else "-",
         str(line["events"]),
         str(line["acked"]),
-        "-" if line["interval_seconds"] is None else f"{line['interval_seconds']:.0f}s",
+        _every(line["interval_seconds"], line.get("measured_interval_seconds")),
         line["tenant_name"] or "-",
     )
+
+
+def _every(planned: float | None, measured: float | None) -> str:
+    """How often a stream is asked; beside it the interval that was measured, where that is longer by a quarter."""
+    if planned is None:
+        return "-" if measured is None else f"{measured:.0f}s"
+    is_longer = measured is not None and measured > 1.25 * planned + 1.0
+    return f"{planned:.0f}s ({measured:.0f}s measured)" if is_longer else f"{planned:.0f}s"
 
 
 def _print_rest(found: dict[str, Any]) -> None:

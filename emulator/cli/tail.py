@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
+from contextlib import suppress
+from typing import Any
 
 import requests
 
@@ -14,7 +17,14 @@ from emulator.cli.site import (
 )
 from emulator.cli.terminal import say
 from lib.config import loading as configuration
+from lib.config.settings import Config
 from lib.errors import ConnectorError
+
+ASK_SECONDS = 5.0
+WORDS = {
+    "alerts_without_event": "an alert whose event never came",
+    "events_without_alert": "an event of high severity without an alert",
+}
 
 
 def tail(location: str | None, *, as_json: bool) -> int:
@@ -29,10 +39,12 @@ def tail(location: str | None, *, as_json: bool) -> int:
             if answer.status_code != 200:
                 say(*_told(answer), file=sys.stderr)
                 return 1
+            alone = Alone(config)
             for line in answer.iter_lines(chunk_size=1):
                 if line:
                     # A tab stands between an event's fields only; it would be one of its text as an escape.
                     say(line.decode("utf-8", "replace").replace("\t", " "))
+                alone.tell()
     except ConnectorError as error:
         return refused(error, as_json=as_json)
     except requests.RequestException:
@@ -41,6 +53,32 @@ def tail(location: str | None, *, as_json: bool) -> int:
     except BrokenPipeError:
         os._exit(0)  # Whoever read it has had enough.
     return 0
+
+
+class Alone:
+    """Alerts without their event and events without their alert, each told once, beside the events (stderr)."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._asked_at = -ASK_SECONDS
+        self._told: set[tuple[str, str]] = set()
+
+    def tell(self) -> None:
+        """Tell of those that are new; nothing where it was asked just now, or nobody answers."""
+        if time.monotonic() - self._asked_at < ASK_SECONDS:
+            return
+        self._asked_at = time.monotonic()
+        with suppress(requests.RequestException, ValueError, KeyError, TypeError):
+            answer = asked(self._config, "/links", reading=5)
+            for line in answer.json() if answer.status_code == 200 else ():  # An older emulator knows none.
+                for key, what in WORDS.items():
+                    self._tell(key, what, line)
+
+    def _tell(self, key: str, what: str, line: dict[str, Any]) -> None:
+        for id_ in line.get(key, {}).get("ids", ()):
+            if (key, id_) not in self._told:
+                self._told.add((key, id_))
+                say(f"{line['integration']}/{line['tenant']}: {what}: {id_}", file=sys.stderr)
 
 
 def _told(answer: requests.Response) -> list[str]:

@@ -31,6 +31,7 @@ def run(location: str | None) -> int:
     logging.getLogger("hpack").setLevel(logging.INFO)
     try:
         config = configuration.load(location)
+        telemetry.set_level(config.log.level)
         asyncio.run(_serve(config))
     except ConnectorError as error:
         refuse(error)

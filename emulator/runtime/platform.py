@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
+from emulator.runtime import run_log
 from emulator.runtime.delivery import delivery_histogram
-from emulator.runtime.functions import TARGETS, Answer, Function, FunctionDownError
+from emulator.runtime.functions import Answer, Function, FunctionDownError
 from emulator.runtime.work_queue import WorkQueue
-from lib.config.environment import BEHIND_EMULATOR, CONFIG, FOLLOWED
 from lib.config.settings import Config
 from lib.errors import ConnectorError, RetryableError, StoreError
 from lib.http.cloud_events import FINALIZED
@@ -25,7 +25,8 @@ from lib.model.checkpoint import Problem, problem_after
 from lib.model.clock import from_text
 from lib.model.stream import Stream
 from lib.parts import open_store
-from lib.pipeline.read_result import goes_on
+from lib.pipeline.read_result import THAT_READ, goes_on
+from lib.state.accounts import StoredAccounts
 from lib.state.schedules import ALL_ASKED
 from lib.state.state import State
 
@@ -48,8 +49,6 @@ PROBE_SECONDS = 30.0
 """How often the engine is probed: a quiet hour must not hide that it is down."""
 FAILURES = 3
 """A function has a problem after so many calls in a row that it did not answer properly."""
-MARGIN_SECONDS = 40.0
-"""What a call may take beyond its own deadline: a page that was begun, acknowledgements that were waited for."""
 
 
 class FunctionFailedError(RetryableError):
@@ -66,25 +65,22 @@ class Platform:
     def __init__(
         self,
         config: Config,
-        location: str,
-        only: str | None = None,
-        followed: str | None = None,
+        functions: Mapping[str, Function],
+        config_env: Mapping[str, str],
         probe: Callable[[], None] | None = None,
     ) -> None:
-        """`location` is where the functions find the same configuration, and `followed` the integrations beside it.
+        """`functions` by their names, started with the same configuration; `stop` ends them.
 
-        `only` names the one function to run. `probe` raises ConnectorError where the engine cannot be reached; None:
-        nothing is delivered to an engine.
+        `config_env` tells another process of this site where the configuration is.
+        `probe` raises ConnectorError where the engine cannot be reached; None: nothing is delivered to an engine.
         """
         self._config = config
-        timeout = config.limits.deadline.total_seconds() + MARGIN_SECONDS
-        env = {CONFIG: location, "PYTHONUNBUFFERED": "1", "CLOUD_RUN_TIMEOUT_SECONDS": str(int(timeout))}
-        env |= {BEHIND_EMULATOR: "1"} | ({FOLLOWED: followed} if followed else {})
-        self.functions = {name: Function(name, env, timeout) for name in TARGETS if only in (None, name)}
+        self.functions = dict(functions)
+        self.config_env = config_env
         self.calls: Counter[tuple[str, int]] = Counter()
         """Calls by function and status; 0: no answer."""
         self.latest: dict[Stream, dict[str, Any]] = {}
-        """What fetch-page answered last for each stream, with the time."""
+        """What fetch-page answered last for each stream, with the time, and the seconds between its last two looks."""
         self.hearers: list[Callable[[str, list[dict[str, Any]]], None]] = []
         """Each is told the lines of every answer, with the function's name."""
         self.watchers: list[Callable[[str], None]] = []
@@ -95,6 +91,8 @@ class Platform:
         self._waiting_since: dict[str, float] = {}
         self.budgets: list[dict[str, Any]] = []
         """What it told last of the credentials' calls."""
+        self.engine_counts: Mapping[str, int] = {}
+        """What forward-batch told last of its deliveries since its process began."""
         self.engine_problem: Problem | None = None
         self.function_problems: dict[str, Problem] = {}
         """Functions that have not answered properly since then, with the number of calls."""
@@ -108,6 +106,8 @@ class Platform:
         """The newest batch of each path."""
         self._telling = threading.Lock()
         self._state = State.of(open_store(config.store))
+        self.outages = run_log.Outages(self._tenant_names)
+        self.hearers += [self.outages.hear, run_log.Summary().hear]
         clocks = {self._tick: "fetch-page", self._look: "fetch-page", self._sweep: "forward-batch"}
         self._clocks = [
             threading.Thread(target=clock, name=f"clock of {name}", daemon=True)
@@ -128,9 +128,7 @@ class Platform:
             self._forwards.ask(None)
 
     def start(self) -> None:
-        """Start the functions and the clock."""
-        for function in self.functions.values():
-            function.start()
+        """Start the clock."""
         self._fetches.start()
         self._forwards.start()
         for clock in self._clocks:
@@ -176,12 +174,15 @@ class Platform:
             self._fetched(answer, results)
         elif name == "forward-batch":
             self._forwarded(results)
+            if results:
+                self.engine_counts = json.loads(answer.body).get("engine", self.engine_counts)
         return answer
 
     def _judge(self, name: str, answer: Answer) -> None:
         """Remember whether the function works: 503 with results is an answer, any other 5xx is none."""
         if answer.status < 500 or (answer.status == 503 and b'"results"' in answer.body):
             self.function_problems.pop(name, None)
+            self.outages.note(name, None)
             if name == "fetch-page" and answer.status == 200:
                 self.ticked_at = datetime.now(UTC)
         else:
@@ -190,6 +191,14 @@ class Platform:
     def _note_failure(self, name: str, error: ConnectorError) -> None:
         problem = problem_after(self.function_problems.get(name), error, datetime.now(UTC), None)
         self.function_problems[name] = problem
+        if problem.failures >= FAILURES:
+            self.outages.note(name, problem.as_problem())
+
+    def _tenant_names(self, integration: str) -> dict[str, str]:
+        with suppress(ConnectorError):
+            account, _ = StoredAccounts(self._state.store).read(integration)
+            return {tenant.id: tenant.name for tenant in account.tenants}
+        return {}
 
     @property
     def failing_functions(self) -> list[Problem]:
@@ -207,6 +216,8 @@ class Platform:
                 self._engine_failed(problem_after(None, error, datetime.now(UTC), None))
             else:
                 self.engine_problem = None
+            problem = self.engine_problem
+            self.outages.note("engine", None if problem is None else problem.as_problem())
 
     def _engine_failed(self, problem: Problem) -> None:
         before = self.engine_problem
@@ -248,7 +259,7 @@ class Platform:
         try:
             self.call("fetch-page", json.dumps(request).encode())
         except FunctionDownError as error:
-            log.warning("%s", error)
+            log.debug("%s", error)
             return 1.0
         return None
 
@@ -258,7 +269,7 @@ class Platform:
         try:
             answer = self.call("forward-batch", body, headers)
         except FunctionDownError as error:
-            log.warning("%s", error)
+            log.debug("%s", error)
             return 1.0
         if answer.status == 503:
             wait = answer.headers.get("Retry-After", "")
@@ -274,10 +285,10 @@ class Platform:
             if line["tenant"] is not None:
                 stream = Stream.of(line)
                 if line["outcome"] != "busy" or stream not in self.latest:
-                    self.latest[stream] = {**line, "at": now}
+                    self.latest[stream] = {**line, "at": now} | _looked(self.latest.get(stream), line, now)
                 self.bytes[stream.integration, stream.tenant, stream.kind] += line["bytes"]
                 if line["outcome"] == "fetched":
-                    log.info("%s: %d events in %d pages", stream, line["events"], line["pages"])
+                    log.debug("%s: %d events in %d pages", stream, line["events"], line["pages"])
                 code = line["problem"]["code"] if "problem" in line else None
                 if goes_on(has_more=line["has_more"], outcome=line["outcome"], problem_code=code):
                     wait = (from_text(line["retry_at"]) - now).total_seconds() if "retry_at" in line else 0.0
@@ -314,7 +325,7 @@ class Platform:
                 if since is not None:
                     self.delivery.observe(time.monotonic() - since)
                 what = "acknowledged" if line["outcome"] == "delivered" else "observed"
-                log.info("%s: %d events %s", stream, line["acked"], what)
+                log.debug("%s: %d events %s", stream, line["acked"], what)
         if any(line["outcome"] == "engine_unavailable" for line in results):
             told = next(line["problem"] for line in results if "problem" in line)
             self._engine_failed(Problem(told["code"], told["detail"], told["remedy"], datetime.now(UTC), 1, None))
@@ -323,13 +334,26 @@ class Platform:
 
     def _results(self, answer: Answer) -> list[dict[str, Any]]:
         if answer.status not in (200, 503):
-            log.warning("a function answered %d: %s", answer.status, answer.body[:500].decode("utf-8", "replace"))
+            # Those of 500 and more are told as an outage of the function.
+            level = logging.WARNING if answer.status < 500 else logging.DEBUG
+            log.log(level, "a function answered %d: %s", answer.status, answer.body[:500].decode("utf-8", "replace"))
             return []
         try:
             results: list[dict[str, Any]] = json.loads(answer.body).get("results", [])
         except (ValueError, AttributeError):
             return []
         return results
+
+
+def _looked(before: Mapping[str, Any] | None, line: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    """When Sophos was looked at last (`looked_at`), and how many seconds after the time before (`looked_every`)."""
+    known = {key: before[key] for key in ("looked_at", "looked_every", "looked_on") if key in before} if before else {}
+    if line["outcome"] not in THAT_READ:
+        return known
+    if "looked_at" in known and not known["looked_on"]:
+        known["looked_every"] = (now - known["looked_at"]).total_seconds()
+    # The next pages of a long catch-up are the same look.
+    return known | {"looked_at": now, "looked_on": line["has_more"]}
 
 
 def _detail_of(answer: Answer) -> str:

@@ -13,13 +13,22 @@ ROOT = Path(__file__).resolve().parents[2]
 _CHILD = Path(__file__).with_name("child.py")
 
 
-def start(arguments: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Run Python with the arguments, in the present folder; the calling thread has to outlive the process."""
-    return launch([sys.executable, "-P", *arguments], env)
+def start(
+    arguments: Sequence[str], env: Mapping[str, str] | None = None, *, inherited: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    """Run Python with the arguments, in the present folder; the calling thread has to outlive the process.
+
+    `inherited` are the file descriptors that it has under the same numbers.
+    """
+    return launch([sys.executable, "-P", *arguments], env, inherited=inherited)
 
 
 def launch(
-    command: Sequence[str], env: Mapping[str, str] | None = None, log: Path | None = None
+    command: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    log: Path | None = None,
+    *,
+    inherited: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """The same for any program, named by its path; with `log` what it prints is added to that file."""
     with contextlib.ExitStack() as stack:
@@ -27,10 +36,11 @@ def launch(
         return subprocess.Popen(
             [sys.executable, "-I", "-S", str(_CHILD), str(os.getpid()), *command],
             # The present folder stays, since a path may be relative to it; its `lib` is not taken for ours (-P).
-            env={**_inherited(), "PYTHONPATH": _search_path(), **(env or {})},
+            env={**_environment(), "PYTHONPATH": _search_path(), **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
+            pass_fds=inherited,
             start_new_session=True,
         )
 
@@ -45,8 +55,8 @@ def stop(process: subprocess.Popen[bytes], seconds: float = 10.0) -> None:
         process.wait()
 
 
-def _inherited() -> dict[str, str]:
-    """The environment, without what is between the service manager and this process (gunicorn would answer too)."""
+def _environment() -> dict[str, str]:
+    """The environment, without what is between the service manager and this process."""
     return {
         key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET" and not key.startswith("WATCHDOG_")
     }

@@ -155,14 +155,20 @@ class Actions:
         return _sent(report)
 
     def _acknowledge(self, key: str) -> str:
-        if not key.startswith(("gaps/", "dead/")) or self._app.store.read(key) is None:
-            raise NotFoundError(f"there is no gap and no dead letter {key!r}")
+        is_stored = key.startswith(("gaps/", "dead/")) and self._app.store.read(key) is not None
+        if not is_stored and key not in self._warnings():
+            raise NotFoundError(f"there is no gap, no dead letter and no warning {key!r}")
         new = Acknowledgements(self._app.store).add(key, by=BY, at=datetime.now(UTC))
         return (
             "Acknowledged. It stays listed, and is no reason for attention any more."
             if new
             else "That was done before."
         )
+
+    def _warnings(self) -> set[str]:
+        """The keys of what is to be said of credentials."""
+        integrations = self._context.snapshot.status()["integrations"]
+        return {each["key"] for line in integrations for each in line["warnings"]}
 
     def _test(self) -> Response:
         name = request.args.get("integration", "")

@@ -16,6 +16,7 @@ from typing import Any
 from flask import Response, render_template, request
 
 from emulator.runtime.platform import Platform
+from emulator.web.completeness import Completeness
 from emulator.web.history import History
 from emulator.web.snapshot import Snapshot
 from lib.app import App
@@ -152,6 +153,7 @@ class Context:
     app: App
     """The use cases; its `access` says who may do more than look."""
     log: RecentLog
+    completeness: Completeness
     jobs: Jobs = field(default_factory=Jobs)
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     """Only a page of ours holds it: another site cannot make a browser act here."""

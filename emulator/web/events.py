@@ -37,7 +37,7 @@ TAIL_SECONDS = 2.0
 
 
 class Events:
-    """The routes `/events` and `/tail`, and the newest events of each stream."""
+    """The routes `/events`, `/tail` and `/links`, and the newest events of each stream."""
 
     def __init__(self, app: Flask, context: Context) -> None:
         self._context = context
@@ -47,6 +47,7 @@ class Events:
         context.platform.watchers.append(self._passes)
         app.add_url_rule("/events", "events", self._events)
         app.add_url_rule("/tail", "tail", self._tail)
+        app.add_url_rule("/links", "links", self._links)
 
     def newest(self, state: State, stream: Stream) -> list[str]:
         """The stream's newest events, newest first: those that passed, else what the store still has."""
@@ -60,6 +61,12 @@ class Events:
             return problem(400, "invalid_request", "name a stream: /events?stream=INTEGRATION/TENANT/KIND")
         raws = self.newest(self._context.app.state, Stream(*parts))
         return Response("".join(f"{raw}\n" for raw in raws), content_type="application/x-ndjson", headers=HEADERS)
+
+    def _links(self) -> Response:
+        """Alerts without their event, and the reverse, by tenant."""
+        self._context.let_read()
+        alone = self._context.snapshot.status().get("links", [])
+        return Response(json.dumps(alone, ensure_ascii=False), content_type="application/json", headers=HEADERS)
 
     def _tail(self) -> Response:
         self._context.let_read()

@@ -43,7 +43,20 @@ class _Metrics(Collector):
         paused = GaugeMetricFamily(f"{PREFIX}full", "1 while fetching waits because too much waits for the engine.")
         paused.add_metric([], float(self._status["paused"]))
         yield from (engine, paused)
+        yield from self._deliveries()
         yield from self._heartbeat()
+
+    def _deliveries(self) -> Iterator[Metric]:
+        """What is met now and then; each counter is there from the first scrape, so that its first rise is seen."""
+        for name, text in (
+            ("resent", "Logs sent again on a new stream, since the one before broke."),
+            ("odd_acks", "The engine's acknowledgements that name no log in flight."),
+        ):
+            yield CounterMetricFamily(PREFIX + name, text, self._platform.engine_counts.get(name, 0))
+        outages = CounterMetricFamily(f"{PREFIX}outages", "Outages that began, by their problem.", labels=["code"])
+        for code, count in sorted((dict.fromkeys(KINDS, 0) | self._platform.outages.counts).items()):
+            outages.add_metric([code], count)
+        yield outages
 
     def _heartbeat(self) -> Iterator[Metric]:
         """Nothing where there is none."""
@@ -93,6 +106,12 @@ class _Metrics(Collector):
                 "lag_seconds",
             ),
             (GaugeMetricFamily, "interval_seconds", "Seconds in which a stream is asked again.", "interval_seconds"),
+            (
+                GaugeMetricFamily,
+                "measured_interval_seconds",
+                "Seconds between the last two looks at a stream, or since the last one.",
+                "measured_interval_seconds",
+            ),
             (GaugeMetricFamily, "pending_batches", "Batches that wait for delivery.", "pending_batches"),
             (GaugeMetricFamily, "pending_bytes", "Bytes of the batches that wait.", "pending_bytes"),
             (GaugeMetricFamily, "oldest_pending_seconds", "Age of the oldest such batch.", "oldest_pending_seconds"),
@@ -101,6 +120,13 @@ class _Metrics(Collector):
             (CounterMetricFamily, "events_acked", "Events that the engine has acknowledged.", "acked"),
             (CounterMetricFamily, "events_observed", "Events that were only observed.", "observed"),
             (CounterMetricFamily, "repeats", "Items of Sophos's pages that had been stored before.", "repeats"),
+            (CounterMetricFamily, "changed", "Repeats with another text than the stored event; dropped.", "changed"),
+            (
+                CounterMetricFamily,
+                "other_customers",
+                "Stored events that name another customer than the stream's tenant.",
+                "other_customers_total",
+            ),
         ):
             family = kind(f"{PREFIX}{name}", text, labels=STREAM)
             for line in lines:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
 
 from flask import Flask, Request, Response, render_template, request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from waitress.server import create_server
 from werkzeug.exceptions import HTTPException
 
 from emulator.runtime.functions import TARGETS, FunctionDownError
 from emulator.runtime.platform import Platform
 from emulator.web.actions import Actions, BadActionError
+from emulator.web.completeness import Completeness
 from emulator.web.context import HEADERS, Context, RecentLog, StaleTokenError
 from emulator.web.events import Events
 from emulator.web.exports import Exports
 from emulator.web.history import History
 from emulator.web.metrics import registry_of
+from emulator.web.previews import Previews
 from emulator.web.snapshot import QUIET_SECONDS, Read, Snapshot
 from emulator.web.views import Views
 from lib.app import App
@@ -34,9 +34,6 @@ OPEN = ("/healthz", DESCRIPTION_PATH, "/api/v1/", "/static/")
 """What anybody may ask under any name: it tells no status, or has a key of its own."""
 BUCKET_SECONDS = 600.0
 """How often a bucket is looked through while nobody looks: it charges for each listing."""
-CONNECTIONS = 500
-IDLE_SECONDS = 15
-"""A connection that says nothing for so long is closed: those that were only opened shut nobody out."""
 
 
 class Web:
@@ -67,7 +64,7 @@ def _application(platform: Platform, snapshot: Snapshot, history: History, graph
     def access() -> Access:
         return graph.access
 
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.config["MAX_CONTENT_LENGTH"] = app.config["MAX_FORM_MEMORY_SIZE"] = MAX_BODY_BYTES
     app.before_request(lambda: _look(access))
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
 
@@ -98,8 +95,9 @@ def _application(platform: Platform, snapshot: Snapshot, history: History, graph
             return problem(503, "starting", f"not running: {', '.join(down)}", retry_after=1)
         return Response('{"ok": true}', content_type="application/json")
 
-    context = Context(platform, snapshot, history, graph, log)
-    Views(app, context, Events(app, context))
+    days = Completeness(lambda: graph.store, lambda: snapshot.current().lines, platform.config_env)
+    context = Context(platform, snapshot, history, graph, log, days)
+    Views(app, context, Events(app, context), Previews(app, context))
     Actions(app, context)
     Exports(app, context)
     app.after_request(_for_people)
@@ -126,23 +124,6 @@ def _for_people(response: Response) -> Response:
     shown = Response(render_template("problem.html", p=response.get_json()), response.status, HEADERS)
     shown.headers.extend((key, response.headers[key]) for key in ("Retry-After",) if key in response.headers)
     return shown
-
-
-def listening(app: Flask, host: str, port: int) -> Any:
-    """A server of the application that listens already, and has yet to `run`; OSError where it cannot."""
-    # A proxy's headers tell that a caller on loopback is none of this machine.
-    return create_server(
-        app,
-        host=host,
-        port=port,
-        threads=8,
-        clear_untrusted_proxy_headers=False,
-        connection_limit=CONNECTIONS,
-        channel_timeout=IDLE_SECONDS,
-        cleanup_interval=IDLE_SECONDS // 3,
-        max_request_body_size=2 * MAX_BODY_BYTES,
-        asyncore_use_poll=True,
-    )
 
 
 def _failed(error: ConnectorError) -> Response:

@@ -12,12 +12,12 @@ from typing import Any
 
 from lib.app import App
 from lib.config.settings import Config
-from lib.errors import LayoutError, ThrottledError
+from lib.errors import LayoutError, OverBudgetError, ThrottledError
 from lib.model import health
 from lib.model.checkpoint import Checkpoint, Problem, problem_after
 from lib.model.clock import from_text, text_or_none, to_text
 from lib.model.duration import duration_text
-from lib.model.health import Health, IntegrationFacts, Reason, SiteFacts, StreamFacts, assess
+from lib.model.health import WAITING, Health, IntegrationFacts, Reason, SiteFacts, StreamFacts, assess
 from lib.model.rate_policy import RatePolicy
 from lib.model.receipt import LastReceipt, NotAcknowledged
 from lib.model.schedule import Asked
@@ -25,6 +25,7 @@ from lib.model.stream import ENDPOINTS, Stream, encode_segment
 from lib.pipeline import heartbeat
 from lib.pipeline.accounts import Accounts, known_targets
 from lib.pipeline.integration import Target
+from lib.pipeline.read_result import THAT_READ
 from lib.state.accounts import Account
 from lib.state.acknowledgements import Acknowledgement, Acknowledgements, short_id
 from lib.state.damage import Whole, damaged
@@ -35,7 +36,6 @@ from lib.state.state import State
 from lib.store.base import ABSENT, ObjectStore
 from lib.version import VERSION
 
-FETCH_OUTCOMES_THAT_READ = ("fetched", "up_to_date")
 _WHOLE: dict[str, Whole] = {}
 """What a process that shows the status again and again has found whole, by store."""
 
@@ -173,7 +173,8 @@ def status(
             pending_bytes=total,
             max_pending_bytes=config.limits.max_pending_bytes,
             observing=config.observe,
-            damaged=[each.key for each in damages if each.key not in seen],
+            damaged=[each.key for each in damages if each.key not in seen and not each.is_newer],
+            newer=[each.key for each in damages if each.is_newer],
             read_at=running.ticked_at,
             is_heartbeat_late=bool(beat and beat["late"]),
         )
@@ -299,7 +300,7 @@ def _integrations(
         if each.name in calls:
             line["calls"] = calls[each.name]
         if problem is not None:
-            line |= {"problem": problem.as_problem(), "retry_at": text_or_none(problem.retry_at)}
+            line |= {"problem": problem.as_problem(), "retry_at": text_or_none(_to_come(problem.retry_at, now))}
         yield line
 
 
@@ -382,7 +383,7 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
         known = _told(latest)
     problem = known.as_problem() if known else None
     read_at = checkpoint.as_of
-    if latest and stream.kind != ENDPOINTS and latest["outcome"] in FETCH_OUTCOMES_THAT_READ and not latest["has_more"]:
+    if latest and stream.kind != ENDPOINTS and latest["outcome"] in THAT_READ and not latest["has_more"]:
         # An idle tick writes nothing: the answer knows more than the store.
         read_at = max(read_at or latest["at"], latest["at"])
     interval, dead = _interval(view, stream), view.dead_letters.get(stream, ())
@@ -391,8 +392,9 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
         "tenant": stream.tenant,
         "tenant_name": target.tenant.name if target else "",
         "stream": stream.kind,
-        "state": "retired" if retired else latest["outcome"] if latest else "failed" if problem else "idle",
+        "state": _stream_state(latest, known, is_retired=retired),
         "interval_seconds": interval,
+        "measured_interval_seconds": _measured(latest, interval, now),
         "lag_seconds": _lag(stream, read_at, interval, now),
         "has_more": bool(latest and latest["has_more"]),
         "read_up_to": text_or_none(read_at),
@@ -402,6 +404,7 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
         "repeats": checkpoint.repeats,
         "changed": checkpoint.changed,
         "other_customers": checkpoint.other_customers_lately(now),
+        "other_customers_total": checkpoint.other_customers,
         "acked": record.tail.total - record.counted.set_aside - record.counted.observed,
         "observed": record.counted.observed,
         "pending_batches": pending.batches,
@@ -422,15 +425,50 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
         line["silent_since"] = to_text(silent)
     if problem is not None:
         line["problem"] = problem
-        if known is not None and known.retry_at is not None:
-            line["retry_at"] = to_text(known.retry_at)
+        retry_at = _to_come(known.retry_at, now) if known else None
+        if retry_at is not None:
+            line["retry_at"] = to_text(retry_at)
     return line, None if retired else _facts(view, stream, line, known, silent)
 
 
 def _told(latest: Mapping[str, Any]) -> Problem | None:
     """The problem that fetch-page told of without writing it down."""
     told = latest.get("problem")
-    return None if told is None else Problem(told["code"], told["detail"], told["remedy"], latest["at"], 1, None)
+    if told is None:
+        return None
+    retry_at = from_text(latest["retry_at"]) if "retry_at" in latest else None
+    if told["code"] == ThrottledError.code:
+        # The credential has worked since, or its own problem would be known: the stream waits for its turn.
+        turn = OverBudgetError("Sophos had asked to slow down; the stream waits for its turn")
+        return Problem(turn.code, str(turn), turn.remedy, latest["at"], 1, None)
+    return Problem(told["code"], told["detail"], told["remedy"], latest["at"], 1, retry_at)
+
+
+def _to_come(moment: datetime | None, now: datetime) -> datetime | None:
+    """The time, unless it has passed: then nobody waits for it any more."""
+    return moment if moment is not None and moment > now else None
+
+
+def _stream_state(latest: Mapping[str, Any] | None, known: Problem | None, *, is_retired: bool) -> str:
+    """One word for how a stream stands."""
+    if is_retired:
+        return "retired"
+    if known is not None and known.code in WAITING:
+        return "waiting"
+    if latest:
+        return str(latest["outcome"])
+    return "failed" if known else "idle"
+
+
+def _measured(latest: Mapping[str, Any] | None, interval: float | None, now: datetime) -> float | None:
+    """Seconds between the last two looks at a stream, or since the last one where that is longer already."""
+    if not latest or "looked_at" not in latest:
+        return None
+    measured: float | None = latest.get("looked_every")
+    waited: float = (now - latest["looked_at"]).total_seconds()
+    if waited > (measured or interval or 0.0):
+        return round(waited, 1)
+    return None if measured is None else round(measured, 1)
 
 
 def _facts(

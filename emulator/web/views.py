@@ -13,10 +13,12 @@ from flask import Flask, Response, request
 
 from emulator.web import formatting
 from emulator.web.charts import DEFAULT, RANGES
+from emulator.web.completeness import in_words
 from emulator.web.context import HEADERS, Context, page
 from emulator.web.events import Events, dead_events, last_receipts
 from emulator.web.exports import dead_letter_lines, gap_lines
 from emulator.web.listing import BADNESS, Query, find, ordered, waits, without_stream
+from emulator.web.previews import Previews
 from emulator.web.settings import documents, items, shown, told, versions
 from emulator.web.snapshot import Taken
 from lib.errors import NotFoundError
@@ -41,10 +43,23 @@ WORDS = {
     "waiting": "Nothing fetched yet",
 }
 SHAPES = {"ok": "●", "attention": "▲", "failing": "✖", "waiting": "◌", "retired": "–"}
+DAY_SHAPES = {
+    "whole": "●",
+    "gap": "◇",
+    "letters": "□",
+    "fault": "✖",
+    "waiting": "◌",
+    "observed": "◌",
+    "nothing": "–",
+    "removed": "–",
+    "unknown": "?",
+    "today": "…",
+}
 TITLES = {
     "fetched": "fetching",
     "up_to_date": "up to date",
     "rate_limited": "waits for calls",
+    "waiting": "waits for its turn",
     "busy": "busy",
     "paused": "paused",
     "failed": "failed",
@@ -59,7 +74,7 @@ Arguments = Mapping[str, str]
 class Views:
     """The routes of everything that is looked at, and `/live`, which tells what has changed in one of them."""
 
-    def __init__(self, app: Flask, context: Context, events: Events) -> None:
+    def __init__(self, app: Flask, context: Context, events: Events, previews: Previews) -> None:
         self._context = context
         self._events = events
         self._app = app
@@ -71,6 +86,9 @@ class Views:
             "/stream": ("stream.html", self._stream),
             "/gaps": ("gaps.html", self._gaps),
             "/dead-letters": ("dead_letters.html", self._dead_letters),
+            "/completeness": ("completeness.html", self._completeness),
+            "/day": ("day.html", self._day),
+            "/preview": ("preview.html", previews.view),
             "/settings": ("settings.html", self._settings),
             "/job": ("job.html", self._job),
         }
@@ -90,6 +108,7 @@ class Views:
             plural=formatting.plural,
             shapes=SHAPES,
             words=WORDS,
+            day_shapes=DAY_SHAPES,
             state_titles=TITLES,
             ranges=RANGES.values(),
             waits=waits,
@@ -182,6 +201,11 @@ class Views:
             "named": named[:200],
             "chart_integration": chosen,
             "lines": ordered(taken.streams, "trouble")[:STREAMS],
+            "links": taken.status.get("links", [])[:STREAMS],
+            "labels": {(line["integration"], line["tenant"]): line["label"] for line in taken.lines}
+            if taken.status.get("links")
+            else {},
+            "days": in_words(self._context.completeness.cells()),
             "reasons": [self._reason(taken, each) for each in taken.status["reasons"]],
             **self._drawn(arguments, chosen),
         }
@@ -192,7 +216,19 @@ class Views:
         whole = [line["name"] for line in taken.status["integrations"] if _concerns(line, reason["code"])]
         paths = [] if whole else reason["streams"]
         named = [taken.by_path[path] for path in paths[:NAMED] if path in taken.by_path]
-        return {**reason, "whole": whole[:STREAMS], "named": named, "more": max(0, len(paths) - NAMED)}
+        warnings = [
+            {"integration": line["name"], **each}
+            for line in taken.status["integrations"]
+            for each in line["warnings"]
+            if each["code"] == reason["code"] and each["acknowledged"] is None
+        ]
+        return {
+            **reason,
+            "warnings": warnings[:STREAMS],
+            "whole": whole[:STREAMS],
+            "named": named,
+            "more": max(0, len(paths) - NAMED),
+        }
 
     def _streams(self, arguments: Arguments) -> Values:
         taken = self._context.snapshot.current()
@@ -237,6 +273,8 @@ class Views:
         line = taken.by_stream.get(stream)
         if line is None:
             raise NotFoundError(f"no stream {stream} is known")
+        place = (stream.integration, stream.tenant)
+        links = [each for each in taken.status.get("links", ()) if (each["integration"], each["tenant"]) == place]
         state = self._context.app.state
         waiting = [
             {"sequence": each.sequence, "size": each.entry.size, "since": to_text(each.entry.updated)}
@@ -249,11 +287,36 @@ class Views:
         return {
             "nav": "streams",
             "line": line,
+            "links": links,
             "waiting": waiting,
             "receipts": last_receipts(state, stream),
             "dead": dead,
             "newest": self._events.newest(state, stream) if admitted else None,
         }
+
+    def _completeness(self, _: Arguments) -> Values:
+        days = self._context.completeness
+        cells = days.cells(count=True)
+        at, proposals = days.proposals()
+        return {
+            "nav": "completeness",
+            "cells": cells,
+            "told": in_words(cells),
+            "progress": days.progress,
+            "proposals": proposals,
+            "proposed_at": at,
+        }
+
+    def _day(self, arguments: Arguments) -> Values:
+        days = self._context.completeness
+        cell = next((each for each in days.cells(count=True) if each.day == arguments.get("day")), None)
+        if cell is None:
+            raise NotFoundError("that is none of the last 90 days", remedy="Go to Completeness, and choose a day.")
+        labels = {
+            (line["integration"], line["tenant"]): line["label"] for line in self._context.snapshot.current().lines
+        }
+        found = days.day(cell.day)
+        return {"nav": "completeness", "cell": cell, "d": found, "progress": days.progress, "labels": labels}
 
     def _gaps(self, arguments: Arguments) -> Values:
         return {"nav": "gaps", **paged("/gaps", gap_lines(self._context.snapshot.current().lines), arguments)}

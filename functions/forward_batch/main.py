@@ -40,7 +40,9 @@ def answer_of(results: Iterable[DeliveryResult]) -> dict[str, Any] | Refused:
     """Each stream's line; where one failed, the platform is told to call again."""
     found = list(results)
     lines, error = answers.delivered(found), next((each.error for each in found if each.error), None)
-    return {"results": lines} if error is None else Refused(lines, error.code, str(error))
+    app = current()
+    rest = {"engine": answers.met(app.engine.counts)} if found and not app.config().observe else {}
+    return {"results": lines} | rest if error is None else Refused(lines, error.code, str(error), rest)
 
 
 @functions_framework.http

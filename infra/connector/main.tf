@@ -22,7 +22,7 @@ locals {
   }
 
   # Keys of the configuration that a hosted installation may set; Terraform makes the others.
-  settings = ["archive", "gap_data_type", "heartbeat", "limits", "observe", "sophos"]
+  settings = ["archive", "gap_data_type", "heartbeat", "limits", "log", "observe", "sophos"]
 
   credentials = {
     for key, each in var.integrations : key => concat(

@@ -53,7 +53,7 @@ variable "secrets" {
 }
 
 variable "settings" {
-  description = "Further keys of the configuration: archive, gap_data_type, heartbeat, limits, observe, sophos."
+  description = "Further keys of the configuration: archive, gap_data_type, heartbeat, limits, log, observe, sophos."
   type        = any
   default     = {}
 

@@ -89,6 +89,8 @@ def _names(config: Config) -> Iterator[Advice]:
 
 
 def _figures(config: Config) -> Iterator[Advice]:
+    if config.every.is_ever_over(SERVED):
+        yield ("every",), "some ticks are over 24h apart: Sophos serves no more, and what is older is lost"
     for at, each in enumerate(config.integrations):
         if each.lookback > SERVED:
             yield ("integrations", at, "lookback"), "Sophos serves no more than 24h: what is older is not fetched"

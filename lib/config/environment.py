@@ -45,6 +45,11 @@ def sentry_dsn() -> str | None:
     return os.environ.get("SENTRY_DSN") or None
 
 
+def journal_stream() -> str | None:
+    """The device and inode of the journal's socket, where systemd has given this process one to write to."""
+    return os.environ.get("JOURNAL_STREAM") or None
+
+
 def secret_manager_emulator() -> str | None:
     """The host and port (plain gRPC) that stand for Google's Secret Manager in tests."""
     return os.environ.get("SECRET_MANAGER_EMULATOR_HOST")

@@ -16,8 +16,10 @@ from lib.config.settings import DEFAULT_STORE, Config
 from lib.config.yaml_lines import ConfigFault, Document, KeyPath, flat
 from lib.errors import ConfigError
 
-__all__ = ["Config", "InvalidConfigError", "absolute", "load", "located", "parse"]
+__all__ = ["Config", "InvalidConfigError", "lasting", "load", "located", "parse"]
 
+ELSEWHERE = ("gs://", "secret:")
+"""Begins the name of a configuration that is no file of this machine."""
 PATHS: frozenset[KeyPath] = frozenset(
     {
         ("sophos", "ca_bundle"),
@@ -66,13 +68,24 @@ def load_document(location: str | None = None) -> tuple[Config, Document]:
         raise ConfigError(f"{location} cannot be read: {error.strerror}", remedy="Name a readable file.") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{location} is not UTF-8 text (byte {error.start})", remedy="Save it as UTF-8.") from None
-    folder = None if location.startswith(("gs://", "secret:")) else Path(location).absolute().parent
+    folder = None if location.startswith(ELSEWHERE) else Path(location).absolute().parent
     return _parsed(text, location, folder)
 
 
-def absolute(location: str) -> str:
-    """The same place, named so that a process with another folder finds it."""
-    return location if location.startswith(("gs://", "secret:")) else str(Path(location).absolute())
+def lasting(location: str) -> str:
+    """The same place, named so that a process with another folder finds it, as often as it reads it.
+
+    Raises ConfigError for what can be read once, by this process alone: a pipe, such as `<(...)`, and standard input.
+    """
+    if location.startswith(ELSEWHERE):
+        return location
+    path = Path(location).absolute()
+    if path.is_relative_to("/dev/fd") or path.is_relative_to("/proc") or path == Path("/dev/stdin") or path.is_fifo():
+        raise ConfigError(
+            f"{location} can be read only once; a running connector reads its configuration again and again",
+            remedy="Write the configuration to a file, and name that. `check` reads a pipe too.",
+        )
+    return str(path)
 
 
 def _bytes_of(location: str) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,15 @@ def signature_of(path: Path) -> Signature:
 class ReloadingConfig:
     """The configuration at a location, with the integrations of a second file where there is one."""
 
-    def __init__(self, location: str, followed: str | None = None) -> None:
+    def __init__(
+        self, location: str, followed: str | None = None, heard: Callable[[Config], None] = lambda _: None
+    ) -> None:
+        """`heard` is told each configuration that comes into force."""
         self.location = location
         self.problem: ConnectorError | None = None
         """Why the files as they are now cannot be used; then the last good configuration is."""
         self._followed = Path(followed) if followed else None
+        self._heard = heard
         self._lock = threading.Lock()
         self._seen: tuple[Signature, Signature] | None = None
         self._config: Config | None = None
@@ -52,6 +56,7 @@ class ReloadingConfig:
             seen = (signature_of(Path(self.location)), signature_of(self._followed) if self._followed else None)
             if self._config is None:
                 self._config = self._read()
+                self._heard(self._config)
             elif seen != self._seen:
                 self._refresh(self._config)
             self._seen = seen
@@ -71,6 +76,7 @@ class ReloadingConfig:
         self.problem = None
         if self._config != before:
             log.info("the configuration has changed")
+            self._heard(self._config)
 
 
 def with_followed(config: Config, followed: Iterable[IntegrationConfig]) -> Config:

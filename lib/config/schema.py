@@ -35,6 +35,7 @@ from lib.config.settings import (
     EngineAccess,
     IntegrationConfig,
     Limits,
+    LogSettings,
     RelaySettings,
     SophosHosts,
     TaskQueueSettings,
@@ -47,6 +48,7 @@ from lib.model.region import region_fault
 from lib.model.stream import KINDS
 
 LOCAL = ("open", "key")
+LOG_LEVELS = ("debug", "info", "warning", "error")
 MOST_BYTES = 1 << 50
 UNKNOWN_KEY = "unknown key"
 """Begins the fault of a key that is not known."""
@@ -277,6 +279,14 @@ class _IntegrationSchema(_Strict):
         return IntegrationConfig(**data)
 
 
+class _LogSchema(_Strict):
+    level = fields.String(validate=validate.OneOf(LOG_LEVELS, error=f"has to be one of: {', '.join(LOG_LEVELS)}"))
+
+    @post_load
+    def _made(self, data: dict[str, Any], **_: Any) -> LogSettings:
+        return LogSettings(**data)
+
+
 class _UTMStackSchema(_Strict):
     workdir = Text(required=True)
 
@@ -298,6 +308,7 @@ class ConfigSchema(_Strict):
     archive = DurationOrOff(DAY, YEARS)
     sophos = fields.Nested(_SophosSchema, error_messages={"type": "has to hold keys"})
     limits = fields.Nested(_LimitsSchema, error_messages={"type": "has to hold keys"})
+    log = fields.Nested(_LogSchema, error_messages={"type": "has to hold keys"})
     access = fields.Nested(_AccessSchema, error_messages={"type": "has to hold keys"})
     tasks = fields.Nested(_TasksSchema, error_messages={"type": "has to hold keys"})
     utmstack = fields.Nested(_UTMStackSchema, error_messages={"type": "has to hold keys"})

@@ -40,6 +40,18 @@ class Every:
         before, after = CronSim(str(self.cron), now, reverse=True), CronSim(str(self.cron), now)
         return (next(after) - next(before)).total_seconds()
 
+    def is_ever_over(self, longest: timedelta) -> bool:
+        """Whether two ticks of some year are that far apart, and a minute."""
+        if self.interval is not None:
+            return self.interval > longest
+        tick = first = next(CronSim(str(self.cron), datetime(2026, 1, 1)))  # noqa: DTZ001 - UTC, as all of them
+        while tick - first < timedelta(days=366):
+            last = next(CronSim(str(self.cron), tick + longest + timedelta(minutes=1), reverse=True))
+            if last <= tick:
+                return True
+            tick = last
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class SophosHosts:
@@ -65,6 +77,14 @@ class Limits:
     """How old the oldest unacknowledged log may grow before the engine counts as dead."""
     deadline: timedelta = timedelta(seconds=50)
     """How long one call of a function may take before it hands over to the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """What the log tells."""
+
+    level: str = "info"
+    """debug, info, warning or error: nothing less severe is logged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +176,7 @@ class Config:
     listen: tuple[str, int] = ("127.0.0.1", 8080)
     sophos: SophosHosts = SophosHosts()
     limits: Limits = Limits()
+    log: LogSettings = LogSettings()
     access: AccessRules = AccessRules()
     tasks: TaskQueueSettings | None = None
     """None: one call does the work of a tick."""

@@ -16,6 +16,9 @@ FINALIZED = "google.cloud.storage.object.v1.finalized"
 PUBLISHED = "google.cloud.pubsub.topic.v1.messagePublished"
 NOTIFIED = "OBJECT_FINALIZE"
 """The same, as a bucket's own notification to Pub/Sub says it."""
+RESOURCE = "storage#object"
+"""The kind of what such a notification holds (payload format JSON_API_V1)."""
+MESSAGE_ID = "x-goog-pubsub-message-id"
 
 
 def object_of(request: Request, fields: Mapping[str, Any], kind: str) -> str | None:
@@ -37,15 +40,23 @@ def object_of(request: Request, fields: Mapping[str, Any], kind: str) -> str | N
 def event_type(request: Request, fields: Mapping[str, Any]) -> str | None:
     """The CloudEvent's type, in binary or structured mode; None where the request is none.
 
-    What a Pub/Sub subscription pushes is one of its events, without the envelope.
+    What a Pub/Sub subscription pushes is one of its events, without the envelope. With payload unwrapping it pushes
+    what the message holds: of a bucket's notification the object itself, and the rest as headers, or not at all.
     """
     if request.mimetype == STRUCTURED:
         kind = fields.get("type")
         if not isinstance(kind, str):
             raise BadRequestError(("/type", "a CloudEvent has a type"))
         return kind
-    pushed = PUBLISHED if isinstance(fields.get("message"), dict) and "subscription" in fields else None
-    return request.headers.get("ce-type", pushed)
+    if "ce-type" in request.headers:
+        return request.headers["ce-type"]
+    if isinstance(fields.get("message"), dict) and "subscription" in fields:
+        return PUBLISHED
+    if fields.get("kind") == RESOURCE:
+        told = request.headers.get("eventType", NOTIFIED)
+        return FINALIZED if told == NOTIFIED else told
+    # An error would only make Pub/Sub push somebody else's message again and again.
+    return "another message" if fields and MESSAGE_ID in request.headers else None
 
 
 def data_of(event: Mapping[str, Any]) -> object:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ class Refused:
     results: list[dict[str, Any]]
     code: str
     detail: str
+    rest: Mapping[str, Any] = field(default_factory=dict)
+    """What the answer tells beside."""
 
 
 Call = Callable[..., "dict[str, Any] | Refused"]
@@ -78,10 +80,10 @@ def _failed(error: ConnectorError) -> Response:
     if isinstance(error, NotFoundError):
         return problem(404, error.code, str(error), title=error.title, remedy=error.remedy)
     if isinstance(error, RetryableError):
-        log.warning("%s", error)
+        telemetry.refused(error, logging.WARNING)
         seconds = max(1, round(error.retry_after or RETRY_SECONDS))
         return problem(503, error.code, str(error), retry_after=seconds, title=error.title, remedy=error.remedy)
-    log.error("%s", error)
+    telemetry.refused(error, logging.ERROR)
     telemetry.flush()
     status = 500 if isinstance(error, ConfigError) else 422
     return problem(status, error.code, str(error), title=error.title, remedy=error.remedy)
@@ -165,6 +167,14 @@ def _reply(result: dict[str, Any] | Refused | Response) -> Response:
     if isinstance(result, Refused):
         telemetry.report(result.results)
         title = title_of(result.code)
-        return problem(503, result.code, result.detail, retry_after=RETRY_SECONDS, title=title, results=result.results)
+        return problem(
+            503,
+            result.code,
+            result.detail,
+            retry_after=RETRY_SECONDS,
+            title=title,
+            results=result.results,
+            **result.rest,
+        )
     telemetry.report(result.get("results", ()))
     return Response(to_json(result), status=200, content_type="application/json")

@@ -188,6 +188,8 @@ class SiteFacts:
     """Faults of UTMStack's own configuration, where it is followed."""
     damaged: Sequence[str] = ()
     """Keys of objects that cannot be read."""
+    newer: Sequence[str] = ()
+    """Keys of objects that a newer version wrote."""
     pending_bytes: int = 0
     max_pending_bytes: int | None = None
     observing: bool = False
@@ -292,11 +294,17 @@ def _of_site(site: SiteFacts) -> Iterator[Finding]:
         yield _finding("followed_config", problem.detail, problem.since, remedy=problem.remedy)
     if site.is_heartbeat_late:
         yield _finding("heartbeat_late", "The engine has acknowledged none for two intervals", None)
-    for key in site.damaged:
-        yield _finding("object_damaged", f"{key} cannot be read", None)
+    yield from _of_objects(site)
     if site.observing:
         yield _finding("observing", "Events are fetched and counted; the engine gets none.", None)
     yield from _of_figures(site)
+
+
+def _of_objects(site: SiteFacts) -> Iterator[Finding]:
+    for key in site.damaged:
+        yield _finding("object_damaged", f"{key} cannot be read", None)
+    for key in site.newer:
+        yield _finding("layout_newer", f"{key} was written by a newer version", None)
 
 
 def _of_figures(site: SiteFacts) -> Iterator[Finding]:

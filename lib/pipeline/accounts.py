@@ -62,15 +62,18 @@ class Accounts:
         """What is known of the integration."""
         return self._stored.read(name)[0]
 
-    def held_back(self, name: str, account: Account) -> Problem | None:
+    def held_back(self, integration: Integration, account: Account) -> Problem | None:
         """The trouble that forbids another try just now.
 
         A process that has not tried refused credentials yet may: somebody started it, perhaps having set them right.
+        So may one that finds others in their place.
         """
         problem = account.problem
         if problem is None or not problem.holds_back(self._now() + SOON):
             return None
-        return problem if name in self._tried or problem.code == ThrottledError.code else None
+        if problem.code == ThrottledError.code:
+            return problem
+        return problem if integration.name in self._tried and not integration.source.is_replaced() else None
 
     def targets(
         self, integration: Integration, *, kinds: Sequence[str] | None = None, deadline: float | None = None

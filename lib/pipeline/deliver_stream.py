@@ -6,19 +6,26 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from lib.errors import ConflictError, ConnectorError, DamagedError, EngineRefusedError, LogRefusedError
+from lib.errors import (
+    ConflictError,
+    ConnectorError,
+    DamagedError,
+    EngineDownError,
+    EngineRefusedError,
+    LogRefusedError,
+)
 from lib.model.batch import OWN, Envelope, Header
-from lib.model.clock import to_text
-from lib.model.ids import KEY_LENGTH
-from lib.model.log import MAX_LOG_BYTES, Log, to_fields, unacceptable
+from lib.model.lease import Overtaken
+from lib.model.log import Log
 from lib.model.missed import windows_of
 from lib.model.receipt import DELIVERED, OBSERVED, LastReceipt, NotAcknowledged
 from lib.model.stream import ENDPOINTS, Stream
 from lib.pipeline.estimates import not_delivered
+from lib.pipeline.outgoing_batch import OutgoingBatch, outgoing_of
 from lib.pipeline.ports import Engine
 from lib.state.advance import ReadFields, adopt, announce
 from lib.state.batches import StoredBatch
@@ -34,6 +41,13 @@ GRACE = 5.0
 
 REFUSALS = 20
 """After so many refused logs in a row, none acknowledged between, it is the engine that does not work."""
+
+OVERTAKEN_CALLS = 5
+"""In so many calls the engine acknowledges later logs and not this one, before it is set aside: four may be a restart,
+a slow worker, or an answer that was lost on the way, and each is a minute's work at most."""
+
+MOST_BATCHES = 32
+"""So many batches may be in flight: a store of 150 ms a call settles them within the grace."""
 
 IDLE = "idle"
 BUSY = "busy"
@@ -87,48 +101,6 @@ class DeliveryContext:
         return Envelope(self.gap_data_type, beside.data_source if beside else integration, tenant)
 
 
-@dataclass(slots=True)
-class OutgoingBatch:
-    """A batch on its way: its logs, and what of it cannot be sent."""
-
-    batch: StoredBatch
-    logs: list[Log]
-    refused: list[dict[str, Any]]
-    first: int
-    """The place of its first log among those of the delivery."""
-    skipped: int = 0
-    """How many of its logs an earlier call delivered."""
-    keys: list[str] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
-    """Which of the batch's items each log is."""
-
-    @property
-    def end(self) -> int:
-        """How many logs of the delivery are acknowledged when all of this batch is."""
-        return self.first + len(self.logs) - self.skipped
-
-    def done(self, acked: int) -> int:
-        """How many of the batch's first items are done with, once so many logs of the delivery are acknowledged."""
-        return [*self.places, len(self.batch.items)][min(acked, self.end) - self.first + self.skipped]
-
-
-def logs_of(batch: StoredBatch, event_fields: ReadFields) -> Iterator[tuple[bytes, Log, bool]]:
-    """Each item of the batch, its log, and whether it is a JSON object."""
-    envelope = batch.header.envelope
-    ids, timestamp = batch.header.id_scope, to_text(batch.header.fetched_at)
-    for raw in batch.items:
-        read = event_fields(raw)
-        log = Log(
-            ids.log_id(read.id, raw),
-            envelope.data_type,
-            envelope.data_source,
-            timestamp,
-            envelope.tenant_id,
-            raw,
-        )
-        yield raw, log, read.is_object
-
-
 class StreamDelivery:
     """One stream's batches under one lease."""
 
@@ -145,51 +117,75 @@ class StreamDelivery:
         self._folded = 0
         """Up to which batch the inventory knows of."""
         self._moved_to = 0
-        state = lease.state
-        self._refused = {(state.acked_sequence, log_id): reason for log_id, reason in state.refused.items()}
+        self._refused: dict[tuple[int, str], str] = {}
         """Why the engine has refused logs, by batch and id."""
-        self._in_a_row = state.refused_in_a_row or 0
+        self._in_a_row = lease.state.refused_in_a_row or 0
         """Logs that the engine has refused since it acknowledged one, in this call and those before."""
         self._outgoing: deque[OutgoingBatch] = deque()
+        self._early: set[int] = set()
+        """Which logs of the round are acknowledged though one before them is not."""
         self._obstacle: int | None = None
+        """A damaged batch that the round has come to."""
+        self._has_more = False
+        """Whether the round ended before the last waiting batch, with time left."""
+        self._pace = 0.0
+        """How many seconds it took to settle the last batch."""
 
     def drain(self) -> None:
         """Send what waits, batch by batch, and settle each; what cannot be sent is set aside on the way."""
         self._tail, _, self._not_acknowledged = self._state.ledger.last(self._stream, self._lease.state.tail)
-        while True:
-            self._outgoing.clear()
-            self._obstacle = None
-            acked = 0
-            try:
-                for acked in self._context.engine.deliver(self._logs(), deadline=self._deadline + GRACE):
-                    self._settle(acked)
-                    self._lease.check()
+        while self._round():
+            pass
+
+    def _round(self) -> bool:
+        """Send the next batches on one gRPC stream and settle them; whether there is more to do."""
+        self._outgoing.clear()
+        self._obstacle, self._has_more = None, False
+        self._early = set()
+        acked = 0
+        try:
+            for acked in self._context.engine.deliver(self._logs(), deadline=self._deadline + GRACE, early=self._early):
                 self._settle(acked)
-            except LogRefusedError as error:
-                self._in_a_row = 1 if acked else self._in_a_row + 1
-                if self._in_a_row > REFUSALS:
-                    # Nothing more goes to `dead/`; the next call tries again, and one acknowledgement ends it.
-                    raise EngineRefusedError(
-                        f"the engine has refused {self._in_a_row} events in a row, the last one with: {error}",
-                        remedy="Look in the engine's log. The events wait; send those that are in dead/ again with "
-                        "`replay` once it works.",
-                    ) from None
-                self._set_refused(error)
-                continue
-            else:
-                self._in_a_row = 0 if acked else self._in_a_row
-            finally:
-                self._note_progress(acked)
-            if self._obstacle is None:
-                return
+                self._lease.check()
+            self._settle(acked)
+        except LogRefusedError as error:
+            self._count_refusal(error, acked)
+            self._set_refused(error)
+            return True
+        except EngineDownError as error:
+            self._note_overtaken(acked, error)
+            raise
+        else:
+            self._in_a_row = 0 if acked else self._in_a_row
+        finally:
+            self._note_progress(acked)
+        if self._obstacle is not None:
             self._move_to_dead_letters(self._obstacle)
+            return True
+        if not self._has_more:
+            self._lease.overtaken({})
+        return self._has_more
+
+    def _count_refusal(self, error: LogRefusedError, acked: int) -> None:
+        self._in_a_row = 1 if acked else self._in_a_row + 1
+        if self._in_a_row > REFUSALS:
+            # Nothing more goes to `dead/`; the next call tries again, and one acknowledgement ends it.
+            raise EngineRefusedError(
+                f"the engine has refused {self._in_a_row} events in a row, the last one with: {error}",
+                remedy="Look in the engine's log. The events wait; send those that are in dead/ again with "
+                "`replay` once it works.",
+            ) from None
 
     def _logs(self) -> Iterator[Log]:
         """The waiting batches' logs in order, read as the engine takes them."""
         place = 0
         expected = self._tail.sequence + 1
         for waiting in self._state.batches.waiting(self._stream):
-            if self._context.monotonic() >= self._deadline:
+            # What is read has to be settled in time too, or the engine would be blamed for a slow store.
+            if self._context.monotonic() + self._pace * len(self._outgoing) >= self._deadline:
+                return
+            if sum(1 for each in self._outgoing if each.logs) >= MOST_BATCHES:
+                self._has_more = True
                 return
             if waiting.sequence < expected:
                 # Delivered before, and stored again by a run that was overtaken: its cursor has moved on since.
@@ -208,7 +204,7 @@ class StreamDelivery:
                 # All of it was acknowledged before, and its receipt could not be written. As long as that fails,
                 # nothing more is sent: it would be sent again at each call.
                 self._settle(0)
-            yield from outgoing.logs[outgoing.skipped :]
+            yield from outgoing.logs
             place = outgoing.end
             expected = waiting.sequence + 1
 
@@ -218,24 +214,51 @@ class StreamDelivery:
             return None
         if sequence > expected and self._state.batches.read(self._stream, expected) is None:
             log.error("%s: batches %d to %d are missing", self._stream, expected, sequence - 1)
-        outgoing = OutgoingBatch(batch, [], [], first)
-        for number, (raw, made, is_object) in enumerate(logs_of(batch, self._context.event_fields), 1):
-            outgoing.keys.append(made.id[:KEY_LENGTH])
-            reason = self._refused.get((sequence, made.id)) or unacceptable(raw, is_object=is_object)
-            if reason is None and len(raw) > MAX_LOG_BYTES // 2 and made.wire_size() > MAX_LOG_BYTES:
-                reason = f"{made.wire_size()} bytes; the engine takes {MAX_LOG_BYTES}"
-            if reason is None:
-                outgoing.logs.append(made)
-                outgoing.places.append(number - 1)
-            else:
-                outgoing.refused.append({"sequence": sequence, "line": number, "reason": reason, **to_fields(made)})
-        state = self._lease.state
-        if state.acked_sequence == sequence:
-            outgoing.skipped = sum(place < state.acked for place in outgoing.places)
-        return outgoing
+        lease, digest = self._lease.state, batch.header.digest
+        for log_id, reason in lease.refusals(sequence, digest).items():
+            self._refused.setdefault((sequence, log_id), reason)
+        return outgoing_of(
+            batch,
+            first,
+            before=lease.done(sequence, digest, len(batch.items)),
+            refusal=lambda log_id: self._refused.get((sequence, log_id)) or self._given_up(log_id),
+            event_fields=self._context.event_fields,
+        )
+
+    def _given_up(self, log_id: str) -> str | None:
+        """Why a log is not sent any more that the engine did not acknowledge, though it acknowledged later ones."""
+        found = (self._lease.state.overtaken or {}).get(log_id)
+        if found is None or found.calls < OVERTAKEN_CALLS:
+            return None
+        return (
+            f"the engine did not acknowledge it in {found.calls} calls, but acknowledged later ones; "
+            f"the last call ended with: {found.reason}"
+        )
+
+    def _note_overtaken(self, acked: int, error: EngineDownError) -> None:
+        """Count the call for the first logs that were sent in vain, though the engine acknowledged later ones.
+
+        An engine that acknowledges nothing proves nothing about a log.
+        """
+        early = self._early
+        if not early:
+            return
+        sent = (pair for outgoing in self._outgoing for pair in enumerate(outgoing.logs, outgoing.first + 1))
+        vain = [each.id for number, each in sent if acked < number < max(early) and number not in early]
+        before = self._lease.state.overtaken or {}
+        given_up = {log_id: found for log_id, found in before.items() if found.calls >= OVERTAKEN_CALLS}
+        for log_id in vain[:REFUSALS]:
+            calls = before[log_id].calls + 1 if log_id in before else 1
+            given_up[log_id] = Overtaken(calls, str(error))
+            log.warning(
+                "%s: the engine did not acknowledge log %s in %d of %d calls, but acknowledged later ones",
+                *(self._stream, log_id, calls, OVERTAKEN_CALLS),
+            )
+        self._lease.overtaken(given_up)
 
     def _settle(self, acked: int) -> None:
         while self._outgoing and self._outgoing[0].end <= acked:
+            began = self._context.monotonic()
             self._note_progress(acked)
             # It stays in its place until all is done: a store that fails in between must not have the next batch's
             # progress noted in its stead, or this one would be sent again at each call.
@@ -246,11 +269,12 @@ class StreamDelivery:
                 self._state.batches.archive(outgoing.batch)
             self._state.batches.delete(outgoing.batch)
             self._outgoing.popleft()
+            self._pace = self._context.monotonic() - began
             self._result.batches += 1
             if self._context.observes:
-                self._result.observed += len(outgoing.logs)
+                self._result.observed += outgoing.acked
             else:
-                self._result.acked += len(outgoing.logs)
+                self._result.acked += outgoing.acked
             self._result.outcome = self._context.outcome
 
     def _finish(self, batch: StoredBatch, keys: Sequence[str], refused: list[dict[str, Any]]) -> None:
@@ -281,7 +305,7 @@ class StreamDelivery:
             windows=self._windows(batch) if self._context.observes else None,
         )
         self._not_acknowledged = not_acknowledged
-        self._lease.delivered(self._tail)
+        self._lease.delivered(self._tail, {line["id"] for line in refused})
 
     def _windows(self, batch: StoredBatch) -> dict[str, int]:
         """What the old plugin would have seen of it; of our own events, nothing."""
@@ -320,7 +344,7 @@ class StreamDelivery:
             self._announce(sequence, BATCH_DAMAGED, None, None)
         # Otherwise nothing is lost: the cursor has not moved, and fetch-page asks for the same page again.
         # Then another batch gets its number: how far delivery came into this one tells nothing of that one.
-        self._lease.delivered_in_part(sequence, 0, {})
+        self._lease.replaced(sequence)
         self._state.batches.move_to_dead_letters(self._stream, sequence)
 
     def _announce(self, sequence: int, reason: str, end: datetime | None, beside: Envelope | None) -> None:
@@ -337,10 +361,11 @@ class StreamDelivery:
         raise error
 
     def _note_progress(self, acked: int) -> None:
-        """Remember how far into a batch the engine has acknowledged, so that a resend begins there."""
+        """Remember what the engine has acknowledged of batches that are not settled, so that it is not sent again."""
         if self._outgoing:
-            outgoing = self._outgoing[0]
-            sequence = outgoing.batch.header.sequence
-            refused = {log_id: reason for (number, log_id), reason in self._refused.items() if number == sequence}
-            self._lease.delivered_in_part(sequence, outgoing.done(acked), refused)
+            header = self._outgoing[0].batch.header
+            refused = {log_id: why for (number, log_id), why in self._refused.items() if number == header.sequence}
+            parts = [part for outgoing in self._outgoing if (part := outgoing.part(acked, self._early))]
+            last = self._outgoing[-1].batch.header.sequence
+            self._lease.delivered_in_part(header, self._outgoing[0].done(acked), refused, parts, last)
         self._lease.refused_in_a_row(self._in_a_row)

@@ -199,14 +199,14 @@ class FetchPage:
             if account.paused_at is not None:
                 result.outcome = PAUSED
                 return result
-            held_back = accounts.held_back(name, account)
+            held_back = accounts.held_back(integration, account)
             if held_back is not None:
                 return _held_back(result, held_back)
             return accounts.targets(integration, deadline=deadline)
         except OverBudgetError as error:
             result.put_off(error, self.context.now())
         except ConnectorError as error:
-            log.warning("integration %s: %s", name, error)
+            log.debug("integration %s: %s", name, error)
             return _held_back(result, accounts.failed(name, error))
         except Exception as error:  # noqa: BLE001 - logged with its trace; the other integrations' lines stand
             result.fail(unexpected(f"integration {name}", error), self.context.now())
@@ -214,7 +214,7 @@ class FetchPage:
 
     def _refused(self, name: str, error: LayoutError) -> ReadResult:
         """What is said of an integration whose own objects a newer version wrote: nothing of them is changed."""
-        log.warning("integration %s: %s", name, error)
+        log.debug("integration %s: %s", name, error)
         return _held_back(ReadResult(name, None, ""), problem_after(None, error, self.context.now(), None))
 
 

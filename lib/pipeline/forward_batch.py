@@ -97,12 +97,12 @@ class ForwardBatch:
         except ConflictError:
             result.outcome = BUSY
         except EngineSlowError as error:
-            log.info("%s: %s; the next call sends the rest", stream, error)
+            log.debug("%s: %s; the next call sends the rest", stream, error)
         except (EngineDownError, EngineRefusedError) as error:
-            log.warning("%s: %s", stream, error)
+            log.debug("%s: %s", stream, error)
             result.outcome, result.error = ENGINE_UNAVAILABLE, error
         except ConnectorError as error:
-            log.warning("%s: %s", stream, error)
+            log.debug("%s: %s", stream, error)
             result.outcome, result.error = FAILED, error
         except Exception as error:  # noqa: BLE001 - logged with its trace; the other streams' lines stand
             result.outcome, result.error = FAILED, unexpected(stream, error)

@@ -36,6 +36,9 @@ class Source(Directory, Protocol):
     def in_use(self) -> InUse | None:
         """Which of the credentials is used; None as long as that is not known."""
 
+    def is_replaced(self) -> bool:
+        """Whether the credential is another now than Sophos was last asked with; resolves it, and asks nobody."""
+
     def clock(self, *, deadline: float | None = None) -> datetime | None:
         """Sophos's time now, by which it refuses what is over 24 hours ago; None where it names none."""
 
@@ -129,12 +132,21 @@ class CallLimiter(Protocol):
 class Engine(Protocol):
     """UTMStack's engine."""
 
-    def deliver(self, logs: Iterator[Log], *, deadline: float | None = None) -> Iterator[int]:
-        """Send the logs in order; yields how many of the first ones are acknowledged, rising, until all are."""
+    def deliver(
+        self, logs: Iterator[Log], *, deadline: float | None = None, early: set[int] | None = None
+    ) -> Iterator[int]:
+        """Send the logs in order; yields how many of the first ones are acknowledged, rising, until all are.
+
+        `early` is kept up to date with the places, from 1, of those that are acknowledged though one before is not.
+        """
 
 
 class ProbedEngine(Engine, Protocol):
     """UTMStack's engine, over a connection that can be tested."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Since it was made: logs sent again (`resent`), acknowledgements that name no log in flight (`odd_acks`)."""
 
     def probe(self) -> None:
         """Open a stream, and end it in order; EngineDownError where that does not work."""

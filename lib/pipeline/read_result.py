@@ -17,6 +17,8 @@ RATE_LIMITED = "rate_limited"
 BUSY = "busy"
 PAUSED = "paused"
 FAILED = "failed"
+THAT_READ = (FETCHED, UP_TO_DATE)
+"""Outcomes of a call that asked Sophos and was answered."""
 
 
 @dataclass(slots=True)

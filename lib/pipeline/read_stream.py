@@ -150,7 +150,7 @@ class StreamReader:
                 self._failed(WrongTenantError(f"{error}: this tenant does not take the credential's tokens"))
                 return
             # These concern the whole credential: its other streams wait too.
-            log.warning("%s: %s", self._stream, error)
+            log.debug("%s: %s", self._stream, error)
             result.problem = self._context.accounts.failed(self._settings.name, error)
             result.outcome = outcome_of(result.problem)
         except ConnectorError as error:
@@ -399,7 +399,7 @@ class StreamReader:
             f"{self._stream}: Sophos says that there is more, and {how}",
             remedy="Fetching goes on with the next tick. If it lasts, open a case with Sophos support.",
         )
-        log.warning("%s", error)
+        log.debug("%s", error)
         self._result.problem = problem_after(self._before, error, self._context.now(), None)
         checkpoint = replace(self._saved.checkpoint, problem=self._result.problem)
         self._saved = self._state.checkpoints.write(self._stream, checkpoint, expected=self._saved.generation)
@@ -409,7 +409,7 @@ class StreamReader:
 
     def _failed(self, error: ConnectorError) -> None:
         """Write the trouble down, where that tells anything new; the cursor stays."""
-        log.warning("%s: %s", self._stream, error)
+        log.debug("%s: %s", self._stream, error)
         now = self._context.now()
         try:
             saved = self._state.checkpoints.read(self._stream)

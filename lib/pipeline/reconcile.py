@@ -357,7 +357,8 @@ class _Comparison:
             "ended_at": to_text(now),
             **_sums(progress),
         }
-        log.info("%s: reconciled: %d read, %d were missing", self._stream, progress.read, progress.missing)
+        level = logging.INFO if progress.missing else logging.DEBUG
+        log.log(level, "%s: reconciled: %d read, %d were missing", self._stream, progress.read, progress.missing)
         self._progress = Progress(ended_at=now, last=last)
 
     def report(self, error: ConnectorError | None = None) -> ReconcileReport:

@@ -11,8 +11,8 @@ from lib.errors import DamagedError, LogRefusedError, NotFoundError
 from lib.model.clock import day_of
 from lib.model.log import MAX_LOG_BYTES, Log, unacceptable
 from lib.model.stream import Stream
-from lib.pipeline.deliver_stream import logs_of
 from lib.pipeline.observe import Observations
+from lib.pipeline.outgoing_batch import logs_of
 from lib.pipeline.ports import Engine
 from lib.state.advance import ReadFields
 from lib.state.batches import StoredBatch

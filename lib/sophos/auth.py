@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
-from lib.errors import ConfigError, CredentialsError, NoAnswerError, ProtocolError
+from lib.errors import ConfigError, ConnectorError, CredentialsError, NoAnswerError, ProtocolError
 from lib.model.credential import InUse
 from lib.sophos.http import Answer, Http
 from lib.sophos.schemas import TokenSchema, check_envelope, load
@@ -54,6 +55,8 @@ class Tokens:
         self._url = auth_url.rstrip("/") + TOKEN_PATH
         self._monotonic = monotonic
         self._lock = threading.Lock()
+        self._asked: dict[int, tuple[str, str]] = {}
+        """What each credential was when it was last asked with."""
         self._token = ""
         self._renew_at = 0.0
 
@@ -71,12 +74,23 @@ class Tokens:
                 self._renew(deadline)
             return self._token
 
+    def is_replaced(self) -> bool:
+        """Whether a credential is another now than it was last asked with; then no token of the old one is used."""
+        with self._lock:
+            for at, asked in self._asked.items():
+                with suppress(ConnectorError):  # One that cannot be read is none to try.
+                    if _pair(self._credentials[at]) != asked:
+                        self._token = ""
+                        return True
+            return False
+
     def _renew(self, deadline: float | None) -> None:
         """Ask with each credential in its order, so that the first one is in use again once it is set right."""
         refusal: CredentialsError | None = None
         for at, credential in enumerate(self._credentials):
             try:
-                used = self._ask(credential, is_next=at > 0, deadline=deadline)
+                self._asked[at] = pair = _pair(credential)
+                used = self._ask(pair, is_next=at > 0, deadline=deadline)
             except CredentialsError as error:
                 refusal = refusal or error
             except ConfigError:
@@ -89,8 +103,8 @@ class Tokens:
                 return
         raise refusal or CredentialsError("there is no credential")
 
-    def _ask(self, credential: Credential, *, is_next: bool, deadline: float | None) -> InUse:
-        client_id = credential.client_id()
+    def _ask(self, pair: tuple[str, str], *, is_next: bool, deadline: float | None) -> InUse:
+        client_id, client_secret = pair
         asked_at = self._monotonic()
         fields = self._http.request(
             "POST",
@@ -98,7 +112,7 @@ class Tokens:
             form={
                 "grant_type": "client_credentials",
                 "client_id": client_id,
-                "client_secret": credential.client_secret(),
+                "client_secret": client_secret,
                 "scope": "token",
             },
             read=_read,
@@ -108,6 +122,10 @@ class Tokens:
         self._renew_at = asked_at + lifetime - min(EARLY_SECONDS, lifetime / 4)
         self._token = fields["access_token"]
         return InUse(client_id, is_next)
+
+
+def _pair(credential: Credential) -> tuple[str, str]:
+    return credential.client_id(), credential.client_secret()
 
 
 def _read(answer: Answer) -> dict[str, Any]:

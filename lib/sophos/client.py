@@ -105,6 +105,10 @@ class Central:
         """Whose the latest token is; None before the first."""
         return self._tokens.in_use
 
+    def is_replaced(self) -> bool:
+        """Whether the credential is another now than Sophos was last asked with; resolves it, and asks nobody."""
+        return self._tokens.is_replaced()
+
     def authenticate(self, *, deadline: float | None = None) -> bool:
         """Get a token, and whether it is the next credential's; CredentialsError where Sophos refuses each."""
         self._tokens.current(deadline=deadline)

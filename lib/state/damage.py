@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
+from lib.errors import LayoutError
 from lib.state import (
     accounts,
     acknowledgements,
@@ -45,10 +46,12 @@ class Damage:
     key: str
     what: str
     """What is wrong with it, and what became of it, for people."""
+    is_newer: bool = False
+    """Whether it is sound, and a newer version's: whoever removes it loses it."""
 
     def fields(self) -> dict[str, str]:
         """As JSON fields."""
-        return asdict(self)
+        return {"key": self.key, "what": self.what}
 
 
 Whole = set[tuple[str, int]]
@@ -91,7 +94,7 @@ def _damage(store: ObjectStore, key: str, read: _Reader) -> dict[str, Damage]:
         if stored is not None:
             read(stored.body)
     except UNREADABLE as error:
-        return {key: Damage(key, str(error))}
+        return {key: Damage(key, str(error), isinstance(error, LayoutError))}
     return {}
 
 
@@ -101,7 +104,7 @@ def _lease(store: ObjectStore, key: str) -> dict[str, Damage]:
     try:
         last = leases.from_body(stored.body).tail.key if stored else ""
     except UNREADABLE as error:
-        return {key: Damage(key, str(error))}
+        return {key: Damage(key, str(error), isinstance(error, LayoutError))}
     # One that is no more was packed, or removed for its age.
     return _damage(store, last, RECEIPT.decode) if last else {}
 

@@ -6,7 +6,7 @@ A damaged lease is made again: the ledger tells the last receipt, and a batch th
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from lib.errors import ConflictError, ConnectorError, DamagedError
-from lib.model.lease import RENEWAL, TERM, Lease
+from lib.model.batch import Header
+from lib.model.lease import RENEWAL, TERM, Lease, Overtaken, PartOfBatch
 from lib.model.receipt import LastReceipt
 from lib.model.stream import Stream
 from lib.state.codec import Codec
@@ -22,7 +23,10 @@ from lib.state.dead_letters import set_damaged_aside
 from lib.store.base import ABSENT, ObjectStore
 
 PREFIX = "leases/"
-LEASE = Codec(Lease, "a lease", later=("refused", "refused_in_a_row", "tidied"))
+MOST_PARTS = 500
+"""Of so many batches a lease remembers parts; what it does not remember is sent again."""
+_NOTHING_ACKED: Mapping[str, Any] = {"acked_sequence": 0, "acked_digest": None, "acked": 0, "refused": {}}
+LEASE = Codec(Lease, "a lease", later=("refused", "refused_in_a_row", "acked_digest", "parts", "overtaken", "tidied"))
 
 
 def lease_key(stream: Stream) -> str:
@@ -58,13 +62,36 @@ class HeldLease:
         """What the lease says."""
         return self._state
 
-    def delivered(self, tail: LastReceipt) -> None:
-        """Keep that a whole batch is delivered; written with the next renewal, or at the end, as the other two are."""
-        self._note(tail=tail, acked_sequence=0, acked=0, refused={})
+    def delivered(self, tail: LastReceipt, refused: Collection[str]) -> None:
+        """Keep that a whole batch is settled, and those logs set aside.
 
-    def delivered_in_part(self, sequence: int, acked: int, refused: Mapping[str, str]) -> None:
-        """Keep how far into a batch delivery has come, and what was refused of it."""
-        self._note(acked_sequence=sequence, acked=acked, refused=refused)
+        It is written with the next renewal, or at the end, as all that is kept here is.
+        """
+        self._note(tail=tail, **_NOTHING_ACKED, parts=self._parts_after(tail.sequence))
+        self.overtaken({key: each for key, each in (self._state.overtaken or {}).items() if key not in refused})
+
+    def delivered_in_part(
+        self, header: Header, acked: int, refused: Mapping[str, str], parts: Sequence[PartOfBatch], last: int
+    ) -> None:
+        """Keep how far into a batch delivery has come, what was refused of it, and the parts up to the last batch."""
+        self._note(
+            acked_sequence=header.sequence,
+            acked_digest=header.digest,
+            acked=acked,
+            refused=refused,
+            parts=(*parts, *(self._parts_after(last) or ()))[:MOST_PARTS] or None,
+        )
+
+    def replaced(self, sequence: int) -> None:
+        """Keep nothing of a batch whose number another one gets."""
+        self._note(**_NOTHING_ACKED, parts=self._parts_after(sequence))
+
+    def overtaken(self, logs: Mapping[str, Overtaken]) -> None:
+        """Keep which logs later ones have overtaken."""
+        self._note(overtaken=logs or None)
+
+    def _parts_after(self, sequence: int) -> tuple[PartOfBatch, ...] | None:
+        return tuple(part for part in self._state.parts or () if part.sequence > sequence) or None
 
     def refused_in_a_row(self, count: int) -> None:
         """Keep how many logs the engine has refused since it acknowledged one."""

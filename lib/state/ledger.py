@@ -349,7 +349,11 @@ def _prune_point_key(stream: Stream) -> str:
 
 
 def _unpacked(place: Place, body: bytes) -> Iterator[tuple[Place, bytes]]:
-    """The receipts of an object: of a pack each, with its place; one that cannot be read as it is."""
+    """The receipts of an object: of a pack each, with its place; one that cannot be read as it is.
+
+    A pack that does not hold the numbers of its name is damaged, an empty one too: whoever reads on takes the name for
+    what was read, and would otherwise come back to it for ever.
+    """
     if not place.is_pack:
         yield place, body
         return
@@ -357,6 +361,8 @@ def _unpacked(place: Place, body: bytes) -> Iterator[tuple[Place, bytes]]:
         lines = receipts.unpack(body)
         numbers = [receipts.from_body(line).sequence for line in lines]
     except DamagedError:
+        numbers = []
+    if numbers[:1] + numbers[-1:] != [place.first, place.last]:
         yield place, body
         return
     for number, line in zip(numbers, lines, strict=True):

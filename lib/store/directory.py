@@ -214,8 +214,7 @@ class DirectoryStore:
         try:
             written = marker.read_bytes() if marker.exists() else b""
             if not written.strip():  # Nothing yet, or a power cut came before its content.
-                self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._make_folder(self._root)
+                self._make_root()
                 self._temporary.mkdir(exist_ok=True, mode=0o700)
                 body = json.dumps({"layout": LAYOUT}).encode() + b"\n"
                 self._replace(marker, body, time.time_ns())
@@ -224,6 +223,14 @@ class DirectoryStore:
             self._remove_stale()
         except OSError as error:
             _refuse(error, str(self._root))
+
+    def _make_root(self) -> None:
+        """Make the store's folder, and those above it, each durable in the one above."""
+        made = [folder for folder in self._root.parents if not folder.exists()]
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (self._root, *made):
+            with suppress(PermissionError):  # Whoever made it may keep the folder above from us.
+                _sync_folder(folder.parent)
 
     def _look(self) -> None:
         """See that there is a store that this version reads, and change nothing."""

@@ -15,6 +15,8 @@ FRAME_BYTES = 16 << 10
 BACKLOG_BYTES = 64 << 10
 """How much waits for the engine to take it, before no more logs are read."""
 MAX_ACK_BYTES = 64 << 10
+_VAGUE = (Status.UNKNOWN, Status.INTERNAL, Status.FAILED_PRECONDITION, Status.OUT_OF_RANGE, Status.DATA_LOSS)
+"""What an engine ends a stream with that fails at something, be it a log or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,11 @@ class Failure:
         """Whether the status names one log as its reason: too large for grpc-go's limit, or invalid."""
         too_large = self.status is Status.RESOURCE_EXHAUSTED and "larger than max" in self.details
         return too_large or self.status is Status.INVALID_ARGUMENT
+
+    @property
+    def is_vague(self) -> bool:
+        """Whether a log may be the reason, or the engine."""
+        return self.status in _VAGUE
 
     def is_about_a_large_log(self, flight: Flight) -> bool:
         """Whether a large log in flight may be the reason, in whatever words."""

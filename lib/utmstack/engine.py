@@ -91,7 +91,7 @@ class Engine:
                 window.raise_fault()
                 return
             has_settled = window.settled > settled
-            following = self._following(window, flight, failure, has_settled=has_settled)
+            following = self._following(window, flight, failure, failures, has_settled=has_settled)
             failures = 1 if has_settled else failures + 1
             pause = full_jitter(failures, self._jitter(), base=0.5, cap=30.0)
             late = deadline is not None and time.monotonic() + pause >= deadline
@@ -206,19 +206,23 @@ class Engine:
         text = f"the engine at {self._channel.place} {text}"
         return EngineRefusedError(text) if status in _REFUSALS else EngineDownError(text, remedy=self._channel.remedy)
 
-    def _following(self, window: Window, flight: Flight, failure: Failure, *, has_settled: bool) -> Flight:
+    def _following(
+        self, window: Window, flight: Flight, failure: Failure, failures: int, *, has_settled: bool
+    ) -> Flight:
         """How the next stream goes about it, to find out which log is the reason; LogRefusedError once that is known.
 
-        First one log at a time; then, behind a large one, a small one goes first as a witness.
+        First one log at a time; then, behind a large one, or one at which the engine fails again, a small one goes
+        first as a witness. `failures` counts the streams right before this one that settled nothing.
         """
         named, large = failure.is_about_a_log, failure.is_about_a_large_log(flight)
-        if not named and not large:
+        again = failure.is_vague and failures > 0 and not has_settled
+        if not named and not large and not again:
             return Flight(self._window_logs)
         if not flight.is_narrow or len(flight.in_flight) != 1:
             return Flight(1, is_narrow=True)
         (alone,) = flight.in_flight.values()
         # Only where a small log has just passed before it is the engine not simply full.
-        if failure.status is not None and (named or (flight.witness and not has_settled)):
+        if failure.status is not None and (named or (large and flight.witness and not has_settled)):
             reason = f"the engine refused it: {failure.status.name}: {failure.details}"
             raise LogRefusedError(reason, log_id=alone.id.decode()) from None
-        return Flight(1, is_narrow=True, witness=window.small() if large else 0)
+        return Flight(1, is_narrow=True, witness=window.small() if large or again else 0)

@@ -18,11 +18,11 @@ from pathlib import Path
 import requests
 import yaml
 
-from emulator.runtime.platform import Platform
 from emulator.web import status
 from emulator.web.charts import Day, day_name
+from emulator.web.connections import listening
 from emulator.web.context import RecentLog
-from emulator.web.server import Web, listening
+from emulator.web.server import Web
 from lib.app import App
 from lib.config import loading as configuration
 from lib.model.checkpoint import Checkpoint
@@ -34,6 +34,7 @@ from lib.state.checkpoints import checkpoint_key, to_body
 from lib.state.leases import LEASE, lease_key
 from lib.store.base import ABSENT
 from lib.store.directory import DirectoryStore
+from tests.site import platform_for
 
 LOOKS = 10
 NAMES = ("Alder Clinic", "Birch & Sons", "Cedar Logistics", "Elm Street School", "Fir Foods", "Hazel Hotels")
@@ -97,7 +98,7 @@ def _days(now: float, tenants: Sequence[Tenant]) -> Iterator[Day]:
 def served(config: Path) -> Iterator[str]:
     """The page of that configuration, where nothing is fetched."""
     settings = configuration.load(str(config))
-    platform = Platform(settings, str(config))
+    platform = platform_for(settings, str(config))
     app = App(lambda: settings)
     pages = Web(platform, lambda store, record: status.collect(app, store=store, record=record), app, RecentLog())
     server = listening(pages.app, "127.0.0.1", 0)

@@ -3,16 +3,20 @@
 import re
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import requests
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, FilePayload, Page, Request, expect, sync_playwright
 
-from emulator.central import DEFAULT_TENANT_ID, CentralServer, Credential, Tenant
+from emulator.central import DEFAULT_TENANT_ID, CentralServer, Clock, Credential, Tenant
 from emulator.web.events import stored_events
+from lib.model.credential import Life
 from lib.model.stream import Stream
+from lib.state.accounts import ACCOUNT, Account, account_key
+from lib.store.base import ABSENT
 from tests.site import SECRET, Emulator, Site, site, until
 
 WRONG = {"name": "wrong", "client_id": "demo-client", "client_secret": "no-such-secret"}
@@ -26,6 +30,8 @@ PAGES = (
     STREAM,
     "/gaps",
     "/dead-letters",
+    "/completeness",
+    "/preview",
     "/settings",
     "/test?integration=acme",
     "/confirm/pause?integration=acme",
@@ -345,6 +351,130 @@ def test_a_dead_letter_shows_its_reason_and_is_sent_again_or_acknowledged(
     page.goto(STREAM)
     page.locator(".dead summary").click()
     expect(page.locator(".dead pre")).to_contain_text("no object")
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_a_days_word_leads_to_its_numbers(browser: Browser, script: bool) -> None:
+    ago = datetime.now(UTC) - timedelta(days=2)
+    day = f"{ago:%Y-%m-%d}"
+    with CentralServer(clock=Clock(start=ago.timestamp())) as central, site(central, every="1h") as found:
+        central.emit(4)
+        central.append(DEFAULT_TENANT_ID, "events", [b'"no object"'])
+        found.results("fetch-page")
+        found.results("forward-batch")
+        with Emulator(found) as emulator:
+            until(lambda: emulator.status() is not None, "the page")
+            url = emulator.url("")
+            with browser.new_context(base_url=url, java_script_enabled=script, reduced_motion="reduce") as context:
+                page = context.new_page()
+                page.goto("/")
+                page.get_by_role("link", name="day by day").click()
+                cell = page.locator(f"a[href='/day?day={day}']")
+                expect(cell).to_contain_text("dead letters", timeout=60_000)
+                expect(page.locator(".days li")).to_have_count(90)
+                expect(page.get_by_role("region", name="Proposed settings")).to_contain_text("came late")
+                if script:
+                    accessible(page)
+                cell.click()
+                expect(page.get_by_role("heading", level=1)).to_have_text(day)
+                expect(page.get_by_role("status")).to_contain_text("80.0000 % of what there was is acknowledged")
+                expect(page.get_by_role("region", name="Streams").locator("tbody tr")).to_have_count(1)
+                if script:
+                    accessible(page)
+                    page.emulate_media(color_scheme="dark")
+                    accessible(page)
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_a_warning_about_a_credential_is_acknowledged(browser: Browser, script: bool) -> None:
+    announced = datetime.now(UTC) - timedelta(days=1)
+    with site(every="1h") as found:
+        account = Account(life=Life(end_announced=announced))
+        found.state.store.write(account_key("acme"), ACCOUNT.encode(account), expected=ABSENT)
+        with Emulator(found) as emulator:
+            until(lambda: bool((emulator.status() or {}).get("streams")), "the first tick")
+            with browser.new_context(base_url=emulator.url(""), java_script_enabled=script) as context:
+                page = context.new_page()
+                page.goto("/")
+                reason = page.locator(".reason", has_text="about to end")
+                reason.get_by_role("button", name="Acknowledge").click()
+                expect(page.locator("#result")).to_contain_text("Acknowledged.")
+                page.get_by_role("link", name="Back").click()
+                expect(page.locator(".reason")).to_have_count(0)
+                row = page.get_by_role("region", name="Integrations").get_by_role("row", name="acme")
+                expect(row).to_contain_text("is about to end; acknowledged")
+                if script:
+                    accessible(page)
+        found.command("warnings")
+
+
+FILTER = """
+pipeline:
+  - dataTypes: [sophos-central]
+    steps:
+      - json: {source: raw}
+      - rename: {from: [log.location], to: target.host}
+      - dynamic: {plugin: com.utmstack.geolocation, params: {source: origin.ip, destination: origin.geolocation}}
+"""
+RULES = """
+- {name: Every event, dataTypes: [sophos-central], where: exists("log.type")}
+- {name: No such field, dataTypes: [sophos-central], where: exists("log.no_such_field")}
+- name: Twice
+  dataTypes: [sophos-central]
+  where: exists("log.type")
+  afterEvents:
+    - {indexPattern: v11-log-*, with: [{field: log.type, operator: filter_term, value: a}], within: 5m, count: 2}
+"""
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_a_preview_shows_what_filter_and_rules_make_of_the_stored_events(
+    browser: Browser, served: tuple[Site, Emulator], script: bool
+) -> None:
+    url = served[1].url("")
+    with browser.new_context(base_url=url, java_script_enabled=script, reduced_motion="reduce") as context:
+        page = context.new_page()
+        page.goto("/")
+        page.get_by_role("navigation", name="Main").get_by_role("link", name="Preview").click()
+        expect(page.get_by_text("not UTMStack’s closed engine")).to_be_visible()
+        page.get_by_label("Filter, as").fill(FILTER)
+        page.locator("[name=rules_file]").set_input_files(
+            FilePayload(name="mine.yml", mimeType="text/yaml", buffer=RULES.encode())
+        )
+        page.get_by_role("button", name="Preview").click()
+        expect(page.locator("#result")).to_contain_text(
+            re.compile(r"\d+ events: 2 of 3 rules matched, 1 can never match here\."), timeout=60_000
+        )
+        rules = page.get_by_role("region", name="Rules")
+        expect(rules.get_by_role("row", name="No such field")).to_contain_text("never: no event has the field")
+        expect(rules.get_by_role("row", name="Every event")).to_contain_text("alert")
+        expect(rules.get_by_role("row", name="Twice")).to_contain_text("candidate")
+        expect(rules.get_by_role("row", name="Twice")).to_contain_text("mine.yml")
+        rules.get_by_role("row", name="Every event").locator("summary").click()
+        expect(rules.get_by_role("row", name="Every event").locator("pre")).to_contain_text('"type"')
+        types = page.get_by_role("region", name="Event types and their fields")
+        types.locator("summary").first.click()
+        expect(types.locator("details[open]")).to_contain_text("log.type")
+        expect(page.get_by_role("region", name="Not evaluated")).to_contain_text("dynamic")
+        expect(page.get_by_label("Filter, as")).to_have_value(re.compile("geolocation"))
+        if script:
+            accessible(page)
+            page.emulate_media(color_scheme="dark")
+            accessible(page)
+
+
+def test_a_preview_of_what_is_no_filter_names_the_line_and_keeps_what_was_written(page: Page) -> None:
+    page.goto("/preview")
+    page.get_by_label("Filter, as").fill("pipeline:\n  - steps: [\n")
+    page.get_by_label("Rules, as").fill(RULES)
+    page.get_by_label("Events").select_option("simulator")
+    page.get_by_role("button", name="Preview").click()
+    expect(page.locator("#result")).to_contain_text(
+        re.compile(r"✖ filter.yml, line \d+: is not valid YAML"), timeout=60_000
+    )
+    accessible(page)
+    page.reload()
+    expect(page.get_by_label("Rules, as")).to_have_value(re.compile("Every event"))
 
 
 def test_the_settings_tell_what_is_in_force_and_no_secret(page: Page) -> None:

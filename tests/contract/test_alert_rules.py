@@ -26,6 +26,7 @@ RESTARTED = {HEALTH: "0x30 _x5 1x60", UP: "1x30 0x5 1x60"}
 STREAM = {"integration": "acme", "tenant": "t", "stream": "events"}
 OF_STREAM = '{integration="acme",tenant="t",stream="events"}'
 GAPS = f"sophos_utmstack_gaps_unacknowledged{OF_STREAM}"
+ODD = "sophos_utmstack_odd_acks_total"
 DEAD = f"sophos_utmstack_dead_letters_unacknowledged{OF_STREAM}"
 
 
@@ -133,6 +134,24 @@ CASES: list[Case] = [
         {"integration": "acme"},
         "60m",
     ),
+    ("an odd acknowledgement", "UTMStackOddAcknowledgements", WELL | {ODD: "0x30 1x120"}, "37m", {}, "30m"),
+    ("odd ones, an hour later", "UTMStackOddAcknowledgements", WELL | {ODD: "0x10 1x110"}, "100m", None, None),
+    (
+        "an odd acknowledgement before the first scrape",
+        "UTMStackOddAcknowledgements",
+        BACK | {ODD: "0x30 _x1800 4x120"},
+        "1837m",
+        {},
+        "30m",
+    ),
+    (
+        "the function that counts them begins anew",
+        "UTMStackOddAcknowledgements",
+        WELL | {ODD: "4x90 0x30"},
+        "100m",
+        None,
+        None,
+    ),
     (
         "throttled",
         "SophosThrottled",
@@ -224,17 +243,17 @@ def promtool(folder: Path, cases: list[Case], rules: Path = ALERTS) -> int:
     return done.returncode
 
 
-def promtool_firing(folder: Path, scraped: str) -> set[str]:
-    """The alerts that fire where a scrape's samples stay as they are for two hours."""
+def promtool_firing(folder: Path, scraped: str, minutes: int = 120) -> set[str]:
+    """The alerts that fire where a scrape's samples stay as they are for so long."""
     series = [
-        {"series": f"{sample.name}{{{_labels(sample.labels)}}}", "values": f"{sample.value}x120"}
+        {"series": f"{sample.name}{{{_labels(sample.labels)}}}", "values": f"{sample.value}x{minutes}"}
         for family in text_string_to_metric_families(scraped)
         for sample in family.samples
     ]
-    looked = {"expr": 'ALERTS{alertstate="firing"}', "eval_time": "120m", "exp_samples": []}
+    looked = {"expr": 'ALERTS{alertstate="firing"}', "eval_time": f"{minutes}m", "exp_samples": []}
     test = {
         "interval": "1m",
-        "input_series": [*series, {"series": UP, "values": "1x120"}],
+        "input_series": [*series, {"series": UP, "values": f"1x{minutes}"}],
         "promql_expr_test": [looked],
     }
     path = folder / "scraped.yml"

@@ -1,14 +1,28 @@
 """Alerts without their event, and events without their alert, are found; the others are not."""
 
 import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
+from emulator.web import status
+from emulator.web.connections import listening
+from emulator.web.context import RecentLog
 from emulator.web.links import GRACE, Links
+from emulator.web.server import Web
+from lib.app import App
 from lib.config.loading import load
-from tests.site import SECRET, Site, site
+from lib.model.stream import Stream
+from lib.store.base import ObjectStore
+from tests.bench.page import fill
+from tests.site import ROOT, SECRET, Site, free_port, platform_for, site
 
 INTEGRATION = {"name": "acme", "client_id": "demo-client", "client_secret": SECRET, "streams": ["events", "alerts"]}
 LEFT_OUT = "Event::Endpoint::UpdateSuccess"
@@ -92,3 +106,45 @@ def test_where_only_one_of_them_is_read_nothing_is_told(streams: list[str]) -> N
         seen.now += 2 * GRACE
         told: dict[str, Any] = seen.alone()
         assert told == {}
+
+
+TENANT = "00000000-0000-4000-8000-000000000001"
+ALONE = {
+    "integration": "partner",
+    "tenant": TENANT,
+    "alerts_without_event": {"count": 2, "ids": ["alert-1", "alert-2"]},
+    "events_without_alert": {"count": 1, "ids": ["event-1"]},
+}
+
+
+def test_page_and_tail_tell_of_those_that_are_alone(tmp_path: Path) -> None:
+    path, port = fill(tmp_path, 2), free_port()
+    path.write_text(path.read_text().replace("127.0.0.1:0", f"127.0.0.1:{port}"))
+    settings = load(str(path))
+    app = App(lambda: settings)
+
+    def read(store: ObjectStore, record: Callable[[Stream], status.StreamRecord]) -> dict[str, Any]:
+        return status.collect(app, store=store, record=record) | {"links": [ALONE]}
+
+    pages = Web(platform_for(settings, str(path)), read, app, RecentLog())
+    server = listening(pages.app, "127.0.0.1", port)
+    threading.Thread(target=server.run, daemon=True).start()
+    try:
+        stream = f"/stream?integration=partner&tenant={TENANT}&stream=events"
+        for view in ("/", stream):
+            shown = requests.get(f"http://127.0.0.1:{port}{view}", timeout=30).text
+            assert "2 alerts whose event never came" in shown
+            assert "1 event of high severity without an alert" in shown
+            assert "<code>alert-2</code>" in shown
+        command = [sys.executable, "-m", "emulator", "tail", "--config", str(path)]
+        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as tail:
+            assert tail.stderr is not None
+            assert [tail.stderr.readline().strip() for _ in range(3)] == [
+                f"partner/{TENANT}: an alert whose event never came: alert-1",
+                f"partner/{TENANT}: an alert whose event never came: alert-2",
+                f"partner/{TENANT}: an event of high severity without an alert: event-1",
+            ]
+            tail.terminate()
+            assert tail.communicate(timeout=30) == ("", "")
+    finally:
+        server.close()

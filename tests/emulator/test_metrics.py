@@ -11,12 +11,11 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from emulator.central import Fault
-from emulator.runtime.platform import Platform
 from emulator.web.metrics import registry_of
 from emulator.web.status import Running, status
 from lib.config import loading as configuration
 from lib.model.duration import parse_duration
-from tests.site import ROOT, Site, site
+from tests.site import ROOT, Site, platform_for, site
 
 RULES = yaml.safe_load((ROOT / "infra/prometheus/alerts.yml").read_text())["groups"][0]["rules"]
 DASHBOARD = json.loads((ROOT / "infra/grafana/sophos-utmstack.json").read_text())
@@ -30,7 +29,7 @@ class Watched:
     def __init__(self, found: Site) -> None:
         self.site = found
         self.config = configuration.load(str(found.config))
-        self.platform = Platform(self.config, str(found.config))
+        self.platform = platform_for(self.config, str(found.config))
 
     def post(self, name: str) -> None:
         """As the emulator does it; the function's process is the site's."""
@@ -112,3 +111,40 @@ def test_rules_and_dashboard_name_metrics_that_there_are_and_nothing_fires_while
         assert rule["labels"]["severity"] in {"page", "ticket"}
         assert set(rule["annotations"]) == {"summary", "action"}
         assert parse_duration(rule.get("for", "1s"))
+
+
+def test_what_is_met_now_and_then_is_counted() -> None:
+    with site() as found:
+        one = Watched(found)
+        stream = {"integration": "acme", "stream": "events", "tenant": found.central.default_tenant}
+
+        def values() -> dict[str, float]:
+            told = samples(one.scrape())
+            labels = {"changed": stream, "other_customers": stream, "outages": {"code": "engine_unavailable"}}
+            names = ("resent", "odd_acks", "changed", "other_customers", "outages")
+            keys = {name: tuple(sorted(labels.get(name, {}).items())) for name in names}
+            return {name: told.get((f"sophos_utmstack_{name}_total", key), 0.0) for name, key in keys.items()}
+
+        one.post("fetch-page")
+        # Each is there before anything happens, but for the codes of passing troubles, which nobody can list.
+        assert {"sophos_utmstack_resent_total", "sophos_utmstack_odd_acks_total"} <= {
+            name for name, _ in samples(one.scrape())
+        }
+        assert values() == dict.fromkeys(values(), 0.0)
+        raws = [json.dumps({"id": f"x-{number}", "customer_id": "somebody else"}).encode() for number in range(6)]
+        found.central.append(found.central.default_tenant, "events", raws)
+        one.post("fetch-page")
+        changed = [raw.replace(b"somebody", b"nobody") for raw in raws[:2]]
+        found.central.append(found.central.default_tenant, "events", changed)
+        one.post("fetch-page")
+        assert (values()["other_customers"], values()["changed"]) == (6, 2)
+        found.engine.faults |= {"odd": "2", "hang_up_after": "4"}
+        one.post("forward-batch")
+        assert values()["odd_acks"] >= 2
+        assert values()["resent"] >= 1
+        found.engine.stop()
+        found.central.emit(1)
+        one.post("fetch-page")
+        for _ in range(2):
+            one.post("forward-batch")
+        assert values()["outages"] == 1

@@ -248,7 +248,7 @@ def test_a_form_that_cannot_be_used_is_told_and_nothing_is_done(hourly: tuple[Si
     assert [(each.status_code, each.json()["code"]) for each in answers] == [(400, "bad_action")] * 3
     assert post(emulator, "no-such-action").status_code == 404
     assert post(emulator, "acknowledge", key="cursors/no-gap.json").status_code == 200
-    assert "there is no gap and no dead letter" in get(emulator, "/")
+    assert "there is no gap, no dead letter and no warning" in get(emulator, "/")
 
 
 def test_a_page_of_another_site_holds_no_place_of_the_tail_and_sees_no_event(hourly: tuple[Site, Emulator]) -> None:
@@ -329,3 +329,60 @@ def test_a_restart_loses_nothing_of_the_chart_and_is_marked() -> None:
             assert round(sum(of_tenant["acked"]) * 60) == 60
             found.central.emit(5)
             until(lambda: sum(chart()["acked"]) == 65, "what is new", seconds=20)
+
+
+FILTER = "pipeline:\n  - dataTypes: [sophos-central]\n    steps:\n      - json: {source: raw}\n"
+RULE = 'name: {0}\ndataTypes: [sophos-central]\nwhere: exists("log.type")\n'
+
+
+def preview(emulator: Emulator, headers: dict[str, str] | None = None, **fields: str) -> requests.Response:
+    (token, *_) = re.findall(r'name="token" value="([^"]+)"', get(emulator, "/confirm/reconcile"))
+    data = {"token": token, "filter": FILTER, "rules": RULE.format("one"), "events": "simulator", **fields}
+    return requests.post(emulator.url("/preview"), data=data, headers=headers, timeout=30)
+
+
+def test_only_one_preview_is_made_at_a_time_and_only_of_what_is_whole_and_small(
+    hourly: tuple[Site, Emulator],
+) -> None:
+    _, emulator = hourly
+    missing = preview(emulator, rules="")
+    assert (missing.status_code, missing.json()["detail"]) == (400, "There is no rule.")
+    large = preview(emulator, rules="x" * (1 << 20))
+    assert (large.status_code, large.json()["code"]) == (400, "bad_action")
+    assert "1 MiB" in large.json()["detail"]
+    many = json.dumps([{"name": f"r{number}", "where": 'exists("log.type")'} for number in range(200)])
+    assert preview(emulator, rules=many).status_code == 200  # some seconds' work
+    second = preview(emulator)
+    assert (second.status_code, second.json()["detail"]) == (400, "A preview is under way.")
+    until(lambda: 'id="result"' in get(emulator, "/preview"), "its end")
+    assert "10\u202f080 events: 200 of 200 rules matched" in get(emulator, "/preview")
+
+
+def test_a_preview_is_for_who_may_act_and_shown_to_nobody_else(hourly: tuple[Site, Emulator]) -> None:
+    _, emulator = hourly
+    passed_on = {"X-Forwarded-For": "192.0.2.7"}
+    assert preview(emulator, passed_on).status_code in (401, 403)
+    assert preview(emulator, rules=RULE.format("for few")).status_code == 200
+    until(lambda: 'id="result"' in get(emulator, "/preview"), "its end")
+    assert "for few" in get(emulator, "/preview")
+    elsewhere = get(emulator, "/preview", passed_on)
+    assert "for few" not in elsewhere
+    assert "<textarea" not in elsewhere
+
+
+def test_a_preview_of_the_stored_events_runs_the_filter_and_rules_of_this_utmstack() -> None:
+    with site() as found:
+        work = found.folder / "work"
+        for path, text in (("pipeline/filters/sophos.yml", FILTER), ("rules/sophos/own.yml", RULE.format("own"))):
+            (work / path).parent.mkdir(parents=True)
+            (work / path).write_text(text)
+        found.write_config(utmstack={"workdir": str(work)}, archive="1d")
+        found.central.fill(40)
+        with Emulator(found) as emulator:
+            until(lambda: (emulator.status() or {}).get("acked", 0) >= 40, "everything delivered")
+            assert str(work) in get(emulator, "/preview")
+            assert preview(emulator, source="workdir", filter="", rules="", events="1").status_code == 200
+            until(lambda: 'id="result"' in get(emulator, "/preview"), "its end")
+            shown = get(emulator, "/preview")
+            assert "40 events: 1 of 1 rule matched" in shown
+            assert str(work / "rules/sophos/own.yml") in shown

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -37,6 +37,28 @@ ENGINE_FAULTS = [
     {"twice": "1"},
     {"shuffle": "4"},
 ]
+CHANGES = {
+    "fetch": ["", "write batches/", "write cursors/"],
+    "forward": [
+        "",
+        "",
+        "write leases/",
+        "ack ",
+        "write cursors/",
+        "write ledger/",
+        "write archive/",
+        "delete batches/",
+    ],
+    "reconcile": ["", "write batches/", "write cursors/"],
+}
+"""Where each call is killed, if it is."""
+LIVES = st.lists(
+    st.sampled_from(
+        [(step, call, after) for step, calls in CHANGES.items() for call in calls for after in (True, False)]
+    )
+    | st.sampled_from([("fetch", "write batches/", True), ("forward", "", False)]),
+    max_size=10,
+)
 REFUSAL_FAULTS = st.sampled_from([{}, {"hang_up_after": "3"}, {"abort_after": "1"}])
 
 
@@ -99,6 +121,44 @@ class Protocol(RuleBasedStateMachine):
             live(self.life(at, after=after))
         if waits:
             self.ahead += LEASE_SECONDS
+
+    @rule(count=COUNTS, lives=LIVES, faults=st.sampled_from([{}, {}, {"abort_after": "5"}]))
+    def calls_in_any_order(self, count: int, lives: list[tuple[str, str, bool]], faults: dict[str, str]) -> None:
+        """Each call alone and in any order, some killed before or after a change; at last a tick."""
+        self.is_calm = False
+        self.engine.faults = dict(faults)
+        for step, call, after in lives:
+            self.central.emit(count)
+            with suppress(Died):
+                live(replace(self.life(after=after), steps=[step], dies_at_call=call))
+            self.ahead += LEASE_SECONDS
+        self.engine.faults = {}
+        live(self.life())
+
+    @rule(count=st.integers(1, 60), forwards=st.booleans())
+    def a_batch_is_damaged_before_its_cursor_moved(self, count: int, *, forwards: bool) -> None:
+        """Nothing is lost: Sophos is asked for the page again, and another batch gets the number."""
+        live(self.life())
+        self.central.emit(count)
+        self.is_calm = False
+        with suppress(Died):  # between batch and cursor
+            live(replace(self.life(after=True), steps=["fetch"], dies_at_call="write batches/"))
+        if forwards:
+            self.engine.faults = {"abort_after": "2"}
+            with suppress(Died):
+                live(replace(self.life(), steps=["forward"], dies_at_call="write cursors/"))
+            self.engine.faults = {}
+            self.ahead += LEASE_SECONDS
+        for path in Path(self.store).glob("batches/*/*/*/*.ndjson"):
+            (cursor,) = Path(self.store).glob("cursors/*/*/*.json")
+            if int(path.stem) >= from_body(cursor.read_bytes()).sequence:
+                path.write_bytes(b"rubbish\n")
+        live(replace(self.life(), steps=["forward"]))
+        self.central.emit(1)
+        live(self.life())
+        # What the damaged batch is kept as holds no event that anybody misses.
+        for path in Path(self.store).glob("dead/batches/**/*.ndjson*"):
+            path.unlink()
 
     @rule(count=COUNTS, faults=st.sampled_from(ENGINE_FAULTS))
     def the_engine_errs(self, count: int, faults: dict[str, str]) -> None:
@@ -196,3 +256,16 @@ Protocol.TestCase.settings = settings(
     max_examples=15, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestProtocol = Protocol.TestCase
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(cap=st.integers(3, 40), count=st.integers(1, 20), lives=LIVES)
+@example(cap=30, count=6, lives=[("fetch", "", False), ("fetch", "write batches/", True), ("forward", "", False)])
+def test_calls_in_any_order_lose_nothing(cap: int, count: int, lives: list[tuple[str, str, bool]]) -> None:
+    protocol = Protocol()
+    protocol.begin(cap=cap)
+    try:
+        protocol.calls_in_any_order(count=count, lives=lives, faults={})
+        protocol.central.emit(1)
+    finally:
+        protocol.teardown()

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -46,6 +46,10 @@ class Life:
     """The number of the call at which it is killed; 0: never."""
     after: bool = False
     """Killed right after the call, else right before."""
+    steps: Sequence[str] = ("fetch", "forward")
+    """What it does, in order: `fetch`, `forward`, `reconcile`."""
+    dies_at_call: str = ""
+    """Killed at the first call whose name begins so."""
     kills: bool = True
     """By SIGKILL; else by an exception that nobody catches, after which no call is answered any more."""
 
@@ -77,6 +81,7 @@ class Fate:
                 raise Died
             self.calls.append(name)
             doomed = len(self.calls) == self._life.dies_at
+            doomed = doomed or bool(self._life.dies_at_call and name.startswith(self._life.dies_at_call))
         if doomed and not self._life.after:
             self._die()
         result = do()
@@ -135,6 +140,9 @@ class MortalSophos:
     def in_use(self) -> InUse | None:
         return self._central.in_use
 
+    def is_replaced(self) -> bool:
+        return self._central.is_replaced()
+
     def clock(self, *, deadline: float | None = None) -> datetime | None:
         return self._central.clock(deadline=deadline)
 
@@ -149,20 +157,26 @@ class MortalEngine:
         self._engine = engine
         self._fate = fate
 
-    def deliver(self, logs: Iterator[Log], *, deadline: float | None = None) -> Iterator[int]:
-        acks = self._fate.call("deliver", lambda: self._engine.deliver(logs, deadline=deadline))
+    def deliver(
+        self, logs: Iterator[Log], *, deadline: float | None = None, early: set[int] | None = None
+    ) -> Iterator[int]:
+        acks = self._fate.call("deliver", lambda: self._engine.deliver(logs, deadline=deadline, early=early))
         for acked in acks:
             if acked % 70 == 1:
                 self._fate.call(f"ack {acked}", lambda: None)
             yield acked
         self._fate.call("delivered", lambda: None)
 
+    @property
+    def counts(self) -> Mapping[str, int]:
+        return self._engine.counts
+
     def probe(self) -> None:
         self._engine.probe()
 
 
 def live(life: Life) -> tuple[list[str], list[dict[str, Any]]]:
-    """Fetch everything and forward everything; the calls that were made, and the answers."""
+    """Do the life's steps; the calls that were made, and the answers of fetching and forwarding."""
     fate = Fate(life)
     config = parse(
         json.dumps(
@@ -196,8 +210,14 @@ def live(life: Life) -> tuple[list[str], list[dict[str, Any]]]:
         sophos=lambda *of: MortalSophos(connect_sophos(*of), fate),
     )
     app = App(lambda: config, parts)
-    found = answers.fetched(app.fetch_page.run(deadline=time.monotonic() + 60))["results"]
-    found += answers.delivered(app.forward_batch.run(deadline=time.monotonic() + 60))
+    found: list[dict[str, Any]] = []
+    for step in life.steps:
+        if step == "fetch":
+            found += answers.fetched(app.fetch_page.run(deadline=time.monotonic() + 60))["results"]
+        elif step == "forward":
+            found += answers.delivered(app.forward_batch.run(deadline=time.monotonic() + 60))
+        else:
+            app.reconcile_all()
     engine.close()
     return fate.calls, found
 

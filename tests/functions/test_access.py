@@ -2,12 +2,10 @@
 
 import base64
 import json
-import os
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,11 +33,15 @@ from lib.http.access import (
     UnauthenticatedError,
     is_local,
 )
+from tests.fakes.proxies import UPSTREAM, caddy, example, nginx
 from tests.site import SECRET, Emulator, Site, free_port, site, until
 
 KEY, NEXT_KEY = "k" * 16, "n" * 24
 AUDIENCE, EMAIL = "https://fetch-page.example.com", "scheduler@example.iam.gserviceaccount.com"
 ELSEWHERE = "192.0.2.7"
+
+
+Proxy = Callable[[str, str, Path], AbstractContextManager[str]]
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -454,40 +456,6 @@ def test_a_key_that_is_taken_out_of_the_configuration_counts_no_more() -> None:
         assert found.post("forward-batch", {}, headers[KEY]).status == 401
 
 
-@contextmanager
-def nginx(upstream: str, folder: Path) -> Iterator[str]:
-    """A real nginx with its defaults in front of an address; its own."""
-    port = free_port()
-    (folder / "nginx.conf").write_text(
-        f"""
-        daemon off; master_process off; pid {folder}/pid; error_log stderr;
-        events {{}}
-        http {{
-            access_log off;
-            client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
-            uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-            server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass {upstream}; }} }}
-        }}
-        """
-    )
-    command = ["nginx", "-e", "stderr", "-p", str(folder), "-c", str(folder / "nginx.conf")]
-    env = os.environ | {"PATH": f"{os.environ['PATH']}:/usr/sbin"}
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=env) as process:
-        try:
-            url = f"http://127.0.0.1:{port}"
-            until(lambda: _answers(f"{url}/healthz"), "nginx")
-            yield url
-        finally:
-            process.terminate()
-
-
-def _answers(url: str) -> bool:
-    try:
-        return requests.get(url, timeout=5).status_code == 200
-    except requests.RequestException:
-        return False
-
-
 @pytest.mark.parametrize(("local", "without_key"), [("open", 200), ("key", 401)])
 def test_behind_an_nginx_with_its_defaults_local_key_asks_everybody(
     local: str, without_key: int, tmp_path: Path
@@ -495,7 +463,10 @@ def test_behind_an_nginx_with_its_defaults_local_key_asks_everybody(
     with site(access={"keys": ["${env:ACCESS_KEY}"], "local": local}) as found:
         found.env["ACCESS_KEY"] = KEY
         found.central.fill(3)
-        with Emulator(found) as running, nginx(running.url("").rstrip("/"), tmp_path) as proxied:
+        with (
+            Emulator(found) as running,
+            nginx(f"location / {{ proxy_pass http://{UPSTREAM}; }}", f"127.0.0.1:{running.port}", tmp_path) as proxied,
+        ):
             until(lambda: bool((running.status() or {}).get("streams")), "the emulator")
             # The platform's own calls go on: events are fetched and delivered whoever has to show a key.
             until(lambda: len(found.engine.received) >= 3, "delivery")
@@ -506,3 +477,21 @@ def test_behind_an_nginx_with_its_defaults_local_key_asks_everybody(
                 answer = requests.post(f"{proxied}/test-connection", json=body, headers=headers, timeout=30)
                 assert answer.status_code == status
             assert asked(f"{proxied}/status", {}) == 200
+
+
+@pytest.mark.parametrize(("language", "proxy"), [("nginx", nginx), ("caddy", caddy)])
+def test_behind_a_proxy_as_documented_nobody_is_local(language: str, proxy: Proxy, tmp_path: Path) -> None:
+    with site(access={"keys": ["${env:ACCESS_KEY}"]}) as found:
+        found.env["ACCESS_KEY"] = KEY
+        found.central.fill(3)
+        with Emulator(found) as running, proxy(example(language), f"127.0.0.1:{running.port}", tmp_path) as proxied:
+            until(lambda: bool((running.status() or {}).get("streams")), "the emulator")
+            for path, without_key in ((f"/events?stream={STREAM}", 401), ("/status", 200), ("/healthz", 200)):
+                assert (asked(f"{proxied}{path}", {}), asked(f"{proxied}{path}", KEYED)) == (without_key, 200)
+            # Under its public name, which no page of another site may have lead here.
+            assert asked(f"{proxied}/status", {"Host": "connector.example.com"}) == 401
+            body = {"client_id": "demo-client", "client_secret": SECRET}
+            for name in ("test-connection", "fetch-page", "forward-batch"):
+                answer = requests.post(f"{proxied}/{name}", json=body, timeout=30)
+                assert answer.status_code == 401
+            assert asked(running.url(f"/events?stream={STREAM}"), {}) == 200, "on this machine itself"

@@ -9,16 +9,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 from flask import Flask, Request, Response, request
-from google.cloud import secretmanager_v1
 from marshmallow import Schema, fields
 
 from lib.config import loading as configuration
@@ -28,6 +25,7 @@ from lib.http.access import Access, Rules
 from lib.http.handler import answer
 from lib.telemetry import JsonFormatter, TerminalFormatter, redact
 from lib.version import VERSION
+from tests.fakes.secret_manager import serving
 from tests.site import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -192,27 +190,9 @@ def test_without_a_dsn_sentry_is_not_even_loaded() -> None:
 def secret_manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """A Secret Manager on loopback that holds what is put into the mapping."""
     held: dict[str, str] = {}
-
-    def access(asked: secretmanager_v1.AccessSecretVersionRequest, context: grpc.ServicerContext) -> object:
-        if asked.name not in held:
-            context.abort(grpc.StatusCode.NOT_FOUND, "no such version")
-        return secretmanager_v1.AccessSecretVersionResponse(
-            name=asked.name, payload={"data": held[asked.name].encode()}
-        )
-
-    handler = grpc.unary_unary_rpc_method_handler(
-        access,
-        request_deserializer=secretmanager_v1.AccessSecretVersionRequest.deserialize,
-        response_serializer=secretmanager_v1.AccessSecretVersionResponse.serialize,
-    )
-    server = grpc.server(ThreadPoolExecutor(2))
-    service = "google.cloud.secretmanager.v1.SecretManagerService"
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"AccessSecretVersion": handler}),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    monkeypatch.setenv("SECRET_MANAGER_EMULATOR_HOST", f"127.0.0.1:{port}")
-    yield held
-    server.stop(None).wait()
+    with serving(held) as address:
+        monkeypatch.setenv("SECRET_MANAGER_EMULATOR_HOST", address)
+        yield held
 
 
 def test_a_secret_managers_secret_is_read_when_it_is_used(secret_manager: dict[str, str]) -> None:

@@ -75,7 +75,7 @@ def test_an_unknown_integration_is_not_found(shared: Site, name: str) -> None:
 def test_only_post_and_only_small_bodies(shared: Site) -> None:
     function = shared.function("fetch-page")
     assert function.call(b" " * (1 << 20) + b"{}").status == 413
-    answer = requests.get(f"http://127.0.0.1:{function._port}/", timeout=10)
+    answer = requests.get(f"http://127.0.0.1:{function.port}/", timeout=10)
     assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
 
 
@@ -168,9 +168,29 @@ def test_a_storage_event_forwards_its_stream(
     assert [line["acked"] for line in json.loads(answer.body)["results"]] == [1200]
 
 
+UNWRAPPED = {"x-goog-pubsub-message-id": "1", "x-goog-pubsub-subscription-name": "projects/p/subscriptions/s"}
+
+
+@pytest.mark.parametrize("headers", [{}, {**UNWRAPPED, "eventType": "OBJECT_FINALIZE", "objectId": "x"}])
+def test_a_push_without_its_envelope_forwards_its_stream(own: Site, headers: dict[str, str]) -> None:
+    (line,) = own.results("fetch-page")
+    resource = {"kind": "storage#object", "id": "b/x/1", "name": line["batches"][0], "bucket": "b", "size": "9"}
+    answer = own.post("forward-batch", resource, headers)
+    assert answer.status == 200
+    assert [line["acked"] for line in json.loads(answer.body)["results"]] == [1200]
+
+
 @pytest.mark.parametrize(
     ("headers", "body", "status"),
     [
+        (
+            {**UNWRAPPED, "eventType": "OBJECT_DELETE"},
+            {"kind": "storage#object", "name": "batches/a/b/events/1.ndjson"},
+            200,
+        ),
+        (UNWRAPPED, {"somebody": "else's"}, 200),
+        (UNWRAPPED, {}, 200),
+        ({}, {"kind": "storage#object"}, 400),
         ({"ce-type": "google.cloud.storage.object.v1.deleted"}, {"name": "batches/a/b/events/1.ndjson"}, 200),
         ({"ce-type": "google.cloud.storage.object.v1.finalized"}, {"name": "cursors/a/b/events.json"}, 200),
         ({"ce-type": "google.cloud.storage.object.v1.finalized"}, {"name": "batches/../../x.ndjson"}, 200),
@@ -317,6 +337,24 @@ def test_a_wrong_secret_fails_with_a_remedy_and_is_not_hammered() -> None:
     assert "Sophos Central" in lines[0]["problem"]["remedy"]
     assert lines[2]["retry_at"]
     assert tokens == 1
+
+
+@pytest.mark.parametrize("code", ["credentials_refused", "permission_missing"])
+def test_a_corrected_secret_is_tried_at_once(code: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("not-the-secret" if code == "credentials_refused" else SECRET)
+    one = {"name": "acme", "client_id": "demo-client", "client_secret": f"${{file:{tmp_path}/secret}}"}
+    with site(integrations=[one]) as found:
+        if code == "permission_missing":
+            found.central.faults.add(Fault("status", path="/whoami", status=403, times=None))
+        refused = [found.results("fetch-page")[0] for _ in range(3)]
+        assert [line["problem"]["code"] for line in refused] == [code] * 3
+        assert refused[0]["retry_at"] == refused[2]["retry_at"], "the same secret waits"
+        (tmp_path / "secret").write_text("another-wrong-one")
+        (line,) = found.results("fetch-page")
+        assert (line["problem"]["code"], line["retry_at"] != refused[0]["retry_at"]) == ("credentials_refused", True)
+        found.central.faults.clear()
+        (tmp_path / "secret").write_text(SECRET)
+        assert found.results("fetch-page")[0]["outcome"] == "up_to_date"
 
 
 def test_other_integrations_go_on_beside_a_broken_one() -> None:

@@ -22,7 +22,7 @@ from functions.forward_batch import main as forward_batch
 from functions.test_connection import main as connection
 from lib.config import loading as configuration
 from lib.model.stream import KINDS
-from tests.site import Site, site, until
+from tests.site import Site, platform_for, site, until
 
 ROOT = Path(__file__).resolve().parents[2]
 DESCRIPTION: dict[str, Any] = yaml.safe_load((ROOT / "openapi.yaml").read_text())
@@ -46,7 +46,7 @@ def called() -> Iterator[Site]:
 
 
 def url(called: Site, name: str) -> str:
-    return f"http://127.0.0.1:{called.function(name)._port}"
+    return f"http://127.0.0.1:{called.function(name).port}"
 
 
 def cases(name: str) -> st.SearchStrategy[Case[Any]]:
@@ -120,8 +120,13 @@ def test_each_function_serves_the_description(called: Site, name: str) -> None:
     assert answer.json() == DESCRIPTION
 
 
+def platform_of(called: Site) -> Platform:
+    config = configuration.load(str(called.config))
+    return platform_for(config, str(called.config))
+
+
 def test_the_emulator_serves_the_description(called: Site) -> None:
-    platform = Platform(configuration.load(str(called.config)), str(called.config))
+    platform = platform_of(called)
     answer = web.Web(platform, lambda _, __: {}, called.app, RecentLog()).app.test_client().get("/openapi.json")
     assert answer.json == DESCRIPTION
 
@@ -130,7 +135,7 @@ def test_the_emulator_serves_the_description(called: Site) -> None:
     ("path", "status", "code"), [("/none", 404, "not_found"), ("/status", 405, "method_not_allowed")]
 )
 def test_what_the_emulator_does_not_have_is_a_problem_too(called: Site, path: str, status: int, code: str) -> None:
-    platform = Platform(configuration.load(str(called.config)), str(called.config))
+    platform = platform_of(called)
     client = web.Web(platform, lambda _, __: {}, called.app, RecentLog()).app.test_client()
     answer = client.delete(path)
     assert (answer.status_code, answer.content_type) == (status, "application/problem+json")

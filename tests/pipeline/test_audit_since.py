@@ -15,10 +15,11 @@ from lib.model.checkpoint import Checkpoint
 from lib.model.clock import day_of
 from lib.model.receipt import DELIVERED, LastReceipt, NotAcknowledged
 from lib.model.stream import Stream
-from lib.pipeline.audit import RECEIPT_MISSING, audit
+from lib.pipeline.audit import RECEIPT_DAMAGED, RECEIPT_MISSING, audit
 from lib.state.gaps import BATCH_MISSING, Gap
 from lib.state.leases import held
 from lib.state.ledger import place_of
+from lib.state.receipts import pack
 from lib.state.state import State
 from lib.store.base import Entry
 from tests.fakes.memory_store import MemoryStore
@@ -105,7 +106,7 @@ class Run:
         """Come to rest, with so many batches undelivered."""
         with held(self.state.store, STREAM, "test", lambda: START) as lease:
             assert lease is not None
-            lease.delivered(self.tail)
+            lease.delivered(self.tail, ())
         for _ in range(waiting):
             self.state.batches.create(self.header(POLL, self.day), [b'{"id": "1"}', b'{"id": "2"}'])
         self.state.checkpoints.write(STREAM, Checkpoint(sequence=self.sequence, cursor=self.cursor), expected=0)
@@ -203,3 +204,13 @@ def test_a_batch_that_was_not_read_where_the_one_before_the_span_ended_is_named(
     for since in ("", day_of(run.today)):
         (line,) = audit(run.state, since).streams
         assert [each.code for each in line.findings] == ["cursor_chain_broken"]
+
+
+@pytest.mark.parametrize("packed", [b"", pack([])], ids=["cut", "empty"])
+def test_an_empty_pack_is_damaged_and_read_once(packed: bytes) -> None:
+    run = ran([("polled", 0), ("polled", 1), ("tidied", 1), ("polled", 0), ("polled", 1)], 0)
+    _, second = [entry for entry in run.state.store.list("ledger/") if entry.key.endswith(".gz")]
+    run.state.store.write(second.key, packed, expected=second.generation)
+    # It begins the span: its number is none that is expected next.
+    (line,) = audit(run.state, day_of(START + timedelta(days=1))).streams
+    assert RECEIPT_DAMAGED in {each.code for each in line.findings}

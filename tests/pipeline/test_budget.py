@@ -169,6 +169,9 @@ class Quiet:
     counts: dict[str, int] = field(default_factory=dict)
     in_use: InUse | None = None
 
+    def is_replaced(self) -> bool:
+        return False
+
     def limited_by(self, rate_limiter: RateLimiter) -> Self:
         self.rate_limiter = rate_limiter
         return self

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,10 +17,11 @@ from emulator.central.clock import Clock
 from lib.app import App
 from lib.errors import StoreError
 from lib.parts import open_store
-from lib.pipeline.deliver_stream import REFUSALS
+from lib.pipeline.deliver_stream import MOST_BATCHES, OVERTAKEN_CALLS, REFUSALS
 from lib.state import leases, receipts
 from lib.state.leases import lease_key
 from lib.store.directory import DirectoryStore
+from tests.fakes.gcs import Call, FakeGcs, Reply
 from tests.fakes.picky import PickyEngine
 from tests.pipeline.test_faults import Connector
 from tests.pipeline.test_unexpected import Broken
@@ -191,3 +194,120 @@ def test_a_batch_that_gets_a_buried_ones_number_is_sent_whole(works: Connector) 
         works.tick()
         works.forward()
         assert arrived(works) == works.central.ids(works.central.default_tenant)
+
+
+def stuck(works: Connector, native: str, way: str) -> PickyEngine:
+    """An engine that never acknowledges that event, or fails at it."""
+    engine = PickyEngine(works.folder / "e", lambda each: "INTERNAL" if (each, way) == (native, "fails") else None)
+    engine.silent = {native} if way == "silent" else set()
+    works.engine = engine
+    return engine
+
+
+def dead(works: Connector) -> list[dict[str, Any]]:
+    paths = (works.folder / "store/dead").rglob("*.ndjson*")
+    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("sizes", [[300], [1] * 40, [3, 60, 2]], ids=["one batch", "small batches", "in the second"])
+def test_what_is_acknowledged_behind_a_lost_log_is_not_sent_again(works: Connector, sizes: list[int]) -> None:
+    batches(works, *sizes)
+    ids = works.central.ids(works.central.default_tenant)
+    with stuck(works, ids[5], "silent"):
+        for _ in range(OVERTAKEN_CALLS):
+            (line,) = works.forward()
+            assert (line["outcome"] == "engine_unavailable", line["set_aside"]) == (True, 0)
+            batches(works, 1)  # What comes anew shows that the engine works.
+        assert works.status()["set_aside"] == 0
+        (line,) = works.forward()
+        sent = Counter(arrived(works))
+        held = works.central.ids(works.central.default_tenant)
+        assert (line["outcome"], line["set_aside"], line["pending"]) == ("delivered", 1, 0)
+        assert set(sent) == set(held)
+        assert {native for native, count in sent.items() if count > 1} == {ids[5]}
+    (letter,) = dead(works)
+    assert json.loads(letter["raw"])["id"] == ids[5]
+    assert "5 calls" in letter["reason"]
+    assert (works.status()["acked"], works.status()["set_aside"]) == (len(held) - 1, 1)
+
+
+def test_the_engine_never_acknowledges_one_event_or_fails_at_it(works: Connector) -> None:
+    batches(works, 30)
+    ids = works.central.ids(works.central.default_tenant)
+    with stuck(works, ids[5], "fails"):
+        for _ in range(OVERTAKEN_CALLS):
+            (line,) = works.forward()
+            assert (line["outcome"], line["set_aside"]) == ("engine_unavailable", 0)
+        (line,) = works.forward()
+        assert (line["outcome"], line["acked"], line["set_aside"]) == ("delivered", 29, 1)
+        assert sorted(arrived(works)) == sorted(set(ids) - {ids[5]}), "each arrives, and once"
+    (letter,) = dead(works)
+    assert "INTERNAL" in letter["reason"]
+
+
+@pytest.mark.parametrize("way", ["INTERNAL", "silent"])
+def test_an_engine_that_acknowledges_nothing_makes_no_dead_letters(works: Connector, way: str) -> None:
+    batches(works, 20, 3)
+    works.engine = PickyEngine(works.folder / "e")
+    works.engine.faults = {"silent_after": "0"} if way == "silent" else {"status": way}
+    with works.engine:
+        for _ in range(OVERTAKEN_CALLS + 2):
+            (line,) = works.forward()
+            assert (line["outcome"], line["set_aside"]) == ("engine_unavailable", 0)
+        works.engine.faults = {}
+        (line,) = works.forward()
+        assert (line["outcome"], line["acked"], line["set_aside"]) == ("delivered", 23, 0)
+
+
+def test_what_was_acknowledged_of_another_batch_of_that_number_is_not_believed(works: Connector) -> None:
+    with works.engine:
+        batches(works, 2)
+        works.forward()
+        batches(works, 4)
+        (path,) = (works.folder / "store/batches").rglob("*.ndjson")
+        (lease,) = (works.folder / "store/leases").rglob("*.json")
+        number, digest = int(path.stem), "0" * 64
+        part = {"sequence": number, "digest": digest, "acked": [[2, 4]]}
+        other = {"acked_sequence": number, "acked_digest": digest, "acked": 2, "refused": {}, "parts": [part]}
+        lease.write_text(json.dumps(json.loads(lease.read_bytes()) | other) + "\n")
+        works.forward()
+        assert arrived(works) == works.central.ids(works.central.default_tenant)
+
+
+def test_many_small_batches_in_a_slow_bucket_are_sent_once_and_nobody_is_blamed(gcs: FakeGcs, bucket: str) -> None:
+    """Settling takes several calls of the store for each batch, an acknowledgement none (D1)."""
+
+    in_flight: list[int] = []
+
+    def slow(call: Call, go: Callable[[Call], Reply]) -> Reply:
+        time.sleep(0.03)  # the service's own time
+        if call.kind == "delete":
+            in_flight.append(found.engine.count - len(in_flight))
+        return go(call)
+
+    with site(store=bucket) as found:
+        found.env["STORAGE_EMULATOR_HOST"] = gcs.url
+        found.central.fill(1)
+        found.results("fetch-page")
+        (stream,) = found.state.checkpoints.streams()
+        first = found.state.batches.read(stream, 1)
+        assert first is not None
+        for number in range(2, 161):
+            header = replace(first.header, sequence=number, previous_cursor=None)
+            found.state.batches.create(header, [b'{"id": "n%d"}' % number])
+        use_case = found.app.forward_batch
+        outcomes: list[tuple[str, object]] = []
+        for kind in ("get", "list", "upload", "delete"):
+            gcs.fail(kind, slow, 1000)
+        try:
+            while list(found.state.batches.waiting(stream)):
+                results = use_case.run(deadline=time.monotonic() + 5)
+                outcomes += [(result.outcome, result.error) for result in results]
+        finally:
+            gcs.planned.clear()
+        sent = Counter(log.id for log in found.engine.received)
+        assert len(sent) == 160
+        assert set(sent.values()) == {1}
+        assert set(outcomes) == {("delivered", None)}
+        assert len(outcomes) > 1, "one call was not enough"
+        assert max(in_flight) <= MOST_BATCHES, "what a slow store settles in the grace"

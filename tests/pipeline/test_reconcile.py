@@ -233,3 +233,15 @@ def test_a_window_that_sophos_does_not_serve_is_refused_with_the_reason() -> Non
         problem = found.command("backfill", "--since", "48h", status=2)["problem"]
     assert "Sophos serves the events of the last 24 hours only" in problem["detail"]
     assert "replay" in problem["remedy"]
+
+
+def test_what_the_live_cursor_has_not_come_to_is_not_late() -> None:
+    with site(integrations=integration("1h")) as found:
+        found.central.fill(20)
+        read(found)
+        found.central.clock.advance(5)
+        found.central.emit(6)
+        (report,) = found.command("reconcile")["results"]
+        assert (report["read"], report["missing"]) == (26, 0)
+        read(found)
+        assert natives(found) == found.central.ids(found.central.default_tenant)

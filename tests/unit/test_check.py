@@ -98,6 +98,9 @@ def test_the_sockets_folder_has_to_be_there(read: Read, tmp_path: Path) -> None:
             "integrations[0].exclude_types[0]",
             "'Event::Endpoint::UpdateSuccess'",
         ),
+        (ONE + "every: 0 9 * * 1-5\n", "every", "over 24h apart"),
+        (ONE + "every: 0 0 29 2 *\n", "every", "over 24h apart"),
+        (ONE + "every: '*/5 * * 2-12 *'\n", "every", "over 24h apart"),
         (ONE + "listen: 0.0.0.0:8080\n", "listen", "everybody"),
         (ONE + "access: {keys: [a-key-of-some-length]}\n", "access", "local: key"),
     ],
@@ -109,7 +112,8 @@ def test_what_is_likely_to_be_a_mistake_is_a_warning(read: Read, text: str, key:
 def test_what_is_no_mistake_is_none(read: Read) -> None:
     more = "    lookback: 24h\n    calls_per_minute: 100\n    exclude_types: ['Event::New::Kind', family:system]\n"
     access = "access: {keys: ['${env:TEST_CLIENT_SECRET}'], local: key}\n"
-    assert read(ONE + more + access) == ({}, {})
+    for every in ("24h", "'*/5 * * * *'", "0 6 * * *", "0 6,18 * * *", "'* * * * * *'"):
+        assert read(f"{ONE}{more}{access}every: {every}\n") == ({}, {})
 
 
 def test_who_else_can_read_is_told(read: Read, tmp_path: Path) -> None:

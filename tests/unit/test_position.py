@@ -15,6 +15,7 @@ from lib.model.checkpoint import (
     HORIZON,
     OLDEST_REQUEST,
     RECENT,
+    SLOWEST,
     Checkpoint,
     Problem,
     lost_interval,
@@ -150,6 +151,22 @@ def test_the_same_trouble_keeps_its_beginning_and_counts() -> None:
     assert (second.since, second.failures) == (START, 2)
     assert first.holds_back(START + timedelta(seconds=59))
     assert not first.holds_back(START + timedelta(seconds=60))
+
+
+@given(st.timedeltas(timedelta(seconds=-40), timedelta(hours=2)), st.timedeltas(timedelta(0), timedelta(hours=1)))
+def test_a_try_is_held_back_up_to_twice_the_longest_wait_and_no_longer(wait: timedelta, later: timedelta) -> None:
+    """Sophos may ask for more than our own longest wait; what lies beyond twice of it is a clock that jumped."""
+    problem = replace(problem_after(None, CredentialsError("refused"), START, wait), tried_at=None)
+    assert problem.holds_back(START + later) == (timedelta(0) < wait - later <= 2 * SLOWEST)
+
+
+@given(st.none() | MOMENTS, MOMENTS, st.none() | st.text(), st.integers(0, 9))
+def test_a_page_without_news_moves_cursor_and_time(
+    before: datetime | None, as_of: datetime, cursor: str | None, repeats: int
+) -> None:
+    idle = Checkpoint(cursor="a", as_of=before, repeats=1).idle(cursor, as_of, repeats)
+    assert (idle.cursor, idle.repeats) == (cursor, 1 + repeats)
+    assert idle.as_of == max(as_of, before or as_of)
 
 
 def test_a_clock_that_jumped_back_does_not_hold_a_stream_for_ever() -> None:

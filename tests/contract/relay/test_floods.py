@@ -22,6 +22,7 @@ from tests.fakes.authority import Authority
 from tests.fakes.js_engine import install_js_engine, js_engine
 from tests.fakes.raw_http2 import RawCaller, RawEngine
 from tests.fakes.relay import PATIENCE, TOKEN, Open, caller, client, delivers, field, log, relay, stream
+from tests.site import until
 
 AUTHORIZED = ("authorization", f"Bearer {TOKEN}")
 
@@ -71,7 +72,7 @@ def test_frames_that_bring_nothing_end_their_connection_before_a_token_is_shown(
     relayed: Relay, authority: Authority, engine: StandInEngine, name: str
 ) -> None:
     with closing(RawCaller(relayed.port, authority.ca)) as raw:
-        raw.hear(h2.events.RemoteSettingsChanged)
+        until(lambda: bool(relayed._callers), "the relay takes the connection")
         (only,) = relayed._callers
         assert is_cut_off(raw, FLOODS[name])
         # Of 10,000 no more than the first few hundred were looked at.

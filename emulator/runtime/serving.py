@@ -1,0 +1,160 @@
+"""What `run` serves while its functions run: the platform's clock, the page, and UTMStack's configuration."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import partial
+
+from emulator.ending import EndRequest
+from emulator.runtime.begin import once_in_reach
+from emulator.runtime.functions import Function
+from emulator.runtime.notify import notify, watchdog_seconds
+from emulator.runtime.platform import Platform
+from emulator.utmstack import validation
+from emulator.utmstack.watcher import SettingsWatcher
+from emulator.web import server as web
+from emulator.web import status
+from emulator.web.connections import listening
+from emulator.web.context import RecentLog
+from emulator.web.links import Links
+from emulator.web.status import StreamRecord
+from lib import telemetry
+from lib.app import App
+from lib.config import environment
+from lib.config.environment import CONFIG, FOLLOWED
+from lib.config.reloading import ReloadingConfig
+from lib.config.settings import Config
+from lib.model.checkpoint import problem_after
+from lib.model.stream import Stream
+from lib.parts import Parts, PlatformFacts
+from lib.store.base import ObjectStore
+from lib.version import VERSION
+
+log = logging.getLogger(__name__)
+
+
+def serve(
+    stop: EndRequest,
+    config: Config,
+    functions: Mapping[str, Function],
+    env: Mapping[str, str],
+    watcher: SettingsWatcher | None,
+) -> int:
+    """Serve until told to stop, then 0, and the functions have ended; 2 where the address cannot be used, 1: not yet.
+
+    Raises ConnectorError where the store cannot be used. `env` is `config_env`'s.
+    """
+    recent = RecentLog()
+    logging.getLogger().addHandler(recent)
+    log.info("sophos-utmstack %s", VERSION)
+    # The store is opened once, so that a bad one is told here and not each minute. One that is elsewhere is waited for.
+    look = partial(status.collect, App(lambda: config))
+    if (look() if config.store.startswith("file:") else once_in_reach(look, stop)) is None or stop.wait(0):
+        return 0
+    if watcher:
+        watcher.look()
+    where = PlatformFacts(environment.platform_timeout(), environment.on_cloud_run())
+    live = ReloadingConfig(env[CONFIG], env.get(FOLLOWED), lambda read: telemetry.set_level(read.log.level))
+    app = App(live.current, Parts(platform=where))
+    platform = Platform(config, functions, env, _probe_of(app))
+    links = Links(app.config, lambda: app.state, app.parts.now)
+    platform.watchers.append(links.passes)
+    host, port = config.listen
+    pages = web.Web(platform, partial(_status, app, live, platform, watcher, links), app, recent)
+    if watcher:
+        validation.serve(pages.app, platform, watcher)
+    try:
+        server = listening(pages.app, host, port)
+    except OSError as error:
+        is_missing = error.errno == errno.EADDRNOTAVAIL  # The network of a machine that boots may bring it.
+        hint = "Does this machine have that address?" if is_missing else "Is another emulator running?"
+        print(f"cannot listen on {host}:{port}: {error.strerror}. {hint}", file=sys.stderr)
+        return 1 if is_missing else 2
+    serving = threading.Thread(target=server.run, name="web", daemon=True)
+    serving.start()
+    platform.start()
+    pages.start()
+    if watcher:
+        watcher.start(platform.tick)
+    log.info("status page at http://%s:%s/", host, server.effective_port)
+    _all_is_loaded()
+    _watch(stop, platform, serving)
+    notify("STOPPING=1")
+    log.info("ending: what has begun is brought to its end")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)  # asked twice, it ends at once
+    if watcher:
+        watcher.stop()
+    platform.stop()
+    pages.stop()
+    if watcher:
+        watcher.close()
+    server.close()
+    return 0
+
+
+def _all_is_loaded() -> None:
+    """Collect garbage from now on, and look for none among what was loaded: it stays."""
+    gc.freeze()
+    gc.enable()
+
+
+def _probe_of(app: App) -> Callable[[], None] | None:
+    """What probes the engine, of the configuration as it is then; None where nothing is delivered to one."""
+
+    def probe() -> None:
+        app.engine.probe()
+
+    return None if app.config().observe else probe
+
+
+def _watch(stop: EndRequest, platform: Platform, serving: threading.Thread) -> None:
+    """Until told to stop: tell the service manager once everything runs, and from then on that it still does."""
+    while not all(each.is_up() for each in platform.functions.values()):
+        if stop.wait(0.1):
+            return
+    notify("READY=1")
+    while not stop.wait(watchdog_seconds()):
+        # A function that ends is started again; the threads that see to it are not.
+        if platform.lives and serving.is_alive():
+            notify("WATCHDOG=1")
+
+
+def _status(  # noqa: PLR0917 - the first five are bound once
+    app: App,
+    live: ReloadingConfig,
+    platform: Platform,
+    watcher: SettingsWatcher | None,
+    links: Links,
+    store: ObjectStore,
+    record: Callable[[Stream], StreamRecord],
+) -> dict[str, object]:
+    now = datetime.now(UTC)
+    running = status.Running(
+        latest=dict(platform.latest),
+        budgets=platform.budgets,
+        engine=platform.engine_problem,
+        functions=platform.failing_functions,
+        config_edit=None if live.problem is None else problem_after(None, live.problem, now, None),
+        ticked_at=platform.ticked_at,
+    )
+    followed = [problem_after(None, each, now, None) for each in watcher.problems] if watcher else []
+    found = status.collect(app, running, followed, store=store, record=record)
+    found["functions"] = [
+        {"name": name, "up": each.is_up(), "state": each.state, "pid": each.pid, "restarts": each.restarts}
+        for name, each in platform.functions.items()
+    ]
+    if platform.engine_problem is not None:
+        found["engine_problem"] = platform.engine_problem.as_problem()
+    if alone := links.shown():
+        found["links"] = alone
+    if watcher is not None:
+        found["utmstack"] = watcher.status()
+    return found

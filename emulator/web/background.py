@@ -1,0 +1,88 @@
+"""Heavy work beside the page: a process of its own, with low priority, a bound of time and of memory, and progress.
+
+The two sides meet in a private folder: `order.json` says what is wanted, `progress.txt` how far it is, `answer.json`
+what came of it. `emulator/web/work.py` is the other side.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from emulator.runtime import process
+from lib.errors import ConnectorError
+
+ORDER, PROGRESS, ANSWER, LOG = "order.json", "progress.txt", "answer.json", "log.txt"
+LOOK_SECONDS = 0.2
+
+
+class WorkError(ConnectorError):
+    """Work that came to no answer."""
+
+    code = "work_failed"
+    title = "The work could not be done"
+    remedy = "The log says why."
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """A private folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="sophos-utmstack-") as name:
+        yield Path(name)
+
+
+def work(
+    place: Path,
+    order: Mapping[str, Any],
+    env: Mapping[str, str],
+    *,
+    seconds: float,
+    tell: Callable[[str], None],
+    is_over: Callable[[], bool] = lambda: False,
+) -> Any:
+    """Have the order carried out in the folder; the answer. WorkError where there is none in time.
+
+    The calling thread starts the process, and so has to live as long as it.
+    """
+    (place / ORDER).write_text(json.dumps(order), "utf-8")
+    command = [sys.executable, "-P", "-m", "emulator.web.work", str(place)]
+    child = process.launch(command, env, place / LOG)
+    end, told = time.monotonic() + seconds, ""
+    try:
+        while not _has_ended(child):
+            with suppress(OSError):
+                if (text := (place / PROGRESS).read_text("utf-8")) != told:
+                    tell(told := text)
+            if is_over():
+                raise WorkError("The connector is ending.")
+            if time.monotonic() > end:
+                raise WorkError(f"It took more than {seconds:.0f} s, and was ended.", remedy="Ask for less.")
+    finally:
+        if child.poll() is None:
+            process.stop(child, 1.0)
+    return _answer(place)
+
+
+def _has_ended(child: subprocess.Popen[bytes]) -> bool:
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(LOOK_SECONDS)
+        return True
+    return False
+
+
+def _answer(place: Path) -> Any:
+    try:
+        told = json.loads((place / ANSWER).read_text("utf-8"))
+    except (OSError, ValueError):
+        log = (place / LOG).read_text("utf-8", "replace").strip().splitlines()
+        raise WorkError(f"It ended without an answer: {log[-1][:300] if log else 'nothing is known'}.") from None
+    if "problem" in told:
+        raise WorkError(told["problem"]["detail"], remedy=told["problem"]["remedy"])
+    return told["found"]

@@ -1,0 +1,251 @@
+"""The last 90 days, each as a word with its numbers: what `attest` says of them, counted once a day is over.
+
+What was counted lies below `charts/completeness/`, and can be counted again from the ledger. A day is final once it has
+been over for so long that reconciliation finds nothing of it any more, and nothing of it waits; it is counted again
+where the gaps that touch it are others than those that were counted in.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any
+
+from emulator.web.background import folder, work
+from emulator.web.charts import DAY, day_name
+from emulator.web.history import PREFIX as CHARTS
+from lib.errors import ConnectorError
+from lib.model.clock import from_text, to_text
+from lib.state.gaps import CURSOR_EXPIRED
+from lib.store.base import ABSENT, ObjectStore
+
+log = logging.getLogger(__name__)
+
+PREFIX = f"{CHARTS}completeness/"
+FIRST = "first"
+"""The name of the object that tells the ledger's first day."""
+DAYS = 90
+COUNT_SECONDS = 1800.0
+LIST_SECONDS = 30.0
+"""The store is listed at most so often."""
+AGAIN_SECONDS = 3600.0
+"""A day that is not final is counted again after so long; so is one that could not be counted."""
+FINAL = timedelta(hours=26)
+"""Reconciliation reads 24 hours back: nothing changes a day that has been over for longer, but a gap."""
+LISTED = 200
+"""Streams of a day that are kept, those with something amiss first."""
+WORDS = {
+    "whole": "whole",
+    "gap": "gap",
+    "letters": "dead letters",
+    "fault": "ledger fault",
+    "waiting": "waiting",
+    "observed": "observed only",
+    "nothing": "no event",
+    "removed": "removed",
+    "unknown": "not counted",
+    "today": "under way",
+}
+LOOKS = {"whole": "ok", "gap": "failing", "letters": "attention", "fault": "failing", "waiting": "attention"}
+"""How each is coloured; any other like something that waits."""
+
+Fields = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One day of the strip."""
+
+    day: str
+    kind: str
+
+    @property
+    def word(self) -> str:
+        """What became of the day."""
+        return WORDS[self.kind]
+
+    @property
+    def look(self) -> str:
+        """How it is coloured."""
+        return LOOKS.get(self.kind, "waiting")
+
+    @property
+    def title(self) -> str:
+        """The day, as people write it."""
+        return f"{datetime.fromisoformat(self.day):%-d %b}"
+
+
+class Completeness:
+    """What is known of each day, and the counting of what is not."""
+
+    def __init__(
+        self,
+        store: Callable[[], ObjectStore],
+        lines: Callable[[], Sequence[Mapping[str, Any]]],
+        env: Mapping[str, str],
+    ) -> None:
+        """`lines`: the streams' lines. `env`: where another process finds the configuration."""
+        self._store = store
+        self._lines = lines
+        self._env = env
+        self._lock = threading.Lock()
+        self._read: dict[str, tuple[int, Fields]] = {}
+        self._first: str | None = None
+        """The ledger's first day; None: not known yet."""
+        self._listed_at = -LIST_SECONDS
+        self._failed_at = -AGAIN_SECONDS
+        self._counting: threading.Thread | None = None
+        self.progress = ""
+        """How far the counting is, while it runs."""
+
+    def cells(self, *, count: bool = False) -> list[Cell]:
+        """The last days, oldest first, today last. `count`: begin to count what is missing."""
+        now = datetime.now(UTC)
+        gaps = gaps_by_day(self._lines())
+        self._look()
+        days = [day_name(now.timestamp() - back * DAY) for back in range(DAYS - 1, -1, -1)]
+        began = [day for day in days[:-1] if day >= (self._first or "") or day in gaps]
+        missing = [day for day in reversed(began) if self._is_missing(day, gaps.get(day, ""), now)]
+        if count and missing:
+            self._count([{"day": day, "gaps": gaps.get(day, "")} for day in missing])
+        kinds = dict.fromkeys(began, "unknown") | {day: kind_of(fields) for day, (_, fields) in self._read.items()}
+        # Before the first day of the ledger there was nothing.
+        return [*(Cell(day, kinds.get(day, "nothing")) for day in days[:-1]), Cell(days[-1], "today")]
+
+    def day(self, day: str) -> Fields | None:
+        """What was counted of the day; None where nothing was yet."""
+        self._look()
+        return self._read[day][1] if day in self._read else None
+
+    def proposals(self) -> tuple[str, list[Fields]]:
+        """What the newest counted day proposes, and that day; nothing where none is counted."""
+        for day in sorted(self._read, reverse=True):
+            if "proposals" in self._read[day][1]:
+                return day, self._read[day][1]["proposals"]
+        return "", []
+
+    def _is_missing(self, day: str, gaps: str, now: datetime) -> bool:
+        if day not in self._read:
+            return True
+        fields = self._read[day][1]
+        age = (now - from_text(fields["made_at"])).total_seconds()
+        return fields["gaps"] != gaps or (not fields["final"] and age > AGAIN_SECONDS)
+
+    def _look(self) -> None:
+        with self._lock:
+            if time.monotonic() - self._listed_at < LIST_SECONDS:
+                return
+            self._listed_at = time.monotonic()
+            store = self._store()
+            for entry in store.list(PREFIX):
+                day = entry.key.removeprefix(PREFIX).removesuffix(".json")
+                if self._read.get(day, (ABSENT,))[0] != entry.generation:
+                    stored = store.read(entry.key)
+                    with suppress(ValueError, KeyError, TypeError):  # A damaged one is counted again.
+                        self._take(day, entry.generation, json.loads(stored.body) if stored else {})
+
+    def _take(self, day: str, generation: int, fields: Fields) -> None:
+        if day == FIRST:
+            self._first = str(fields["day"])
+        else:
+            kind_of(fields), from_text(fields["made_at"]), fields["gaps"], fields["final"]
+            self._read[day] = (generation, fields)
+
+    def _count(self, days: Sequence[Fields]) -> None:
+        with self._lock:
+            is_due = time.monotonic() - self._failed_at > AGAIN_SECONDS
+            if (self._counting and self._counting.is_alive()) or not is_due:
+                return
+            self.progress = "Counting"
+            self._counting = threading.Thread(target=self._run, args=(days,), name="completeness", daemon=True)
+            self._counting.start()
+
+    def _run(self, days: Sequence[Fields]) -> None:
+        def tell(text: str) -> None:
+            self.progress = text
+            self._listed_at = -LIST_SECONDS
+
+        try:
+            with folder() as place:
+                work(place, {"work": "attest", "days": days}, self._env, seconds=COUNT_SECONDS, tell=tell)
+        except ConnectorError as error:
+            self._failed_at = time.monotonic()
+            log.warning("the days cannot be counted: %s", error)
+        finally:
+            self._listed_at = -LIST_SECONDS
+            self.progress = ""
+
+
+def gaps_by_day(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """A mark of the gaps that touch each day: by the time that is missing, or by when a lost batch was noticed."""
+    touched: dict[str, list[str]] = {}
+    for line in lines:
+        for gap in line["gaps"]:
+            is_interval = gap["reason"] == CURSOR_EXPIRED and gap["from"] and gap["to"]
+            bounds = (gap["from"], gap["to"]) if is_interval else (gap["noticed_at"], gap["noticed_at"])
+            at, end = (from_text(str(each)).timestamp() for each in bounds)
+            for number in range(int(at // DAY), min(int(end // DAY), int(at // DAY) + 2 * DAYS) + 1):
+                touched.setdefault(day_name(number * DAY), []).append(f"{gap['key']} {gap['estimated_events']}")
+    return {day: sha256("\n".join(sorted(keys)).encode()).hexdigest()[:16] for day, keys in touched.items()}
+
+
+def kind_of(fields: Mapping[str, Any]) -> str:
+    """The one word of a counted day: the worst that is true of it."""
+    if fields.get("removed"):
+        return "removed"
+    totals = fields["totals"]
+    for kind, is_so in (
+        ("fault", fields["faults"]),
+        ("gap", totals["gaps"]),
+        ("letters", totals["dead_letters"]),
+        ("waiting", totals["waiting"]),
+        ("observed", totals["observed"]),
+    ):
+        if is_so:
+            return kind
+    return "whole" if totals["received"] else "nothing"
+
+
+def summary(statement: Mapping[str, Any], gaps: str, now: datetime) -> Fields:
+    """What is kept of an attestation of a day."""
+    lines = sorted(statement["streams"], key=lambda line: line["completeness"] == 1.0 and line["ledger"]["whole"])
+    over = from_text(f"{statement['day']}T00:00:00Z") + timedelta(days=1)
+    kept = {key: statement[key] for key in ("day", "completeness", "totals")}
+    kept |= {"proposals": statement["proposals"]} if statement["proposals"] else {}
+    return {
+        "layout": 1,
+        **kept,
+        "gaps": gaps,
+        "made_at": to_text(now),
+        "final": now - over > FINAL and not statement["totals"]["waiting"],
+        "faults": sum(not line["ledger"]["whole"] for line in lines),
+        "remarks": statement["remarks"][:LISTED],
+        "streams": [{**line, "gaps": len(line["gaps"])} for line in lines if _tells(line)][:LISTED],
+        "stream_count": len(lines),
+    }
+
+
+def _tells(line: Mapping[str, Any]) -> bool:
+    """Whether there is anything to say of a stream's day."""
+    return bool(line["received"] or line["gaps"] or line["late"]["events"] or line["ledger"]["receipts"])
+
+
+def removed(day: str, gaps: str, now: datetime) -> Fields:
+    """What is kept of a day whose receipts were removed for their age."""
+    return {"layout": 1, "day": day, "removed": True, "gaps": gaps, "made_at": to_text(now), "final": True}
+
+
+def in_words(cells: Sequence[Cell]) -> str:
+    """The strip in one sentence."""
+    counts = Counter(cell.kind for cell in cells)
+    counts.pop("today", None)
+    told = [f"{counts[kind]} {WORDS[kind]}" for kind in WORDS if counts[kind] and kind != "nothing"]
+    return ", ".join(told) or "no day is over yet"

@@ -1,0 +1,143 @@
+"""`python -m emulator.web.work FOLDER`: carries out the order that lies in the folder (see background.py)."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from emulator.web.background import ANSWER, ORDER, PROGRESS
+from lib.config import environment
+from lib.config.loading import located
+from lib.config.reloading import ReloadingConfig
+from lib.config.settings import Config
+from lib.errors import ConflictError, ConnectorError, NotFoundError
+from lib.model.clock import day_of
+from lib.state.ledger import place_of
+from lib.state.state import State
+from lib.store.base import ABSENT
+
+# ruff: noqa: PLC0415 - each order loads what it needs
+
+MEMORY = 2 << 30
+"""Bytes of address space: more ends the work, and not the machine."""
+TELL_SECONDS = 0.5
+MOST_EVENTS = 100_000
+"""A preview looks at so many; that takes about a minute."""
+EXAMPLE = 4_000
+"""Characters of an example that are shown."""
+
+Tell = Callable[[str], None]
+
+
+def main(place: Path) -> int:
+    """Carry the order out; the answer, or the problem, lies beside it."""
+    os.nice(10)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    order = json.loads((place / ORDER).read_text("utf-8"))
+    try:
+        config = ReloadingConfig(located(), environment.followed()).current()
+        answer: dict[str, Any] = {"found": ORDERS[order["work"]](config, order, _teller(place))}
+    except ConnectorError as error:
+        answer = {"problem": {"detail": str(error), "remedy": error.remedy}}
+    except MemoryError:
+        answer = {"problem": {"detail": "It needs more memory than it may have.", "remedy": "Ask for less."}}
+    _write(place / ANSWER, json.dumps(answer, ensure_ascii=False))
+    return 0
+
+
+def _teller(place: Path) -> Tell:
+    told = 0.0
+
+    def tell(text: str) -> None:
+        nonlocal told
+        if time.monotonic() - told >= TELL_SECONDS:
+            told = time.monotonic()
+            _write(place / PROGRESS, text)
+
+    return tell
+
+
+def _write(path: Path, text: str) -> None:
+    half = path.with_suffix(".half")
+    half.write_text(text, "utf-8")
+    half.replace(path)
+
+
+def preview(config: Config, order: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    """What the filters and rules make of events: the report of `preview`, with what people want to see beside it."""
+    from emulator.preview.command import DAMAGED
+    from emulator.preview.events import Event, from_simulator, from_store, site_of
+    from emulator.preview.files import read_filters, read_rules
+    from emulator.preview.report import report_of
+    from emulator.preview.session import Session
+
+    tell("Reading filter and rules")
+    session = Session(read_filters(order["filters"]), read_rules(order["rules"]), site_of(config))
+    events: Iterator[Event] = (
+        from_store(config, timedelta(days=order["days"]), partial(session.remarks.add, what=DAMAGED))
+        if order["days"]
+        else from_simulator(session.site)
+    )
+    examples: dict[str, str] = {}
+    for event in islice(events, MOST_EVENTS):
+        for name in session.run(event).rules:
+            examples.setdefault(name, event.raw[:EXAMPLE].decode("utf-8", "replace"))
+        tell(f"{session.events} events looked at")
+    found = report_of(session)
+    for tally, rule in zip(session.rules, found["rules"], strict=True):
+        rule |= {"raw": examples.get(rule["name"]), "candidate": tally.rule.history}
+    return found | {"dropped": session.dropped, "cut": next(events, None) is not None}
+
+
+def attest(config: Config, order: dict[str, Any], tell: Tell) -> int:
+    """Count days, and put each beside the charts; how many. What is proposed is measured with the newest."""
+    from emulator.web.completeness import FIRST, PREFIX, removed, summary
+    from lib.app import App
+    from lib.pipeline.attest import Measured, statement
+
+    state = App(lambda: config).state
+
+    def put(name: str, fields: dict[str, Any]) -> None:
+        with suppress(ConflictError):  # Somebody else counts it too.
+            stored = state.store.read(f"{PREFIX}{name}.json")
+            body = json.dumps(fields, ensure_ascii=False).encode()
+            state.store.write(f"{PREFIX}{name}.json", body, expected=stored.generation if stored else ABSENT)
+
+    first = _first_day(state) or day_of(datetime.now(UTC))
+    put(FIRST, {"layout": 1, "day": first})
+    days = [each for each in order["days"] if each["day"] >= first or each["gaps"]]
+    measured = [Measured(each.name, each.settle, each.reconcile) for each in config.integrations]
+    for number, each in enumerate(days):
+        day, gaps, now = each["day"], each["gaps"], datetime.now(UTC)
+        tell(f"{number} of {len(days)} days counted")
+        try:
+            told = statement(state, day, now=now, measured=measured, versions={}, key="")
+            put(day, summary(told, gaps, now))
+        except NotFoundError:
+            put(day, removed(day, gaps, now))
+        measured = []
+    return len(days)
+
+
+def _first_day(state: State) -> str | None:
+    """The first day of the ledger; of each stream the first key tells it."""
+    firsts = (next(state.store.list(f"ledger/{stream.path}/"), None) for stream in state.ledger.streams())
+    places = (place_of(entry.key) for entry in firsts if entry)
+    return min((place.day for place in places if place), default=None)
+
+
+ORDERS: dict[str, Callable[[Config, dict[str, Any], Tell], Any]] = {"preview": preview, "attest": attest}
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,93 @@
+"""A batch on its way to the engine: which of its items are sent, and which are done with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from lib.model.clock import to_text
+from lib.model.ids import KEY_LENGTH
+from lib.model.lease import PartOfBatch, ranges_of
+from lib.model.log import MAX_LOG_BYTES, Log, to_fields, unacceptable
+from lib.state.advance import ReadFields
+from lib.state.batches import StoredBatch
+
+
+@dataclass(slots=True)
+class OutgoingBatch:
+    """A batch, its logs that are still to be sent, and what of it cannot be sent."""
+
+    batch: StoredBatch
+    first: int
+    """The place of its first log among those of the delivery."""
+    logs: list[Log] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    """Which of the batch's items each log is."""
+    before: set[int] = field(default_factory=set)
+    """The items that earlier calls delivered."""
+    refused: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+
+    @property
+    def end(self) -> int:
+        """How many logs of the delivery are acknowledged when all of this batch is."""
+        return self.first + len(self.logs)
+
+    @property
+    def acked(self) -> int:
+        """How many of its items the engine has acknowledged when it is settled."""
+        return len(self.logs) + len(self.before)
+
+    def done(self, acked: int) -> int:
+        """How many of the batch's first items are done with, once so many logs of the delivery are acknowledged."""
+        return [*self.places, len(self.batch.items)][max(0, min(acked, self.end) - self.first)]
+
+    def part(self, acked: int, early: Collection[int]) -> PartOfBatch | None:
+        """What of it is acknowledged, once those logs of the delivery are; None: nothing."""
+        now = {place for number, place in enumerate(self.places, self.first + 1) if number <= acked or number in early}
+        ranges = ranges_of(self.before | now)
+        return PartOfBatch(self.batch.header.sequence, self.batch.header.digest, ranges) if ranges else None
+
+
+def logs_of(batch: StoredBatch, event_fields: ReadFields) -> Iterator[tuple[bytes, Log, bool]]:
+    """Each item of the batch, its log, and whether it is a JSON object."""
+    envelope = batch.header.envelope
+    ids, timestamp = batch.header.id_scope, to_text(batch.header.fetched_at)
+    for raw in batch.items:
+        read = event_fields(raw)
+        log = Log(
+            ids.log_id(read.id, raw),
+            envelope.data_type,
+            envelope.data_source,
+            timestamp,
+            envelope.tenant_id,
+            raw,
+        )
+        yield raw, log, read.is_object
+
+
+def outgoing_of(
+    batch: StoredBatch,
+    first: int,
+    *,
+    before: Collection[int],
+    refusal: Callable[[str], str | None],
+    event_fields: ReadFields,
+) -> OutgoingBatch:
+    """The batch, to be sent but for what is done `before`; `refusal` tells why the engine refuses a log of that id."""
+    outgoing = OutgoingBatch(batch, first)
+    for place, (raw, made, is_object) in enumerate(logs_of(batch, event_fields)):
+        outgoing.keys.append(made.id[:KEY_LENGTH])
+        reason = refusal(made.id) or unacceptable(raw, is_object=is_object)
+        if reason is None and len(raw) > MAX_LOG_BYTES // 2 and made.wire_size() > MAX_LOG_BYTES:
+            reason = f"{made.wire_size()} bytes; the engine takes {MAX_LOG_BYTES}"
+        if reason is not None:
+            line = {"sequence": batch.header.sequence, "line": place + 1, "reason": reason}
+            outgoing.refused.append(line | to_fields(made))
+        elif place in before:
+            outgoing.before.add(place)
+        else:
+            outgoing.logs.append(made)
+            outgoing.places.append(place)
+    return outgoing

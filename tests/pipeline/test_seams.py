@@ -1,0 +1,67 @@
+"""Seams between two answers, two clocks and two processes, which no other test would miss."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from emulator.central import CentralServer, Fault, Settings
+from emulator.central.clock import Clock
+from lib.app import App
+from tests.fakes.picky import PickyEngine
+from tests.pipeline.test_faults import ONE, Connector
+
+
+def test_two_clocks_that_differ_by_seconds_make_no_gap(tmp_path: Path) -> None:
+    with CentralServer(clock=Clock()) as central:
+        works = Connector(tmp_path, central)
+        central.fill(20)
+        works.tick()
+        (stream,) = works.state.checkpoints.streams()
+        read_up_to = works.state.checkpoints.read(stream).checkpoint.as_of
+        assert read_up_to is not None
+        edge = read_up_to + timedelta(hours=24, seconds=20)
+        works.tick(minutes=(edge - works.now()).total_seconds() / 60)
+        assert not list(works.state.gaps.all())
+        works.tick(minutes=24 * 60 + 5)
+        assert len(list(works.state.gaps.all())) == 1
+
+
+def test_a_reconciliation_ends_at_a_cursor_that_stands(tmp_path: Path) -> None:
+    with CentralServer(clock=Clock(), settings=Settings(page_cap=10)) as central:
+        works = Connector(tmp_path, central)
+        central.fill(40)
+        works.tick()
+        central.faults.add(Fault("same_cursor", skip=1, times=30))
+        before = works.asked("/siem/v1/events")
+        works.app.reconcile_all()
+        assert works.asked("/siem/v1/events") - before < 10
+
+
+def test_a_process_that_starts_tries_refused_credentials_at_once(tmp_path: Path) -> None:
+    with CentralServer(clock=Clock()) as central:
+        works = Connector(tmp_path, central, ONE | {"client_secret": "wrong"})
+        token = "/api/v2/oauth2/token"
+        works.tick()
+        asked = works.asked(token)
+        assert asked
+        works.tick(minutes=0)
+        assert works.asked(token) == asked, "this process waits"
+        works.app = App(lambda: works.config, works.app.parts)
+        works.tick(minutes=0)
+        assert works.asked(token) > asked
+
+
+def test_a_replay_whose_events_are_all_refused_again_leaves_the_object_as_it_is(tmp_path: Path) -> None:
+    with CentralServer(clock=Clock()) as central:
+        works = Connector(tmp_path, central)
+        central.append(central.default_tenant, "events", [b'{"id": "1"}', b'{"id": "2"}'])
+        works.tick()
+        works.engine = PickyEngine(tmp_path / "e", lambda _: "INVALID_ARGUMENT")
+        with works.engine:
+            works.forward()
+            (path,) = (tmp_path / "store/dead").rglob("*.ndjson")
+            before = path.read_bytes(), path.stat().st_mtime_ns
+            report = works.app.replay.named(str(path.relative_to(tmp_path / "store")))
+            assert (report.acked, report.refused, report.ok) == (0, 2, False)
+            assert (path.read_bytes(), path.stat().st_mtime_ns) == before
