@@ -73,7 +73,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--events", type=int, default=50_000, help="a round (default: 50000)")
     parser.add_argument("--rounds", type=int, default=1, help="of flow and relay, whose medians are shown (default: 1)")
-    parser.add_argument("--idle", type=float, default=20.0, metavar="SECONDS", help="how long idling is watched")
+    parser.add_argument("--idle", type=float, default=60.0, metavar="SECONDS", help="how long idling is watched")
     parser.add_argument("--streams", type=int, nargs="*", default=[1, 10, 100, 1000], help="of scale and page")
     return parser.parse_args()
 
