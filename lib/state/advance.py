@@ -127,10 +127,13 @@ def insert(
         fresh = [item for raw in items if (item := item_of(raw, ids, event_fields)).key not in before]
         if not fresh:
             return None
-        with suppress(ConflictError):
+        try:
             header, _size = state.batches.create(header_of(saved.checkpoint, fresh), [item.raw for item in fresh])
+        except ConflictError:
+            continue
+        with suppress(ConflictError):  # Another run found the stored batch, and moved the checkpoint past it.
             advance(state.checkpoints, saved, header, fresh)
-            return header.key
+        return header.key
     raise ConflictError(f"{stream}: other runs were quicker {INSERT_TRIES} times")
 
 

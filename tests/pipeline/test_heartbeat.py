@@ -70,6 +70,20 @@ def test_instances_that_beat_at_once_make_one(state: State) -> None:
     assert len([key for key in made if key]) == 1
 
 
+def test_a_run_keeps_its_heartbeat_where_another_moves_the_checkpoint_past_it(tmp_path: Path) -> None:
+    class Overtaken(DirectoryStore):
+        def write(self, key: str, body: bytes, *, expected: int) -> int:
+            if key.startswith("cursors/") and not overtaken:
+                overtaken.append(beat(State.of(DirectoryStore(tmp_path)), NOON + EVERY))
+            return super().write(key, body, expected=expected)
+
+    overtaken: list[str | None] = []
+    beat(State.of(DirectoryStore(tmp_path)), NOON)
+    state = State.of(Overtaken(tmp_path))
+    assert beat(state, NOON + EVERY) == list(state.store.list("batches/"))[-1].key
+    assert overtaken == [None]
+
+
 def test_it_says_how_many_were_missed_and_how_many_wait(state: State) -> None:
     beat(state, NOON)
     beat(state, NOON + 4 * EVERY)
