@@ -26,9 +26,9 @@ Fields = dict[str, Any]
 def fetched(answer: Fetched) -> Fields:
     """fetch-page's answer."""
     fields: Fields = {
-        "results": [read_line(each) for each in answer.results],
+        "results": [read_line(result) for result in answer.results],
         "deferred": answer.deferred,
-        "budgets": [_calls_used(each) for each in answer.budgets],
+        "budgets": [_calls_used(budget) for budget in answer.budgets],
     }
     rest = {"queued": answer.queued, "heartbeat": answer.heartbeat}
     return fields | {key: value for key, value in rest.items() if value is not None}
@@ -61,7 +61,7 @@ def read_line(result: ReadResult) -> Fields:
 
 def delivered(results: Iterable[DeliveryResult]) -> list[Fields]:
     """The lines of forward-batch's answer."""
-    return [_delivery_line(each) for each in results]
+    return [_delivery_line(result) for result in results]
 
 
 def met(counts: Mapping[str, int]) -> Fields:
@@ -82,7 +82,7 @@ def reconciled(report: ReconcileReport) -> Fields:
 
 def audited(report: AuditReport) -> Fields:
     """What the ledger adds up to."""
-    return {"ok": report.ok, "since": report.since, "streams": [_audited_stream(each) for each in report.streams]}
+    return {"ok": report.ok, "since": report.since, "streams": [_audited_stream(stream) for stream in report.streams]}
 
 
 def connection(report: ConnectionReport) -> Fields:
@@ -137,16 +137,16 @@ def types(report: TypesReport) -> Fields:
         "complete": report.is_complete,
         "problems": [
             {
-                "tenant": each.tenant.id,
-                "tenant_name": each.tenant.name,
-                "code": each.error.code,
-                "detail": str(each.error),
+                "tenant": problem.tenant.id,
+                "tenant_name": problem.tenant.name,
+                "code": problem.error.code,
+                "detail": str(problem.error),
             }
-            for each in report.problems
+            for problem in report.problems
         ],
         **_seen("", report.seen.all),
         **_seen("excluded_", report.seen.excluded),
-        "families": [_family(each) for each in report.seen.families],
+        "families": [_family(family) for family in report.seen.families],
     }
 
 
@@ -177,7 +177,7 @@ def _audited_stream(found: StreamAudit) -> Fields:
         "days": {name: _day(sums) for name, sums in found.days.items()},
         "removed_until": found.removed_until,
         "gaps": [{name: fields[name] for name in names} for fields in (gap.fields() for gap in found.gaps)],
-        "findings": [asdict(each) for each in found.findings],
+        "findings": [asdict(finding) for finding in found.findings],
     }
 
 

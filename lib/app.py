@@ -103,7 +103,7 @@ class App:
     def _made_access(self, rules: AccessRules) -> Access:
         return Access(
             Rules(
-                keys=lambda: [each.resolve() for each in rules.keys],
+                keys=lambda: [key.resolve() for key in rules.keys],
                 audiences=rules.audiences,
                 emails=rules.emails,
                 # Elsewhere than on that platform nobody has checked anybody.
@@ -130,8 +130,8 @@ class App:
         with self._lock:
             before = self._integrations
             self._integrations = {
-                (each, settings.sophos): before.get((each, settings.sophos)) or self._changed(each)
-                for each in settings.integrations
+                (integration, settings.sophos): before.get((integration, settings.sophos)) or self._changed(integration)
+                for integration in settings.integrations
             }
             return {each.name: each for each in self._integrations.values()}
 
@@ -151,7 +151,9 @@ class App:
     def _patient(self, name: str | None) -> Iterable[Integration]:
         """The integrations for a command, which waits for its calls' turns where a tick would come again later."""
         return [
-            self._integration(each, COMMAND_SECONDS) for each in self.config().integrations if name in (None, each.name)
+            self._integration(integration, COMMAND_SECONDS)
+            for integration in self.config().integrations
+            if name in (None, integration.name)
         ]
 
     def _rate_limiter(

@@ -102,7 +102,7 @@ class Account:
     def put_credentials(self, credentials: Iterable[Credential]) -> None:
         """Add credentials, or change those that have these client ids."""
         with self._lock:
-            self.credentials = self.credentials | {one.client_id: one for one in credentials}
+            self.credentials = self.credentials | {credential.client_id: credential for credential in credentials}
 
     def remove_credential(self, client_id: str) -> None:
         """Make a credential unknown; KeyError where it is."""

@@ -98,7 +98,7 @@ class RecordedFeed(Feed):
     def __init__(self, kind: str, clock: Clock, pages: list[_Recorded]) -> None:
         super().__init__(kind, clock)
         self._pages = pages
-        self.add(record_of(raw, clock.now) for each in pages for raw in _values(each.page))
+        self.add(record_of(raw, clock.now) for page in pages for raw in _values(page.page))
 
     def page(self, query: Query) -> Page:
         """The newest page that is due and was read with the cursor; ValueError where no page names the cursor."""

@@ -203,7 +203,7 @@ class CentralServer:
             generator = self._account.generator(tenant)
             happenings = [generator.event(now - int(place * span)) for place in sorted(places, reverse=True)]
             alerts = [generator.alert(one, one.record.created + 1 + index % 40) for index, one in enumerate(happenings)]
-        self._account.feed(tenant, "events").add(one.record for one in happenings)
+        self._account.feed(tenant, "events").add(happening.record for happening in happenings)
         self._account.feed(tenant, "alerts").add(alert for alert in alerts if alert is not None)
 
     def load_samples(self, events: Path, alerts: Path | None = None, *, tenant: str | None = None) -> None:

@@ -73,7 +73,10 @@ def _attested(location: str | None, day: str, key_file: Path, out: Path) -> dict
         _state(config.store),
         _day(day, now),
         now=now,
-        measured=[attest.Measured(each.name, each.settle, each.reconcile) for each in config.integrations],
+        measured=[
+            attest.Measured(integration.name, integration.settle, integration.reconcile)
+            for integration in config.integrations
+        ],
         versions={"connector": _version(), "python": platform.python_version(), "store_layout": LAYOUT},
         key=fingerprint,
     )

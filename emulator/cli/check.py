@@ -47,12 +47,16 @@ def check(location: str | None, *, with_environment: bool, as_json: bool) -> int
 
 
 def _summary(config: Config) -> dict[str, Any]:
-    left_out = {each.name: list(expanded(each.exclude_types)) for each in config.integrations if each.exclude_types}
+    left_out = {
+        integration.name: list(expanded(integration.exclude_types))
+        for integration in config.integrations
+        if integration.exclude_types
+    }
     return {"integrations": [each.name for each in config.integrations], "exclude_types": left_out}
 
 
 def _print_summary(location: str, config: Config) -> None:
-    names = [each.name for each in config.integrations]
+    names = [integration.name for integration in config.integrations]
     say(f"{location} can be used: {len(names)} integration(s): {', '.join(map(repr, names))}")
     for each in config.integrations:
         if each.exclude_types:

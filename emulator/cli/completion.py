@@ -39,14 +39,14 @@ class Taken:
     @property
     def words(self) -> list[str]:
         """What may come next, where no option waits for its value."""
-        return [word for each in self.options for word in ([each.name] if each.name else each.choices)]
+        return [word for option in self.options for word in ([option.name] if option.name else option.choices)]
 
 
 def taken(parser: argparse.ArgumentParser) -> Taken:
     """What the command of that parser takes."""
     options = []
     for action in parser._actions:  # noqa: SLF001 - argparse tells what it parses in no other way
-        name = next((each for each in action.option_strings if each.startswith("--")), "")
+        name = next((option_string for option_string in action.option_strings if option_string.startswith("--")), "")
         meta = action.metavar if isinstance(action.metavar, str) else ""
         text = (action.help or "").replace("%(default)s", str(action.default)).replace("%(default)g", "")
         choices = tuple(map(str, action.choices or ()))

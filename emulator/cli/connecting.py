@@ -40,7 +40,7 @@ def test_connection(location: str | None, integration: str | None, *, as_json: b
         return refused(error, as_json=as_json)
     if as_json:
         say(json.dumps({name: answers.connection(each) for name, each in reports.items()}, ensure_ascii=False))
-    return 0 if all(each.ok for each in reports.values()) and not problems else 1
+    return 0 if all(report.ok for report in reports.values()) and not problems else 1
 
 
 def _ignore(_: Check) -> None:

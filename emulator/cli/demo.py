@@ -196,7 +196,7 @@ def _account() -> dict[str, Any]:
                 "secret": PARTNER_SECRET,
                 "id_type": "partner",
                 "id": "5a9e1f00-0000-4000-9000-000000000000",
-                "tenants": [each["id"] for each in customers],
+                "tenants": [customer["id"] for customer in customers],
             },
         ],
     }
@@ -211,7 +211,7 @@ def _engine(folder: Path) -> subprocess.Popen[bytes]:
 def _announced(folder: Path, companions: list[subprocess.Popen[bytes]]) -> dict[str, str] | None:
     """What the simulator says of itself, once the engine listens too."""
     end = time.monotonic() + STARTS_WITHIN_SECONDS
-    while time.monotonic() < end and all(each.poll() is None for each in companions):
+    while time.monotonic() < end and all(companion.poll() is None for companion in companions):
         if (folder / "central.json").exists() and (folder / "engine.sock").exists():
             found: dict[str, str] = json.loads((folder / "central.json").read_text())
             return found

@@ -75,7 +75,7 @@ def warning_lines(app: App) -> list[dict[str, Any]]:
     from emulator.web.status import warnings_of  # noqa: PLC0415 - this command alone
 
     seen, now = Acknowledgements(app.store).all(), datetime.now(UTC)
-    names = [each.name for each in app.config().integrations]
+    names = [integration.name for integration in app.config().integrations]
     return [
         {"integration": name, **each}
         for name in names
@@ -94,7 +94,7 @@ def dead_letter_lines(app: App) -> list[dict[str, Any]]:
     """Every dead letter, as JSON fields."""
     found = dead_letters_by_stream(app.store)
     letters = [_dead_letter(stream, each) for stream in sorted(found) for each in found[stream]]
-    return [*letters, *_damages(app.store, {each["key"] for each in letters})]
+    return [*letters, *_damages(app.store, {letter["key"] for letter in letters})]
 
 
 def _damages(store: ObjectStore, known: set[str]) -> list[dict[str, Any]]:

@@ -270,6 +270,6 @@ def _stored(config: Config) -> dict[str, Any]:
     followed = followed_of(config)
     if followed is None:
         return statuses.collect(App(lambda: config, LOOKING))
-    problems = [problem_after(None, each, datetime.now(UTC), None) for each in followed.problems]
+    problems = [problem_after(None, problem, datetime.now(UTC), None) for problem in followed.problems]
     whole = with_followed(config, read_followed(Path(followed.path)))
     return statuses.collect(App(lambda: whole, LOOKING), followed=problems) | {"utmstack": followed.status()}

@@ -96,7 +96,7 @@ class Drill:
         backlog: int = BACKLOG,
     ) -> None:
         """`folder` has a short path: those of sockets end at 107 bytes."""
-        self._integrations = {tenant: each for each in integrations for tenant in each.tenants}
+        self._integrations = {tenant: integration for integration in integrations for tenant in integration.tenants}
         self._folder = folder
         self._tell = tell
         self._random = Random(seed)  # noqa: S311 - which outage comes next is no secret

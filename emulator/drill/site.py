@@ -78,7 +78,7 @@ def account(integrations: Sequence[Copied]) -> dict[str, Any]:
     return {
         "tenants": [
             {"id": tenant, "name": f"Drill {tenant[:8]}"}
-            for tenant in dict.fromkeys(tenant for each in integrations for tenant in each.tenants)
+            for tenant in dict.fromkeys(tenant for integration in integrations for tenant in integration.tenants)
         ],
         "credentials": [
             {"client_id": each.client_id, "secret": SECRET, "id": each.tenants[0]}
@@ -102,13 +102,13 @@ def settings(integrations: Sequence[Copied], folder: Path, sophos: str, port: in
         "sophos": {"auth_url": sophos, "api_url": sophos},
         "integrations": [
             {
-                "name": each.name,
-                "client_id": each.client_id,
+                "name": integration.name,
+                "client_id": integration.client_id,
                 "client_secret": f"${{env:{SECRET_NAME}}}",
                 "calls_per_minute": UNLIMITED,
-                **each.settings,
+                **integration.settings,
             }
-            for each in integrations
+            for integration in integrations
         ],
     }
 

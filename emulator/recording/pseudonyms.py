@@ -41,8 +41,8 @@ class Pseudonyms:
     def avoid(self, addresses: Iterable[str]) -> None:
         """Give none of these IPv4 addresses to anybody, nor one that begins with one, as long as there are others."""
         met = {*addresses}
-        others = [each for each in ADDRESSES if each not in met]
-        apart = [each for each in others if not any(each[:end] in met for end in range(len(each) - 2, len(each)))]
+        others = [address for address in ADDRESSES if address not in met]
+        apart = [other for other in others if not any(other[:end] in met for end in range(len(other) - 2, len(other)))]
         self._addresses = apart or others or ADDRESSES
 
     def uuid(self, text: str) -> str:

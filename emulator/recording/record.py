@@ -212,14 +212,16 @@ def _recorder(location: str | None, name: str | None) -> tuple[Recorder, dict[st
     app.require(name)
     sources: list[Source] = []
     whose: dict[str, Whoami] = {}
-    for each in app.integrations.values():
-        if name in (None, each.settings.name):
+    for integration in app.integrations.values():
+        if name in (None, integration.settings.name):
             deadline = time.monotonic() + CALL_SECONDS
-            who = whose[each.settings.name] = each.source.whoami(deadline=deadline)
-            account = Account(who=who, tenants=tuple(each.source.tenants(who, deadline=deadline)))
-            targets = [target for target in known_targets(each.settings, account) if target.stream.kind != ENDPOINTS]
+            who = whose[integration.settings.name] = integration.source.whoami(deadline=deadline)
+            account = Account(who=who, tenants=tuple(integration.source.tenants(who, deadline=deadline)))
+            targets = [
+                target for target in known_targets(integration.settings, account) if target.stream.kind != ENDPOINTS
+            ]
             sources += (
-                Source(each, target, problem=target.refusal, is_over=bool(target.refusal)) for target in targets
+                Source(integration, target, problem=target.refusal, is_over=bool(target.refusal)) for target in targets
             )
     return Recorder(sources, config.every.seconds_after(app.parts.now())), whose
 
@@ -268,7 +270,7 @@ def _shown(leak: Leak) -> dict[str, Any]:
 
 def _lines(recorder: Recorder, who: dict[str, Whoami], give: Pseudonyms, replacer: Replacer) -> Iterator[bytes]:
     """The header, then a line a page."""
-    tenants: dict[str, Tenant] = {each.target.stream.tenant: each.target.tenant for each in recorder.sources}
+    tenants: dict[str, Tenant] = {source.target.stream.tenant: source.target.tenant for source in recorder.sources}
     header = {
         "recording": FORMAT,
         "began_at": to_text(recorder.began_at),
@@ -277,8 +279,8 @@ def _lines(recorder: Recorder, who: dict[str, Whoami], give: Pseudonyms, replace
         if {each.id_type for each in who.values()} == {"tenant"} and len(tenants) == 1
         else "partner",
         "tenants": [
-            {"id": _identity(give, each.id), "name": give.tenant(each.name) if each.name else ""}
-            for each in tenants.values()
+            {"id": _identity(give, tenant.id), "name": give.tenant(tenant.name) if tenant.name else ""}
+            for tenant in tenants.values()
         ],
         "streams": [
             {"tenant": _identity(give, each.target.stream.tenant), "kind": each.target.stream.kind, "pages": each.pages}

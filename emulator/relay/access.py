@@ -23,7 +23,7 @@ class _Files(Generic[T]):
 
     def __init__(self, files: Sequence[str], read: Callable[[], T]) -> None:
         """ConfigError where they cannot be used at the start."""
-        self._files = [Path(each) for each in files]
+        self._files = [Path(file) for file in files]
         self._read = read
         self._lock = threading.Lock()
         self._seen = self._signature()
@@ -67,7 +67,7 @@ class Tokens:
     def _read(self) -> tuple[bytes, ...]:
         text = _content(self._file).decode("utf-8", "replace")
         tokens = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
-        if not tokens or any(len(each) < SHORTEST_KEY for each in tokens):
+        if not tokens or any(len(token) < SHORTEST_KEY for token in tokens):
             raise ConfigError(
                 f"relay.tokens: {self._file} holds no token, or one of under {SHORTEST_KEY} characters",
                 remedy="Write one token a line, such as `openssl rand -base64 32` makes.",

@@ -80,7 +80,7 @@ class Gate:
     @property
     def in_flight(self) -> int:
         """Bytes that the engine has not acknowledged."""
-        return sum(each.in_flight for each in list(self.streams))
+        return sum(stream.in_flight for stream in list(self.streams))
 
     def knows(self, authorization: str) -> bool:
         """Whether this is one of the tokens, where tokens are asked for."""

@@ -84,7 +84,7 @@ class Caller(Connection):
     @property
     def has_stream(self) -> bool:
         """Whether a stream of it was let in and is open."""
-        return any(each in self.gate.streams for each in self.streams.values())
+        return any(stream in self.gate.streams for stream in self.streams.values())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet, once TLS is there."""
@@ -235,8 +235,8 @@ class Caller(Connection):
             self.h2.send_data(number, way.take(room))
 
     def _go(self, streams: Iterable[Stream | _Health]) -> None:
-        for each in list(streams):
-            each.go()
+        for stream in list(streams):
+            stream.go()
         self.flush()
 
     def _request(self, number: int, headers: dict[bytes, bytes]) -> None:
@@ -296,7 +296,7 @@ class Caller(Connection):
             # h2 itself knows a GOAWAY only that ends everything at once.
             goaway = GoAwayFrame(0, last_stream_id=self.h2.highest_inbound_stream_id)
             self.transport.write(goaway.serialize())
-        if not any(isinstance(each, Stream) for each in self.streams.values()):
+        if not any(isinstance(stream, Stream) for stream in self.streams.values()):
             self.transport.close()
 
     def ping(self) -> None:
@@ -307,8 +307,8 @@ class Caller(Connection):
             self.flush()
 
     def _abandon(self) -> None:
-        for each in list(self.streams.values()):
-            each.abandon()
+        for stream in list(self.streams.values()):
+            stream.abandon()
         self.streams.clear()
 
 

@@ -64,11 +64,11 @@ class Relay:
         self._socket.close()
         end = time.monotonic() + GRACE_SECONDS
         while self._callers:
-            for each in list(self._callers):
+            for caller in list(self._callers):
                 if time.monotonic() < end:
-                    each.leave()
+                    caller.leave()
                 else:
-                    each.transport.abort()
+                    caller.transport.abort()
             await asyncio.sleep(0.02)
 
     async def _accept(self) -> None:

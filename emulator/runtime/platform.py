@@ -142,9 +142,9 @@ class Platform:
         end = time.monotonic() + DRAIN_SECONDS
         for queue in (self._fetches, self._forwards):
             queue.drain(max(0.0, end - time.monotonic()))
-        stoppers = [threading.Thread(target=each.stop) for each in self.functions.values()]
-        for each in stoppers:
-            each.start()
+        stoppers = [threading.Thread(target=function.stop) for function in self.functions.values()]
+        for stopper in stoppers:
+            stopper.start()
         self._fetches.stop()
         self._forwards.stop()
         for each in stoppers:

@@ -45,8 +45,8 @@ def _with_functions(stop: EndRequest, config: Config, location: str, only: str |
         watcher = SettingsWatcher(config.utmstack.workdir)
     env = config_env(location, watcher.path if watcher else None)
     functions = functions_of(config, env, only)
-    for each in functions.values():
-        each.start()
+    for function in functions.values():
+        function.start()
     try:
         from emulator.runtime.serving import serve  # noqa: PLC0415 - it loads while the functions do
 

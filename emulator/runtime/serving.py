@@ -117,7 +117,7 @@ def _probe_of(app: App) -> Callable[[], None] | None:
 
 def _watch(stop: EndRequest, platform: Platform, serving: threading.Thread) -> None:
     """Until told to stop: tell the service manager once everything runs, and from then on that it still does."""
-    while not all(each.is_up() for each in platform.functions.values()):
+    while not all(function.is_up() for function in platform.functions.values()):
         if stop.wait(0.1):
             return
     notify("READY=1")
@@ -145,7 +145,7 @@ def _status(  # noqa: PLR0917 - the first five are bound once
         config_edit=None if live.problem is None else problem_after(None, live.problem, now, None),
         ticked_at=platform.ticked_at,
     )
-    followed = [problem_after(None, each, now, None) for each in watcher.problems] if watcher else []
+    followed = [problem_after(None, problem, now, None) for problem in watcher.problems] if watcher else []
     found = status.collect(app, running, followed, store=store, record=record)
     found["functions"] = [
         {"name": name, "up": each.is_up(), "state": each.state, "pid": each.pid, "restarts": each.restarts}

@@ -148,7 +148,9 @@ def of_file(base: Base) -> Found | None:
         return None
     tenants = _maps(_below(document, "plugins", "sophos", "tenants"), f"`tenants` of {base.file}")
     read = partial(_of_file, keys=base.keys)
-    return _collected(entry for each in tenants for entry in _entries(each.get("groups"), "name", each.get("id"), read))
+    return _collected(
+        entry for tenant in tenants for entry in _entries(tenant.get("groups"), "name", tenant.get("id"), read)
+    )
 
 
 def _of_file(group: Mapping[str, Any], keys: Iterable[str]) -> Mapping[str, str]:

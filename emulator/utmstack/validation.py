@@ -82,7 +82,7 @@ def _refusal(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _text(*parts: str) -> str:
-    return " ".join(f"{each.rstrip('.')}." for each in parts)
+    return " ".join(f"{part.rstrip('.')}." for part in parts)
 
 
 def _answer(code: int, **fields: str) -> Response:

@@ -117,8 +117,8 @@ class SettingsWatcher:
         """How it stands, without a secret."""
         found = {
             "source": self.source,
-            "groups": [each.name for each in self._groups],
-            "problems": [each.as_problem() for each in self.problems],
+            "groups": [group.name for group in self._groups],
+            "problems": [problem.as_problem() for problem in self.problems],
         }
         return found if self._groups or self.problems else found | {"note": NO_GROUP}
 
@@ -181,7 +181,7 @@ class SettingsWatcher:
 
     def _take(self, found: Found, source: str | None) -> None:
         self.source = source
-        good = {each.name for each in found.groups}
+        good = {group.name for group in found.groups}
         kept = tuple(each for each in self._groups if each.name in found.faults and each.name not in good)
         self._tell(*found.faults.values())
         groups = (*found.groups, *kept)

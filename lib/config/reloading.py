@@ -81,7 +81,7 @@ class ReloadingConfig:
 
 def with_followed(config: Config, followed: Iterable[IntegrationConfig]) -> Config:
     """The configuration with those integrations beside its own; one of its own goes before another of that name."""
-    own = {each.name for each in config.integrations}
+    own = {integration.name for integration in config.integrations}
     return replace(config, integrations=(*config.integrations, *(each for each in followed if each.name not in own)))
 
 

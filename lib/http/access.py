@@ -198,7 +198,7 @@ class Access:
     def _is_key(self, token: str) -> bool:
         shown = digest_of(token)
         # Every key is compared, so that time tells nothing of which one it was, either.
-        return sum(hmac.compare_digest(shown, each) for each in self._known_digests()) > 0
+        return sum(hmac.compare_digest(shown, known_digest) for known_digest in self._known_digests()) > 0
 
     def _known_digests(self) -> tuple[bytes, ...]:
         with self._lock:
@@ -280,7 +280,7 @@ def digest_of(key: str) -> bytes:
 def is_among(token: str, digests: Iterable[bytes]) -> bool:
     """Whether the digest of the token is one of those; the time that it takes tells nothing of which."""
     shown = digest_of(token)
-    return sum(hmac.compare_digest(shown, each) for each in digests) > 0
+    return sum(hmac.compare_digest(shown, digest) for digest in digests) > 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,7 +161,7 @@ def by_rule(name: str) -> str | None:
 def fault_of(name: str) -> str | None:
     """What is wrong with an entry of `exclude_types`; None: nothing."""
     if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in FAMILIES:
-        families = ", ".join(PREFIX + each for each in FAMILIES)
+        families = ", ".join(PREFIX + family for family in FAMILIES)
         return f"there is no such family; there are: {families}"
     if "," in name or not name.strip():
         return "has to be one type, such as Event::Endpoint::UpdateSuccess, or one family, such as family:web_control"

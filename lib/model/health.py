@@ -252,14 +252,14 @@ def assess(site: SiteFacts) -> Assessment:
     for stream in site.streams:
         names.setdefault(stream.integration, []).append(stream.name)
     streams = {each.name: Health.OK for each in site.streams}
-    integrations = {each.name: Health.OK for each in site.integrations}
+    integrations = {integration.name: Health.OK for integration in site.integrations}
     for found in findings:
         for name in [found.stream] if found.stream else names.get(found.integration or "", ()):
             streams[name] = max(streams[name], found.health)
         if found.integration in integrations:
             integrations[found.integration] = max(integrations[found.integration], found.health)
     return Assessment(
-        health=max((each.health for each in findings), default=Health.OK),
+        health=max((finding.health for finding in findings), default=Health.OK),
         reasons=tuple(
             sorted(_grouped(findings, names, site.now), key=lambda each: (-each.health, -each.count, each.code))
         ),
@@ -321,8 +321,8 @@ def _of_integration(integration: IntegrationFacts, now: datetime) -> Iterator[Fi
             yield found
     if integration.paused_at is not None:
         yield _finding("paused", "Nothing is fetched", integration.paused_at, integration=integration.name)
-    for each in integration.warnings:
-        yield _finding(each.code, each.detail, each.since, integration=integration.name, remedy=each.remedy)
+    for warning in integration.warnings:
+        yield _finding(warning.code, warning.detail, warning.since, integration=integration.name, remedy=warning.remedy)
 
 
 def _of_stream(stream: StreamFacts, now: datetime, known: str | None, is_paused: bool) -> Iterator[Finding]:  # noqa: FBT001
@@ -409,7 +409,7 @@ def _grouped(findings: Sequence[Finding], names: Mapping[str, Sequence[str]], no
 
 
 def _waiting(site: SiteFacts) -> Iterator[str]:
-    problems = {each.name: each.problem for each in site.integrations}
+    problems = {integration.name: integration.problem for integration in site.integrations}
     for stream in site.streams:
         for problem in (stream.problem, problems.get(stream.integration)):
             if problem is not None and _of_problem(problem, site.now) is None:

@@ -34,7 +34,7 @@ def check_url(url: str, *, allow_hosts: Collection[str] = ()) -> SplitResult:
     if is_loopback(host):
         if parts.scheme in ("http", "https"):
             return parts
-    elif host.endswith(".sophos.com") or host in {each.lower() for each in allow_hosts}:
+    elif host.endswith(".sophos.com") or host in {allow_host.lower() for allow_host in allow_hosts}:
         if parts.scheme == "https":
             return parts
         raise HostRefusedError(f"{_shown(url)} is not https")

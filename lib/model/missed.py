@@ -34,9 +34,9 @@ def window_of(created_at: datetime) -> int:
 def windows_of(times: Iterable[datetime | None]) -> dict[str, int]:
     """How many of the times are in each window; what has no time is in none."""
     found: dict[str, int] = {}
-    for each in times:
-        if each is not None:
-            window = str(window_of(each))
+    for time in times:
+        if time is not None:
+            window = str(window_of(time))
             found[window] = found.get(window, 0) + 1
     return found
 

@@ -49,7 +49,7 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], type[SophosDownError], str]
 def failure_of(what: str, error: BaseException) -> SophosDownError:
     """The failure of the request `what`; it names no URL, which may hold a secret."""
     causes = list(_causes(error))
-    words = next((each.strerror for each in reversed(causes) if isinstance(each, OSError) and each.strerror), "")
+    words = next((cause.strerror for cause in reversed(causes) if isinstance(cause, OSError) and cause.strerror), "")
     if any(isinstance(each, _PROXY) for each in causes):
         refused = next((found for each in causes if (found := _TUNNEL.search(str(each)))), None)
         told = f"it answers {refused[1]}" if refused else words or "no connection to it"
