@@ -62,7 +62,7 @@ def test_a_configuration_out_of_reach_is_waited_for() -> None:
         found.env["SECRET_MANAGER_EMULATOR_HOST"] = f"127.0.0.1:{secrets}"
         with running(found, f"secret:{SECRET}") as process:
             until(lambda: "not started yet" in said(found), "the reason why it waits")
-            assert "Secret Manager cannot be asked" in said(found)
+            assert "Secret Manager cannot be reached" in said(found)
             with serving({SECRET: yaml.safe_dump(found.settings)}, secrets):
                 until(lambda: is_up(port), "the start")
                 assert process.poll() is None
