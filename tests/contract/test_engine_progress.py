@@ -174,7 +174,7 @@ def after_answer(data: bytes, *, forever: bool = False) -> Callable[[H2Connectio
         (after_answer(DataFrame(1, b"").serialize(), forever=True), "did not acknowledge a log|bring nothing"),
         (after_answer(DataFrame(1, ODD).serialize(), forever=True), "acknowledges under other ids"),
         (says(RstStreamFrame(1, 11).serialize()), "reset the stream: ENHANCE_YOUR_CALM"),
-        (says(GoAwayFrame(0, 0, 2, b"going").serialize()), r"takes no more streams \(INTERNAL_ERROR: going\)"),
+        (says(GoAwayFrame(0, 0, 2, b"going").serialize()), r"accepts no more streams \(INTERNAL_ERROR: going\)"),
         (says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "sent a frame of"),
         (after_answer(DataFrame(1, b"\0\0\0\0\2\xff\xff").serialize()), "sent what is no acknowledgement"),
         (after_answer(DataFrame(1, b"\1\0\0\0\2\x0a\0").serialize()), "sent what is no acknowledgement"),
