@@ -1,4 +1,4 @@
-"""What the use cases found, as the JSON that functions and commands answer with."""
+"""The results of the use cases as JSON fields, for the answers of functions and commands."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def delivered(results: Iterable[DeliveryResult]) -> list[Fields]:
 
 
 def met(counts: Mapping[str, int]) -> Fields:
-    """What a process's deliveries met with the engine since it began."""
+    """Counts of this process's deliveries since its start: logs sent again, and unknown acknowledgements."""
     return {name: counts.get(name, 0) for name in ("resent", "odd_acks")}
 
 
@@ -81,7 +81,7 @@ def reconciled(report: ReconcileReport) -> Fields:
 
 
 def audited(report: AuditReport) -> Fields:
-    """What the ledger adds up to."""
+    """The sums of the ledger, with its findings."""
     return {"ok": report.ok, "since": report.since, "streams": [_audited_stream(stream) for stream in report.streams]}
 
 
@@ -89,27 +89,27 @@ def connection(report: ConnectionReport) -> Fields:
     """test-connection's answer."""
     return {
         "ok": report.ok,
-        "checks": [check(each) for each in report.checks],
+        "checks": [check(result) for result in report.checks],
         "tenant": dict(report.tenant),
         "streams": dict(report.streams),
     }
 
 
-def check(found: Check) -> Fields:
-    """One check."""
+def check(result: Check) -> Fields:
+    """One check of test-connection."""
     fields = {
-        "name": found.name,
-        "ok": found.ok,
-        "outcome": found.outcome,
-        "milliseconds": found.milliseconds,
-        "detail": found.detail,
+        "name": result.name,
+        "ok": result.ok,
+        "outcome": result.outcome,
+        "milliseconds": result.milliseconds,
+        "detail": result.detail,
     }
-    why = {"code": found.code, "title": found.title, "remedy": found.remedy}
+    why = {"code": result.code, "title": result.title, "remedy": result.remedy}
     return fields | {name: text for name, text in why.items() if text is not None}
 
 
 def replayed(report: ReplayReport) -> Fields:
-    """What was sent again."""
+    """The counts of a replay."""
     return {
         "ok": report.ok,
         "batches": report.batches,
@@ -120,7 +120,7 @@ def replayed(report: ReplayReport) -> Fields:
 
 
 def missed(events: MissedEvents) -> Fields:
-    """What UTMStack's own plugin missed of a stream."""
+    """The events of a stream that UTMStack's own plugin would have missed."""
     return {
         "integration": events.stream.integration,
         "tenant": events.stream.tenant,
@@ -130,7 +130,7 @@ def missed(events: MissedEvents) -> Fields:
 
 
 def types(report: TypesReport) -> Fields:
-    """The types of events that an integration's tenants hold."""
+    """The types of events of an integration's tenants."""
     return {
         "integration": report.integration,
         "hours": report.hours,
@@ -150,8 +150,8 @@ def types(report: TypesReport) -> Fields:
     }
 
 
-def _calls_used(each: CallsUsed) -> Fields:
-    return {"integration": each.integration, **asdict(each.used), "outcomes": dict(each.outcomes)}
+def _calls_used(calls: CallsUsed) -> Fields:
+    return {"integration": calls.integration, **asdict(calls.used), "outcomes": dict(calls.outcomes)}
 
 
 def _delivery_line(result: DeliveryResult) -> Fields:
@@ -167,17 +167,17 @@ def _delivery_line(result: DeliveryResult) -> Fields:
     return line if result.error is None else line | {"problem": result.error.as_problem()}
 
 
-def _audited_stream(found: StreamAudit) -> Fields:
+def _audited_stream(audit: StreamAudit) -> Fields:
     names = ("from", "to", "reason", "noticed_at", "sequence", "estimated_events")
     return {
-        **_stream(found.stream),
-        "ok": found.ok,
-        "receipts": sum(day.batches for day in found.days.values()),
-        "events": found.events,
-        "days": {name: _day(sums) for name, sums in found.days.items()},
-        "removed_until": found.removed_until,
-        "gaps": [{name: fields[name] for name in names} for fields in (gap.fields() for gap in found.gaps)],
-        "findings": [asdict(finding) for finding in found.findings],
+        **_stream(audit.stream),
+        "ok": audit.ok,
+        "receipts": sum(day.batches for day in audit.days.values()),
+        "events": audit.events,
+        "days": {name: _day(sums) for name, sums in audit.days.items()},
+        "removed_until": audit.removed_until,
+        "gaps": [{name: fields[name] for name in names} for fields in (gap.fields() for gap in audit.gaps)],
+        "findings": [asdict(finding) for finding in audit.findings],
     }
 
 
@@ -207,7 +207,7 @@ def _family(family: SeenFamily) -> Fields:
         "family": family.name,
         "exclude": family.exclude,
         **_shares(family.share),
-        "types": [_type(each) for each in family.types],
+        "types": [_type(seen) for seen in family.types],
     }
 
 
