@@ -167,7 +167,7 @@ def test_an_error_on_a_value_is_no_match(text: str) -> None:
     ("text", "remark"),
     [
         ('regexMatch("log.type", "[") || exists("log.type")', "matches nothing"),
-        ('inCIDR("log.ip", "10.0.0.300/8")', "no network"),
+        ('inCIDR("log.ip", "10.0.0.300/8")', "not a network"),
         ('safe(log.type, "") == "x" || exists(log.name)', "without quotes: log.type, log.name"),
     ],
 )
