@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import random
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -140,13 +143,24 @@ class Site:
         return [log.raw.encode() for log in list(self.engine.received)]
 
 
-def free_port() -> int:
-    """A port that nobody listens on just now."""
-    import socket
+def _first_port() -> int:
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return 12_000 + 500 * (worker % 16) + random.randrange(250)  # Another run of the tests may go on at the same time.
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+
+_PORTS = itertools.count(_first_port())
+
+
+def free_port() -> int:
+    """A port that nobody listens on, and that nobody takes before it is used or while its listener starts again.
+
+    It lies below those that the system gives to outgoing connections; none is chosen twice, nor by two of pytest's
+    workers.
+    """
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port := next(_PORTS)))
+            return port
 
 
 class Emulator:
