@@ -33,7 +33,8 @@ from lib.state.state import State
 
 ROOT = Path(__file__).resolve().parents[1]
 SECRET = "demo-secret"
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 180.0
+"""For what must happen: nobody waits so long but where it does not, or on a machine that is busy with other things."""
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = WAIT_SECONDS) -> None:

@@ -140,7 +140,6 @@ def test_a_page_is_followed_word_for_word(page: str, tmp_path: Path) -> None:
                 assert_shown(block.text, output)
 
 
-@pytest.mark.timeout(400)
 def test_the_readme_is_followed_word_for_word(tmp_path: Path) -> None:
     """`make run` for real, in a copy with packages installed; `make test` would be this test again: it is planned."""
     tree, port = tmp_path / "tree", free_port()

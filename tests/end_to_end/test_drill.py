@@ -55,7 +55,6 @@ def drill(config: Path, *arguments: str, status: int) -> dict[str, Any]:
     return answer
 
 
-@pytest.mark.timeout(600)
 def test_nothing_is_lost_and_the_site_is_not_touched(config: Path) -> None:
     report = config.with_name("report.html")
     told = drill(config, "--minutes", "0.4", "--seed", "7", "--report", str(report), status=0)
@@ -87,7 +86,6 @@ def tried(config: Path) -> Iterator[Drill]:
     shutil.rmtree(folder)
 
 
-@pytest.mark.timeout(300)
 def test_what_the_engine_never_got_is_lost_and_what_it_got_twice_or_changed_is_told(tried: Drill) -> None:
     record = tried._folder / "engine.jsonl"
     whole = tried.run()
