@@ -37,6 +37,8 @@ setup: $(VENV)/.done  ## Make the virtual environment with all locked packages, 
 run: $(VENV)/.run  ## The demo: a simulated Sophos Central, the three functions, a stand-in engine
 	$(BIN)/python -m emulator demo $(if $(LISTEN),--listen $(LISTEN))
 
+# Tests start hundreds of processes: each would compile all that it loads, where the environment forbids to keep it.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: setup go-engine js-engine browser terraform promtool shells strace proxies  ## All tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
