@@ -240,7 +240,7 @@ def test_nothing_that_is_written_or_shown_holds_a_secret() -> None:
     ]
     with site() as found:
         found.central.fill(1500)
-        with Emulator(found) as emulator:
+        with Emulator(found, ROOT) as emulator:
             body = {"client_id": "demo-client", "client_secret": "another-secret-value"}
             until(lambda: emulator.status() is not None, "the status")
             shown = [requests.post(emulator.url("/test-connection"), json=body, timeout=60).content]
