@@ -435,6 +435,17 @@ def test_every_metric_key_and_code_exists(document: Path) -> None:
             assert _known_key(span), f"{named(document)}: no key {span}"
 
 
+def test_every_metric_of_alerts_and_dashboard_is_explained() -> None:
+    table = (ROOT / "docs/operations.md").read_text().partition("## Metrics and alerts")[2].partition("\n## ")[0]
+    prefix = "sophos_utmstack"
+    told = {prefix + span.removeprefix(prefix) for span in re.findall(r"`((?:sophos_utmstack)?_\w+)`", table)}
+    files = ("infra/prometheus/alerts.yml", "infra/grafana/sophos-utmstack.json")
+    used = {name for file in files for name in re.findall(rf"{prefix}_\w+", (ROOT / file).read_text())}
+    used = {re.sub(r"_(bucket|sum|count)$", "", name) for name in used}
+    assert len(used) > 20
+    assert used <= told, used - told
+
+
 def _configurations() -> list[tuple[Path, Block]]:
     keys = {"store", "engine", "engine_access", "integrations", "relay", "utmstack", "sophos", "access", "listen"}
     found = []
