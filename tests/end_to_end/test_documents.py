@@ -446,6 +446,14 @@ def test_every_metric_of_alerts_and_dashboard_is_explained() -> None:
     assert used <= told, used - told
 
 
+def test_the_store_page_names_every_kind_of_object() -> None:
+    page = (ROOT / "docs/store.md").read_text()
+    sources = "".join(path.read_text() for path in (ROOT / "lib/state").glob("*.py"))
+    kinds = set(re.findall(r'"([a-z]+)/["{]', sources))
+    assert {"batches", "ledger", "cursors", "leases"} <= kinds
+    assert [kind for kind in sorted(kinds) if f"`{kind}/" not in page] == []
+
+
 def _configurations() -> list[tuple[Path, Block]]:
     keys = {"store", "engine", "engine_access", "integrations", "relay", "utmstack", "sophos", "access", "listen"}
     found = []
