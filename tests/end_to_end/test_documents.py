@@ -24,6 +24,7 @@ from emulator.cli.arguments import commands_of, parser
 from emulator.cli.completion import taken
 from lib.config import loading as configuration
 from lib.config.schema import ConfigSchema
+from lib.version import VERSION
 from tests.site import ROOT, Site, free_port, until
 
 DOCUMENTS = sorted(
@@ -133,11 +134,29 @@ def test_a_page_is_followed_word_for_word(page: str, tmp_path: Path) -> None:
     with shell(tmp_path) as run:
         output = ""
         for block in blocks(ROOT / page):
+            if block.case == "checkout":
+                continue  # The command is there; see the next test.
             if block.language == "sh":
                 status, output = run(here(block.text))
                 assert status == 0, f"{page}:{block.line}\n{output}"
             elif block.language == "text":
                 assert_shown(block.text, output)
+
+
+def test_the_command_of_a_checkout_works_in_another_folder(tmp_path: Path) -> None:
+    (define,) = [block.text for block in blocks(ROOT / "docs/first-run.md") if block.case == "checkout"]
+    tree, other = tmp_path / "tree", tmp_path / "other"
+    (tree / ".venv/bin").mkdir(parents=True)
+    other.mkdir()
+    (tree / ".venv/bin/python").symlink_to(sys.executable)
+    for name in ("emulator", "lib"):
+        (tree / name).symlink_to(ROOT / name)
+    with shell(tmp_path) as run:
+        status, output = run(
+            f"hash -d sophos-utmstack; rm bin/sophos-utmstack; shopt -s expand_aliases; cd {tree}\n{define}\n"
+            f"cd {other}\nsophos-utmstack --version"
+        )
+    assert (status, output.split()[-2:]) == (0, ["sophos-utmstack", VERSION]), output
 
 
 @pytest.mark.timeout(400)
