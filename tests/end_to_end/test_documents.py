@@ -368,6 +368,14 @@ def test_a_symptom_is_what_the_page_says(case: str, tmp_path: Path) -> None:
                     assert_shown(block.text, output)
 
 
+def test_the_command_for_one_test_selects_a_test() -> None:
+    (command,) = re.findall(r"`\.venv/bin/python -m (pytest [^`]+)`", (ROOT / "CONTRIBUTING.md").read_text())
+    done = subprocess.run(
+        [sys.executable, "-m", *command.split(), "--collect-only"], cwd=ROOT, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
 # Names and links exist
 
 
@@ -411,6 +419,16 @@ def test_every_command_and_option_exists(document: Path) -> None:
         assert name in _options(), f"{named(document)}: no command {name!r}"
         for option in OPTION.findall(rest):
             assert option in _options()[name] | {"--help"}, f"{named(document)}: {name} has no {option}"
+
+
+@pytest.mark.parametrize("document", [each for each in DOCUMENTS if "decisions" not in each.parts], ids=named)
+def test_every_path_of_the_sources_exists(document: Path) -> None:
+    """With what is named behind a file in the same cell or sentence: `lib/a.py` `name`."""
+    text = BLOCK.sub("", document.read_text())
+    for path in re.findall(r"`((?:lib|emulator|functions|infra|tests|proto|docs|package)/[\w./-]*)`", text):
+        assert (ROOT / path).exists(), f"{named(document)}: {path}"
+    for path, name in re.findall(r"`([\w/]+\.py)` `(\w+)`", text):
+        assert re.search(rf"\b{name}\b", (ROOT / path).read_text()), f"{named(document)}: {path} has no {name}"
 
 
 @cache
@@ -463,6 +481,19 @@ def test_every_metric_of_alerts_and_dashboard_is_explained() -> None:
     used = {re.sub(r"_(bucket|sum|count)$", "", name) for name in used}
     assert len(used) > 20
     assert used <= told, used - told
+
+
+def test_the_store_page_names_who_uses_an_object() -> None:
+    section = (ROOT / "docs/store.md").read_text().partition("## Who uses them\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("| `")]
+    assert len(rows) > 10
+    for key, file, *users, _ in rows:
+        module = Path(file.strip(" `")).stem
+        assert (ROOT / file.strip(" `")).exists(), key
+        for name in re.findall(r"`(\w+)`", " ".join(users)):
+            elsewhere = {"advance": "lib/state/advance.py", "status": "emulator/web/status.py"}
+            text = (ROOT / elsewhere.get(name, f"lib/pipeline/{name}.py")).read_text()
+            assert re.search(rf"lib\.state\.{module}\b|\.{module}\b", text), f"{name} does not use {key}"
 
 
 def test_the_store_page_names_every_kind_of_object() -> None:
