@@ -44,7 +44,15 @@ def say(*lines: str, file: TextIO | None = None) -> None:
 
 def refuse(error: ConnectorError) -> None:
     """Say on standard error why it cannot be done, and what to do about it."""
-    say(*str(error).split("\n"), f"→ {error.remedy}", file=sys.stderr)
+    complain(*str(error).split("\n"), f"→ {error.remedy}")
+
+
+def complain(*lines: str) -> None:
+    """Print the lines on standard error; in systemd's journal as errors."""
+    from lib import telemetry  # noqa: PLC0415 - most commands have nothing to complain of
+
+    before = telemetry.JOURNAL_ERROR if telemetry.is_journal(sys.stderr) else ""
+    say(*(f"{before}{line}" for line in lines), file=sys.stderr)
 
 
 def width(text: str) -> int:

@@ -7,10 +7,9 @@ import logging
 import os
 import select
 import socket
-import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from email.message import Message
@@ -73,8 +72,19 @@ class Function:
     port between two processes.
     """
 
-    def __init__(self, name: str, env: Mapping[str, str], timeout: float, *, idle: float | None = None) -> None:
-        """`timeout` in seconds, for a whole call; after `idle` seconds without a call the process ends, None: never."""
+    def __init__(
+        self,
+        name: str,
+        env: Mapping[str, str],
+        timeout: float,
+        *,
+        idle: float | None = None,
+        start: Callable[..., process.Running] = process.start,
+    ) -> None:
+        """`timeout` in seconds, for a whole call; after `idle` seconds without a call the process ends, None: never.
+
+        `start` runs Python as `process.start` does.
+        """
         self.name = name
         self.restarts = 0
         """How often the process ended by itself."""
@@ -84,7 +94,8 @@ class Function:
         self._idle = idle
         self.port = 0
         """On loopback, once it is up."""
-        self._process: subprocess.Popen[bytes] | None = None
+        self._start_process = start
+        self._process: process.Running | None = None
         self._change = threading.Condition()
         """Guards what follows, the state, and the process."""
         self._over = False
@@ -189,7 +200,8 @@ class Function:
                 if self._over:
                     return None
                 descriptors = (listener.fileno(), told)
-                child = self._process = process.start(self._arguments(*descriptors), self._env, inherited=descriptors)
+                child = self._start_process(self._arguments(*descriptors), self._env, inherited=descriptors)
+                self._process = child
         finally:
             os.close(told)  # the pipe ends with the process, which has the other copy
         with open(ready, "rb", buffering=0) as pipe:  # noqa: PTH123 - a file descriptor
@@ -201,7 +213,7 @@ class Function:
         source = process.ROOT / "functions" / target / "main.py"
         return ["-m", "emulator.runtime.function_server", str(source), target, *map(str, descriptors)]
 
-    def _watch(self, child: subprocess.Popen[bytes], pipe: int) -> None:
+    def _watch(self, child: process.Running, pipe: int) -> None:
         """Until the process has ended, by itself or because it is to rest."""
         if not _is_readable(pipe, STARTS_WITHIN_SECONDS):
             log.error("%s does not answer after %.0f s", self.name, STARTS_WITHIN_SECONDS)

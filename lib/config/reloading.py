@@ -71,7 +71,7 @@ class ReloadingConfig:
             self._config = self._read()
         except ConnectorError as error:
             self.problem = ConfigError(f"the last good configuration is used: {error}", remedy=error.remedy)
-            log.warning("%s", self.problem)
+            log.warning("%s", " ".join(str(self.problem).split()))  # a fault a line
             return
         self.problem = None
         if self._config != before:

@@ -159,7 +159,6 @@ def test_the_command_of_a_checkout_works_in_another_folder(tmp_path: Path) -> No
     assert (status, output.split()[-2:]) == (0, ["sophos-utmstack", VERSION]), output
 
 
-@pytest.mark.timeout(400)
 def test_the_readme_is_followed_word_for_word(tmp_path: Path) -> None:
     """`make run` for real, in a copy with packages installed; `make test` would be this test again: it is planned."""
     tree, port = tmp_path / "tree", free_port()
