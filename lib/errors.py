@@ -37,6 +37,8 @@ UnexpectedError belongs to neither branch: it is a fault of this program, report
 
 from __future__ import annotations
 
+from lib.version import COMMAND
+
 
 class ConnectorError(Exception):
     """What happened (`str(error)`), its kind (`code`, and `title` for people), and what to do (`remedy`).
@@ -192,7 +194,7 @@ class ConfigError(PermanentError):
 
     code = "config_invalid"
     title = "The configuration cannot be used"
-    remedy = "Run `python -m emulator check --config FILE`. It lists every fault with its line."
+    remedy = f"Run `{COMMAND} check --config FILE`. It lists every fault with its line."
 
 
 class CredentialsError(PermanentError):
@@ -271,7 +273,7 @@ class DamagedError(PermanentError):
 
     code = "object_damaged"
     title = "A stored object is damaged"
-    remedy = "Run `python -m emulator audit` to see what is affected. A copy of the damaged object is in dead/."
+    remedy = f"Run `{COMMAND} audit` to see what is affected. A copy of the damaged object is in dead/."
 
 
 class LayoutError(PermanentError):
@@ -287,7 +289,7 @@ class LogRefusedError(PermanentError):
 
     code = "log_refused"
     title = "The engine refuses one event"
-    remedy = "The event is in dead/ with this reason. `python -m emulator replay` sends it again."
+    remedy = f"The event is in dead/ with this reason. `{COMMAND} replay` sends it again."
 
     def __init__(self, message: str, *, log_id: str) -> None:
         super().__init__(message)

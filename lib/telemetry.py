@@ -40,6 +40,8 @@ _REPORTED = (
     "pending",
     "set_aside",
 )
+JOURNAL_ERROR = "<3>"
+"""In front of a line, it makes the line an error in systemd's journal (sd-daemon(3))."""
 _PLAIN = "\033[0m"
 _COLOURS = {"WARNING": "\033[33m", "ERROR": "\033[31m", "CRITICAL": "\033[31m"}
 
@@ -147,10 +149,10 @@ def set_level(name: str) -> None:
 def _formatter(service: str, target: TextIO) -> logging.Formatter:
     if target.isatty():
         return TerminalFormatter(service)
-    return JournalFormatter(service) if _is_journal(target) else JsonFormatter(service)
+    return JournalFormatter(service) if is_journal(target) else JsonFormatter(service)
 
 
-def _is_journal(target: TextIO) -> bool:
+def is_journal(target: TextIO) -> bool:
     """Whether the target is the socket that systemd names. A child process inherits the name, maybe not the output."""
     named = environment.journal_stream()
     try:

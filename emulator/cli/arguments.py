@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
 
 from emulator.cli import proving
-from lib.version import VERSION
+from lib.version import COMMAND, VERSION
 
 # ruff: noqa: PLC0415 - each command loads only what it uses
 
@@ -73,7 +71,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
     The arguments of some commands are in modules that are slow to import.
     """
     whole = argparse.ArgumentParser(
-        prog=_program(), description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=COMMAND, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     whole.add_argument("--version", action="version", version=f"sophos-utmstack {VERSION}")
     commands = whole.add_subparsers(required=True, metavar="COMMAND", help="one of the commands below")
@@ -246,14 +244,8 @@ def _add_readers(add: Callable[..., argparse.ArgumentParser]) -> None:
     over.add_argument("--after", required=True, metavar="ID", help="the newest Sophos event that UTMStack shows")
 
 
-def _program() -> str:
-    """The program's name as typed: the installed command, or the module in a source tree."""
-    name = Path(sys.argv[0]).name
-    return name if name.startswith("sophos-utmstack") else "python -m emulator"
-
-
 def _examples(of: Mapping[str, Sequence[str]]) -> str:
-    lines = (f"  {_program()} {name} {rest}".rstrip() for name, examples in of.items() for rest in examples)
+    lines = (f"  {COMMAND} {name} {rest}".rstrip() for name, examples in of.items() for rest in examples)
     return "\n".join(("examples:", *lines))
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from emulator.runtime import process
 from emulator.runtime.run import run
+from lib.version import COMMAND
 
 TENANT = "894af375-a52f-4d5a-a92d-9d9c279b1489"
 CUSTOMERS = (
@@ -93,7 +94,7 @@ def _greet(folder: Path, config: Path, listen: str) -> None:
     print(f"page: http://{listen}/", f"configuration: {config}", sep="\n")
     print(f"events arrive at the engine as JSON lines in {folder}/engine.jsonl", "try, in another terminal:", sep="\n")
     for command in COMMANDS:
-        print(f"  python -m emulator {command} --config {config}", flush=True)
+        print(f"  {COMMAND} {command} --config {config}", flush=True)
 
 
 class Story:

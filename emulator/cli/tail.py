@@ -20,6 +20,7 @@ from emulator.web.formatting import ALONE
 from lib.config import loading as configuration
 from lib.config.settings import Config
 from lib.errors import ConnectorError
+from lib.version import COMMAND
 
 ASK_SECONDS = 5.0
 
@@ -45,7 +46,7 @@ def tail(location: str | None, *, as_json: bool) -> int:
     except ConnectorError as error:
         return refused(error, as_json=as_json)
     except requests.RequestException:
-        say(f"no connector answers on {host}:{port}: start it with `python -m emulator run`", file=sys.stderr)
+        say(f"no connector answers on {host}:{port}: start it with `{COMMAND} run`", file=sys.stderr)
         return 1
     except BrokenPipeError:
         os._exit(0)  # The reader has closed the pipe.

@@ -44,7 +44,15 @@ def say(*lines: str, file: TextIO | None = None) -> None:
 
 def refuse(error: ConnectorError) -> None:
     """Print an error and its remedy to standard error."""
-    say(*str(error).split("\n"), f"→ {error.remedy}", file=sys.stderr)
+    complain(*str(error).split("\n"), f"→ {error.remedy}")
+
+
+def complain(*lines: str) -> None:
+    """Print the lines to standard error, as errors in systemd's journal."""
+    from lib import telemetry  # noqa: PLC0415 - most commands report no error
+
+    before = telemetry.JOURNAL_ERROR if telemetry.is_journal(sys.stderr) else ""
+    say(*(f"{before}{line}" for line in lines), file=sys.stderr)
 
 
 def width(text: str) -> int:

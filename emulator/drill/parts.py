@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -43,11 +45,18 @@ def until(condition: Callable[[], bool], name: str, seconds: float = STARTS_WITH
         time.sleep(POLL_SECONDS)
 
 
+_PORTS = itertools.count(random.randrange(20_000, 30_000))  # noqa: S311 - no secret
+
+
 def free_port() -> int:
-    """A free port on loopback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A free port on loopback that nothing else takes while its listener is cut off.
+
+    It is below the ports that Linux gives to outgoing connections, of which the connector makes many.
+    """
+    while True:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port := next(_PORTS)))
+            return port
 
 
 def kill_group(leader: int) -> None:

@@ -7,10 +7,9 @@ import logging
 import os
 import select
 import socket
-import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from email.message import Message
@@ -73,8 +72,19 @@ class Function:
     between two processes.
     """
 
-    def __init__(self, name: str, env: Mapping[str, str], timeout: float, *, idle: float | None = None) -> None:
-        """`timeout` is for a whole call. After `idle` without a call the process ends; None: never. Both in seconds."""
+    def __init__(
+        self,
+        name: str,
+        env: Mapping[str, str],
+        timeout: float,
+        *,
+        idle: float | None = None,
+        start: Callable[..., process.Running] = process.start,
+    ) -> None:
+        """`timeout` is for a whole call. After `idle` without a call the process ends; None: never. Both in seconds.
+
+        `start` runs Python as `process.start` does.
+        """
         self.name = name
         self.restarts = 0
         """How often the process ended unexpectedly."""
@@ -84,7 +94,8 @@ class Function:
         self._idle = idle
         self.port = 0
         """The port on loopback; 0 before the start."""
-        self._process: subprocess.Popen[bytes] | None = None
+        self._start_process = start
+        self._process: process.Running | None = None
         self._change = threading.Condition()
         """Guards the state, the process and the fields below."""
         self._over = False
@@ -189,7 +200,8 @@ class Function:
                 if self._over:
                     return None
                 descriptors = (listener.fileno(), ready_child)
-                child = self._process = process.start(self._arguments(*descriptors), self._env, inherited=descriptors)
+                child = self._start_process(self._arguments(*descriptors), self._env, inherited=descriptors)
+                self._process = child
         finally:
             os.close(ready_child)  # Only the process has a copy now, so the pipe closes when the process ends.
         with open(ready, "rb", buffering=0) as pipe:  # noqa: PTH123 - a file descriptor
@@ -201,7 +213,7 @@ class Function:
         source = process.ROOT / "functions" / target / "main.py"
         return ["-m", "emulator.runtime.function_server", str(source), target, *map(str, descriptors)]
 
-    def _watch(self, child: subprocess.Popen[bytes], pipe: int) -> None:
+    def _watch(self, child: process.Running, pipe: int) -> None:
         """Wait until the process has ended. Stop it if it does not get ready in time, or is idle too long."""
         if not _is_readable(pipe, STARTS_WITHIN_SECONDS):
             log.error("%s is not ready after %.0f s; it is stopped and restarted", self.name, STARTS_WITHIN_SECONDS)

@@ -8,9 +8,27 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 ROOT = Path(__file__).resolve().parents[2]
 _CHILD = Path(__file__).with_name("child.py")
+
+
+class Running(Protocol):
+    """A process that was started, such as a `subprocess.Popen`."""
+
+    pid: int
+    returncode: int | None
+    """The exit status, once it has been waited for."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit status; subprocess.TimeoutExpired where it does not come in time, in seconds."""
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+
+    def kill(self) -> None:
+        """SIGKILL."""
 
 
 def start(
@@ -45,7 +63,7 @@ def launch(
         )
 
 
-def stop(process: subprocess.Popen[bytes], seconds: float = 10.0) -> None:
+def stop(process: Running, seconds: float = 10.0) -> None:
     """Terminate the process; kill it if it does not end in time."""
     process.terminate()
     try:

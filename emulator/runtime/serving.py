@@ -6,12 +6,12 @@ import errno
 import gc
 import logging
 import signal
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 
+from emulator.cli.terminal import complain
 from emulator.ending import EndRequest
 from emulator.runtime.begin import once_in_reach
 from emulator.runtime.functions import Function
@@ -76,7 +76,7 @@ def serve(
     except OSError as error:
         is_missing = error.errno == errno.EADDRNOTAVAIL  # While a machine boots, the address may come later.
         hint = "Check that this machine has that address." if is_missing else "Check if another connector is running."
-        print(f"cannot listen on {host}:{port}: {error.strerror}. {hint}", file=sys.stderr)
+        complain(f"cannot listen on {host}:{port}: {error.strerror}. {hint}")
         return 1 if is_missing else 2
     serving = threading.Thread(target=server.run, name="web", daemon=True)
     serving.start()

@@ -74,7 +74,7 @@ class ReloadingConfig:
             self._config = self._read()
         except ConnectorError as error:
             self.problem = ConfigError(f"the last good configuration stays in use: {error}", remedy=error.remedy)
-            log.warning("%s", self.problem)
+            log.warning("%s", " ".join(str(self.problem).split()))  # The error has a line for each fault.
             return
         self.problem = None
         if self._config != before:

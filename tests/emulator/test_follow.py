@@ -333,7 +333,7 @@ def test_a_stream_whose_server_is_gone_without_a_word_is_noticed(tmp_path: Path)
         service.send("acme")
         has(watcher, "acme")
         wire.cut()
-        until(lambda: bool(watcher.problems), "the silence is told", 30)
+        until(lambda: bool(watcher.problems), "the silence is told")
         assert "cannot be followed: UNAVAILABLE" in str(watcher.problems[0])
         assert set(handed(watcher)) == {"acme"}
 

@@ -15,27 +15,35 @@ import pytest
 import requests
 
 from emulator.central import CentralServer, Credential, Tenant
+from tests.fakes import forks
 from tests.site import Emulator, Site, free_port, site, until
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def command(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "emulator", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **(env or {})},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
+    done = forks.run(["-m", "emulator", *arguments], env)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 
 
 def told(done: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "--no-environment", "--config", "connector.example.yaml"),
+        ("status", "--config", "none"),
+        ("nonsense",),
+    ],
+)
+def test_a_command_as_a_process_of_its_own_says_the_same_as_the_forks_of_the_tests(arguments: tuple[str, ...]) -> None:
+    program = ["-m", "emulator", *arguments]
+    own = subprocess.run([sys.executable, *program], cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
+    fork = forks.run(program)
+    assert (fork.returncode, fork.stdout, fork.stderr) == (own.returncode, own.stdout, own.stderr)
 
 
 def test_check_says_that_the_example_can_be_used() -> None:

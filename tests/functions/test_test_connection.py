@@ -117,10 +117,10 @@ def test_an_empty_tenant_is_told_and_no_failure(bench: Bench) -> None:
 
 
 def test_at_the_deadline_it_answers_with_what_was_found_so_far(bench: Bench) -> None:
-    bench.central.faults.add(Fault("slow", seconds=20, times=None, path="/whoami"))
+    bench.central.faults.add(Fault("slow", seconds=60, times=None, path="/whoami"))
     began = time.monotonic()
-    checks = bench.checks(bench.subject(), seconds=1.5)
-    assert time.monotonic() - began < 5
+    checks = bench.checks(bench.subject(), seconds=3)
+    assert time.monotonic() - began < 40
     assert checks["credentials"]["ok"]
     assert (checks["whoami"]["outcome"], checks["whoami"]["ok"]) == ("failed", False)
     assert (checks["engine"]["outcome"], checks["engine"]["ok"]) == ("skipped", False)
@@ -389,12 +389,12 @@ def test_nothing_that_a_caller_writes_is_a_host_that_is_asked(bench: Bench) -> N
 
 
 def test_the_function_answers_within_its_deadline() -> None:
-    with site(limits={"deadline": "1s"}) as found:
-        found.central.faults.add(Fault("slow", seconds=20, times=None, path="/whoami"))
+    with site(limits={"deadline": "3s"}) as found:
+        found.central.faults.add(Fault("slow", seconds=60, times=None, path="/whoami"))
         found.function("test-connection").is_up(30)
         began = time.monotonic()
         answer = json.loads(found.post("test-connection", {"integration": "acme"}).body)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 40
     outcomes = {check["name"]: check["outcome"] for check in answer["checks"]}
     assert not answer["ok"]
     assert (outcomes["credentials"], outcomes["whoami"], outcomes["engine"]) == ("ok", "failed", "skipped")

@@ -318,7 +318,7 @@ def test_what_answers_with_tls_and_is_no_relay_is_told_so(authority: Authority, 
 def test_a_caller_that_takes_no_acknowledgements_is_held_up_and_then_ended_and_others_are_not(
     folder: Path, authority: Authority, server: tuple[Path, Path], tokens: Path, engine: StandInEngine
 ) -> None:
-    with relay(folder, server, tokens=tokens, idle=1.0, streams=4, bytes_in_flight=4 << 20) as relayed:
+    with relay(folder, server, tokens=tokens, idle=2.0, streams=4, bytes_in_flight=4 << 20) as relayed:
 
         def endless() -> Iterator[bytes]:
             while True:
@@ -335,13 +335,13 @@ def test_a_caller_that_takes_no_acknowledgements_is_held_up_and_then_ended_and_o
             # It learns why once it takes what has come back.
             code, text = status(lambda: list(slow))
             assert code == grpc.StatusCode.DEADLINE_EXCEEDED
-            assert "it was idle for 1 s" in text
+            assert "it was idle for 2 s" in text
 
 
 def test_an_idle_stream_is_ended_so_that_it_holds_nobodys_place(
     folder: Path, authority: Authority, server: tuple[Path, Path], tokens: Path, engine: StandInEngine
 ) -> None:
-    with relay(folder, server, tokens=tokens, idle=0.5, streams=1) as relayed:
+    with relay(folder, server, tokens=tokens, idle=1.5, streams=1) as relayed:
         with caller(relayed.port, authority) as channel, closing(Open(channel)) as idle:
             assert status(lambda: next(idle.call))[0] == grpc.StatusCode.DEADLINE_EXCEEDED
         delivers(relayed.port, authority, engine)
@@ -384,7 +384,7 @@ class Line:
 def test_a_connection_that_is_dead_without_a_word_is_noticed_and_its_place_is_free_again(
     folder: Path, authority: Authority, server: tuple[Path, Path], tokens: Path, engine: StandInEngine
 ) -> None:
-    with relay(folder, server, tokens=tokens, keepalive=0.5, streams=1) as relayed:
+    with relay(folder, server, tokens=tokens, keepalive=1.5, streams=1) as relayed:
         line = Line(relayed.port)
         silent = [socket.create_connection(("127.0.0.1", relayed.port)) for _ in range(50)]
         with closing(line), caller(line.port, authority) as channel, closing(Open(channel)) as held:
