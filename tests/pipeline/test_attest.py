@@ -188,7 +188,7 @@ def test_what_cannot_be_attested_is_refused(tmp_path: Path, key: Path) -> None:
     with site(every="1h") as found:
         found.results("fetch-page")
         tomorrow = day_of(datetime.now(UTC) + DAY)
-        for day, why in ((tomorrow, "has not begun"), ("2026-02-30", "is no day")):
+        for day, why in ((tomorrow, "has not begun"), ("2026-02-30", "is not a day")):
             told = found.command("attest", "--day", day, "--key", str(key), "--out", str(tmp_path / "s"), status=2)
             assert why in told["problem"]["detail"]
         public = str(key.with_name("site.key.pub"))

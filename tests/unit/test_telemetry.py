@@ -101,5 +101,5 @@ def test_the_level_changes_with_the_configuration(tmp_path: Path, monkeypatch: p
 
 
 def test_an_unknown_level_is_a_fault() -> None:
-    with pytest.raises(InvalidConfigError, match=r"log\.level.*has to be one of: debug, info, warning, error"):
+    with pytest.raises(InvalidConfigError, match=r"log\.level.*must be one of: debug, info, warning, error"):
         parse(f"{ONE}log: {{level: verbose}}\n")
