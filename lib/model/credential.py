@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 
 from lib.model.clock import to_text
+from lib.model.page import Tenant
 
 RENEW = "Event::Task::RenewApiToken"
 """The type of the event that announces the end of an API credential."""
@@ -16,6 +19,8 @@ AHEAD = timedelta(days=14)
 """How long before that somebody is told."""
 ESTABLISHED = timedelta(days=1)
 """Refused after so long, it was right once, and came to its end."""
+MOST_NAMED = 5
+"""So many tenants a warning names."""
 _WHERE = "Sophos Central, Global Settings, API Credentials Management"
 _ROTATE = (
     f"Create another credential ({_WHERE}), name it as `next_client_id` and `next_client_secret`, and only then "
@@ -64,6 +69,8 @@ class Warned:
     remedy: str
     date: datetime
     """When it happened, or by when it has to be done."""
+    mark: str = ""
+    """Tells it from others of its code, where its date does not."""
 
     def as_fields(self) -> dict[str, str]:
         """What people are shown."""
@@ -99,6 +106,19 @@ def warnings(life: Life, refused_since: datetime | None, now: datetime, tenant: 
         remedy = "Move `next_client_id` and `next_client_secret` to `client_id` and `client_secret`."
         found.append(Warned("next_credential_used", text, remedy, life.since))
     return found
+
+
+def left_out(tenants: Sequence[Tenant], listed_at: datetime) -> list[Warned]:
+    """What is to be said of tenants whose records in Sophos's list cannot be used: no event of theirs is read."""
+    odd = {tenant.id: tenant.fault for tenant in tenants if tenant.fault}
+    if not odd:
+        return []
+    shown = "; ".join(f"{tenant} ({fault})" for tenant, fault in [*odd.items()][:MOST_NAMED])
+    more = f"; and {len(odd) - MOST_NAMED} more" if len(odd) > MOST_NAMED else ""
+    text = f"{len(odd)} of the credential's tenants are not read, since Sophos's records of them are odd: {shown}{more}"
+    remedy = "Look at them in Sophos Central; if they look right there, open a case with Sophos support."
+    mark = sha256(json.dumps(sorted(odd)).encode()).hexdigest()[:16]
+    return [Warned("tenant_left_out", text, remedy, listed_at, mark)]
 
 
 def _day(moment: datetime) -> str:

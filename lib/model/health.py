@@ -95,6 +95,7 @@ KINDS = {
     "credential_ended": Kind(_TELLS, "A credential has ended", ""),
     "credential_old": Kind(_TELLS, "A credential is old", ""),
     "next_credential_used": Kind(_TELLS, "The second credential is in use", ""),
+    "tenant_left_out": Kind(_TELLS, "A tenant is not read", ""),
     "late": Kind(_TELLS, "A stream is late", "Sophos keeps 24 hours; nothing is lost yet. `status` says why."),
     "silent": Kind(
         _TELLS,
@@ -127,8 +128,6 @@ KINDS = {
 """The reasons by code. A remedy that is empty comes with the problem itself. Any other problem is `attention`."""
 WAITING = ("over_budget",)
 """Codes that mean: it goes on by itself, within the limits that Sophos sets."""
-ACKNOWLEDGED = ("gap", "dead_letters", "credential_ending")
-"""What a person can acknowledge: it stays listed, and is no reason any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,8 @@ class Tenant:
     name: str
     api_host: str | None
     """The URL of the tenant's own API host; None where Sophos names none (not provisioned yet, or dormant)."""
+    fault: str = ""
+    """What is wrong with Sophos's record of it: the tenant is left out. It has no host then, and perhaps no real id."""
 
     def __str__(self) -> str:
         return f"{self.name} ({self.id})" if self.name else self.id

@@ -82,7 +82,7 @@ class Accounts:
 
         `kinds` stands in place of the kinds of streams that are configured.
         """
-        name, source = integration.name, integration.source
+        name, source, wanted = integration.name, integration.source, integration.settings.tenants
         self._tried.add(name)
         account, generation = self._stored.read(name)
         fingerprint = sha256(f"{integration.client_id()}|{integration.api_url}".encode()).hexdigest()[:16]
@@ -92,7 +92,11 @@ class Accounts:
                 account,
                 fingerprint=fingerprint,
                 who=who,
-                tenants=tuple(source.tenants(who, deadline=deadline)),
+                tenants=tuple(
+                    each
+                    for each in source.tenants(who, deadline=deadline)
+                    if not each.fault or wanted is None or each.id in wanted
+                ),
                 checked_at=self._now(),
             )
             self._stored.write(name, account, generation)
@@ -206,6 +210,11 @@ def listed(tenants: Sequence[str]) -> str:
 
 
 def _unreadable(name: str, tenant: Tenant, known: Mapping[str, Tenant]) -> WrongTenantError:
+    if tenant.fault:
+        return WrongTenantError(
+            f"integration {name!r}: tenant {tenant} cannot be read: {tenant.fault}",
+            remedy="Look at it in Sophos Central; if it looks right there, open a case with Sophos support.",
+        )
     if tenant.id in known:
         return WrongTenantError(
             f"integration {name!r}: Sophos names no API host for tenant {tenant}",
@@ -213,5 +222,5 @@ def _unreadable(name: str, tenant: Tenant, known: Mapping[str, Tenant]) -> Wrong
         )
     return WrongTenantError(
         f"integration {name!r}: this credential does not read tenant {tenant}; "
-        f"it reads {listed([str(each) for each in known.values()])}",
+        f"it reads {listed([str(each) for each in known.values() if not each.fault])}",
     )

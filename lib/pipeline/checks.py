@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from lib.errors import ConnectorError, PermanentError, WrongTenantError
+from lib.errors import ConnectorError, PermanentError, ProtocolError, WrongTenantError
 from lib.model.clock import believed
+from lib.model.credential import left_out
 from lib.model.event_fields import EventFields
 from lib.model.inventory import FIRST_PAGE_SIZE
 from lib.model.page import Page, Tenant, Whoami
@@ -206,7 +207,7 @@ class Checks:
         if missing:
             error = WrongTenantError(
                 f"This credential does not read tenant {', '.join(_known(each, found) for each in missing)}; "
-                f"it reads {listed([str(each) for each in found.values()])}."
+                f"it reads {listed([str(each) for each in found.values() if not each.fault])}."
             )
             if not self._tenants:
                 raise error
@@ -215,8 +216,13 @@ class Checks:
             raise CheckFailedError(
                 "This credential can read no tenant.", remedy="Assign tenants to it in Sophos Central."
             )
-        asleep = len(found) - sum(1 for each in found.values() if each.api_host)
-        return readable + (f" {asleep} without an API host yet." if asleep else "")
+        asleep = sum(1 for each in found.values() if not each.api_host and not each.fault)
+        readable += f" {asleep} without an API host yet." if asleep else ""
+        odd = left_out([*found.values()], self._context.now()) if wanted is None else ()
+        if odd:
+            text = f"{odd[0].text[:1].upper()}{odd[0].text[1:]}."
+            return PartlyOk(f"{readable} {text}", ProtocolError(text, remedy=odd[0].remedy))
+        return readable
 
     def _tenant_hosts(self) -> str | PartlyOk:
         known = {way.host for way in self._sophos.ways()}

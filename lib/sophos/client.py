@@ -130,7 +130,10 @@ class Central:
         return Whoami(who.id, who.id_type, self._api_url, who.data_region)
 
     def tenants(self, who: Whoami, *, deadline: float | None = None) -> Iterator[Tenant]:
-        """The tenants that the credential can read: its own, or a partner's or organization's customers."""
+        """The tenants that the credential can read: its own, or a partner's or organization's customers.
+
+        One whose record cannot be used is among them, with its fault.
+        """
         if who.id_type == "tenant":
             # A tenant credential without a data region is not known; the global host is the only other one there is.
             yield Tenant(who.id, "", who.data_region or who.global_host)
@@ -150,12 +153,12 @@ class Central:
                 headers=headers,
                 params=params,
             )
-            tenants = tenants_of(found["items"])
+            tenants = tenants_of(found["items"], (number - 1) * TENANTS_A_PAGE + 1)
             fresh = [tenant for tenant in tenants if tenant.id not in seen]
             seen.update(tenant.id for tenant in fresh)
             yield from fresh
             size, total = found["pages"].get("size") or TENANTS_A_PAGE, found["pages"].get("total")
-            is_repeated = not fresh and len(tenants) == len(found["items"])
+            is_repeated = not fresh and not any(tenant.fault for tenant in tenants)
             if (
                 is_repeated
                 or number == MOST_PAGES

@@ -76,17 +76,21 @@ class TenantsSchema(_Known):
     pages = fields.Nested(_PagesSchema, load_default=dict)
 
 
-def tenants_of(items: list[Any]) -> list[Tenant]:
-    """The tenants of a page; one whose record cannot be used is left out and told, so that it costs no other."""
+def tenants_of(items: list[Any], first: int = 1) -> list[Tenant]:
+    """The tenants of a page; one whose record cannot be used has a fault and no host, so that it costs no other.
+
+    `first` is the place of the page's first one in the whole list.
+    """
     found: list[Tenant] = []
-    for number, item in enumerate(items, 1):
+    for number, item in enumerate(items, first):
         try:
             found.append(_tenant.load(item))
         except ValidationError as error:
             wrong = ", ".join(map(str, error.messages_dict))
             name = item.get("id") if isinstance(item, dict) else None
-            who = printable(name[:200]) if name and isinstance(name, str) else f"number {number} of its page"
+            who = printable(name[:200]) if name and isinstance(name, str) else f"number {number} of the list"
             log.warning("tenant %s is left out: unusable fields in Sophos's list: %s", who, wrong)
+            found.append(Tenant(who, "", None, f"unusable fields in Sophos's list: {wrong}"))
     return found
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.model.credential import AHEAD, ESTABLISHED, RENEWAL, InUse, Life, warnings
-from lib.model.page import Whoami
+from lib.model.credential import AHEAD, ESTABLISHED, RENEWAL, InUse, Life, left_out, warnings
+from lib.model.page import Tenant, Whoami
 from lib.state.accounts import ACCOUNT, Account
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -65,3 +65,15 @@ def test_only_what_is_announced_to_the_credentials_own_tenant_is_told_with_its_n
     found = account.warnings(START)
     assert [each.code for each in found] == (["credential_ending"] if told else [])
     assert all("tenant t-1 " in each.text and f"{START:%Y-%m-%d}" in each.text for each in found)
+
+
+def test_tenants_that_are_left_out_are_told_once_however_often_they_are_listed() -> None:
+    whole, odd = Tenant("t-1", "Mine", "https://api.example.com"), Tenant("t-2", "", None, "unusable fields: apiHost")
+    assert left_out([whole, Tenant("t-3", "Asleep", None)], START) == []
+    (first,), (later,) = left_out([whole, odd], START), left_out([odd], START + timedelta(days=3))
+    assert "t-2 (unusable fields: apiHost)" in first.text
+    assert first.mark == later.mark, "what was acknowledged stays so"
+    many = [Tenant(f"t-{number}", "", None, "odd") for number in range(9)]
+    (found,) = left_out(many, START)
+    assert found.mark != first.mark
+    assert found.text.endswith("and 4 more")
