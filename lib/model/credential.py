@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 
 from lib.model.clock import to_text
-from lib.model.page import Tenant
 
 RENEW = "Event::Task::RenewApiToken"
 """The type of the event that announces the end of an API credential."""
@@ -108,9 +107,8 @@ def warnings(life: Life, refused_since: datetime | None, now: datetime, tenant: 
     return found
 
 
-def left_out(tenants: Sequence[Tenant], listed_at: datetime) -> list[Warned]:
-    """What is to be said of tenants whose records in Sophos's list cannot be used: no event of theirs is read."""
-    odd = {tenant.id: tenant.fault for tenant in tenants if tenant.fault}
+def left_out(odd: Mapping[str, str], listed_at: datetime) -> list[Warned]:
+    """What is to be said of tenants, by id, whose records in Sophos's list cannot be used: they are not read."""
     if not odd:
         return []
     shown = "; ".join(f"{tenant} ({fault})" for tenant, fault in [*odd.items()][:MOST_NAMED])

@@ -64,8 +64,13 @@ class Tenant:
     name: str
     api_host: str | None
     """The URL of the tenant's own API host; None where Sophos names none (not provisioned yet, or dormant)."""
-    fault: str = ""
-    """What is wrong with Sophos's record of it: the tenant is left out. It has no host then, and perhaps no real id."""
 
     def __str__(self) -> str:
         return f"{self.name} ({self.id})" if self.name else self.id
+
+
+@dataclass(frozen=True, slots=True)
+class OddTenant(Tenant):
+    """One whose record in Sophos's list cannot be used. It has no host, and perhaps no real id."""
+
+    fault: str

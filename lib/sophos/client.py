@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from lib.errors import CursorRefusedError, PermissionMissingError, ProtocolError, TokenRefusedError, WrongTenantError
 from lib.model.credential import InUse
 from lib.model.families import fitting
-from lib.model.page import DevicePage, Page, Tenant, Whoami, cursor_fault
+from lib.model.page import DevicePage, OddTenant, Page, Tenant, Whoami, cursor_fault
 from lib.sophos import pages
 from lib.sophos.auth import Credential, Tokens
 from lib.sophos.http import MAX_BODY_BYTES, Answer, Http, RequestLimiter, TooLargeError
@@ -132,7 +132,7 @@ class Central:
     def tenants(self, who: Whoami, *, deadline: float | None = None) -> Iterator[Tenant]:
         """The tenants that the credential can read: its own, or a partner's or organization's customers.
 
-        One whose record cannot be used is among them, with its fault.
+        One whose record cannot be used is among them, as an OddTenant.
         """
         if who.id_type == "tenant":
             # A tenant credential without a data region is not known; the global host is the only other one there is.
@@ -158,7 +158,7 @@ class Central:
             seen.update(tenant.id for tenant in fresh)
             yield from fresh
             size, total = found["pages"].get("size") or TENANTS_A_PAGE, found["pages"].get("total")
-            is_repeated = not fresh and not any(tenant.fault for tenant in tenants)
+            is_repeated = not fresh and not any(isinstance(tenant, OddTenant) for tenant in tenants)
             if (
                 is_repeated
                 or number == MOST_PAGES

@@ -10,7 +10,7 @@ from typing import Any
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
 
 from lib.errors import ProtocolError
-from lib.model.page import Tenant, Whoami
+from lib.model.page import OddTenant, Tenant, Whoami
 from lib.model.text import printable
 from lib.sophos.http import Answer
 
@@ -77,7 +77,7 @@ class TenantsSchema(_Known):
 
 
 def tenants_of(items: list[Any], first: int = 1) -> list[Tenant]:
-    """The tenants of a page; one whose record cannot be used has a fault and no host, so that it costs no other.
+    """The tenants of a page; one whose record cannot be used is an OddTenant, so that it costs no other.
 
     `first` is the place of the page's first one in the whole list.
     """
@@ -90,7 +90,7 @@ def tenants_of(items: list[Any], first: int = 1) -> list[Tenant]:
             name = item.get("id") if isinstance(item, dict) else None
             who = printable(name[:200]) if name and isinstance(name, str) else f"number {number} of the list"
             log.warning("tenant %s is left out: unusable fields in Sophos's list: %s", who, wrong)
-            found.append(Tenant(who, "", None, f"unusable fields in Sophos's list: {wrong}"))
+            found.append(OddTenant(who, "", None, f"unusable fields in Sophos's list: {wrong}"))
     return found
 
 

@@ -33,6 +33,8 @@ class Account:
     paused_at: datetime | None = None
     """Since when an operator wants nothing to be fetched."""
     life: Life = field(default_factory=Life)
+    left_out: dict[str, str] | None = None
+    """What is wrong with the records of tenants that are not read for that, by id."""
 
     def warnings(self, now: datetime) -> list[Warned]:
         """What is to be said of the credential and its tenants, though everything may still work."""
@@ -42,11 +44,13 @@ class Account:
         own = self.who.id if self.who else "unknown"
         return [
             *warnings(life, self.problem.since if self.problem and refused else None, now, own),
-            *left_out(self.tenants, self.checked_at or now),
+            *left_out(self.left_out or {}, self.checked_at or now),
         ]
 
 
-ACCOUNT = Codec(Account, "an integration's record", later=("paused_at", "life"), names={"problem": "trouble"})
+ACCOUNT = Codec(
+    Account, "an integration's record", later=("paused_at", "life", "left_out"), names={"problem": "trouble"}
+)
 
 
 def account_key(name: str) -> str:
