@@ -388,8 +388,8 @@ class App:
         return use_case.all(asked, self.accounts, window=window, seconds=limit, on_progress=told)
 
     def send_again(self, *, since: datetime | None = None, name: str | None = None) -> ReplayReport:
-        """Send kept batches, or what is in `dead/` under a name, to the engine again, under the same ids."""
-        return self.replay.archived(since) if name is None else self.replay.named(name)
+        """Send what was kept or set aside, of a time or under a name, to the engine again, under the same ids."""
+        return self.replay.since(since) if name is None else self.replay.named(name)
 
     def pause(self, integration: str, *, resume: bool = False) -> None:
         """Have nothing fetched for the integration until it is resumed; what is stored is still delivered."""

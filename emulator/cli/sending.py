@@ -24,17 +24,27 @@ if TYPE_CHECKING:
     from lib.pipeline.replay import ReplayReport
 
 
-def replay(location: str | None, since: str | None, name: str | None, *, as_json: bool) -> int:
+def replay(
+    location: str | None, since: str | None, name: str | None, *, only_dead_letters: bool = False, as_json: bool
+) -> int:
     """Send kept batches, or what was set aside, to the engine again; 0 where it has taken all."""
     try:
+        if name is not None and only_dead_letters:
+            raise ConfigError("`--dead-letters` goes with `--since`", remedy="`--batch` names one object by itself.")
         app, _ = graph(location)
         begin = None if since is None else datetime.now(UTC) - window_of(since)
         with Progress("events") as progress:
             told = partial(progress.tell, "replay")
-            found = app.replay.archived(begin, told) if name is None else app.replay.named(name)
+            found = (
+                app.replay.since(begin, told, only_dead_letters=only_dead_letters)
+                if name is None
+                else app.replay.named(name)
+            )
     except ConnectorError as error:
         return refused(error, as_json=as_json)
-    hint = None if found.batches or found.damaged else _not_kept(app.config(), since)
+    hint = None
+    if not found.batches and not found.damaged:
+        hint = f"Nothing was set aside since {since}." if only_dead_letters else _not_kept(app.config(), since)
     return _sent(found, hint, as_json=as_json)
 
 
@@ -42,10 +52,11 @@ def _not_kept(config: Config, since: str | None) -> str:
     if config.archive is None and not config.observe:
         return (
             "`archive` is off: a batch that was delivered is not kept. `archive: 7d` keeps those to come. "
+            f"Nothing was set aside since {since}. "
             "`reconcile` reads the last 24 hours from Sophos again."
         )
     kept = "" if config.archive is None else f" `archive` keeps batches for {duration_text(config.archive)}."
-    return f"No batch that is kept was fetched since {since}.{kept}"
+    return f"No batch that is kept was fetched, and nothing was set aside, since {since}.{kept}"
 
 
 def switch_over(location: str | None, after: str, *, as_json: bool) -> int:

@@ -252,7 +252,10 @@ def _print_rest(found: dict[str, Any]) -> None:
         trip = "none yet" if beat["acked_at"] is None else f"{beat['acked_at']}, {beat['round_trip_seconds']:.1f} s"
         say("", f"Heartbeat each {beat['every']}: {'LATE; ' if beat['late'] else ''}last acknowledged: {trip}")
     if found["set_aside"]:
-        say("", "What is set aside lies in the store's dead/, with the reason; `replay --batch NAME` sends it again.")
+        say(
+            "",
+            "What is set aside lies in the store's dead/, with the reason; `replay --since 7d --dead-letters` sends it again.",
+        )
     if found["observe"]:
         say("", "Observing: nothing is forwarded; `missed` tells what UTMStack's own plugin missed.")
 

@@ -86,7 +86,7 @@ KINDS = {
     "dead_letters": Kind(
         _TELLS,
         "Events could not be delivered",
-        "`dead-letters` shows them with the reason. Send them again with `replay --batch`, or "
+        "`dead-letters` shows them with the reason. Send them again with `replay --since 7d --dead-letters`, or "
         "`dead-letters --acknowledge ID`.",
     ),
     "paused": Kind(_TELLS, "Paused by an operator", "`resume NAME` goes on. Sophos keeps 24 hours."),

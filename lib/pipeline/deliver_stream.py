@@ -174,7 +174,7 @@ class StreamDelivery:
             raise EngineRefusedError(
                 f"the engine has refused {self._in_a_row} events in a row, the last one with: {error}",
                 remedy="Look in the engine's log. The events wait; send those that are in dead/ again with "
-                "`replay` once it works.",
+                "`replay --since 1d --dead-letters` once it works.",
             ) from None
 
     def _logs(self) -> Iterator[Log]:
