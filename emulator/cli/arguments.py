@@ -38,11 +38,7 @@ EXAMPLES = {
     "types": ("", "--integration acme --hours 6"),
     "reconcile": ("--integration acme",),
     "backfill": ("--since 12h", "--since 2026-03-10T08:00 --integration acme"),
-    "replay": (
-        "--since 3d",
-        "--since 1d --dead-letters",
-        "--batch archive/acme/0f1e2d3c/events/2026-03-10/000000000042.ndjson.gz",
-    ),
+    "replay": ("--since 1d --dead-letters", "--batch archive/acme/0f1e2d3c/events/2026-03-10/000000000042.ndjson.gz"),
     "missed": ("--since 7d",),
     "preview": (
         "--filter sophos_central.yml --rules rules/ --events events.jsonl",

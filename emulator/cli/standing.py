@@ -254,7 +254,7 @@ def _print_rest(found: dict[str, Any]) -> None:
     if found["set_aside"]:
         say(
             "",
-            "What is set aside lies in the store's dead/, with the reason; `replay --since 7d --dead-letters` sends it again.",
+            "What is set aside lies in dead/ with its reason; `replay --since 7d --dead-letters` sends it again.",
         )
     if found["observe"]:
         say("", "Observing: nothing is forwarded; `missed` tells what UTMStack's own plugin missed.")
