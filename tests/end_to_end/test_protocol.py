@@ -27,9 +27,6 @@ from tests.audited import audit
 from tests.fakes.dying import Died, Life, live
 from tests.fakes.picky import PickyEngine
 
-# Many lives in one test: on a busy machine they take a while.
-pytestmark = pytest.mark.timeout(300)
-
 LEASE_SECONDS = 13.0
 ARCHIVE_DAYS = 7
 """As `live` configures it."""

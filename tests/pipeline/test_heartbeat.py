@@ -120,8 +120,8 @@ def test_it_goes_the_whole_way_and_counts_as_nobodys_event() -> None:
         assert (told["every"], told["late"], told["waiting"]) == ("1h", False, 0)
         assert 0 <= told["round_trip_seconds"] < 3600
         assert audit(found.state)["ok"]
-        today = attest.days_of(found.state, log.timestamp[:10])
-        assert sum(day.received for day in today if day.stream == heartbeat.STREAM) == 0
+        (today,) = attest.counted(found.state, [log.timestamp[:10]], [heartbeat.STREAM]).values()
+        assert sum(day.received for day in today) == 0
 
 
 def test_one_that_does_not_arrive_is_late(state: State) -> None:

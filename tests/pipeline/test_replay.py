@@ -160,7 +160,7 @@ def test_all_that_was_set_aside_in_a_time_is_sent_again_and_once() -> None:
         assert sorted(sent) == sorted(set(sent)), "what is kept and set aside goes once"
         assert sorted((found.folder / "store/dead").rglob("*.ndjson")) == letters[:1]
         assert replayed("--dead-letters") == (0, 0, 0)
-        assert "set aside" in found.command("replay", "--since", "1h", "--dead-letters")["hint"]
+        assert "no dead letters" in found.command("replay", "--since", "1h", "--dead-letters")["hint"]
         refused = found.command("replay", "--batch", "dead/x", "--dead-letters", status=2)
         assert "`--since`" in refused["problem"]["detail"]
 
