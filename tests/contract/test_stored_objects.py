@@ -65,7 +65,7 @@ NOT_READ = {"cursors": {"integration", "tenant", "kind", "digest"}, "integration
 LATER: dict[str, dict[str, Any]] = {
     "cursors": {"pace_seconds": None, "excluded": None},
     "leases": {"refused": {}, "tidied": ""},
-    "integrations": {"paused_at": None, "life": None},
+    "integrations": {"paused_at": None, "life": None, "left_out": None},
     "ledger": {"windows": None},
     "budgets": {"told_at": None},
 }
