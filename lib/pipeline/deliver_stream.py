@@ -368,6 +368,9 @@ class StreamDelivery:
         gap = Gap(self._stream, sequence, reason, None, end, self._context.now(), lost)
         envelope = self._context.gap_envelope(self._stream.integration, beside)
         announce(self._state, gap, envelope, self._context.event_fields)
+        if self._stream.kind != ENDPOINTS:
+            # Sophos may still have what is lost here.
+            self._state.reconciliations.hasten(self._stream)
 
     def _set_refused(self, error: LogRefusedError) -> None:
         for outgoing in self._outgoing:
