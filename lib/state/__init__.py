@@ -5,8 +5,8 @@ affects only its own stream or integration. `status` names it (`damage.damaged`)
 visible after the object was rebuilt.
 
 | Kind | File | If an object is damaged |
-| `cursors/` | checkpoints.py | copied to `dead/`; rebuilt from the newest batch or receipt of the stream |
-| `batches/` | batches.py | moved to `dead/`; a gap names the lost events; the stream continues with the next batch |
+| `cursors/` | checkpoints.py | moved to `dead/`; rebuilt from the newest batch or receipt of the stream |
+| `batches/` | batches.py | moved to `dead/`; a gap names the lost events; the stream reads them from Sophos again |
 | `archive/` | batches.py | stays; `replay` names it |
 | `ledger/` | ledger.py, receipts.py | stays, `audit` names it; its key holds all that the next receipt needs |
 | `leases/` | leases.py | copied to `dead/`; rebuilt from the ledger; a batch delivered in part is sent again |
