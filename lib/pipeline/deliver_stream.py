@@ -208,6 +208,22 @@ class StreamDelivery:
             yield from outgoing.logs
             place = outgoing.end
             expected = waiting.sequence + 1
+        witness = self._witness()
+        if witness is not None:
+            yield witness
+
+    def _witness(self) -> Log | None:
+        """A log that was acknowledged before, to be sent again behind nothing but logs that it has overtaken.
+
+        On a quiet stream nothing else tells an engine that passes over one log from an engine that does nothing.
+        """
+        overtaken = self._lease.state.overtaken or {}
+        sent = [each.id for outgoing in self._outgoing for each in outgoing.logs]
+        if sent and all(log_id in overtaken for log_id in sent):
+            for outgoing in reversed(self._outgoing):
+                if outgoing.before:
+                    return outgoing.log_at(max(outgoing.before), self._context.event_fields)
+        return None
 
     def _prepare(self, sequence: int, first: int, expected: int) -> OutgoingBatch | None:
         batch = self._state.batches.read(self._stream, sequence)
@@ -357,6 +373,9 @@ class StreamDelivery:
         gap = Gap(self._stream, sequence, reason, None, end, self._context.now(), lost)
         envelope = self._context.gap_envelope(self._stream.integration, beside)
         announce(self._state, gap, envelope, self._context.event_fields)
+        if self._stream.kind != ENDPOINTS:
+            # Sophos may still have what is lost here.
+            self._state.reconciliations.hasten(self._stream)
 
     def _set_refused(self, error: LogRefusedError) -> None:
         for outgoing in self._outgoing:

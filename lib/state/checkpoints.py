@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Any
 
 from lib.errors import ConflictError, DamagedError
-from lib.model.batch import POLL, Header
+from lib.model.batch import POLL, Header, is_number
 from lib.model.checkpoint import HORIZON, Checkpoint
 from lib.model.clock import to_text
 from lib.model.stream import Stream, stream_of
@@ -55,9 +55,18 @@ def to_body(stream: Stream, checkpoint: Checkpoint) -> bytes:
 
 def from_body(body: bytes) -> Checkpoint:
     """The position that an object holds; DamagedError where it holds none, LayoutError for a newer one."""
+    return _decoded(body)[0]
+
+
+def _decoded(body: bytes) -> tuple[Checkpoint, bool]:
+    """The position, and whether it is another than the one that was written."""
     fields = CHECKPOINT.load(body)
     checkpoint = CHECKPOINT.value(fields)
-    return checkpoint if fields.get("digest") == _digest(fields) else replace(checkpoint, edits=checkpoint.edits + 1)
+    if not is_number(checkpoint.sequence):
+        raise DamagedError(f"a cursor cannot be read: no batch has the number {checkpoint.sequence}")
+    if fields.get("digest") == _digest(fields):
+        return checkpoint, False
+    return replace(checkpoint, edits=checkpoint.edits + 1), True
 
 
 def _digest(fields: dict[str, Any]) -> str:
@@ -78,7 +87,12 @@ class Checkpoints:
         if stored is None:
             return SavedCheckpoint(self._recovered(stream), ABSENT)
         try:
-            return SavedCheckpoint(from_body(stored.body), stored.generation)
+            checkpoint, is_edited = _decoded(stored.body)
+            if is_edited:
+                # A batch whose number was given before would be taken for the delivered one, and removed.
+                number = max(checkpoint.sequence, self._recovered(stream).sequence)
+                checkpoint = replace(checkpoint, sequence=number)
+            return SavedCheckpoint(checkpoint, stored.generation)
         except DamagedError as error:
             set_damaged_aside(self._store, checkpoint_key(stream), stored.body, error)
             return SavedCheckpoint(self._recovered(stream), stored.generation)
