@@ -159,7 +159,7 @@ test-install: $(VENV)/.done $(TOOLS)/.done  ## The same in fresh Debian systems,
 	@command -v buildah >/dev/null && command -v mmdebstrap >/dev/null && command -v podman >/dev/null && \
 	  command -v runc >/dev/null || $(call DEBIAN,buildah mmdebstrap podman runc)
 	@test "$$(id -u)" = 0 || { echo "fresh systems are made as root: sudo make test-install" >&2; exit 1; }
-	$(BIN)/python -m tests.install here bookworm trixie image
+	$(BIN)/python -m tests.install here bookworm trixie image service
 
 UV := build/uv
 PIN := $(UV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header

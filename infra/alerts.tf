@@ -87,7 +87,7 @@ resource "google_monitoring_alert_policy" "gaps" {
   }
 
   documentation {
-    content = "`python -m emulator audit` with the bucket as store names its bounds and its reason."
+    content = "`sophos-utmstack audit` with the bucket as store names its bounds and its reason."
   }
 
   depends_on = [google_project_service.this]
@@ -113,7 +113,7 @@ resource "google_monitoring_alert_policy" "set_aside" {
   }
 
   documentation {
-    content = "`python -m emulator dead-letters` with the bucket as store lists them, with the reason."
+    content = "`sophos-utmstack dead-letters` with the bucket as store lists them, with the reason."
   }
 
   depends_on = [google_project_service.this]

@@ -24,7 +24,7 @@ from emulator.web.snapshot import Taken
 from lib.errors import NotFoundError
 from lib.model.clock import to_text
 from lib.model.stream import Stream
-from lib.version import VERSION
+from lib.version import COMMAND, VERSION
 
 INTEGRATIONS = 12
 """So many are shown at the start; all at a click."""
@@ -105,6 +105,7 @@ class Views:
             env.filters[name] = getattr(formatting, name)
         env.globals.update(
             version=VERSION,
+            command=COMMAND,
             plural=formatting.plural,
             shapes=SHAPES,
             words=WORDS,

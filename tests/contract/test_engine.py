@@ -492,7 +492,7 @@ def test_a_polite_end_says_how_many_logs_are_unacknowledged(stand_in: StandInEng
     with client(stand_in.socket, tries=1) as engine:
         counts, error = failed(engine, iter(logs_to(3)), EngineDownError)
     assert counts == [1, 2]
-    assert str(error) == "the engine ended the stream with 1 logs unacknowledged"
+    assert str(error) == "the engine ended the stream but had not acknowledged 1 logs"
 
 
 def test_streams_that_bring_an_acknowledgement_do_not_use_up_the_tries(stand_in: StandInEngine) -> None:
@@ -812,7 +812,7 @@ def a_folder(path: Path) -> None:
 
 UNUSABLE: Mapping[Callable[[Path], None], tuple[str, str]] = {
     missing: ("is missing", "mount its sockets folder"),
-    left_over: ("nobody listens on", "start UTMStack's event processor again"),
+    left_over: ("no process listens on", "Start UTMStack's event processor"),
     plain_file: ("is not a socket", "Set `engine` to the engine's socket"),
     a_folder: ("is not a socket", "Set `engine` to the engine's socket"),
 }

@@ -242,7 +242,7 @@ def test_tail_tells_a_refusal_from_nobody_who_answers() -> None:
         assert refused.stderr == "3 tails are being read already\n→ End one of them.\n"
         found.write_config(listen=f"127.0.0.1:{free_port()}")
         nobody = command("tail", "--config", str(found.config), env=found.env)
-        assert (nobody.returncode, "no emulator answers" in nobody.stderr) == (1, True)
+        assert (nobody.returncode, "no connector answers" in nobody.stderr) == (1, True)
         found.write_config(listen=found.central.url.removeprefix("http://"))
         other = command("tail", "--config", str(found.config), env=found.env)
         assert (other.returncode, "answers 404" in other.stderr) == (1, True)
@@ -289,7 +289,7 @@ def test_what_there_is_nothing_of_is_told_with_the_reason() -> None:
         config = ["--config", str(found.config)]
         again = command("replay", "--since", "1d", *config, env=env)
         assert again.returncode == 0
-        assert again.stdout.startswith("There was nothing to send.\n`archive` is off")
+        assert again.stdout.startswith("There was no event to send.\n`archive` is off")
         assert "`archive` is off" in told(command("replay", "--since", "1d", "--json", *config, env=env))["hint"]
         none = command("missed", *config, env=env)
         assert (none.returncode, "`observe` is off" in none.stdout, "0 of 0" in none.stdout) == (0, True, False)
@@ -303,7 +303,7 @@ def test_what_there_is_nothing_of_is_told_with_the_reason() -> None:
         )
         found.write_config(archive="7d")
         kept = command("replay", "--since", "1m", *config, env=env)
-        assert "No batch that is kept was fetched since 1m. `archive` keeps batches for 7d." in kept.stdout
+        assert "The archive holds no batch that was fetched since 1m. `archive` keeps batches for 7d." in kept.stdout
 
 
 def test_every_answer_for_machines_tells_whether_it_is_well() -> None:

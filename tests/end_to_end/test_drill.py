@@ -82,7 +82,7 @@ def tried(config: Path) -> Iterator[Drill]:
     """A drill whose parts run, with less to read; in a folder with a short path, for the socket's sake."""
     folder = Path(tempfile.mkdtemp(prefix="dr-"))
     integrations = site.copied(parse(config.read_text()))
-    yield Drill(integrations, folder, minutes=0, seed=1, tell=lambda _: None, backlog=EVENTS)
+    yield Drill(integrations, folder, minutes=0, seed=1, on_progress=lambda _: None, backlog=EVENTS)
     shutil.rmtree(folder)
 
 
