@@ -390,8 +390,8 @@ class App:
         return use_case.all(counted, self.accounts, window=window, seconds=limit, on_progress=on_progress)
 
     def send_again(self, *, since: datetime | None = None, name: str | None = None) -> ReplayReport:
-        """Send archived batches, or the dead letters with a name, to the engine again, with the same ids."""
-        return self.replay.archived(since) if name is None else self.replay.named(name)
+        """Send archived batches and dead letters to the engine again, of a time or with a name, with the same ids."""
+        return self.replay.since(since) if name is None else self.replay.named(name)
 
     def pause(self, integration: str, *, resume: bool = False) -> None:
         """Stop fetching for the integration until it is resumed. Stored batches are still delivered."""

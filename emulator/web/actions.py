@@ -145,7 +145,8 @@ class Actions:
         report = self._app.send_again(since=since)
         if not report.batches:
             return (
-                "There was nothing to send: no batch of that time is kept. `archive` in the configuration keeps them."
+                "There was nothing to send: no batch of that time is kept, and nothing was set aside. "
+                "`archive` in the configuration keeps batches."
             )
         return _sent(report)
 

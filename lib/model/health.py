@@ -88,7 +88,7 @@ KINDS = {
     "dead_letters": Kind(
         _WARNS,
         "Events could not be delivered",
-        "`dead-letters` lists them with the reason. Send them again with `replay --batch`, or run "
+        "`dead-letters` lists them with the reason. Send them again with `replay --since 7d --dead-letters`, or run "
         "`dead-letters --acknowledge ID`.",
     ),
     "paused": Kind(_WARNS, "Paused by an operator", "Run `resume NAME` to continue. Sophos keeps events for 24 hours."),
@@ -97,6 +97,7 @@ KINDS = {
     "credential_ended": Kind(_WARNS, "A credential has ended", ""),
     "credential_old": Kind(_WARNS, "A credential is old", ""),
     "next_credential_used": Kind(_WARNS, "The second credential is in use", ""),
+    "tenant_left_out": Kind(_WARNS, "A tenant is not read", ""),
     "late": Kind(
         _WARNS,
         "A stream is late",
@@ -133,8 +134,6 @@ KINDS = {
 """The reasons by code. An empty remedy means that the problem brings its own. A code not in here is `attention`."""
 WAITING = ("over_budget",)
 """Codes of problems that end by themselves, within the limits that Sophos sets."""
-ACKNOWLEDGED = ("gap", "dead_letters", "credential_ending")
-"""Codes that a person can acknowledge. An acknowledged item stays listed and is no longer a reason."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -19,7 +19,7 @@ from lib.errors import (
 from lib.model.checkpoint import SLOWEST, Problem, problem_after
 from lib.model.credential import InUse
 from lib.model.integration import IntegrationSettings
-from lib.model.page import Tenant
+from lib.model.page import OddTenant, Tenant
 from lib.model.region import refusal as wrong_region
 from lib.model.stream import Stream
 from lib.pipeline.integration import Integration, Target
@@ -82,18 +82,21 @@ class Accounts:
 
         `kinds` stands in place of the kinds of streams that are configured.
         """
-        name, source = integration.name, integration.source
+        name, source, wanted = integration.name, integration.source, integration.settings.tenants
         self._tried.add(name)
         account, generation = self._stored.read(name)
         fingerprint = sha256(f"{integration.client_id()}|{integration.api_url}".encode()).hexdigest()[:16]
         if account.fingerprint != fingerprint or not self._fresh(account):
             who = source.whoami(deadline=deadline)
+            listed = list(source.tenants(who, deadline=deadline))
+            odd = {each.id: each.fault for each in listed if isinstance(each, OddTenant)}
             account = replace(
                 account,
                 fingerprint=fingerprint,
                 who=who,
-                tenants=tuple(source.tenants(who, deadline=deadline)),
+                tenants=tuple(each for each in listed if each.id not in odd),
                 checked_at=self._now(),
+                left_out={each: odd[each] for each in odd if wanted is None or each in wanted} or None,
             )
             self._stored.write(name, account, generation)
         return list(_targets(integration.settings, account, kinds))
@@ -191,7 +194,7 @@ def _targets(settings: IntegrationSettings, account: Account, kinds: Sequence[st
     )
     for tenant_id in wanted:
         tenant = known.get(tenant_id, Tenant(tenant_id, "", None))
-        refusal = None if tenant.api_host else _unreadable(settings.name, tenant, known)
+        refusal = None if tenant.api_host else _unreadable(settings.name, tenant, account)
         if tenant.api_host and who.id_type == "tenant" and (wrong := wrong_region(settings.region, tenant.api_host)):
             raise wrong
         data_source = settings.source_of(tenant, one_of_many=who.id_type != "tenant")
@@ -205,13 +208,18 @@ def listed(tenants: Sequence[str]) -> str:
     return ", ".join(tenants[:5]) + more or "none"
 
 
-def _unreadable(name: str, tenant: Tenant, known: Mapping[str, Tenant]) -> WrongTenantError:
-    if tenant.id in known:
+def _unreadable(name: str, tenant: Tenant, account: Account) -> WrongTenantError:
+    if fault := (account.left_out or {}).get(tenant.id):
+        return WrongTenantError(
+            f"integration {name!r}: tenant {tenant} cannot be read: {fault}",
+            remedy="Look at it in Sophos Central; if it looks right there, open a case with Sophos support.",
+        )
+    if tenant in account.tenants:
         return WrongTenantError(
             f"integration {name!r}: Sophos names no API host for tenant {tenant}",
             remedy="It is not provisioned yet, or dormant: wait, or take it out of `tenants` of the integration.",
         )
     return WrongTenantError(
         f"integration {name!r}: this credential does not read tenant {tenant}; "
-        f"it reads {listed([str(each) for each in known.values()])}",
+        f"it reads {listed([str(each) for each in account.tenants])}",
     )

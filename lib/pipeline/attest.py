@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -55,6 +55,7 @@ class Chain:
 class Day:
     """What became of one stream's events of one day."""
 
+    day: str
     stream: Stream
     received: int = 0
     """Events that were made durable."""
@@ -137,9 +138,15 @@ class Measured:
     reconcile: timedelta | None
 
 
-def days_of(state: State, day: str) -> list[Day]:
-    """The day of every stream; NotFoundError where receipts of it were removed for their age."""
-    return [_day(state, stream, day) for stream in streams_of(state)]
+def counted(state: State, days: Collection[str], streams: Sequence[Stream]) -> dict[str, list[Day]]:
+    """Those days of each of the streams; a day of which receipts were removed for their age is left out."""
+    found: dict[str, list[Day]] = {day: [] for day in days}
+    for stream in streams:
+        prune_point = state.ledger.prune_point(stream)
+        found = {day: found[day] for day in found if prune_point is None or prune_point.day < day}
+        for day in _days(state, stream, found) if found else ():
+            found[day.day].append(day)
+    return found
 
 
 def streams_of(state: State) -> list[Stream]:
@@ -158,15 +165,25 @@ def completeness(days: Iterable[Day]) -> float | None:
 
 
 def statement(
-    state: State, day: str, *, now: datetime, measured: Sequence[Measured], versions: Mapping[str, Any], key: str
+    state: State,
+    day: str,
+    *,
+    now: datetime,
+    measured: Sequence[Measured],
+    versions: Mapping[str, Any],
+    key: str,
+    days: Sequence[Day] | None = None,
 ) -> dict[str, Any]:
-    """The attestation of a day, to be signed by the key with that fingerprint.
+    """The attestation of a day, to be signed by the key with that fingerprint; `days` where they are `counted` already.
 
     NotFoundError where receipts of the day were removed for their age, or the day has not begun.
     """
     if day > day_of(now):
         raise NotFoundError(f"{day} has not begun", remedy="Name a day that is over.")
-    days = days_of(state, day)
+    if days is None:
+        days = counted(state, [day], streams_of(state)).get(day)
+    if days is None:
+        raise NotFoundError(f"receipts of {day} were removed for their age")
     remarks = [remark for each in days for remark in each.remarks()]
     share = completeness(days)
     return {
@@ -200,53 +217,64 @@ def _totals(days: Sequence[Day]) -> dict[str, Any]:
     }
 
 
-def _day(state: State, stream: Stream, day: str) -> Day:
-    found = Day(stream)
-    prune_point = state.ledger.prune_point(stream)
-    if prune_point is not None and prune_point.day >= day:
-        raise NotFoundError(f"{stream}: the receipts of {day} were removed for their age")
-    counts, sequences, chain = _ledger(state, stream, day)
-    gaps = tuple(_gaps(state, stream, day))
-    seen = day_counts(state.store, stream, day)
-    waiting = _waiting(state, stream, day)
-    return replace(
-        found,
-        received=counts["events"] + waiting,
-        delivered=counts["delivered"],
-        observed=counts["observed"],
-        waiting=waiting,
-        dead_letters=_reasons(state, stream, sequences),
-        recovered=counts["recovered"],
-        repeats=counts["repeats"],
-        held=seen.held,
-        looked_at=seen.looked_at,
-        late=seen.late,
-        gaps=gaps,
-        lost=_lost(gaps, day),
-        chain=chain,
-    )
+def _days(state: State, stream: Stream, days: Collection[str]) -> Iterator[Day]:
+    """Those days of the stream, in one pass over what the store holds of it."""
+    ledgers = _ledgers(state, stream, days)
+    gaps, waiting = list(state.gaps.all(stream)), _waiting(state, stream, days)
+    for day in sorted(days):
+        ledger, seen = ledgers[day], day_counts(state.store, stream, day)
+        touching = tuple(gap for gap in gaps if _touches(gap, day))
+        yield Day(
+            day,
+            stream,
+            received=ledger.counts["events"] + waiting[day],
+            delivered=ledger.counts["delivered"],
+            observed=ledger.counts["observed"],
+            waiting=waiting[day],
+            dead_letters=_reasons(state, stream, ledger.sequences),
+            recovered=ledger.counts["recovered"],
+            repeats=ledger.counts["repeats"],
+            held=seen.held,
+            looked_at=seen.looked_at,
+            late=seen.late,
+            gaps=touching,
+            lost=_lost(touching, day),
+            chain=replace(ledger.chain, faults=tuple(ledger.faults)),
+        )
 
 
-def _ledger(state: State, stream: Stream, day: str) -> tuple[Counter[str], dict[int, int], Chain]:
-    """Sums of the day's receipts, how many events of which batch were set aside, and the chain."""
-    counts: Counter[str] = Counter()
-    sequences: dict[int, int] = {}
-    chain, faults = Chain(), list[str]()
-    for place, body in state.ledger.bodies(stream, day):
-        if place.day != day:
-            break
+@dataclass(slots=True)
+class _Ledger:
+    """What a day's receipts add up to."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    sequences: dict[int, int] = field(default_factory=dict)
+    """How many events of which batch were set aside."""
+    chain: Chain = Chain()
+    faults: list[str] = field(default_factory=list)
+
+    def add(self, place: Place, body: bytes) -> None:
         digest = receipts.digest(body)
+        previous: str | None = None
         try:
             receipt = receipts.from_body(body)
-            _count(counts, sequences, receipt)
-            faults += _faults(chain, place, receipt)
-            previous: str | None = receipt.previous
+            _count(self.counts, self.sequences, receipt)
+            self.faults += _faults(self.chain, place, receipt)
+            previous = receipt.previous
         except UNREADABLE:
-            faults.append(f"the receipt of batch {place.first} cannot be read")
-            previous = None
-        begun = chain if chain.receipts else replace(chain, first=place.first, previous=previous)
-        chain = replace(begun, receipts=begun.receipts + 1, last=place.last, head=digest)
-    return counts, sequences, replace(chain, faults=tuple(faults))
+            self.faults.append(f"the receipt of batch {place.first} cannot be read")
+        begun = self.chain if self.chain.receipts else replace(self.chain, first=place.first, previous=previous)
+        self.chain = replace(begun, receipts=begun.receipts + 1, last=place.last, head=digest)
+
+
+def _ledgers(state: State, stream: Stream, days: Collection[str]) -> dict[str, _Ledger]:
+    found = {day: _Ledger() for day in days}
+    for place, body in state.ledger.bodies(stream, min(days)):
+        if place.day > max(days):
+            break
+        if place.day in found:
+            found[place.day].add(place, body)
+    return found
 
 
 def _faults(before: Chain, place: Place, receipt: Receipt) -> Iterator[str]:
@@ -285,24 +313,22 @@ def _told(body: bytes) -> Iterator[str]:
             yield _NUMBER.sub("…", str(json.loads(line)["reason"]))
 
 
-def _waiting(state: State, stream: Stream, day: str) -> int:
-    """The day's events that wait; batches are in the order of their days."""
-    count = 0
+def _waiting(state: State, stream: Stream, days: Collection[str]) -> Counter[str]:
+    """The events of each day that wait; batches are in the order of their days."""
+    found: Counter[str] = Counter()
     for waiting in state.batches.waiting(stream):
         with suppress(*UNREADABLE):
             batch = state.batches.read(stream, waiting.sequence)
-            if batch is not None and batch.header.day > day:
+            if batch is not None and batch.header.day > max(days):
                 break
-            count += batch.header.events if batch is not None and batch.header.day == day else 0
-    return count
+            found.update({batch.header.day: batch.header.events} if batch is not None else {})
+    return found
 
 
-def _gaps(state: State, stream: Stream, day: str) -> Iterator[Gap]:
-    """The gaps that touch the day: by the time that is missing, or by when a lost batch was noticed."""
-    for gap in state.gaps.all(stream):
-        first, last = _bounds(gap)
-        if day_of(first) <= day <= day_of(last):
-            yield gap
+def _touches(gap: Gap, day: str) -> bool:
+    """Whether the gap is the day's: by the time that is missing, or by when a lost batch was noticed."""
+    first, last = _bounds(gap)
+    return day_of(first) <= day <= day_of(last)
 
 
 def _bounds(gap: Gap) -> tuple[datetime, datetime]:
@@ -337,9 +363,9 @@ def _proposals(state: State, days: Sequence[Day], day: str, measured: Sequence[M
         late: Counter[str] = Counter()
         received = 0
         for one in own:
-            for name in _days_back(day):
+            for name, ledger in _ledgers(state, one.stream, list(_days_back(day))).items():
                 late.update(day_counts(state.store, one.stream, name).late)
-                received += _ledger(state, one.stream, name)[0]["events"]
+                received += ledger.counts["events"]
         found += (
             {"integration": each.name, **proposal.fields(), "days": MEASURED_DAYS}
             for proposal in propose(late, received, each.settle, each.reconcile)

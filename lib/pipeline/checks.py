@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from lib.errors import ConnectorError, PermanentError, WrongTenantError
+from lib.errors import ConnectorError, PermanentError, ProtocolError, WrongTenantError
 from lib.model.clock import believed
+from lib.model.credential import left_out
 from lib.model.event_fields import EventFields
 from lib.model.inventory import FIRST_PAGE_SIZE
-from lib.model.page import Page, Tenant, Whoami
+from lib.model.page import OddTenant, Page, Tenant, Whoami
 from lib.model.region import AUTO, region_of
 from lib.model.region import refusal as wrong_region
 from lib.pipeline.accounts import listed
@@ -198,7 +199,9 @@ class Checks:
 
     def _readable_tenants(self) -> str | PartlyOk:
         assert self._who is not None  # noqa: S101 - whoami is made before
-        found = {tenant.id: tenant for tenant in self._sophos.tenants(self._who, deadline=self._deadline)}
+        every = {tenant.id: tenant for tenant in self._sophos.tenants(self._who, deadline=self._deadline)}
+        odd = {each.id: each.fault for each in every.values() if isinstance(each, OddTenant)}
+        found = {name: tenant for name, tenant in every.items() if name not in odd}
         wanted = self._subject.tenants
         self._tenants = [each for each in found.values() if each.api_host and (wanted is None or each.id in wanted)]
         readable = f"The credential can read {_count(len(self._tenants), 'tenant')}."
@@ -216,7 +219,11 @@ class Checks:
                 "This credential can read no tenant.", remedy="Assign tenants to it in Sophos Central."
             )
         asleep = len(found) - sum(1 for each in found.values() if each.api_host)
-        return readable + (f" {asleep} without an API host yet." if asleep else "")
+        readable += f" {asleep} without an API host yet." if asleep else ""
+        if wanted is not None or not odd:
+            return readable
+        (warned,) = left_out(odd, self._context.now())
+        return PartlyOk(f"{readable} {warned.text}.", ProtocolError(f"{warned.text}.", remedy=warned.remedy))
 
     def _tenant_hosts(self) -> str | PartlyOk:
         known = {path.host for path in self._sophos.paths()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -17,7 +17,7 @@ from lib.pipeline.ports import Engine
 from lib.state.advance import ReadFields
 from lib.state.batches import StoredBatch
 from lib.state.codec import UNREADABLE
-from lib.state.dead_letters import letters_of
+from lib.state.dead_letters import PREFIX, holds_letters, letters_of
 from lib.state.state import State
 from lib.store.base import segments_of
 
@@ -51,12 +51,38 @@ class Replay:
     engine: Engine
     event_fields: ReadFields
 
-    def archived(self, since: datetime | None, on_batch: OnBatch = lambda _: None) -> ReplayReport:
-        """Send the kept batches that were fetched at that time or later (None: all)."""
+    def since(
+        self, since: datetime | None, on_batch: OnBatch = lambda _: None, *, only_dead_letters: bool = False
+    ) -> ReplayReport:
+        """Send the kept batches that were fetched at that time or later (None: all), and what was set aside since then.
+
+        What the engine takes is set aside no more.
+        """
         damaged: list[str] = []
-        kept = self._kept(damaged, since=day_of(since) if since else "")
-        chosen = (batch for batch in kept if since is None or batch.header.fetched_at >= since)
-        return self._sent(chosen, damaged, on_batch)
+        letters = list(self._set_aside(since, damaged))
+        batches: Iterator[StoredBatch] = iter(())
+        if not only_dead_letters:
+            kept = self._kept(damaged, since=day_of(since) if since else "")
+            batches = (batch for batch in kept if since is None or batch.header.fetched_at >= since)
+        report = self._sent(batches, damaged, on_batch, without={log.id for _, logs in letters for log in logs})
+        count, acked, refused = report.batches, report.acked, report.refused
+        for key, _ in letters:
+            found = self.named(key)
+            count, acked, refused = count + 1, acked + found.acked, refused + found.refused
+            on_batch(acked + refused)
+        return ReplayReport(count, acked, refused, tuple(damaged))
+
+    def _set_aside(self, since: datetime | None, damaged: list[str]) -> Iterator[tuple[str, Sequence[Log]]]:
+        """The dead letters of that time or later by key; the keys of those that cannot be read go to `damaged`."""
+        for entry in self.state.store.list(PREFIX):
+            if holds_letters(entry.key) and (since is None or entry.updated >= since):
+                stored = self.state.store.read(entry.key)
+                try:
+                    if stored is not None:
+                        yield entry.key, letters_of(stored.body)
+                except DamagedError as error:
+                    log.warning("%s: %s", entry.key, error)
+                    damaged.append(entry.key)
 
     def observed_after(self, native_id: str, on_batch: OnBatch = lambda _: None) -> ReplayReport:
         """Send what was observed, and not forwarded, behind the event with that id in its stream.
@@ -146,10 +172,12 @@ class Replay:
         batches: Iterator[StoredBatch] | Sequence[StoredBatch],
         damaged: Sequence[str] = (),
         on_batch: OnBatch = lambda _: None,
+        *,
+        without: Collection[str] = (),
     ) -> ReplayReport:
         count = acked = refused = 0
         for batch in batches:
-            logs = [log for _, log, _ in logs_of(batch, self.event_fields)]
+            logs = [log for _, log, _ in logs_of(batch, self.event_fields) if log.id not in without]
             left = len(self._refused(logs))
             count, acked, refused = count + 1, acked + len(logs) - left, refused + left
             on_batch(acked + refused)

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from lib.errors import ConflictError, CredentialsError, DamagedError
 from lib.model.checkpoint import Problem
-from lib.model.credential import Life, Warned, warnings
+from lib.model.credential import Life, Warned, left_out, warnings
 from lib.model.page import Tenant, Whoami
 from lib.model.stream import encode_segment
 from lib.state.codec import Codec, text_of
@@ -33,17 +33,24 @@ class Account:
     paused_at: datetime | None = None
     """Since when an operator wants nothing to be fetched."""
     life: Life = field(default_factory=Life)
+    left_out: dict[str, str] | None = None
+    """What is wrong with the records of tenants that are not read for that, by id."""
 
     def warnings(self, now: datetime) -> list[Warned]:
-        """What is to be said of the credential, though everything may still work."""
+        """What is to be said of the credential and its tenants, though everything may still work."""
         refused = self.problem is not None and self.problem.code == CredentialsError.code
         # An older version took what Sophos announces to a partner's customer for an announcement to the partner.
         life = self.life if self.who is None or self.who.id_type == "tenant" else replace(self.life, end_announced=None)
         own = self.who.id if self.who else "unknown"
-        return warnings(life, self.problem.since if self.problem and refused else None, now, own)
+        return [
+            *warnings(life, self.problem.since if self.problem and refused else None, now, own),
+            *left_out(self.left_out or {}, self.checked_at or now),
+        ]
 
 
-ACCOUNT = Codec(Account, "an integration's record", later=("paused_at", "life"), names={"problem": "trouble"})
+ACCOUNT = Codec(
+    Account, "an integration's record", later=("paused_at", "life", "left_out"), names={"problem": "trouble"}
+)
 
 
 def account_key(name: str) -> str:

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from lib.errors import DamagedError
+from contextlib import suppress
+
+from lib.errors import ConflictError, DamagedError
 from lib.model.reconciliation import Progress
 from lib.model.stream import Stream
 from lib.state.codec import Codec
@@ -14,6 +16,7 @@ from lib.store.base import ABSENT, ObjectStore
 
 PREFIX = "reconciliations/"
 WINDOWS = "backfills/"
+HASTEN_TRIES = 5
 PROGRESS = Codec(Progress, "a reconciliation's progress", later=("held", "window"))
 
 
@@ -40,6 +43,14 @@ class Reconciliations:
         except DamagedError as error:
             set_damaged_aside(self._store, key, stored.body, error)
             return Progress(), stored.generation
+
+    def hasten(self, stream: Stream) -> None:
+        """Have the stream reconciled anew at the next call: events were lost here that Sophos may still have."""
+        for _ in range(HASTEN_TRIES):
+            progress, generation = self.read(stream)
+            with suppress(ConflictError):
+                self.write(stream, Progress(last=progress.last), generation)
+                return
 
     def write(self, stream: Stream, progress: Progress, generation: int) -> int:
         """Keep the progress; ConflictError where another run was quicker."""

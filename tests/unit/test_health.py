@@ -61,7 +61,13 @@ CAUSES = {
     "config_invalid": (with_integration(problem=problem("config_invalid", timedelta(0))), Health.FAILING),
     **{
         code: (with_integration(warnings=[Warned(code, "text", "remedy", NOW)]), Health.ATTENTION)
-        for code in ("credential_ending", "credential_ended", "credential_old", "next_credential_used")
+        for code in (
+            "credential_ending",
+            "credential_ended",
+            "credential_old",
+            "next_credential_used",
+            "tenant_left_out",
+        )
     },
 }
 
