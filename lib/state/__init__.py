@@ -5,7 +5,7 @@ stops nobody else. `status` names it (`damage.damaged`); a copy in `dead/` keeps
 
 | Kind | File | A damaged one |
 | `cursors/` | checkpoints.py | moves to `dead/`; made again from the newest batch or receipt beside it |
-| `batches/` | batches.py | moves to `dead/`; a gap names what was lost, Sophos is asked for it again, and the stream goes on |
+| `batches/` | batches.py | moves to `dead/`; a gap names what was lost, Sophos is asked for it, the stream goes on |
 | `archive/` | batches.py | stays; `replay` names it |
 | `ledger/` | ledger.py, receipts.py | stays, `audit` names it; its key tells all that the next receipt needs |
 | `leases/` | leases.py | copied to `dead/`; made again from the ledger; a batch delivered in part is sent again |
