@@ -72,6 +72,7 @@ _BY_PATTERN: tuple[tuple[re.Pattern[str], Callable[[str], str]], ...] = (
 )
 _BY_START = (
     ("could not find expected ':'", "context", "a colon and a space are missing behind this key"),
+    ("expected alphabetic or numeric character", "context", "a text cannot begin with * or &: put it in quotes"),
     ("sequence entries are not allowed here", "problem", "a list begins on a line of its own: move this - there"),
     ("but found another document", "problem", "--- begins a second document: a configuration is one"),
     ("expected chomping or indentation", "problem", "the text has to begin on the next line, behind | or > alone"),
