@@ -137,8 +137,8 @@ def types(report: TypesReport) -> Fields:
         "complete": report.is_complete,
         "problems": [
             {
-                "tenant": each.tenant.id,
-                "tenant_name": each.tenant.name,
+                "tenant": each.tenant.id if each.tenant else None,
+                "tenant_name": each.tenant.name if each.tenant else None,
                 "code": each.error.code,
                 "detail": str(each.error),
             }
