@@ -127,6 +127,8 @@ KINDS = {
 """The reasons by code. A remedy that is empty comes with the problem itself. Any other problem is `attention`."""
 WAITING = ("over_budget",)
 """Codes that mean: it goes on by itself, within the limits that Sophos sets."""
+STOPS_ALL = ("store_full", "store_unavailable", "observing")
+"""What concerns every stream as much as the whole."""
 ACKNOWLEDGED = ("gap", "dead_letters", "credential_ending")
 """What a person can acknowledge: it stays listed, and is no reason any more."""
 
@@ -258,6 +260,10 @@ def assess(site: SiteFacts) -> Assessment:
             streams[name] = max(streams[name], found.health)
         if found.integration in integrations:
             integrations[found.integration] = max(integrations[found.integration], found.health)
+        for stream in _struck(found, site):
+            streams[stream.name] = max(streams[stream.name], found.health)
+            if stream.integration in integrations:
+                integrations[stream.integration] = max(integrations[stream.integration], found.health)
     return Assessment(
         health=max((each.health for each in findings), default=Health.OK),
         reasons=tuple(
@@ -267,6 +273,14 @@ def assess(site: SiteFacts) -> Assessment:
         integrations=integrations,
         waiting=tuple(_waiting(site)),
     )
+
+
+def _struck(found: Finding, site: SiteFacts) -> Iterator[StreamFacts]:
+    """The streams that something of the whole keeps from being fetched or delivered."""
+    if found.stream is None and found.integration is None:
+        for stream in site.streams:
+            if found.code in STOPS_ALL or (found.code == "engine_down" and stream.undelivered_seconds > 0):
+                yield stream
 
 
 def _findings(site: SiteFacts) -> Iterator[Finding]:
