@@ -110,7 +110,7 @@ class Platform:
         """The newest batch of each stream, by the path of its folder."""
         self._names_lock = threading.Lock()
         self._state = State.of(open_store(config.store))
-        self.outages = run_log.Outages(self._tenant_names)
+        self.outages = run_log.Outages(StoredAccounts(self._state.store).tenant_names)
         self.hearers += [self.outages.hear, run_log.Summary().hear]
         clocks = {self._tick: "fetch-page", self._look: "fetch-page", self._sweep: "forward-batch"}
         self._clocks = [
@@ -203,12 +203,6 @@ class Platform:
         self.function_problems[name] = problem
         if problem.failures >= FAILURES:
             self.outages.note(name, problem.as_problem())
-
-    def _tenant_names(self, integration: str) -> dict[str, str]:
-        with suppress(ConnectorError):
-            account, _ = StoredAccounts(self._state.store).read(integration)
-            return {tenant.id: tenant.name for tenant in account.tenants}
-        return {}
 
     @property
     def failing_functions(self) -> list[Problem]:

@@ -6,7 +6,7 @@ The types are read from Sophos again, since the ledger does not record them.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -83,7 +83,8 @@ class TypesSeen:
 class UnreadTenant:
     """A tenant that was not read to the end, and why."""
 
-    tenant: Tenant
+    tenant: Tenant | None
+    """None: the integration's tenants could not be listed, so none was read."""
     error: ConnectorError
 
 
@@ -124,15 +125,30 @@ class CountTypes:
         `on_progress` is called after each page with the stream, the number of events read and the newest event's time.
         """
         return [
-            self.run(
-                integration,
-                accounts.targets(integration, kinds=(EVENTS,)),
-                window=window,
-                deadline=self.monotonic() + seconds,
-                on_progress=on_progress,
+            self._one(
+                integration, accounts, window=window, deadline=self.monotonic() + seconds, on_progress=on_progress
             )
             for integration in integrations
         ]
+
+    def _one(
+        self,
+        integration: Integration,
+        accounts: Accounts,
+        *,
+        window: timedelta,
+        deadline: float,
+        on_progress: OnStreamProgress,
+    ) -> TypesReport:
+        """Count one integration's types. If its tenants cannot be listed, the report contains the error."""
+        refusal: list[UnreadTenant] = []
+        targets: Iterable[Target] = ()
+        try:
+            targets = accounts.targets(integration, kinds=(EVENTS,))
+        except ConnectorError as error:
+            refusal = [UnreadTenant(None, error)]
+        report = self.run(integration, targets, window=window, deadline=deadline, on_progress=on_progress)
+        return replace(report, problems=[*refusal, *report.problems])
 
     def run(
         self,
