@@ -1,6 +1,6 @@
-"""`cursors/`: where each stream stands.
+"""`cursors/`: each stream's checkpoint, with the cursor for the next page and the number of the next batch.
 
-A damaged one moves to `dead/`, and is made again from the newest batch or receipt beside it.
+A damaged checkpoint is copied to `dead/`, and is rebuilt from the newest batch or receipt of the stream.
 """
 
 from __future__ import annotations
@@ -35,61 +35,61 @@ CHECKPOINT = Codec(
 
 @dataclass(frozen=True, slots=True)
 class SavedCheckpoint:
-    """A position and the generation of its object."""
+    """A checkpoint and the generation of its object."""
 
     checkpoint: Checkpoint
     generation: int
 
 
 def checkpoint_key(stream: Stream) -> str:
-    """Where the stream's position is."""
+    """The key of the stream's checkpoint."""
     return f"{PREFIX}{stream.path}.json"
 
 
 def to_body(stream: Stream, checkpoint: Checkpoint) -> bytes:
-    """The position as a stored object."""
+    """The checkpoint's stored form."""
     fields = CHECKPOINT.fields(checkpoint)
     fields |= {"integration": stream.integration, "tenant": stream.tenant, "kind": stream.kind}
     return text_of(fields | {"digest": _digest(fields)})
 
 
 def from_body(body: bytes) -> Checkpoint:
-    """The position that an object holds; DamagedError where it holds none, LayoutError for a newer one."""
+    """The checkpoint of a stored object; DamagedError if it cannot be read, LayoutError if a newer version wrote it."""
     return _decoded(body)[0]
 
 
 def _decoded(body: bytes) -> tuple[Checkpoint, bool]:
-    """The position, and whether it is another than the one that was written."""
+    """The checkpoint, and whether it was edited by hand: its digest does not match then."""
     fields = CHECKPOINT.load(body)
     checkpoint = CHECKPOINT.value(fields)
     if not is_number(checkpoint.sequence):
-        raise DamagedError(f"a cursor cannot be read: no batch has the number {checkpoint.sequence}")
+        raise DamagedError(f"a cursor cannot be read: {checkpoint.sequence} is not a valid batch number")
     if fields.get("digest") == _digest(fields):
         return checkpoint, False
     return replace(checkpoint, edits=checkpoint.edits + 1), True
 
 
 def _digest(fields: dict[str, Any]) -> str:
-    """Of everything else: an object that was edited by hand has another one."""
+    """The digest of all other fields. It does not match after an edit by hand."""
     rest = {name: value for name, value in fields.items() if name != "digest"}
     return sha256(json.dumps(rest, sort_keys=True, default=to_text).encode()).hexdigest()
 
 
 class Checkpoints:
-    """A store's positions."""
+    """A store's checkpoints."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 
     def read(self, stream: Stream) -> SavedCheckpoint:
-        """The saved position, or a new stream's; a damaged one is set aside and made again from what lies beside it."""
+        """The saved checkpoint, or a new stream's. A damaged one is copied to `dead/` and rebuilt."""
         stored = self._store.read(checkpoint_key(stream))
         if stored is None:
             return SavedCheckpoint(self._recovered(stream), ABSENT)
         try:
             checkpoint, is_edited = _decoded(stored.body)
             if is_edited:
-                # A batch whose number was given before would be taken for the delivered one, and removed.
+                # Not a number that was used before: delivery would take the new batch for the old one and remove it.
                 number = max(checkpoint.sequence, self._recovered(stream).sequence)
                 checkpoint = replace(checkpoint, sequence=number)
             return SavedCheckpoint(checkpoint, stored.generation)
@@ -98,19 +98,19 @@ class Checkpoints:
             return SavedCheckpoint(self._recovered(stream), stored.generation)
 
     def write(self, stream: Stream, checkpoint: Checkpoint, *, expected: int) -> SavedCheckpoint:
-        """Move the position; ConflictError when another run moved it first."""
+        """Write the checkpoint; ConflictError if another run wrote it first."""
         body = to_body(stream, checkpoint)
         return SavedCheckpoint(checkpoint, self._store.write(checkpoint_key(stream), body, expected=expected))
 
     def streams(self) -> Iterator[Stream]:
-        """Every stream that has a position; foreign objects are none."""
+        """Every stream with a checkpoint. Foreign objects are skipped."""
         for entry in self._store.list(PREFIX):
             path = entry.key.removeprefix(PREFIX).removesuffix(".json")
             if entry.key.endswith(".json") and path.count("/") == 2:
                 yield stream_of(path)
 
     def lift(self, integration: str) -> None:
-        """Let the integration's streams be tried at once; one that another run has just tried needs it no more."""
+        """Allow all the integration's streams to be tried at once. A stream that another run writes now is skipped."""
         for stream in self.streams():
             if stream.integration == integration:
                 saved = self.read(stream)
