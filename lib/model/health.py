@@ -110,8 +110,8 @@ KINDS = {
     ),
     "config_edit_broken": Kind(
         _WARNS,
-        "The newest edit of the configuration cannot be used",
-        "The connector uses the last good configuration. Run `check` and correct the file; a restart would fail.",
+        "The newest edit of the configuration is not in use",
+        "Run `check` and correct the file. If `check` finds no fault, restart the connector.",
     ),
     "followed_config": Kind(_WARNS, "UTMStack's own configuration has a fault", ""),
     "stale": Kind(
