@@ -312,8 +312,8 @@ class Checks:
     def _rate(self) -> str:
         used, available = self._subject.rate_limiter.used(), self._subject.rate_limiter.available()
         text = (
-            f"{_count(used.last_minute, 'call')} in the last minute; {used.per_minute} a minute are allowed on average, "
-            f"{available} at once now"
+            f"{_count(used.last_minute, 'call')} in the last minute; "
+            f"{used.per_minute} a minute are allowed on average, {available} at once now"
         )
         if available == 0:
             raise CheckFailedError(

@@ -199,7 +199,7 @@ def test_two_emulators_on_one_store_neither_lose_nor_double() -> None:
 
 def test_an_edit_of_every_counts_at_once_and_one_of_the_store_is_told_to_need_a_restart() -> None:
     with site(every="1h") as found, Emulator(found) as emulator:
-        until(lambda: (emulator.status() or {}).get("integrations"), "the first tick")
+        until(lambda: bool((emulator.status() or {}).get("integrations")), "the first tick")
 
         def edit(**settings: object) -> None:
             read = yaml.safe_load(emulator.config.read_text())
