@@ -32,6 +32,7 @@ from lib.config.environment import CONFIG, FOLLOWED
 from lib.config.reloading import ReloadingConfig
 from lib.config.settings import Config
 from lib.model.checkpoint import problem_after
+from lib.model.clock import to_text
 from lib.model.stream import Stream
 from lib.parts import Parts, PlatformFacts
 from lib.store.base import ObjectStore
@@ -152,7 +153,9 @@ def _status(  # noqa: PLR0917 - the first five are bound once
         for name, each in platform.functions.items()
     ]
     if platform.engine_problem is not None:
-        found["engine_problem"] = platform.engine_problem.as_problem()
+        found["engine_problem"] = platform.engine_problem.as_problem() | {
+            "since": to_text(platform.engine_problem.since)
+        }
     if alone := links.shown():
         found["links"] = alone
     if watcher is not None:

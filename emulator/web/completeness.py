@@ -21,6 +21,7 @@ from typing import Any
 
 from emulator.web.background import folder, work
 from emulator.web.charts import DAY, day_name
+from emulator.web.formatting import plural
 from emulator.web.history import PREFIX as CHARTS
 from lib.errors import ConnectorError
 from lib.model.clock import from_text, to_text
@@ -40,18 +41,20 @@ AGAIN_SECONDS = 3600.0
 """A day that is not final is counted again after so long; so is one that could not be counted."""
 FINAL = timedelta(hours=26)
 """Reconciliation reads 24 hours back: nothing changes a day that has been over for longer, but a gap."""
+NEVER = "9999"
+"""No day: before anything is known, nothing is told."""
 LISTED = 200
 """Streams of a day that are kept, those with something amiss first."""
 WORDS = {
     "whole": "whole",
-    "gap": "gap",
-    "letters": "dead letters",
-    "fault": "ledger fault",
+    "gap": "with a gap",
+    "letters": "with dead letters",
+    "fault": "with a ledger fault",
     "waiting": "waiting",
     "observed": "observed only",
     "nothing": "no event",
     "removed": "removed",
-    "unknown": "not counted",
+    "unknown": "not counted yet",
     "today": "under way",
 }
 LOOKS = {"whole": "ok", "gap": "failing", "letters": "attention", "fault": "failing", "waiting": "attention"}
@@ -90,11 +93,15 @@ class Completeness:
         self,
         store: Callable[[], ObjectStore],
         lines: Callable[[], Sequence[Mapping[str, Any]]],
+        known_since: Callable[[], float | None],
         env: Mapping[str, str],
     ) -> None:
-        """`lines`: the streams' lines. `env`: where another process finds the configuration."""
+        """`lines`: the streams' lines. `known_since`: when there was something first (Unix time), once that is known.
+        `env`: where another process finds the configuration.
+        """
         self._store = store
         self._lines = lines
+        self._known_since = known_since
         self._env = env
         self._lock = threading.Lock()
         self._read: dict[str, tuple[int, Fields]] = {}
@@ -112,12 +119,11 @@ class Completeness:
         gaps = gaps_by_day(self._lines())
         self._look()
         days = [day_name(now.timestamp() - back * DAY) for back in range(DAYS - 1, -1, -1)]
-        began = [day for day in days[:-1] if day >= (self._first or "") or day in gaps]
+        began = [day for day in days[:-1] if day >= self._first_day() or day in gaps]
         missing = [day for day in reversed(began) if self._is_missing(day, gaps.get(day, ""), now)]
         if count and missing:
             self._count([{"day": day, "gaps": gaps.get(day, "")} for day in missing])
         kinds = dict.fromkeys(began, "unknown") | {day: kind_of(fields) for day, (_, fields) in self._read.items()}
-        # Before the first day of the ledger there was nothing.
         return [*(Cell(day, kinds.get(day, "nothing")) for day in days[:-1]), Cell(days[-1], "today")]
 
     def day(self, day: str) -> Fields | None:
@@ -138,6 +144,11 @@ class Completeness:
         fields = self._read[day][1]
         age = (now - from_text(fields["made_at"])).total_seconds()
         return fields["gaps"] != gaps or (not fields["final"] and age > AGAIN_SECONDS)
+
+    def _first_day(self) -> str:
+        """The ledger's first day; what was before is no day that was not counted."""
+        since = self._known_since()
+        return self._first or (NEVER if since is None else day_name(since))
 
     def _look(self) -> None:
         with self._lock:
@@ -248,4 +259,6 @@ def in_words(cells: Sequence[Cell]) -> str:
     counts = Counter(cell.kind for cell in cells)
     counts.pop("today", None)
     told = [f"{counts[kind]} {WORDS[kind]}" for kind in WORDS if counts[kind] and kind != "nothing"]
-    return ", ".join(told) or "no day is over yet"
+    if not told:
+        return "No day with events is over yet"
+    return f"Of {plural(sum(counts.values()) - counts['nothing'], 'day')} in the last {DAYS}: {', '.join(told)}"
