@@ -114,7 +114,7 @@ class Completeness:
         """How far the counting is, while it runs."""
 
     def cells(self, *, count: bool = False) -> list[Cell]:
-        """The last days, oldest first, today last. `count`: begin to count what is missing."""
+        """The last days, oldest first, without those of which nothing is known. `count`: count what is missing."""
         now = datetime.now(UTC)
         gaps = gaps_by_day(self._lines())
         self._look()
@@ -123,8 +123,9 @@ class Completeness:
         missing = [day for day in reversed(began) if self._is_missing(day, gaps.get(day, ""), now)]
         if count and missing:
             self._count([{"day": day, "gaps": gaps.get(day, "")} for day in missing])
+        first = min([*began, days[-1]])
         kinds = dict.fromkeys(began, "unknown") | {day: kind_of(fields) for day, (_, fields) in self._read.items()}
-        return [*(Cell(day, kinds.get(day, "nothing")) for day in days[:-1]), Cell(days[-1], "today")]
+        return [*(Cell(day, kinds.get(day, "nothing")) for day in days[:-1] if day >= first), Cell(days[-1], "today")]
 
     def day(self, day: str) -> Fields | None:
         """What was counted of the day; None where nothing was yet."""

@@ -54,7 +54,7 @@ class Drawing:
         ]
         macros = self._app.jinja_env.get_template("macros.html").module
         found |= {
-            "budget": sum(budgets) or None,
+            "budget": sum(budgets) or None if scope.tenant is None else None,
             "rows": macros.chart_rows(rows(found)),  # type: ignore[attr-defined]  # a template's macro
             "happened": macros.happened(found["marks"], utc_now()),  # type: ignore[attr-defined]  # likewise
         }

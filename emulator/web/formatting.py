@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from markupsafe import Markup, escape
@@ -119,6 +120,19 @@ def pretty(raw: str) -> str | None:
         return json.dumps(json.loads(raw), indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):
         return None
+
+
+def headline(raw: str, most: int = 140) -> str:
+    """An event in one line: when it happened, how severe it is, its type and its name; else the beginning of it."""
+    with suppress(ValueError, RecursionError):
+        fields = json.loads(raw)
+        if isinstance(fields, dict):
+            at = fields.get("when") or fields.get("created_at")
+            parts = [str(at)[:19].replace("T", " "), *(fields.get(key) for key in ("severity", "type", "name"))]
+            named = " · ".join(str(each) for each in parts if each)
+            if at and fields.get("type"):
+                return named[:most] + ("…" if len(named) > most else "")
+    return raw[:most] + ("…" if len(raw) > most else "")
 
 
 def coded(text: str) -> Markup:

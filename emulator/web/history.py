@@ -246,14 +246,15 @@ class History:
             self.known_since = began if since is None else float(since)
             self._load_marks(fields, began)
 
-    def _rebuild(self, state: State, oldest: str, began: float) -> float | None:
-        """Add up the days that an older version left, once; the time of the first event."""
+    def _rebuild(self, state: State, oldest: str, began: float) -> float:
+        """Add up the days that an older version left, once; the time of the first receipt."""
         made: dict[str, Day] = {}
-        last = day_name(began - DAY)
+        last, first = day_name(began - DAY), day_name(began)
         for stream in state.ledger.streams():
             for place, body in state.ledger.bodies(stream, oldest):
                 if self._over.is_set():
-                    return None
+                    return began
+                first = min(first, place.day)
                 if place.day >= last:
                     break
                 with suppress(*UNREADABLE):
@@ -266,7 +267,9 @@ class History:
                 self._read[name] = day.coarse()
         with self._lock:
             minutes = [min(each) for day in (*made.values(), *self._days.values()) for each in day.minutes.values()]
-        return min(minutes) * MINUTE if minutes else None
+        # Receipts are filed by Sophos's clock, and counted by ours.
+        filed = from_text(f"{first}T00:00:00Z").timestamp()
+        return min([*(each * MINUTE for each in minutes), filed if first < day_name(began) else began])
 
     def _count_receipts(self, began: float, since: float) -> None:
         """Count the receipts that were written before this process began, and what waits."""

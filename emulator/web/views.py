@@ -19,7 +19,7 @@ from emulator.web.events import Events, dead_events, last_receipts
 from emulator.web.exports import dead_letter_lines, gap_lines
 from emulator.web.listing import BADNESS, Query, find, ordered, waits, without_stream
 from emulator.web.previews import Previews
-from emulator.web.settings import documents, items, shown, told, versions
+from emulator.web.settings import documents, items, shown, title_of, told, versions
 from emulator.web.snapshot import Taken
 from lib.errors import NotFoundError
 from lib.model.clock import to_text
@@ -118,7 +118,19 @@ class Views:
 
     def _furnish(self) -> None:
         env = self._app.jinja_env
-        for name in ("number", "size", "seconds", "short", "ago", "lasting", "moment", "spaced", "pretty", "coded"):
+        for name in (
+            "number",
+            "headline",
+            "size",
+            "seconds",
+            "short",
+            "ago",
+            "lasting",
+            "moment",
+            "spaced",
+            "pretty",
+            "coded",
+        ):
             env.filters[name] = getattr(formatting, name)
         env.globals.update(
             version=VERSION,
@@ -322,7 +334,10 @@ class Views:
         days = self._context.completeness
         cell = next((each for each in days.cells(count=True) if each.day == arguments.get("day")), None)
         if cell is None:
-            raise NotFoundError("that is none of the last 90 days", remedy="Go to Completeness, and choose a day.")
+            raise NotFoundError(
+                "that is none of the last 90 days of which anything is known",
+                remedy="Go to Completeness, and choose a day.",
+            )
         labels = {
             (line["integration"], line["tenant"]): line["label"] for line in self._context.snapshot.current().lines
         }
@@ -369,7 +384,7 @@ class Views:
             "size": self._context.footprint.size(),
             "functions": status.get("functions", []),
             "log": self._context.log.newest() if admitted else None,
-            "docs": sorted(documents()),
+            "docs": [(name, title_of(name)) for name in sorted(documents())],
         }
 
 

@@ -144,7 +144,7 @@ const PLOTS = [
   { title: "Events a minute", unit: plain, height: 200, least: 5, lines: [["fetched", "Fetched", "--bar", true], ["acked", "Acknowledged", "--bar2"]] },
   { title: "Highest lag", unit: lasts, height: 110, least: 60, steps: [10, 30, 60, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400], lines: [["lag", "Lag", "--warn", true]] },
   { title: "Waiting to be delivered", unit: bytes, height: 110, least: 1024, steps: [...Array(32).keys()].map((power) => 2 ** (power + 8)), lines: [["waiting", "Waiting", "--bar", true]] },
-  { title: "Calls a minute", unit: plain, height: 110, least: 10, lines: [["calls", "used", "--bar2", true], ["budget", "allowed", "--bad"]] },
+  { title: "Calls a minute", unit: plain, height: 110, least: 10, lines: [["calls", "used", "--bar2", true], ["budget", "steady limit", "--bad"]] },
 ];
 
 // Gaps and outages as bands, restarts as lines.
@@ -174,7 +174,7 @@ function draw(told) {
   const step = told.t[1] - told.t[0], last = told.t.length - 1, lasted = (Date.now() + skew) / 1000 - told.t[last];
   for (const key of ["fetched", "acked"]) {
     if (step > 60 && lasted > 60 && lasted < step) told[key][last] *= step / lasted;
-    else if (!told[key][last]) told[key][last] = null;
+    else if (lasted < step && (told[key][last - 1] ?? null) !== null) told[key][last] = null;
   }
   if (told.budget) told.budget = told.t.map(() => told.budget);
   for (const [place, plot] of PLOTS.entries()) {
