@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from lib.pipeline.ports import ProbedEngine
     from lib.pipeline.rate_limiter import RateLimiter
     from lib.pipeline.reconcile import OnStreamProgress, Reconcile, ReconcileReport
-    from lib.pipeline.replay import Replay, ReplayReport
+    from lib.pipeline.replay import Replay
     from lib.pipeline.test_connection import Check, ConnectionReport, TestConnection
     from lib.state.state import State
 
@@ -386,10 +386,6 @@ class App:
         asked, limit, told = self._patient(integration), COMMAND_SECONDS, on_progress
         use_case = CountTypes(event_fields, self.parts.now, self.parts.monotonic)
         return use_case.all(asked, self.accounts, window=window, seconds=limit, on_progress=told)
-
-    def send_again(self, *, since: datetime | None = None, name: str | None = None) -> ReplayReport:
-        """Send kept batches, or what is in `dead/` under a name, to the engine again, under the same ids."""
-        return self.replay.archived(since) if name is None else self.replay.named(name)
 
     def pause(self, integration: str, *, resume: bool = False) -> None:
         """Have nothing fetched for the integration until it is resumed; what is stored is still delivered."""

@@ -105,7 +105,7 @@ class Actions:
                 return f"Replay {key}", lambda _: self._replay_one(key), False
             case "replay":
                 since = _since(form.get("since", ""))
-                return f"Replay since {to_text(since)[:16]}Z", lambda _: self._replay(since), False
+                return f"Replay since {to_text(since)[:16]}Z", lambda tell: self._replay(since, tell), False
             case "acknowledge" if key:
                 return f"Acknowledge {key}", lambda _: self._acknowledge(key), True
             case _:
@@ -141,8 +141,9 @@ class Actions:
         rest = f" {plural(len(failed), 'stream')} could not be read to the end: {failed[0].error}." if failed else ""
         return f"{plural(total, 'event')} of {plural(len(reports), 'stream')} read again: {found}.{rest}"
 
-    def _replay(self, since: datetime) -> str:
-        report = self._app.send_again(since=since)
+    def _replay(self, since: datetime, tell: Tell) -> str:
+        tell("Reading the archive")
+        report = self._app.replay.archived(since, lambda sent: tell(f"{plural(sent, 'event')} sent so far"))
         if not report.batches:
             return (
                 "There was nothing to send: no batch of that time is kept. `archive` in the configuration keeps them."
@@ -150,7 +151,7 @@ class Actions:
         return _sent(report)
 
     def _replay_one(self, key: str) -> str:
-        report = self._app.send_again(name=key)
+        report = self._app.replay.named(key)
         self._context.snapshot.expire()
         return _sent(report)
 

@@ -18,7 +18,7 @@ from lib.model.stream import Stream
 from lib.state.accounts import ACCOUNT, Account, account_key
 from lib.store.base import ABSENT
 from lib.version import VERSION
-from tests.site import SECRET, Emulator, Site, site, until
+from tests.site import SECRET, WAIT_SECONDS, Emulator, Site, site, until
 
 WRONG = {"name": "wrong", "client_id": "demo-client", "client_secret": "no-such-secret"}
 RIGHT = {"name": "acme", "client_id": "demo-client", "client_secret": "${env:SITE_SECRET}"}
@@ -41,6 +41,7 @@ PAGES = (
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=1000 * WAIT_SECONDS)
     program = shutil.which("chromium")
     assert program, "Debian's package chromium is missing: make browser"
     with sync_playwright() as playwright:
@@ -77,9 +78,7 @@ def accessible(page: Page) -> None:
 def test_the_first_screen_says_whether_all_is_well_what_needs_a_person_and_what_flows(page: Page) -> None:
     page.goto("/")
     expect(page.get_by_role("heading", level=1)).to_have_text("Failing")
-    expect(page.locator(".verdict")).to_contain_text(
-        re.compile(r"Sophos refuses the credential, for \d+ (s|min)")
-    )
+    expect(page.locator(".verdict")).to_contain_text(re.compile(r"Sophos refuses the credential, for \d+ (s|min)"))
     reason = page.locator(".reason.failing")
     expect(reason).to_have_count(1)
     expect(reason).to_contain_text("client id and secret")
@@ -115,6 +114,101 @@ def test_the_charts_range_and_integration_are_in_the_url_and_a_table_tells_the_s
     assert sum(told) >= 200
     page.locator("#chart .u-over").first.hover()
     expect(page.locator(".plot p").first).to_contain_text(re.compile(r"\d{4}-\d\d-\d\d"))
+
+
+@pytest.mark.parametrize("path", [TENANT, STREAM])
+def test_a_tenant_and_a_stream_have_charts_of_every_range_and_tables_beside_them(page: Page, path: str) -> None:
+    page.goto(path)
+    for name in ("1 h", "3 h", "24 h", "7 d", "90 d"):
+        page.get_by_role("link", name=name, exact=True).click()
+        expect(page.locator(".ranges [aria-current]")).to_have_text(name)
+        expect(page).to_have_url(re.compile(f"range={name.replace(' ', '')}.*tenant={DEFAULT_TENANT_ID}"))
+        expect(page.locator("#chart canvas").first).to_be_visible()
+        page.get_by_text("The chart as a table").click()
+        rows = page.get_by_role("region", name="The chart as a table").locator("tbody tr")
+        expect(rows.first).to_be_visible()
+        assert fetched(page) >= 200
+
+
+def fetched(page: Page) -> int:
+    """The sum of the table's events."""
+    cells = page.locator("#rows tr td:nth-child(2)").all_inner_texts()
+    return sum(int("".join(filter(str.isdigit, cell)) or 0) for cell in cells)
+
+
+def test_the_table_beside_the_chart_renews_itself(page: Page, served: tuple[Site, Emulator]) -> None:
+    page.goto(STREAM)
+    before = fetched(page)
+    served[0].central.emit(4)
+    page.wait_for_function(
+        """before => [...document.querySelectorAll("#rows td:nth-child(2)")].reduce(
+        (sum, cell) => sum + Number(cell.textContent.replace(/\\D/g, "")), 0) >= before + 4""",
+        arg=before,
+    )
+
+
+def test_every_page_works_without_script(browser: Browser, served: tuple[Site, Emulator]) -> None:
+    with browser.new_context(base_url=served[1].url(""), java_script_enabled=False) as context:
+        page = context.new_page()
+        for path in PAGES:
+            page.goto(path)
+            expect(page.get_by_role("heading", level=1)).to_be_visible()
+            assert [each for each in page.locator("time").all_inner_texts() if not each.strip()] == [], path
+        for path in ("/", TENANT, STREAM):
+            page.goto(path)
+            expect(page.locator("#chart svg rect").first).to_be_attached()
+            page.get_by_text("The chart as a table").click()
+            assert fetched(page) >= 200
+            page.get_by_role("link", name="24 h").click()
+            expect(page).to_have_url(re.compile("range=24h"))
+
+
+def test_every_page_is_walked_through_with_the_keyboard(page: Page) -> None:
+    for path in PAGES:
+        page.goto(path)
+        reachable = page.evaluate(
+            """() => [...document.querySelectorAll("a[href],button,input,select,textarea,summary,[tabindex='0']")]
+            .filter(each => each.checkVisibility() && !each.disabled && each.type !== "hidden").length"""
+        )
+        seen = set()
+        for _ in range(reachable + 5):
+            page.keyboard.press("Tab")
+            told = page.evaluate(
+                """() => { const here = document.activeElement;
+                return here === document.body ? null : [here.dataset.walked ??= Math.random(),
+                  getComputedStyle(here).outlineStyle]; }"""
+            )
+            if told is None:
+                break
+            seen.add(told[0])
+            assert told[1] == "solid", path
+        assert len(seen) >= reachable, path
+
+
+def test_an_action_is_done_with_the_keyboard_alone(page: Page) -> None:
+    page.goto("/")
+    row = page.get_by_role("region", name="Integrations").get_by_role("row", name="acme")
+    row.get_by_role("link", name="Pause").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Pause").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#result")).to_contain_text("acme is paused.")
+    page.get_by_role("link", name="Back").focus()
+    page.keyboard.press("Enter")
+    row.get_by_role("button", name="Resume").focus()
+    page.keyboard.press("Space")
+    expect(page.locator("#result")).to_contain_text("acme is fetched again.")
+
+
+def test_run_now_and_a_reconciliation_of_all_end_in_a_sentence(page: Page) -> None:
+    page.goto("/")
+    page.get_by_role("region", name="Integrations").get_by_role("row", name="acme").get_by_role("button").first.click()
+    expect(page.locator("#result")).to_contain_text("acme is being asked now. New events show within seconds.")
+    page.goto("/")
+    page.get_by_role("link", name="Reconcile all integrations").click()
+    expect(page.get_by_text("Reads the last 24 hours of every integration from Sophos again")).to_be_visible()
+    page.get_by_role("button", name="Reconcile").click()
+    expect(page.locator("#result")).to_contain_text("read again: none was missing.")
 
 
 def test_a_tile_and_the_filters_lead_to_the_streams_by_url(page: Page) -> None:
