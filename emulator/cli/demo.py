@@ -123,7 +123,7 @@ class Story:
         scenes: tuple[tuple[float, str, Callable[[], None]], ...] = (
             (1.0, "Sophos serves something that is no event. It becomes a dead letter", self._serve_no_event),
             (2.0, "The engine stops. Events wait in the store; after two minutes that is failing", self._stop_engine),
-            (3.0, "Somebody deletes a batch that waits. That becomes a gap", self._lose_batch),
+            (3.0, "Somebody deletes a batch that waits. Once the engine is back, that is a gap", self._lose_batch),
             (4.5, "The engine is back. What waited is delivered, in order", self._start_engine),
             (5.0, "Sophos gets three events late. `reconcile` finds them", self._find_late_events),
         )

@@ -21,7 +21,6 @@ from typing import Any
 
 from emulator.web.background import folder, work
 from emulator.web.charts import DAY, day_name
-from emulator.web.formatting import plural
 from emulator.web.history import PREFIX as CHARTS
 from lib.errors import ConnectorError
 from lib.model.clock import from_text, to_text
@@ -47,16 +46,23 @@ LISTED = 200
 """Streams of a day that are kept, those with something amiss first."""
 WORDS = {
     "whole": "whole",
-    "gap": "with a gap",
-    "letters": "with dead letters",
-    "fault": "with a ledger fault",
+    "gap": "gap",
+    "letters": "dead letters",
+    "fault": "ledger fault",
     "waiting": "waiting",
     "observed": "observed only",
     "nothing": "no event",
     "removed": "removed",
-    "unknown": "not counted yet",
+    "unknown": "not counted",
     "today": "under way",
 }
+TOLD = WORDS | {
+    "gap": "with a gap",
+    "letters": "with dead letters",
+    "fault": "with a ledger fault",
+    "unknown": "not counted yet",
+}
+"""The same in a sentence, behind a number of days."""
 LOOKS = {"whole": "ok", "gap": "failing", "letters": "attention", "fault": "failing", "waiting": "attention"}
 """How each is coloured; any other like something that waits."""
 
@@ -259,7 +265,7 @@ def in_words(cells: Sequence[Cell]) -> str:
     """The strip in one sentence."""
     counts = Counter(cell.kind for cell in cells)
     counts.pop("today", None)
-    told = [f"{counts[kind]} {WORDS[kind]}" for kind in WORDS if counts[kind] and kind != "nothing"]
+    told = [f"{counts[kind]} {TOLD[kind]}" for kind in WORDS if counts[kind] and kind != "nothing"]
     if not told:
         return "No day with events is over yet"
-    return f"Of {plural(sum(counts.values()) - counts['nothing'], 'day')} in the last {DAYS}: {', '.join(told)}"
+    return f"Days of the last {DAYS}: {', '.join(told)}"

@@ -480,7 +480,7 @@ def test_a_days_word_leads_to_its_numbers(browser: Browser, script: bool) -> Non
                     accessible(page)
                 cell.click()
                 expect(page.get_by_role("heading", level=1)).to_have_text(day)
-                expect(page.get_by_role("status")).to_contain_text("80.0000 % of what there was is acknowledged")
+                expect(page.get_by_role("status")).to_contain_text("80.0000 % of the day’s events are acknowledged")
                 expect(page.get_by_role("region", name="Streams").locator("tbody tr")).to_have_count(1)
                 if script:
                     accessible(page)

@@ -176,6 +176,10 @@ function draw(told) {
     if (step > 60 && lasted > 60 && lasted < step) told[key][last] *= step / lasted;
     else if (lasted < step && (told[key][last - 1] ?? null) !== null) told[key][last] = null;
   }
+  // What was before the connector takes no room: ten buckets at least are drawn.
+  const columns = ["t", "fetched", "acked", "lag", "waiting", "calls"], known = told.fetched.findIndex((value) => value !== null);
+  const first = Math.min(known < 0 ? 0 : known, told.t.length - 10);
+  for (const key of columns) told[key] = told[key].slice(Math.max(0, first));
   if (told.budget) told.budget = told.t.map(() => told.budget);
   for (const [place, plot] of PLOTS.entries()) {
     const lines = plot.lines.filter(([key]) => told[key] && told[key].some((value) => value !== null));
