@@ -5,6 +5,7 @@ Four small ones, for the README, are written into docs/images.
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import tempfile
@@ -17,6 +18,13 @@ from typing import Any
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from emulator.central import DEFAULT_TENANT_ID, CentralServer, Clock, Credential, Tenant
+from emulator.web.charts import LAYOUT, Mark
+from emulator.web.history import MARKS_KEY, OUTAGE
+from lib.model.stream import Stream
+from lib.state.gaps import CURSOR_EXPIRED, Gap
+from lib.state.state import State
+from lib.store.base import ABSENT
+from lib.store.directory import DirectoryStore
 from tests.bench.page import fill, served
 from tests.browser.test_page import FILTER, RULES
 from tests.site import ROOT, Emulator, site, until
@@ -30,7 +38,7 @@ INTEGRATIONS = [
     },
     {"name": "old branch", "client_id": "demo-client", "client_secret": "replaced"},
 ]
-KEPT = {"failing": "overview", "streams-5000": "streams", "dark": "dark", "phone": "phone"}
+KEPT = {"trouble": "overview", "streams-5000": "streams", "dark": "dark", "phone": "phone"}
 QUALITY = 0.85
 """Of a picture in docs/images, as WebP: a third of the bytes, and nobody sees the difference."""
 SMALLER = """async ([data, quality]) => {
@@ -83,10 +91,29 @@ def take_counts(camera: Camera) -> None:
             if count > 1:
                 camera.take(f"streams-{count}", f"{url}/streams")
             if count == 300:
-                camera.take("dark", f"{url}/?range=24h", color_scheme="dark")
-                camera.take("phone", f"{url}/", viewport=PHONE)
                 camera.take("phone-streams", f"{url}/streams", viewport=PHONE)
                 camera.take("print", f"{url}/", media="print")
+
+
+def take_story(camera: Camera) -> None:
+    """Hundreds of customers, with a gap, an outage and a start within the last hours."""
+    with tempfile.TemporaryDirectory(prefix="su-") as name:
+        config, now = fill(Path(name), 300), datetime.now(UTC)
+        state = State.of(DirectoryStore(Path(name) / "store"))
+        end = now - timedelta(minutes=70)
+        lost = Stream("partner", f"00000000-0000-4000-8000-{30:012d}", "events")
+        state.gaps.record(Gap(lost, 9, CURSOR_EXPIRED, end - timedelta(minutes=12), end, end, 40))
+        at = now.timestamp()
+        marks = [
+            Mark("outage", at - 6_600, at - 6_100, OUTAGE),
+            Mark("restart", at - 2_400, at - 2_400, "The connector was started"),
+        ]
+        told = {"layout": LAYOUT, "known_since": at - 7 * 86_400, "marks": [each.fields() for each in marks]}
+        state.store.write(MARKS_KEY, json.dumps(told).encode(), expected=ABSENT)
+        with served(config) as url:
+            camera.take("trouble", f"{url}/")
+            camera.take("dark", f"{url}/?range=24h", color_scheme="dark")
+            camera.take("phone", f"{url}/", viewport=PHONE)
 
 
 def take_links(camera: Camera) -> None:
@@ -117,7 +144,7 @@ def take_days(camera: Camera) -> None:
             until(lambda: emulator.status() is not None, "the page")
 
             def counted(page: Page) -> None:
-                expect(page.get_by_text("not counted yet")).to_have_count(0, timeout=120_000)
+                expect(page.get_by_text("not counted")).to_have_count(0, timeout=120_000)
 
             camera.take("completeness", emulator.url("/completeness"), counted)
             camera.take("phone-completeness", emulator.url("/completeness"), counted, viewport=PHONE)
@@ -155,7 +182,11 @@ def take_trouble(camera: Camera) -> None:
             stream = f"/stream?integration=acme&tenant={DEFAULT_TENANT_ID}&stream=events"
             camera.take("stream", emulator.url(stream))
             camera.take("tenant", emulator.url(f"/tenant?integration=acme&tenant={DEFAULT_TENANT_ID}"))
-            camera.take("settings", emulator.url("/settings"))
+            camera.take(
+                "settings",
+                emulator.url("/settings"),
+                lambda page: expect(page.get_by_text("The whole store takes")).to_be_visible(timeout=30_000),
+            )
 
             def tested(page: Page) -> None:
                 page.get_by_role("button", name="Test now").click()
@@ -178,7 +209,7 @@ def main(folder: Path) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         camera = Camera(browser, folder)
-        for take in (take_counts, take_links, take_days, take_trouble):
+        for take in (take_counts, take_story, take_links, take_days, take_trouble):
             take(camera)
         browser.close()
 
