@@ -71,7 +71,7 @@ def fill(folder: Path, streams: int) -> Path:
     for number in range(streams):
         stream = Stream("partner", _id_of(number), "events")
         is_refused = number % 500 == 7
-        late = timedelta(hours=2) if is_refused else timedelta(seconds=number % 60)
+        late = timedelta(minutes=12) if is_refused else timedelta(seconds=number % 60)
         problem = Problem("permission_missing", REFUSAL, REMEDY, now - late, 9, now + timedelta(minutes=10))
         checkpoint = Checkpoint(
             sequence=2,

@@ -67,7 +67,7 @@ class Camera:
         with self._browser.new_context(**{"viewport": WIDE, **options}) as context:
             page = context.new_page()
             page.goto(url)
-            if page.locator("#chart").count() and media is None:
+            if page.locator("#chart").count():
                 expect(page.locator("#chart canvas").first).to_be_visible(timeout=30_000)
             ready(page)
             if media is not None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import requests
@@ -309,7 +310,8 @@ def test_what_another_process_does_to_the_store_is_seen_at_the_next_look(hourly:
 
 
 def chart(emulator: Emulator, **query: str) -> dict[str, Any]:
-    return dict(json.loads(get(emulator, "/chart.json", **{"range": "1h", **query})))
+    query.setdefault("range", "1h")
+    return dict(json.loads(get(emulator, "/chart.json?" + urlencode(query))))
 
 
 def counted(told: dict[str, Any]) -> tuple[int, int]:
@@ -380,7 +382,7 @@ def test_an_outage_of_the_engine_is_marked_while_it_lasts_and_afterwards() -> No
                 return [mark["text"] for mark in chart(emulator)["marks"] if mark["kind"] == "outage"]
 
             until(lambda: marks() == ["The engine takes no events"], "the outage")
-            assert "Not to the engine" in get(emulator, "/")
+            until(lambda: "Not to the engine" in get(emulator, "/"), "the overview's word of it")
             found.engine.start()
             until(lambda: marks() == ["The engine took no events"], "its end")
 
@@ -399,7 +401,8 @@ def test_before_the_connector_was_there_nothing_is_called_not_counted() -> None:
 
 def test_the_settings_tell_how_large_the_store_is_and_where_fetching_pauses() -> None:
     with site(every="1h", limits={"max_pending_bytes": 64 << 20}) as found, Emulator(found) as emulator:
-        until(lambda: (emulator.status() or {}).get("acked") is not None, "the page")
+        until(lambda: emulator.status() is not None, "the page")
+        until(lambda: chart(emulator)["complete"], "the past, which is kept in the store")
         until(lambda: "The whole store takes" in get(emulator, "/settings"), "the count")
         shown = get(emulator, "/settings")
         assert "At 64.0 MiB fetching pauses" in shown
