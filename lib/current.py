@@ -1,4 +1,4 @@
-"""The one graph of objects of a deployed function's process: the environment names its configuration."""
+"""The object graph of a deployed function's process. The environment names its configuration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lib.parts import Parts, PlatformFacts
 
 @cache
 def current() -> App:
-    """The graph of this process; ConfigError where the environment names no configuration."""
+    """The graph of this process, built once; ConfigError if the environment names no configuration."""
     config = ReloadingConfig(located(), environment.followed(), lambda read: telemetry.set_level(read.log.level))
     platform = PlatformFacts(
         timeout=environment.platform_timeout(),

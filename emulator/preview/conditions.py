@@ -98,7 +98,7 @@ class _Evaluator:
         self.trail: list[tuple[Atom, Any]] = []
         self.context = cel.Context()
         self.variables: dict[str, Json] = {}
-        for name in (*FUNCTIONS, _FIELD, _HAS, *(f"{each}{_AT}" for each in FUNCTIONS)):
+        for name in (*FUNCTIONS, _FIELD, _HAS, *(f"{function}{_AT}" for function in FUNCTIONS)):
             self.context.add_function(name, self._function(name))
         self.context.set_variable_resolver(self._variable)
 
@@ -108,7 +108,7 @@ class _Evaluator:
     def _function(self, name: str) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
             path, args = (arguments[0], arguments[1:]) if arguments else ("", ())
-            fault = _fault(name, [kind_of(each) for each in arguments])
+            fault = _fault(name, [kind_of(argument) for argument in arguments])
             if fault:
                 raise TypeError(fault)
             atom = _atom(name, path, args)
@@ -156,20 +156,22 @@ class Condition:
         fields = [] if self._old else fields_of(self.text)
         self._walks = bool(fields) or not program.variables()
         own = {} if self._walks else dict.fromkeys(_loop_variables(self.text))
-        self.roots = tuple(self._of_bag(each) for each in program.variables() if each not in own and not self._old)
+        self.roots = tuple(
+            self._of_bag(variable) for variable in program.variables() if variable not in own and not self._old
+        )
         self._program = _program(self._rewritten(fields)) if self._walks else program
 
     def _rewritten(self, fields: list[Field]) -> str:
         """The text with each field's name as a call, so that every way through it consists of calls."""
         text = self.text
-        for each in reversed(fields):
-            quoted = to_json(self._of_bag(each.path))
-            if each.role == "path":  # Its function's name stands before it, with a bracket between.
-                text = f"{text[: each.outer]}{_AT}{text[each.outer : each.start]}{quoted}{text[each.end :]}"
-            elif each.role == "has":
-                text = f"{text[: each.outer]}{_HAS}({quoted}){text[text.index(')', each.end) + 1 :]}"
+        for field in reversed(fields):
+            quoted = to_json(self._of_bag(field.path))
+            if field.role == "path":  # Its function's name stands before it, with a bracket between.
+                text = f"{text[: field.outer]}{_AT}{text[field.outer : field.start]}{quoted}{text[field.end :]}"
+            elif field.role == "has":
+                text = f"{text[: field.outer]}{_HAS}({quoted}){text[text.index(')', field.end) + 1 :]}"
             else:
-                text = f"{text[: each.start]}{_FIELD}({quoted}){text[each.end :]}"
+                text = f"{text[: field.start]}{_FIELD}({quoted}){text[field.end :]}"
         return text
 
     def _of_bag(self, path: str) -> str:
@@ -281,7 +283,7 @@ def _fault(name: str, kinds: list[str]) -> str:
 
 
 def _check(call: Call) -> None:
-    fault = _fault(call.name, [each.kind for each in call.arguments])
+    fault = _fault(call.name, [argument.kind for argument in call.arguments])
     if fault:
         raise ValueError(fault)
     if call.path is not None:

@@ -58,13 +58,13 @@ class Site:
     def data_types(self) -> set[str]:
         """The data types that the connector sends."""
         found = {self.gap_data_type} if self.gap_data_type else set()
-        for each in self.integrations:
+        for integration in self.integrations:
             types = {
                 EVENTS: EVENTS_DATA_TYPE,
-                ALERTS: each.alerts_data_type,
-                ENDPOINTS: each.endpoints_data_type,
+                ALERTS: integration.alerts_data_type,
+                ENDPOINTS: integration.endpoints_data_type,
             }
-            found |= {types[kind] for kind in each.streams}
+            found |= {types[kind] for kind in integration.streams}
         return found if self.integrations else found | {EVENTS_DATA_TYPE}
 
     def excluded(self) -> dict[str, tuple[str, ...]]:

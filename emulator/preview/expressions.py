@@ -143,7 +143,7 @@ def _is_call(tokens: Sequence[Token], at: int) -> bool:
 
 
 def _is_macro(tokens: Sequence[Token], at: int) -> bool:
-    following = [each.text for each in tokens[at + 1 : at + 4]]
+    following = [token.text for token in tokens[at + 1 : at + 4]]
     return tokens[at].text in MACROS and at > 0 and tokens[at - 1].text == "." and following[::2] == ["(", ","]
 
 
@@ -229,7 +229,7 @@ def _part(tokens: Sequence[Token], text: str) -> Part:
     for kind, mark in (("any", "||"), ("all", "&&")):
         runs = [each for each in _cut(tokens, mark) if each]
         if len(runs) > 1:
-            return Part(kind, words, tuple(_part(each, text) for each in runs))
+            return Part(kind, words, tuple(_part(run, text) for run in runs))
     if tokens and tokens[0].text == "!":
         return Part("not", words, (_part(tokens[1:], text),))
     if tokens and tokens[0].text == "(" and _closing(tokens, 0) == len(tokens) - 1:

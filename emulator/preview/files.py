@@ -92,7 +92,7 @@ def read_filters(names: Sequence[str]) -> Filters:
                 patterns |= {str(name): str(text) for name, text in document["patterns"].items()}
                 found = True
             if isinstance(stages, list):
-                pipelines += [_pipeline(each, file) for each in stages]
+                pipelines += [_pipeline(stage, file) for stage in stages]
                 found = True
         if not found:
             raise _refused(file, 1, "holds no filter: there is no list `pipeline`", "Name a filter of UTMStack.")
@@ -227,7 +227,7 @@ def _rule(entry: Any, path: Path) -> Rule:
         where=where,
         variables=variables,
         history=bool(searches),
-        placeholders=tuple(dict.fromkeys(name for each in searches for name in _placeholders(each))),
+        placeholders=tuple(dict.fromkeys(name for search in searches for name in _placeholders(search))),
         faults=tuple(faults),
     )
 

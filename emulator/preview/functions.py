@@ -46,7 +46,7 @@ class Function:
         """The function of the value alone: where what it looks for is text and no number, by a shorter way."""
         wanted = args[0] if args else None
         words = wanted if isinstance(wanted, (list, tuple)) else [wanted]
-        if self.answer in _COMPARING and all(isinstance(each, str) and parse_number(each) is None for each in words):
+        if self.answer in _COMPARING and all(isinstance(word, str) and parse_number(word) is None for word in words):
             known, answer = frozenset(words), self.answer
             return lambda value: value in known if value.__class__ is str else answer(value, args)
         return partial(_apply, self.answer, args)
@@ -131,9 +131,9 @@ def parse_time(text: str) -> datetime | None:
 
 
 def _between(moment: datetime, args: tuple[Any, ...]) -> bool:
-    bounds = [_CLOCK.fullmatch(each) for each in args]
-    minutes = [int(each.group(1)) * 60 + int(each.group(2)) for each in bounds if each is not None]
-    if len(minutes) < 2 or any(each >= 24 * 60 for each in minutes):
+    bounds = [_CLOCK.fullmatch(arg) for arg in args]
+    minutes = [int(bound.group(1)) * 60 + int(bound.group(2)) for bound in bounds if bound is not None]
+    if len(minutes) < 2 or any(minute >= 24 * 60 for minute in minutes):
         return False
     now = moment.hour * 60 + moment.minute
     start, end = minutes
@@ -205,7 +205,7 @@ def _equal(value: Json, args: tuple[Any, ...]) -> bool:
 
 
 def _one_of(value: Json, args: tuple[Any, ...]) -> bool:
-    return any(same(value, each) for each in args[0])
+    return any(same(value, arg) for arg in args[0])
 
 
 _COMPARING = {_equal, _one_of}

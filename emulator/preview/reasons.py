@@ -52,7 +52,7 @@ def never(session: Session, tally: RuleTally) -> str | None:
         for path, values in each.items():
             merged.setdefault(path, []).append(values)
     found = _why_not(tally.logic, _Looked(session, merged))
-    unquoted = [each for each in tally.condition.remarks if each.startswith(UNQUOTED)]
+    unquoted = [remark for remark in tally.condition.remarks if remark.startswith(UNQUOTED)]
     if unquoted and any(each.startswith(UNQUOTED) for each in found):
         found = [*unquoted, *(each for each in found if not each.startswith(UNQUOTED))]
     return _listed(found, "; ") if found else None
@@ -75,7 +75,7 @@ def _leaf(part: Part, looked: _Looked) -> list[str]:
         return ["it says false"]
     if part.call is not None:
         return _call(part.call, looked)
-    unquoted = [each.arguments[0].text for each in calls(part.text) if each.path is None and each.arguments]
+    unquoted = [call.arguments[0].text for call in calls(part.text) if call.path is None and call.arguments]
     if unquoted:
         return [unquoted_text(unquoted)]
     absent = [
@@ -90,7 +90,9 @@ def _call(call: Call, looked: _Looked) -> list[str]:
     path, fault = call.path, literal_fault(call)
     if path is None or fault:
         return [
-            f"{call.name} of {path}: {fault}" if fault else unquoted_text([each.text for each in call.arguments[:1]])
+            f"{call.name} of {path}: {fault}"
+            if fault
+            else unquoted_text([argument.text for argument in call.arguments[:1]])
         ]
     own = of_bag(path, looked.bag)
     if _is_open(own, looked) or any(each.kind == "dynamic" for each in call.arguments[1:]):
@@ -121,7 +123,7 @@ def _type(call: Call, values: list[Any], args: tuple[Any, ...], looked: _Looked)
 
 
 def _is_type(own: str, values: list[Any], looked: _Looked) -> bool:
-    texts = [each for each in values if isinstance(each, str)]
+    texts = [value for value in values if isinstance(value, str)]
     types = TYPES | set(looked.session.types)
     return own == f"{looked.bag}.type" or (bool(texts) and len(texts) == len(values) and set(texts) <= types)
 
@@ -154,8 +156,8 @@ def _absent(path: str) -> str:
 def _wanted(call: Call) -> str:
     says = FUNCTIONS[call.name].says or f"fits {call.name}({{}})"
     texts = []
-    for each in call.arguments[1:]:
-        value = each.value
+    for argument in call.arguments[1:]:
+        value = argument.value
         texts.append(_listed([_word(item) for item in value]) if isinstance(value, list) else _word(value))
     return says.format(" and ".join(texts))
 
@@ -165,8 +167,8 @@ def _word(value: Any) -> str:
 
 
 def _shown(values: list[Any]) -> str:
-    texts = [_word(each) for each in values]
-    return f"seen: {_listed([each if len(each) <= 60 else f'{each[:57]}…' for each in texts])}"
+    texts = [_word(value) for value in values]
+    return f"seen: {_listed([text if len(text) <= 60 else f'{text[:57]}…' for text in texts])}"
 
 
 def _listed(texts: list[str], between: str = ", ") -> str:

@@ -29,7 +29,7 @@ def report_of(session: Session) -> dict[str, Any]:
         for tally in session.rules
     ]
     types = sorted(session.types.items())
-    is_well = not any(each["never"] for each in rules) and all(each.limit for each in remarks)
+    is_well = not any(rule["never"] for rule in rules) and all(remark.limit for remark in remarks)
     return {
         "ok": is_well and session.events > 0,
         "events": session.events,

@@ -112,10 +112,10 @@ class Session:
         self.remarks = Remarks()
         self.excluded = site.excluded()
         self.dialect = _dialect(filters, rules)
-        self.pipelines = [(each.data_types, self._steps(each)) for each in filters.pipelines]
+        self.pipelines = [(pipeline.data_types, self._steps(pipeline)) for pipeline in filters.pipelines]
         self._renamed = 0
-        self.rules = [self._rule(each) for each in rules]
-        self.made = [each.makes for _, steps in self.pipelines for each in steps if each.makes]
+        self.rules = [self._rule(rule) for rule in rules]
+        self.made = [step.makes for _, steps in self.pipelines for step in steps if step.makes]
         """Fields of plugins that are not run here: what a rule reads of them is not known."""
         self.constants = _constants(filters, self.dialect)
         self.seen: dict[str, dict[str, Seen]] = {}
@@ -123,7 +123,7 @@ class Session:
         self._lost: Counter[tuple[str, str]] = Counter()
 
     def _steps(self, pipeline: Pipeline) -> list[Step]:
-        return [self._step(each) for each in pipeline.steps]
+        return [self._step(step) for step in pipeline.steps]
 
     def _step(self, text: StepText) -> Step:
         where, variables = condition_of(text.body.get("where"))
@@ -153,7 +153,7 @@ class Session:
     def _paths(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for tally in self.rules:
-            paths = {each.path for each in tally.condition.calls if each.path} | set(tally.rule.placeholders)
+            paths = {call.path for call in tally.condition.calls if call.path} | set(tally.rule.placeholders)
             for path in paths | set(_fields(tally.logic)):
                 own = of_bag(path, self.dialect.bag)
                 try:
@@ -218,7 +218,7 @@ class Session:
             holds = step.condition.holds(draft)
             if holds is None:
                 fault = step.condition.fault
-                roots = ", ".join(each for each in step.condition.roots if each not in draft.fields)
+                roots = ", ".join(root for root in step.condition.roots if root not in draft.fields)
                 self.remarks.add(step.where, f"its `where`: {fault or _unread(roots)}")
             if not holds:
                 return
@@ -240,7 +240,7 @@ class Session:
             if tally.condition.holds(draft):
                 tally.matches += 1
                 tally.example = tally.example or example
-                missing = [each for each in tally.rule.placeholders if self._absent(draft, each)]
+                missing = [placeholder for placeholder in tally.rule.placeholders if self._absent(draft, placeholder)]
                 if missing:
                     what = (
                         f"its search of earlier events needs {', '.join(missing)}, which is not there: it is given up"
@@ -264,12 +264,12 @@ class Session:
     def not_evaluated(self) -> list[Remark]:
         """Everything that was not evaluated, with how many events it concerns."""
         for tally in self.rules:
-            for each in self.remarks:
-                if each.where == place_of(tally.rule) and not each.count:
-                    each.count = tally.matches if each.what == CANDIDATE else tally.asked
+            for remark in self.remarks:
+                if remark.where == place_of(tally.rule) and not remark.count:
+                    remark.count = tally.matches if remark.what == CANDIDATE else tally.asked
         found = [each for each in self.remarks if each.count or not each.limit]
         if self._renamed:
-            other = next(each for each in BAGS if each != self.dialect.bag)
+            other = next(bag for bag in BAGS if bag != self.dialect.bag)
             what = (
                 f"they read {other}.*, the filter writes {self.dialect.bag}.*: taken as one, though no engine has both"
             )
@@ -311,8 +311,8 @@ def _fields(part: Part) -> Iterator[str]:
 
 
 def _other_bag(condition: Condition, rule: Rule, bag: str) -> bool:
-    paths = [*(each.path or "" for each in condition.calls), *rule.placeholders, *_fields(logic_of(rule.where))]
-    roots = {each.partition(".")[0] for each in paths} & set(BAGS)
+    paths = [*(call.path or "" for call in condition.calls), *rule.placeholders, *_fields(logic_of(rule.where))]
+    roots = {path.partition(".")[0] for path in paths} & set(BAGS)
     return bool(roots - {bag})
 
 
@@ -325,14 +325,14 @@ def _written(text: StepText) -> Iterator[str]:
     for each in body.get("patterns") or [] if text.kind == "grok" else []:
         yield str(each.get("fieldName") or "") if isinstance(each, dict) else ""
     params = body.get("params")
-    yield from (str(each) for each in params.values()) if isinstance(params, dict) else ()
+    yield from (str(param) for param in params.values()) if isinstance(params, dict) else ()
     yield from _read(text)
 
 
 def _read(text: StepText) -> Iterator[str]:
     """The paths that a step reads, and does not write."""
     where, variables = condition_of(text.body.get("where"))
-    yield from (each.path or "" for each in calls(where))
+    yield from (call.path or "" for call in calls(where))
     yield from (path for _, path, _ in variables)
     yield from _fields(logic_of(where))
     for name in ("source", "from", "fields"):
@@ -342,9 +342,9 @@ def _read(text: StepText) -> Iterator[str]:
 
 def _dialect(filters: Filters, rules: Sequence[Rule]) -> Dialect:
     """The version of the engine that the filter is for, as its own paths tell it."""
-    texts = [each for pipeline in filters.pipelines for each in pipeline.steps]
-    paths = [path for each in texts for path in _written(each)]
-    asked = [each.path for rule in rules for each in calls(rule.where) if each.path]
+    texts = [step for pipeline in filters.pipelines for step in pipeline.steps]
+    paths = [path for text in texts for path in _written(text)]
+    asked = [call.path for rule in rules for call in calls(rule.where) if call.path]
     roots = Counter(path.partition(".")[0] for path in paths)
     if not roots["log"] and not roots["event"]:
         roots = Counter(path.partition(".")[0] for path in asked)
@@ -382,9 +382,9 @@ def _constants(filters: Filters, dialect: Dialect) -> Mapping[str, set[str]]:
     """What the filter itself may write, by the field."""
     found: dict[str, set[str]] = {}
     for pipeline in filters.pipelines:
-        for each in pipeline.steps:
-            params = each.body.get("params")
-            if each.kind == "add" and isinstance(params, dict):
+        for step in pipeline.steps:
+            params = step.body.get("params")
+            if step.kind == "add" and isinstance(params, dict):
                 key = of_bag(str(params.get("key")), dialect.bag)
                 found.setdefault(key, set()).add(str(params.get("value")))
     return found

@@ -176,7 +176,7 @@ _CASTS: dict[Any, Callable[[Json], Json]] = {
 
 
 def _delete(body: Mapping[str, Any], dialect: Dialect) -> Do:
-    fields = [each for each in _paths(body, "fields", dialect) if each not in RESERVED]
+    fields = [path for path in _paths(body, "fields", dialect) if path not in RESERVED]
 
     def do(draft: Draft) -> None:
         for each in fields:
@@ -188,7 +188,7 @@ def _delete(body: Mapping[str, Any], dialect: Dialect) -> Do:
 def _grok(body: Mapping[str, Any], dialect: Dialect) -> Do:
     source = _source(body, dialect, "raw")
     entries = body.get("patterns")
-    if not isinstance(entries, list) or not all(isinstance(each, dict) and each.get("pattern") for each in entries):
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) and entry.get("pattern") for entry in entries):
         raise StepError("grok needs `patterns`, each with a `pattern`")
     named = [(dialect.written(str(each.get("fieldName") or "")), each["pattern"]) for each in entries]
     found = [(name, pattern(expand(str(text), dialect.patterns))) for name, text in named]

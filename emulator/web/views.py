@@ -24,7 +24,7 @@ from emulator.web.snapshot import Taken
 from lib.errors import NotFoundError
 from lib.model.clock import to_text
 from lib.model.stream import Stream
-from lib.version import VERSION
+from lib.version import COMMAND, VERSION
 
 INTEGRATIONS = 12
 """So many are shown at the start; all at a click."""
@@ -134,6 +134,7 @@ class Views:
             env.filters[name] = getattr(formatting, name)
         env.globals.update(
             version=VERSION,
+            command=COMMAND,
             plural=formatting.plural,
             utc_now=formatting.utc_now,
             gap_words=formatting.GAP_WORDS,

@@ -106,8 +106,8 @@ class Checks:
             "endpoints": Step("endpoints", self._endpoints, needs="tenant_hosts"),
         }
         return [
-            Step("dns", lambda: self._along(self._sophos.ways(), lambda way: way.resolve())),
-            Step("tcp", lambda: self._along(self._sophos.ways(), lambda way: way.connect()), needs="dns"),
+            Step("dns", lambda: self._along(self._sophos.paths(), lambda path: path.resolve())),
+            Step("tcp", lambda: self._along(self._sophos.paths(), lambda path: path.connect()), needs="dns"),
             Step("tls", self._secure, needs="tcp"),
             Step("sophos_reachable", self._reachable, needs="tls"),
             Step("clock", self._clock, needs="sophos_reachable"),
@@ -143,14 +143,14 @@ class Checks:
         """What each kind of stream showed."""
         return dict(self._streams)
 
-    # The way there
+    # The network path
 
     @staticmethod
-    def _along(ways: Sequence[NetworkPath], station: Callable[[NetworkPath], str]) -> str:
-        return f"{'; '.join(dict.fromkeys(station(way) for way in ways))}."
+    def _along(paths: Sequence[NetworkPath], step: Callable[[NetworkPath], str]) -> str:
+        return f"{'; '.join(dict.fromkeys(step(path) for path in paths))}."
 
     def _secure(self) -> str:
-        told = [text for way in self._sophos.ways() if (text := way.secure()) is not None]
+        told = [text for path in self._sophos.paths() if (text := path.secure()) is not None]
         if not told:
             raise NotNeededError("Sophos is on this machine, without TLS.")
         return f"{'; '.join(told)}."
@@ -219,11 +219,11 @@ class Checks:
         return readable + (f" {asleep} without an API host yet." if asleep else "")
 
     def _tenant_hosts(self) -> str | PartlyOk:
-        known = {way.host for way in self._sophos.ways()}
+        known = {path.host for path in self._sophos.paths()}
         first = {each.api_host: each for each in reversed(self._tenants)}
 
         def station(tenant: Tenant) -> str:
-            way = self._sophos.way(str(tenant.api_host))
+            way = self._sophos.path_to(str(tenant.api_host))
             if way.host in known:
                 return ""
             way.resolve()

@@ -82,10 +82,10 @@ class NetworkPath(Protocol):
 class ExaminedSophos(Directory, Protocol):
     """Sophos Central, with a credential that is tested."""
 
-    def way(self, url: str) -> NetworkPath:
+    def path_to(self, url: str) -> NetworkPath:
         """The way to a host; HostRefusedError where credentials must not go there."""
 
-    def ways(self) -> Sequence[NetworkPath]:
+    def paths(self) -> Sequence[NetworkPath]:
         """The ways to the hosts that every credential needs."""
 
     def reach(self, *, deadline: float | None = None) -> Mapping[str, datetime | None]:

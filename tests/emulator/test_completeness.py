@@ -54,7 +54,7 @@ def words(emulator: Emulator) -> dict[str, str]:
 
 
 def counted(emulator: Emulator) -> dict[str, str]:
-    until(lambda: "not counted" not in words(emulator).values() and bool(words(emulator)), "every day", seconds=60)
+    until(lambda: "not counted" not in words(emulator).values() and bool(words(emulator)), "every day")
     return words(emulator)
 
 
@@ -88,7 +88,7 @@ def test_a_day_that_is_over_is_counted_once_and_again_where_another_gap_touches_
     assert {key.removeprefix(PREFIX) for key in made} >= {f"{day(back)}.json" for back in (5, 4, 3, 2, 1)}
     start = datetime.fromisoformat(f"{day(5)}T10:00:00+00:00")
     found.state.gaps.record(Gap(STREAM, 10, CURSOR_EXPIRED, start, start + timedelta(hours=1), datetime.now(UTC), 3))
-    until(lambda: words(emulator).get(day(5)) == "gap", "the day with its new gap", seconds=90)
+    until(lambda: words(emulator).get(day(5)) == "gap", "the day with its new gap")
     now = {entry.key: entry.generation for entry in found.state.store.list(PREFIX)}
     final = {f"{PREFIX}{day(back)}.json" for back in (4, 3)}
     assert {key: now[key] for key in final} == {key: made[key] for key in final}

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +37,7 @@ from lib.model.health import KINDS
 from lib.state.accounts import StoredAccounts
 from tests.contract.test_alert_rules import BY_REASON, OF_OWN, promtool_firing
 from tests.emulator.test_follow import Workdir
+from tests.fakes import forks
 from tests.site import ROOT, SECRET, Site, free_port, platform_for, until
 
 Line = dict[str, Any]
@@ -99,15 +99,7 @@ class Surfaces:
         return requests.get(f"{self.url}/metrics", timeout=30).text
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "emulator", *arguments, "--config", str(self.site.config)],
-            cwd=ROOT,
-            env={**os.environ, **self.site.env},
-            capture_output=True,
-            text=True,
-            timeout=90,
-            check=False,
-        )
+        return forks.run(["-m", "emulator", *arguments, "--config", str(self.site.config)], self.site.env)
 
     def reasons(self) -> dict[str, str]:
         """Codes and healths, the same on every surface."""
@@ -458,7 +450,7 @@ CAUSES = [
         LASTS,
         "the connection to Sophos is refused",
     ),
-    Cause(proxy_down, {"proxy_failed": "attention"}, LASTS, "the proxy does not let us through"),
+    Cause(proxy_down, {"proxy_failed": "attention"}, LASTS, "the proxy refuses the connection"),
     Cause(tls_inspected, {"tls_broken": "attention"}, LASTS, "a proxy inspects TLS"),
     Cause(
         fails("status", status=429, retry_after=90), {"rate_limited": "attention"}, LASTS, "Sophos asks to slow down"

@@ -15,27 +15,35 @@ import pytest
 import requests
 
 from emulator.central import CentralServer, Credential, Tenant
+from tests.fakes import forks
 from tests.site import Emulator, Site, free_port, site, until
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def command(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "emulator", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **(env or {})},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
+    done = forks.run(["-m", "emulator", *arguments], env)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 
 
 def told(done: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "--no-environment", "--config", "connector.example.yaml"),
+        ("status", "--config", "none"),
+        ("nonsense",),
+    ],
+)
+def test_a_command_as_a_process_of_its_own_says_the_same_as_the_forks_of_the_tests(arguments: tuple[str, ...]) -> None:
+    program = ["-m", "emulator", *arguments]
+    own = subprocess.run([sys.executable, *program], cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
+    fork = forks.run(program)
+    assert (fork.returncode, fork.stdout, fork.stderr) == (own.returncode, own.stdout, own.stderr)
 
 
 def test_check_says_that_the_example_can_be_used() -> None:
@@ -234,7 +242,7 @@ def test_tail_tells_a_refusal_from_nobody_who_answers() -> None:
         assert refused.stderr == "3 tails are being read already\n→ End one of them.\n"
         found.write_config(listen=f"127.0.0.1:{free_port()}")
         nobody = command("tail", "--config", str(found.config), env=found.env)
-        assert (nobody.returncode, "no emulator answers" in nobody.stderr) == (1, True)
+        assert (nobody.returncode, "no connector answers" in nobody.stderr) == (1, True)
         found.write_config(listen=found.central.url.removeprefix("http://"))
         other = command("tail", "--config", str(found.config), env=found.env)
         assert (other.returncode, "answers 404" in other.stderr) == (1, True)
@@ -281,7 +289,7 @@ def test_what_there_is_nothing_of_is_told_with_the_reason() -> None:
         config = ["--config", str(found.config)]
         again = command("replay", "--since", "1d", *config, env=env)
         assert again.returncode == 0
-        assert again.stdout.startswith("There was nothing to send.\n`archive` is off")
+        assert again.stdout.startswith("There was no event to send.\n`archive` is off")
         assert "`archive` is off" in told(command("replay", "--since", "1d", "--json", *config, env=env))["hint"]
         none = command("missed", *config, env=env)
         assert (none.returncode, "`observe` is off" in none.stdout, "0 of 0" in none.stdout) == (0, True, False)
@@ -295,7 +303,7 @@ def test_what_there_is_nothing_of_is_told_with_the_reason() -> None:
         )
         found.write_config(archive="7d")
         kept = command("replay", "--since", "1m", *config, env=env)
-        assert "No batch that is kept was fetched since 1m. `archive` keeps batches for 7d." in kept.stdout
+        assert "The archive holds no batch that was fetched since 1m. `archive` keeps batches for 7d." in kept.stdout
 
 
 def test_every_answer_for_machines_tells_whether_it_is_well() -> None:

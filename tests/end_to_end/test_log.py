@@ -64,8 +64,8 @@ def test_eighty_tenants_and_an_engine_that_is_down_have_a_few_lines() -> None:
             assert len(watched.lines()) - len(first) <= 10, watched.lines()[len(first) :]
             found.engine.start()
             until(lambda: found.engine.count >= 2 * TENANTS, "all delivered", 240)
-            until(lambda: any("It is over" in each["message"] for each in watched.lines()), "the end of the outage")
-            ends = [each["message"] for each in watched.lines() if "It is over" in each["message"]]
+            until(lambda: any("Resolved" in each["message"] for each in watched.lines()), "the end of the outage")
+            ends = [each["message"] for each in watched.lines() if "Resolved" in each["message"]]
             assert len(ends) == 1
             assert "engine_unavailable" in ends[0]
             assert "acme/Customer" in ends[0]

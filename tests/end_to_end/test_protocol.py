@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -22,9 +21,6 @@ from lib.store.directory import DirectoryStore
 from tests.audited import audit
 from tests.fakes.dying import Died, Life, live
 from tests.fakes.picky import PickyEngine
-
-# Many lives in one test: on a busy machine they take a while.
-pytestmark = pytest.mark.timeout(300)
 
 LEASE_SECONDS = 13.0
 COUNTS = st.integers(0, 60)

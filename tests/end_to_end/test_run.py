@@ -12,15 +12,16 @@ import psutil
 import pytest
 import requests
 
-from emulator.central import CentralServer, Credential, Fault, Tenant
+from emulator.central import CentralServer, Credential, Fault, Settings, Tenant
 from lib.model.stream import Stream
 from tests.site import ROOT, SECRET, Emulator, Site, site, until
 
-EVENTS = 5300
+EVENTS = 1060
+"""More than the five pages that the emulator lets a call fetch."""
 
 
 def filled() -> CentralServer:
-    central = CentralServer()
+    central = CentralServer(settings=Settings(page_cap=200))
     central.fill(EVENTS)
     return central
 
@@ -84,8 +85,8 @@ def kill_function(emulator: Emulator, name: str) -> None:
 @pytest.mark.parametrize("name", ["fetch-page", "forward-batch"])
 def test_a_killed_function_is_started_again_and_repeats_only_what_was_in_flight(name: str) -> None:
     with site(filled()) as found, Emulator(found) as emulator:
-        found.engine.faults["delay"] = "0.001"
-        for part in (500, 2700):
+        found.engine.faults["delay"] = "0.005"
+        for part in (100, 540):
             until(lambda: len(found.raws()) >= part, f"{part} events")  # noqa: B023
             kill_function(emulator, name)
             done, count = settled(found), len(found.engine.received)
@@ -101,12 +102,12 @@ def test_a_killed_function_is_started_again_and_repeats_only_what_was_in_flight(
 
 def test_a_machine_that_dies_twice_repeats_only_what_was_in_flight() -> None:
     with site(filled()) as found:
-        found.engine.faults["delay"] = "0.001"
+        found.engine.faults["delay"] = "0.005"
         done: set[str] = set()
         count = 0
         for _ in range(2):
             with Emulator(found) as emulator:
-                until(lambda: len(found.raws()) > count + 400, "more events")  # noqa: B023
+                until(lambda: len(found.raws()) > count + 80, "more events")  # noqa: B023
                 assert not {log.id[:24] for log in found.engine.received[count:]} & done
                 kill(emulator.process.pid)
                 emulator.process.wait()
@@ -164,7 +165,7 @@ def test_an_engine_that_comes_and_goes_loses_nothing() -> None:
             assert status is not None
             assert status["ok"], "it may be back within two minutes"
             assert "missing" in status["engine_problem"]["detail"] or "refused" in status["engine_problem"]["detail"]
-            for part in (700, 2900):
+            for part in (140, 580):
                 found.engine.start()
                 until(lambda: len(found.raws()) >= part, f"{part} events")  # noqa: B023
                 found.engine.stop()
@@ -239,7 +240,7 @@ def test_nothing_that_is_written_or_shown_holds_a_secret() -> None:
     ]
     with site() as found:
         found.central.fill(1500)
-        with Emulator(found) as emulator:
+        with Emulator(found, ROOT) as emulator:
             body = {"client_id": "demo-client", "client_secret": "another-secret-value"}
             until(lambda: emulator.status() is not None, "the status")
             shown = [requests.post(emulator.url("/test-connection"), json=body, timeout=60).content]

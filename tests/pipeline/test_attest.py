@@ -1,10 +1,8 @@
 """A day's attestation says what became of every event, and openssl verifies it without any of our code."""
 
 import json
-import os
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +17,8 @@ from lib.model.stream import Stream
 from lib.pipeline import attest, signature
 from lib.state.gaps import CURSOR_EXPIRED, Gap
 from lib.state.looks import day_counts
-from tests.site import ROOT, SECRET, Site, free_port, site
+from tests.fakes import forks
+from tests.site import SECRET, Site, free_port, site
 
 DAY = timedelta(days=1)
 
@@ -29,15 +28,7 @@ def today() -> str:
 
 
 def emulator(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "emulator", *map(str, arguments), "--json"],
-        cwd=ROOT,
-        env={**os.environ, "SITE_SECRET": SECRET},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
+    return forks.run(["-m", "emulator", *map(str, arguments), "--json"], {"SITE_SECRET": SECRET})
 
 
 def openssl(*arguments: str | Path) -> int:
@@ -197,7 +188,7 @@ def test_what_cannot_be_attested_is_refused(tmp_path: Path, key: Path) -> None:
     with site(every="1h") as found:
         found.results("fetch-page")
         tomorrow = day_of(datetime.now(UTC) + DAY)
-        for day, why in ((tomorrow, "has not begun"), ("2026-02-30", "is no day")):
+        for day, why in ((tomorrow, "has not begun"), ("2026-02-30", "is not a day")):
             told = found.command("attest", "--day", day, "--key", str(key), "--out", str(tmp_path / "s"), status=2)
             assert why in told["problem"]["detail"]
         public = str(key.with_name("site.key.pub"))
