@@ -409,6 +409,15 @@ def test_the_settings_tell_how_large_the_store_is_and_where_fetching_pauses() ->
         assert int(told) >= 1
 
 
+def test_script_and_style_are_small(hourly: tuple[Site, Emulator]) -> None:
+    _, emulator = hourly
+    sizes = {
+        name: len(requests.get(emulator.url(f"/static/{name}"), timeout=10).content) for name in ("page.js", "page.css")
+    }
+    assert all(size > 1_000 for size in sizes.values())
+    assert sum(sizes.values()) < 40_000
+
+
 FILTER = "pipeline:\n  - dataTypes: [sophos-central]\n    steps:\n      - json: {source: raw}\n"
 RULE = 'name: {0}\ndataTypes: [sophos-central]\nwhere: exists("log.type")\n'
 
