@@ -333,6 +333,7 @@ def test_a_restart_loses_nothing_of_the_chart_and_is_marked() -> None:
             until(lambda: chart(emulator)["complete"], "the past")
             assert counted(chart(emulator)) == (60, 60)
             assert [mark["kind"] for mark in chart(emulator)["marks"]] == ["restart"]
+            assert re.search(r"The connector was started, <time [^>]*>[^<]+</time>", get(emulator, "/"))
             for length in ("1h", "3h", "24h", "7d"):
                 assert counted(chart(emulator, range=length, **OF_TENANT)) == (60, 60)
                 assert counted(chart(emulator, range=length, stream="events", **OF_TENANT)) == (60, 60)
