@@ -5,10 +5,11 @@ A damaged one is made again: Sophos tells all of it but one thing. An operator's
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from lib.errors import ConflictError, CredentialsError, DamagedError
+from lib.errors import ConflictError, ConnectorError, CredentialsError, DamagedError
 from lib.model.checkpoint import Problem
 from lib.model.credential import Life, Warned, left_out, warnings
 from lib.model.page import Tenant, Whoami
@@ -74,6 +75,12 @@ class StoredAccounts:
         except DamagedError as error:
             set_damaged_aside(self._store, account_key(name), stored.body, error)
             return Account(), stored.generation
+
+    def tenant_names(self, name: str) -> dict[str, str]:
+        """The names of the integration's tenants by id. Empty if the store cannot be read."""
+        with suppress(ConnectorError):
+            return {tenant.id: tenant.name for tenant in self.read(name)[0].tenants}
+        return {}
 
     def write(self, name: str, account: Account, generation: int) -> bool:
         """Keep the account; False where another run has just written what it found out, which is as good."""

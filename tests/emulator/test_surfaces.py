@@ -518,7 +518,7 @@ CAUSES = [
         LASTS,
         "the connection to Sophos is refused",
     ),
-    Cause(proxy_down, {"proxy_failed": "attention"}, LASTS, "the proxy refuses the connection"),
+    Cause(proxy_down, {"proxy_failed": "attention"}, LASTS, "the proxy does not let us through"),
     Cause(tls_inspected, {"tls_broken": "attention"}, LASTS, "a proxy inspects TLS"),
     Cause(
         fails("status", status=429, retry_after=90), {"rate_limited": "attention"}, LASTS, "Sophos asks to slow down"

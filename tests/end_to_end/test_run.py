@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
+import yaml
 
 from emulator.central import CentralServer, Credential, Fault, Settings, Tenant
 from lib.model.stream import Stream
@@ -198,6 +199,31 @@ def test_two_emulators_on_one_store_neither_lose_nor_double() -> None:
         until(lambda: len(settled(found)) == EVENTS + 50, "all new receipts")
         assert (one.end(), two.end()) == (0, 0)
         assert found.raws() == found.central.raws(found.central.default_tenant)
+
+
+def test_an_edit_of_every_counts_at_once_and_one_of_the_store_is_told_to_need_a_restart() -> None:
+    with site(every="1h") as found, Emulator(found) as emulator:
+        until(lambda: bool((emulator.status() or {}).get("integrations")), "the first tick")
+
+        def edit(**settings: object) -> None:
+            read = yaml.safe_load(emulator.config.read_text())
+            emulator.config.write_text(yaml.safe_dump(read | settings))
+
+        found.central.emit(3)
+        edit(every="1s")
+        until(lambda: len(found.raws()) == 3, "the events of a second tick")
+        edit(every="1s", store=f"file:{found.folder}/another")
+        until(lambda: (emulator.status() or {})["reasons"] != [], "a reason")
+        found.central.emit(3)
+        until(lambda: (emulator.status() or {})["acked"] == 6, "the events of a later tick")
+        status = emulator.status()
+        assert status is not None
+        assert status["store"] == found.settings["store"]
+        (reason,) = status["reasons"]
+        assert (status["health"], reason["code"]) == ("attention", "config_edit_broken")
+        assert "the change of `store` needs a restart" in str(reason)
+        edit(every="2s", store=found.settings["store"])
+        until(lambda: (emulator.status() or {})["ok"], "the edit taken back")
 
 
 def test_paths_of_the_configuration_are_relative_to_where_it_is_started() -> None:
