@@ -86,13 +86,15 @@ def kill_function(emulator: Emulator, name: str) -> None:
 @pytest.mark.parametrize("name", ["fetch-page", "forward-batch"])
 def test_a_killed_function_is_started_again_and_repeats_only_what_was_in_flight(name: str) -> None:
     with site(filled()) as found, Emulator(found) as emulator:
-        found.engine.faults["delay"] = "0.005"
         for part in (100, 540):
+            found.engine.faults["delay"] = "0.005"
             until(lambda: len(found.raws()) >= part, f"{part} events")  # noqa: B023
+            found.engine.faults["delay"] = "0.05"  # It is still at work when the kill comes.
             kill_function(emulator, name)
             done, count = settled(found), len(found.engine.received)
             until(lambda: len(found.raws()) > count, "more events")  # noqa: B023
             assert not {log.id[:24] for log in found.engine.received[count:]} & done
+        found.engine.faults.clear()
         until(lambda: len(set(found.raws())) == EVENTS, "all events")
         until(lambda: len(settled(found)) == EVENTS, "all receipts")
         assert emulator.end() == 0
@@ -103,16 +105,18 @@ def test_a_killed_function_is_started_again_and_repeats_only_what_was_in_flight(
 
 def test_a_machine_that_dies_twice_repeats_only_what_was_in_flight() -> None:
     with site(filled()) as found:
-        found.engine.faults["delay"] = "0.005"
         done: set[str] = set()
         count = 0
         for _ in range(2):
+            found.engine.faults["delay"] = "0.005"
             with Emulator(found) as emulator:
                 until(lambda: len(found.raws()) > count + 80, "more events")  # noqa: B023
+                found.engine.faults["delay"] = "0.05"  # It is still at work when the kill comes.
                 assert not {log.id[:24] for log in found.engine.received[count:]} & done
                 kill(emulator.process.pid)
                 emulator.process.wait()
             done, count = settled(found), len(found.engine.received)
+        found.engine.faults.clear()
         with Emulator(found) as emulator:
             until(lambda: len(settled(found)) == EVENTS, "all receipts")
             assert emulator.end() == 0
