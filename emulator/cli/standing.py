@@ -164,9 +164,10 @@ def _print_reason(reason: dict[str, Any], lines: dict[str, dict[str, Any]], most
     """Print a kind of problem, its remedy and the first `most` streams (None: all); return the lines printed."""
     concerned = [lines[name] for name in reason["streams"] or reason["integrations"] if name in lines]
     whom = plural(reason["count"], "stream") if reason["streams"] else ", ".join(reason["integrations"])
-    since = f", since {reason['since'][:16]}Z" if reason["since"] else ""
+    since = f"since {reason['since'][:16]}Z" if reason["since"] else ""
+    place = ", ".join(filter(None, (whom, since)))
     say("")
-    headline(reason["health"], f"{reason['title']}{f' ({whom}{since})' if whom or since else ''}")
+    headline(reason["health"], f"{reason['title']}{f' ({place})' if place else ''}")
     own = [_concerned(line, reason["code"]) for line in concerned[:most]]
     more = len(concerned) - len(own)
     rest = [f"  … and {more} more: `status --problems` lists all"] if more else []

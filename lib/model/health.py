@@ -134,6 +134,10 @@ KINDS = {
 """The reasons by code. An empty remedy means that the problem brings its own. A code not in here is `attention`."""
 WAITING = ("over_budget",)
 """Codes of problems that end by themselves, within the limits that Sophos sets."""
+STOPS_ALL = ("store_full", "store_unavailable", "observing")
+"""Codes of problems of the whole that concern every stream too."""
+ACKNOWLEDGED = ("gap", "dead_letters", "credential_ending")
+"""Codes of what a person can acknowledge. It stays listed, and is no longer a reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +267,10 @@ def assess(site: SiteFacts) -> Assessment:
             streams[name] = max(streams[name], finding.health)
         if finding.integration in integrations:
             integrations[finding.integration] = max(integrations[finding.integration], finding.health)
+        for stream in _struck(finding, site):
+            streams[stream.name] = max(streams[stream.name], finding.health)
+            if stream.integration in integrations:
+                integrations[stream.integration] = max(integrations[stream.integration], finding.health)
     return Assessment(
         health=max((finding.health for finding in findings), default=Health.OK),
         reasons=tuple(
@@ -272,6 +280,14 @@ def assess(site: SiteFacts) -> Assessment:
         integrations=integrations,
         waiting=tuple(_waiting(site)),
     )
+
+
+def _struck(found: Finding, site: SiteFacts) -> Iterator[StreamFacts]:
+    """The streams that something of the whole keeps from being fetched or delivered."""
+    if found.stream is None and found.integration is None:
+        for stream in site.streams:
+            if found.code in STOPS_ALL or (found.code == "engine_down" and stream.undelivered_seconds > 0):
+                yield stream
 
 
 def _findings(site: SiteFacts) -> Iterator[Finding]:

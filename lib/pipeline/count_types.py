@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -80,7 +80,8 @@ class TypesSeen:
 class UnreadTenant:
     """A tenant that could not be read to the end."""
 
-    tenant: Tenant
+    tenant: Tenant | None
+    """None: the integration's tenants could not be told, and none was read."""
     error: ConnectorError
 
 
@@ -121,15 +122,28 @@ class CountTypes:
         `on_progress` hears, after each page, of which stream how many events were read, and the newest one's time.
         """
         return [
-            self.run(
-                each,
-                accounts.targets(each, kinds=(EVENTS,)),
-                window=window,
-                deadline=self.monotonic() + seconds,
-                on_progress=on_progress,
-            )
+            self._one(each, accounts, window=window, deadline=self.monotonic() + seconds, on_progress=on_progress)
             for each in integrations
         ]
+
+    def _one(
+        self,
+        integration: Integration,
+        accounts: Accounts,
+        *,
+        window: timedelta,
+        deadline: float,
+        on_progress: OnStreamProgress,
+    ) -> TypesReport:
+        """What the window holds for the integration; one that cannot be asked is told in its report."""
+        refusal: list[UnreadTenant] = []
+        targets: Iterable[Target] = ()
+        try:
+            targets = accounts.targets(integration, kinds=(EVENTS,))
+        except ConnectorError as error:
+            refusal = [UnreadTenant(None, error)]
+        report = self.run(integration, targets, window=window, deadline=deadline, on_progress=on_progress)
+        return replace(report, problems=[*refusal, *report.problems])
 
     def run(
         self,

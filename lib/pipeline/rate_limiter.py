@@ -137,9 +137,7 @@ class RateLimiter:
                     break
             left = deadline - self._monotonic() if first else self._patience - (self._monotonic() - began)
             if wait > left:
-                raise OverBudgetError(
-                    f"the {self._per_minute} calls a minute of this credential are used up", retry_after=wait
-                )
+                raise OverBudgetError(self._why(now), retry_after=wait)
             self._sleep(min(wait, 1.0))
         if untold >= self._told_each():
             self._publish()
@@ -173,6 +171,12 @@ class RateLimiter:
     def _quota(self, now: float) -> RatePolicy:
         strict = self._strict_at is not None and 0.0 <= now - self._strict_at < STRICT_FOR.total_seconds()
         return RatePolicy(self._per_minute, strict=strict)
+
+    def _why(self, now: float) -> str:
+        """Why no call may be made now."""
+        if now < self._blocked_until:
+            return "Sophos has throttled this credential (429): no call is made until it allows one"
+        return f"the {self._per_minute} calls a minute of this credential are used up"
 
     def _wait(self, now: float, *, first: bool) -> float:
         blocked = self._blocked_until - now

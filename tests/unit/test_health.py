@@ -83,6 +83,26 @@ def test_each_kind_of_reason_has_its_cause_and_its_health(code: str) -> None:
     assert reason.detail
 
 
+@pytest.mark.parametrize(
+    ("site", "waits", "expected"),
+    [
+        (CAUSES["engine_down"][0], 5.0, Health.FAILING),
+        (CAUSES["engine_down"][0], 0.0, Health.OK),
+        (CAUSES["store_full"][0], 5.0, Health.FAILING),
+        (CAUSES["store_unavailable"][0], 0.0, Health.FAILING),
+        (CAUSES["observing"][0], 0.0, Health.ATTENTION),
+    ],
+)
+def test_what_stops_the_whole_stops_its_streams_and_integrations(
+    site: SiteFacts, waits: float, expected: Health
+) -> None:
+    found = assess(replace(site, streams=[replace(SITE.streams[0], undelivered_seconds=waits)]))
+    assert found.streams == {"acme/t/events": expected}
+    assert found.integrations == {"acme": expected}
+    (reason,) = found.reasons
+    assert (reason.streams, reason.count) == ((), 1), "it is one reason, of the whole"
+
+
 def test_every_error_that_a_person_has_to_mend_is_failing_at_once() -> None:
     heals = {"cursor_refused", "log_refused", "not_found", "object_damaged", "engine_refused", "no_store"}
     for code, kind in catalogue().items():
