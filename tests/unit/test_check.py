@@ -112,7 +112,8 @@ def test_what_is_likely_to_be_a_mistake_is_a_warning(read: Read, text: str, key:
 
 
 def test_what_is_no_mistake_is_none(read: Read) -> None:
-    more = "    data_source: '{integration}|{tenant}|{tenant_id} {'\n    lookback: 24h\n    calls_per_minute: 100\n    exclude_types: ['Event::New::Kind', family:system]\n"
+    more = "    data_source: '{integration}|{tenant}|{tenant_id} {'\n"
+    more += "    lookback: 24h\n    calls_per_minute: 100\n    exclude_types: ['Event::New::Kind', family:system]\n"
     access = "access: {keys: ['${env:TEST_CLIENT_SECRET}'], local: key}\n"
     for every in ("24h", "'*/5 * * * *'", "0 6 * * *", "0 6,18 * * *", "'* * * * * *'"):
         assert read(f"{ONE}{more}{access}every: {every}\n") == ({}, {})
