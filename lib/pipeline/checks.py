@@ -313,7 +313,10 @@ class Checks:
 
     def _rate(self) -> str:
         used, available = self._subject.rate_limiter.used(), self._subject.rate_limiter.available()
-        text = f"{used.last_minute} of {used.per_minute} calls were used in the last minute; {available} are free now"
+        text = (
+            f"{_count(used.last_minute, 'call')} in the last minute; "
+            f"{used.per_minute} a minute are allowed on average, {available} at once now"
+        )
         if available == 0:
             raise CheckFailedError(
                 f"{text}.", remedy="Create a credential for this connector alone, or wait until it has caught up."

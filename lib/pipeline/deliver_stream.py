@@ -12,7 +12,7 @@ Settling a batch takes these writes, in this order:
 
 A crash before 6 leaves the batch without a receipt. The next call sends the logs again whose acknowledgements the
 lease had not recorded, and repeats the writes. Each write is safe to repeat. A crash after 6 leaves a batch with a
-receipt. The next call removes it and sends nothing.
+receipt. The next call finds all its events delivered, sends nothing, and removes it (leftovers.py).
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from lib.model.missed import windows_of
 from lib.model.receipt import DELIVERED, OBSERVED, LastReceipt, NotAcknowledged
 from lib.model.stream import ENDPOINTS, Stream
 from lib.pipeline.estimates import not_delivered
+from lib.pipeline.leftovers import take_up
 from lib.pipeline.outgoing_batch import OutgoingBatch, outgoing_of
 from lib.pipeline.ports import Engine
 from lib.state.advance import ReadFields, adopt, announce
@@ -204,8 +205,7 @@ class StreamDelivery:
                 self._has_more = True
                 return
             if waiting.sequence < expected:
-                # Delivered before, and stored again by a run that was overtaken: its cursor has moved on since.
-                self._state.store.delete(waiting.entry.key, expected=waiting.entry.generation)
+                take_up(self._state, waiting, expected, self._context.now(), self._context.event_fields)
                 continue
             try:
                 outgoing = self._prepare(waiting.sequence, place, expected)
@@ -310,7 +310,7 @@ class StreamDelivery:
     def _finish(self, batch: StoredBatch, keys: Sequence[str], refused: list[dict[str, Any]]) -> None:
         """Write all that must be durable before a batch is removed. The module's docstring explains the order."""
         header = batch.header
-        # Both are computed from the batch. After its receipt, a batch is removed without being read.
+        # Both are computed from the batch, and only before its receipt: after it, the next call just removes the batch.
         self._note_devices(batch)
         self._move_cursor(header.sequence)
         # Before the receipt: with it the chain continues, and the missing numbers are not noticed again.

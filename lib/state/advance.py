@@ -72,12 +72,14 @@ def is_stored(item: Item, ids: IdScope, stored: Known, event_fields: ReadFields)
     return any(item_of(item.raw, scope, event_fields).key in stored.keys for scope in scopes)
 
 
-def stored_since(state: State, stream: Stream, day: str, event_fields: ReadFields) -> Known:
-    """All events of the stream that wait, or have a receipt of the day or later."""
+def stored_since(state: State, stream: Stream, day: str, event_fields: ReadFields, *, beside: int = 0) -> Known:
+    """All events of the stream that wait, except in batch `beside`, or have a receipt of the day or later."""
     stored = Known()
     # The batches before the receipts: delivery writes the receipt before it removes the batch. In this order, a batch
     # delivered meanwhile is in at least one of the two; in the other order it could be in neither.
     for waiting in state.batches.waiting(stream):
+        if waiting.sequence == beside:
+            continue
         # Events of a damaged batch do not count as stored: the batch moves to `dead/`, and they are stored again.
         with suppress(DamagedError):
             batch = state.batches.read(stream, waiting.sequence)

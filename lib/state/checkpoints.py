@@ -89,7 +89,7 @@ class Checkpoints:
         try:
             checkpoint, is_edited = _decoded(stored.body)
             if is_edited:
-                # Not a number that was used before: delivery would take the new batch for the old one and remove it.
+                # Not a number that was used before: delivery would take the new batch for a delivered one.
                 number = max(checkpoint.sequence, self._recovered(stream).sequence)
                 checkpoint = replace(checkpoint, sequence=number)
             return SavedCheckpoint(checkpoint, stored.generation)

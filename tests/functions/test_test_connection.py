@@ -94,7 +94,7 @@ def test_every_check_has_its_outcome_time_and_text_and_is_told_as_it_is_made(ben
     assert {"siem_events", "siem_alerts", "endpoints"} <= set(checks)
     assert checks["page"]["detail"].startswith("Parsed ")
     assert (checks["tls"]["outcome"], checks["tls"]["ok"]) == ("skipped", True)
-    assert "of 100 calls" in checks["rate"]["detail"]
+    assert "100 a minute are allowed" in checks["rate"]["detail"]
     assert answer["streams"]["events"]["newest_age_seconds"] < 600
     assert not list(bench.store.list("probes/"))
 
