@@ -407,7 +407,7 @@ class App:
         """Let the next tick try the integration again, without waiting. A wait that Sophos asked for (429) stays."""
         self.require(integration)
         self.accounts.retry_now(integration)
-        self.state.checkpoints.lift(integration)
+        self.state.checkpoints.retry_now(integration)
 
     def examine(
         self, integration: str, *, deadline: float, on_progress: Callable[[Check], None] = lambda _: None

@@ -46,7 +46,7 @@ from lib.pipeline.outgoing_batch import OutgoingBatch, outgoing_of
 from lib.pipeline.ports import Engine
 from lib.state.advance import ReadFields, adopt, announce
 from lib.state.batches import StoredBatch
-from lib.state.dead_letters import set_aside
+from lib.state.dead_letters import copy_to_dead
 from lib.state.gaps import BATCH_DAMAGED, BATCH_MISSING, Gap
 from lib.state.leases import HeldLease
 from lib.state.state import State
@@ -320,7 +320,7 @@ class StreamDelivery:
             # which the engine might accept this time although they are in `dead/`.
             self._lease.write()
             lines = "".join(json.dumps(line) + "\n" for line in refused)
-            set_aside(self._state.store, f"{self._stream.path}/{header.sequence:020d}.ndjson", lines.encode())
+            copy_to_dead(self._state.store, f"{self._stream.path}/{header.sequence:020d}.ndjson", lines.encode())
             self._result.set_aside += len(refused)
             log.warning("%s: %d events of batch %d are now dead letters", self._stream, len(refused), header.sequence)
         if self._context.archive is not None:

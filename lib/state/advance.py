@@ -29,7 +29,7 @@ from lib.state import receipts
 from lib.state.batches import StoredBatch
 from lib.state.checkpoints import Checkpoints, SavedCheckpoint
 from lib.state.gaps import Gap
-from lib.state.ledger import Known
+from lib.state.ledger import StoredKeys
 from lib.state.state import State
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def item_of(raw: bytes, ids: IdScope, event_fields: ReadFields) -> Item:
     return Item(raw, ids.log_id(read.id, raw)[:KEY_LENGTH], read.created_at, read.type, read.customer_id)
 
 
-def is_stored(item: Item, ids: IdScope, stored: Known, event_fields: ReadFields) -> bool:
+def is_stored(item: Item, ids: IdScope, stored: StoredKeys, event_fields: ReadFields) -> bool:
     """Whether the item is among the stored ones, also under an earlier `utmstack_tenant_id`."""
     if item.key in stored.keys:
         return True
@@ -72,9 +72,9 @@ def is_stored(item: Item, ids: IdScope, stored: Known, event_fields: ReadFields)
     return any(item_of(item.raw, scope, event_fields).key in stored.keys for scope in scopes)
 
 
-def stored_since(state: State, stream: Stream, day: str, event_fields: ReadFields, *, beside: int = 0) -> Known:
+def stored_since(state: State, stream: Stream, day: str, event_fields: ReadFields, *, beside: int = 0) -> StoredKeys:
     """All events of the stream that wait, except in batch `beside`, or have a receipt of the day or later."""
-    stored = Known()
+    stored = StoredKeys()
     # The batches before the receipts: delivery writes the receipt before it removes the batch. In this order, a batch
     # delivered meanwhile is in at least one of the two; in the other order it could be in neither.
     for waiting in state.batches.waiting(stream):
@@ -87,7 +87,7 @@ def stored_since(state: State, stream: Stream, day: str, event_fields: ReadField
                 keys = (item_of(raw, batch.header.id_scope, event_fields).key for raw in batch.items)
                 stored.add(keys, batch.header.envelope.tenant_id)
     delivered = state.ledger.known_since(stream, day)
-    return Known(stored.keys | delivered.keys, stored.tenants | delivered.tenants)
+    return StoredKeys(stored.keys | delivered.keys, stored.tenants | delivered.tenants)
 
 
 def newest_of(items: Sequence[Item], until: datetime | None = None) -> datetime | None:

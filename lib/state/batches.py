@@ -24,7 +24,7 @@ from lib.errors import ConflictError, DamagedError
 from lib.model.batch import Header, archive_key, batch_key
 from lib.model.stream import Stream, stream_of
 from lib.state.codec import Codec
-from lib.state.dead_letters import set_aside
+from lib.state.dead_letters import copy_to_dead
 from lib.store.base import ABSENT, Entry, ObjectStore
 
 STREAM = {"integration": "integration", "tenant": "tenant", "kind": "kind"}
@@ -142,7 +142,7 @@ class Batches:
         key = batch_key(stream, sequence)
         stored = self._store.read(key)
         if stored is not None:
-            set_aside(self._store, key, stored.body)
+            copy_to_dead(self._store, key, stored.body)
             self._store.delete(key, expected=stored.generation)
 
     def archive(self, batch: StoredBatch) -> None:

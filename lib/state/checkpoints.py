@@ -20,7 +20,7 @@ from lib.model.clock import to_text
 from lib.model.stream import Stream, stream_of
 from lib.state.batches import HEADER
 from lib.state.codec import Codec, text_of
-from lib.state.dead_letters import set_damaged_aside
+from lib.state.dead_letters import copy_damaged_to_dead
 from lib.state.ledger import Ledger, last_of, place_of
 from lib.store.base import ABSENT, ObjectStore
 
@@ -94,7 +94,7 @@ class Checkpoints:
                 checkpoint = replace(checkpoint, sequence=number)
             return SavedCheckpoint(checkpoint, stored.generation)
         except DamagedError as error:
-            set_damaged_aside(self._store, checkpoint_key(stream), stored.body, error)
+            copy_damaged_to_dead(self._store, checkpoint_key(stream), stored.body, error)
             return SavedCheckpoint(self._recovered(stream), stored.generation)
 
     def write(self, stream: Stream, checkpoint: Checkpoint, *, expected: int) -> SavedCheckpoint:
@@ -109,16 +109,16 @@ class Checkpoints:
             if entry.key.endswith(".json") and path.count("/") == 2:
                 yield stream_of(path)
 
-    def lift(self, integration: str) -> None:
+    def retry_now(self, integration: str) -> None:
         """Allow all the integration's streams to be tried at once. A stream that another run writes now is skipped."""
         for stream in self.streams():
             if stream.integration == integration:
                 saved = self.read(stream)
                 problem = saved.checkpoint.problem
-                if problem is not None and problem.lifted() != problem:
+                if problem is not None and problem.without_wait() != problem:
                     with suppress(ConflictError):
-                        lifted = replace(saved.checkpoint, problem=problem.lifted())
-                        self.write(stream, lifted, expected=saved.generation)
+                        checkpoint = replace(saved.checkpoint, problem=problem.without_wait())
+                        self.write(stream, checkpoint, expected=saved.generation)
 
     def _recovered(self, stream: Stream) -> Checkpoint:
         """The position that follows the newest batch or receipt; a new stream's where there is neither."""

@@ -23,7 +23,7 @@ from lib.model.lease import RENEWAL, TERM, Lease, Overtaken, PartOfBatch
 from lib.model.receipt import LastReceipt
 from lib.model.stream import Stream
 from lib.state.codec import Codec
-from lib.state.dead_letters import set_damaged_aside
+from lib.state.dead_letters import copy_damaged_to_dead
 from lib.store.base import ABSENT, ObjectStore
 
 PREFIX = "leases/"
@@ -157,7 +157,7 @@ def lease_of(store: ObjectStore, stream: Stream) -> tuple[Lease, int]:
     try:
         return from_body(stored.body), stored.generation
     except DamagedError as error:
-        set_damaged_aside(store, lease_key(stream), stored.body, error)
+        copy_damaged_to_dead(store, lease_key(stream), stored.body, error)
         return Lease(), stored.generation
 
 

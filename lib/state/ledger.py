@@ -26,7 +26,7 @@ from lib.model.receipt import LastReceipt, NotAcknowledged, Receipt
 from lib.model.stream import Stream, stream_of
 from lib.state import receipts
 from lib.state.codec import UNREADABLE, Codec
-from lib.state.dead_letters import set_damaged_aside
+from lib.state.dead_letters import copy_damaged_to_dead
 from lib.state.receipts import receipt_key
 from lib.store.base import ABSENT, Entry, ObjectStore
 
@@ -71,7 +71,7 @@ PRUNE_POINT = Codec(PrunePoint, "the ledger's prune point")
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class StoredKeys:
     """The keys of stored events, and the UTMStack tenants they were stored for. The keys depend on the tenant."""
 
     keys: set[str] = field(default_factory=set)
@@ -131,7 +131,7 @@ class Ledger:
         try:
             receipt = receipts.from_body(stored.body)
         except DamagedError as error:
-            set_damaged_aside(self._store, key, stored.body, error)
+            copy_damaged_to_dead(self._store, key, stored.body, error)
             # The key contains all that delivery needs. `audit` reports the damage.
             return LastReceipt(int(key.rpartition("/")[2].partition(".")[0]), key, digest, known.total), None
         return LastReceipt(receipt.sequence, key, digest, receipt.total), receipt
@@ -183,9 +183,9 @@ class Ledger:
                     self._store.write(moved, stored.body, expected=ABSENT)
                 self._delete([entry])
 
-    def known_since(self, stream: Stream, day: str) -> Known:
+    def known_since(self, stream: Stream, day: str) -> StoredKeys:
         """All events with a receipt of the day or later."""
-        stored = Known()
+        stored = StoredKeys()
         for _, body in self.bodies(stream, day):
             # Events of a damaged receipt do not count as stored: better a duplicate than a loss. `audit` reports it.
             with suppress(DamagedError):
