@@ -122,7 +122,7 @@ class StreamDelivery:
     """One stream's batches under one lease."""
 
     def __init__(self, context: DeliveryContext, result: DeliveryResult, lease: HeldLease, deadline: float) -> None:
-        """`result` is filled as delivery goes on, so that it holds what was done before a failure."""
+        """`result` is filled during delivery, so that after an error it contains what was done before."""
         self._context = context
         self._state = context.state
         self._result = result
@@ -149,7 +149,7 @@ class StreamDelivery:
         """The seconds that settling the last batch took."""
 
     def drain(self) -> None:
-        """Send what waits, batch by batch, and settle each; what cannot be sent is set aside on the way."""
+        """Send the waiting batches in order and settle each. Events that cannot be sent become dead letters."""
         self._tail, _, self._not_acknowledged = self._state.ledger.last(self._stream, self._lease.state.tail)
         while self._round():
             pass

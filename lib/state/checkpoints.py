@@ -121,7 +121,7 @@ class Checkpoints:
                         self.write(stream, checkpoint, expected=saved.generation)
 
     def _recovered(self, stream: Stream) -> Checkpoint:
-        """The position that follows the newest batch or receipt; a new stream's where there is neither."""
+        """The checkpoint after the newest batch or receipt; a new stream's if there is neither."""
         headers = self._headers(stream)
         last = next(headers, None)
         if last is None:
@@ -130,10 +130,10 @@ class Checkpoints:
         for header in chain([last], headers):
             polled = polled or (header if header.origin == POLL else None)
             newest = max(filter(None, (newest, header.newest)), default=None)
-            # Events may be dated ahead, but not by more than this: no older page has one newer than the last page.
+            # An event's time may be ahead by HORIZON at most, so no older page has a newer event than the last page.
             if polled is not None and last.as_of - header.as_of > HORIZON:
                 break
-        # Nothing is known of what was stored before: every event up to now is looked up in the ledger.
+        # The recent ids are lost, so every event up to this time is looked up in the ledger.
         return Checkpoint(
             sequence=last.sequence + 1,
             cursor=polled.next_cursor if polled else None,
@@ -145,7 +145,7 @@ class Checkpoints:
         )
 
     def _headers(self, stream: Stream) -> Iterator[Header]:
-        """The headers of the stream's waiting batches, then of its receipts, the newest first; of damaged ones none."""
+        """The headers of the stream's waiting batches, then of its receipts, newest first. Damaged ones are skipped."""
         for entry in reversed(list(self._store.list(f"batches/{stream.path}/"))):
             stored = self._store.read(entry.key)
             if stored is not None:
@@ -156,7 +156,7 @@ class Checkpoints:
                 yield HEADER.decode(body)
 
     def _behind_last_receipt(self, stream: Stream) -> Checkpoint:
-        """The position where at most the last receipt's key can be read: what Sophos still has is read again."""
+        """The checkpoint after the last receipt's key, if no header can be read. Sophos's events are all read again."""
         last = last_of(self._store.list(f"ledger/{stream.path}/"))
         place = place_of(last.key) if last else None
         if last is None or place is None:
