@@ -1,8 +1,7 @@
 """The object graph: every use case, built from settings, clock, store, engine and Sophos.
 
 Only this file and `lib/parts.py` connect adapters with protocols. Adapters are imported where they are built, so that a
-function loads only what it uses. This file reads no environment and has no global state. Deployed functions use the
-`App` of `lib/current.py`; a command or a test builds its own.
+function loads only what it uses. Deployed functions use the `App` of `lib/current.py`; a command or a test builds one.
 """
 
 from __future__ import annotations
@@ -294,8 +293,7 @@ class App:
 
     def deadline(self) -> float:
         """The monotonic time at which a call that begins now must stop, well before the platform ends it."""
-        seconds = self.config().limits.deadline.total_seconds()
-        timeout = self.parts.platform.timeout
+        seconds, timeout = self.config().limits.deadline.total_seconds(), self.parts.platform.timeout
         if timeout is not None:
             seconds = min(seconds, max(1.0, timeout.total_seconds() - HAND_OVER_SECONDS))
         return self.parts.monotonic() + seconds
@@ -384,10 +382,7 @@ class App:
         )
 
     def count_types(
-        self,
-        integration: str | None,
-        window: timedelta,
-        on_progress: OnStreamProgress = lambda _, __, ___: None,
+        self, integration: str | None, window: timedelta, on_progress: OnStreamProgress = lambda _, __, ___: None
     ) -> list[TypesReport]:
         """The types of events of a window, by family, and what excluding them would save."""
         from lib.pipeline.count_types import CountTypes

@@ -126,16 +126,14 @@ KINDS = {
         "UTMStack has had no heartbeat for two intervals. Check the engine. The next heartbeat counts the missed ones.",
     ),
     "wrong_customer": Kind(
-        _WARNS,
-        "Events of another customer",
-        "Check the proxy between this machine and Sophos. It may mix up answers.",
+        _WARNS, "Events of another customer", "Check the proxy between this machine and Sophos. It may mix up answers."
     ),
 }
 """The reasons by code. An empty remedy means that the problem brings its own. A code not in here is `attention`."""
 WAITING = ("over_budget",)
 """Codes of problems that end by themselves, within the limits that Sophos sets."""
 STOPS_ALL = ("store_full", "store_unavailable", "observing")
-"""Codes of problems of the whole that concern every stream too."""
+"""Codes of problems of the whole connector that stop every stream."""
 ACKNOWLEDGED = ("gap", "dead_letters", "credential_ending")
 """Codes of what a person can acknowledge. It stays listed, and is no longer a reason."""
 
@@ -282,11 +280,11 @@ def assess(site: SiteFacts) -> Assessment:
     )
 
 
-def _struck(found: Finding, site: SiteFacts) -> Iterator[StreamFacts]:
-    """The streams that something of the whole keeps from being fetched or delivered."""
-    if found.stream is None and found.integration is None:
+def _struck(finding: Finding, site: SiteFacts) -> Iterator[StreamFacts]:
+    """The streams that a problem of the whole connector stops from being fetched or delivered."""
+    if finding.stream is None and finding.integration is None:
         for stream in site.streams:
-            if found.code in STOPS_ALL or (found.code == "engine_down" and stream.undelivered_seconds > 0):
+            if finding.code in STOPS_ALL or (finding.code == "engine_down" and stream.undelivered_seconds > 0):
                 yield stream
 
 
@@ -297,7 +295,8 @@ def _findings(site: SiteFacts) -> Iterator[Finding]:
     integration_codes = {facts.name: facts.problem.code for facts in site.integrations if facts.problem}
     paused = {facts.name for facts in site.integrations if facts.paused_at is not None}
     for stream in site.streams:
-        yield from _of_stream(stream, site.now, integration_codes.get(stream.integration), stream.integration in paused)
+        code, is_paused = integration_codes.get(stream.integration), stream.integration in paused
+        yield from _of_stream(stream, site.now, code, is_paused=is_paused)
 
 
 def _of_site(site: SiteFacts) -> Iterator[Finding]:
@@ -329,7 +328,6 @@ def _of_objects(site: SiteFacts) -> Iterator[Finding]:
 
 
 def _of_figures(site: SiteFacts) -> Iterator[Finding]:
-    """The finding that the figures are old."""
     bound = max(STALE_SECONDS, STALE_TICKS * site.tick_seconds)
     if site.read_at is not None and (site.now - site.read_at).total_seconds() > bound:
         yield _finding("stale", "No tick has finished", site.read_at)
@@ -347,10 +345,7 @@ def _of_integration(integration: IntegrationFacts, now: datetime) -> Iterator[Fi
 
 
 def _of_stream(
-    stream: StreamFacts,
-    now: datetime,
-    integration_code: str | None,
-    is_paused: bool,  # noqa: FBT001
+    stream: StreamFacts, now: datetime, integration_code: str | None, *, is_paused: bool
 ) -> Iterator[Finding]:
     """The findings of a stream. A problem that its integration has too is reported there, once."""
 
