@@ -137,8 +137,8 @@ def types(report: TypesReport) -> Fields:
         "complete": report.is_complete,
         "problems": [
             {
-                "tenant": problem.tenant.id,
-                "tenant_name": problem.tenant.name,
+                "tenant": problem.tenant.id if problem.tenant else None,
+                "tenant_name": problem.tenant.name if problem.tenant else None,
                 "code": problem.error.code,
                 "detail": str(problem.error),
             }

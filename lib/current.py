@@ -21,4 +21,6 @@ def current() -> App:
         is_cloud_run=environment.on_cloud_run(),
         is_behind_emulator=environment.is_behind_emulator(),
     )
-    return App(config.current, Parts(platform=platform))
+    app = App(config.current, Parts(platform=platform))
+    telemetry.name_tenants(app.tenant_names)
+    return app

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from typing import Any, TextIO
 from lib.config import environment
 from lib.errors import ConnectorError
 from lib.model.health import WAITING
+from lib.model.stream import Stream
 from lib.model.text import printable
 from lib.version import VERSION
 
@@ -42,6 +44,8 @@ _REPORTED = (
 )
 JOURNAL_ERROR = "<3>"
 """In front of a line, it makes the line an error in systemd's journal (sd-daemon(3))."""
+NAMES_KEPT = 600.0
+"""Seconds for which the names of tenants are not read again."""
 _PLAIN = "\033[0m"
 _COLOURS = {"WARNING": "\033[33m", "ERROR": "\033[31m", "CRITICAL": "\033[31m"}
 
@@ -110,6 +114,32 @@ class TerminalFormatter(logging.Formatter):
         return f"{time} {self._service:<15} {colour}{text}{colour and _PLAIN}"
 
 
+class TenantNames(logging.Filter):
+    """Writes the name of a tenant beside its id wherever an entry names a stream."""
+
+    def __init__(self, names: Callable[[str], Mapping[str, str]]) -> None:
+        super().__init__()
+        self._names = names
+        self._known: dict[str, tuple[float, Mapping[str, str]]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change the streams among the record's arguments. No record is dropped."""
+        if isinstance(record.args, tuple):
+            record.args = tuple(self._shown(each) if isinstance(each, Stream) else each for each in record.args)
+        return True
+
+    def _shown(self, stream: Stream) -> str:
+        now = time.monotonic()
+        read_at, names = self._known.get(stream.integration, (-NAMES_KEPT, {}))
+        if now - read_at >= NAMES_KEPT:
+            # Before the names are read: what that logs must not read them again.
+            self._known[stream.integration] = (now, names)
+            names = self._names(stream.integration)
+            self._known[stream.integration] = (now, names)
+        name = names.get(stream.tenant)
+        return f"{stream.integration}/{name} ({stream.tenant})/{stream.kind}" if name else str(stream)
+
+
 def _trace(record: logging.LogRecord) -> str:
     if record.exc_info and record.exc_info[1] is not None:
         return "".join(traceback.format_exception(record.exc_info[1])).rstrip()
@@ -133,6 +163,12 @@ def start(service: str, stream: TextIO | None = None) -> None:
     dsn = environment.sentry_dsn()
     if dsn:
         _start_sentry(service, dsn)
+
+
+def name_tenants(names: Callable[[str], Mapping[str, str]]) -> None:
+    """Write names of tenants into entries from now on. `names` returns those of an integration by id."""
+    for handler in logging.getLogger().handlers:
+        handler.filters[:] = [TenantNames(names)]
 
 
 def set_level(name: str) -> None:
@@ -181,13 +217,13 @@ def report(lines: Sequence[Mapping[str, Any]]) -> None:
         if line["outcome"] in _QUIET or not (hosted or problem):
             continue
         result = {name: line[name] for name in _REPORTED if line.get(name) is not None}
-        text = f"{line['integration']}/{line['tenant']}/{line['stream']}: {line['outcome']}"
+        text = line["outcome"]
         level = logging.INFO
         if problem:
             result["code"] = problem["code"]
             text += f": {problem['detail']}"
             level = logging.INFO if problem["code"] in WAITING else logging.WARNING
-        logging.getLogger(__name__).log(level, "%s", text, extra={"result": result})
+        logging.getLogger(__name__).log(level, "%s: %s", Stream.of(line), text, extra={"result": result})
 
 
 def _start_sentry(service: str, dsn: str) -> None:

@@ -36,7 +36,7 @@ EXAMPLES = {
     "types": ("", "--integration acme --hours 6"),
     "reconcile": ("--integration acme",),
     "backfill": ("--since 12h", "--since 2026-03-10T08:00 --integration acme"),
-    "replay": ("--since 3d", "--batch archive/acme/0f1e2d3c/events/2026-03-10/000000000042.ndjson.gz"),
+    "replay": ("--since 1d --dead-letters", "--batch archive/acme/0f1e2d3c/events/2026-03-10/000000000042.ndjson.gz"),
     "missed": ("--since 7d",),
     "preview": (
         "--filter sophos_central.yml --rules rules/ --events events.jsonl",
@@ -224,8 +224,11 @@ def _add_readers(add: Callable[..., argparse.ArgumentParser]) -> None:
         command.add_argument("--tenant", metavar="ID", help="id or name; default: all")
     replay = add("replay", "send archived batches or dead letters to the engine again", _replay, config=True, json=True)
     which = replay.add_mutually_exclusive_group(required=True)
-    which.add_argument("--since", metavar="TIME", help="batches fetched since a time, or a duration such as 3d")
+    which.add_argument(
+        "--since", metavar="TIME", help="what was fetched or set aside since a time, or a duration such as 3d"
+    )
     which.add_argument("--batch", metavar="NAME", help="an object below archive/ or dead/")
+    replay.add_argument("--dead-letters", action="store_true", help="with --since: only what was set aside")
     missed = add(
         "missed",
         "count the events that UTMStack's own plugin missed in observe mode, by hour",
@@ -341,7 +344,7 @@ def _reconcile(args: argparse.Namespace) -> int:
 def _replay(args: argparse.Namespace) -> int:
     from emulator.cli.sending import replay
 
-    return replay(args.config, args.since, args.batch, as_json=args.json)
+    return replay(args.config, args.since, args.batch, only_dead_letters=args.dead_letters, as_json=args.json)
 
 
 def _missed(args: argparse.Namespace) -> int:

@@ -50,7 +50,7 @@ def types(location: str | None, integration: str | None, hours: float, *, as_jso
         say(f"{report.integration}: {whole.events} events, {whole.bytes} bytes in {report.hours:g} h")
         show(rows)
         for problem in report.problems:
-            say(f"NOT READ  {problem.tenant}: {problem.error}")
+            say(f"NOT READ  {problem.tenant or report.integration}: {problem.error}", f"→ {problem.error.remedy}")
     return 0 if all(report.is_complete for report in reports) else 1
 
 

@@ -24,28 +24,39 @@ if TYPE_CHECKING:
     from lib.pipeline.replay import ReplayReport
 
 
-def replay(location: str | None, since: str | None, name: str | None, *, as_json: bool) -> int:
+def replay(
+    location: str | None, since: str | None, name: str | None, *, only_dead_letters: bool = False, as_json: bool
+) -> int:
     """Send archived batches or dead letters to the engine again; 0 if it acknowledges all."""
     try:
+        if name is not None and only_dead_letters:
+            raise ConfigError("`--dead-letters` goes with `--since`", remedy="`--batch` names one object by itself.")
         app, _ = graph(location)
         begin = None if since is None else datetime.now(UTC) - window_of(since)
         with Progress("events") as progress:
             update = partial(progress.update, "replay")
-            report = app.replay.archived(begin, update) if name is None else app.replay.named(name)
+            report = (
+                app.replay.since(begin, update, only_dead_letters=only_dead_letters)
+                if name is None
+                else app.replay.named(name)
+            )
     except ConnectorError as error:
         return refused(error, as_json=as_json)
-    hint = None if report.batches or report.damaged else _not_kept(app.config(), since)
+    hint = None
+    if not report.batches and not report.damaged:
+        hint = f"There are no dead letters since {since}." if only_dead_letters else _not_kept(app.config(), since)
     return _sent(report, hint, as_json=as_json)
 
 
 def _not_kept(config: Config, since: str | None) -> str:
+    none = f"There are no dead letters since {since}."
     if config.archive is None and not config.observe:
         return (
             "`archive` is off: delivered batches are not kept. To keep future batches, set `archive: 7d`. To read the "
-            "last 24 hours from Sophos again, run `reconcile`."
+            f"last 24 hours from Sophos again, run `reconcile`. {none}"
         )
     kept = "" if config.archive is None else f" `archive` keeps batches for {duration_text(config.archive)}."
-    return f"The archive holds no batch that was fetched since {since}.{kept}"
+    return f"The archive holds no batch that was fetched since {since}.{kept} {none}"
 
 
 def switch_over(location: str | None, after: str, *, as_json: bool) -> int:

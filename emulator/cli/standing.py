@@ -164,9 +164,10 @@ def _print_reason(reason: dict[str, Any], lines: dict[str, dict[str, Any]], most
     """Print a kind of problem, its remedy and the first `most` streams (None: all); return the lines printed."""
     concerned = [lines[name] for name in reason["streams"] or reason["integrations"] if name in lines]
     whom = plural(reason["count"], "stream") if reason["streams"] else ", ".join(reason["integrations"])
-    since = f", since {reason['since'][:16]}Z" if reason["since"] else ""
+    since = f"since {reason['since'][:16]}Z" if reason["since"] else ""
+    place = ", ".join(filter(None, (whom, since)))
     say("")
-    headline(reason["health"], f"{reason['title']}{f' ({whom}{since})' if whom or since else ''}")
+    headline(reason["health"], f"{reason['title']}{f' ({place})' if place else ''}")
     own = [_concerned(line, reason["code"]) for line in concerned[:most]]
     more = len(concerned) - len(own)
     rest = [f"  … and {more} more: `status --problems` lists all"] if more else []
@@ -254,7 +255,7 @@ def _print_rest(site: dict[str, Any]) -> None:
         trip = "none yet" if beat["acked_at"] is None else f"{beat['acked_at']}, {beat['round_trip_seconds']:.1f} s"
         say("", f"Heartbeat every {beat['every']}: {'LATE; ' if beat['late'] else ''}last acknowledged: {trip}")
     if site["set_aside"]:
-        say("", "Dead letters are in the store's dead/, with the reason. Send them again with `replay --batch NAME`.")
+        say("", "Dead letters are in dead/, with the reason. Send them again with `replay --since 7d --dead-letters`.")
     if site["observe"]:
         say("", "Observe mode: no event is forwarded. Run `missed` to see what UTMStack's own plugin missed.")
 

@@ -24,7 +24,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d{1,2}:\d\d:\d\d(?:[.,]\d+)?(?:[Zz]|[+-
 
 
 class _Failure:
-    """A call that fails: of an operand's type, or of a value that is not there."""
+    """A call that fails because of an operand's type or a missing value."""
 
     def __repr__(self) -> str:
         return "FAILURE"
@@ -35,7 +35,7 @@ FAILURE = _Failure()
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """One function, and what it takes behind its path: of each argument the kinds of value it may be."""
+    """One function, with the allowed kinds of each argument after its path."""
 
     answer: Answer
     takes: tuple[frozenset[str], ...]
@@ -65,7 +65,7 @@ def kind_of(value: Any) -> str:
 
 
 def text_in(value: Json) -> str | None:
-    """The text that is searched in a value; None where it has none: a number, a bool, null, nothing."""
+    """The searchable text of a value; None for a number, a bool, null or a missing value."""
     if isinstance(value, str):
         return value
     return to_json(value) if isinstance(value, (dict, list)) else None
@@ -121,7 +121,7 @@ def _moment(test: Callable[[datetime, tuple[Any, ...]], bool]) -> Answer:
 
 @lru_cache(maxsize=4096)
 def parse_time(text: str) -> datetime | None:
-    """The moment of RFC 3339 text, in its own zone; None where it is none."""
+    """The time of an RFC 3339 text, in its own zone; None for any other text."""
     if not _TIME.fullmatch(text):
         return None
     try:
@@ -168,7 +168,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 @lru_cache(maxsize=4096)
 def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-    """The network that the text names; None where it names none."""
+    """The network in a text; None if it is not a network."""
     try:
         return ipaddress.ip_network(text, strict=False) if re.search(r"/\d+$", text) else None
     except ValueError:

@@ -1,4 +1,4 @@
-"""Why a rule can never match here, in words; or nothing, where it could."""
+"""The reason why a rule can never match here, in words."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from emulator.preview.values import decode
 from lib.model.families import FAMILIES
 
 TYPES = frozenset(name for names in FAMILIES.values() for name in names)
-"""The event types that Sophos lists, and newer ones that are seen."""
+"""The event types in Sophos's list, and newer known ones."""
 SEVERITIES = ("none", "low", "medium", "high", "critical")
 _MOST = 3
-"""So many reasons, or values, are named."""
+"""The number of reasons or values that are named."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Looked:
-    """What was seen of the events that a rule looks at."""
+    """The values in the events to which a rule applies."""
 
     session: Session
     seen: dict[str, list[Seen]]
@@ -34,14 +34,14 @@ class _Looked:
 
 
 def never(session: Session, tally: RuleTally) -> str | None:
-    """Why the rule can never match here; None where it matched, or where it still could."""
+    """The reason why the rule can never match here; None if it matched or still could."""
     if tally.matches:
         return None
     rule = tally.rule
     sent = session.site.data_types() | set(session.data_types)
     if rule.data_types and not rule.data_types & sent:
         wanted = ", ".join(sorted(rule.data_types))
-        return f"no event of the data type {wanted} is sent: what is sent is {', '.join(sorted(sent))}"
+        return f"no event of the data type {wanted} is sent; the sent data types are {', '.join(sorted(sent))}"
     if tally.condition.fault:
         return f"the engine cannot evaluate it: {tally.condition.fault}"
     looked = [seen for name, seen in session.seen.items() if not rule.data_types or name in rule.data_types]
@@ -59,7 +59,7 @@ def never(session: Session, tally: RuleTally) -> str | None:
 
 
 def _why_not(part: Part, looked: _Looked) -> list[str]:
-    """Why the part can never be so; nothing where it can."""
+    """The reasons why the part can never be true; none if it can."""
     if part.kind == "leaf":
         return _leaf(part, looked)
     if part.kind == "all":
@@ -119,7 +119,7 @@ def _type(call: Call, values: list[Any], args: tuple[Any, ...], looked: _Looked)
     if fitting:
         who = ", ".join(sorted({name for each in fitting for name in excluded[each]}))
         return [f"`exclude_types` of {who} leaves out {_listed(sorted(fitting))}"]
-    return [f"Sophos sends no type that {_wanted(call)}: none of the events looked at has it, nor does Sophos list it"]
+    return [f"Sophos sends no type that {_wanted(call)}: neither these events nor Sophos's list contain one"]
 
 
 def _is_type(own: str, values: list[Any], looked: _Looked) -> bool:
@@ -129,12 +129,12 @@ def _is_type(own: str, values: list[Any], looked: _Looked) -> bool:
 
 
 def _is_open(own: str, looked: _Looked) -> bool:
-    """Whether a plugin that is not run here makes the field."""
+    """Whether a plugin that does not run here writes the field."""
     return any(own == made or own.startswith(f"{made}.") for made in looked.session.made)
 
 
 def _possible(own: str, looked: _Looked) -> Iterable[Any]:
-    """Values that are known besides those that were seen."""
+    """Possible values beside those in the events."""
     constants = looked.session.constants.get(own, set())
     return [*constants, *(SEVERITIES if own == f"{looked.bag}.severity" else ())]
 

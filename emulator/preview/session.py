@@ -1,4 +1,4 @@
-"""A session: filters and rules compiled once, events run through them, and what they made of them added up."""
+"""A session: compiles filters and rules once, applies them to events, and counts the results."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from emulator.preview.values import MISSING, Json, to_json
 _QUIET = frozenset({"dataType", "dataSource", *ENVELOPE})
 """Fields that every event has, whatever the filter does."""
 MOST_VALUES = 2_000
-"""Of one path: how many different values are remembered."""
+"""The number of different values that are kept for a path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one event."""
+    """The result of one event."""
 
     id: str
     type: str
@@ -38,7 +38,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class TypeTally:
-    """Of one event type: how many, and the fields that were made of them."""
+    """One event type: the number of its events, and the fields made of them."""
 
     count: int = 0
     matched: bool = False
@@ -47,7 +47,7 @@ class TypeTally:
 
 @dataclass(slots=True)
 class RuleTally:
-    """Of one rule: what it looks at, and what it matched."""
+    """One rule: its paths, and its matches."""
 
     rule: Rule
     condition: Condition
@@ -59,7 +59,7 @@ class RuleTally:
 
 @dataclass(slots=True)
 class Remark:
-    """Something that was not evaluated. A `limit` is the preview's own; anything else is the file's fault."""
+    """A part that was not evaluated: a `limit` of the preview, or a fault of the file."""
 
     where: str
     what: str
@@ -68,7 +68,7 @@ class Remark:
 
 
 class Remarks:
-    """What was not evaluated, and how often."""
+    """The parts that were not evaluated, with their counts."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], Remark] = {}
@@ -83,7 +83,7 @@ class Remarks:
 
 
 class Seen:
-    """The values that a watched path had, in the events of one data type."""
+    """The values of a path in the events of one data type."""
 
     __slots__ = ("is_whole", "values")
 
@@ -101,7 +101,7 @@ class Seen:
 
 
 class Session:
-    """For one thread."""
+    """A session; not safe between threads."""
 
     def __init__(self, filters: Filters, rules: Sequence[Rule], site: Site) -> None:
         self.site = site
@@ -116,7 +116,7 @@ class Session:
         self._renamed = 0
         self.rules = [self._rule(rule) for rule in rules]
         self.made = [step.makes for _, steps in self.pipelines for step in steps if step.makes]
-        """Fields of plugins that are not run here: what a rule reads of them is not known."""
+        """Fields of plugins that do not run here; their values are unknown."""
         self.constants = _constants(filters, self.dialect)
         self.seen: dict[str, dict[str, Seen]] = {}
         self._watched = self._paths()
@@ -163,7 +163,7 @@ class Session:
         return found
 
     def run(self, event: Event) -> Outcome:
-        """Run one event through the filter and the rules; of one that the filter drops nothing is left."""
+        """Apply the filter and the rules to one event. An event that the filter drops has no fields."""
         self.events += 1
         draft, native, kind = self._draft(event)
         tally = self.types.setdefault(kind, TypeTally())
@@ -202,7 +202,7 @@ class Session:
         return Draft(fields), native, kind
 
     def _filtered(self, draft: Draft, data_type: str) -> bool:
-        """Carry the steps out that are for the data type; False where one of them drops the event."""
+        """Apply the steps for the data type; return False if one of them drops the event."""
         for data_types, steps in self.pipelines:
             if data_types and data_type not in data_types:
                 continue
@@ -229,7 +229,7 @@ class Session:
             step.do(draft)
         except StepError as error:
             text = str(error)
-            if not text.startswith("there is no "):  # Which the engine notes on the event, and goes on.
+            if not text.startswith("there is no "):  # The engine only notes a missing value on the event.
                 self.remarks.add(step.where, f"it fails: {text.partition(':')[0]}")
 
     def _matched(self, draft: Draft, data_type: str, example: str) -> Iterator[str]:
@@ -242,10 +242,8 @@ class Session:
                 tally.example = tally.example or example
                 missing = [placeholder for placeholder in tally.rule.placeholders if self._absent(draft, placeholder)]
                 if missing:
-                    what = (
-                        f"its search of earlier events needs {', '.join(missing)}, which is not there: it is given up"
-                    )
-                    self.remarks.add(place_of(tally.rule), what)
+                    text = f"its search of earlier events needs {', '.join(missing)}, which is missing; it is skipped"
+                    self.remarks.add(place_of(tally.rule), text)
                 yield tally.rule.name
 
     def _absent(self, draft: Draft, path: str) -> bool:
@@ -275,7 +273,7 @@ class Session:
             )
             found.append(Remark(f"{self._renamed} rules", what, self.events, limit=True))
         found += [
-            Remark(name, "no stage of the filter is for this data type", count, limit=False)
+            Remark(name, "no stage of the filter applies to this data type", count, limit=False)
             for name, count in self.data_types.items()
             if not any(name in types or not types for types, _ in self.pipelines)
         ]
@@ -283,16 +281,16 @@ class Session:
         return found
 
 
-CANDIDATE = "its search of earlier events is not carried out: a match is a candidate, no alert yet"
+CANDIDATE = "its search of earlier events does not run here: a match is a candidate, not an alert yet"
 
 
 def place_of(rule: Rule) -> str:
-    """Where a rule is, for people."""
+    """A rule's place in its file, for people."""
     return f"{rule.file}, line {rule.line}: {rule.name}"
 
 
 def _unread(roots: str) -> str:
-    return f"{roots} is not there, so that the engine cannot compile it" if roots else "it fails on a value"
+    return f"{roots} is missing, so the engine cannot compile it" if roots else "it fails on a value"
 
 
 def _facts(value: Any) -> tuple[str, str]:

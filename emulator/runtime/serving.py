@@ -65,7 +65,7 @@ def serve(
     where = PlatformFacts(environment.platform_timeout(), environment.on_cloud_run())
     live = ReloadingConfig(env[CONFIG], env.get(FOLLOWED), lambda read: telemetry.set_level(read.log.level))
     app = App(live.current, Parts(platform=where))
-    platform = Platform(config, functions, env, _probe_of(app))
+    platform = Platform(config, functions, env, _probe_of(app), lambda: app.config().every)
     links = Links(app.config, lambda: app.state, app.parts.now)
     platform.watchers.append(links.passes)
     host, port = config.listen

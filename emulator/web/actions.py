@@ -143,10 +143,11 @@ class Actions:
 
     def _replay(self, since: datetime, tell: Tell) -> str:
         tell("Reading the archive")
-        report = self._app.replay.archived(since, lambda sent: tell(f"{plural(sent, 'event')} sent so far"))
+        report = self._app.replay.since(since, lambda sent: tell(f"{plural(sent, 'event')} sent so far"))
         if not report.batches:
             return (
-                "There was nothing to send: no batch of that time is kept. `archive` in the configuration keeps them."
+                "There was nothing to send: no batch of that time is kept, and nothing was set aside. "
+                "`archive` in the configuration keeps batches."
             )
         return _sent(report)
 

@@ -130,7 +130,10 @@ def access_secret(name: str, where: str) -> str:
             remedy="Correct the secret's name, or give this service account the role Secret Manager Secret Accessor.",
         ) from None
     except (GoogleAPIError, GoogleAuthError) as error:
-        raise StoreError(f"{where}: Secret Manager cannot be reached: {error.__class__.__name__}") from None
+        raise StoreError(
+            f"{where}: Secret Manager cannot be reached: {error.__class__.__name__}",
+            remedy="Check that this machine reaches secretmanager.googleapis.com and has Google credentials.",
+        ) from None
 
 
 def _payload(client: object, name: str) -> str:

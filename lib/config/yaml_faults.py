@@ -72,6 +72,7 @@ _BY_PATTERN: tuple[tuple[re.Pattern[str], Callable[[str], str]], ...] = (
 )
 _BY_START = (
     ("could not find expected ':'", "context", "a colon and a space are missing after this key"),
+    ("expected alphabetic or numeric character", "context", "a text cannot begin with * or &: put it in quotes"),
     ("sequence entries are not allowed here", "problem", "a list begins on its own line: move this - to a new line"),
     ("but found another document", "problem", "--- begins a second document: a configuration has only one"),
     ("expected chomping or indentation", "problem", "the text must begin on the line after | or >"),

@@ -15,6 +15,9 @@ HEARTBEAT = "heartbeat"
 OWN = frozenset({GAP, HEARTBEAT})
 """Origins of batches that hold only the connector's own events."""
 
+NUMBERS = 10**20
+"""Fewer batches than that: a number has 20 digits in its key, so that keys are in the order of their numbers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
@@ -74,6 +77,11 @@ def ids_of(stream: Stream, utmstack_tenant_id: str, origin: str = POLL) -> IdSco
     """The part of the id formula that all items of such a batch share."""
     is_device = stream.kind == ENDPOINTS and origin == POLL
     return IdScope(utmstack_tenant_id, stream.integration, stream.kind, is_by_text=is_device)
+
+
+def is_number(sequence: int) -> bool:
+    """Whether a batch can have that number: the first one has 1."""
+    return 0 < sequence < NUMBERS
 
 
 def batch_key(stream: Stream, sequence: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -16,6 +18,8 @@ AHEAD = timedelta(days=14)
 """How long before RENEWAL the warning begins."""
 ESTABLISHED = timedelta(days=1)
 """A credential that is refused after it worked for this long has ended. One refused earlier was never right."""
+MOST_NAMED = 5
+"""A warning names at most this many tenants."""
 _WHERE = "Sophos Central, Global Settings, API Credentials Management"
 _ROTATE = (
     f"Create another credential ({_WHERE}), name it as `next_client_id` and `next_client_secret`, and only then "
@@ -64,6 +68,8 @@ class Warned:
     remedy: str
     date: datetime
     """The time of the event, or the time by which the task is due."""
+    mark: str = ""
+    """Identifies the warning among others with its code, if the date does not."""
 
     def as_fields(self) -> dict[str, str]:
         """The warning as JSON fields for people."""
@@ -97,6 +103,18 @@ def warnings(life: Life, refused_since: datetime | None, now: datetime, tenant: 
         remedy = "Move `next_client_id` and `next_client_secret` to `client_id` and `client_secret`."
         warned.append(Warned("next_credential_used", text, remedy, life.since))
     return warned
+
+
+def left_out(odd: Mapping[str, str], listed_at: datetime) -> list[Warned]:
+    """The warning about tenants whose records in Sophos's list are unusable, by id: they are not read."""
+    if not odd:
+        return []
+    shown = "; ".join(f"{tenant} ({fault})" for tenant, fault in [*odd.items()][:MOST_NAMED])
+    more = f"; and {len(odd) - MOST_NAMED} more" if len(odd) > MOST_NAMED else ""
+    text = f"{len(odd)} of the credential's tenants are not read, since Sophos's records of them are odd: {shown}{more}"
+    remedy = "Look at them in Sophos Central; if they look right there, open a case with Sophos support."
+    mark = sha256(json.dumps(sorted(odd)).encode()).hexdigest()[:16]
+    return [Warned("tenant_left_out", text, remedy, listed_at, mark)]
 
 
 def _day(moment: datetime) -> str:

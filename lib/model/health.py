@@ -88,7 +88,7 @@ KINDS = {
     "dead_letters": Kind(
         _WARNS,
         "Events could not be delivered",
-        "`dead-letters` lists them with the reason. Send them again with `replay --batch`, or run "
+        "`dead-letters` lists them with the reason. Send them again with `replay --since 7d --dead-letters`, or run "
         "`dead-letters --acknowledge ID`.",
     ),
     "paused": Kind(_WARNS, "Paused by an operator", "Run `resume NAME` to continue. Sophos keeps events for 24 hours."),
@@ -97,6 +97,7 @@ KINDS = {
     "credential_ended": Kind(_WARNS, "A credential has ended", ""),
     "credential_old": Kind(_WARNS, "A credential is old", ""),
     "next_credential_used": Kind(_WARNS, "The second credential is in use", ""),
+    "tenant_left_out": Kind(_WARNS, "A tenant is not read", ""),
     "late": Kind(
         _WARNS,
         "A stream is late",
@@ -109,8 +110,8 @@ KINDS = {
     ),
     "config_edit_broken": Kind(
         _WARNS,
-        "The newest edit of the configuration cannot be used",
-        "The connector uses the last good configuration. Run `check` and correct the file; a restart would fail.",
+        "The newest edit of the configuration is not in use",
+        "Run `check` and correct the file. If `check` finds no fault, restart the connector.",
     ),
     "followed_config": Kind(_WARNS, "UTMStack's own configuration has a fault", ""),
     "stale": Kind(
@@ -133,8 +134,10 @@ KINDS = {
 """The reasons by code. An empty remedy means that the problem brings its own. A code not in here is `attention`."""
 WAITING = ("over_budget",)
 """Codes of problems that end by themselves, within the limits that Sophos sets."""
+STOPS_ALL = ("store_full", "store_unavailable", "observing")
+"""Codes of problems of the whole that concern every stream too."""
 ACKNOWLEDGED = ("gap", "dead_letters", "credential_ending")
-"""Codes that a person can acknowledge. An acknowledged item stays listed and is no longer a reason."""
+"""Codes of what a person can acknowledge. It stays listed, and is no longer a reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +267,10 @@ def assess(site: SiteFacts) -> Assessment:
             streams[name] = max(streams[name], finding.health)
         if finding.integration in integrations:
             integrations[finding.integration] = max(integrations[finding.integration], finding.health)
+        for stream in _struck(finding, site):
+            streams[stream.name] = max(streams[stream.name], finding.health)
+            if stream.integration in integrations:
+                integrations[stream.integration] = max(integrations[stream.integration], finding.health)
     return Assessment(
         health=max((finding.health for finding in findings), default=Health.OK),
         reasons=tuple(
@@ -273,6 +280,14 @@ def assess(site: SiteFacts) -> Assessment:
         integrations=integrations,
         waiting=tuple(_waiting(site)),
     )
+
+
+def _struck(found: Finding, site: SiteFacts) -> Iterator[StreamFacts]:
+    """The streams that something of the whole keeps from being fetched or delivered."""
+    if found.stream is None and found.integration is None:
+        for stream in site.streams:
+            if found.code in STOPS_ALL or (found.code == "engine_down" and stream.undelivered_seconds > 0):
+                yield stream
 
 
 def _findings(site: SiteFacts) -> Iterator[Finding]:

@@ -67,3 +67,10 @@ class Tenant:
 
     def __str__(self) -> str:
         return f"{self.name} ({self.id})" if self.name else self.id
+
+
+@dataclass(frozen=True, slots=True)
+class OddTenant(Tenant):
+    """One whose record in Sophos's list cannot be used. It has no host, and perhaps no real id."""
+
+    fault: str

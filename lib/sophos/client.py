@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from lib.errors import CursorRefusedError, PermissionMissingError, ProtocolError, TokenRefusedError, WrongTenantError
 from lib.model.credential import InUse
 from lib.model.families import fitting
-from lib.model.page import DevicePage, Page, Tenant, Whoami, cursor_fault
+from lib.model.page import DevicePage, OddTenant, Page, Tenant, Whoami, cursor_fault
 from lib.sophos import pages
 from lib.sophos.auth import Credential, Tokens
 from lib.sophos.http import MAX_BODY_BYTES, Answer, Http, RequestLimiter, TooLargeError
@@ -132,7 +132,8 @@ class Central:
     def tenants(self, who: Whoami, *, deadline: float | None = None) -> Iterator[Tenant]:
         """The tenants that the credential can read: its own, or the customers of a partner or organization.
 
-        The list may change between two pages: a tenant that appears twice is given once.
+        The list may change between two pages: a tenant that appears twice is given once. A tenant whose record is
+        unusable is an OddTenant.
         """
         if who.id_type == "tenant":
             # Every known tenant credential has a data region. If one has none, only the global host is left.
@@ -153,12 +154,12 @@ class Central:
                 headers=headers,
                 params=params,
             )
-            tenants = tenants_of(answered["items"])
+            tenants = tenants_of(answered["items"], (number - 1) * TENANTS_A_PAGE + 1)
             fresh = [tenant for tenant in tenants if tenant.id not in seen]
             seen.update(tenant.id for tenant in fresh)
             yield from fresh
             size, total = answered["pages"].get("size") or TENANTS_A_PAGE, answered["pages"].get("total")
-            is_repeated = not fresh and len(tenants) == len(answered["items"])
+            is_repeated = not fresh and not any(isinstance(tenant, OddTenant) for tenant in tenants)
             if (
                 is_repeated
                 or number == MOST_PAGES

@@ -10,7 +10,7 @@ from typing import Any
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
 
 from lib.errors import ProtocolError
-from lib.model.page import Tenant, Whoami
+from lib.model.page import OddTenant, Tenant, Whoami
 from lib.model.text import printable
 from lib.sophos.http import Answer
 
@@ -76,17 +76,21 @@ class TenantsSchema(_Known):
     pages = fields.Nested(_PagesSchema, load_default=dict)
 
 
-def tenants_of(items: list[Any]) -> list[Tenant]:
-    """The tenants of a page. An unusable record is skipped and logged, so that the other tenants are still read."""
+def tenants_of(items: list[Any], first: int = 1) -> list[Tenant]:
+    """The tenants of a page. An unusable record becomes an OddTenant, so that the other tenants are still read.
+
+    `first` is the number of the page's first record in the whole list.
+    """
     tenants: list[Tenant] = []
-    for number, item in enumerate(items, 1):
+    for number, item in enumerate(items, first):
         try:
             tenants.append(_tenant.load(item))
         except ValidationError as error:
             wrong = ", ".join(map(str, error.messages_dict))
             name = item.get("id") if isinstance(item, dict) else None
-            tenant = printable(name[:200]) if name and isinstance(name, str) else f"number {number} of its page"
+            tenant = printable(name[:200]) if name and isinstance(name, str) else f"number {number} of the list"
             log.warning("tenant %s is skipped: unusable fields in Sophos's list: %s", tenant, wrong)
+            tenants.append(OddTenant(tenant, "", None, f"unusable fields in Sophos's list: {wrong}"))
     return tenants
 
 

@@ -261,8 +261,8 @@ def test_the_recorded_shapes_are_read_whole_and_byte_for_byte(kind: str) -> None
 @pytest.mark.parametrize(
     ("variable", "family", "told", "remedy"),
     [
-        (("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem"), TlsBrokenError, "/nowhere/ca.pem, cannot be read", "ca_bundle"),
-        (("REQUESTS_CA_BUNDLE", __file__), TlsBrokenError, "test_central_errors.py, cannot be read", "ca_bundle"),
+        (("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem"), TlsBrokenError, "/nowhere/ca.pem cannot be read", "ca_bundle"),
+        (("REQUESTS_CA_BUNDLE", __file__), TlsBrokenError, "test_central_errors.py cannot be read", "ca_bundle"),
         (("HTTPS_PROXY", "http://127.0.0.1:9 "), ProxyDownError, "the proxy's address", "no space at the end"),
         (("HTTPS_PROXY", "http://127.0.0.1:99999"), ProxyDownError, "the proxy's address", "a port up to 65535"),
         (("HTTPS_PROXY", "http://[::1"), ProxyDownError, "the proxy's address", "HTTPS_PROXY"),

@@ -63,6 +63,7 @@ def test_a_configuration_out_of_reach_is_waited_for() -> None:
         with running(found, f"secret:{SECRET}") as process:
             until(lambda: "cannot start yet" in said(found), "the reason why it waits")
             assert "Secret Manager cannot be reached" in said(found)
+            assert "reaches secretmanager.googleapis.com" in said(found)
             with serving({SECRET: yaml.safe_dump(found.settings)}, secrets):
                 until(lambda: is_up(port), "the start")
                 assert process.poll() is None

@@ -523,7 +523,7 @@ def test_a_form_is_refused_for_what_it_holds_and_for_nothing_else(workdir: Workd
         assert (status, '{"meta"' in text, '{ "meta"' in text) == (400, False, True), text
         central.faults.clear()
         status, text = answered("wrong")
-        assert (status, ". Check client id and secret" in text, "15 minutes" in text) == (400, True, False), text
+        assert (status, ". Check the client id and secret" in text, "15 minutes" in text) == (400, True, False), text
         central.faults.add(Fault("status", status=429, retry_after=600, times=None, path="/api/v2/oauth2/token"))
         assert answered()[0] == 400, "nothing is known of it"
         status, text = answered(module="AWS_IAM_USER")

@@ -75,7 +75,7 @@ def test_check_points_at_the_place_and_tells_warnings_apart(tmp_path: Path) -> N
     done = command("check", "--config", str(file))
     assert done.returncode == 1
     assert "      " + lines[2] + "\n      " + " " * 15 + "^\n" in done.stdout
-    assert "warning: line 5: integrations[0].lookback: Sophos serves no more than 24h" in done.stdout
+    assert "warning: line 5: integrations[0].lookback: Sophos serves events for 24h only" in done.stdout
     assert "hunter2" not in done.stdout
     found = told(command("check", "--config", str(file), "--json"))
     assert [(each["line"], each["key"], each["text"]) for each in found["faults"]] == [
@@ -130,7 +130,7 @@ def test_status_shows_a_problem_and_its_remedy() -> None:
         done = command("status", "--config", str(found.config))
     assert done.returncode == 1
     assert "Sophos refused the client secret" in done.stdout
-    assert "→ Check client id and secret" in done.stdout
+    assert "→ Check the client id and secret" in done.stdout
 
 
 def test_what_a_tenant_is_called_is_shown_with_its_id_and_commands_no_terminal() -> None:
@@ -296,7 +296,7 @@ def test_what_there_is_nothing_of_is_told_with_the_reason() -> None:
         answer = told(command("missed", "--json", *config, env=env))
         assert (answer["ok"], answer["missed"], "`observe` is off" in answer["hint"]) == (True, 0, True)
         over = command("switch-over", "--after", "xyz", *config, env=env)
-        assert (over.returncode, "nothing was observed" in over.stderr, "`observe: on`" in over.stderr) == (
+        assert (over.returncode, "no events were observed" in over.stderr, "`observe: on`" in over.stderr) == (
             2,
             True,
             True,

@@ -400,6 +400,11 @@ def test_every_relative_link_leads_somewhere(document: Path) -> None:
         assert not anchor or anchor in _anchors(target), f"{named(document)}: {link}"
 
 
+def test_the_readme_leads_to_every_page() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert [named(each) for each in sorted((ROOT / "docs").glob("*.md")) if f"({named(each)})" not in readme] == []
+
+
 @cache
 def _options() -> dict[str, set[str]]:
     """Every command with its options."""

@@ -27,7 +27,8 @@ from lib.pipeline.test_connection import check_store
 from lib.sophos.client import Central
 from lib.sophos.reach import NetworkPath
 from lib.store.directory import DirectoryStore
-from tests.site import free_port, site
+from tests.fakes.sophos import Sophos
+from tests.site import Site, free_port, site
 
 SECRET = "demo-secret"
 
@@ -93,7 +94,7 @@ def test_every_check_has_its_outcome_time_and_text_and_is_told_as_it_is_made(ben
     assert {"siem_events", "siem_alerts", "endpoints"} <= set(checks)
     assert checks["page"]["detail"].startswith("Parsed ")
     assert (checks["tls"]["outcome"], checks["tls"]["ok"]) == ("skipped", True)
-    assert "of 100 calls" in checks["rate"]["detail"]
+    assert "100 a minute are allowed" in checks["rate"]["detail"]
     assert answer["streams"]["events"]["newest_age_seconds"] < 600
     assert not list(bench.store.list("probes/"))
 
@@ -130,7 +131,7 @@ def test_at_the_deadline_it_answers_with_what_was_found_so_far(bench: Bench) -> 
 def test_what_failed_is_told_with_its_code_and_what_depends_on_it_with_the_cause(bench: Bench) -> None:
     checks = bench.checks(bench.subject("wrong"))
     assert (checks["credentials"]["outcome"], checks["credentials"]["code"]) == ("failed", "credentials_refused")
-    assert checks["newest_event"]["detail"] == "Not tried, since credentials failed."
+    assert checks["newest_event"]["detail"] == "Not tried, because credentials failed."
     assert checks["store"]["ok"]
     assert checks["engine"]["ok"]
 
@@ -398,3 +399,15 @@ def test_the_function_answers_within_its_deadline() -> None:
     outcomes = {check["name"]: check["outcome"] for check in answer["checks"]}
     assert not answer["ok"]
     assert (outcomes["credentials"], outcomes["whoami"], outcomes["engine"]) == ("ok", "failed", "skipped")
+
+
+def test_a_tenant_whose_record_is_odd_is_told() -> None:
+    with Sophos() as sophos, Site(sophos={"auth_url": sophos.url, "api_url": sophos.url}) as found:
+        who = {"id": "p", "idType": "partner", "apiHosts": {"global": sophos.url}}
+        tenants = [{"id": "t-1", "apiHost": sophos.url}, {"id": "t-2", "apiHost": 5}]
+        sophos.says["/whoami/v1"] = lambda *_: (200, who)
+        sophos.says["/partner/v1/tenants"] = lambda *_: (200, {"items": tenants, "pages": {"total": 1}})
+        told = json.loads(found.post("test-connection", {"integration": "acme"}).body)
+        (check,) = [each for each in told["checks"] if "1 tenant" in each["detail"]]
+        assert (told["ok"], check["outcome"]) == (True, "warning")
+        assert "t-2 (unusable fields in Sophos's list: apiHost)" in check["detail"]

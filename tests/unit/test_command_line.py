@@ -48,7 +48,7 @@ def test_every_command_stands_in_one_group_of_the_help() -> None:
             ["types", "--hours", "48"],
             "argument --hours: must be between 0 and 24, not 48: Sophos serves the last 24 hours",
         ),
-        (["types", "--hours", "nan"], "nan hours cannot be read"),
+        (["types", "--hours", "nan"], "must be between 0 and 24, not nan"),
         ([], "the following arguments are required: COMMAND"),
     ],
 )

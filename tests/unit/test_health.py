@@ -62,7 +62,13 @@ CAUSES = {
     "config_invalid": (with_integration(problem=problem("config_invalid", timedelta(0))), Health.FAILING),
     **{
         code: (with_integration(warnings=[Warned(code, "text", "remedy", NOW)]), Health.ATTENTION)
-        for code in ("credential_ending", "credential_ended", "credential_old", "next_credential_used")
+        for code in (
+            "credential_ending",
+            "credential_ended",
+            "credential_old",
+            "next_credential_used",
+            "tenant_left_out",
+        )
     },
 }
 
@@ -76,6 +82,26 @@ def test_each_kind_of_reason_has_its_cause_and_its_health(code: str) -> None:
     assert (reason.code, reason.title) == (code, KINDS[code].title)
     assert reason.remedy, "says what to do"
     assert reason.detail
+
+
+@pytest.mark.parametrize(
+    ("site", "waits", "expected"),
+    [
+        (CAUSES["engine_down"][0], 5.0, Health.FAILING),
+        (CAUSES["engine_down"][0], 0.0, Health.OK),
+        (CAUSES["store_full"][0], 5.0, Health.FAILING),
+        (CAUSES["store_unavailable"][0], 0.0, Health.FAILING),
+        (CAUSES["observing"][0], 0.0, Health.ATTENTION),
+    ],
+)
+def test_what_stops_the_whole_stops_its_streams_and_integrations(
+    site: SiteFacts, waits: float, expected: Health
+) -> None:
+    found = assess(replace(site, streams=[replace(SITE.streams[0], undelivered_seconds=waits)]))
+    assert found.streams == {"acme/t/events": expected}
+    assert found.integrations == {"acme": expected}
+    (reason,) = found.reasons
+    assert (reason.streams, reason.count) == ((), 1), "it is one reason, of the whole"
 
 
 def test_every_error_that_a_person_has_to_mend_is_failing_at_once() -> None:

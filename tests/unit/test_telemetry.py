@@ -13,8 +13,10 @@ import pytest
 from lib import telemetry
 from lib.config.loading import InvalidConfigError, parse
 from lib.config.reloading import ReloadingConfig
+from lib.model.stream import Stream
 
 ONE = "integrations: [{name: acme, client_id: id-1, client_secret: s}]\n"
+STREAM = Stream("acme", "t-1", "events")
 CODE = """
 import logging
 from lib import telemetry
@@ -103,3 +105,35 @@ def test_the_level_changes_with_the_configuration(tmp_path: Path, monkeypatch: p
 def test_an_unknown_level_is_a_fault() -> None:
     with pytest.raises(InvalidConfigError, match=r"log\.level.*must be one of: debug, info, warning, error"):
         parse(f"{ONE}log: {{level: verbose}}\n")
+
+
+def test_an_entry_names_a_stream_s_tenant_and_reads_its_name_rarely() -> None:
+    asked: list[str] = []
+
+    def names(integration: str) -> dict[str, str]:
+        asked.append(integration)
+        logging.getLogger("lib.x").warning("%s: while it is read", STREAM)
+        return {"t-1": "Customer 1", "t-2": ""}
+
+    texts = []
+    handler = logging.Handler()
+    handler.emit = lambda record: texts.append(record.getMessage())  # type: ignore[method-assign]
+    handler.addFilter(telemetry.TenantNames(names))
+    logger = logging.getLogger("lib.x")
+    logger.addHandler(handler)
+    try:
+        for tenant in ("t-1", "t-2", "t-3"):
+            logger.warning("%s: %d batches are missing", Stream("acme", tenant, "events"), 2)
+        logger.warning("no stream")
+        logger.warning("%(a)s", {"a": 1})
+    finally:
+        logger.removeHandler(handler)
+    assert texts == [
+        "acme/t-1/events: while it is read",
+        "acme/Customer 1 (t-1)/events: 2 batches are missing",
+        "acme/t-2/events: 2 batches are missing",
+        "acme/t-3/events: 2 batches are missing",
+        "no stream",
+        "1",
+    ]
+    assert asked == ["acme"]

@@ -39,6 +39,8 @@ def first(text: str) -> ConfigFault:
         ("listen: @x\n", 1, 9, "in quotes"),
         ("listen: *x\n", 1, 9, "in quotes"),
         ("listen: %x\n", 1, 9, "in quotes"),
+        ("every: */5 * * * *\n", 1, 8, "in quotes"),
+        ("every: * * * * *\n", 1, 8, "in quotes"),
         ("store: x\n---\nstore: y\n", 2, 1, "one"),
         ("store: a\x07b\n", 1, 9, "U+0007"),
         ("limits: {max_pending_bytes: 0100}\n", 1, 29, "octal"),

@@ -484,7 +484,7 @@ def test_certificates_and_tokens_that_cannot_be_used_are_named(folder: Path, aut
         (lambda: Certificates(str(certificate), str(other), None), "key"),
         (lambda: Certificates(str(folder / "none"), str(key), None), "none cannot be read"),
         (lambda: Certificates(str(certificate), str(key), str(short)), "cannot be used"),
-        (lambda: Tokens(str(short)), "under 16 characters"),
+        (lambda: Tokens(str(short)), "shorter than 16 characters"),
         (lambda: Tokens(str(folder)), "cannot be read"),
     ):
         with pytest.raises(ConfigError, match=named):
