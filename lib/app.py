@@ -21,7 +21,7 @@ from lib.errors import ConnectorError, NotFoundError
 from lib.http.access import Access, Rules
 from lib.model.integration import UTMSTACK_TENANT
 from lib.model.rate_policy import PUBLISHED
-from lib.parts import ClientCredential, Kept, Parts, connect_sophos, credentials_of
+from lib.parts import ClientCredential, Kept, Parts, connect_sophos, credentials_of, made_expiry
 from lib.pipeline.in_flight import InFlight
 from lib.pipeline.pending import PendingBytes
 from lib.store.base import ObjectStore
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from lib.pipeline.checks import CheckContext, Subject
     from lib.pipeline.count_types import TypesReport
     from lib.pipeline.deliver_stream import DeliveryResult
-    from lib.pipeline.expiry import Expiry
     from lib.pipeline.fan_out import FanOut
     from lib.pipeline.fetch_page import Fetched, FetchPage
     from lib.pipeline.forward_batch import ForwardBatch
@@ -68,7 +67,7 @@ class App:
         self._engine = Kept[tuple[str, EngineAccess, timedelta], "ProbedEngine"](lambda of: self.parts.engine(*of))
         self._access = Kept(self._made_access)
         self._accounts = Kept(self._made_accounts)
-        self._expiry = Kept(_made_expiry)
+        self._expiry = Kept(made_expiry)
         self._integrations: dict[tuple[IntegrationConfig, SophosHosts], Integration] = {}
         """The integrations of the last call, by everything that they are built from."""
         self._in_flight = InFlight()
@@ -442,9 +441,3 @@ class App:
         if integration is not None and integration not in names:
             listed = ", ".join(map(repr, names)) or "none"
             raise NotFoundError(f"no integration is named {integration!r}; the configured ones are: {listed}")
-
-
-def _made_expiry(_location: str) -> Expiry:
-    from lib.pipeline.expiry import Expiry
-
-    return Expiry()
