@@ -126,6 +126,8 @@ def main() -> int:
         f"lost: {len(lost)}; repeats: {repeats} ({repeats / len(ids):.2%}); exit {status}; health: {', '.join(health)}"
     )
     print(f"audit holds as a whole, from each of {len(days)} days and from a later one on: {not broken}", *broken)
+    if status or health != ["ok"]:
+        print((site.folder / "emulator.log").read_text()[-4000:])
     central.kill()
     site.central.close()
     shutil.rmtree(site.folder)
