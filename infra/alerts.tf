@@ -94,7 +94,7 @@ resource "google_monitoring_alert_policy" "gaps" {
 }
 
 resource "google_monitoring_alert_policy" "set_aside" {
-  display_name          = "${var.prefix}: events were set aside"
+  display_name          = "${var.prefix}: events became dead letters"
   combiner              = "OR"
   notification_channels = local.channels
 

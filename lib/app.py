@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from lib.pipeline.ports import ProbedEngine
     from lib.pipeline.rate_limiter import RateLimiter
     from lib.pipeline.reconcile import OnStreamProgress, Reconcile, ReconcileReport
-    from lib.pipeline.replay import Replay, ReplayReport
+    from lib.pipeline.replay import Replay
     from lib.pipeline.test_connection import Check, ConnectionReport, TestConnection
     from lib.state.state import State
 
@@ -397,10 +397,6 @@ class App:
         counted, limit = self._patient(integration), COMMAND_SECONDS
         use_case = CountTypes(event_fields, self.parts.now, self.parts.monotonic)
         return use_case.all(counted, self.accounts, window=window, seconds=limit, on_progress=on_progress)
-
-    def send_again(self, *, since: datetime | None = None, name: str | None = None) -> ReplayReport:
-        """Send archived batches and dead letters to the engine again, of a time or with a name, with the same ids."""
-        return self.replay.since(since) if name is None else self.replay.named(name)
 
     def pause(self, integration: str, *, resume: bool = False) -> None:
         """Stop fetching for the integration until it is resumed. Stored batches are still delivered."""

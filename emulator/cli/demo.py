@@ -1,7 +1,7 @@
 """`demo`: a simulated Sophos Central, the connector, and a stand-in engine, in a temporary folder.
 
-A script of incidents runs by itself. Within five minutes the page shows an outage, a gap, a dead letter and a late
-event.
+A script of incidents runs by itself. Within six minutes the page shows a dead letter, an outage, a gap and late
+events.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ integrations:
 """
 PARTNER_SECRET = "demo-partner-secret"  # noqa: S105 - the public secret of a simulated account
 STARTS_WITHIN_SECONDS = 20.0
-COMMANDS = ("status", "gaps", "test-connection --integration acme")
+COMMANDS = ("status", "audit", "test-connection --integration 'old branch'")
 
 
 def demo(listen: str, minute: float = 60.0) -> int:
@@ -123,15 +123,19 @@ class Story:
         began = time.monotonic()
         scenes: tuple[tuple[float, str, Callable[[], None]], ...] = (
             (1.0, "Sophos serves an invalid event: it becomes a dead letter", self._serve_no_event),
-            (2.0, "the engine stops: events wait in the store", self._stop_engine),
-            (2.5, "a waiting batch is damaged on disk: it becomes a gap", self._damage_batch),
-            (3.0, "the engine is back: waiting events are delivered in order", self._start_engine),
-            (4.0, "Sophos receives events late: `reconcile` finds them", self._find_late_events),
+            (
+                2.0,
+                "the engine stops: events wait in the store, and after two minutes that is failing",
+                self._stop_engine,
+            ),
+            (3.0, "a waiting batch is deleted: once the engine is back, that is a gap", self._delete_batch),
+            (4.5, "the engine is back: waiting events are delivered in order", self._start_engine),
+            (5.0, "Sophos receives three events late: `reconcile` finds them", self._find_late_events),
         )
         for minutes, text, happen in scenes:
             if self._over.wait(max(0.0, began + minutes * self._minute - time.monotonic())):
                 break
-            print(f"demo: {text}", flush=True)
+            print(f"demo, minute {minutes:g}: {text}", flush=True)
             with suppress(OSError, subprocess.SubprocessError):  # A failed incident does not end the demo.
                 happen()
         # This thread stops the engine that it started.
@@ -146,13 +150,13 @@ class Story:
         process.stop(self._engine)
         self._ask("append", {"tenant": _customers()[0]["id"], "count": 5})
 
-    def _damage_batch(self) -> None:
-        """Truncate a batch of the partner's first customer, as a failing disk might."""
+    def _delete_batch(self) -> None:
+        """Delete a batch of the partner's first customer, as somebody might who needs room on the disk."""
         batches = self._folder / "store/batches"
         while not self._over.wait(0.2):
             waiting = sorted(batches.glob(f"*/{_customers()[0]['id']}/events/*.ndjson"))
             if waiting:
-                waiting[0].write_bytes(waiting[0].read_bytes()[: waiting[0].stat().st_size // 2])
+                waiting[0].unlink()
                 return
 
     def _start_engine(self) -> None:

@@ -22,7 +22,7 @@ from emulator.runtime import run_log
 from emulator.runtime.delivery import delivery_histogram
 from emulator.runtime.functions import Answer, Function, FunctionDownError
 from emulator.runtime.work_queue import WorkQueue
-from lib.config.settings import Config
+from lib.config.settings import Config, Every
 from lib.errors import ConnectorError, RetryableError, StoreError
 from lib.http.cloud_events import FINALIZED
 from lib.model.checkpoint import Problem, problem_after
@@ -43,6 +43,8 @@ POLL_SECONDS = 10.0
 """The interval of listing the store if another platform fetches, and so no call here reports new batches."""
 LOOK_SECONDS = 1.0
 """The interval of listing the store during a call of fetch-page, which reports its batches only at its end."""
+EVERY_SECONDS = 1.0
+"""The interval of reading `every` again between two ticks."""
 OVERDUE_SECONDS = 5.0
 """If the last tick still runs after this time, a tick also fetches each stream in a call of its own."""
 RETRY_SECONDS = 10.0
@@ -72,13 +74,16 @@ class Platform:
         functions: Mapping[str, Function],
         config_env: Mapping[str, str],
         probe: Callable[[], None] | None = None,
+        every: Callable[[], Every] | None = None,
     ) -> None:
         """`functions` are running with the same configuration; `stop` stops them.
 
         `config_env` tells other processes of this site the location of the configuration.
         `probe` raises ConnectorError if the engine is unreachable; None: nothing is delivered to an engine.
+        `every` returns the ticks of the configuration as it is now; None: as in `config`.
         """
         self._config = config
+        self._every = every or (lambda: config.every)
         self.functions = dict(functions)
         self.config_env = config_env
         self.calls: Counter[tuple[str, int]] = Counter()
@@ -228,8 +233,8 @@ class Platform:
         self.engine_problem = problem if before is None else replace(problem, since=before.since)
 
     def _tick(self) -> None:
-        delay = 0.0
-        while not self._over.wait(delay):
+        while not self._over.is_set():
+            began, start = datetime.now(UTC), time.monotonic()
             self._fetches.ask(None)
             if self._fetches.under_way().get(None, 0.0) > OVERDUE_SECONDS:
                 # One slow stream may hold up the tick for a minute. The stream that it reads now answers `busy`.
@@ -237,7 +242,13 @@ class Platform:
                     streams = [*self._state.checkpoints.streams()]
                     for stream in streams if len(streams) <= ALL_ASKED else ():
                         self._fetches.ask(stream)
-            delay = self._config.every.seconds_after(datetime.now(UTC))
+            self._wait_for_tick(began, start)
+
+    def _wait_for_tick(self, began: datetime, start: float) -> None:
+        """Wait until the tick after the one that began then, at `start`. A changed `every` counts within a second."""
+        while (rest := start + self._every().seconds_after(began) - time.monotonic()) > 0:
+            if self._over.wait(min(rest, EVERY_SECONDS)):
+                return
 
     def _look(self) -> None:
         """Forward stored batches during a long call of fetch-page."""
@@ -250,7 +261,7 @@ class Platform:
     def _sweep(self) -> None:
         while not self._over.is_set():
             self._forwards.ask(None)
-            poll = min(POLL_SECONDS, self._config.every.seconds_after(datetime.now(UTC)))
+            poll = min(POLL_SECONDS, self._every().seconds_after(datetime.now(UTC)))
             self._over.wait(SWEEP_SECONDS if "fetch-page" in self.functions else poll)
 
     def _fetch(self, stream: Stream | None) -> float | None:

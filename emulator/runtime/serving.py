@@ -32,6 +32,7 @@ from lib.config.environment import CONFIG, FOLLOWED
 from lib.config.reloading import ReloadingConfig
 from lib.config.settings import Config
 from lib.model.checkpoint import problem_after
+from lib.model.clock import to_text
 from lib.model.stream import Stream
 from lib.parts import Parts, PlatformFacts
 from lib.store.base import ObjectStore
@@ -64,7 +65,7 @@ def serve(
     where = PlatformFacts(environment.platform_timeout(), environment.on_cloud_run())
     live = ReloadingConfig(env[CONFIG], env.get(FOLLOWED), lambda read: telemetry.set_level(read.log.level))
     app = App(live.current, Parts(platform=where))
-    platform = Platform(config, functions, env, _probe_of(app))
+    platform = Platform(config, functions, env, _probe_of(app), lambda: app.config().every)
     links = Links(app.config, lambda: app.state, app.parts.now)
     platform.watchers.append(links.passes)
     host, port = config.listen
@@ -159,7 +160,8 @@ def _status(  # noqa: PLR0917 - the first five are bound once
         for name, function in platform.functions.items()
     ]
     if platform.engine_problem is not None:
-        fields["engine_problem"] = platform.engine_problem.as_problem()
+        since = to_text(platform.engine_problem.since)
+        fields["engine_problem"] = platform.engine_problem.as_problem() | {"since": since}
     if alone := links.shown():
         fields["links"] = alone
     if watcher is not None:

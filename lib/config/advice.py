@@ -12,12 +12,14 @@ from lib.config.settings import Config
 from lib.config.yaml_lines import ConfigFault, Document, KeyPath
 from lib.http.access import names_loopback
 from lib.model.families import FAMILIES, PREFIX
+from lib.model.integration import PLACEHOLDERS
 from lib.model.rate_policy import PUBLISHED
 
 Advice = tuple[KeyPath, str]
 SERVED = timedelta(hours=24)
 """The age up to which Sophos serves events."""
 _SHELL = re.compile(r"\$([A-Za-z_]\w*)|%([A-Za-z_]\w*)%|\{\{\s*([A-Za-z_]\w*)\s*\}\}")
+_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 _TYPOGRAPHIC = "“”„‟‘’‚‛«»‹›"
 _SECRETS = ("client_secret", "next_client_secret")
 _KNOWN_TYPES = sorted(name for names in FAMILIES.values() for name in names)
@@ -31,6 +33,7 @@ def advice(config: Config, document: Document) -> list[ConfigFault]:
         *_texts(document.value),
         *_secrets(config),
         *_names(config),
+        *_placeholders(config),
         *_figures(config),
         *_types(config),
         *_reachable(config),
@@ -87,6 +90,15 @@ def _names(config: Config) -> Iterator[Advice]:
         elif name != name.strip():
             yield ("integrations", at, "name"), f"{name!r} begins or ends with a space"
         seen.setdefault(folded, name)
+
+
+def _placeholders(config: Config) -> Iterator[Advice]:
+    for at, each in enumerate(config.integrations):
+        for found in _PLACEHOLDER.findall(each.data_source or ""):
+            if found not in PLACEHOLDERS:
+                near = get_close_matches(found, PLACEHOLDERS, n=1)
+                meant = f"did you mean {near[0]}?" if near else f"known are: {', '.join(PLACEHOLDERS)}"
+                yield ("integrations", at, "data_source"), f"{found} is sent as it stands; {meant}"
 
 
 def _figures(config: Config) -> Iterator[Advice]:

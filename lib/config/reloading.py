@@ -1,5 +1,7 @@
 """The current configuration. It is read again after its files change; an unusable edit leaves the last good one.
 
+A few keys change only with a restart (FIXED). An edit of them is reported, and has no effect before.
+
 A second file may hold the integrations that the emulator follows in UTMStack's own configuration. It holds secrets, so
 only the user can read it. Its path comes from the environment.
 """
@@ -22,6 +24,8 @@ from lib.errors import ConfigError, ConnectorError
 log = logging.getLogger(__name__)
 
 Signature = tuple[int, ...] | None
+FIXED = ("store", "listen", "utmstack")
+"""Keys that are the same from start to end: processes of one site must not differ in them."""
 
 
 def signature_of(path: Path) -> Signature:
@@ -45,7 +49,7 @@ class ReloadingConfig:
         """`heard` is called with each new configuration."""
         self.location = location
         self.problem: ConnectorError | None = None
-        """Why the current files cannot be used. The last good configuration stays in use then."""
+        """Why the current files are not in use, or not wholly."""
         self._followed = Path(followed) if followed else None
         self._heard = heard
         self._lock = threading.Lock()
@@ -76,7 +80,13 @@ class ReloadingConfig:
             self.problem = ConfigError(f"the last good configuration stays in use: {error}", remedy=error.remedy)
             log.warning("%s", " ".join(str(self.problem).split()))  # The error has a line for each fault.
             return
+        changed = [key for key in FIXED if getattr(self._config, key) != getattr(before, key)]
         self.problem = None
+        if changed:
+            self._config = replace(self._config, **{key: getattr(before, key) for key in changed})
+            names = " and ".join(f"`{key}`" for key in changed)
+            self.problem = ConfigError(f"the change of {names} needs a restart", remedy="Restart the connector.")
+            log.warning("%s: restart the connector", self.problem)
         if self._config != before:
             log.info("the configuration has changed")
             self._heard(self._config)

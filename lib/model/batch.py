@@ -15,8 +15,8 @@ HEARTBEAT = "heartbeat"
 OWN = frozenset({GAP, HEARTBEAT})
 """Origins of batches that hold only the connector's own events."""
 
-DIGITS = 20
-"""Of a batch's number in its key, so that keys are in the order of their numbers."""
+NUMBERS = 10**20
+"""Fewer batches than that: a number has 20 digits in its key, so that keys are in the order of their numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def ids_of(stream: Stream, utmstack_tenant_id: str, origin: str = POLL) -> IdSco
 
 def is_number(sequence: int) -> bool:
     """Whether a batch can have that number: the first one has 1."""
-    return sequence > 0 and len(str(sequence)) <= DIGITS
+    return 0 < sequence < NUMBERS
 
 
 def batch_key(stream: Stream, sequence: int) -> str:

@@ -110,8 +110,8 @@ KINDS = {
     ),
     "config_edit_broken": Kind(
         _WARNS,
-        "The newest edit of the configuration cannot be used",
-        "The connector uses the last good configuration. Run `check` and correct the file; a restart would fail.",
+        "The newest edit of the configuration is not in use",
+        "Run `check` and correct the file. If `check` finds no fault, restart the connector.",
     ),
     "followed_config": Kind(_WARNS, "UTMStack's own configuration has a fault", ""),
     "stale": Kind(
@@ -363,17 +363,27 @@ def _of_stream(
         if of_problem is not None:
             yield of_problem
     if stream.gaps:
-        yield finding("gap", f"{stream.gaps} interval(s) can no longer be fetched", stream.gap_since)
+        yield finding("gap", f"{_several(stream.gaps, 'interval')} can no longer be fetched", stream.gap_since)
     if stream.dead_letters:
-        yield finding("dead_letters", f"{stream.dead_letters} event(s) could not be delivered", None)
+        yield finding("dead_letters", f"{_several(stream.dead_letters, 'event')} could not be delivered", None)
     if stream.undelivered_seconds > UNDELIVERED_SECONDS:
-        yield finding("undelivered", f"The oldest batch has waited for {stream.undelivered_seconds:.0f} s", None)
+        yield finding("undelivered", f"The oldest batch has waited for {_span(stream.undelivered_seconds)}", None)
     if stream.silent_since is not None:
         yield finding("silent", "No event has come since", stream.silent_since)
     if stream.other_customers:
-        yield finding("wrong_customer", f"{stream.other_customers} event(s) name another customer", None)
+        yield finding("wrong_customer", f"{_several(stream.other_customers, 'event')} of another customer", None)
     if not is_paused and is_late(stream.lag_seconds, stream.interval_seconds):
-        yield finding("late", f"Not read for {stream.lag_seconds:.0f} s", None)
+        yield finding("late", f"Not read for {_span(stream.lag_seconds or 0.0)}", None)
+
+
+def _several(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds // 60:.0f} min" if seconds < 7200 else f"{seconds // 3600:.0f} h"
 
 
 def is_late(lag_seconds: float | None, interval_seconds: float | None) -> bool:

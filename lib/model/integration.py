@@ -18,6 +18,8 @@ EVENTS_DATA_TYPE = "sophos-central"
 """The data type that UTMStack's filter and rules for Sophos Central select."""
 UTMSTACK_TENANT = "ce66672c-e36d-4761-a8c8-90058fee1a24"
 """The only tenant of UTMStack v11."""
+PLACEHOLDERS = ("{integration}", "{tenant}", "{tenant_id}")
+"""The placeholders of `data_source`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +60,7 @@ class IntegrationSettings:
         """The data source of a tenant's logs in UTMStack."""
         template = self.data_source or ("{integration}/{tenant}" if one_of_many else "{integration}")
         group = group_of(self.name, self.utmstack_tenant_id)
-        words = {"{integration}": group, "{tenant}": tenant.name or tenant.id, "{tenant_id}": tenant.id}
+        words = dict(zip(PLACEHOLDERS, (group, tenant.name or tenant.id, tenant.id), strict=True))
         return re.sub("|".join(map(re.escape, words)), lambda match: words[match[0]], template)
 
     def envelope(self, kind: str, data_source: str) -> Envelope:

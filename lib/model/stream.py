@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Self
 from urllib.parse import quote, unquote
 
@@ -14,6 +15,7 @@ ENDPOINTS = "endpoints"
 KINDS = (EVENTS, ALERTS, ENDPOINTS)
 
 
+@lru_cache(maxsize=65_536)
 def encode_segment(name: str) -> str:
     """A name as one path segment: percent-encoded, never empty, without a leading dot. Lone surrogates are kept."""
     encoded = quote(name, safe="", errors="surrogatepass")

@@ -26,6 +26,7 @@ from lib.model.missed import windows_of
 from lib.model.receipt import DELIVERED, OBSERVED, LastReceipt, NotAcknowledged
 from lib.model.stream import ENDPOINTS, Stream
 from lib.pipeline.estimates import not_delivered
+from lib.pipeline.leftovers import take_up
 from lib.pipeline.outgoing_batch import OutgoingBatch, outgoing_of
 from lib.pipeline.ports import Engine
 from lib.state.advance import ReadFields, adopt, announce
@@ -189,8 +190,7 @@ class StreamDelivery:
                 self._has_more = True
                 return
             if waiting.sequence < expected:
-                # Delivered before, and stored again by a run that was overtaken: its cursor has moved on since.
-                self._state.store.delete(waiting.entry.key, expected=waiting.entry.generation)
+                take_up(self._state, waiting, expected, self._context.now(), self._context.event_fields)
                 continue
             try:
                 outgoing = self._prepare(waiting.sequence, place, expected)

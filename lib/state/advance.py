@@ -65,11 +65,13 @@ def is_stored(item: Item, ids: IdScope, known: Known, event_fields: ReadFields) 
     return any(item_of(item.raw, scope, event_fields).key in known.keys for scope in scopes)
 
 
-def stored_since(state: State, stream: Stream, day: str, event_fields: ReadFields) -> Known:
-    """All events of the stream that wait, or have a receipt of that day or later."""
+def stored_since(state: State, stream: Stream, day: str, event_fields: ReadFields, *, beside: int = 0) -> Known:
+    """All events of the stream that wait, but for those of batch `beside`, or have a receipt of that day or later."""
     known = Known()
     # The batches first: what is delivered meanwhile is found in one of the two.
     for waiting in state.batches.waiting(stream):
+        if waiting.sequence == beside:
+            continue
         # The events of a damaged one are not known to be delivered: it is set aside, and a repeat is welcome.
         with suppress(DamagedError):
             batch = state.batches.read(stream, waiting.sequence)

@@ -296,7 +296,7 @@ def test_what_there_is_nothing_of_is_told_with_the_reason() -> None:
         answer = told(command("missed", "--json", *config, env=env))
         assert (answer["ok"], answer["missed"], "`observe` is off" in answer["hint"]) == (True, 0, True)
         over = command("switch-over", "--after", "xyz", *config, env=env)
-        assert (over.returncode, "nothing was observed" in over.stderr, "`observe: on`" in over.stderr) == (
+        assert (over.returncode, "no events were observed" in over.stderr, "`observe: on`" in over.stderr) == (
             2,
             True,
             True,

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
+import yaml
 
 from emulator.central import CentralServer, Credential, Fault, Settings, Tenant
 from lib.model.stream import Stream
@@ -85,13 +86,15 @@ def kill_function(emulator: Emulator, name: str) -> None:
 @pytest.mark.parametrize("name", ["fetch-page", "forward-batch"])
 def test_a_killed_function_is_started_again_and_repeats_only_what_was_in_flight(name: str) -> None:
     with site(filled()) as found, Emulator(found) as emulator:
-        found.engine.faults["delay"] = "0.005"
         for part in (100, 540):
+            found.engine.faults["delay"] = "0.005"
             until(lambda: len(found.raws()) >= part, f"{part} events")  # noqa: B023
+            found.engine.faults["delay"] = "0.05"  # It is still at work when the kill comes.
             kill_function(emulator, name)
             done, count = settled(found), len(found.engine.received)
             until(lambda: len(found.raws()) > count, "more events")  # noqa: B023
             assert not {log.id[:24] for log in found.engine.received[count:]} & done
+        found.engine.faults.clear()
         until(lambda: len(set(found.raws())) == EVENTS, "all events")
         until(lambda: len(settled(found)) == EVENTS, "all receipts")
         assert emulator.end() == 0
@@ -102,16 +105,18 @@ def test_a_killed_function_is_started_again_and_repeats_only_what_was_in_flight(
 
 def test_a_machine_that_dies_twice_repeats_only_what_was_in_flight() -> None:
     with site(filled()) as found:
-        found.engine.faults["delay"] = "0.005"
         done: set[str] = set()
         count = 0
         for _ in range(2):
+            found.engine.faults["delay"] = "0.005"
             with Emulator(found) as emulator:
                 until(lambda: len(found.raws()) > count + 80, "more events")  # noqa: B023
+                found.engine.faults["delay"] = "0.05"  # It is still at work when the kill comes.
                 assert not {log.id[:24] for log in found.engine.received[count:]} & done
                 kill(emulator.process.pid)
                 emulator.process.wait()
             done, count = settled(found), len(found.engine.received)
+        found.engine.faults.clear()
         with Emulator(found) as emulator:
             until(lambda: len(settled(found)) == EVENTS, "all receipts")
             assert emulator.end() == 0
@@ -194,6 +199,31 @@ def test_two_emulators_on_one_store_neither_lose_nor_double() -> None:
         until(lambda: len(settled(found)) == EVENTS + 50, "all new receipts")
         assert (one.end(), two.end()) == (0, 0)
         assert found.raws() == found.central.raws(found.central.default_tenant)
+
+
+def test_an_edit_of_every_counts_at_once_and_one_of_the_store_is_told_to_need_a_restart() -> None:
+    with site(every="1h") as found, Emulator(found) as emulator:
+        until(lambda: bool((emulator.status() or {}).get("integrations")), "the first tick")
+
+        def edit(**settings: object) -> None:
+            read = yaml.safe_load(emulator.config.read_text())
+            emulator.config.write_text(yaml.safe_dump(read | settings))
+
+        found.central.emit(3)
+        edit(every="1s")
+        until(lambda: len(found.raws()) == 3, "the events of a second tick")
+        edit(every="1s", store=f"file:{found.folder}/another")
+        until(lambda: (emulator.status() or {})["reasons"] != [], "a reason")
+        found.central.emit(3)
+        until(lambda: (emulator.status() or {})["acked"] == 6, "the events of a later tick")
+        status = emulator.status()
+        assert status is not None
+        assert status["store"] == found.settings["store"]
+        (reason,) = status["reasons"]
+        assert (status["health"], reason["code"]) == ("attention", "config_edit_broken")
+        assert "the change of `store` needs a restart" in str(reason)
+        edit(every="2s", store=found.settings["store"])
+        until(lambda: (emulator.status() or {})["ok"], "the edit taken back")
 
 
 def test_paths_of_the_configuration_are_relative_to_where_it_is_started() -> None:

@@ -94,7 +94,7 @@ def test_every_check_has_its_outcome_time_and_text_and_is_told_as_it_is_made(ben
     assert {"siem_events", "siem_alerts", "endpoints"} <= set(checks)
     assert checks["page"]["detail"].startswith("Parsed ")
     assert (checks["tls"]["outcome"], checks["tls"]["ok"]) == ("skipped", True)
-    assert "of 100 calls" in checks["rate"]["detail"]
+    assert "100 a minute are allowed" in checks["rate"]["detail"]
     assert answer["streams"]["events"]["newest_age_seconds"] < 600
     assert not list(bench.store.list("probes/"))
 
@@ -131,7 +131,7 @@ def test_at_the_deadline_it_answers_with_what_was_found_so_far(bench: Bench) -> 
 def test_what_failed_is_told_with_its_code_and_what_depends_on_it_with_the_cause(bench: Bench) -> None:
     checks = bench.checks(bench.subject("wrong"))
     assert (checks["credentials"]["outcome"], checks["credentials"]["code"]) == ("failed", "credentials_refused")
-    assert checks["newest_event"]["detail"] == "Not tried, since credentials failed."
+    assert checks["newest_event"]["detail"] == "Not tried, because credentials failed."
     assert checks["store"]["ok"]
     assert checks["engine"]["ok"]
 

@@ -199,7 +199,7 @@ def test_what_cannot_be_attested_is_refused(tmp_path: Path, key: Path) -> None:
             assert why in told["problem"]["detail"]
         public = str(key.with_name("site.key.pub"))
         told = found.command("attest", "--day", today(), "--key", public, "--out", str(tmp_path / "s"), status=2)
-        assert "no Ed25519 private key" in told["problem"]["detail"]
+        assert "not an Ed25519 private key" in told["problem"]["detail"]
         with pytest.raises(NotFoundError):
             attest.statement(found.state, tomorrow, now=datetime.now(UTC), measured=(), versions={}, key="")
     assert not (tmp_path / "s").exists()

@@ -177,6 +177,26 @@ def test_a_cursor_that_was_edited_by_hand_gives_no_number_twice(number: int) -> 
         assert natives(found) == found.central.ids(found.central.default_tenant)
 
 
+@pytest.mark.parametrize("rounds", [2, 4])
+def test_an_older_copy_of_the_cursor_that_is_put_back_loses_nothing(rounds: int) -> None:
+    with site() as found:
+        found.central.emit(3)
+        read(found)
+        (path,) = (found.folder / "store/cursors").rglob("*.json")
+        old = path.read_bytes()
+        for _ in range(rounds):
+            found.central.emit(3)
+            read(found)
+        path.write_bytes(old)
+        found.central.emit(2)
+        read(found)
+        read(found)
+        assert natives(found) == found.central.ids(found.central.default_tenant), "each once, and in order"
+        found.central.emit(2)
+        read(found)
+        assert natives(found) == found.central.ids(found.central.default_tenant)
+
+
 def test_a_gap_says_how_many_events_the_day_before_it_would_have_brought() -> None:
     with site() as found:
         found.central.emit(10)

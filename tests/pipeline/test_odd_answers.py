@@ -178,7 +178,7 @@ def test_events_name_another_customer(own: Site, sophos: Sophos) -> None:
     assert own.state.checkpoints.read(Stream("acme", TENANT, "events")).checkpoint.other_customers == 2
     told = own.command("status", status=1)
     assert [(each["code"], each["count"]) for each in told["reasons"]] == [("wrong_customer", 1)]
-    assert "2 event(s) name another customer" in told["reasons"][0]["detail"]
+    assert "2 events of another customer" in told["reasons"][0]["detail"]
 
 
 def test_an_event_comes_again_with_another_text(own: Site, sophos: Sophos) -> None:

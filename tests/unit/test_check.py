@@ -98,6 +98,8 @@ def test_the_sockets_folder_has_to_be_there(read: Read, tmp_path: Path) -> None:
             "integrations[0].exclude_types[0]",
             "'Event::Endpoint::UpdateSuccess'",
         ),
+        (ONE + "    data_source: '{integration}/{tennant}'\n", "integrations[0].data_source", "did you mean {tenant}?"),
+        (ONE + "    data_source: 'x {y} {z}'\n", "integrations[0].data_source", "sent as it stands"),
         (ONE + "every: 0 9 * * 1-5\n", "every", "over 24h apart"),
         (ONE + "every: 0 0 29 2 *\n", "every", "over 24h apart"),
         (ONE + "every: '*/5 * * 2-12 *'\n", "every", "over 24h apart"),
@@ -110,7 +112,8 @@ def test_what_is_likely_to_be_a_mistake_is_a_warning(read: Read, text: str, key:
 
 
 def test_what_is_no_mistake_is_none(read: Read) -> None:
-    more = "    lookback: 24h\n    calls_per_minute: 100\n    exclude_types: ['Event::New::Kind', family:system]\n"
+    more = "    data_source: '{integration}|{tenant}|{tenant_id} {'\n"
+    more += "    lookback: 24h\n    calls_per_minute: 100\n    exclude_types: ['Event::New::Kind', family:system]\n"
     access = "access: {keys: ['${env:TEST_CLIENT_SECRET}'], local: key}\n"
     for every in ("24h", "'*/5 * * * *'", "0 6 * * *", "0 6,18 * * *", "'* * * * * *'"):
         assert read(f"{ONE}{more}{access}every: {every}\n") == ({}, {})
