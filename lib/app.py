@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property, partial
@@ -80,14 +79,6 @@ class App:
     def store(self) -> ObjectStore:
         """The configured store."""
         return self._store.of(self.config().store)
-
-    def tenant_names(self, integration: str) -> dict[str, str]:
-        """The names of an integration's tenants by id, as far as they are known."""
-        from lib.state.accounts import StoredAccounts
-
-        with suppress(ConnectorError):
-            return StoredAccounts(self.store).tenant_names(integration)
-        return {}
 
     @property
     def state(self) -> State:

@@ -99,11 +99,7 @@ KINDS = {
     "credential_old": Kind(_WARNS, "A credential is old", ""),
     "next_credential_used": Kind(_WARNS, "The second credential is in use", ""),
     "tenant_left_out": Kind(_WARNS, "A tenant is not read", ""),
-    "late": Kind(
-        _WARNS,
-        "A stream is late",
-        "Run `status` for the reason. Sophos keeps events for 24 hours; nothing is lost yet.",
-    ),
+    "late": Kind(_WARNS, "A stream is late", "Run `status` for the reason. Sophos keeps events for 24 hours."),
     "silent": Kind(
         _WARNS,
         "A stream that usually has events has none",
@@ -118,9 +114,7 @@ KINDS = {
     "stale": Kind(
         _WARNS, "The figures are old", "Nothing has been fetched for several ticks. Check that the connector runs."
     ),
-    "object_damaged": Kind(
-        _WARNS, "An object of the store is damaged", "Run `audit` to see which. Restore it from a backup, or remove it."
-    ),
+    "object_damaged": Kind(_WARNS, "An object of the store is damaged", "`audit` names it. Restore it, or remove it."),
     "heartbeat_late": Kind(
         _WARNS,
         "The heartbeat is late",
