@@ -17,6 +17,7 @@ from lib.errors import (
     EngineDownError,
     EngineRefusedError,
     LogRefusedError,
+    StoreError,
 )
 from lib.model.batch import OWN, Envelope, Header
 from lib.model.lease import Overtaken
@@ -174,7 +175,7 @@ class StreamDelivery:
             raise EngineRefusedError(
                 f"the engine has refused {self._in_a_row} events in a row, the last one with: {error}",
                 remedy="Look in the engine's log. The events wait; send those that are in dead/ again with "
-                "`replay` once it works.",
+                "`replay --since 1d --dead-letters` once it works.",
             ) from None
 
     def _logs(self) -> Iterator[Log]:
@@ -281,8 +282,6 @@ class StreamDelivery:
             outgoing = self._outgoing[0]
             # The batch goes last: until then a crash anywhere here leaves what the next call settles anew.
             self._finish(outgoing.batch, outgoing.keys, outgoing.refused)
-            if self._context.archive is not None:
-                self._state.batches.archive(outgoing.batch)
             self._state.batches.delete(outgoing.batch)
             self._outgoing.popleft()
             self._pace = self._context.monotonic() - began
@@ -294,7 +293,7 @@ class StreamDelivery:
             self._result.outcome = self._context.outcome
 
     def _finish(self, batch: StoredBatch, keys: Sequence[str], refused: list[dict[str, Any]]) -> None:
-        """Write what must be durable before a batch may go: the moved cursor, what was set aside, the receipt."""
+        """Write what must be durable before a batch may go: cursor, dead letters, the kept batch, the receipt."""
         header = batch.header
         # The inventory and the cursor first: both are told by the batch, which nobody reads after its receipt.
         self._note_devices(batch)
@@ -308,6 +307,12 @@ class StreamDelivery:
             set_aside(self._state.store, f"{self._stream.path}/{header.sequence:020d}.ndjson", lines.encode())
             self._result.set_aside += len(refused)
             log.warning("%s: %d events of batch %d were set aside", self._stream, len(refused), header.sequence)
+        if self._context.archive is not None:
+            # Before the receipt, behind which a batch that a crash has left is removed unread.
+            try:
+                self._state.batches.archive(batch)
+            except StoreError as error:  # A full disk must not keep the batch from going, which makes room.
+                log.warning("%s: batch %d is delivered and not kept: %s", self._stream, header.sequence, error)
         outcome = self._context.outcome
         not_acknowledged = self._not_acknowledged.after(header.events, len(refused), outcome)
         self._tail = self._state.ledger.write(

@@ -1,6 +1,7 @@
-"""`reconciliations/`: how far the reading again of each stream has come, and what the last one found.
+"""`reconciliations/`: each stream's progress of the reconciliation under way, and the result of the last one.
 
-`backfills/` holds the same of windows that an operator asked for. A damaged one is made again: the next begins anew.
+`backfills/` holds the same for windows that an operator requested. If an object is damaged, the next reconciliation
+starts from the beginning.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ PROGRESS = Codec(Progress, "a reconciliation's progress", later=("held", "window
 
 
 def progress_key(stream: Stream, prefix: str = PREFIX) -> str:
-    """Where the stream's progress is."""
+    """The key of the stream's progress."""
     return f"{prefix}{stream.path}.json"
 
 
@@ -33,7 +34,7 @@ class Reconciliations:
         self._prefix = prefix
 
     def read(self, stream: Stream) -> tuple[Progress, int]:
-        """The stream's progress, and the generation of its object; of a damaged one nothing is known."""
+        """The stream's progress and its generation. A damaged one is copied to `dead/` and read as empty."""
         key = progress_key(stream, self._prefix)
         stored = self._store.read(key)
         if stored is None:
@@ -45,7 +46,7 @@ class Reconciliations:
             return Progress(), stored.generation
 
     def hasten(self, stream: Stream) -> None:
-        """Have the stream reconciled anew at the next call: events were lost here that Sophos may still have."""
+        """Make the next call reconcile the stream: events were lost in the store that Sophos may still have."""
         for _ in range(HASTEN_TRIES):
             progress, generation = self.read(stream)
             with suppress(ConflictError):
@@ -53,6 +54,6 @@ class Reconciliations:
                 return
 
     def write(self, stream: Stream, progress: Progress, generation: int) -> int:
-        """Keep the progress; ConflictError where another run was quicker."""
+        """Write the progress; ConflictError if another run wrote it first."""
         key = progress_key(stream, self._prefix)
         return self._store.write(key, PROGRESS.encode(progress), expected=generation)

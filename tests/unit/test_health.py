@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -61,7 +62,13 @@ CAUSES = {
     "config_invalid": (with_integration(problem=problem("config_invalid", timedelta(0))), Health.FAILING),
     **{
         code: (with_integration(warnings=[Warned(code, "text", "remedy", NOW)]), Health.ATTENTION)
-        for code in ("credential_ending", "credential_ended", "credential_old", "next_credential_used")
+        for code in (
+            "credential_ending",
+            "credential_ended",
+            "credential_old",
+            "next_credential_used",
+            "tenant_left_out",
+        )
     },
 }
 
@@ -169,3 +176,19 @@ def test_the_whole_is_as_bad_as_its_worst_part_and_more_facts_never_make_it_bett
     assert assess(replace(site, streams=[*streams, *others])).health >= found.health
     for reason in found.reasons:
         assert set(reason.streams) <= {stream.name for stream in streams}
+
+
+@pytest.mark.parametrize(
+    ("facts", "detail"),
+    [
+        ({"gaps": 1}, "1 interval can no longer be fetched"),
+        ({"gaps": 2}, "2 intervals can no longer be fetched"),
+        ({"dead_letters": 1}, "1 event could not be delivered"),
+        ({"lag_seconds": 7204.0}, "Not read for 2 h"),
+        ({"lag_seconds": 1200.0}, "Not read for 20 min"),
+        ({"undelivered_seconds": 700.0}, "The oldest batch has waited for 11 min"),
+    ],
+)
+def test_a_detail_is_a_sentence_in_the_units_of_people(facts: dict[str, Any], detail: str) -> None:
+    found = assess(SiteFacts(now=NOW, tick_seconds=60.0, streams=[StreamFacts("acme/t/events", "acme", **facts)]))
+    assert [each.detail for each in found.reasons] == [detail]

@@ -35,7 +35,7 @@ def first(text: str) -> ConfigFault:
         ("store:x\nevery: 60s\n", 1, 1, "space is missing"),
         ("store: file: x\n", 1, 12, "in quotes"),
         ("store: x\nlisten: [a, b\nevery: 60s\n", 2, 9, "is not closed"),
-        ("store: x\nstore: y\n", 2, 1, "given twice"),
+        ("store: x\nstore: y\n", 2, 1, "used twice"),
         ("listen: @x\n", 1, 9, "in quotes"),
         ("listen: *x\n", 1, 9, "in quotes"),
         ("listen: %x\n", 1, 9, "in quotes"),
