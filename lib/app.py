@@ -295,8 +295,7 @@ class App:
     def deadline(self) -> float:
         """The monotonic time at which a call that begins now must stop, well before the platform ends it."""
         seconds = self.config().limits.deadline.total_seconds()
-        timeout = self.parts.platform.timeout
-        if timeout is not None:
+        if (timeout := self.parts.platform.timeout) is not None:
             seconds = min(seconds, max(1.0, timeout.total_seconds() - HAND_OVER_SECONDS))
         return self.parts.monotonic() + seconds
 
@@ -358,8 +357,7 @@ class App:
             from lib.store.gcs import place_of
 
             name = name.removeprefix(place_of(location)[1])  # The bucket's event names the object with the prefix.
-        batch = batch_of(name)
-        if batch is None:
+        if (batch := batch_of(name)) is None:
             return []
         stream, number = batch
         named = {"integration": stream.integration, "tenant": stream.tenant, "kind": stream.kind}
@@ -384,10 +382,7 @@ class App:
         )
 
     def count_types(
-        self,
-        integration: str | None,
-        window: timedelta,
-        on_progress: OnStreamProgress = lambda _, __, ___: None,
+        self, integration: str | None, window: timedelta, on_progress: OnStreamProgress = lambda _, __, ___: None
     ) -> list[TypesReport]:
         """The types of events of a window, by family, and what excluding them would save."""
         from lib.pipeline.count_types import CountTypes
@@ -444,7 +439,7 @@ class App:
     def require(self, integration: str | None) -> None:
         """Raise NotFoundError for an integration that is not configured."""
         names = [config.name for config in self.config().integrations]
-        if integration is not None and integration not in names:
+        if integration not in (None, *names):
             listed = ", ".join(map(repr, names)) or "none"
             raise NotFoundError(f"no integration is named {integration!r}; the configured ones are: {listed}")
 

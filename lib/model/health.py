@@ -269,13 +269,11 @@ def assess(site: SiteFacts) -> Assessment:
             integrations[finding.integration] = max(integrations[finding.integration], finding.health)
         for stream in _struck(finding, site):
             streams[stream.name] = max(streams[stream.name], finding.health)
-            if stream.integration in integrations:
-                integrations[stream.integration] = max(integrations[stream.integration], finding.health)
+            integrations[stream.integration] = max(integrations.get(stream.integration, Health.OK), finding.health)
+    reasons = sorted(_grouped(findings, names, site.now), key=lambda each: (-each.health, -each.count, each.code))
     return Assessment(
         health=max((finding.health for finding in findings), default=Health.OK),
-        reasons=tuple(
-            sorted(_grouped(findings, names, site.now), key=lambda reason: (-reason.health, -reason.count, reason.code))
-        ),
+        reasons=tuple(reasons),
         streams=streams,
         integrations=integrations,
         waiting=tuple(_waiting(site)),
@@ -284,10 +282,10 @@ def assess(site: SiteFacts) -> Assessment:
 
 def _struck(found: Finding, site: SiteFacts) -> Iterator[StreamFacts]:
     """The streams that something of the whole keeps from being fetched or delivered."""
-    if found.stream is None and found.integration is None:
-        for stream in site.streams:
-            if found.code in STOPS_ALL or (found.code == "engine_down" and stream.undelivered_seconds > 0):
-                yield stream
+    is_whole = found.stream is None and found.integration is None
+    for stream in site.streams if is_whole else ():
+        if found.code in STOPS_ALL or (found.code == "engine_down" and stream.undelivered_seconds > 0):
+            yield stream
 
 
 def _findings(site: SiteFacts) -> Iterator[Finding]:
@@ -329,7 +327,6 @@ def _of_objects(site: SiteFacts) -> Iterator[Finding]:
 
 
 def _of_figures(site: SiteFacts) -> Iterator[Finding]:
-    """The finding that the figures are old."""
     bound = max(STALE_SECONDS, STALE_TICKS * site.tick_seconds)
     if site.read_at is not None and (site.now - site.read_at).total_seconds() > bound:
         yield _finding("stale", "No tick has finished", site.read_at)
@@ -337,8 +334,7 @@ def _of_figures(site: SiteFacts) -> Iterator[Finding]:
 
 def _of_integration(integration: IntegrationFacts, now: datetime) -> Iterator[Finding]:
     if integration.problem is not None:
-        finding = _of_problem(integration.problem, now, integration=integration.name)
-        if finding is not None:
+        if (finding := _of_problem(integration.problem, now, integration=integration.name)) is not None:
             yield finding
     if integration.paused_at is not None:
         yield _finding("paused", "Nothing is fetched", integration.paused_at, integration=integration.name)
@@ -449,7 +445,6 @@ def _grouped(findings: Sequence[Finding], names: Mapping[str, Sequence[str]], no
 def _waiting(site: SiteFacts) -> Iterator[str]:
     problems = {integration.name: integration.problem for integration in site.integrations}
     for stream in site.streams:
-        for problem in (stream.problem, problems.get(stream.integration)):
-            if problem is not None and _of_problem(problem, site.now) is None:
-                yield stream.name
-                break
+        known = (stream.problem, problems.get(stream.integration))
+        if any(problem is not None and _of_problem(problem, site.now) is None for problem in known):
+            yield stream.name

@@ -225,7 +225,7 @@ def test_a_region_that_there_cannot_be_is_a_bad_request() -> None:
         answer = found.post("test-connection", request)
         assert answer.status == 400
         (error,) = json.loads(answer.body)["errors"]
-        assert (error["pointer"], "'narnia' is no region" in error["detail"]) == ("/region", True)
+        assert (error["pointer"], "'narnia' is not a region" in error["detail"]) == ("/region", True)
 
 
 def test_used_up_calls_are_told(bench: Bench) -> None:
