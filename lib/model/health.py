@@ -333,9 +333,9 @@ def _of_figures(site: SiteFacts) -> Iterator[Finding]:
 
 
 def _of_integration(integration: IntegrationFacts, now: datetime) -> Iterator[Finding]:
-    if integration.problem is not None:
-        if (finding := _of_problem(integration.problem, now, integration=integration.name)) is not None:
-            yield finding
+    problem = integration.problem
+    if problem is not None and (found := _of_problem(problem, now, integration=integration.name)) is not None:
+        yield found
     if integration.paused_at is not None:
         yield _finding("paused", "Nothing is fetched", integration.paused_at, integration=integration.name)
     for warning in integration.warnings:
