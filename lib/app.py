@@ -346,8 +346,7 @@ class App:
             from lib.store.gcs import place_of
 
             name = name.removeprefix(place_of(location)[1])  # The bucket's event names the object with the prefix.
-        batch = batch_of(name)
-        if batch is None:
+        if (batch := batch_of(name)) is None:
             return []
         stream, number = batch
         named = {"integration": stream.integration, "tenant": stream.tenant, "kind": stream.kind}
@@ -429,6 +428,6 @@ class App:
     def require(self, integration: str | None) -> None:
         """Raise NotFoundError for an integration that is not configured."""
         names = [config.name for config in self.config().integrations]
-        if integration is not None and integration not in names:
+        if integration not in (None, *names):
             listed = ", ".join(map(repr, names)) or "none"
             raise NotFoundError(f"no integration is named {integration!r}; the configured ones are: {listed}")

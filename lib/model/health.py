@@ -262,13 +262,11 @@ def assess(site: SiteFacts) -> Assessment:
             integrations[finding.integration] = max(integrations[finding.integration], finding.health)
         for stream in _struck(finding, site):
             streams[stream.name] = max(streams[stream.name], finding.health)
-            if stream.integration in integrations:
-                integrations[stream.integration] = max(integrations[stream.integration], finding.health)
+            integrations[stream.integration] = max(integrations.get(stream.integration, Health.OK), finding.health)
+    reasons = sorted(_grouped(findings, names, site.now), key=lambda each: (-each.health, -each.count, each.code))
     return Assessment(
         health=max((finding.health for finding in findings), default=Health.OK),
-        reasons=tuple(
-            sorted(_grouped(findings, names, site.now), key=lambda reason: (-reason.health, -reason.count, reason.code))
-        ),
+        reasons=tuple(reasons),
         streams=streams,
         integrations=integrations,
         waiting=tuple(_waiting(site)),
@@ -277,10 +275,10 @@ def assess(site: SiteFacts) -> Assessment:
 
 def _struck(finding: Finding, site: SiteFacts) -> Iterator[StreamFacts]:
     """The streams that a problem of the whole connector stops from being fetched or delivered."""
-    if finding.stream is None and finding.integration is None:
-        for stream in site.streams:
-            if finding.code in STOPS_ALL or (finding.code == "engine_down" and stream.undelivered_seconds > 0):
-                yield stream
+    is_whole = finding.stream is None and finding.integration is None
+    for stream in site.streams if is_whole else ():
+        if finding.code in STOPS_ALL or (finding.code == "engine_down" and stream.undelivered_seconds > 0):
+            yield stream
 
 
 def _findings(site: SiteFacts) -> Iterator[Finding]:
@@ -329,10 +327,9 @@ def _of_figures(site: SiteFacts) -> Iterator[Finding]:
 
 
 def _of_integration(integration: IntegrationFacts, now: datetime) -> Iterator[Finding]:
-    if integration.problem is not None:
-        finding = _of_problem(integration.problem, now, integration=integration.name)
-        if finding is not None:
-            yield finding
+    problem = integration.problem
+    if problem is not None and (found := _of_problem(problem, now, integration=integration.name)) is not None:
+        yield found
     if integration.paused_at is not None:
         yield _finding("paused", "Nothing is fetched", integration.paused_at, integration=integration.name)
     for warning in integration.warnings:
@@ -429,7 +426,6 @@ def _grouped(findings: Sequence[Finding], names: Mapping[str, Sequence[str]], no
 def _waiting(site: SiteFacts) -> Iterator[str]:
     problems = {integration.name: integration.problem for integration in site.integrations}
     for stream in site.streams:
-        for problem in (stream.problem, problems.get(stream.integration)):
-            if problem is not None and _of_problem(problem, site.now) is None:
-                yield stream.name
-                break
+        known = (stream.problem, problems.get(stream.integration))
+        if any(problem is not None and _of_problem(problem, site.now) is None for problem in known):
+            yield stream.name
