@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import NamedTuple
+from typing import Protocol
 
 
-class EventFields(NamedTuple):
-    """The few fields of an item that decide how it is handled; None where a field is missing or odd.
+class EventFields(Protocol):
+    """The few fields of an item that decide how it is handled; None where a field is missing or odd."""
 
-    A tuple, since one is made of every event at each step: a frozen dataclass takes three times as long.
-    """
+    @property
+    def id(self) -> str | None:
+        """Sophos's id of it; never empty."""
 
-    id: str | None = None
-    created_at: datetime | None = None
-    """When Sophos Central stored it, UTC."""
-    type: str | None = None
-    customer_id: str | None = None
-    """The tenant that it is of."""
-    is_object: bool = True
-    """Whether it is a JSON object that everybody can read: not one nested too deep."""
+    @property
+    def created_at(self) -> datetime | None:
+        """When Sophos Central stored it, UTC."""
+
+    @property
+    def type(self) -> str | None:
+        """What kind of event it is."""
+
+    @property
+    def customer_id(self) -> str | None:
+        """The tenant that it is of; never empty."""
+
+    @property
+    def is_object(self) -> bool:
+        """Whether it is a JSON object that everybody can read: not one nested too deep."""

@@ -7,7 +7,7 @@ import re
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 
@@ -16,8 +16,12 @@ from lib.model.event_fields import EventFields
 from lib.model.page import DevicePage, Page
 from lib.sophos.http import TooLargeError
 
+T = TypeVar("T")
+
 MAX_ITEMS = 10_000
 """A page has at most 1,000 by Sophos's word. Each costs far more memory than its bytes."""
+SHORT_BODY_BYTES = 2 << 20
+"""A body has room for a million items, which a decoder makes in less memory than the longest body takes."""
 MAX_DEPTH = 500
 """How deep an event may be nested: no reader's recursion ends there, wherever it is called from."""
 
@@ -42,13 +46,26 @@ class _DevicePage(msgspec.Struct, gc=False):
     pages: _Keys
 
 
-class _Facts(msgspec.Struct, gc=False):
-    """The fields as they nearly always are; anything else is left to the standard library."""
+_Named = Annotated[str, msgspec.Meta(min_length=1)]
 
-    id: str | None = None
-    created_at: str | None = None
+
+class Fields(msgspec.Struct, gc=False):
+    """EventFields, as they nearly always are: what does not fit is left to the standard library.
+
+    One is made of every event at each step, by msgspec alone, and without work for the garbage collector.
+    """
+
+    id: _Named | None = None
+    created_at: datetime | None = None
     type: str | None = None
-    customer_id: str | None = None
+    customer_id: _Named | None = None
+    is_object: ClassVar[bool] = True
+
+
+class _NoObject(Fields):
+    """Of an item that is no JSON object, or none that everybody can read."""
+
+    is_object: ClassVar[bool] = False
 
 
 _SPACE = " \t\r\n"
@@ -58,7 +75,8 @@ _marks = re.compile(_MARKS, re.DOTALL).finditer
 _byte_marks = re.compile(_MARKS.encode(), re.DOTALL).finditer
 _pages = msgspec.json.Decoder(_Page)
 _device_pages = msgspec.json.Decoder(_DevicePage)
-_event_fields = msgspec.json.Decoder(_Facts)
+_fields = msgspec.json.Decoder(Fields)
+NO_OBJECT = _NoObject()
 
 
 def split(body: bytes, served_at: datetime | None) -> Page:
@@ -67,7 +85,7 @@ def split(body: bytes, served_at: datetime | None) -> Page:
     try:
         page = _pages.decode(body)
         # A copy of each: a view would keep the whole page in memory.
-        items, next_cursor, has_more = [bytes(item) for item in page.items], page.next_cursor, page.has_more
+        items, next_cursor, has_more = list(map(bytes, _few(page.items))), page.next_cursor, page.has_more
     except msgspec.ValidationError as error:
         raise ProtocolError(f"the answer is no page of the SIEM API: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -78,7 +96,7 @@ def split(body: bytes, served_at: datetime | None) -> Page:
         next_cursor, has_more = cursor, more
     if not next_cursor:
         raise ProtocolError("the answer is no page of the SIEM API: its next_cursor is empty")
-    return Page(_few(items), next_cursor, has_more, served_at)
+    return Page(tuple(items), next_cursor, has_more, served_at)
 
 
 def split_devices(body: bytes, served_at: datetime | None) -> DevicePage:
@@ -86,7 +104,7 @@ def split_devices(body: bytes, served_at: datetime | None) -> DevicePage:
     body = _bounded(body.removeprefix(BOM_UTF8))
     try:
         page = _device_pages.decode(body)
-        items = [bytes(item) for item in page.items]
+        items = list(map(bytes, _few(page.items)))
         next_key, max_size = page.pages.nextKey, page.pages.maxSize
     except msgspec.ValidationError as error:
         raise ProtocolError(f"the answer is no page of the endpoint API: {error}") from None
@@ -98,7 +116,7 @@ def split_devices(body: bytes, served_at: datetime | None) -> DevicePage:
             raise ProtocolError("the answer is no page of the endpoint API: it has no `pages`") from None
         next_key, max_size = keys.get("nextKey"), keys.get("maxSize")
     return DevicePage(
-        _few(items),
+        tuple(items),
         next_key if isinstance(next_key, str) and next_key else None,
         max_size if isinstance(max_size, int) else None,
         served_at,
@@ -107,7 +125,8 @@ def split_devices(body: bytes, served_at: datetime | None) -> DevicePage:
 
 def _bounded(body: bytes) -> bytes:
     """The body; TooLargeError where it has too many items, before any of them is made."""
-    if body.count(b",") >= 20 * MAX_ITEMS:  # Fewer cost little: they are counted when they are made.
+    # Fewer cost little: they are counted when they are made.
+    if len(body) > SHORT_BODY_BYTES and body.count(b",") >= 20 * MAX_ITEMS:
         depth = items = 0
         for mark in _byte_marks(body):
             depth += (mark[0] in b"[{") - (mark[0] in b"]}")
@@ -117,10 +136,10 @@ def _bounded(body: bytes) -> bytes:
     return body
 
 
-def _few(items: list[bytes]) -> tuple[bytes, ...]:
+def _few(items: list[T]) -> list[T]:
     if len(items) > MAX_ITEMS:
         raise _too_many()
-    return tuple(items)
+    return items
 
 
 def _too_many() -> TooLargeError:
@@ -140,7 +159,8 @@ def _split_odd(body: bytes, api: str) -> tuple[list[bytes], dict[str, Any]]:
     try:
         for name, start, end in _members(text):
             if name == "items":
-                items = [text[at:to].encode("utf-8", "surrogateescape") for at, to in _elements(text, start)]
+                places = _few(list(_elements(text, start)))
+                items = [text[at:to].encode("utf-8", "surrogateescape") for at, to in places]
             else:
                 fields[name] = json.loads(text[start:end])
     except (ValueError, IndexError, RecursionError):
@@ -217,12 +237,12 @@ _scan = json.JSONDecoder(parse_int=str, parse_float=str, strict=False).raw_decod
 def event_fields(raw: bytes) -> EventFields:
     """What is read of an item; a field of an unexpected type counts as missing."""
     if raw[:1] != b"{" or _is_deep(raw):
-        return EventFields(is_object=False)
+        return NO_OBJECT
     try:
-        read = _event_fields.decode(raw)
-        return EventFields(read.id or None, _moment(read.created_at), read.type, read.customer_id or None)
+        read = _fields.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _facts_of_odd(raw)
+        return _fields_of_odd(raw)
+    return read if read.created_at is None or read.created_at.tzinfo is UTC else _fields_of_odd(raw)
 
 
 def _is_deep(raw: bytes) -> bool:
@@ -246,19 +266,22 @@ def _no_constant(_: str) -> None:
     raise _NoJsonError
 
 
-def _facts_of_odd(raw: bytes) -> EventFields:
-    """The standard library takes what msgspec does not: lone surrogates in escapes, bytes that are not UTF-8."""
+def _fields_of_odd(raw: bytes) -> EventFields:
+    """The standard library takes what msgspec does not: lone surrogates in escapes, bytes that are not UTF-8.
+
+    Fields of another type, and times of another zone, are set right here.
+    """
     try:
         fields = json.loads(raw.decode("utf-8", "surrogateescape"), parse_constant=_no_constant)
     except _NoJsonError:
-        return EventFields(is_object=False)
+        return NO_OBJECT
     except (ValueError, RecursionError):
-        return EventFields()
+        return Fields()
     return _made(*(fields.get(name) for name in ("id", "created_at", "type", "customer_id")))
 
 
-def _made(native_id: object, created_at: object, kind: object, customer_id: object) -> EventFields:
-    return EventFields(
+def _made(native_id: object, created_at: object, kind: object, customer_id: object) -> Fields:
+    return Fields(
         id=native_id if isinstance(native_id, str) and native_id else None,
         created_at=_moment(created_at),
         type=kind if isinstance(kind, str) else None,
