@@ -11,7 +11,7 @@ MAX_LOG_BYTES = 4 * 1024 * 1024
 
 
 class Log(NamedTuple):
-    """The fields of `plugins.Log`; a tuple, as EventFields are."""
+    """The fields of `plugins.Log`; a tuple, since one is made of every event."""
 
     id: str
     data_type: str
