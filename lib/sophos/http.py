@@ -22,6 +22,7 @@ from lib.model.backoff import full_jitter, retry_after
 from lib.model.clock import believed, from_http_date
 from lib.model.families import URL_SAFE
 from lib.model.host import check_url, is_loopback
+from lib.sophos.bodies import ACCEPTED, Body, TooLongError
 from lib.sophos.connections import Adapter
 from lib.sophos.failures import failure_of
 from lib.sophos.reach import Way
@@ -139,6 +140,7 @@ class Http:
         self._session.mount("http://", adapter)
         self._session.headers["User-Agent"] = f"sophos-utmstack/{VERSION}"
         self._session.headers["Accept"] = "application/json"
+        self._session.headers["Accept-Encoding"] = ACCEPTED
         # What the environment says is asked for once a host, by a session of its own: at each request it is a quarter
         # of the cost of a quiet stream.
         self._session.trust_env = False
@@ -254,14 +256,15 @@ class Http:
                     **options,
                 )
             ) as response:
-                body = bytearray()
+                body = Body(response.headers.get("Content-Encoding"), max_bytes)
                 # Not iter_content: that waits for a whole chunk, and a body that drips would never meet the bound.
-                while chunk := response.raw.read1(_CHUNK, decode_content=True):
-                    body += chunk
-                    if len(body) > max_bytes:
-                        raise TooLargeError(f"{what}: the answer has over {max_bytes >> 20} MiB")
+                while chunk := response.raw.read1(_CHUNK, decode_content=False):
+                    body.add(chunk)
                     if self._monotonic() - started > left:
                         raise SophosDownError(f"{what}: the answer took over {left:.0f} s")
+                whole = body.whole()
+        except TooLongError:
+            raise TooLargeError(f"{what}: the answer has over {max_bytes >> 20} MiB") from None
         except (OSError, urllib3.exceptions.HTTPError) as error:  # `requests` raises OSErrors, and lets others through.
             self.way(url).check()
             failure = failure_of(what, error)
@@ -270,7 +273,7 @@ class Http:
             raise failure from None
         self._count(str(response.status_code))
         secrets = () if response.status_code == 200 else self._secrets_shown(url)
-        answer = Answer(response.status_code, response.headers, bytes(body), secrets)
+        answer = Answer(response.status_code, response.headers, whole, secrets)
         if answer.date is not None and answer.status < 500:  # Gateways have clocks of their own.
             shown = believed([answer.date], self._now(), self.clock())
             self._shown = self._shown if shown is None else (shown, self._monotonic())
