@@ -14,7 +14,6 @@ from urllib.parse import unquote, urlencode, urlsplit
 
 import requests
 import urllib3
-from requests.auth import AuthBase
 from requests.utils import select_proxy
 
 from lib.errors import ProtocolError, SophosDownError, ThrottledError, TlsBrokenError
@@ -38,6 +37,13 @@ MAX_BODY_BYTES = 64 << 20
 TRIES = 4
 LONGEST_PAUSE_SECONDS = 8.0
 _CHUNK = 1 << 16
+MOST_CONNECTIONS = 16
+"""To one host: two for each stream that is read at the same time."""
+_HEADERS = {
+    "User-Agent": f"sophos-utmstack/{VERSION}",
+    "Accept": "application/json",
+    "Accept-Encoding": ACCEPTED,
+}
 _DIRECT: Any = {"http": None, "https": None, "all": None}
 """No proxy, whatever the environment says: a proxy's loopback is another one."""
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -96,21 +102,8 @@ class RequestLimiter(Protocol):
         """Sophos answered 429; the seconds until the next call."""
 
 
-class Bearer(AuthBase):
-    """A token as the request's authorization; being an auth object keeps `requests` from looking into ~/.netrc."""
-
-    def __init__(self, token: str | None) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Give the request its header."""
-        if self._token is not None:
-            request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
-
-
 class Http:
-    """A pooled session; every request is tried a few times where that can help."""
+    """Pooled connections; every request is tried a few times where that can help."""
 
     def __init__(
         self,
@@ -133,17 +126,10 @@ class Http:
         self._monotonic = monotonic
         self._sleep = sleep
         self._random = random
-        self._session = requests.Session()
-        self._session.cookies.set_policy(_NoCookies())
-        adapter = Adapter(pool_maxsize=16)
-        self._session.mount("https://", adapter)
-        self._session.mount("http://", adapter)
-        self._session.headers["User-Agent"] = f"sophos-utmstack/{VERSION}"
-        self._session.headers["Accept"] = "application/json"
-        self._session.headers["Accept-Encoding"] = ACCEPTED
-        # What the environment says is asked for once a host, by a session of its own: at each request it is a quarter
-        # of the cost of a quiet stream.
-        self._session.trust_env = False
+        # Without a session of `requests`: what it merges, keeps and follows is a third of the cost of a quiet stream,
+        # and none of it is wanted, cookies and redirects least of all.
+        self._adapter = Adapter(pool_maxsize=MOST_CONNECTIONS)
+        # It only tells what the environment says, once a host.
         self._environment = requests.Session()
         self._routes: dict[tuple[object, ...], Mapping[str, Any]] = {}
         self._lock = threading.Lock()
@@ -182,16 +168,8 @@ class Http:
             if token is not None:
                 self._rate_limiter.acquire(stream, end)
             try:
-                answer = self._once(
-                    method,
-                    url,
-                    end,
-                    max_bytes,
-                    auth=Bearer(token),
-                    headers=headers,
-                    params=urlencode(params or {}, safe=URL_SAFE),
-                    data=form,
-                )
+                request = _prepared(method, url, token, headers=headers, params=params, form=form)
+                answer = self._once(request, url, end, max_bytes)
                 status = answer.status
                 self._refuse_server_faults(answer, method, url)
                 return read(answer)
@@ -239,23 +217,14 @@ class Http:
             self._routes[key] = {"proxies": found["proxies"], "verify": found["verify"]}
         return self._routes[key]
 
-    def _once(self, method: str, url: str, end: float, max_bytes: int, **options: Any) -> Answer:
+    def _once(self, request: requests.PreparedRequest, url: str, end: float, max_bytes: int) -> Answer:
         parts = urlsplit(url)
         started = self._monotonic()
         left = max(1.0, min(end - started, TOTAL_SECONDS))
-        what = f"{method} {parts.path} at {parts.netloc}"
+        what = f"{request.method} {parts.path} at {parts.netloc}"
+        timeout = min(CONNECT_SECONDS, left), min(READ_SECONDS, left)
         try:
-            with closing(
-                self._session.request(
-                    method,
-                    url,
-                    timeout=(min(CONNECT_SECONDS, left), min(READ_SECONDS, left)),
-                    allow_redirects=False,
-                    stream=True,
-                    **self._route(url),
-                    **options,
-                )
-            ) as response:
+            with closing(self._adapter.send(request, stream=True, timeout=timeout, **self._route(url))) as response:
                 body = Body(response.headers.get("Content-Encoding"), max_bytes)
                 # Not iter_content: that waits for a whole chunk, and a body that drips would never meet the bound.
                 while chunk := response.raw.read1(_CHUNK, decode_content=False):
@@ -307,8 +276,22 @@ class Http:
             self.counts[outcome] = self.counts.get(outcome, 0) + 1
 
 
-class _NoCookies(requests.cookies.cookielib.DefaultCookiePolicy):  # type: ignore[name-defined,misc]
-    """A function keeps nothing between calls, a gateway's cookies least of all."""
-
-    def set_ok(self, *_: object) -> bool:
-        return False
+def _prepared(
+    method: str,
+    url: str,
+    token: str | None,
+    *,
+    headers: Mapping[str, str] | None,
+    params: Mapping[str, str] | None,
+    form: Mapping[str, str] | None,
+) -> requests.PreparedRequest:
+    """The request as it goes out."""
+    request = requests.PreparedRequest()
+    request.method = method
+    request.url = f"{url}?{urlencode(params, safe=URL_SAFE)}" if params else url
+    request.prepare_headers({**_HEADERS, **(headers or {})})
+    if form is not None:
+        request.prepare_body(form, None)
+    if token is not None:
+        request.headers["Authorization"] = f"Bearer {token}"
+    return request
