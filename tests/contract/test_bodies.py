@@ -18,8 +18,7 @@ from urllib3.exceptions import DecodeError
 
 from lib.errors import SophosDownError
 from lib.sophos.bodies import Body, TooLongError
-from lib.sophos.client import MAX_BODY_BYTES
-from lib.sophos.http import TooLargeError
+from lib.sophos.http import MAX_BODY_BYTES, TooLargeError
 from tests.contract.test_central import client
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {

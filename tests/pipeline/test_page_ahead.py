@@ -319,13 +319,13 @@ def test_a_page_is_stored_while_sophos_takes_its_time_over_the_next(tmp_path: Pa
     def say(query: Any, _token: str) -> tuple[int, Any]:
         if "cursor" not in query:
             return 200, {"has_more": True, "next_cursor": "c1", "items": [{"id": "1"}]}
-        until(lambda: reader.stored() == ["1"], "the batch of the page before", 30)
+        until(lambda: slow.stored() == ["1"], "the batch of the page before", 30)
         return 200, {"has_more": False, "next_cursor": "c2", "items": [{"id": "2"}]}
 
     with Sophos() as sophos:
         sophos.says[PAGE_PATH] = say
-        reader = Reader(tmp_path, sophos.url, Clock())
-        line = reader.fetch()
+        slow = Reader(tmp_path, sophos.url, Clock())
+        line = slow.fetch()
     assert (line["pages"], line["events"], line["has_more"]) == (2, 2, False)
 
 
