@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Self
 from urllib.parse import quote, unquote
 
@@ -14,6 +15,7 @@ ENDPOINTS = "endpoints"
 KINDS = (EVENTS, ALERTS, ENDPOINTS)
 
 
+@lru_cache(maxsize=4096)  # A path is made some ten times a stream and tick.
 def encode_segment(name: str) -> str:
     """A name as one path segment: percent-encoded, never empty, never beginning with a dot; lone surrogates survive."""
     encoded = quote(name, safe="", errors="surrogatepass")
