@@ -1,4 +1,4 @@
-"""What a caller sends, cut into HTTP/2 frames before `h2` looks at them: each can be counted and kept from it."""
+"""Splits a caller's bytes into HTTP/2 frames before `h2` reads them, so that each can be counted or held back."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _HEADER = struct.Struct(">HBBBL")
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A whole frame."""
+    """A complete frame."""
 
     kind: int
     stream: int
     whole: bytes
-    """With its header of nine bytes."""
+    """The frame's bytes with its header of nine bytes."""
 
 
 class Frames:
-    """Holds no more than one frame that is not whole yet."""
+    """The splitter. It holds at most one incomplete frame."""
 
     def __init__(self) -> None:
         self._unread = b""
@@ -34,7 +34,7 @@ class Frames:
         self._continuations = 0
 
     def add(self, data: bytes) -> Iterator[Frame]:
-        """The frames that are whole now; ProtocolError at what is none, or no frame of this size may be."""
+        """The frames that are complete now; ProtocolError for invalid bytes or a frame that is too large."""
         data = self._unread + self._after_preface(data)
         at, size = 0, len(data)
         while size - at >= _HEADER.size:
@@ -47,7 +47,7 @@ class Frames:
                 break
             self._continuations = self._continuations + 1 if kind == CONTINUATION else 0
             if self._continuations >= MAX_HEADER_FRAMES:
-                raise FrameTooLargeError("headers of more than is allowed")
+                raise FrameTooLargeError("headers in too many frames")
             yield Frame(kind, stream & 0x7FFFFFFF, data[at:end])
             at = end
         self._unread = data[at:]
@@ -55,6 +55,6 @@ class Frames:
     def _after_preface(self, data: bytes) -> bytes:
         expected = self._preface_left[: len(data)]
         if not data.startswith(expected):
-            raise ProtocolError("this is no HTTP/2")
+            raise ProtocolError("this is not HTTP/2")
         self._preface_left = self._preface_left[len(expected) :]
         return data[len(expected) :]

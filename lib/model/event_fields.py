@@ -1,4 +1,4 @@
-"""What the connector reads of an event; everything else is only carried."""
+"""The fields of an event that the connector reads. It passes on all others unchanged."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Protocol
 
 
 class EventFields(Protocol):
-    """The few fields of an item that decide how it is handled; None where a field is missing or odd."""
+    """The fields of an item that decide how it is handled; None if a field is missing or has another type."""
 
     @property
     def id(self) -> str | None:
-        """Sophos's id of it; never empty."""
+        """Sophos's id of the event; never empty."""
 
     @property
     def created_at(self) -> datetime | None:
-        """When Sophos Central stored it, UTC."""
+        """The time at which Sophos Central stored the event, UTC."""
 
     @property
     def type(self) -> str | None:
-        """What kind of event it is."""
+        """The type of the event."""
 
     @property
     def customer_id(self) -> str | None:
-        """The tenant that it is of; never empty."""
+        """The tenant that the event belongs to; never empty."""
 
     @property
     def is_object(self) -> bool:
-        """Whether it is a JSON object that everybody can read: not one nested too deep."""
+        """Whether the item is a JSON object that is not nested too deep for common parsers."""

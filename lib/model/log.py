@@ -1,4 +1,4 @@
-"""A log as UTMStack's engine takes it, and whether it can take it at all."""
+"""A log as UTMStack's engine takes it, and which items cannot be sent as a log."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 MAX_LOG_BYTES = 4 * 1024 * 1024
-"""grpc-go's default limit for a received message; beyond it the engine ends the whole stream."""
+"""grpc-go's default limit for a received message. The engine ends the whole stream over a longer one."""
 
 
 class Log(NamedTuple):
-    """The fields of `plugins.Log`; a tuple, since one is made of every event."""
+    """The fields of `plugins.Log`. A named tuple for speed: one is made for every event."""
 
     id: str
     data_type: str
@@ -23,13 +23,13 @@ class Log(NamedTuple):
     """UTF-8."""
 
     def wire_size(self) -> int:
-        """The length of `to_wire`."""
+        """The length of `to_wire` in bytes, without building it."""
         texts = (self.id, self.data_type, self.data_source, self.timestamp, self.tenant_id)
         lengths = [len(self.raw), *(len(text.encode()) for text in texts)]
         return sum(1 + (length.bit_length() + 6) // 7 + length for length in lengths if length)
 
     def to_wire(self) -> bytes:
-        """The serialised message, byte for byte as protobuf writes it; UnicodeError where a field is not UTF-8."""
+        """The serialised message, byte for byte as protobuf writes it; UnicodeError if a field is not UTF-8."""
         self.raw.decode()
         between = _between(self.data_type, self.data_source, self.timestamp, self.tenant_id)
         return b"".join((_field(1, self.id.encode()), between, _field(6, self.raw)))
@@ -37,13 +37,13 @@ class Log(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _between(data_type: str, data_source: str, timestamp: str, tenant_id: str) -> bytes:
-    """The fields that all logs of a batch share."""
+    """Fields 2 to 5, which all logs of a batch share."""
     texts = (data_type, data_source, timestamp, tenant_id)
     return b"".join(_field(number, text.encode()) for number, text in enumerate(texts, 2))
 
 
 def _field(number: int, value: bytes) -> bytes:
-    """Its tag, its length as protobuf's varint, and its bytes; nothing where it is empty."""
+    """A field's tag, its length as protobuf's varint, and its bytes; nothing for an empty field."""
     length = len(value)
     if length < 0x80:
         return bytes((number << 3 | 2, length)) + value if length else b""
@@ -56,7 +56,7 @@ def _field(number: int, value: bytes) -> bytes:
 
 
 def unacceptable(raw: bytes, *, is_object: bool) -> str | None:
-    """Why an item cannot be sent as a log whatever its size; None when it can."""
+    """The reason why an item cannot be sent as a log, apart from its size; None if it can be sent."""
     if not is_object:
         return "not a JSON object, or nested too deep"
     try:
@@ -67,13 +67,13 @@ def unacceptable(raw: bytes, *, is_object: bool) -> str | None:
 
 
 def to_fields(log: Log) -> dict[str, Any]:
-    """The log as JSON fields; bytes that are not UTF-8 survive."""
+    """The log as JSON fields. Bytes that are not UTF-8 are kept as surrogate escapes."""
     return {**log._asdict(), "raw": log.raw.decode("utf-8", "surrogateescape")}
 
 
 def from_fields(fields: Mapping[str, Any]) -> Log:
-    """The log that `to_fields` wrote; KeyError, TypeError or AttributeError where there is none."""
+    """The log that `to_fields` wrote; KeyError, TypeError or AttributeError if the fields hold no log."""
     texts = {name: fields[name] for name in ("id", "data_type", "data_source", "timestamp", "tenant_id")}
     if not all(isinstance(text, str) for text in texts.values()):
-        raise TypeError("no log: a field is no text")
+        raise TypeError("not a log: a field is not a text")
     return Log(**texts, raw=fields["raw"].encode("utf-8", "surrogateescape"))

@@ -1,4 +1,4 @@
-"""Pages of the SIEM API and of the endpoint API, cut into items without touching a byte."""
+"""Splits pages of the SIEM API and of the endpoint API into items, and keeps each item's exact bytes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from lib.sophos.http import TooLargeError
 T = TypeVar("T")
 
 MAX_ITEMS = 10_000
-"""A page has at most 1,000 by Sophos's word. Each costs far more memory than its bytes."""
+"""The limit of items in a page. Sophos documents at most 1,000. An item takes far more memory than its bytes."""
 SHORT_BODY_BYTES = 2 << 20
-"""A body has room for a million items, which a decoder makes in less memory than the longest body takes."""
+"""Such a body has room for a million items. The decoder makes them in less memory than the largest body takes."""
 MAX_DEPTH = 500
-"""How deep an event may be nested: no reader's recursion ends there, wherever it is called from."""
+"""The limit of an event's nesting. Common JSON parsers read this depth without reaching their recursion limit."""
 
 
 class _Page(msgspec.Struct, gc=False):
@@ -50,9 +50,9 @@ _Named = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class Fields(msgspec.Struct, gc=False):
-    """EventFields, as they nearly always are: what does not fit is left to the standard library.
+    """EventFields with their usual types. Items with other types are read by the standard library.
 
-    One is made of every event at each step, by msgspec alone, and without work for the garbage collector.
+    One is made for every event at each step: by msgspec alone, and without work for the garbage collector.
     """
 
     id: _Named | None = None
@@ -63,14 +63,14 @@ class Fields(msgspec.Struct, gc=False):
 
 
 class _NoObject(Fields):
-    """Of an item that is no JSON object, or none that everybody can read."""
+    """The fields of an item that is not a JSON object, or is nested too deep."""
 
     is_object: ClassVar[bool] = False
 
 
 _SPACE = " \t\r\n"
 _MARKS = r'"(?:[^"\\]|\\.)*+"|[\[\]{},]'
-"""A string, or what begins, parts or ends arrays and objects."""
+"""A string, or a character that begins, separates or ends arrays and objects."""
 _marks = re.compile(_MARKS, re.DOTALL).finditer
 _byte_marks = re.compile(_MARKS.encode(), re.DOTALL).finditer
 _pages = msgspec.json.Decoder(_Page)
@@ -80,40 +80,43 @@ NO_OBJECT = _NoObject()
 
 
 def split(body: bytes, served_at: datetime | None) -> Page:
-    """The page; each item as the exact bytes between its commas, without the white space around it."""
+    """The page of a body. Each item is its exact bytes, without surrounding white space.
+
+    Raises ProtocolError if the body is not a page, TooLargeError if it has too many items.
+    """
     body = _bounded(body.removeprefix(BOM_UTF8))
     try:
         page = _pages.decode(body)
-        # A copy of each: a view would keep the whole page in memory.
+        # Each item is copied: a view would keep the whole body in memory.
         items, next_cursor, has_more = list(map(bytes, _few(page.items))), page.next_cursor, page.has_more
     except msgspec.ValidationError as error:
-        raise ProtocolError(f"the answer is no page of the SIEM API: {error}") from None
+        raise ProtocolError(f"the answer is not a page of the SIEM API: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         items, fields = _split_odd(body, "the SIEM API")
         cursor, more = fields.get("next_cursor"), fields.get("has_more")
         if not isinstance(cursor, str) or not isinstance(more, bool):
-            raise ProtocolError("the answer is no page of the SIEM API: its keys are not those of one") from None
+            raise ProtocolError("the answer is not a page of the SIEM API: its keys are wrong") from None
         next_cursor, has_more = cursor, more
     if not next_cursor:
-        raise ProtocolError("the answer is no page of the SIEM API: its next_cursor is empty")
+        raise ProtocolError("the answer is not a page of the SIEM API: its next_cursor is empty")
     return Page(tuple(items), next_cursor, has_more, served_at)
 
 
 def split_devices(body: bytes, served_at: datetime | None) -> DevicePage:
-    """The page of devices, each as its exact bytes; where it names no next page, it is the last one."""
+    """The page of devices, each as its exact bytes. Without a next key it is the last page. Raises as `split` does."""
     body = _bounded(body.removeprefix(BOM_UTF8))
     try:
         page = _device_pages.decode(body)
         items = list(map(bytes, _few(page.items)))
         next_key, max_size = page.pages.nextKey, page.pages.maxSize
     except msgspec.ValidationError as error:
-        raise ProtocolError(f"the answer is no page of the endpoint API: {error}") from None
+        raise ProtocolError(f"the answer is not a page of the endpoint API: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         items, fields = _split_odd(body, "the endpoint API")
         keys = fields.get("pages")
         if not isinstance(keys, dict):
-            # Without it nobody could tell the last page from one of many.
-            raise ProtocolError("the answer is no page of the endpoint API: it has no `pages`") from None
+            # Without `pages`, the last page cannot be told from the others.
+            raise ProtocolError("the answer is not a page of the endpoint API: it has no `pages`") from None
         next_key, max_size = keys.get("nextKey"), keys.get("maxSize")
     return DevicePage(
         tuple(items),
@@ -124,8 +127,8 @@ def split_devices(body: bytes, served_at: datetime | None) -> DevicePage:
 
 
 def _bounded(body: bytes) -> bytes:
-    """The body; TooLargeError where it has too many items, before any of them is made."""
-    # Fewer cost little: they are counted when they are made.
+    """The body; TooLargeError if it has too many items. They are counted before any item is created."""
+    # A body with fewer commas is cheap; its items are counted later.
     if len(body) > SHORT_BODY_BYTES and body.count(b",") >= 20 * MAX_ITEMS:
         depth = items = 0
         for mark in _byte_marks(body):
@@ -143,15 +146,15 @@ def _few(items: list[T]) -> list[T]:
 
 
 def _too_many() -> TooLargeError:
-    remedy = "Sophos has at most 1,000 in a page. Check for a proxy that rewrites answers."
-    return TooLargeError(f"the answer has over {MAX_ITEMS} items", remedy=remedy)
+    remedy = "Sophos sends at most 1,000 items in a page. Check for a proxy that rewrites answers."
+    return TooLargeError(f"the answer has more than {MAX_ITEMS} items", remedy=remedy)
 
 
 def _split_odd(body: bytes, api: str) -> tuple[list[bytes], dict[str, Any]]:
-    """Items and other members, by the standard library's scanner: slower, and it takes lone surrogates, bytes that are
-    not UTF-8, `NaN` and `Infinity`, and any depth.
+    """Items and other members of a page that msgspec refuses, read with the standard library's scanner.
 
-    One such event must not keep its whole page from being read.
+    It is slower, but accepts lone surrogates, bytes that are not UTF-8, `NaN`, `Infinity` and any depth. So one such
+    event does not make its whole page unreadable.
     """
     text = body.decode("utf-8", "surrogateescape")
     items: list[bytes] | None = None
@@ -164,14 +167,14 @@ def _split_odd(body: bytes, api: str) -> tuple[list[bytes], dict[str, Any]]:
             else:
                 fields[name] = json.loads(text[start:end])
     except (ValueError, IndexError, RecursionError):
-        raise ProtocolError(f"the answer is no page of {api}: not JSON, or cut off") from None
+        raise ProtocolError(f"the answer is not a page of {api}: it is not JSON, or is cut off") from None
     if items is None:
-        raise ProtocolError(f"the answer is no page of {api}: it has no items")
+        raise ProtocolError(f"the answer is not a page of {api}: it has no items")
     return items, fields
 
 
 def _members(text: str) -> Iterator[tuple[str, int, int]]:
-    """Name, start and end of each member of the object that is the whole text."""
+    """Name, start and end of each member of the object; the object must be the whole text."""
     at = _expect(text, 0, "{")
     while text[at] != "}":
         name, at = _scan(text, at)
@@ -196,7 +199,7 @@ def _elements(text: str, start: int) -> Iterator[tuple[int, int]]:
 
 
 def _end(text: str, start: int) -> int:
-    """Where the array or object ends that begins there, however deep it is; IndexError where it does not."""
+    """The end of the array or object that begins at `start`, at any depth; IndexError if it does not end."""
     depth = 0
     for mark in _marks(text, start):
         depth += (mark[0] in "[{") - (mark[0] in "]}")
@@ -211,11 +214,11 @@ def _skip(text: str, at: int) -> int:
     return at
 
 
-def _expect(text: str, at: int, what: str) -> int:
-    """The place of the token after the expected one."""
+def _expect(text: str, at: int, token: str) -> int:
+    """The place of the token after the expected one; ValueError if another token is there."""
     at = _skip(text, at)
-    if text[at] != what:
-        raise ValueError(f"no {what}")
+    if text[at] != token:
+        raise ValueError(f"no {token}")
     return _skip(text, at + 1)
 
 
@@ -230,12 +233,12 @@ def _next(text: str, at: int, end: str) -> int:
     return at
 
 
-# Numbers stay text: a long one must not meet a limit of Python's.
+# Numbers stay text: Python refuses to convert very long ones.
 _scan = json.JSONDecoder(parse_int=str, parse_float=str, strict=False).raw_decode
 
 
 def event_fields(raw: bytes) -> EventFields:
-    """What is read of an item; a field of an unexpected type counts as missing."""
+    """The fields of an item; a field of an unexpected type counts as missing. Raises nothing."""
     if raw[:1] != b"{" or _is_deep(raw):
         return NO_OBJECT
     try:
@@ -246,8 +249,8 @@ def event_fields(raw: bytes) -> EventFields:
 
 
 def _is_deep(raw: bytes) -> bool:
-    """Whether the item is nested too deep to be read by everybody."""
-    # What was opened is closed as well: a shorter item has no room for so many of both.
+    """Whether the item is nested deeper than MAX_DEPTH."""
+    # Each opening bracket needs a closing one, so that a shorter item cannot be that deep.
     if len(raw) <= 2 * MAX_DEPTH or raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
         return False
     depth = 0
@@ -267,9 +270,9 @@ def _no_constant(_: str) -> None:
 
 
 def _fields_of_odd(raw: bytes) -> EventFields:
-    """The standard library takes what msgspec does not: lone surrogates in escapes, bytes that are not UTF-8.
+    """The fields of an item that msgspec refuses: lone surrogates, bytes that are not UTF-8, other types.
 
-    Fields of another type, and times of another zone, are set right here.
+    Times of other zones become UTC here.
     """
     try:
         fields = json.loads(raw.decode("utf-8", "surrogateescape"), parse_constant=_no_constant)

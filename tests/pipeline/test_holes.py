@@ -1,7 +1,9 @@
 """A hole is an event too: never silent, never claimed where nothing was lost, never a reason for doubles."""
 
 import json
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -144,6 +146,55 @@ def test_a_damaged_batch_whose_cursor_did_not_move_is_fetched_again() -> None:
         read(found)
         assert natives(found) == found.central.ids(found.central.default_tenant)
         assert gaps(found) == []
+
+
+@pytest.mark.parametrize("lose", [lambda path: path.write_bytes(b"rubbish"), Path.unlink], ids=["damaged", "removed"])
+def test_what_a_lost_batch_held_is_read_again_at_once(lose: Callable[[Path], object]) -> None:
+    with site() as found:
+        found.central.emit(3)
+        read(found)
+        found.central.emit(2)
+        (line,) = found.results("fetch-page")
+        lose(found.folder / "store" / line["batches"][0])
+        found.central.clock.advance(60)
+        found.central.emit(1)
+        read(found)
+        assert len(natives(found)) == 4
+        read(found)
+        assert sorted(natives(found)) == sorted(found.central.ids(found.central.default_tenant))
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_cursor_that_was_edited_by_hand_gives_no_number_twice(number: int) -> None:
+    with site() as found:
+        for _ in range(2):
+            found.central.emit(3)
+            read(found)
+        (path,) = (found.folder / "store/cursors").rglob("*.json")
+        path.write_text(json.dumps(json.loads(path.read_bytes()) | {"sequence": number}))
+        found.central.emit(2)
+        read(found)
+        assert natives(found) == found.central.ids(found.central.default_tenant)
+
+
+@pytest.mark.parametrize("rounds", [2, 4])
+def test_an_older_copy_of_the_cursor_that_is_put_back_loses_nothing(rounds: int) -> None:
+    with site() as found:
+        found.central.emit(3)
+        read(found)
+        (path,) = (found.folder / "store/cursors").rglob("*.json")
+        old = path.read_bytes()
+        for _ in range(rounds):
+            found.central.emit(3)
+            read(found)
+        path.write_bytes(old)
+        found.central.emit(2)
+        read(found)
+        read(found)
+        assert natives(found) == found.central.ids(found.central.default_tenant), "each once, and in order"
+        found.central.emit(2)
+        read(found)
+        assert natives(found) == found.central.ids(found.central.default_tenant)
 
 
 def test_a_gap_says_how_many_events_the_day_before_it_would_have_brought() -> None:
