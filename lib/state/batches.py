@@ -81,9 +81,6 @@ def to_body(header: Header, items: Sequence[bytes]) -> tuple[Header, bytes]:
 
 def _lines(items: Sequence[bytes]) -> bytes:
     """The items' lines. Nearly always each item is its own line, which two passes over the whole batch tell."""
-    lines = b"\n".join([b"", *items, b""])
-    if lines.count(b"\n{") == len(items) == lines.count(b"\n") - 1:
-        return lines[1:]
     return b"\n".join([*map(to_line, items), b""])
 
 
