@@ -43,6 +43,8 @@ class Lease:
     until: datetime | None = None
     tail: LastReceipt = field(default_factory=LastReceipt)
     """The last receipt that the lease's last holder knew of."""
+    tail_is_last: bool | None = None
+    """Whether `tail` is the stream's last receipt, as long as nobody holds the lease; None: that is not known."""
     acked_sequence: int = 0
     """A batch that was delivered in part: the first one that is not settled."""
     acked_digest: str | None = None

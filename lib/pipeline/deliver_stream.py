@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import count
 from typing import Any
 
 from lib.errors import (
@@ -66,6 +67,7 @@ class DeliveryResult:
     """Events that the engine acknowledged."""
     observed: int = 0
     pending: int = 0
+    """Batches that still wait; while it is delivered, of those that were known at its begin."""
     set_aside: int = 0
     error: ConnectorError | None = None
 
@@ -104,13 +106,25 @@ class DeliveryContext:
 class StreamDelivery:
     """One stream's batches under one lease."""
 
-    def __init__(self, context: DeliveryContext, result: DeliveryResult, lease: HeldLease, deadline: float) -> None:
-        """`result` is filled as delivery goes on, so that it holds what was done before a failure."""
+    def __init__(
+        self,
+        context: DeliveryContext,
+        result: DeliveryResult,
+        lease: HeldLease,
+        waiting: Sequence[int],
+        deadline: float,
+    ) -> None:
+        """`waiting`: numbers of batches that wait, in order; those between and behind are looked for.
+
+        `result` is filled as delivery goes on, so that it holds what was done before a failure.
+        """
         self._context = context
         self._state = context.state
         self._result = result
         self._stream = result.stream
         self._lease = lease
+        self._first, self._known = waiting[0], waiting[-1]
+        """The lowest and the highest number that are known to wait."""
         self._deadline = deadline
         self._tail = LastReceipt()
         self._not_acknowledged = NotAcknowledged()
@@ -128,19 +142,38 @@ class StreamDelivery:
         """A damaged batch that the round has come to."""
         self._has_more = False
         """Whether the round ended before the last waiting batch, with time left."""
+        self._lists = False
+        """Whether the next round lists what waits: the numbers have a hole, or one is behind the last receipt."""
+        self._is_drained = False
+        """Whether the round came to the end of what waits."""
         self._pace = 0.0
         """How many seconds it took to settle the last batch."""
 
-    def drain(self) -> None:
-        """Send what waits, batch by batch, and settle each; what cannot be sent is set aside on the way."""
-        self._tail, _, self._not_acknowledged = self._state.ledger.last(self._stream, self._lease.state.tail)
+    def drain(self) -> bool:
+        """Send what waits, batch by batch, and settle each; what cannot be sent is set aside on the way.
+
+        Whether that came to its end: False at the deadline, or where another call took the rest.
+        """
+        told = self._lease.state
+        self._find_tail(is_last=told.tail_is_last is True)
+        # The batch of a receipt that the lease did not tell of may still be there.
+        self._lists = self._first <= self._tail.sequence or told.tail.sequence < self._tail.sequence
         while self._round():
             pass
+        return self._is_drained
+
+    def _find_tail(self, *, is_last: bool) -> None:
+        known = self._lease.state.tail
+        self._tail, _, self._not_acknowledged = self._state.ledger.last(self._stream, known, is_last=is_last)
+        self._lease.found(self._tail)
 
     def _round(self) -> bool:
         """Send the next batches on one gRPC stream and settle them; whether there is more to do."""
         self._outgoing.clear()
-        self._obstacle, self._has_more = None, False
+        if self._lists:
+            # Before a hole counts as one: a run that was overtaken may have written a receipt later than that.
+            self._find_tail(is_last=False)
+        self._obstacle, self._has_more, self._is_drained = None, False, False
         self._early = set()
         acked = 0
         try:
@@ -180,24 +213,25 @@ class StreamDelivery:
         """The waiting batches' logs in order, read as the engine takes them."""
         place = 0
         expected = self._tail.sequence + 1
-        for waiting in self._state.batches.waiting(self._stream):
+        lists, self._lists = self._lists, False
+        for sequence in self._listed() if lists else count(expected):
             # What is read has to be settled in time too, or the engine would be blamed for a slow store.
             if self._context.monotonic() + self._pace * len(self._outgoing) >= self._deadline:
                 return
             if sum(1 for each in self._outgoing if each.logs) >= MOST_BATCHES:
                 self._has_more = True
                 return
-            if waiting.sequence < expected:
-                # Delivered before, and stored again by a run that was overtaken: its cursor has moved on since.
-                self._state.store.delete(waiting.entry.key, expected=waiting.entry.generation)
-                continue
             try:
-                outgoing = self._prepare(waiting.sequence, place, expected)
+                outgoing = self._prepare(sequence, place, expected)
             except DamagedError as error:
                 log.warning("%s: %s", self._stream, error)
-                self._obstacle = waiting.sequence
+                self._obstacle = sequence
                 return
             if outgoing is None:
+                if not lists:
+                    # Nothing more waits, unless what is known to has a higher number: then there is a hole.
+                    self._lists = self._has_more = sequence <= self._known
+                    self._is_drained = not self._lists
                 return
             self._outgoing.append(outgoing)
             if outgoing.end == 0:
@@ -206,7 +240,19 @@ class StreamDelivery:
                 self._settle(0)
             yield from outgoing.logs
             place = outgoing.end
-            expected = waiting.sequence + 1
+            expected = sequence + 1
+        # All that was listed is on its way, and what was stored since follows it.
+        self._known, self._has_more = 0, True
+
+    def _listed(self) -> Iterator[int]:
+        """The numbers of what waits, in order, as a listing shows them."""
+        for waiting in self._state.batches.waiting(self._stream):
+            if waiting.sequence > self._tail.sequence:
+                yield waiting.sequence
+            else:
+                # Delivered before, and stored again by a run that was overtaken: its cursor has moved on since.
+                self._state.store.delete(waiting.entry.key, expected=waiting.entry.generation)
+                self._result.pending -= 1
 
     def _prepare(self, sequence: int, first: int, expected: int) -> OutgoingBatch | None:
         batch = self._state.batches.read(self._stream, sequence)
@@ -269,6 +315,7 @@ class StreamDelivery:
                 self._state.batches.archive(outgoing.batch)
             self._state.batches.delete(outgoing.batch)
             self._outgoing.popleft()
+            self._result.pending -= 1
             self._pace = self._context.monotonic() - began
             self._result.batches += 1
             if self._context.observes:
@@ -293,6 +340,7 @@ class StreamDelivery:
             self._result.set_aside += len(refused)
             log.warning("%s: %d events of batch %d were set aside", self._stream, len(refused), header.sequence)
         outcome = self._context.outcome
+        self._lease.in_doubt()
         not_acknowledged = self._not_acknowledged.after(header.events, len(refused), outcome)
         self._tail = self._state.ledger.write(
             header,
@@ -346,6 +394,7 @@ class StreamDelivery:
         # Then another batch gets its number: how far delivery came into this one tells nothing of that one.
         self._lease.replaced(sequence)
         self._state.batches.move_to_dead_letters(self._stream, sequence)
+        self._result.pending -= 1
 
     def _announce(self, sequence: int, reason: str, end: datetime | None, beside: Envelope | None) -> None:
         lost = not_delivered(self._state, self._stream, self._tail)

@@ -133,6 +133,13 @@ class Batches:
             if found is not None:
                 yield found
 
+    def numbers(self, stream: Stream | None = None) -> dict[Stream, list[int]]:
+        """The numbers of the batches that wait, in order, by stream."""
+        found: dict[Stream, list[int]] = {}
+        for waiting in self.waiting(stream):
+            found.setdefault(waiting.stream, []).append(waiting.sequence)
+        return found
+
     def move_to_dead_letters(self, stream: Stream, sequence: int) -> None:
         """Move a damaged batch to `dead/`."""
         key = batch_key(stream, sequence)
