@@ -13,14 +13,14 @@ from hashlib import sha256
 from typing import Any
 
 from lib.errors import ConflictError, DamagedError
-from lib.model.batch import Header
+from lib.model.batch import POLL, Header
 from lib.model.checkpoint import Checkpoint
 from lib.model.clock import to_text
 from lib.model.stream import Stream, stream_of
 from lib.state.batches import HEADER
 from lib.state.codec import Codec, text_of
 from lib.state.dead_letters import set_damaged_aside
-from lib.state.ledger import last_of, place_of
+from lib.state.ledger import Ledger, last_of, place_of
 from lib.store.base import ABSENT, ObjectStore
 
 PREFIX = "cursors/"
@@ -107,33 +107,42 @@ class Checkpoints:
 
     def _recovered(self, stream: Stream) -> Checkpoint:
         """The position that follows the newest batch or receipt; a new stream's where there is neither."""
-        header = self._last_header(stream)
-        if header is None:
+        headers = self._headers(stream)
+        last = next(headers, None)
+        if last is None:
             return self._behind_last_receipt(stream)
+        # What was inserted between two pages tells nothing of the cursor.
+        polled = last if last.origin == POLL else next((each for each in headers if each.origin == POLL), last)
         # Nothing is known of what was stored before: every event up to now is looked up in the ledger.
         return Checkpoint(
-            sequence=header.sequence + 1,
-            cursor=header.next_cursor,
-            batch_cursor=header.next_cursor,
-            as_of=header.as_of,
-            newest=header.newest,
-            recent_since=header.as_of,
-            day=header.day,
+            sequence=last.sequence + 1,
+            cursor=polled.next_cursor,
+            batch_cursor=polled.next_cursor,
+            as_of=polled.as_of,
+            newest=polled.newest,
+            recent_since=last.as_of,
+            day=last.day,
         )
 
-    def _last_header(self, stream: Stream) -> Header | None:
+    def _headers(self, stream: Stream) -> Iterator[Header]:
+        """The headers of the batches that wait, then those of the receipts, the newest first; none of damaged ones.
+
+        It ends at once where the newest receipt is damaged and no batch waits: its key is all that is known.
+        """
+        is_first = True
         for entry in reversed(list(self._store.list(f"batches/{stream.path}/"))):
             stored = self._store.read(entry.key)
             if stored is not None:
-                try:
-                    return HEADER.decode(stored.body.partition(b"\n")[0])
-                except DamagedError:
-                    continue
-        last = last_of(self._store.list(f"ledger/{stream.path}/"))
-        stored = self._store.read(last.key) if last else None
-        with suppress(DamagedError):
-            return HEADER.decode(stored.body) if stored else None
-        return None
+                with suppress(DamagedError):
+                    yield HEADER.decode(stored.body.partition(b"\n")[0])
+                    is_first = False
+        for _, body in Ledger(self._store).before(stream, "~"):
+            try:
+                yield HEADER.decode(body)
+            except DamagedError:
+                if is_first:
+                    return
+            is_first = False
 
     def _behind_last_receipt(self, stream: Stream) -> Checkpoint:
         """The position where at most the last receipt's key can be read: what Sophos still has is read again."""

@@ -7,6 +7,10 @@ from typing import Any
 import pytest
 
 from emulator.central import Fault
+from lib.model.batch import Envelope
+from lib.sophos.pages import event_fields
+from lib.state.advance import announce
+from lib.state.gaps import Gap
 from tests.audited import audit
 from tests.site import Site, site
 
@@ -144,6 +148,29 @@ def test_a_damaged_batch_whose_cursor_did_not_move_is_fetched_again() -> None:
         read(found)
         assert natives(found) == found.central.ids(found.central.default_tenant)
         assert gaps(found) == []
+
+
+@pytest.mark.parametrize("is_delivered", [True, False])
+def test_a_cursor_that_is_made_again_behind_an_event_of_ours_goes_on_from_the_last_page(*, is_delivered: bool) -> None:
+    with site() as found:
+        found.central.emit(10)
+        read(found)
+        (stream,) = found.state.checkpoints.streams()
+        envelope = Envelope("gaps", "acme", "ce66672c-e36d-4761-a8c8-90058fee1a24")
+        gap = Gap(stream, 9, "batch_missing", None, datetime.now().astimezone(), datetime.now().astimezone())
+        assert announce(found.state, gap, envelope, event_fields)
+        if is_delivered:
+            found.results("forward-batch")
+        before = found.state.checkpoints.read(stream).checkpoint
+        (path,) = (found.folder / "store/cursors").rglob("*.json")
+        path.unlink()
+        after = found.state.checkpoints.read(stream).checkpoint
+        assert (after.sequence, after.cursor, after.day) == (before.sequence, before.cursor, before.day)
+        assert (after.batch_cursor, after.as_of) == (before.batch_cursor, before.as_of)
+        found.central.emit(5)
+        read(found)
+        assert natives(found) == found.central.ids(found.central.default_tenant)
+        assert audit(found.state)["streams"][0]["findings"] == []
 
 
 def test_a_gap_says_how_many_events_the_day_before_it_would_have_brought() -> None:
