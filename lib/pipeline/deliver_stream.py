@@ -263,11 +263,12 @@ class StreamDelivery:
         lease, digest = self._lease.state, batch.header.digest
         for log_id, reason in lease.refusals(sequence, digest).items():
             self._refused.setdefault((sequence, log_id), reason)
+        refusal = lambda log_id: self._refused.get((sequence, log_id)) or self._given_up(log_id)  # noqa: E731
         return outgoing_of(
             batch,
             first,
             before=lease.done(sequence, digest, len(batch.items)),
-            refusal=lambda log_id: self._refused.get((sequence, log_id)) or self._given_up(log_id),
+            refusal=refusal if self._refused or lease.overtaken else None,
             event_fields=self._context.event_fields,
         )
 

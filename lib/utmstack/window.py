@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from lib.grpc_stream import framed
 from lib.model.log import Log
@@ -12,9 +13,8 @@ LARGE = 64 * 1024
 """No engine refuses a smaller log for its size: behind a RESOURCE_EXHAUSTED for one, there is want of capacity."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A log that is read and not settled."""
+class Entry(NamedTuple):
+    """A log that is read and not settled; a tuple, as logs are."""
 
     number: int
     """Its place among the delivery's logs, from 1."""
@@ -140,12 +140,18 @@ class Window:
             flight.odd_id = log_id
             return False
         flight.acks += 1
-        self._early.add(entry.number)
-        while self.settled + 1 in self._early:
-            self.settled += 1
-            self._early.remove(self.settled)
-            self._bytes -= self._entries.pop(self.settled).size
+        if entry.number != self.settled + 1:
+            self._early.add(entry.number)
+            return True
+        self._settle()
+        while self._early and self.settled + 1 in self._early:
+            self._early.remove(self.settled + 1)
+            self._settle()
         return True
+
+    def _settle(self) -> None:
+        self.settled += 1
+        self._bytes -= self._entries.pop(self.settled).size
 
     def small(self) -> int:
         """The number of the first small log behind the oldest one, 0 where none is at hand."""
