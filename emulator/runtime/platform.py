@@ -39,6 +39,8 @@ POLL_SECONDS = 10.0
 """How often the store is listed for batches where another platform fetches, so that nobody tells of them."""
 LOOK_SECONDS = 1.0
 """How often the store is listed for batches while a call of fetch-page lasts, which tells of them at its end."""
+LOOK_SHARE = 20
+"""Where very much waits, it is listed more seldom: such looks take a twentieth of one core."""
 OVERDUE_SECONDS = 5.0
 """After so long the streams that a tick is not waiting for are asked for without it."""
 RETRY_SECONDS = 10.0
@@ -237,11 +239,14 @@ class Platform:
 
     def _look(self) -> None:
         """While a call of fetch-page lasts, hand on what it has stored."""
-        while not self._over.wait(LOOK_SECONDS):
+        delay = LOOK_SECONDS
+        while not self._over.wait(delay):
+            began = time.thread_time()
             if max(self._fetches.under_way().values(), default=0.0) > LOOK_SECONDS:
                 with suppress(StoreError):
                     for waiting in self._state.batches.waiting():
                         self._stored(waiting.entry.key, again=False)
+            delay = max(LOOK_SECONDS, LOOK_SHARE * (time.thread_time() - began))
 
     def _sweep(self) -> None:
         while not self._over.is_set():

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from hashlib import sha256
 
 from lib.errors import ConflictError, DamagedError
@@ -203,4 +204,8 @@ def waiting_of(entry: Entry) -> Waiting | None:
 def batch_of(key: str) -> tuple[Stream, int] | None:
     """The stream and number of the batch with this key; None for any other key."""
     match = _BATCH.fullmatch(key)
-    return (stream_of(match[1]), int(match[2])) if match else None
+    return (_stream_of(match[1]), int(match[2])) if match else None
+
+
+_stream_of = lru_cache(maxsize=4096)(stream_of)
+"""A listing names each stream as often as it has batches."""
