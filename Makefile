@@ -37,6 +37,8 @@ setup: $(VENV)/.done  ## Make the virtual environment with all locked packages, 
 run: $(VENV)/.run  ## The demo: a simulated Sophos Central, the three functions, a stand-in engine
 	$(BIN)/python -m emulator demo $(if $(LISTEN),--listen $(LISTEN))
 
+# Tests start hundreds of processes: each would compile all that it loads, where the environment forbids to keep it.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: setup go-engine js-engine browser terraform promtool shells strace proxies  ## All tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
@@ -157,7 +159,7 @@ test-install: $(VENV)/.done $(TOOLS)/.done  ## The same in fresh Debian systems,
 	@command -v buildah >/dev/null && command -v mmdebstrap >/dev/null && command -v podman >/dev/null && \
 	  command -v runc >/dev/null || $(call DEBIAN,buildah mmdebstrap podman runc)
 	@test "$$(id -u)" = 0 || { echo "fresh systems are made as root: sudo make test-install" >&2; exit 1; }
-	$(BIN)/python -m tests.install here bookworm trixie image
+	$(BIN)/python -m tests.install here bookworm trixie image service
 
 UV := build/uv
 PIN := $(UV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header

@@ -1,4 +1,4 @@
-"""`python -m emulator`: the product on one machine, its simulators, and the operator's commands."""
+"""`python -m emulator`: the connector on one machine, its simulators, and the operator's commands."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from emulator.cli.arguments import parsed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; its exit status."""
+    """Run a command and return its exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given[:1] == ["run"]:
         for number in (signal.SIGTERM, signal.SIGINT):
-            # Until `run` knows better: nothing has begun that would have to be brought to its end.
+            # Until `run` installs its own handlers: nothing has started yet that must be stopped in order.
             signal.signal(number, lambda *_: os._exit(0))
     args = parsed(given)
     command: Callable[..., int] = args.command
     try:
         return command(args)
     except BrokenPipeError:
-        # Whoever read, such as `head`, has seen enough. What Python still wants to write as it ends goes nowhere.
+        # The reader, such as `head`, has closed the pipe. Python's last flush must not fail on it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 

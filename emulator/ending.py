@@ -1,4 +1,4 @@
-"""The request to end, by SIGTERM or SIGINT, that a process waits for."""
+"""Waits for the request to end a process: SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from queue import Empty, SimpleQueue
 
 
 class EndRequest:
-    """Made in the main thread; from then on both signals are taken.
+    """Handles both signals from its creation on. Create it in the main thread.
 
-    A second signal interrupts the handler of the first, for example where `make` hands on a SIGTERM that its whole
-    group has already had. `threading.Event.set` would then wait for ever, for a lock that it holds itself;
-    `queue.SimpleQueue.put` is documented as reentrant.
+    A second signal can interrupt the handler of the first, for example if `make` passes on a SIGTERM that the whole
+    process group has received. `threading.Event.set` would then deadlock on its own lock. `queue.SimpleQueue.put` is
+    documented as reentrant.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class EndRequest:
             signal.signal(number, lambda *_: self._asked.put(None))
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait for it, at most so many seconds; whether it has come."""
+        """Wait for the request, at most so many seconds; return whether it came. Later calls return at once."""
         try:
             self._asked.get(timeout=seconds)
         except Empty:

@@ -1,4 +1,4 @@
-"""A stand-in for UTMStack's engine: a real gRPC server on a Unix socket that acknowledges, and misbehaves on request.
+"""A stand-in for UTMStack's engine: a real gRPC server on a Unix socket. It acknowledges logs, and fails on request.
 
 Faults, each `name=value` on the command line:
 
@@ -49,13 +49,13 @@ STREAMS = 32
 
 
 class StandInEngine(plugins_pb2_grpc.EngineServicer):
-    """Listens on `socket` from `start` to `close`; usable in a `with`. `faults` may be changed at any time."""
+    """The engine. It listens on `socket` from `start` to `close`, or in a `with`. `faults` may change at any time."""
 
     def __init__(self, socket: Path, *, record: Path | None = None, faults: Mapping[str, str] | None = None) -> None:
         self.socket = socket
         self.faults: dict[str, str] = dict(faults or {})
         self.received: list[plugins_pb2.Log] = []
-        """Every log taken, in the order of arrival; left empty where they are recorded in a file."""
+        """All received logs in order; empty if logs are recorded in a file."""
         self.count = 0
         self.streams = 0
         self._record = record.open("a", encoding="utf-8") if record else None
@@ -64,7 +64,7 @@ class StandInEngine(plugins_pb2_grpc.EngineServicer):
         self._over = threading.Event()
 
     def start(self) -> Self:
-        """Listen; OSError where the socket cannot be made."""
+        """Start to listen; OSError if the socket cannot be created."""
         self.socket.unlink(missing_ok=True)
         self._over.clear()
         largest = int(self.faults.get("max_bytes", MAX_LOG_BYTES))
@@ -78,7 +78,7 @@ class StandInEngine(plugins_pb2_grpc.EngineServicer):
         return self
 
     def stop(self) -> None:
-        """End every stream and stop listening; `start` begins again."""
+        """End every stream and stop listening; `start` listens again."""
         self._over.set()
         if self._server is not None:
             self._server.stop(None).wait()
@@ -163,15 +163,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m emulator engine`."""
     parser.add_argument("--socket", type=Path, required=True, metavar="PATH")
     parser.add_argument("--record", type=Path, metavar="FILE", help="append every log as a JSON line")
-    parser.add_argument("--fault", action="append", default=[], metavar="NAME=VALUE", help=f"of {', '.join(FAULTS)}")
+    parser.add_argument(
+        "--fault", action="append", default=[], metavar="NAME=VALUE", help=f"one of {', '.join(FAULTS)}"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT, then 0; 2 where an option cannot be used."""
-    faults = dict(each.partition("=")[::2] for each in args.fault)
+    """Serve until SIGTERM or SIGINT, then 0; 2 if an option is invalid."""
+    faults = dict(fault.partition("=")[::2] for fault in args.fault)
     unknown = set(faults) - set(FAULTS)
     if unknown:
-        print(f"engine: unknown fault {', '.join(sorted(unknown))}; there are: {', '.join(FAULTS)}", file=sys.stderr)
+        print(f"engine: unknown fault {', '.join(sorted(unknown))}; known: {', '.join(FAULTS)}", file=sys.stderr)
         return 2
     stop = EndRequest()
     try:

@@ -87,14 +87,14 @@ resource "google_monitoring_alert_policy" "gaps" {
   }
 
   documentation {
-    content = "`python -m emulator audit` with the bucket as store names its bounds and its reason."
+    content = "`sophos-utmstack audit` with the bucket as store names its bounds and its reason."
   }
 
   depends_on = [google_project_service.this]
 }
 
 resource "google_monitoring_alert_policy" "set_aside" {
-  display_name          = "${var.prefix}: events were set aside"
+  display_name          = "${var.prefix}: events became dead letters"
   combiner              = "OR"
   notification_channels = local.channels
 
@@ -113,7 +113,7 @@ resource "google_monitoring_alert_policy" "set_aside" {
   }
 
   documentation {
-    content = "`python -m emulator dead-letters` with the bucket as store lists them, with the reason."
+    content = "`sophos-utmstack dead-letters` with the bucket as store lists them, with the reason."
   }
 
   depends_on = [google_project_service.this]

@@ -86,7 +86,7 @@ variable "schedule" {
 }
 
 variable "fan_out" {
-  description = "Whether a tick becomes one task a stream: parallel instances, for about ten times the bucket's operations."
+  description = "Whether a tick becomes one task for each stream: parallel instances, for about twice the bucket's operations of a tick."
   type        = bool
   default     = true
 

@@ -1,4 +1,4 @@
-"""What the use cases found, as the JSON that functions and commands answer with."""
+"""The results of the use cases as JSON fields, for the answers of functions and commands."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ Fields = dict[str, Any]
 def fetched(answer: Fetched) -> Fields:
     """fetch-page's answer."""
     fields: Fields = {
-        "results": [read_line(each) for each in answer.results],
+        "results": [read_line(result) for result in answer.results],
         "deferred": answer.deferred,
-        "budgets": [_calls_used(each) for each in answer.budgets],
+        "budgets": [_calls_used(budget) for budget in answer.budgets],
     }
     rest = {"queued": answer.queued, "heartbeat": answer.heartbeat}
     return fields | {key: value for key, value in rest.items() if value is not None}
@@ -61,11 +61,11 @@ def read_line(result: ReadResult) -> Fields:
 
 def delivered(results: Iterable[DeliveryResult]) -> list[Fields]:
     """The lines of forward-batch's answer."""
-    return [_delivery_line(each) for each in results]
+    return [_delivery_line(result) for result in results]
 
 
 def met(counts: Mapping[str, int]) -> Fields:
-    """What a process's deliveries met with the engine since it began."""
+    """Counts of this process's deliveries since its start: logs sent again, and unknown acknowledgements."""
     return {name: counts.get(name, 0) for name in ("resent", "odd_acks")}
 
 
@@ -81,35 +81,35 @@ def reconciled(report: ReconcileReport) -> Fields:
 
 
 def audited(report: AuditReport) -> Fields:
-    """What the ledger adds up to."""
-    return {"ok": report.ok, "since": report.since, "streams": [_audited_stream(each) for each in report.streams]}
+    """The sums of the ledger, with its findings."""
+    return {"ok": report.ok, "since": report.since, "streams": [_audited_stream(stream) for stream in report.streams]}
 
 
 def connection(report: ConnectionReport) -> Fields:
     """test-connection's answer."""
     return {
         "ok": report.ok,
-        "checks": [check(each) for each in report.checks],
+        "checks": [check(result) for result in report.checks],
         "tenant": dict(report.tenant),
         "streams": dict(report.streams),
     }
 
 
-def check(found: Check) -> Fields:
-    """One check."""
+def check(result: Check) -> Fields:
+    """One check of test-connection."""
     fields = {
-        "name": found.name,
-        "ok": found.ok,
-        "outcome": found.outcome,
-        "milliseconds": found.milliseconds,
-        "detail": found.detail,
+        "name": result.name,
+        "ok": result.ok,
+        "outcome": result.outcome,
+        "milliseconds": result.milliseconds,
+        "detail": result.detail,
     }
-    why = {"code": found.code, "title": found.title, "remedy": found.remedy}
+    why = {"code": result.code, "title": result.title, "remedy": result.remedy}
     return fields | {name: text for name, text in why.items() if text is not None}
 
 
 def replayed(report: ReplayReport) -> Fields:
-    """What was sent again."""
+    """The counts of a replay."""
     return {
         "ok": report.ok,
         "batches": report.batches,
@@ -120,7 +120,7 @@ def replayed(report: ReplayReport) -> Fields:
 
 
 def missed(events: MissedEvents) -> Fields:
-    """What UTMStack's own plugin missed of a stream."""
+    """The events of a stream that UTMStack's own plugin would have missed."""
     return {
         "integration": events.stream.integration,
         "tenant": events.stream.tenant,
@@ -130,28 +130,28 @@ def missed(events: MissedEvents) -> Fields:
 
 
 def types(report: TypesReport) -> Fields:
-    """The types of events that an integration's tenants hold."""
+    """The types of events of an integration's tenants."""
     return {
         "integration": report.integration,
         "hours": report.hours,
         "complete": report.is_complete,
         "problems": [
             {
-                "tenant": each.tenant.id,
-                "tenant_name": each.tenant.name,
-                "code": each.error.code,
-                "detail": str(each.error),
+                "tenant": problem.tenant.id if problem.tenant else None,
+                "tenant_name": problem.tenant.name if problem.tenant else None,
+                "code": problem.error.code,
+                "detail": str(problem.error),
             }
-            for each in report.problems
+            for problem in report.problems
         ],
         **_seen("", report.seen.all),
         **_seen("excluded_", report.seen.excluded),
-        "families": [_family(each) for each in report.seen.families],
+        "families": [_family(family) for family in report.seen.families],
     }
 
 
-def _calls_used(each: CallsUsed) -> Fields:
-    return {"integration": each.integration, **asdict(each.used), "outcomes": dict(each.outcomes)}
+def _calls_used(calls: CallsUsed) -> Fields:
+    return {"integration": calls.integration, **asdict(calls.used), "outcomes": dict(calls.outcomes)}
 
 
 def _delivery_line(result: DeliveryResult) -> Fields:
@@ -167,17 +167,17 @@ def _delivery_line(result: DeliveryResult) -> Fields:
     return line if result.error is None else line | {"problem": result.error.as_problem()}
 
 
-def _audited_stream(found: StreamAudit) -> Fields:
+def _audited_stream(audit: StreamAudit) -> Fields:
     names = ("from", "to", "reason", "noticed_at", "sequence", "estimated_events")
     return {
-        **_stream(found.stream),
-        "ok": found.ok,
-        "receipts": sum(day.batches for day in found.days.values()),
-        "events": found.events,
-        "days": {name: _day(sums) for name, sums in found.days.items()},
-        "removed_until": found.removed_until,
-        "gaps": [{name: fields[name] for name in names} for fields in (gap.fields() for gap in found.gaps)],
-        "findings": [asdict(each) for each in found.findings],
+        **_stream(audit.stream),
+        "ok": audit.ok,
+        "receipts": sum(day.batches for day in audit.days.values()),
+        "events": audit.events,
+        "days": {name: _day(sums) for name, sums in audit.days.items()},
+        "removed_until": audit.removed_until,
+        "gaps": [{name: fields[name] for name in names} for fields in (gap.fields() for gap in audit.gaps)],
+        "findings": [asdict(finding) for finding in audit.findings],
     }
 
 
@@ -207,7 +207,7 @@ def _family(family: SeenFamily) -> Fields:
         "family": family.name,
         "exclude": family.exclude,
         **_shares(family.share),
-        "types": [_type(each) for each in family.types],
+        "types": [_type(seen) for seen in family.types],
     }
 
 

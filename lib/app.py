@@ -1,8 +1,8 @@
-"""The graph of objects: every use case, built from settings, clock, store, engine and Sophos.
+"""The object graph: every use case, built from settings, clock, store, engine and Sophos.
 
-This file alone knows which adapter stands behind which protocol; adapters are imported where they are made, so that a
-function loads only what it uses. It reads no environment, and keeps nothing beside the `App` that somebody holds: the
-deployed functions hold that of `lib/current.py`, a command or a test makes its own.
+Only this file and `lib/parts.py` connect adapters with protocols. Adapters are imported where they are built, so that a
+function loads only what it uses. This file reads no environment and has no global state. Deployed functions use the
+`App` of `lib/current.py`; a command or a test builds its own.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -39,29 +40,29 @@ if TYPE_CHECKING:
     from lib.pipeline.ports import ProbedEngine
     from lib.pipeline.rate_limiter import RateLimiter
     from lib.pipeline.reconcile import OnStreamProgress, Reconcile, ReconcileReport
-    from lib.pipeline.replay import Replay, ReplayReport
+    from lib.pipeline.replay import Replay
     from lib.pipeline.test_connection import Check, ConnectionReport, TestConnection
     from lib.state.state import State
 
-# ruff: noqa: PLC0415 - see above
+# ruff: noqa: PLC0415 - adapters are imported where they are built
 
 log = logging.getLogger(__name__)
 
 HAND_OVER_SECONDS = 15.0
-"""What bringing a call to its end takes at most: acknowledgements, a receipt, the answer."""
+"""The longest time that finishing a call takes after its deadline: acknowledgements, a receipt, the answer."""
 COMMAND_SECONDS = 3600.0
-"""How long an operator's command may read one stream, and wait for a call's turn."""
+"""How long an operator's command may read one stream, and how long it may wait for a call within the rate limit."""
 
 
 class App:
     """The use cases over one configuration; safe between threads.
 
-    What is warm (tokens and connections of an integration, the channel to the engine) is made at its first use, and
-    kept as long as its own settings stay the same.
+    An integration's tokens and connections, and the channel to the engine, are created at their first use. They are
+    kept as long as their own settings stay equal.
     """
 
     def __init__(self, config: Callable[[], Config], parts: Parts | None = None) -> None:
-        """`config` tells the configuration as it is now."""
+        """`config` returns the current configuration."""
         self.config = config
         self.parts = parts or Parts()
         self._store = Kept(self.parts.store)
@@ -70,21 +71,29 @@ class App:
         self._accounts = Kept(self._made_accounts)
         self._expiry = Kept(_made_expiry)
         self._integrations: dict[tuple[IntegrationConfig, SophosHosts], Integration] = {}
-        """Those of the last call, by all that makes them what they are."""
+        """The integrations of the last call, by everything that they are built from."""
         self._in_flight = InFlight()
         self._pending = Kept[str, PendingBytes](lambda _: PendingBytes(self.parts.monotonic))
         self._lock = threading.Lock()
 
-    # What everything is built on
+    # The parts that use cases share
 
     @property
     def store(self) -> ObjectStore:
         """The configured store."""
         return self._store.of(self.config().store)
 
+    def tenant_names(self, integration: str) -> dict[str, str]:
+        """The names of an integration's tenants by id, as far as they are known."""
+        from lib.state.accounts import StoredAccounts
+
+        with suppress(ConnectorError):
+            return StoredAccounts(self.store).tenant_names(integration)
+        return {}
+
     @property
     def state(self) -> State:
-        """What lies in the store."""
+        """The objects of the configured store, one repository for each kind."""
         from lib.state.state import State
 
         return State.of(self.store)
@@ -97,16 +106,16 @@ class App:
 
     @property
     def access(self) -> Access:
-        """Who may call this process from elsewhere."""
+        """The check of callers from other machines."""
         return self._access.of(self.config().access)
 
     def _made_access(self, rules: AccessRules) -> Access:
         return Access(
             Rules(
-                keys=lambda: [each.resolve() for each in rules.keys],
+                keys=lambda: [key.resolve() for key in rules.keys],
                 audiences=rules.audiences,
                 emails=rules.emails,
-                # Elsewhere than on that platform nobody has checked anybody.
+                # The setting counts on Cloud Run only: elsewhere no platform has checked the callers.
                 checked_by_platform=rules.platform == CLOUD_RUN and self.parts.platform.is_cloud_run,
                 certs_url=rules.certs_url,
                 local_shows_key=rules.local == "key" and not self.parts.platform.is_behind_emulator,
@@ -115,7 +124,7 @@ class App:
 
     @property
     def accounts(self) -> Accounts:
-        """What is known of the integrations' credentials."""
+        """The stored facts of the integrations' credentials."""
         return self._accounts.of(self.config().store)
 
     def _made_accounts(self, location: str) -> Accounts:
@@ -125,33 +134,35 @@ class App:
 
     @property
     def integrations(self) -> Mapping[str, Integration]:
-        """Every configured integration, by name, each with one pooled session; those that have not changed are kept."""
+        """All configured integrations by name, each with one pooled session. Unchanged integrations are kept."""
         settings = self.config()
         with self._lock:
             before = self._integrations
             self._integrations = {
-                (each, settings.sophos): before.get((each, settings.sophos)) or self._changed(each)
-                for each in settings.integrations
+                (integration, settings.sophos): before.get((integration, settings.sophos)) or self._changed(integration)
+                for integration in settings.integrations
             }
-            return {each.name: each for each in self._integrations.values()}
+            return {integration.name: integration for integration in self._integrations.values()}
 
-    def _changed(self, each: IntegrationConfig) -> Integration:
-        # Whoever changed it may have set right what Sophos refused.
-        self.accounts.forget(each.name)
-        return self._integration(each)
+    def _changed(self, config: IntegrationConfig) -> Integration:
+        # The change may correct a refused credential. So the stored refusal no longer holds it back.
+        self.accounts.forget(config.name)
+        return self._integration(config)
 
-    def _integration(self, each: IntegrationConfig, patience: float | None = None) -> Integration:
+    def _integration(self, config: IntegrationConfig, patience: float | None = None) -> Integration:
         from lib.pipeline.integration import Integration
 
         hosts = self.config().sophos
-        calls = self._rate_limiter(partial(credential, each.client_id), each.calls_per_minute, patience)
-        source = self.parts.sophos(self.parts, hosts, credentials_of(each), calls)
-        return Integration(each, source, partial(credential, each.client_id), hosts.api_url, calls)
+        calls = self._rate_limiter(partial(credential, config.client_id), config.calls_per_minute, patience)
+        source = self.parts.sophos(self.parts, hosts, credentials_of(config), calls)
+        return Integration(config, source, partial(credential, config.client_id), hosts.api_url, calls)
 
     def _patient(self, name: str | None) -> Iterable[Integration]:
-        """The integrations for a command, which waits for its calls' turns where a tick would come again later."""
+        """The integrations for a command. It waits for the rate limit; a tick leaves the rest to the next tick."""
         return [
-            self._integration(each, COMMAND_SECONDS) for each in self.config().integrations if name in (None, each.name)
+            self._integration(integration, COMMAND_SECONDS)
+            for integration in self.config().integrations
+            if name in (None, integration.name)
         ]
 
     def _rate_limiter(
@@ -174,7 +185,7 @@ class App:
 
     @property
     def fetch_page(self) -> FetchPage:
-        """Reads streams."""
+        """Reads streams from Sophos and stores their pages as batches."""
         from lib.pipeline.fetch_page import FetchPage
         from lib.pipeline.read_stream import ReadContext
         from lib.sophos.pages import event_fields
@@ -201,7 +212,7 @@ class App:
 
     @property
     def reconcile(self) -> Reconcile:
-        """Reads streams again, for what the ledger does not hold."""
+        """Reads streams again and stores events that the ledger does not hold."""
         from lib.pipeline.reconcile import Reconcile
         from lib.sophos.pages import event_fields
 
@@ -209,7 +220,7 @@ class App:
 
     @property
     def forward_batch(self) -> ForwardBatch:
-        """Delivers streams."""
+        """Delivers waiting batches to the engine."""
         from lib.pipeline.deliver_stream import DeliveryContext
         from lib.pipeline.forward_batch import ForwardBatch
         from lib.pipeline.observe import KEPT, NullEngine
@@ -231,7 +242,7 @@ class App:
 
     @property
     def replay(self) -> Replay:
-        """Sends batches again."""
+        """Sends archived batches and dead letters again."""
         from lib.pipeline.replay import Replay
         from lib.sophos.pages import event_fields
 
@@ -239,7 +250,7 @@ class App:
 
     @property
     def test_connection(self) -> TestConnection:
-        """Tests credentials, and everything else that a connector needs."""
+        """Tests a credential, the store and the engine."""
         from lib.pipeline.test_connection import TestConnection
 
         return TestConnection(self._check_context())
@@ -263,7 +274,7 @@ class App:
 
     @cached_property
     def _fan_out(self) -> FanOut | None:
-        """None where one call does the work of a tick."""
+        """The fan-out over the task queue; None if one call does the work of a tick."""
         settings = self.config()
         if settings.tasks is None:
             return None
@@ -279,10 +290,10 @@ class App:
         )
         return FanOut(queue, interval=settings.every.interval or timedelta(minutes=1), now=self.parts.now)
 
-    # What is asked of them
+    # Calls of the use cases, for functions, commands and the page
 
     def deadline(self) -> float:
-        """When a call that begins now has to hand over, as a monotonic time: before the platform ends it."""
+        """The monotonic time at which a call that begins now must stop, well before the platform ends it."""
         seconds = self.config().limits.deadline.total_seconds()
         timeout = self.parts.platform.timeout
         if timeout is not None:
@@ -296,9 +307,9 @@ class App:
         stream: str | None = None,
         max_pages: int | None = None,
     ) -> Fetched:
-        """Fetch for every stream, or for those named; NotFoundError for an unknown integration.
+        """Fetch all streams, or those named; NotFoundError for an unknown integration.
 
-        Where there is a task queue, a tick asks it for one call a stream instead, and such a call for the next one.
+        With a task queue, a tick only adds a task for each stream. A task's call adds the next one for further pages.
         """
         from lib.pipeline.fetch_page import Fetched
 
@@ -310,13 +321,13 @@ class App:
             queued = fan_out.tick([target.stream for _, target in plan.jobs])
             return Fetched(plan.results, plan.deferred, use_case.calls_used(), queued, heartbeat)
         by = self.deadline()
-        found = use_case.run(integration=integration, tenant=tenant, kind=stream, max_pages=max_pages, deadline=by)
+        fetched = use_case.run(integration=integration, tenant=tenant, kind=stream, max_pages=max_pages, deadline=by)
         if fan_out is not None and tenant is not None:
-            fan_out.follow(found.results)
-        return replace(found, budgets=use_case.calls_used(), heartbeat=heartbeat)
+            fan_out.follow(fetched.results)
+        return replace(fetched, budgets=use_case.calls_used(), heartbeat=heartbeat)
 
     def _beat(self) -> str | None:
-        """Make a tick's heartbeat, where one is wanted and due; its batch's key."""
+        """Store a heartbeat if one is due; the key of its batch, or None."""
         every = self.config().heartbeat
         if every is None:
             return None
@@ -327,32 +338,32 @@ class App:
         try:
             return heartbeat.beat(self.state, every, now=now, tenant_id=UTMSTACK_TENANT, event_fields=event_fields)
         except ConnectorError as error:
-            # What it is to tell of has happened; the streams go on as far as they can.
-            log.warning("no heartbeat: %s", error)
+            # A missing heartbeat is itself the signal. The streams continue as far as they can.
+            log.warning("the heartbeat could not be stored: %s", error)
             return None
 
     def forward(
         self, integration: str | None = None, tenant: str | None = None, stream: str | None = None
     ) -> list[DeliveryResult]:
-        """Forward every stream's waiting batches, or those named; NotFoundError for an unknown integration."""
+        """Forward the waiting batches of all streams, or of those named; NotFoundError for an unknown integration."""
         self.require(integration)
         return self.forward_batch.run(integration=integration, tenant=tenant, kind=stream, deadline=self.deadline())
 
     def forward_object(self, name: str) -> list[DeliveryResult]:
-        """Forward what waits in the stream whose batch has just been stored; nothing for any other object."""
+        """Forward the waiting batches of the stream to which the stored batch belongs; do nothing for other objects."""
         from lib.state.batches import batch_of
 
         location = self.config().store
         if location.startswith("gs://"):
             from lib.store.gcs import place_of
 
-            name = name.removeprefix(place_of(location)[1])  # a bucket names its objects with the store's prefix
+            name = name.removeprefix(place_of(location)[1])  # The bucket's event names the object with the prefix.
         batch = batch_of(name)
         if batch is None:
             return []
-        (stream, number), by = batch, self.deadline()
+        stream, number = batch
         named = {"integration": stream.integration, "tenant": stream.tenant, "kind": stream.kind}
-        return self.forward_batch.run(**named, batch=number, deadline=by)
+        return self.forward_batch.run(**named, batch=number, deadline=self.deadline())
 
     def reconcile_all(
         self,
@@ -362,10 +373,10 @@ class App:
         *,
         tenant: str | None = None,
     ) -> list[ReconcileReport]:
-        """Read what Sophos still serves, or a window of it, to its end, and store what the ledger does not hold.
+        """Read everything that Sophos still serves, or a window of it, and store the events that the ledger lacks.
 
-        `on_progress` hears, after each page, of which stream how many events were read, and the newest one's time.
-        NotFoundError for an unknown integration, and where no integration reads the tenant (an id or a name).
+        After each page, `on_progress` gets the stream, the number of events read, and the time of the newest one.
+        Raises NotFoundError for an unknown integration, and if no integration reads the tenant (an id or a name).
         """
         self.require(integration)
         return self.reconcile.all(
@@ -378,26 +389,22 @@ class App:
         window: timedelta,
         on_progress: OnStreamProgress = lambda _, __, ___: None,
     ) -> list[TypesReport]:
-        """Which types of events Sophos holds of a window, by family, and what leaving them out would save."""
+        """The types of events of a window, by family, and what excluding them would save."""
         from lib.pipeline.count_types import CountTypes
         from lib.sophos.pages import event_fields
 
         self.require(integration)
-        asked, limit, told = self._patient(integration), COMMAND_SECONDS, on_progress
+        counted, limit = self._patient(integration), COMMAND_SECONDS
         use_case = CountTypes(event_fields, self.parts.now, self.parts.monotonic)
-        return use_case.all(asked, self.accounts, window=window, seconds=limit, on_progress=told)
-
-    def send_again(self, *, since: datetime | None = None, name: str | None = None) -> ReplayReport:
-        """Send kept batches, or what is in `dead/` under a name, to the engine again, under the same ids."""
-        return self.replay.archived(since) if name is None else self.replay.named(name)
+        return use_case.all(counted, self.accounts, window=window, seconds=limit, on_progress=on_progress)
 
     def pause(self, integration: str, *, resume: bool = False) -> None:
-        """Have nothing fetched for the integration until it is resumed; what is stored is still delivered."""
+        """Stop fetching for the integration until it is resumed. Stored batches are still delivered."""
         self.require(integration)
         self.accounts.pause(integration, resume=resume)
 
     def retry_now(self, integration: str) -> None:
-        """Hold the integration back no longer, unless Sophos asked for it: its trouble may have been mended."""
+        """Let the next tick try the integration again, without waiting. A wait that Sophos asked for (429) stays."""
         self.require(integration)
         self.accounts.retry_now(integration)
         self.state.checkpoints.lift(integration)
@@ -405,9 +412,9 @@ class App:
     def examine(
         self, integration: str, *, deadline: float, on_progress: Callable[[Check], None] = lambda _: None
     ) -> ConnectionReport:
-        """Test a configured integration; `on_progress` hears of each check once it is made."""
+        """Test a configured integration; `on_progress` gets each finished check."""
         self.require(integration)
-        chosen = next(each for each in self.config().integrations if each.name == integration)
+        chosen = next(config for config in self.config().integrations if config.name == integration)
         calls = self._rate_limiter(partial(credential, chosen.client_id), chosen.calls_per_minute)
         subject = self._subject(credentials_of(chosen), calls, chosen.region, chosen.tenants, chosen.streams)
         return self.test_connection.run(subject, deadline=deadline, on_progress=on_progress)
@@ -415,7 +422,7 @@ class App:
     def examine_credential(
         self, client_id: str, client_secret: str, *, region: str, tenant: str | None, streams: Sequence[str]
     ) -> ConnectionReport:
-        """Test a credential that is kept nowhere."""
+        """Test a credential, which is not saved."""
         calls = self._rate_limiter(lambda: client_id, PUBLISHED)
         credential = ClientCredential(lambda: client_id, lambda: client_secret)
         subject = self._subject([credential], calls, region, (tenant,) if tenant else None, streams)
@@ -436,11 +443,10 @@ class App:
 
     def require(self, integration: str | None) -> None:
         """Raise NotFoundError for an integration that is not configured."""
-        names = [each.name for each in self.config().integrations]
+        names = [config.name for config in self.config().integrations]
         if integration is not None and integration not in names:
-            raise NotFoundError(
-                f"no integration is named {integration!r}; configured are: {', '.join(map(repr, names)) or 'none'}"
-            )
+            listed = ", ".join(map(repr, names)) or "none"
+            raise NotFoundError(f"no integration is named {integration!r}; the configured ones are: {listed}")
 
 
 def _made_expiry(_location: str) -> Expiry:

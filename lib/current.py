@@ -1,4 +1,4 @@
-"""The one graph of objects of a deployed function's process: the environment names its configuration."""
+"""The object graph of a deployed function's process. The environment names its configuration."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from lib.parts import Parts, PlatformFacts
 
 @cache
 def current() -> App:
-    """The graph of this process; ConfigError where the environment names no configuration."""
+    """The graph of this process, built once; ConfigError if the environment names no configuration."""
     config = ReloadingConfig(located(), environment.followed(), lambda read: telemetry.set_level(read.log.level))
     platform = PlatformFacts(
         timeout=environment.platform_timeout(),
         is_cloud_run=environment.on_cloud_run(),
         is_behind_emulator=environment.is_behind_emulator(),
     )
-    return App(config.current, Parts(platform=platform))
+    app = App(config.current, Parts(platform=platform))
+    telemetry.name_tenants(app.tenant_names)
+    return app

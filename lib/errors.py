@@ -1,19 +1,19 @@
-"""Failures we expect, by what the caller should do next.
+"""Expected failures, sorted by what the caller does next.
 
 ConnectorError
 ├── RetryableError          call again later; nothing was lost
-│   ├── ThrottledError        Sophos asked us to slow down
+│   ├── ThrottledError        Sophos limits the request rate (429)
 │   ├── OverBudgetError       the credential's calls are used up for now
-│   ├── SophosDownError       Sophos answers 5xx, or not to the end
-│   │   ├── NetworkDownError      the way to Sophos is broken
-│   │   │   ├── NameUnknownError      DNS does not know the host
-│   │   │   ├── NotListeningError     nobody takes connections there
-│   │   │   ├── NoAnswerError         nobody answers in time
-│   │   │   └── ProxyDownError        the proxy does not let us through
-│   │   └── TlsBrokenError        no TLS that can be trusted
-│   ├── ProtocolError         Sophos answered something that is not its protocol
+│   ├── SophosDownError       Sophos answers 5xx, or breaks off its answer
+│   │   ├── NetworkDownError      the network to Sophos fails
+│   │   │   ├── NameUnknownError      DNS does not resolve the host
+│   │   │   ├── NotListeningError     the connection is refused
+│   │   │   ├── NoAnswerError         no answer in time
+│   │   │   └── ProxyDownError        the proxy refuses the connection
+│   │   └── TlsBrokenError        no trusted TLS connection
+│   ├── ProtocolError         Sophos's answer does not follow its protocol
 │   ├── EngineDownError       the engine did not acknowledge everything
-│   │   └── EngineSlowError         it acknowledges, but had not yet everything at the deadline
+│   │   └── EngineSlowError         it acknowledges, but not everything before the deadline
 │   ├── StoreError            the object store failed
 │   └── ConflictError         another run changed the object first
 └── PermanentError          a person has to change something
@@ -22,27 +22,29 @@ ConnectorError
     │   └── TokenRefusedError       an API refused the tokens that Sophos issued for them
     ├── PermissionMissingError  the credential lacks a permission (403)
     │   ├── WrongTenantError        it does not read that tenant, or not at that host
-    │   └── WrongRegionError        the stated region is not the tenant's
+    │   └── WrongRegionError        the configured region is not the tenant's
     ├── CursorRefusedError    Sophos refused the cursor (400 or 410)
-    ├── HostRefusedError      a host that credentials must not be sent to
-    ├── EngineRefusedError    the engine speaks another protocol or refuses us
+    ├── HostRefusedError      the host must not receive credentials
+    ├── EngineRefusedError    the engine speaks another protocol or refuses the connection
     ├── LogRefusedError       the engine refuses one log
-    ├── NotFoundError         nothing of that name
+    ├── NotFoundError         nothing has that name
     │   └── NoStoreError            there is no store yet
-    ├── DamagedError          a stored object is not what was written
-    └── LayoutError           the store was written by a newer version
+    ├── DamagedError          a stored object is damaged
+    └── LayoutError           a newer version wrote the store
 
-UnexpectedError is none of them: a fault of this program, told in the place of what one stream was to answer.
+UnexpectedError belongs to neither branch: it is a fault of this program, reported in a stream's line of an answer.
 """
 
 from __future__ import annotations
 
+from lib.version import COMMAND
+
 
 class ConnectorError(Exception):
-    """What happened (`str(error)`), of which kind (`code`, and `title` for people), and what to do (`remedy`).
+    """What happened (`str(error)`), its kind (`code`, and `title` for people), and what to do (`remedy`).
 
-    A kind is stated once, here: status, logs, test-connection and problem answers take their words from it. None of
-    them may hold a secret: they are shown to people, logged and stored.
+    Status, logs, test-connection and problem answers take their words from here. None of these texts may hold a secret:
+    they are shown, logged and stored.
     """
 
     code = "error"
@@ -54,10 +56,10 @@ class ConnectorError(Exception):
         if remedy is not None:
             self.remedy = remedy
         self.retry_after = retry_after
-        """Seconds to wait before the next try, where the other side named them."""
+        """Seconds to wait before the next try; None if the other side named none."""
 
     def as_problem(self) -> dict[str, str]:
-        """What people are shown."""
+        """The error as JSON fields for people."""
         return {"code": self.code, "title": self.title, "detail": str(self), "remedy": self.remedy}
 
 
@@ -66,17 +68,18 @@ class RetryableError(ConnectorError):
 
 
 class ThrottledError(RetryableError):
-    """Sophos asked us to slow down (429)."""
+    """Sophos limits the request rate (429)."""
 
     code = "rate_limited"
     title = "Sophos limits the request rate"
     remedy = (
-        "Nothing to do: the connector waits and continues. If it lasts, create a credential for this connector alone."
+        "Nothing to do: the connector waits and continues. If it lasts, create a credential that only this connector "
+        "uses."
     )
 
 
 class OverBudgetError(RetryableError):
-    """The calls that the credential may make are used up for now; `retry_after` says until when."""
+    """The credential's calls are used up for now; `retry_after` is the time until the next one may go."""
 
     code = "over_budget"
     title = "The credential's request limit is reached"
@@ -84,7 +87,7 @@ class OverBudgetError(RetryableError):
 
 
 class SophosDownError(RetryableError):
-    """Sophos answers 5xx, or not to the end."""
+    """Sophos answers 5xx, or breaks off its answer."""
 
     code = "sophos_unavailable"
     title = "Sophos is not available"
@@ -92,7 +95,7 @@ class SophosDownError(RetryableError):
 
 
 class NetworkDownError(SophosDownError):
-    """The way to Sophos is broken, in another manner than those below."""
+    """The network to Sophos fails, in a way that no subclass names."""
 
     code = "network_down"
     title = "Sophos cannot be reached"
@@ -100,7 +103,7 @@ class NetworkDownError(SophosDownError):
 
 
 class NameUnknownError(NetworkDownError):
-    """DNS does not know the host."""
+    """DNS does not resolve the host."""
 
     code = "dns_failed"
     title = "DNS cannot resolve a host of Sophos"
@@ -108,7 +111,7 @@ class NameUnknownError(NetworkDownError):
 
 
 class NotListeningError(NetworkDownError):
-    """Nobody takes connections there."""
+    """The connection is refused."""
 
     code = "connection_refused"
     title = "The connection to Sophos is refused"
@@ -116,15 +119,15 @@ class NotListeningError(NetworkDownError):
 
 
 class NoAnswerError(NetworkDownError):
-    """Nobody answers in time."""
+    """No answer comes in time."""
 
     code = "timed_out"
     title = "Sophos does not answer in time"
-    remedy = "If it lasts, allow outbound TCP port 443 to *.sophos.com. A firewall that drops packets causes this."
+    remedy = "If it lasts, allow outbound TCP port 443 to *.sophos.com. Often a firewall drops the packets."
 
 
 class ProxyDownError(NetworkDownError):
-    """The proxy does not let us through."""
+    """The proxy refuses the connection."""
 
     code = "proxy_failed"
     title = "The proxy refuses the connection"
@@ -132,7 +135,7 @@ class ProxyDownError(NetworkDownError):
 
 
 class TlsBrokenError(SophosDownError):
-    """There is no TLS connection, or none that can be trusted."""
+    """TLS fails, or its certificate is not trusted."""
 
     code = "tls_broken"
     title = "Sophos's certificate is not accepted"
@@ -143,7 +146,7 @@ class TlsBrokenError(SophosDownError):
 
 
 class ProtocolError(RetryableError):
-    """Sophos answered something that is not its protocol: no JSON, a cut body, a page without its keys."""
+    """Sophos's answer does not follow its protocol: not JSON, cut short, or a page without its keys."""
 
     code = "protocol_error"
     title = "Sophos sent an unexpected answer"
@@ -159,7 +162,7 @@ class EngineDownError(RetryableError):
 
 
 class EngineSlowError(EngineDownError):
-    """The engine acknowledges what it is sent, but had not yet everything at the call's deadline."""
+    """The engine acknowledges events, but not all of them before the call's deadline."""
 
     code = "engine_slow"
     title = "The engine is slow"
@@ -167,7 +170,7 @@ class EngineSlowError(EngineDownError):
 
 
 class StoreError(RetryableError):
-    """The object store failed: disk full, read-only, bucket out of reach."""
+    """The object store failed: disk full, read-only, bucket unreachable."""
 
     code = "store_unavailable"
     title = "The store cannot be used"
@@ -191,7 +194,7 @@ class ConfigError(PermanentError):
 
     code = "config_invalid"
     title = "The configuration cannot be used"
-    remedy = "Run `python -m emulator check --config FILE`. It lists every fault with its line."
+    remedy = f"Run `{COMMAND} check --config FILE`. It lists every fault with its line."
 
 
 class CredentialsError(PermanentError):
@@ -200,13 +203,13 @@ class CredentialsError(PermanentError):
     code = "credentials_refused"
     title = "Sophos refuses the client id or secret"
     remedy = (
-        "Check client id and secret. Check in Sophos Central (Global Settings, API Credentials Management) that the "
-        "credential has not expired and is not deleted."
+        "Check the client id and secret. In Sophos Central (Global Settings, API Credentials Management), check that "
+        "the credential exists and has not expired."
     )
 
 
 class TokenRefusedError(CredentialsError):
-    """An API refuses tokens that Sophos has just issued: the credential as such is good, or was a moment ago."""
+    """An API refuses a token that Sophos has just issued, so the client id and secret themselves are valid."""
 
 
 class PermissionMissingError(PermanentError):
@@ -229,7 +232,7 @@ class WrongTenantError(PermissionMissingError):
 
 
 class WrongRegionError(PermissionMissingError):
-    """The stated region is not the tenant's."""
+    """The configured region is not the tenant's."""
 
     code = "wrong_region"
     title = "The configured region is wrong"
@@ -241,11 +244,11 @@ class CursorRefusedError(PermanentError):
 
     code = "cursor_refused"
     title = "Sophos refused the cursor"
-    remedy = "Nothing to do: reading continues from the last known position. Missing intervals are recorded as gaps."
+    remedy = "Nothing to do: reading continues from the last known time. Missing intervals are recorded as gaps."
 
 
 class HostRefusedError(PermanentError):
-    """A host that credentials must not be sent to."""
+    """The host must not receive credentials."""
 
     code = "host_refused"
     title = "A host that may not receive credentials"
@@ -253,7 +256,10 @@ class HostRefusedError(PermanentError):
 
 
 class EngineRefusedError(PermanentError):
-    """The engine refuses us or speaks another protocol: UNIMPLEMENTED, PERMISSION_DENIED, UNAUTHENTICATED."""
+    """The engine refuses the connection or speaks another protocol.
+
+    Its status is UNIMPLEMENTED, PERMISSION_DENIED or UNAUTHENTICATED.
+    """
 
     code = "engine_refused"
     title = "The engine refuses the connection"
@@ -263,15 +269,15 @@ class EngineRefusedError(PermanentError):
 
 
 class DamagedError(PermanentError):
-    """A stored object is not what was written."""
+    """A stored object differs from what this program wrote."""
 
     code = "object_damaged"
     title = "A stored object is damaged"
-    remedy = "Run `python -m emulator audit` to see what is affected. A copy of the damaged object is in dead/."
+    remedy = f"Run `{COMMAND} audit` to see what is affected. A copy of the damaged object is in dead/."
 
 
 class LayoutError(PermanentError):
-    """The store was written by a newer version of this product."""
+    """A newer version of this product wrote the store."""
 
     code = "layout_newer"
     title = "The store was written by a newer version"
@@ -279,11 +285,11 @@ class LayoutError(PermanentError):
 
 
 class LogRefusedError(PermanentError):
-    """The engine refuses one log, and ends the stream over it."""
+    """The engine refuses one log and ends the stream because of it."""
 
     code = "log_refused"
     title = "The engine refuses one event"
-    remedy = "The event is in dead/ with this reason. `python -m emulator replay` sends it again."
+    remedy = f"The event is in dead/ with this reason. `{COMMAND} replay` sends it again."
 
     def __init__(self, message: str, *, log_id: str) -> None:
         super().__init__(message)
@@ -291,7 +297,7 @@ class LogRefusedError(PermanentError):
 
 
 class NotFoundError(PermanentError):
-    """Nothing of that name: an integration, a tenant, a stream."""
+    """No integration, tenant or stream has that name."""
 
     code = "not_found"
     title = "There is nothing with that name"
@@ -299,41 +305,41 @@ class NotFoundError(PermanentError):
 
 
 class NoStoreError(NotFoundError):
-    """There is no store at that place, and who only looks makes none."""
+    """There is no store at that location. Commands that only read do not create one."""
 
     code = "no_store"
     title = "There is no store yet"
-    remedy = "Correct `store` (a relative path begins at the configuration's folder), or start the connector first."
+    remedy = "Correct `store` (relative to the configuration file's folder), or start the connector first."
 
 
 class UnexpectedError(ConnectorError):
-    """A fault of this program, whose trace is in the log under `id`."""
+    """A fault of this program. The log has its trace with `id`."""
 
     code = "unexpected"
     title = "An unexpected failure"
-    remedy = "Report it with the log's lines under that id; everything else goes on."
+    remedy = "Report it with the log lines that hold this id. All other streams continue."
 
     def __init__(self, id_: str) -> None:
-        super().__init__(f"an unexpected failure; the log has its trace under {id_}")
+        super().__init__(f"an unexpected failure; search the log for {id_}")
         self.id = id_
 
     def as_problem(self) -> dict[str, str]:
-        """What people are shown."""
+        """The error as JSON fields for people."""
         return super().as_problem() | {"id": self.id}
 
 
 def catalogue() -> dict[str, type[ConnectorError]]:
-    """Every kind of failure, by its code."""
-    found: dict[str, type[ConnectorError]] = {}
+    """All kinds of failures by their code."""
+    kinds: dict[str, type[ConnectorError]] = {}
     todo = [ConnectorError]
     while todo:
-        each = todo.pop()
-        todo += each.__subclasses__()
-        if "code" in vars(each):
-            found[each.code] = each
-    return found
+        kind = todo.pop()
+        todo += kind.__subclasses__()
+        if "code" in vars(kind):
+            kinds[kind.code] = kind
+    return kinds
 
 
 def title_of(code: str) -> str:
-    """What kind of failure a code names, in words."""
+    """The title of a code; the general title for an unknown code."""
     return catalogue().get(code, ConnectorError).title

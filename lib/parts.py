@@ -1,6 +1,6 @@
-"""What the graph of objects is built on: time, chance, store, engine, Sophos; a test has parts of its own.
+"""The parts that the object graph is built from: clocks, random numbers, store, engine, Sophos. Tests replace them.
 
-Adapters are imported where they are made, so that a function loads only what it uses.
+Adapters are imported where they are built, so that a function loads only what it uses.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ T = TypeVar("T")
 
 
 def utc_now() -> datetime:
-    """The time of day, UTC."""
+    """The current time, UTC."""
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class ClientCredential:
-    """A client id and secret, resolved when a token is asked for: a rotated secret is read anew."""
+    """A client id and secret. They are resolved for each token request, so that a rotated secret counts."""
 
     client_id: Callable[[], str]
     client_secret: Callable[[], str]
 
 
 def credentials_of(integration: IntegrationConfig) -> list[ClientCredential]:
-    """The integration's credential, and the next one where there is one."""
+    """The integration's credential, and the next credential if one is configured."""
     first = ClientCredential(partial(credential, integration.client_id), partial(credential, integration.client_secret))
     client_id, client_secret = integration.next_client_id, integration.next_client_secret
     if client_id is None or client_secret is None:
@@ -60,17 +60,17 @@ def credentials_of(integration: IntegrationConfig) -> list[ClientCredential]:
 
 @dataclass(frozen=True, slots=True)
 class PlatformFacts:
-    """What is told of where this process runs; by default nothing."""
+    """Facts about the platform on which this process runs."""
 
     timeout: timedelta | None = None
-    """How long a request may take."""
+    """The platform's time limit of a request; None: no limit."""
     is_cloud_run: bool = False
     is_behind_emulator: bool = False
-    """Whether the emulator alone calls this process."""
+    """Whether only the emulator calls this process."""
 
 
 def open_store(location: str, *, create: bool = True) -> ObjectStore:
-    """The store at `file:path` or `gs://bucket/prefix`; NoStoreError where there is none and none is to be made."""
+    """The store at `file:path` or `gs://bucket/prefix`. Without `create`, a missing store raises NoStoreError."""
     if location.startswith("gs://"):
         from lib.store.gcs import GcsStore
 
@@ -81,7 +81,7 @@ def open_store(location: str, *, create: bool = True) -> ObjectStore:
 
 
 def existing_store(location: str) -> ObjectStore:
-    """The store, for who only looks: NoStoreError where there is none."""
+    """The store, for commands that only read; NoStoreError if there is none."""
     return open_store(location, create=False)
 
 
@@ -105,7 +105,7 @@ def _credentials(access: EngineAccess) -> Credentials:
 def connect_sophos(
     parts: Parts, hosts: SophosHosts, credentials: Sequence[ClientCredential], rate_limiter: RateLimiter
 ) -> Central:
-    """The way to Sophos Central with the first credential, or with the second where that is refused."""
+    """The client of Sophos Central. It uses the second credential if Sophos refuses the first one."""
     from lib.sophos.client import Central
 
     first, second = (*credentials, None)[:2]
@@ -127,14 +127,14 @@ def connect_sophos(
 
 
 def _proxy(reference: Reference) -> Callable[[], str]:
-    """The proxy's URL, resolved when it is first needed; ConfigError where it is none."""
+    """The proxy's URL, resolved at the first use; ConfigError if it is not a URL of a proxy."""
 
     @cache
     def resolved() -> str:
         url = reference.resolve()
         fault = proxy_fault(url)
         if fault:
-            raise ConfigError(f"{reference.where}: what it stands for {fault}", remedy="Correct it, and start again.")
+            raise ConfigError(f"{reference.where}: its value {fault}", remedy="Correct the value, and restart.")
         return url
 
     return resolved
@@ -142,14 +142,14 @@ def _proxy(reference: Reference) -> Callable[[], str]:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the graph is built on; a test has parts of its own."""
+    """The replaceable parts of the graph."""
 
     now: Callable[[], datetime] = utc_now
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     random: Callable[[], float] = random.SystemRandom().random
     holder: Callable[[], str] = lambda: str(uuid.uuid4())
-    """Names each holder of a lease."""
+    """Makes a new name for a holder of a lease."""
     store: Callable[[str], ObjectStore] = open_store
     engine: Callable[[str, EngineAccess, timedelta], ProbedEngine] = open_engine
     sophos: Callable[[Parts, SophosHosts, Sequence[ClientCredential], RateLimiter], Source] = connect_sophos
@@ -157,7 +157,7 @@ class Parts:
 
 
 class Kept(Generic[S, T]):
-    """One object, kept as long as what it is made of stays the same; safe between threads."""
+    """One object, kept as long as its settings stay equal; safe between threads."""
 
     def __init__(self, make: Callable[[S], T]) -> None:
         self._make = make
@@ -165,7 +165,7 @@ class Kept(Generic[S, T]):
         self._made: tuple[S, T] | None = None
 
     def of(self, settings: S) -> T:
-        """The object for those settings."""
+        """The object for the settings; a new one if they changed."""
         with self._lock:
             if self._made is None or self._made[0] != settings:
                 self._made = settings, self._make(settings)

@@ -1,6 +1,6 @@
-"""Google Cloud Tasks, over its REST protocol: one call is used, so its client library would only cost start-up time.
+"""Google Cloud Tasks over its REST protocol. Only one call is used; the client library would only slow the start.
 
-Facts: https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues.tasks/create
+Source: https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues.tasks/create
 """
 
 from __future__ import annotations
@@ -23,31 +23,33 @@ if TYPE_CHECKING:
 TRIES = 3
 TIMEOUT_SECONDS = 10
 CONNECTIONS = 40
-"""Kept open to the queue; each of the threads that add tasks at once needs one."""
+"""Open connections to the queue: one for each thread that adds tasks at once."""
 SHORTEST_DISPATCH = 15
-"""Seconds; Cloud Tasks takes 15 s to 30 min."""
+"""Seconds. Cloud Tasks accepts deadlines from 15 s to 30 min."""
 
 
 class QueueDownError(RetryableError):
-    """Cloud Tasks cannot be reached, or answers 5xx."""
+    """Cloud Tasks cannot be reached, throttles, or answers 5xx."""
 
     code = "queue_unavailable"
     title = "The task queue does not answer"
-    remedy = "Nothing to do if it passes: the scheduler tries again, and each task is added once."
+    remedy = (
+        "Nothing to do: the scheduler tries again, and each task is added only once. If it lasts, check the network."
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class TaskTarget:
-    """What a task calls, and as whom."""
+    """The URL that a task calls, and the service account that it uses."""
 
     url: str
     service_account: str
     dispatch_deadline: timedelta
-    """How long one call may take before it is made again."""
+    """The time limit of one call. Cloud Tasks repeats the call after that."""
 
 
 class CloudTasks:
-    """A queue; safe between threads."""
+    """A task queue; safe between threads."""
 
     def __init__(
         self,
@@ -58,7 +60,7 @@ class CloudTasks:
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[], float],
     ) -> None:
-        """`queue` is `projects/P/locations/L/queues/Q`; an `api_url` on loopback is called without credentials."""
+        """`queue` is `projects/P/locations/L/queues/Q`. An `api_url` on loopback (for tests) needs no credentials."""
         self._queue = queue
         self._target = target
         self._url = f"{api_url}/v2/{queue}/tasks"
@@ -67,7 +69,10 @@ class CloudTasks:
         self._session = _session(api_url)
 
     def add(self, name: str, request: Mapping[str, Any], not_before: datetime | None = None) -> bool:
-        """Have the target called with that request; False where a task of that name was added before."""
+        """Add a task that calls the target with the request; False if a task of that name was added before.
+
+        Raises QueueDownError if the queue is unreachable, ConfigError if it refuses the task.
+        """
         task = {
             "name": f"{self._queue}/tasks/{name}",
             "dispatchDeadline": f"{max(SHORTEST_DISPATCH, round(self._target.dispatch_deadline.total_seconds()))}s",
@@ -88,12 +93,12 @@ class CloudTasks:
             return True
         raise ConfigError(
             f"queue {self._queue} refused a task: status {status}",
-            remedy="Check `tasks`: the queue's name, and that this function's service account may add tasks to it "
+            remedy="Check the queue's name in `tasks`. Check that this function's service account may add tasks to it "
             "(roles/cloudtasks.enqueuer) and act as `tasks.service_account` (roles/iam.serviceAccountUser).",
         )
 
     def _post(self, body: Mapping[str, Any]) -> int:
-        """The status; a call is repeated safely, since the name tells a repeat."""
+        """The HTTP status of the answer. Repeating is safe: the task's name shows a repeat."""
         import requests  # noqa: PLC0415
         from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415
 
@@ -115,7 +120,7 @@ class CloudTasks:
 
 
 def _session(api_url: str) -> requests.Session:
-    import google.auth  # noqa: PLC0415 - heavy, and only for who fans out
+    import google.auth  # noqa: PLC0415 - a heavy import that only sites with a queue need
     import requests  # noqa: PLC0415
     from google.auth.exceptions import DefaultCredentialsError  # noqa: PLC0415
     from google.auth.transport.requests import AuthorizedSession  # noqa: PLC0415
@@ -126,10 +131,10 @@ def _session(api_url: str) -> requests.Session:
         credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
     except DefaultCredentialsError:
         raise ConfigError(
-            "there are no Google credentials to add tasks with",
-            remedy="Run on Google Cloud with a service account, or leave `tasks` out.",
+            "there are no Google credentials for adding tasks to the queue",
+            remedy="Run on Google Cloud with a service account, or remove `tasks` from the configuration.",
         ) from None
-    authorized: Any = AuthorizedSession  # it has no types
+    authorized: Any = AuthorizedSession  # google-auth has no type hints for it
     return _pooled(authorized(credentials))
 
 

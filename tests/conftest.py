@@ -1,7 +1,9 @@
 """What several test files share, and what holds for every test."""
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator
+from itertools import chain, islice
 
 import pytest
 from hypothesis import settings
@@ -11,6 +13,39 @@ from tests.fakes.gcs import ENDPOINT, FakeGcs
 # Speed is measured by `make bench`; a machine that is busy with other things makes no test fail.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+LONG = ("end_to_end", "browser", "emulator", "functions", "pipeline")
+"""The rooms whose tests take long, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each worker begin with its share of what takes long: xdist deals in order, to one after the other.
+
+    A long test that began last would be waited for by all.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    rooms = defaultdict[str, list[pytest.Item]](list)
+    for item in items:
+        rooms[item.path.parent.name if item.path.parent.name in LONG else ""].append(item)
+    shares = [
+        [
+            *rooms["end_to_end"][worker::workers],
+            *(rooms["browser"] if worker == 0 else ()),  # one browser is enough
+            # The tests of a file stay together, for their fixtures' sake.
+            *(each for room in LONG[2:] for each in rooms[room][_part(rooms[room], worker, workers)]),
+        ]
+        for worker in range(workers)
+    ]
+    rest = iter(rooms[""])
+    for worker, share in enumerate(shares):
+        part = _part(items, worker, workers)
+        share.extend(islice(rest, max(0, part.stop - part.start - len(share))))
+    items[:] = [*chain(*shares), *rest]
+
+
+def _part(items: list[pytest.Item], worker: int, workers: int) -> slice:
+    return slice(len(items) * worker // workers, len(items) * (worker + 1) // workers)
 
 
 @pytest.fixture(scope="session")

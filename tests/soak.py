@@ -78,6 +78,12 @@ class Soak:
         return int(line["events"])
 
 
+def healths(emulator: Emulator) -> list[str]:
+    """The health of the whole, and the reasons for it."""
+    status = emulator.status()
+    return [status["health"], *(each["code"] for each in status["reasons"])] if status else ["no answer"]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=600)
@@ -102,20 +108,31 @@ def main() -> int:
     limit = time.monotonic() + 300
     while soak.settled() < len(ids) and time.monotonic() < limit:
         time.sleep(1)
+    while (health := healths(soak.emulator)) != ["ok"] and time.monotonic() < limit:
+        time.sleep(1)
     status = soak.emulator.end()
     soak.engine.kill()
-    found, told = arrived(soak.record), audit(site.state)
+    found = arrived(soak.record)
+    days = {
+        receipt.day for stream in site.state.ledger.streams() for _, receipt, _ in site.state.ledger.receipts(stream)
+    }
+    broken = [day for day in ["", *sorted(days), "2199-01-01"] if not audit(site.state, day)["ok"]]
     lost = [each for each in ids if each not in found]
     repeats = sum(found.values()) - len(found)
     stream = Stream("acme", DEFAULT_TENANT_ID, "events")
     receipts = sum(1 for _ in site.state.ledger.receipts(stream))
     print(f"{dict(soak.deeds)}; {len(ids)} events, {receipts} receipts")
-    print(f"lost: {len(lost)}; repeats: {repeats} ({repeats / len(ids):.2%}); audit holds: {told['ok']}; exit {status}")
+    print(
+        f"lost: {len(lost)}; repeats: {repeats} ({repeats / len(ids):.2%}); exit {status}; health: {', '.join(health)}"
+    )
+    print(f"audit holds as a whole, from each of {len(days)} days and from a later one on: {not broken}", *broken)
+    if status or health != ["ok"]:
+        print((site.folder / "emulator.log").read_text()[-4000:])
     central.kill()
     site.central.close()
     shutil.rmtree(site.folder)
     shutil.rmtree(folder)
-    return 1 if lost or not told["ok"] or status else 0
+    return 1 if lost or broken or status or health != ["ok"] else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A simulated Sophos Central: a real network server with the APIs that a SIEM poller uses.
+"""A simulated Sophos Central: a real HTTP server with the APIs that a SIEM poller uses.
 
 `CentralServer()` listens on loopback at once, with one tenant and the credential `demo-client` / `demo-secret`:
 
@@ -7,36 +7,38 @@
         central.append(central.default_tenant, "events", [b'{"id": "…", "type": "…"}'])
         central.faults.add(Fault("status", status=503, times=2))
 
-Without `regions`, one listener serves every role by path: `POST /api/v2/oauth2/token`, `GET /whoami/v1`,
+Without `regions`, one listener serves all paths: `POST /api/v2/oauth2/token`, `GET /whoami/v1`,
 `/partner/v1/tenants`, `/organization/v1/tenants`, `/siem/v1/events`, `/siem/v1/alerts`, `/endpoint/v1/endpoints`. With
-them (`us03`, `eu01`, …) the last three are each region's own: another region's tenant is refused there (403), and other
-paths are unknown (404).
+regions (`us03`, `eu01`, …) each region has its own host for the last three paths. It refuses tenants of other regions
+(403) and other paths (404).
 
 Faults
 ------
-Faults wait in a queue; the next matching requests meet them, the first match in the queue first. From Python
-`central.faults.add(Fault(…))`, from a YAML or JSON file (`--faults FILE`: one, or a list of them), or by HTTP.
+Faults wait in a queue. A request gets the first fault that matches it. Add faults from Python
+(`central.faults.add(Fault(…))`), from a YAML or JSON file (`--faults FILE`: one fault or a list), or by HTTP.
 Every fault may have `path` (a prefix, default `/siem/v1/`), `region`, `tenant`, `with_cursor` (true: only requests
-with a cursor, false: only those without), `skip` (so many pass first), `times` (default 1; null: until cleared).
+with a cursor, false: only those without), `skip` (matching requests that pass first), `times` (default 1; null: until
+cleared).
 
     {"path": "/siem/v1/events", "times": 2, "fault": "status", "status": 503, "body": "html", "retry_after": 3}
 
     status          answers `status` (default 503) with `body` json (default), bare (no message), gateway, html or
                     empty, and `retry_after`
     not_json        200 with a body that is not JSON
-    redirect        302 to `location`, a foreign host
+    redirect        302 to `location`, another host
     close           closes the connection without an answer
     cut             closes the connection after half the body
     slow            answers after `seconds`
     huge            puts `size` bytes (default 64 MiB) of white space before the body
     date            answers with `date` as the Date header (default: one of 2099)
     same_cursor     has_more with the cursor that was sent
-    two_cursors     no items, has_more, and two cursors by turns
-    empty_page      no items, has_more, another cursor for the same position
+    two_cursors     no items, has_more, and two cursors in turn
+    empty_page      no items, has_more, another cursor for the same place
     unsorted        the page's items in reverse
     repeat          begins with the last item of the page before
     revoke_tokens   every token becomes invalid with this request
-    expire_cursors  every cursor becomes older than 24 hours with this request: ignored, the last 24 hours come again
+    expire_cursors  every cursor becomes older than 24 hours with this request: it is ignored, and the last 24 hours
+                    are served again
 
 Control
 -------
@@ -44,21 +46,21 @@ JSON in and out, at `/_control/`; `tenant` defaults to the first, `kind` to `eve
 
     GET    stats                  requests by path and status, records held, faults that wait
     GET    ids?tenant=&kind=      the native ids of a stream's records, in order
-    GET    faults                 what waits;  POST: one fault, or {"faults": […]};  DELETE: none
+    GET    faults                 waiting faults;  POST: add one fault, or {"faults": […]};  DELETE: remove all
     POST   append                 {"tenant", "kind", "events": […] | "raws": ["…"] | "count": n}
-    POST   late                   the same, and "seconds" (60): that far behind the newest answered query
+    POST   late                   the same, and "seconds" (60): that long before the newest answered query
     POST   clock                  {"advance_seconds": n}
     POST   revoke                 {"client_id"?}: tokens become invalid
     POST   disable                {"client_id"}: the credential expires
     POST   expire-cursors         {}
     POST   limits                 {"limits": [[requests, seconds], …] or none, enforced, published; "retry_after"?}
     POST   tokens                 {"seconds": n}: how long new tokens are valid
-    POST   renew                  {"tenant"?}: the event Event::Task::RenewApiToken happens
-    GET    account                tenants, credentials, where each region listens
-    POST   tenants                {"id"?, …}: one more, or the named fields changed;  DELETE: {"id"}
-    POST   credentials            {"client_id", …}: likewise (secret, permissions, tenants, expired);  DELETE
+    POST   renew                  {"tenant"?}: create the event Event::Task::RenewApiToken
+    GET    account                tenants, credentials, URLs of the regions
+    POST   tenants                {"id"?, …}: add a tenant, or change the named fields;  DELETE: {"id"}
+    POST   credentials            {"client_id", …}: the same (secret, permissions, tenants, expired);  DELETE
     GET    devices?tenant=        a tenant's devices
-    POST   devices                {"tenant"?, "device": {"id"?, …}}: likewise;  DELETE: {"tenant"?, "id"}
+    POST   devices                {"tenant"?, "device": {"id"?, …}}: the same;  DELETE: {"tenant"?, "id"}
 """
 
 from __future__ import annotations
@@ -100,7 +102,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # The command line imports this package for its arguments only: the server is loaded when it is used.
+    # The command line imports this package only for its arguments. The server is imported when it is used.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module  # noqa: PLC0415
@@ -124,51 +126,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--limits",
         default="none",
         choices=["none", "enforced", "published"],
-        help="requests a credential may make, where no --account says it; default: %(default)s",
+        help="rate limits of a credential, if --account sets none; default: %(default)s",
     )
     parser.add_argument(
         "--regions",
         type=lambda text: text.split(","),
         default=[],
         metavar="A,B",
-        help="a host of its own for each, such as us03,eu01, at the ports that follow; default: one host for all",
+        help="a host for each region, such as us03,eu01, at the following ports; default: one host for all",
     )
-    parser.add_argument(
-        "--tls-ca", type=Path, metavar="FILE", help="speak HTTPS; the certificate authority to trust is written there"
-    )
+    parser.add_argument("--tls-ca", type=Path, metavar="FILE", help="serve HTTPS, and write the CA certificate to FILE")
     parser.add_argument(
         "--backlog",
         type=int,
         default=1000,
         metavar="N",
-        help="events of the past hours, all tenants together; default: %(default)s",
+        help="events of the past hours, for all tenants together; default: %(default)s",
     )
     parser.add_argument(
         "--rate", type=float, default=60, metavar="N", help="live events a minute; 0: none; default: %(default)s"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="what is invented; default: %(default)s")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the generated data; default: %(default)s"
+    )
     parser.add_argument("--faults", type=Path, metavar="FILE", help="YAML or JSON list of scripted faults")
     parser.add_argument(
-        "--recording", type=Path, metavar="FILE", help="serve what `record` wrote there again, and invent nothing"
+        "--recording", type=Path, metavar="FILE", help="serve a recording of `record`, and generate no data"
     )
     parser.add_argument(
         "--speed",
         type=float,
         default=1.0,
         metavar="N",
-        help="of a recording; 0: all of it at once; default: %(default)g, as it was",
+        help="speed of the recording; 0: everything at once; default: %(default)g, the recorded speed",
     )
     parser.add_argument(
-        "--journal", type=Path, metavar="FILE", help="keep every record there, and begin with those that are"
+        "--journal", type=Path, metavar="FILE", help="keep all records in FILE, and start with those in it"
     )
     parser.add_argument(
-        "--announce", type=Path, metavar="FILE", help="write url, regions, client_id, client_secret there as JSON"
+        "--announce", type=Path, metavar="FILE", help="write url, regions, client_id, client_secret to FILE as JSON"
     )
     parser.add_argument("--control", action=argparse.BooleanOptionalAction, default=True, help="serve /_control/")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT, then 0; 2 where an option cannot be used."""
+    """Serve until SIGTERM or SIGINT, then 0; 2 if an option is invalid."""
     from emulator.central.command import serve  # noqa: PLC0415
 
     return serve(args)

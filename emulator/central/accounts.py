@@ -1,4 +1,4 @@
-"""Who may read what: tenants, credentials, tokens, rate limits."""
+"""The simulated account: tenants, credentials, tokens, rate limits."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ OWN_HOST = "own"
 
 DEFAULT_TENANT_ID = "894af375-a52f-4d5a-a92d-9d9c279b1489"
 PUBLISHED_LIMITS = ((10, 1), (100, 60), (1_000, 3_600), (200_000, 86_400))
-"""Requests per seconds that Sophos publishes, for `rate_limits`."""
+"""Sophos's published limits as (requests, seconds), for `rate_limits`."""
 ENFORCED_LIMITS = ((100, 60), (200_000, 86_400))
-"""Those of them that are enforced; the others are recommended."""
+"""The published limits that Sophos enforces; the others are recommendations."""
 LIMITS: dict[str, tuple[tuple[float, float], ...]] = {
     "none": (),
     "enforced": ENFORCED_LIMITS,
@@ -39,18 +39,18 @@ class Tenant:
     api_host: str | None = OWN_HOST
     """Its `apiHost` in the tenants list; None leaves the field out."""
     forbidden: bool = False
-    """Answer 403 to whatever is asked for this tenant, whoever asks."""
+    """Whether every request for this tenant gets 403."""
     geography: str | None = None
-    """The country in the tenants list; None: that of its region."""
+    """The country in the tenants list; None: the region's country."""
     region: str = "us03"
     billing_type: str = "term"
     status: str = "active"
     devices: int = 60
-    """So many devices are invented for it."""
+    """The number of generated devices."""
 
     @property
     def country(self) -> str:
-        """The country that its data are in."""
+        """The country of its data."""
         return self.geography or {"eu01": "IE", "eu02": "DE"}.get(self.region, self.region[:2].upper())
 
 
@@ -65,13 +65,13 @@ class Credential:
     id: str = DEFAULT_TENANT_ID
     """The tenant's, partner's or organization's own id."""
     tenants: tuple[str, ...] | None = None
-    """The tenants of a partner or organization; None means all that there are."""
+    """The tenants of a partner or organization; None: all tenants."""
     permissions: frozenset[str] = PERMISSIONS
-    """Of `events`, `alerts`, `endpoints`; what is not in it answers 403."""
+    """Some of `events`, `alerts`, `endpoints`. Other requests get 403."""
     data_region: str | None = OWN_HOST
     """`apiHosts.dataRegion` of a tenant credential; None leaves the field out."""
     expired: bool = False
-    """Refuse its secret and its tokens."""
+    """Whether its secret and its tokens are refused."""
 
     def may_see(self, tenant_id: str) -> bool:
         """Whether the tenant is this credential's own or one of its customers."""
@@ -81,7 +81,7 @@ class Credential:
 
 
 class Tokens:
-    """Issues, knows and revokes access tokens."""
+    """Issues, checks and revokes access tokens."""
 
     def __init__(self, clock: Clock, lifetime_seconds: int) -> None:
         self.lifetime_seconds = lifetime_seconds
@@ -96,7 +96,7 @@ class Tokens:
         token = ".".join(_base64url(json.dumps(part).encode()) for part in ({"alg": "RS256", "typ": "JWT"}, claims))
         token = f"{token}.{secrets.token_urlsafe(256)}"
         with self._lock:
-            self._issued = {known: held for known, held in self._issued.items() if held[1] > now}
+            self._issued = {issued: owner for issued, owner in self._issued.items() if owner[1] > now}
             self._issued[token] = (client_id, now + self.lifetime_seconds * 1000)
         return token
 
@@ -109,7 +109,7 @@ class Tokens:
     def revoke(self, client_id: str | None = None) -> None:
         """Make every token invalid, or those of one credential."""
         with self._lock:
-            self._issued = {known: held for known, held in self._issued.items() if client_id not in (None, held[0])}
+            self._issued = {token: owner for token, owner in self._issued.items() if client_id not in (None, owner[0])}
 
 
 class RequestLimiter:
@@ -128,7 +128,7 @@ class RequestLimiter:
             self.retry_after = retry_after
 
     def wait_seconds(self, client_id: str) -> int | None:
-        """Count a request; None where it is allowed, else whole seconds until one would be."""
+        """Count a request; return None if it is allowed, otherwise whole seconds until one is."""
         with self._lock:
             now = self._clock.now()
             windows = self._seen.setdefault(client_id, [deque() for _ in self._limits])

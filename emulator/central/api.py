@@ -1,4 +1,4 @@
-"""The APIs of Sophos Central: what each path answers."""
+"""The APIs of Sophos Central: the answer of each path."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 TOKEN_PATH = "/api/v2/oauth2/token"  # noqa: S105 - a path
 GLOBAL = "global"
-"""The host of whoami and of the tenants' lists, where regions have hosts of their own."""
+"""The name of the host for whoami and the tenants lists, if regions have hosts of their own."""
 _WORDS = {
     400: "badRequest",
     401: "Unauthorized",
@@ -54,39 +54,39 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the simulated service is set."""
+    """Settings of the simulated service."""
 
     page_sizes: tuple[int, int] = (200, 1000)
     """The smallest (also the default) and the largest `limit`."""
     page_cap: int | None = None
-    """Never more items a page than this, whatever the limit: many pages out of few events."""
+    """The limit of items in a page, below the requested `limit`. It makes many pages out of few events."""
     cursor_rule: CursorRule = "query"
     seed: int = 0
 
 
 @dataclass
 class Account:
-    """Everything that the simulated service holds."""
+    """The state of the simulated service."""
 
     clock: Clock
     tenants: dict[str, Tenant]
-    """Never changed, only replaced: requests read it meanwhile."""
+    """Never changed, only replaced, because requests read it at the same time."""
     credentials: dict[str, Credential]
-    """As `tenants`."""
+    """Never changed, only replaced."""
     tokens: Tokens
     limiter: RequestLimiter
     settings: Settings
     regions: frozenset[str] = frozenset()
-    """Those that have a host of their own."""
+    """Regions with hosts of their own."""
     journal: Journal | None = None
     _feeds: dict[tuple[str, str], Feed] = field(default_factory=dict)
     _put: dict[str, dict[str, Fields]] = field(default_factory=dict)
-    """By tenant, devices that were added or changed; an empty one was removed."""
+    """By tenant, devices that were added or changed. An empty device was removed."""
     _generators: dict[str, Generator] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def put_tenants(self, tenants: Iterable[Tenant]) -> None:
-        """Add tenants, or change those that have these ids. ValueError: a region has no host."""
+        """Add tenants, or replace those with the same ids; ValueError if a tenant's region has no host."""
         new = {tenant.id: tenant for tenant in tenants}
         for tenant in new.values():
             if self.regions and tenant.region not in self.regions:
@@ -95,22 +95,22 @@ class Account:
             self.tenants = self.tenants | new
 
     def remove_tenant(self, tenant_id: str) -> None:
-        """Make a tenant unknown; KeyError where it is."""
+        """Remove a tenant; KeyError if there is none."""
         with self._lock:
             self.tenants = _without(self.tenants, tenant_id)
 
     def put_credentials(self, credentials: Iterable[Credential]) -> None:
-        """Add credentials, or change those that have these client ids."""
+        """Add credentials, or replace those with the same client ids."""
         with self._lock:
-            self.credentials = self.credentials | {one.client_id: one for one in credentials}
+            self.credentials = self.credentials | {credential.client_id: credential for credential in credentials}
 
     def remove_credential(self, client_id: str) -> None:
-        """Make a credential unknown; KeyError where it is."""
+        """Remove a credential; KeyError if there is none."""
         with self._lock:
             self.credentials = _without(self.credentials, client_id)
 
     def feed(self, tenant_id: str, kind: str) -> Feed:
-        """One stream; KeyError where there is no such tenant or kind."""
+        """A stream; KeyError if there is no such tenant or kind."""
         with self._lock:
             if (tenant_id, kind) not in self._feeds:
                 if tenant_id not in self.tenants or kind not in KINDS:
@@ -120,7 +120,7 @@ class Account:
             return self._feeds[tenant_id, kind]
 
     def put_feeds(self, feeds: Mapping[tuple[str, str], Feed]) -> None:
-        """Serve these streams, by tenant and kind, in place of those that there are."""
+        """Replace the streams, by tenant and kind."""
         with self._lock:
             self._feeds.update(feeds)
 
@@ -130,35 +130,35 @@ class Account:
             return dict(self._feeds)
 
     def generator(self, tenant_id: str) -> Generator:
-        """The tenant's source of invented records and devices."""
+        """The tenant's generator of records and devices."""
         with self._lock:
             if tenant_id not in self._generators:
                 told = len(self.feed(tenant_id, "events")) if self.journal else 0
-                devices = max(self.tenants[tenant_id].devices, 1)  # Somewhere events must happen.
+                devices = max(self.tenants[tenant_id].devices, 1)  # Events need at least one device.
                 made = Generator(tenant_id, self.settings.seed, devices=devices, told=told)
                 self._generators[tenant_id] = made
             return self._generators[tenant_id]
 
     def devices(self, tenant_id: str) -> list[Fields]:
-        """The inventory as the endpoint API shows it now, ordered by id: those invented, changed by hand."""
-        invented = self.generator(tenant_id).endpoints(self.clock.now())[: self.tenants[tenant_id].devices]
+        """The current inventory, ordered by id: generated devices, with the changes made by hand."""
+        generated = self.generator(tenant_id).endpoints(self.clock.now())[: self.tenants[tenant_id].devices]
         with self._lock:
-            found = {device["id"]: device for device in invented} | self._put.get(tenant_id, {})
-        return [found[id_] for id_ in sorted(found) if found[id_]]
+            devices = {device["id"]: device for device in generated} | self._put.get(tenant_id, {})
+        return [devices[id_] for id_ in sorted(devices) if devices[id_]]
 
     def put_device(self, tenant_id: str, fields: Fields) -> str:
-        """Add a device, or change the fields that are named of the one that has this id; its id."""
+        """Add a device, or change the named fields of the device with this id; return its id."""
         if tenant_id not in self.tenants:
             raise KeyError(f"no tenant {tenant_id!r}")
         with self._lock:
             id_ = str(fields.get("id") or uuid.uuid4())
-            known = next((device for device in self.devices(tenant_id) if device["id"] == id_), None)
-            device = known or self.generator(tenant_id).new_endpoint(id_, self.clock.now())
+            old = next((device for device in self.devices(tenant_id) if device["id"] == id_), None)
+            device = old or self.generator(tenant_id).new_endpoint(id_, self.clock.now())
             self._put.setdefault(tenant_id, {})[id_] = _merged(device, fields | {"id": id_})
             return id_
 
     def remove_device(self, tenant_id: str, id_: str) -> None:
-        """Remove a device; KeyError where there is none with this id."""
+        """Remove a device; KeyError if there is none with this id."""
         with self._lock:
             if id_ not in {device["id"] for device in self.devices(tenant_id)}:
                 raise KeyError(f"no device {id_!r}")
@@ -172,7 +172,7 @@ def _without(held: dict[str, T], name: str) -> dict[str, T]:
 
 
 def _merged(old: Fields, new: Fields) -> Fields:
-    """The old fields with the new ones; objects are merged likewise."""
+    """The old fields with the new ones. Nested objects are merged too."""
     both = {
         name: _merged(old[name], value) if isinstance(value, dict) and isinstance(old.get(name), dict) else value
         for name, value in new.items()
@@ -181,7 +181,7 @@ def _merged(old: Fields, new: Fields) -> Fields:
 
 
 class Api:
-    """Answers requests from an account; `own_url` is where this simulator listens, `regions` where each region does."""
+    """Answers requests from an account. `own_url` is this simulator's URL, `regions` those of the regions."""
 
     def __init__(self, account: Account, own_url: str, regions: Mapping[str, str]) -> None:
         self._account = account
@@ -198,7 +198,7 @@ class Api:
         }
 
     def answer(self, request: Request, twist: str | None = None) -> Answer:
-        """What Sophos would answer; `twist` is a page fault for the SIEM API."""
+        """Sophos's answer to a request; `twist` is a page fault for the SIEM API."""
         try:
             handler = self._route(request)
             return self._siem(request, twist) if handler == self._siem else handler(request)
@@ -206,7 +206,7 @@ class Api:
             return self.refuse(request.path, refusal)
 
     def refuse(self, path: str, refusal: RefusedError, *, bare: bool = False) -> Answer:
-        """The error in the envelope that the path's host uses; `bare`: in its other spelling, which has no message."""
+        """The error in the format of the path's host; `bare`: in its other format, which has no message."""
         word = _WORDS.get(refusal.status, "error")
         if path == TOKEN_PATH:
             body = {"errorCode": f"oauth.{word}", "message": str(refusal), "trackingId": str(uuid.uuid4())}
@@ -310,7 +310,7 @@ class Api:
         smallest, largest = settings.page_sizes
         limit = _whole(request, "limit", smallest, smallest, largest)
         if "pageFromKey" in request.query:
-            # Whether Sophos ignores it is not known; a client that pages so would lose events, and shall see it.
+            # It is unknown if Sophos ignores this parameter. A client that uses it would lose events: show it.
             raise RefusedError(400, "pageFromKey is not a parameter of this API: use cursor")
         cursor = request.param("cursor")
         from_ms = None
@@ -354,7 +354,7 @@ class Api:
         return _json({"items": shown, "pages": pages})
 
     def _caller(self, request: Request) -> Credential:
-        """Whose token it is, within the rate limits."""
+        """The credential of the request's token; RefusedError for an invalid token or above the rate limits."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         owner = self._account.tokens.owner(token) if scheme.lower() == "bearer" else None
         credential = self._account.credentials.get(owner or "")
@@ -368,7 +368,7 @@ class Api:
         return credential
 
     def _tenant_asked(self, request: Request, permission: str) -> str:
-        """The tenant of a request that may read it."""
+        """The tenant of a request; RefusedError if the credential may not read it."""
         credential = self._caller(request)
         tenant_id = request.headers.get("X-Tenant-ID")
         if not tenant_id:
@@ -390,7 +390,7 @@ class Api:
 
 
 def _is_served(path: str, region: str) -> bool:
-    """Whether that host has that path: tenants' data is with their regions, all else with the global host."""
+    """Whether a host serves a path: regions serve the tenants' data, the global host serves the rest."""
     return not region or path.startswith(("/siem/", "/endpoint/")) == (region != GLOBAL)
 
 
@@ -402,13 +402,13 @@ _VIEWS: dict[str, set[str]] = {
 
 
 def _is_wanted(device: Fields, request: Request) -> bool:
-    """Whether the request's filters let the device pass."""
+    """Whether the device matches the request's filters."""
     for name, value in (
         ("ids", device["id"]),
         ("type", device.get("type")),
         ("healthStatus", device.get("health", {}).get("overall")),
     ):
-        asked = [one for text in request.query.get(name, []) for one in text.split(",")]
+        asked = [choice for text in request.query.get(name, []) for choice in text.split(",")]
         if asked and value not in asked:
             return False
     part = (request.param("hostnameContains") or "").lower()[:10]
@@ -416,7 +416,7 @@ def _is_wanted(device: Fields, request: Request) -> bool:
 
 
 def _id_of(key: str) -> str:
-    """The device that a page ended with; 400 where the key is none of ours."""
+    """The id of the page's last device in a key; RefusedError (400) for an invalid key."""
     try:
         return b64decode(key, validate=True).decode()
     except ValueError:
@@ -424,7 +424,7 @@ def _id_of(key: str) -> str:
 
 
 def _whole(request: Request, name: str, default: int, smallest: int, largest: int | None = None) -> int:
-    """A query parameter as a whole number; 400 where it is none or out of range."""
+    """A query parameter as a whole number; RefusedError (400) if it is not one or out of range."""
     text = request.param(name)
     if text is None:
         return default

@@ -1,4 +1,4 @@
-"""The simulator's own certificate authority: made at each start, its key forgotten at once."""
+"""The simulator's own certificate authority. It is created at each start, and its key is never stored."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SIGNING = x509.KeyUsage(
 
 
 def tls_context(host: str, ca_file: Path) -> ssl.SSLContext:
-    """A server's side of TLS for `host` and loopback; whom to trust is written to `ca_file` (PEM). OSError: it cannot be."""  # noqa: E501
+    """The TLS context of a server for `host` and loopback. The CA is written to `ca_file` (PEM); OSError on failure."""
     authority, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     issuer = _name("Simulated Sophos Central CA")
     ca = (
@@ -46,7 +46,7 @@ def tls_context(host: str, ca_file: Path) -> ssl.SSLContext:
     )
     ca_file.write_bytes(ca.public_bytes(serialization.Encoding.PEM))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with tempfile.NamedTemporaryFile() as held:  # The standard library reads a key from a file only; nobody else may.
+    with tempfile.NamedTemporaryFile() as held:  # Python loads a key from a file only. Only this user can read it.
         held.write(server.public_bytes(serialization.Encoding.PEM))
         held.write(
             key.private_bytes(

@@ -12,7 +12,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 
 class Clock:
-    """Real time plus an offset, or, with `start` (Unix seconds), a clock that stands still until it is moved."""
+    """Real time plus an offset, or, with `start` (Unix seconds), a clock that only moves when it is advanced."""
 
     def __init__(self, *, start: float | None = None, offset_seconds: float = 0) -> None:
         self._lock = threading.Lock()
@@ -24,12 +24,12 @@ class Clock:
         return self._base if self._standing else self._base + time.time_ns() // 1_000_000
 
     def advance(self, seconds: float) -> None:
-        """Move the clock on; back with a negative number."""
+        """Move the clock forward, or back with a negative number."""
         with self._lock:
             self._base += int(seconds * 1000)
 
     def at_least(self, earliest: int) -> int:
-        """Now, or `earliest` (Unix milliseconds) where that is later; a standing clock moves there."""
+        """The later one of now and `earliest` (Unix milliseconds). A standing clock moves to it."""
         with self._lock:
             if self._standing:
                 self._base = max(self._base, earliest)
@@ -37,12 +37,12 @@ class Clock:
 
 
 def iso(ms: int) -> str:
-    """Unix milliseconds as Sophos writes them: `2026-03-10T01:02:03.456Z`."""
+    """Unix milliseconds in Sophos's form: `2026-03-10T01:02:03.456Z`."""
     return f"{datetime.fromtimestamp(ms // 1000, UTC).isoformat()[:19]}.{ms % 1000:03d}Z"
 
 
 def from_iso(text: str) -> int:
-    """Unix milliseconds of an ISO time with a zone; ValueError where it is none."""
+    """Unix milliseconds of an ISO time with a zone; ValueError for any other text."""
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"no zone: {text!r}")

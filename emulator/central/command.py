@@ -1,4 +1,4 @@
-"""`python -m emulator central`: the simulator alone, until it is told to stop."""
+"""`python -m emulator central`: runs only the simulator, until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from emulator.ending import EndRequest
 
 
 def serve(args: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT, then 0; 2 where an option cannot be used."""
+    """Serve until SIGTERM or SIGINT, then 0; 2 if an option is invalid."""
     stop = EndRequest()
     try:
         recording = load_recording(args.recording) if args.recording else None
@@ -76,12 +76,12 @@ def serve(args: argparse.Namespace) -> int:
 
 
 def share(total: int, number: int, of: int) -> int:
-    """The part of `total` that the one with this number gets, where it is split as evenly as can be."""
+    """The share of `total` for the part with this number, of `of` parts that are as equal as possible."""
     return total // of + (number < total % of)
 
 
-def _announce(file: Path, told: dict[str, object]) -> None:
-    """Write the file at once: who waits for it never reads half of it."""
+def _announce(file: Path, fields: dict[str, object]) -> None:
+    """Write the file and rename it into place, so that a reader never sees half of it."""
     half = file.with_suffix(".half")
-    half.write_text(json.dumps(told))
+    half.write_text(json.dumps(fields))
     half.rename(file)

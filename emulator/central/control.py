@@ -1,4 +1,4 @@
-"""`/_control/…`: the simulator's own switches, for tests and demonstrations in other processes."""
+"""`/_control/…`: controls the simulator from tests and demonstrations in other processes."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class Control:
         }
 
     def answer(self, request: Request) -> Answer:
-        """200 with what was asked for, or 400 or 404 with the reason."""
+        """The result with status 200, or the reason with 400 or 404."""
         action = self._actions.get(f"{request.method} {request.path.removeprefix(PREFIX)}")
         if action is None:
-            return _reply(404, {"error": f"there are: {', '.join(sorted(self._actions))}"})
+            return _reply(404, {"error": f"unknown action; known: {', '.join(sorted(self._actions))}"})
         try:
             asked = (
                 json.loads(request.body)
@@ -89,7 +89,7 @@ class Control:
     def _put_device(self, asked: dict[str, Any]) -> dict[str, Any]:
         device = asked.get("device")
         if not isinstance(device, dict):
-            raise TypeError("device is an object")
+            raise TypeError("device must be an object")
         return {"id": self._central.put_device(device, tenant=asked.get("tenant"))}
 
     def _stream(self, asked: dict[str, Any]) -> tuple[str, str]:
@@ -109,7 +109,7 @@ class Control:
 
 
 def _raws(asked: dict[str, Any]) -> list[bytes]:
-    """`raws` are texts to be served byte for byte, `events` JSON values."""
+    """The bytes of `raws` (texts that are served unchanged) or of `events` (JSON values)."""
     if "raws" in asked:
         return [text.encode() for text in asked["raws"]]
     return [json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() for event in asked["events"]]

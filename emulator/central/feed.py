@@ -1,4 +1,4 @@
-"""What one tenant's stream holds, in order, and how it is read page by page."""
+"""One tenant's stream of records in order, and its pages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from emulator.central.clock import DAY_MS, Clock, from_iso, iso
 
 KINDS = ("events", "alerts")
 CursorRule = Literal["query", "newest"]
-"""What a last page's cursor names: the time of the query less the offset, or the newest `created_at` returned."""
+"""The time in a last page's cursor: that of the query less the offset, or the newest `created_at` in the page."""
 
 _PREFIXES = {"events": "V2_CURSOR", "alerts": "0"}
 _SEQUENCE_BITS = 32
@@ -23,17 +23,17 @@ _CURSORS_REMEMBERED = 1000
 
 
 class Record(NamedTuple):
-    """One item as it is served."""
+    """One item of a stream."""
 
     created: int
-    """Its place in the stream: `created_at`, Unix milliseconds."""
+    """`created_at` in Unix milliseconds; it determines the order."""
     id: str | None
     type: str
     raw: bytes
 
 
 def record_of(raw: bytes, now: Callable[[], int]) -> Record:
-    """A record from its JSON, any value; one without a usable `created_at` stands at `now`. ValueError: no JSON."""
+    """A record from any JSON value; without a usable `created_at` it gets the time of `now`. ValueError: not JSON."""
     value = json.loads(raw)
     fields = value if isinstance(value, dict) else {}
     try:
@@ -46,7 +46,7 @@ def record_of(raw: bytes, now: Callable[[], int]) -> Record:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What a page was asked for."""
+    """The parameters of a request for a page."""
 
     now: int
     """Unix milliseconds."""
@@ -62,7 +62,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page as it goes out."""
+    """One page of an answer."""
 
     raws: list[bytes]
     next_cursor: str
@@ -79,7 +79,7 @@ class Feed:
     """One stream's records, ordered by `created_at` and then by arrival. Safe to use from many threads."""
 
     def __init__(self, kind: str, clock: Clock, keep: Callable[[Record], None] | None = None) -> None:
-        """`keep` is called with each record before anybody can read it."""
+        """`keep` is called with each record before a request can read it."""
         self.kind = kind
         self._clock = clock
         self._keep = keep
@@ -95,27 +95,27 @@ class Feed:
         return len(self._records)
 
     def records(self) -> list[Record]:
-        """Everything that is held, in order."""
+        """All records in order."""
         with self._lock:
             return list(self._records)
 
     def add(self, records: Iterable[Record]) -> None:
-        """Store each record at its own `created`, be that in the past or in the future."""
+        """Store each record at its own `created`, in the past or in the future."""
         with self._lock:
             for record in records:
                 self._add(record)
 
     def add_raw(self, raw: bytes) -> Record:
-        """Store a JSON value at its `created_at`, or now where it has none; ValueError where it is no JSON."""
+        """Store a JSON value at its `created_at`, or now if it has none; ValueError if it is not JSON."""
         with self._lock:
             record = record_of(raw, self._present)
             self._add(record)
             return record
 
     def add_now(self, make: Callable[[int], Record | None], *, earliest: int = 0) -> None:
-        """Store the record, if any, made for the present moment, or for `earliest` if that is later.
+        """Store the record that `make` returns for the present time, or for `earliest` if that is later.
 
-        The moment always lies after every answered query: what is added so is never behind a cursor.
+        The time is after every answered query, so that the record never lies before a cursor.
         """
         with self._lock:
             record = make(self._present(earliest))
@@ -123,24 +123,24 @@ class Feed:
                 self._add(record)
 
     def behind(self, seconds: float) -> int:
-        """Unix milliseconds of the moment that many seconds behind the newest answered query, or behind now."""
+        """The time (Unix milliseconds) so many seconds before the newest answered query, or before now."""
         with self._lock:
             return (self._answered_until or self._clock.now()) - int(seconds * 1000)
 
     def drop_before(self, ms: int) -> None:
-        """Forget records created before `ms` (Unix milliseconds)."""
+        """Remove records created before `ms` (Unix milliseconds)."""
         with self._lock:
             index = bisect_right(self._keys, _before(ms))
             del self._keys[:index], self._records[:index]
 
     def expire_cursors(self) -> None:
-        """Treat every cursor issued so far (the newest thousand of them) as older than 24 hours."""
+        """Treat all cursors issued so far (the newest thousand) as older than 24 hours."""
         with self._lock:
             self._expired.update(self._issued)
             self._issued.clear()
 
     def page(self, query: Query) -> Page:
-        """The next page; ValueError where the cursor is not one of this kind of stream."""
+        """The next page; ValueError if the cursor does not belong to this kind of stream."""
         until = query.now - query.offset_ms
         with self._lock:
             start = self._start(query)
@@ -158,7 +158,7 @@ class Feed:
         return self._clock.at_least(max(self._answered_until + 1, earliest))
 
     def restore(self, record: Record) -> None:
-        """Store a record that was kept before."""
+        """Store a record from the journal; it is not kept again."""
         with self._lock:
             self._place(record)
 
@@ -175,15 +175,15 @@ class Feed:
         self._records.insert(index, record)
 
     def _start(self, query: Query) -> int:
-        """The key behind which the page begins."""
+        """The key after which the page begins."""
         floor = _before(query.now - DAY_MS)
         if query.cursor is not None:
-            position = _decode(self.kind, query.cursor)
-            return floor if query.cursor in self._expired else max(position, floor)
+            key = _decode(self.kind, query.cursor)
+            return floor if query.cursor in self._expired else max(key, floor)
         return floor if query.from_ms is None else max(_before(query.from_ms), floor)
 
     def _choose(self, low: int, high: int, query: Query) -> tuple[list[int], bool]:
-        """The indexes of the page's records, and whether something is left."""
+        """The indexes of the page's records, and whether more records follow."""
         if not query.excluded:
             end = min(low + query.limit, high)
             return list(range(low, end)), end < high
@@ -207,11 +207,11 @@ class Feed:
             case "same_cursor" if query.cursor is not None:
                 return replace(page, next_cursor=query.cursor, has_more=True)
             case "empty_page":
-                # Another text for the same position: a cursor that moved, though the page holds nothing.
+                # The cursor has another text for the same place: it moved, although the page is empty.
                 return Page([], _mid_run(self.kind, start, tail=f".{len(self._issued)}"), has_more=True)
             case "two_cursors":
-                one, other = (_mid_run(self.kind, start, tail=tail) for tail in (".a", ".b"))
-                return Page([], other if query.cursor == one else one, has_more=True)
+                first, second = (_mid_run(self.kind, start, tail=tail) for tail in (".a", ".b"))
+                return Page([], second if query.cursor == first else first, has_more=True)
             case "unsorted":
                 return replace(page, raws=page.raws[::-1])
         return page
@@ -241,7 +241,7 @@ def _mid_run(kind: str, key: int, tail: str = "") -> str:
 
 
 def _decode(kind: str, cursor: str) -> int:
-    """The key that a cursor stands at; ValueError where it is malformed or of the other kind."""
+    """The key in a cursor; ValueError if it is malformed or of the other kind."""
     prefix, time, *rest = b64decode(cursor, validate=True).decode("ascii").split("|")
     if prefix != _PREFIXES[kind] or len(rest) > 1:
         raise ValueError("not a cursor of this stream")

@@ -1,4 +1,4 @@
-"""Invents a customer's devices and what happens on them: the same for the same tenant and seed."""
+"""Generates a customer's devices and events. The same tenant and seed give the same data."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _CATEGORIES = {
     "DENC": "denc",
     "SECURITY": "security",
 }
-"""The alert category of the groups whose events raise alerts."""
+"""The alert category of each group whose events raise alerts."""
 RENEW_API_TOKEN = "Event::Task::RenewApiToken"  # noqa: S105 - a type of events
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -49,7 +49,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """An invented event."""
+    """A generated event."""
 
     record: Record
     fields: Fields
@@ -57,10 +57,10 @@ class Happening:
 
 
 class Generator:
-    """Makes events of all five families, and the alerts that some of them raise. For one thread at a time."""
+    """Generates events of all five families, and alerts for some of them. Not safe between threads."""
 
     def __init__(self, tenant_id: str, seed: int = 0, *, devices: int = 60, told: int = 0) -> None:
-        """`told` is how many events an earlier one has made: none of them comes again."""
+        """`told` is the number of events that an earlier generator has made; they do not come again."""
         self._tenant = tenant_id
         self._random = Random(f"{seed}/{tenant_id}")
         self.devices = [self._device(number) for number in range(1, devices + 1)]
@@ -78,14 +78,14 @@ class Generator:
             self._told.extend((device, fields) for fields in story(self._random, device))
         device, story_fields = self._told.popleft()
         fields = self._common(created, device, story_fields["type"]) | story_fields
-        # Real events have their keys in no fixed order.
+        # The keys of real events have no fixed order.
         turn = self._random.randrange(len(fields))
         items = list(fields.items())
         raw = _encode(dict(items[turn:] + items[:turn])).encode()
         return Happening(Record(created, fields["id"], fields["type"], raw), fields, device)
 
     def alert(self, happening: Happening, created: int) -> Record | None:
-        """The alert that an event raises, as stored at `created` (Unix milliseconds); None where it raises none."""
+        """The alert of an event, as stored at `created` (Unix milliseconds); None if the event raises none."""
         event, stored = happening.fields, happening.record.created
         category = _CATEGORIES.get(event["group"])
         if event["severity"] == "low" or category is None:
@@ -125,11 +125,11 @@ class Generator:
         return Record(created, event["id"], event["type"], _encode(alert).encode())
 
     def endpoints(self, now: int) -> list[Fields]:
-        """The devices as the endpoint API shows them at `now` (Unix milliseconds)."""
+        """The devices in the endpoint API's form at `now` (Unix milliseconds)."""
         return [self._endpoint(number, device, now) for number, device in enumerate(self.devices)]
 
     def new_endpoint(self, id_: str, now: int) -> Fields:
-        """A computer that was not there before."""
+        """A new computer."""
         number = 1 + uuid.uuid5(uuid.NAMESPACE_OID, id_).int % 200
         device = Device(id_, f"WS-NEW-{number:03d}", "computer", "windows", f"192.0.2.{number}", "n/a", "", None)
         return self._endpoint(number, device, now)
@@ -185,7 +185,7 @@ class Generator:
         return fields if device.user_id is None else fields | {"user_id": device.user_id}
 
     def _lateness(self) -> int:
-        """Milliseconds between `when` and `created_at`: some, hours for a device that was offline, or a fast clock's."""  # noqa: E501
+        """Milliseconds from `when` to `created_at`: few, hours for an offline device, or negative for a fast clock."""
         draw = self._random.random()
         if draw < 0.985:
             return int(draw * 4000)

@@ -1,4 +1,4 @@
-"""A file that the simulator's records survive in."""
+"""A file that keeps the simulator's records over a restart."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from emulator.central.feed import Record
 
 
 class Journal:
-    """JSON lines, one a record, in the order in which they were stored."""
+    """JSON lines, one for each record, in the order of storing."""
 
     def __init__(self, path: Path) -> None:
-        """OSError where the file cannot be written."""
+        """Raises OSError if the file cannot be written."""
         self._path = path
         self._lock = threading.Lock()
         self._file = path.open("ab")
         if path.read_bytes()[-1:] not in (b"", b"\n"):
-            self._file.write(b"\n")  # A line that a crash left unfinished: its record was never served.
+            self._file.write(b"\n")  # A crash left the last line unfinished. Its record was never served.
 
     def records(self) -> Iterator[tuple[str, str, Record]]:
-        """Tenant, kind and record of every whole line."""
+        """Tenant, kind and record of every complete line."""
         for line in self._path.read_bytes().split(b"\n"):
             with suppress(ValueError, KeyError):
                 kept = json.loads(line)
@@ -31,7 +31,7 @@ class Journal:
                 yield kept["tenant"], kept["kind"], Record(kept["created"], kept["id"], kept["type"], raw)
 
     def keep(self, tenant: str, kind: str, record: Record) -> None:
-        """Write the record down."""
+        """Append the record."""
         fields = record._asdict() | {"raw": record.raw.decode("utf-8", "surrogateescape")}
         line = json.dumps({"tenant": tenant, "kind": kind, **fields}).encode() + b"\n"
         with self._lock:
@@ -39,5 +39,5 @@ class Journal:
             self._file.flush()
 
     def close(self) -> None:
-        """Write no more."""
+        """Close the file."""
         self._file.close()

@@ -1,4 +1,4 @@
-"""HTTP/1.1 on a socket: requests in, answers out, some of them broken on purpose."""
+"""HTTP/1.1 on a socket: requests in, answers out, some of them deliberately broken."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _FILLER = b" " * (1 << 20)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client asked."""
+    """A client's request."""
 
     method: str
     path: str
     query: Mapping[str, list[str]]
     headers: Mapping[str, str]
-    """Names are compared without case."""
+    """Names are case-insensitive."""
     body: bytes
     region: str = ""
-    """Whose host was asked: a region's, or `global`; empty where one host has every role."""
+    """The host's region, or `global`; empty if one host serves everything."""
 
     def param(self, name: str) -> str | None:
         """The first value of a query parameter."""
@@ -39,7 +39,7 @@ class Request:
 
 @dataclass(slots=True)
 class Answer:
-    """What goes back, and how it fares on the way."""
+    """An answer, with the fault of its transfer."""
 
     status: int = 200
     body: bytes = b""
@@ -47,17 +47,17 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     delay_seconds: float = 0
     filler: int = 0
-    """So many bytes of white space before the body."""
+    """Bytes of white space before the body."""
     cut: bool = False
-    """Half the body, then the end of the connection."""
+    """Whether the connection closes after half the body."""
     dropped: bool = False
-    """Not a byte, then the end of the connection."""
+    """Whether the connection closes without an answer."""
 
 
 class Listener(ThreadingHTTPServer):
-    """Serves `app` at `address`, a thread a connection, with `Date` from `now` (Unix milliseconds).
+    """Serves `app` at `address` with one thread for each connection. `now` (Unix milliseconds) gives the Date header.
 
-    With `tls` it speaks HTTPS. `region` is told with each request.
+    With `tls` it serves HTTPS. Each request carries `region`.
     """
 
     request_queue_size = 512
@@ -82,38 +82,38 @@ class Listener(ThreadingHTTPServer):
         self._accepting = threading.Thread(target=self.serve_forever, args=(0.05,), name="central", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start to answer."""
         self._accepting.start()
 
     def server_bind(self) -> None:
-        """Bind without the look-up of the host's name that the standard library does."""
+        """Bind without the standard library's lookup of the host name."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[0], self.server_address[1]  # type: ignore[assignment]
 
     @property
     def url(self) -> str:
-        """Where it listens, with no slash at the end."""
+        """Its URL, without a slash at the end."""
         return f"{'https' if self._tls else 'http'}://{self.server_name}:{self.server_port}"
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """The next connection; hands are shaken in its own thread, so that a slow client holds up nobody."""
+        """The next connection. Its TLS handshake happens in its own thread, so that a slow client delays no other."""
         connection, client = super().get_request()
         if self._tls is None:
             return connection, client
         return self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), client
 
     def opened(self, connection: socket.socket) -> None:
-        """Remember a connection, to end it with the server."""
+        """Register a connection, so that it ends with the server."""
         with self._lock:
             self._open[threading.current_thread()] = connection
 
     def ended(self) -> None:
-        """Forget the connection of this thread."""
+        """Unregister the connection of this thread."""
         with self._lock:
             self._open.pop(threading.current_thread(), None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients may hang up at any time; everything else is a fault of the simulator and is shown."""
+        """Ignore clients that close the connection. Any other error is a fault of the simulator and is shown."""
         if not isinstance(sys.exception(), ConnectionError | ssl.SSLError):
             super().handle_error(request, client_address)
 
@@ -145,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().finish()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the standard library's name
-        """Requests are counted, not printed."""
+        """Print nothing: requests are counted."""
 
     @property
     def _listener(self) -> Listener:
@@ -198,4 +198,4 @@ def _hang_up(connection: socket.socket) -> None:
     try:
         connection.shutdown(socket.SHUT_RDWR)
     except OSError:
-        return  # the other side was quicker
+        return  # The other side has closed it already.

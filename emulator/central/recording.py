@@ -1,7 +1,7 @@
-"""Serves a recording again (`python -m emulator record`): the same pages in the same order, each when it was recorded.
+"""Serves a recording (`python -m emulator record`): the same pages in the same order, with the recorded delays.
 
-Times are moved so that the recording begins when the replay does. A page is served to whoever sends the cursor that it
-was read with; where it is not due yet, the answer has no items and the cursor that was sent.
+Times are shifted so that the recording begins with the replay. A request gets the page that was read with its cursor.
+If that page is not due yet, the answer has no items and repeats the request's cursor.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from emulator.central.samples import shifted
 
 FORMAT = 1
 _NO_PAGE = "MHw="
-"""The cursor of a stream of which no page is due yet."""
+"""The cursor of a stream without a due page."""
 
 
 class _Line(msgspec.Struct):
@@ -36,7 +36,7 @@ class _Line(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class _Recorded:
-    """A page, and from when on it is served, Unix milliseconds."""
+    """A page with the time from which it is served, in Unix milliseconds."""
 
     due: int
     cursor: str | None
@@ -45,24 +45,25 @@ class _Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What a file holds."""
+    """The content of a recording's file."""
 
     header: dict[str, Any]
     lines: list[_Line]
 
     @property
     def tenants(self) -> list[Tenant]:
-        """The customers."""
-        return [Tenant(id=each["id"], name=each["name"] or "Example Ltd") for each in self.header["tenants"]]
+        """The recorded tenants."""
+        return [Tenant(id=tenant["id"], name=tenant["name"] or "Example Ltd") for tenant in self.header["tenants"]]
 
     @property
     def credential(self) -> Credential:
-        """Reads all of it: a tenant's where there is one, else a partner's."""
-        one = self.header["id_type"] == "tenant"
-        return Credential(id_type="tenant" if one else "partner", id=self.tenants[0].id if one else "recorded-partner")
+        """The credential that reads all tenants: a tenant's for a single one, otherwise a partner's."""
+        if self.header["id_type"] == "tenant":
+            return Credential(id_type="tenant", id=self.tenants[0].id)
+        return Credential(id_type="partner", id="recorded-partner")
 
     def feeds(self, clock: Clock, speed: float) -> dict[tuple[str, str], Feed]:
-        """Every stream, from now on at that many times the speed; 0: all of it at once."""
+        """All streams, starting now, at `speed` times the recorded speed; 0: everything at once."""
         now = clock.now()
         by = now - from_iso(self.header["began_at"])
         pages: dict[tuple[str, str], list[_Recorded]] = {
@@ -72,41 +73,41 @@ class Recording:
             due = now + (round(line.at * 1000 / speed) if speed else 0)
             page = Page(shifted(map(_item, line.items), by), line.next_cursor, line.has_more)
             pages[line.tenant, line.kind].append(_Recorded(due, line.cursor, page))
-        return {stream: RecordedFeed(stream[1], clock, found) for stream, found in pages.items()}
+        return {stream: RecordedFeed(stream[1], clock, recorded) for stream, recorded in pages.items()}
 
 
 def load_recording(path: Path) -> Recording:
-    """The recording of a file; ValueError where it is none, OSError where it cannot be read."""
+    """The recording of a file; ValueError if it holds none, OSError if it cannot be read."""
     first, *rest = path.read_bytes().splitlines() or [b""]
     try:
         header = json.loads(first)
         if header["recording"] != FORMAT:
-            raise ValueError(f"{path} is a recording of form {header['recording']}; this version reads {FORMAT}")
+            raise ValueError(f"{path} is a recording of format {header['recording']}; this version reads {FORMAT}")
         decoder = msgspec.json.Decoder(_Line)
         recording = Recording(header, [decoder.decode(line) for line in rest])
-        known = {each["id"] for each in header["tenants"]}
+        tenants = {tenant["id"] for tenant in header["tenants"]}
     except (KeyError, TypeError, msgspec.DecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no recording: {error}") from error
-    if not known or {(line.tenant, line.kind) for line in recording.lines} - {(t, k) for t in known for k in KINDS}:
-        raise ValueError(f"{path} is no recording: it has no tenants, or pages of others")
+        raise ValueError(f"{path} is not a recording: {error}") from error
+    if not tenants or {(line.tenant, line.kind) for line in recording.lines} - {(t, k) for t in tenants for k in KINDS}:
+        raise ValueError(f"{path} is not a recording: it has no tenants, or pages of others")
     return recording
 
 
 class RecordedFeed(Feed):
-    """A stream that is served as it was recorded."""
+    """A recorded stream."""
 
     def __init__(self, kind: str, clock: Clock, pages: list[_Recorded]) -> None:
         super().__init__(kind, clock)
         self._pages = pages
-        self.add(record_of(raw, clock.now) for each in pages for raw in _values(each.page))
+        self.add(record_of(raw, clock.now) for page in pages for raw in _values(page.page))
 
     def page(self, query: Query) -> Page:
-        """The newest page that is due and was read with the cursor; ValueError where no page names the cursor."""
-        known = {_NO_PAGE, *(each.page.next_cursor for each in self._pages)}
-        if query.cursor is not None and query.cursor not in known:
+        """The newest due page that was read with the cursor; ValueError if the recording has no such cursor."""
+        cursors = {_NO_PAGE, *(recorded.page.next_cursor for recorded in self._pages)}
+        if query.cursor is not None and query.cursor not in cursors:
             raise ValueError("not a cursor of this recording")
         wanted = None if query.cursor == _NO_PAGE else query.cursor
-        due = [each.page for each in self._pages if each.cursor == wanted and each.due <= query.now]
+        due = [recorded.page for recorded in self._pages if recorded.cursor == wanted and recorded.due <= query.now]
         if not due:
             return Page([], query.cursor or _NO_PAGE, has_more=False)
         page = due[-1]
@@ -117,13 +118,13 @@ class RecordedFeed(Feed):
 
 
 def _item(raw: msgspec.Raw) -> bytes:
-    """An item's bytes; what is no object was written as a string of the same text."""
+    """An item's bytes. An item that is not an object was written as a string of its text."""
     item = bytes(raw)
     return str(json.loads(item)).encode() if item[:1] == b'"' else item
 
 
 def _values(page: Page) -> Iterator[bytes]:
-    """The items that are JSON; others are served as they are, and counted nowhere."""
+    """The items that are JSON. Other items are served unchanged and not counted."""
     for raw in page.raws:
         try:
             json.loads(raw)

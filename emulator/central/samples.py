@@ -1,4 +1,4 @@
-"""Real-looking odd records from files, moved to the present without touching anything but their times."""
+"""Moves sample records from files to the present. Only their times change."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def newest(lines: Iterable[bytes]) -> int:
 
 
 def shifted(lines: Iterable[bytes], by: int) -> list[bytes]:
-    """JSON lines with their times moved by so many milliseconds, each in the form it had."""
+    """JSON lines with their times moved by so many milliseconds; each time keeps its format."""
 
     def moved(match: re.Match[bytes]) -> bytes:
         text = iso(from_iso(match[2].decode()) + by)

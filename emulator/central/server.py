@@ -1,4 +1,4 @@
-"""The simulator as an object: start it, fill it, break it, look into it."""
+"""The simulator as an object with methods to fill it, to add faults and to read its state."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ _REQUESTS_KEPT = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A request that was answered."""
+    """An answered request."""
 
     method: str
     path: str
     query: dict[str, str]
     tenant: str | None
     status: int
-    """0 where the connection was closed instead."""
+    """0 if the connection was closed without an answer."""
 
 
 class CentralServer:
-    """A simulated Sophos Central that listens from construction until `close`; usable in a `with`.
+    """A simulated Sophos Central. It listens from its creation until `close`, or in a `with`.
 
-    The first tenant given is the default one. A standing clock (`Clock(start=…)`) moves by a millisecond
-    where something is added behind an answered query, so that it is found by the next.
+    The first tenant is the default one. A standing clock (`Clock(start=…)`) moves by a millisecond if a record is added
+    after an answered query, so that the next query finds the record.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class CentralServer:
         regions: Sequence[str] = (),
         tls_ca: Path | None = None,
     ) -> None:
-        """With a `journal`, the records of an earlier server are there again; OSError where it cannot be used.
+        """With a `journal`, the records of an earlier server are loaded; OSError if it cannot be used.
 
-        With `regions` each of them has a host of its own, at the ports that follow (any free ones after port 0).
-        With `tls_ca` every host speaks HTTPS, and the certificate to trust is written there.
+        With `regions`, each region has its own host at the following ports (any free ones for port 0). With `tls_ca`,
+        every host serves HTTPS, and the CA certificate is written to that file.
         """
         self.clock = clock or Clock()
         self.faults = FaultQueue(faults)
@@ -114,9 +114,9 @@ class CentralServer:
                 listener.server_close()
             raise
         self.url = self._listeners[0].url
-        """Where it listens, with no slash at the end: the global host and the token's."""
+        """The URL of the global host and of the token host, without a slash at the end."""
         self.regions = {listener.region: listener.url for listener in self._listeners[1:]}
-        """Where each region listens; empty where `url` has every role."""
+        """The URLs of the regions; empty if `url` serves everything."""
         self._api = Api(self._account, self.url, self.regions)
         for listener in self._listeners:
             listener.start()
@@ -128,7 +128,7 @@ class CentralServer:
         self.close()
 
     def close(self) -> None:
-        """Stop emitting and listening; every connection ends."""
+        """Stop emitting and listening, and close every connection."""
         for listener in self._listeners:
             listener.closing.set()
         self.stop_emitting()
@@ -137,7 +137,7 @@ class CentralServer:
         if self._account.journal is not None:
             self._account.journal.close()
 
-    # What it holds
+    # Reading its state
 
     def ids(self, tenant: str, kind: str = "events") -> list[str]:
         """The native ids of a stream's records that have one, in order."""
@@ -160,20 +160,20 @@ class CentralServer:
             held.setdefault(tenant, {})[kind] = len(feed)
         return {"requests": requests, "held": held, "faults_waiting": len(self.faults.waiting())}
 
-    # What is added to it
+    # Adding records
 
     def append(self, tenant: str, kind: str, raws: Iterable[bytes]) -> list[str]:
-        """Store JSON values byte for byte, each at its `created_at`, or now where it has none; returns their ids.
+        """Store JSON values with their exact bytes, each at its `created_at`, or now if it has none; return their ids.
 
-        KeyError where there is no such stream, ValueError where one is not JSON.
+        KeyError if there is no such stream, ValueError if a value is not JSON.
         """
         feed = self._account.feed(tenant, kind)
         return [record.id for record in map(feed.add_raw, raws) if record.id is not None]
 
     def insert_late(self, tenant: str, kind: str, raws: Iterable[bytes] | int, *, seconds: float = 60) -> list[str]:
-        """Store JSON values, or so many invented events, that many seconds behind the newest answered query.
+        """Store JSON values, or so many generated events, so many seconds before the newest answered query.
 
-        Given values keep their bytes, whatever `created_at` they name.
+        Values keep their bytes, whatever `created_at` they hold.
         """
         feed = self._account.feed(tenant, kind)
         created = feed.behind(seconds)
@@ -186,11 +186,11 @@ class CentralServer:
         return [record.id for record in records if record.id is not None]
 
     def emit(self, count: int = 1, *, tenant: str | None = None) -> list[str]:
-        """Invent events that happen now, with the alerts that they raise; returns the events' ids."""
+        """Generate events at the present time, with their alerts; return the events' ids."""
         return [self._happen(tenant or self.default_tenant) for _ in range(count)]
 
     def fill(self, count: int, *, hours: float = 20, tenant: str | None = None) -> None:
-        """Invent so many events, and their alerts, over the past hours, some of them in bursts."""
+        """Generate so many events, with their alerts, over the past hours, some of them in bursts."""
         tenant = tenant or self.default_tenant
         now, span = self.clock.now(), int(hours * 3_600_000)
         random = Random(f"{self._account.settings.seed}/{tenant}/{count}")
@@ -202,12 +202,15 @@ class CentralServer:
         with self._making:
             generator = self._account.generator(tenant)
             happenings = [generator.event(now - int(place * span)) for place in sorted(places, reverse=True)]
-            alerts = [generator.alert(one, one.record.created + 1 + index % 40) for index, one in enumerate(happenings)]
-        self._account.feed(tenant, "events").add(one.record for one in happenings)
+            alerts = [
+                generator.alert(happening, happening.record.created + 1 + index % 40)
+                for index, happening in enumerate(happenings)
+            ]
+        self._account.feed(tenant, "events").add(happening.record for happening in happenings)
         self._account.feed(tenant, "alerts").add(alert for alert in alerts if alert is not None)
 
     def load_samples(self, events: Path, alerts: Path | None = None, *, tenant: str | None = None) -> None:
-        """Store the records of JSON-lines files with their times moved alike, so that the newest is a second old."""
+        """Store the records of JSON-lines files. All times move equally, so that the newest record is a second old."""
         kinds = {"events": events} | ({} if alerts is None else {"alerts": alerts})
         lines = {kind: path.read_bytes().splitlines() for kind, path in kinds.items()}
         by = self.clock.now() - 1000 - max(map(newest, lines.values()))
@@ -215,27 +218,27 @@ class CentralServer:
             self.append(tenant or self.default_tenant, kind, shifted(held, by))
 
     def replay(self, recording: Recording, speed: float = 1.0) -> None:
-        """Serve a recording's streams from now on, at that many times the speed; 0: all of it at once."""
+        """Serve a recording's streams from now on, at `speed` times the recorded speed; 0: everything at once."""
         self._account.put_feeds(recording.feeds(self.clock, speed))
 
     def start_emitting(self, per_minute: float, *, tenant: str | None = None) -> None:
-        """Invent events of one or of all tenants in the background until `close`, some in bursts.
+        """Generate events of one or all tenants in the background until `close`, some in bursts.
 
-        Records over two days old are forgotten.
+        Records over two days old are removed.
         """
         if per_minute <= 0 or self._emitter is not None:
-            raise ValueError("the rate must be above 0, and emitting started once")
+            raise ValueError("the rate must be above 0, and emitting can start only once")
         self._emitter = threading.Thread(target=self._emit, args=(per_minute, tenant), name="emitter", daemon=True)
         self._emitter.start()
 
     def stop_emitting(self) -> None:
-        """Invent no more events."""
+        """Stop generating events."""
         self._quiet.set()
         if self._emitter is not None:
             self._emitter.join()
 
     def announce_renewal(self, *, tenant: str | None = None) -> str:
-        """Let the event happen that announces the end of the API credential; its id."""
+        """Create the event that announces the end of the API credential; return its id."""
         tenant, made = tenant or self.default_tenant, list[Record]()
         with self._making:
             generator = self._account.generator(tenant)
@@ -247,66 +250,66 @@ class CentralServer:
             self._account.feed(tenant, "events").add_now(renewal)
         return str(made[0].id)
 
-    # Who is in it
+    # Tenants, credentials, devices
 
     @property
     def tenants(self) -> Mapping[str, Tenant]:
-        """By id."""
+        """The tenants by id."""
         return self._account.tenants
 
     @property
     def credentials(self) -> Mapping[str, Credential]:
-        """By client id."""
+        """The credentials by client id."""
         return self._account.credentials
 
     def put_tenant(self, tenant: Tenant) -> None:
-        """Add a tenant, or change the one that has this id. ValueError: its region has no host."""
+        """Add a tenant, or replace the one with this id; ValueError if its region has no host."""
         self._account.put_tenants([tenant])
 
     def remove_tenant(self, tenant: str) -> None:
-        """Remove a tenant: unknown from now on. What it held is there again when it is added again."""
+        """Remove a tenant. Its records return if it is added again."""
         self._account.remove_tenant(tenant)
 
     def put_credential(self, credential: Credential) -> None:
-        """Add a credential, or change the one that has this client id; tokens issued before stay valid."""
+        """Add a credential, or replace the one with this client id. Issued tokens stay valid."""
         self._account.put_credentials([credential])
 
     def remove_credential(self, client_id: str) -> None:
-        """Delete a credential: neither it nor its tokens are known from now on."""
+        """Delete a credential. Its tokens become invalid."""
         self._account.remove_credential(client_id)
 
     def set_token_seconds(self, seconds: int) -> None:
-        """How long tokens are valid that are issued from now on."""
+        """Set the lifetime of tokens that are issued from now on."""
         self._account.tokens.lifetime_seconds = seconds
 
     def devices(self, tenant: str | None = None) -> list[Fields]:
-        """A tenant's devices as the endpoint API shows them now, ordered by id."""
+        """A tenant's current devices in the endpoint API's form, ordered by id."""
         return self._account.devices(tenant or self.default_tenant)
 
     def put_device(self, fields: Fields, *, tenant: str | None = None) -> str:
-        """Add a device, or change the named fields of the one that has this `id`; its id."""
+        """Add a device, or change the named fields of the one with this `id`; return its id."""
         return self._account.put_device(tenant or self.default_tenant, fields)
 
     def remove_device(self, id_: str, *, tenant: str | None = None) -> None:
-        """Remove a device; KeyError where there is none with this id."""
+        """Remove a device; KeyError if there is none with this id."""
         self._account.remove_device(tenant or self.default_tenant, id_)
 
-    # What is broken in it
+    # Faults
 
     def revoke_tokens(self, client_id: str | None = None) -> None:
-        """Make the tokens issued so far invalid, all or those of one credential."""
+        """Make all issued tokens invalid, or those of one credential."""
         self._account.tokens.revoke(client_id)
 
     def disable(self, client_id: str) -> None:
-        """Let a credential expire: its tokens and its secret are refused from now on."""
+        """Let a credential expire: its secret and tokens are refused from now on."""
         self.put_credential(replace(self.credentials[client_id], expired=True))
 
     def expire_cursors(self) -> None:
-        """Treat every cursor issued so far as older than 24 hours: ignored, without an error."""
+        """Treat all issued cursors as older than 24 hours: they are ignored without an error."""
         for feed in self._account.feeds().values():
             feed.expire_cursors()
 
-    # How it works
+    # Internals
 
     def _happen(self, tenant: str) -> str:
         made: list[Happening] = []
@@ -325,12 +328,12 @@ class CentralServer:
 
     def _emit(self, per_minute: float, tenant: str | None) -> None:
         random = Random(self._account.settings.seed)
-        # At most some ten wake-ups a second; one in 40 brings a burst, which the pauses make up for.
+        # The thread wakes at most ten times a second. One wake in 40 emits a burst; longer pauses compensate for it.
         batch = max(1, round(per_minute / 600))
         pause = 60 / per_minute * batch * 1.35
         while not self._quiet.wait(random.expovariate(1 / pause)):
             burst = random.randrange(40) == 0
-            with suppress(KeyError):  # The tenant may have been removed this moment.
+            with suppress(KeyError):  # The tenant may have just been removed.
                 self.emit(batch * (15 if burst else 1), tenant=tenant or random.choice(list(self.tenants)))
             if burst:
                 for feed in self._account.feeds().values():
@@ -386,6 +389,6 @@ class CentralServer:
 def _tls(host: str, ca_file: Path | None) -> ssl.SSLContext | None:
     if ca_file is None:
         return None
-    from emulator.central.certificates import tls_context  # noqa: PLC0415 - only who wants TLS waits for it
+    from emulator.central.certificates import tls_context  # noqa: PLC0415 - a slow import that only TLS needs
 
     return tls_context(host, ca_file)

@@ -1,4 +1,4 @@
-"""What happens on an invented device: each story is one event, or several that belong together."""
+"""Stories on a generated device: each is one event, or several related ones."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _RULES = ("Multimedia file", "Credit or debit card numbers [Global] - 1", "Sourc
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One invented computer or server."""
+    """A generated computer or server."""
 
     id: str
     host: str
@@ -61,7 +61,7 @@ class Device:
     user_id: str | None
 
     def path(self, folder: str, name: str) -> str:
-        """Where a file of its user lies."""
+        """The path of a file of its user."""
         login = self.user.rpartition("\\")[2]
         return f"/Users/{login}/{folder}/{name}" if self.platform == "mac" else f"C:\\Users\\{login}\\{folder}\\{name}"
 
@@ -182,7 +182,7 @@ def intrusion(random: Random, device: Device) -> Iterator[Fields]:
 
 
 def command_and_control(random: Random, device: Device) -> Iterator[Fields]:
-    """A program calls its master."""
+    """A program contacts a command-and-control server."""
     path, support = device.path("AppData\\Roaming", "svc.exe"), f"{random.randrange(10**9, 10**10)}.512377.2"
     name = f"Malicious connection detected: 'C2/Generic-A' at '{path}' (Technical Support reference: {support})"
     yield _fact(
@@ -236,7 +236,7 @@ def script(random: Random, device: Device) -> Iterator[Fields]:
 
 
 def reputation(random: Random, device: Device) -> Iterator[Fields]:
-    """A download or a program that others don't trust."""
+    """A download or a program with a low reputation."""
     path = device.path("Downloads", random.choice(_FILES))
     if random.random() < 0.5:
         yield _fact(
@@ -262,7 +262,7 @@ def case(random: Random, _: Device) -> Iterator[Fields]:
 
 
 def browsing(random: Random, _: Device) -> Iterator[Fields]:
-    """A page is blocked, or warned of and visited all the same."""
+    """A page is blocked, or the user ignores a warning."""
     host, category = random.choice(_PAGES)
     trail = "&".join(
         f"{name}={hex_digits(random, 48)}" for name in ("session", "click", "ref", "utm_id")[: random.randrange(1, 5)]
@@ -428,4 +428,4 @@ STORIES: dict[Story, int] = {
     firewall: 1,
     directory: 1,
 }
-"""Each with its weight."""
+"""The stories with their weights."""

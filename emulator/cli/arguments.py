@@ -1,21 +1,19 @@
-"""What the command line takes: every command with its arguments, its examples and its help, in groups."""
+"""The arguments of the command line: every command with its options, examples and help, in groups."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
 
 from emulator.cli import proving
-from lib.version import VERSION
+from lib.version import COMMAND, VERSION
 
 # ruff: noqa: PLC0415 - each command loads only what it uses
 
 EPILOG = """\
-exit status: 0 all is well; 1 something needs a look, and is named; 2 it cannot be done: a wrong configuration, an
-unknown name, a store that does not answer.
+exit status: 0 no problem; 1 something needs attention, and is listed; 2 the command cannot run: an invalid
+configuration, an unknown name, an unreachable store.
 """
 CONFIG = "--config /etc/sophos-utmstack/connector.yaml"
 EXAMPLES = {
@@ -38,7 +36,7 @@ EXAMPLES = {
     "types": ("", "--integration acme --hours 6"),
     "reconcile": ("--integration acme",),
     "backfill": ("--since 12h", "--since 2026-03-10T08:00 --integration acme"),
-    "replay": ("--since 3d", "--batch archive/acme/0f1e2d3c/events/2026-03-10/000000000042.ndjson.gz"),
+    "replay": ("--since 1d --dead-letters", "--batch archive/acme/0f1e2d3c/events/2026-03-10/000000000042.ndjson.gz"),
     "missed": ("--since 7d",),
     "preview": (
         "--filter sophos_central.yml --rules rules/ --events events.jsonl",
@@ -47,19 +45,19 @@ EXAMPLES = {
     "switch-over": ("--after 0f1e2d3c-4b5a-4678-8796-a5b4c3d2e1f0",),
     **proving.EXAMPLES,
 }
-"""Of each command, what may follow its name; the last of them is shown for some of all commands together."""
+"""Example arguments of each command. The help of all commands shows the last one for those in OVERVIEW."""
 OVERVIEW = ("check", "test-connection", "status", "audit", "tail")
 GROUPS = {
     "run": ("run", "demo", "relay", "central", "engine"),
     "set up": ("check", "test-connection", "pause", "resume", "switch-over", "completion"),
-    "look": ("status", "tail", "gaps", "dead-letters", "warnings", "types", "missed", "preview"),
+    "inspect": ("status", "tail", "gaps", "dead-letters", "warnings", "types", "missed", "preview"),
     "read or send again": ("reconcile", "backfill", "replay"),
-    "prove": ("audit", "attest", "drill", "record"),
+    "verify": ("audit", "attest", "drill", "record"),
 }
-DESCRIPTION = "The product on one machine, its simulators, and the operator's commands."
+DESCRIPTION = "Runs the connector and its simulators on one machine, and has the operator's commands."
 SHELLS = ("bash", "zsh", "fish")
 HOW_TO_COMPLETE = """\
-Of a source tree, first, in bash or zsh:  sophos-utmstack() { python -m emulator "$@"; }
+In a source tree, first, in bash or zsh:  sophos-utmstack() { python -m emulator "$@"; }
                                 in fish:  function sophos-utmstack; python -m emulator $argv; end
 bash, in ~/.bashrc:  source <(sophos-utmstack completion bash)
 zsh, in ~/.zshrc:    source <(sophos-utmstack completion zsh)
@@ -68,85 +66,99 @@ fish, in ~/.config/fish/config.fish:  sophos-utmstack completion fish | source
 
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The parser of all commands, with what that one takes; None: with what each takes.
+    """The parser of all commands, with the arguments of one command; None: with the arguments of all.
 
-    The arguments of some stand beside what they do, which takes long to load.
+    The arguments of some commands are in modules that are slow to import.
     """
     whole = argparse.ArgumentParser(
-        prog=_program(), description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=COMMAND, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     whole.add_argument("--version", action="version", version=f"sophos-utmstack {VERSION}")
-    commands = whole.add_subparsers(required=True, metavar="COMMAND", help="one of those below")
+    commands = whole.add_subparsers(required=True, metavar="COMMAND", help="one of the commands below")
 
     def add(
         name: str, text: str, command: proving.Run, *, config: bool = False, json: bool = False
     ) -> argparse.ArgumentParser:
-        each = commands.add_parser(name, description=text)
-        each.set_defaults(command=command)
+        added = commands.add_parser(name, description=text)
+        added.set_defaults(command=command)
         if config:
-            each.add_argument("--config", metavar="FILE", help="default: $SOPHOS_UTMSTACK_CONFIG")
+            added.add_argument("--config", metavar="FILE", help="default: $SOPHOS_UTMSTACK_CONFIG")
         if json:
-            each.add_argument("--json", action="store_true", help="for machines")
-        return each
+            added.add_argument("--json", action="store_true", help="print JSON")
+        return added
 
-    run = add("run", "run the product until SIGTERM", _run, config=True)
-    run.add_argument("--only", choices=["fetch-page", "forward-batch"], help="where another platform runs the rest")
-    demo = add("demo", "run it with a simulated Sophos Central and a stand-in engine", _demo)
+    run = add("run", "run the connector until SIGTERM", _run, config=True)
+    run.add_argument("--only", choices=["fetch-page", "forward-batch"], help="if another platform runs the other one")
+    demo = add("demo", "run the connector with a simulated Sophos Central and a stand-in engine", _demo)
     demo.add_argument("--listen", default="127.0.0.1:8080", metavar="HOST:PORT", help="default: %(default)s")
     demo.add_argument(
-        "--minute", type=float, default=60.0, metavar="SECONDS", help="of the story; default: %(default)s"
+        "--minute",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="length of the demo's minute; default: %(default)s",
     )
     for name, text in (
-        ("central", "a simulated Sophos Central alone"),
-        ("engine", "a stand-in for UTMStack's engine alone"),
+        ("central", "run only a simulated Sophos Central"),
+        ("engine", "run only a stand-in for UTMStack's engine"),
     ):
         companion = add(name, text, _companion)
         companion.set_defaults(name=name)
         if command in (None, name):
             import_module(f"emulator.{name}").add_arguments(companion)
-    add("relay", "the relay in front of the engine's socket alone", _relay, config=True)
-    checked = add("check", "validate the configuration, and what it needs here", _check, config=True, json=True)
+    add("relay", "run only the relay in front of the engine's socket", _relay, config=True)
+    checked = add(
+        "check", "validate the configuration, and what it needs on this machine", _check, config=True, json=True
+    )
     checked.add_argument(
         "--no-environment",
         dest="environment",
         action="store_false",
-        help="the file alone: not the references, the store and the socket's folder",
+        help="check only the file: not its references, the store and the socket's folder",
     )
-    shell = add("completion", "print what completes these commands in a shell", _completion)
+    shell = add("completion", "print the script that completes these commands in a shell", _completion)
     shell.add_argument("shell", choices=SHELLS)
     shell.epilog = HOW_TO_COMPLETE
-    add("tail", "print events as they pass, until Ctrl-C: JSON lines, always", _tail, config=True, json=True)
+    add("tail", "print events as they are fetched, until Ctrl-C; always JSON lines", _tail, config=True, json=True)
     status = add(
-        "status", "whether all is well, what needs a person, how every stream stands", _status, config=True, json=True
+        "status", "show the health, the problems with their remedies, and every stream", _status, config=True, json=True
     )
-    status.add_argument("--problems", action="store_true", help="only what needs a person, with every stream concerned")
-    status.add_argument("--integration", metavar="NAME", help="default: each")
-    status.add_argument("--tenant", metavar="ID", help="its id or its name; default: each")
-    status.add_argument("--watch", action="store_true", help="show it anew every two seconds, until Ctrl-C")
+    status.add_argument("--problems", action="store_true", help="show only problems, each with all its streams")
+    status.add_argument("--integration", metavar="NAME", help="default: all")
+    status.add_argument("--tenant", metavar="ID", help="id or name; default: all")
+    status.add_argument("--watch", action="store_true", help="update every two seconds, until Ctrl-C")
     for name, text, listing in (
         ("gaps", "list the intervals that can no longer be fetched, or acknowledge them", "GAPS"),
-        ("warnings", "list what a person should know of credentials, or acknowledge it", "WARNINGS"),
+        ("warnings", "list warnings about credentials, or acknowledge them", "WARNINGS"),
         ("dead-letters", "list the events that could not be delivered, or acknowledge them", "DEAD_LETTERS"),
     ):
         holes = add(name, text, _holes, config=True, json=True)
-        holes.add_argument("--acknowledge", metavar="ID", help="an id of the list, or all; it stays listed")
+        holes.add_argument("--acknowledge", metavar="ID", help="an id from the list, or all; the item stays listed")
         holes.set_defaults(listing=listing)
-    test = add("test-connection", "test every station, and say what to do", _test_connection, config=True, json=True)
-    test.add_argument("--integration", metavar="NAME", help="default: each")
+    test = add(
+        "test-connection",
+        "test each step from DNS to the engine, and print how to fix what fails",
+        _test_connection,
+        config=True,
+        json=True,
+    )
+    test.add_argument("--integration", metavar="NAME", help="default: all")
     for name, text in (
-        ("pause", "fetch nothing for an integration until it is resumed; what is stored is delivered"),
-        ("resume", "fetch again, from where it was"),
+        ("pause", "stop fetching for an integration; stored events are still delivered"),
+        ("resume", "continue fetching for a paused integration"),
     ):
         add(name, text, _pause, config=True, json=True).add_argument("integration", metavar="NAME")
         commands.choices[name].set_defaults(resume=name == "resume")
     _add_readers(add)
     proving.add_commands(add)
-    seen = add("preview", "what UTMStack's filter and rules make of the events here", _preview, config=True, json=True)
+    seen = add(
+        "preview", "apply UTMStack's filter and rules to events on this machine", _preview, config=True, json=True
+    )
     if command in (None, "preview"):
         import_module("emulator.preview.command").add_arguments(seen)
-    for name, each in commands.choices.items():
-        each.formatter_class = argparse.RawDescriptionHelpFormatter
-        each.epilog = "\n\n".join(filter(None, (each.epilog, _examples({name: EXAMPLES[name]}))))
+    for name, added in commands.choices.items():
+        added.formatter_class = argparse.RawDescriptionHelpFormatter
+        added.epilog = "\n\n".join(filter(None, (added.epilog, _examples({name: EXAMPLES[name]}))))
     whole.epilog = "\n\n".join(
         (
             *(_group(title, names, commands.choices) for title, names in GROUPS.items()),
@@ -161,22 +173,22 @@ def _group(title: str, names: Sequence[str], commands: Mapping[str, argparse.Arg
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """The arguments of a command; a mistyped command or option ends with 2, and is told the nearest there is."""
+    """The arguments of a command. A mistyped command or option exits with 2 and names the nearest one."""
     name = arguments[0] if arguments else ""
     whole = parser(name)
     commands = commands_of(whole)
     if name and not name.startswith("-") and name not in commands:
-        whole.error(f"there is no command {name!r}{_nearest(name, commands)}")
+        whole.error(f"unknown command {name!r}{_nearest(name, commands)}")
     args, rest = whole.parse_known_args(arguments)
     if rest:
         options = [option for action in commands[name]._actions for option in action.option_strings]  # noqa: SLF001
-        commands[name].error(f"{name} takes no {rest[0]!r}{_nearest(rest[0].partition('=')[0], options)}")
+        commands[name].error(f"{name} does not accept {rest[0]!r}{_nearest(rest[0].partition('=')[0], options)}")
     return args
 
 
 def commands_of(whole: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     """Every command's parser, by its name."""
-    for action in whole._actions:  # noqa: SLF001 - argparse tells what it parses in no other way
+    for action in whole._actions:  # noqa: SLF001 - argparse has no public way to list its actions
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
             return dict(action.choices)
     return {}
@@ -185,51 +197,58 @@ def commands_of(whole: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPa
 def _nearest(word: str, words: Iterable[str]) -> str:
     from difflib import get_close_matches
 
-    found = get_close_matches(word, words, n=1, cutoff=0.5)
-    return f"; did you mean {found[0]!r}?" if found else "; `--help` lists what there is"
+    near = get_close_matches(word, words, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else "; `--help` lists them all"
 
 
 def _add_readers(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """The commands that read the ledger, Sophos, or what was kept, again."""
-    audit = add("audit", "add the ledger up: every batch acknowledged, no gap unnamed", _audit, config=True, json=True)
-    audit.add_argument("--since", metavar="DAY", help="a date, or a duration such as 7d; default: everything")
-    types = add("types", "which types of events there are, and what each costs", _types, config=True, json=True)
-    types.add_argument("--hours", type=_hours, default=24.0, metavar="N", help="how far back; at most 24, the default")
-    types.add_argument("--integration", metavar="NAME", help="default: each")
-    again = add(
-        "reconcile", "read the last 24 hours again, and forward what is missing", _reconcile, config=True, json=True
+    """Add the commands that read the ledger, the archive, or Sophos again."""
+    audit = add(
+        "audit", "prove that every fetched batch was acknowledged or is accounted for", _audit, config=True, json=True
     )
-    window = add("backfill", "the same for a window of them", _reconcile, config=True, json=True)
+    audit.add_argument("--since", metavar="DAY", help="a date, or a duration such as 7d; default: everything")
+    types = add("types", "count events and bytes of each event type", _types, config=True, json=True)
+    types.add_argument(
+        "--hours", type=_hours, default=24.0, metavar="N", help="hours to read back; at most 24, the default"
+    )
+    types.add_argument("--integration", metavar="NAME", help="default: all")
+    again = add(
+        "reconcile", "read the last 24 hours again, and forward missing events", _reconcile, config=True, json=True
+    )
+    window = add(
+        "backfill", "read again from a given time, and forward missing events", _reconcile, config=True, json=True
+    )
     window.add_argument("--since", required=True, metavar="TIME", help="a time, or a duration such as 12h; at most 24h")
-    for each in (again, window):
-        each.add_argument("--integration", metavar="NAME", help="default: each")
-        each.add_argument("--tenant", metavar="ID", help="its id or its name; default: each")
-    replay = add("replay", "send kept or set-aside events to the engine again", _replay, config=True, json=True)
+    for command in (again, window):
+        command.add_argument("--integration", metavar="NAME", help="default: all")
+        command.add_argument("--tenant", metavar="ID", help="id or name; default: all")
+    replay = add("replay", "send archived batches or dead letters to the engine again", _replay, config=True, json=True)
     which = replay.add_mutually_exclusive_group(required=True)
-    which.add_argument("--since", metavar="TIME", help="batches fetched since a time, or a duration such as 3d")
+    which.add_argument(
+        "--since", metavar="TIME", help="what was fetched or set aside since a time, or a duration such as 3d"
+    )
     which.add_argument("--batch", metavar="NAME", help="an object below archive/ or dead/")
+    replay.add_argument("--dead-letters", action="store_true", help="with --since: only what was set aside")
     missed = add(
         "missed",
-        "what UTMStack's own plugin missed, hour by hour, while this one observed",
+        "count the events that UTMStack's own plugin missed in observe mode, by hour",
         _missed,
         config=True,
         json=True,
     )
     missed.add_argument("--since", metavar="DAY", help="a date, or a duration such as 7d; default: everything")
     over = add(
-        "switch-over", "forward what was observed since the old plugin's end", _switch_over, config=True, json=True
+        "switch-over",
+        "forward observed events that came after UTMStack's own plugin stopped",
+        _switch_over,
+        config=True,
+        json=True,
     )
     over.add_argument("--after", required=True, metavar="ID", help="the newest Sophos event that UTMStack shows")
 
 
-def _program() -> str:
-    """What was typed: the installed command, or the module of a source tree."""
-    name = Path(sys.argv[0]).name
-    return name if name.startswith("sophos-utmstack") else "python -m emulator"
-
-
 def _examples(of: Mapping[str, Sequence[str]]) -> str:
-    lines = (f"  {_program()} {name} {rest}".rstrip() for name, each in of.items() for rest in each)
+    lines = (f"  {COMMAND} {name} {rest}".rstrip() for name, examples in of.items() for rest in examples)
     return "\n".join(("examples:", *lines))
 
 
@@ -265,7 +284,7 @@ def _check(args: argparse.Namespace) -> int:
 def _completion(args: argparse.Namespace) -> int:
     from emulator.cli.completion import script, taken
 
-    print(script(args.shell, {name: taken(each) for name, each in commands_of(parser()).items()}))
+    print(script(args.shell, {name: taken(command) for name, command in commands_of(parser()).items()}))
     return 0
 
 
@@ -310,9 +329,9 @@ def _hours(text: str) -> float:
     try:
         hours = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of hours: write 6, or 0.5") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of hours: write 6, or 0.5") from None
     if not 0 < hours <= 24:
-        raise argparse.ArgumentTypeError(f"{text} hours cannot be read: Sophos serves the last 24 hours")
+        raise argparse.ArgumentTypeError(f"must be between 0 and 24, not {text}: Sophos serves the last 24 hours")
     return hours
 
 
@@ -325,7 +344,7 @@ def _reconcile(args: argparse.Namespace) -> int:
 def _replay(args: argparse.Namespace) -> int:
     from emulator.cli.sending import replay
 
-    return replay(args.config, args.since, args.batch, as_json=args.json)
+    return replay(args.config, args.since, args.batch, only_dead_letters=args.dead_letters, as_json=args.json)
 
 
 def _missed(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`attest`: make a key, sign what became of a day's events, and check such a statement."""
+"""`attest`: create a key, sign a statement about a day's events, and verify such a statement."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from lib.store.base import LAYOUT
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 where all is well, 1 where something needs a look, 2 where it cannot be done."""
+    """The exit status: 0 no problem, 1 something needs attention, 2 the command cannot run."""
     try:
         if args.new_key:
-            found = _new_key(args.new_key)
+            result = _new_key(args.new_key)
         elif args.verify:
-            found = _verified(args.verify, _named(args.public_key, "--public-key"))
+            result = _verified(args.verify, _named(args.public_key, "--public-key"))
         else:
             out = _named(args.out, "--out")
-            found = _attested(args.config, args.day, _named(args.key, "--key"), out)
+            result = _attested(args.config, args.day, _named(args.key, "--key"), out)
     except OSError as error:
         return _refused(_unusable(error), as_json=args.json)
     except ConnectorError as error:
         return _refused(error, as_json=args.json)
     if args.json:
-        say(json.dumps(found, ensure_ascii=False))
+        say(json.dumps(result, ensure_ascii=False))
     else:
-        _tell(found)
-    return 0 if found["ok"] else 1
+        _print(result)
+    return 0 if result["ok"] else 1
 
 
 def _new_key(file: Path) -> dict[str, Any]:
-    """A new pair of keys, the private one for its owner alone; ConfigError where one of the files is there."""
+    """Create a pair of keys. Only the owner can read the private one. ConfigError if one of the files exists."""
     public_file = _beside(file, ".pub")
     private, public = signature.new_key()
     for path, mode, body in ((file, 0o600, private), (public_file, 0o644, public)):
@@ -58,42 +58,47 @@ def _new_key(file: Path) -> dict[str, Any]:
             if path == public_file:
                 file.unlink()
             raise ConfigError(
-                f"{path} is there already, and a key is never overwritten", remedy="Name another file."
+                f"{path} exists already, and a key is never overwritten", remedy="Name another file."
             ) from None
     return {"ok": True, "key": str(file), "public_key": str(public_file), "fingerprint": signature.fingerprint(public)}
 
 
 def _attested(location: str | None, day: str, key_file: Path, out: Path) -> dict[str, Any]:
-    """Write the day's statement and its signature; the statement."""
+    """Write the day's statement and its signature; return the statement."""
     key = key_file.read_bytes()
     fingerprint = signature.fingerprint(signature.public_key_of(key))
     config = configuration.load(location)
     now = datetime.now(UTC)
-    found = attest.statement(
+    statement = attest.statement(
         _state(config.store),
         _day(day, now),
         now=now,
-        measured=[attest.Measured(each.name, each.settle, each.reconcile) for each in config.integrations],
+        measured=[
+            attest.Measured(integration.name, integration.settle, integration.reconcile)
+            for integration in config.integrations
+        ],
         versions={"connector": _version(), "python": platform.python_version(), "store_layout": LAYOUT},
         key=fingerprint,
     )
-    body = json.dumps(found, indent=1).encode() + b"\n"
+    body = json.dumps(statement, indent=1).encode() + b"\n"
+    # Each file is renamed into place, so a crash leaves the old file or the new one, never half a file. The signature
+    # comes last: after a crash between the two, verification fails, and the command can be repeated.
     for path, content in ((out, body), (_beside(out, ".sig"), signature.sign(key, body))):
         half = _beside(path, ".half")
         half.write_bytes(content)
         half.replace(path)
-    return found | {"out": str(out), "signature": str(_beside(out, ".sig"))}
+    return statement | {"out": str(out), "signature": str(_beside(out, ".sig"))}
 
 
 def _verified(file: Path, public_file: Path) -> dict[str, Any]:
-    """Whether the statement is the key's, and what it says of itself."""
+    """Whether the key signed the statement, with the statement's day, time and verdict."""
     body, signed, public = file.read_bytes(), _beside(file, ".sig").read_bytes(), public_file.read_bytes()
     ok = signature.is_signed(public, body, signed)
-    found: dict[str, Any] = {"ok": ok, "file": str(file), "fingerprint": signature.fingerprint(public)}
+    verified: dict[str, Any] = {"ok": ok, "file": str(file), "fingerprint": signature.fingerprint(public)}
     with suppress(ValueError, KeyError, TypeError):
-        told = json.loads(body) if ok else {}
-        found |= {"day": told["day"], "made_at": told["made_at"], "attests": told["ok"]}
-    return found
+        statement = json.loads(body) if ok else {}
+        verified |= {"day": statement["day"], "made_at": statement["made_at"], "attests": statement["ok"]}
+    return verified
 
 
 def _state(store: str) -> State:
@@ -110,7 +115,7 @@ def _day(text: str, now: datetime) -> str:
         return day_of(now - timedelta(days=1))
     with suppress(ValueError):
         return day_of(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC))
-    raise ConfigError(f"--day {text!r} is no day", remedy="Write 2026-03-10, or yesterday.")
+    raise ConfigError(f"--day {text!r} is not a day", remedy="Write a date such as 2026-03-10, or yesterday.")
 
 
 def _version() -> str:
@@ -121,7 +126,7 @@ def _version() -> str:
 
 def _named(path: Path | None, option: str) -> Path:
     if path is None:
-        raise ConfigError(f"{option} is missing", remedy="See `attest --help`.")
+        raise ConfigError(f"{option} is missing", remedy="Run `attest --help` for an example.")
     return path
 
 
@@ -130,7 +135,9 @@ def _beside(file: Path, ending: str) -> Path:
 
 
 def _unusable(error: OSError) -> ConfigError:
-    return ConfigError(f"{error.filename} cannot be used: {error.strerror}", remedy="Name another file, or mend it.")
+    return ConfigError(
+        f"{error.filename} cannot be used: {error.strerror}", remedy="Correct the path, or the file's permissions."
+    )
 
 
 def _refused(error: ConnectorError, *, as_json: bool) -> int:
@@ -140,26 +147,25 @@ def _refused(error: ConnectorError, *, as_json: bool) -> int:
     return 2
 
 
-def _tell(found: dict[str, Any]) -> None:
-    if "streams" in found:
-        _tell_day(found)
-    elif "public_key" in found:
-        say(
-            f"The private key is {found['key']}: keep it on this machine. Whoever verifies needs {found['public_key']}."
-        )
-    elif found["ok"]:
-        say(f"{found['file']} is what the key signed: the day {found.get('day')}, made at {found.get('made_at')}.")
-        if found.get("attests") is False:
-            say("It says itself that something needs a look.")
+def _print(result: dict[str, Any]) -> None:
+    if "streams" in result:
+        _print_day(result)
+    elif "public_key" in result:
+        say(f"The private key is {result['key']}. Keep it on this machine. Verifying needs {result['public_key']}.")
+    elif result["ok"]:
+        made_at = result.get("made_at")
+        say(f"The signature of {result['file']} is valid. Day: {result.get('day')}; made at: {made_at}.")
+        if result.get("attests") is False:
+            say("The statement itself reports problems.")
     else:
-        say(f"{found['file']} is NOT what the key signed.", file=sys.stderr)
+        say(f"The signature of {result['file']} is NOT valid.", file=sys.stderr)
 
 
-def _tell_day(found: dict[str, Any]) -> None:
+def _print_day(statement: dict[str, Any]) -> None:
     rows: list[tuple[str, ...]] = [
         ("STREAM", "COMPLETE", "SOPHOS HELD", "RECEIVED", "DELIVERED", "WAITING", "DEAD", "LATE", "GAPS")
     ]
-    for line in found["streams"]:
+    for line in statement["streams"]:
         held, share = line["held_by_sophos"]["events"], line["completeness"]
         counts = (line["received"], line["delivered"], line["waiting"], line["dead_letters"]["events"])
         rows.append(
@@ -171,11 +177,11 @@ def _tell_day(found: dict[str, Any]) -> None:
             )
         )
     show(rows)
-    for remark in found["remarks"]:
-        say(f"LOOK  {remark}")
-    if not found["is_over"]:
-        say(f"{found['day']} is not over: its numbers may still change.")
-    for line in found["proposals"]:
+    for remark in statement["remarks"]:
+        say(f"NOTE  {remark}")
+    if not statement["is_over"]:
+        say(f"{statement['day']} is not over: its numbers may still change.")
+    for line in statement["proposals"]:
         if line["now"] != line["proposed"]:
             say(f"PROPOSED  {line['integration']}: {line['setting']}: {line['proposed']}. {line['why']}")
-    say(f"{found['day']}: written to {found['out']}, signed in {found['signature']}.")
+    say(f"{statement['day']}: written to {statement['out']}, signed in {statement['signature']}.")

@@ -1,4 +1,4 @@
-"""`check`: every fault and every doubt of a configuration, at its line, before anything runs."""
+"""`check`: every fault and every warning of a configuration with its line, before anything runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lib.parts import open_store
 
 
 def check(location: str | None, *, with_environment: bool, as_json: bool) -> int:
-    """Validate the configuration, and what it needs here; 0 where it can be used, else 1 and every fault."""
+    """Validate the configuration and what it needs on this machine; 0 if it can be used, 1 if it has faults."""
     try:
         location = configuration.located(location)
         config, document = configuration.load_document(location)
@@ -31,14 +31,14 @@ def check(location: str | None, *, with_environment: bool, as_json: bool) -> int
             warnings += surroundings.warnings(config, document, location)
         followed = followed_of(config) if with_environment else None
     except InvalidConfigError as error:
-        _tell(location or "", error.faults, (), {}, as_json=as_json)
+        _print(location or "", error.faults, (), {}, as_json=as_json)
         return 1
     except ConnectorError as error:
         return refused(error, as_json=as_json)
     beside = followed.status() if followed else None
     ok = not faults and not (beside and beside["problems"])
     more = _summary(config) | ({} if beside is None else {"utmstack": beside})
-    _tell(location, faults, warnings, more, as_json=as_json)
+    _print(location, faults, warnings, more, as_json=as_json)
     if ok and not as_json:
         _print_summary(location, config)
     if beside is not None and not as_json:
@@ -47,20 +47,25 @@ def check(location: str | None, *, with_environment: bool, as_json: bool) -> int
 
 
 def _summary(config: Config) -> dict[str, Any]:
-    left_out = {each.name: list(expanded(each.exclude_types)) for each in config.integrations if each.exclude_types}
-    return {"integrations": [each.name for each in config.integrations], "exclude_types": left_out}
+    excluded = {
+        integration.name: list(expanded(integration.exclude_types))
+        for integration in config.integrations
+        if integration.exclude_types
+    }
+    names = [integration.name for integration in config.integrations]
+    return {"integrations": names, "exclude_types": excluded}
 
 
 def _print_summary(location: str, config: Config) -> None:
-    names = [each.name for each in config.integrations]
+    names = [integration.name for integration in config.integrations]
     say(f"{location} can be used: {len(names)} integration(s): {', '.join(map(repr, names))}")
-    for each in config.integrations:
-        if each.exclude_types:
-            types = len(expanded(each.exclude_types))
-            say(f"{each.name!r} leaves out {', '.join(each.exclude_types)}: {types} type(s)")
+    for integration in config.integrations:
+        if integration.exclude_types:
+            types = len(expanded(integration.exclude_types))
+            say(f"{integration.name!r} excludes {', '.join(integration.exclude_types)}: {types} type(s)")
 
 
-def _tell(
+def _print(
     location: str,
     faults: Sequence[ConfigFault],
     warnings: Sequence[ConfigFault],
@@ -70,13 +75,13 @@ def _tell(
 ) -> None:
     if as_json:
         ok = not faults and not more.get("utmstack", {}).get("problems")
-        told = {"ok": ok, "faults": list(map(_fields, faults)), "warnings": list(map(_fields, warnings))}
-        say(json.dumps(told | more, ensure_ascii=False))
+        fields = {"ok": ok, "faults": list(map(_fields, faults)), "warnings": list(map(_fields, warnings))}
+        say(json.dumps(fields | more, ensure_ascii=False))
         return
     if faults:
         say(f"{location} cannot be used:")
-    for kind, each in (*(("", fault) for fault in faults), *(("warning: ", warning) for warning in warnings)):
-        say(f"  {kind}{each}", *_pointed(each))
+    for kind, item in (*(("", fault) for fault in faults), *(("warning: ", warning) for warning in warnings)):
+        say(f"  {kind}{item}", *_pointed(item))
 
 
 def _fields(fault: ConfigFault) -> dict[str, Any]:
@@ -90,8 +95,8 @@ def _fields(fault: ConfigFault) -> dict[str, Any]:
 
 
 def _pointed(fault: ConfigFault) -> list[str]:
-    """The line as it stands in the file, and a caret below the place."""
+    """The line of the file, and a caret below the place."""
     if fault.column is None or not fault.text.strip():
         return []
-    # Each character takes one column there and here: a tab would take more.
+    # A tab takes several columns; a space keeps the caret at the right one.
     return [f"      {fault.text.replace(chr(9), ' ')}", f"      {' ' * (min(fault.column, len(fault.text) + 1) - 1)}^"]

@@ -1,6 +1,6 @@
-"""Completion of the commands, their options and what these take, for bash, zsh and fish.
+"""Completion of commands, options and their values, for bash, zsh and fish.
 
-Each shell gets a script that knows all of it: no key press waits for Python.
+The script for a shell holds all words, so that no key press waits for Python.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from shlex import quote
 
 NAME = "sophos-utmstack"
-"""The installed command, or what a person calls `python -m emulator`."""
+"""The installed command, or a shell function that runs `python -m emulator`."""
 FILES = ("FILE", "PATH", "FOLDER")
-"""Parts of the names of what is a file."""
+"""Parts of a metavar that stand for a file name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What may stand behind a command."""
+    """An option or argument of a command."""
 
     name: str
-    """Empty: the argument without one."""
+    """Empty for a positional argument."""
     text: str
     takes: bool
     """Whether a value follows."""
@@ -31,22 +31,22 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a command takes."""
+    """A command's help text with its options and arguments."""
 
     text: str
     options: Sequence[Option]
 
     @property
     def words(self) -> list[str]:
-        """What may come next, where no option waits for its value."""
-        return [word for each in self.options for word in ([each.name] if each.name else each.choices)]
+        """The words that may come next if no option waits for its value."""
+        return [word for option in self.options for word in ([option.name] if option.name else option.choices)]
 
 
 def taken(parser: argparse.ArgumentParser) -> Taken:
-    """What the command of that parser takes."""
+    """The options and arguments of a command's parser."""
     options = []
-    for action in parser._actions:  # noqa: SLF001 - argparse tells what it parses in no other way
-        name = next((each for each in action.option_strings if each.startswith("--")), "")
+    for action in parser._actions:  # noqa: SLF001 - argparse has no public way to list its actions
+        name = next((option_string for option_string in action.option_strings if option_string.startswith("--")), "")
         meta = action.metavar if isinstance(action.metavar, str) else ""
         text = (action.help or "").replace("%(default)s", str(action.default)).replace("%(default)g", "")
         choices = tuple(map(str, action.choices or ()))
@@ -55,13 +55,13 @@ def taken(parser: argparse.ArgumentParser) -> Taken:
 
 
 def script(shell: str, commands: Mapping[str, Taken]) -> str:
-    """What the shell has to source."""
+    """The completion script of a shell."""
     return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](commands)
 
 
 def _bash(commands: Mapping[str, Taken]) -> str:
     values = _cases(commands, 'words="{}"', "_sophos_utmstack_files")
-    words = "\n".join(f'      {name}) words="{" ".join(each.words)}" ;;' for name, each in commands.items())
+    words = "\n".join(f'      {name}) words="{" ".join(command.words)}" ;;' for name, command in commands.items())
     return f"""\
 _sophos_utmstack_files() {{
   local IFS=$'\\n'
@@ -85,7 +85,7 @@ complete -F _sophos_utmstack {NAME}"""
 
 def _zsh(commands: Mapping[str, Taken]) -> str:
     values = _cases(commands, "compadd -- {}", "_files")
-    words = "\n".join(f"      {name}) compadd -- {' '.join(each.words)} ;;" for name, each in commands.items())
+    words = "\n".join(f"      {name}) compadd -- {' '.join(command.words)} ;;" for name, command in commands.items())
     return f"""\
 (( $+functions[compdef] )) || {{ autoload -Uz compinit && compinit -u; }}
 _sophos_utmstack() {{
@@ -101,10 +101,10 @@ compdef _sophos_utmstack {NAME}"""
 
 
 def _cases(commands: Mapping[str, Taken], words: str, files: str) -> str:
-    """The cases of a shell for what follows an option that takes a value; `words` offers those in its place."""
+    """The shell's cases for the word after an option with a value; `words` is the template that offers choices."""
     lines = []
-    for command, each in commands.items():
-        for option in each.options:
+    for command, taken_by in commands.items():
+        for option in taken_by.options:
             if option.name and option.takes:
                 does = words.format(" ".join(option.choices)) if option.choices else files if option.is_file else ":"
                 lines.append(f'    "{command} {option.name}") {does} ;;')
@@ -113,10 +113,10 @@ def _cases(commands: Mapping[str, Taken], words: str, files: str) -> str:
 
 def _fish(commands: Mapping[str, Taken]) -> str:
     lines = [f"complete -c {NAME} -f"]
-    for command, each in commands.items():
-        lines.append(f"complete -c {NAME} -n __fish_use_subcommand -a {command} -d {quote(each.text)}")
+    for command, taken_by in commands.items():
+        lines.append(f"complete -c {NAME} -n __fish_use_subcommand -a {command} -d {quote(taken_by.text)}")
         seen = f"complete -c {NAME} -n '__fish_seen_subcommand_from {command}'"
-        for option in each.options:
+        for option in taken_by.options:
             name = f" -l {option.name[2:]} -d {quote(option.text)}" if option.name else ""
             value = " -r -F" if option.is_file else " -x" if option.takes and option.name else ""
             value = f" -x -a {quote(' '.join(option.choices))}" if option.choices else value

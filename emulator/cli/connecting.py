@@ -1,4 +1,4 @@
-"""`test-connection`: every station between Sophos and the engine."""
+"""`test-connection`: tests each step from DNS to the engine."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from lib.pipeline.test_connection import Check
 
 TEST_SECONDS = 300.0
-"""How long testing one integration may take; a person can end it before."""
+"""The time limit for testing one integration."""
 
 
 def test_connection(location: str | None, integration: str | None, *, as_json: bool) -> int:
-    """Test one integration or each; 0 where everything works."""
+    """Test one integration or all; 0 if every check passes."""
     try:
         app, followed = graph(location)
         app.require(integration)
-        names = [integration] if integration else [each.name for each in app.config().integrations]
+        names = [integration] if integration else [config.name for config in app.config().integrations]
         problems = followed.problems if followed and integration is None else ()
         if not names:
             raise NotFoundError("there is no integration to test yet") if not problems else problems[0]
@@ -39,12 +39,12 @@ def test_connection(location: str | None, integration: str | None, *, as_json: b
     except ConnectorError as error:
         return refused(error, as_json=as_json)
     if as_json:
-        say(json.dumps({name: answers.connection(each) for name, each in reports.items()}, ensure_ascii=False))
-    return 0 if all(each.ok for each in reports.values()) and not problems else 1
+        say(json.dumps({name: answers.connection(report) for name, report in reports.items()}, ensure_ascii=False))
+    return 0 if all(report.ok for report in reports.values()) and not problems else 1
 
 
 def _ignore(_: Check) -> None:
-    """For machines, all checks are told at once."""
+    """Print nothing yet: JSON is printed once, at the end."""
 
 
 def _print_check(check: Check) -> None:

@@ -1,7 +1,7 @@
-"""`demo`: a simulated Sophos Central, the product, and a stand-in engine, in a folder that goes away again.
+"""`demo`: a simulated Sophos Central, the connector, and a stand-in engine, in a temporary folder.
 
-A story runs by itself, so that whoever watches the page sees an outage, a gap, a dead letter and a late event within
-five minutes.
+A script of incidents runs by itself. Within six minutes the page shows a dead letter, an outage, a gap and late
+events.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 from emulator.runtime import process
 from emulator.runtime.run import run
+from lib.version import COMMAND
 
 TENANT = "894af375-a52f-4d5a-a92d-9d9c279b1489"
 CUSTOMERS = (
@@ -57,11 +58,11 @@ integrations:
 """
 PARTNER_SECRET = "demo-partner-secret"  # noqa: S105 - the public secret of a simulated account
 STARTS_WITHIN_SECONDS = 20.0
-COMMANDS = ("status", "gaps", "test-connection --integration acme")
+COMMANDS = ("status", "audit", "test-connection --integration 'old branch'")
 
 
 def demo(listen: str, minute: float = 60.0) -> int:
-    """Run until SIGTERM or SIGINT, then 0; 2 where a part of it does not start. `minute`: seconds of the story's."""
+    """Run until SIGTERM or SIGINT, then 0; 2 if a part does not start. `minute`: seconds of a minute of the script."""
     with tempfile.TemporaryDirectory(prefix="sophos-utmstack-") as name:
         folder = Path(name)
         (folder / "account.json").write_text(json.dumps(_account()))
@@ -73,16 +74,16 @@ def demo(listen: str, minute: float = 60.0) -> int:
             ]
         )
         try:
-            told = _announced(folder, [engine, central])
-            if told is None:
+            simulator = _announced(folder, [engine, central])
+            if simulator is None:
                 print("demo: the simulator or the engine did not start", file=sys.stderr)
                 return 2
             config = folder / "connector.yaml"
-            config.write_text(CONFIG.format(folder=folder, listen=listen, central=told["url"]))
+            config.write_text(CONFIG.format(folder=folder, listen=listen, central=simulator["url"]))
             for key in ("client_id", "client_secret"):
-                (folder / key).write_text(told[key])
+                (folder / key).write_text(simulator[key])
             _greet(folder, config, listen)
-            with Story(folder, config, told["url"], engine, minute):
+            with Story(folder, config, simulator["url"], engine, minute):
                 return run(str(config))
         finally:
             for companion in (engine, central):
@@ -93,11 +94,11 @@ def _greet(folder: Path, config: Path, listen: str) -> None:
     print(f"page: http://{listen}/", f"configuration: {config}", sep="\n")
     print(f"events arrive at the engine as JSON lines in {folder}/engine.jsonl", "try, in another terminal:", sep="\n")
     for command in COMMANDS:
-        print(f"  python -m emulator {command} --config {config}", flush=True)
+        print(f"  {COMMAND} {command} --config {config}", flush=True)
 
 
 class Story:
-    """What happens by itself, from entering to leaving it."""
+    """The script of incidents. It runs in a thread from `__enter__` to `__exit__`."""
 
     def __init__(
         self, folder: Path, config: Path, central: str, engine: subprocess.Popen[bytes], minute: float
@@ -109,7 +110,7 @@ class Story:
         self._second: subprocess.Popen[bytes] | None = None
         self._minute = minute
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._tell, name="story", daemon=True)
+        self._thread = threading.Thread(target=self._play, name="story", daemon=True)
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -118,22 +119,26 @@ class Story:
         self._over.set()
         self._thread.join()
 
-    def _tell(self) -> None:
+    def _play(self) -> None:
         began = time.monotonic()
         scenes: tuple[tuple[float, str, Callable[[], None]], ...] = (
-            (1.0, "Sophos serves something that is no event: it becomes a dead letter", self._serve_no_event),
-            (2.0, "the engine stops: events wait in the store", self._stop_engine),
-            (2.5, "a batch that waits is damaged on disk: a gap will tell of it", self._damage_batch),
-            (3.0, "the engine is back: what waited is delivered, in order", self._start_engine),
-            (4.0, "Sophos gets events late, and they are read again: `reconcile` finds them", self._find_late_events),
+            (1.0, "Sophos serves an invalid event: it becomes a dead letter", self._serve_no_event),
+            (
+                2.0,
+                "the engine stops: events wait in the store, and after two minutes that is failing",
+                self._stop_engine,
+            ),
+            (3.0, "a waiting batch is deleted: once the engine is back, that is a gap", self._delete_batch),
+            (4.5, "the engine is back: waiting events are delivered in order", self._start_engine),
+            (5.0, "Sophos receives three events late: `reconcile` finds them", self._find_late_events),
         )
         for minutes, text, happen in scenes:
             if self._over.wait(max(0.0, began + minutes * self._minute - time.monotonic())):
                 break
-            print(f"demo: {text}", flush=True)
-            with suppress(OSError, subprocess.SubprocessError):  # The story is told as far as it goes.
+            print(f"demo, minute {minutes:g}: {text}", flush=True)
+            with suppress(OSError, subprocess.SubprocessError):  # A failed incident does not end the demo.
                 happen()
-        # The engine that this thread has started ends with it.
+        # This thread stops the engine that it started.
         self._over.wait()
         if self._second is not None:
             process.stop(self._second)
@@ -145,13 +150,13 @@ class Story:
         process.stop(self._engine)
         self._ask("append", {"tenant": _customers()[0]["id"], "count": 5})
 
-    def _damage_batch(self) -> None:
-        """Cut off a batch of the partner's first customer, as a failing disk might."""
+    def _delete_batch(self) -> None:
+        """Delete a batch of the partner's first customer, as somebody might who needs room on the disk."""
         batches = self._folder / "store/batches"
         while not self._over.wait(0.2):
-            found = sorted(batches.glob(f"*/{_customers()[0]['id']}/events/*.ndjson"))
-            if found:
-                found[0].write_bytes(found[0].read_bytes()[: found[0].stat().st_size // 2])
+            waiting = sorted(batches.glob(f"*/{_customers()[0]['id']}/events/*.ndjson"))
+            if waiting:
+                waiting[0].unlink()
                 return
 
     def _start_engine(self) -> None:
@@ -171,10 +176,10 @@ class Story:
         ]
         subprocess.run(command, cwd=process.ROOT, stdout=subprocess.DEVNULL, check=False, timeout=120)
 
-    def _ask(self, what: str, fields: dict[str, Any]) -> None:
-        import requests  # noqa: PLC0415 - who asks for help does not wait for it
+    def _ask(self, action: str, fields: dict[str, Any]) -> None:
+        import requests  # noqa: PLC0415 - a slow import; `--help` does not need it
 
-        requests.post(f"{self._central}/_control/{what}", json=fields, timeout=10)
+        requests.post(f"{self._central}/_control/{action}", json=fields, timeout=10)
 
 
 def _customers() -> list[dict[str, Any]]:
@@ -196,7 +201,7 @@ def _account() -> dict[str, Any]:
                 "secret": PARTNER_SECRET,
                 "id_type": "partner",
                 "id": "5a9e1f00-0000-4000-9000-000000000000",
-                "tenants": [each["id"] for each in customers],
+                "tenants": [customer["id"] for customer in customers],
             },
         ],
     }
@@ -209,11 +214,11 @@ def _engine(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def _announced(folder: Path, companions: list[subprocess.Popen[bytes]]) -> dict[str, str] | None:
-    """What the simulator says of itself, once the engine listens too."""
+    """The simulator's URL and credential, once the engine listens too; None if one of them does not start."""
     end = time.monotonic() + STARTS_WITHIN_SECONDS
-    while time.monotonic() < end and all(each.poll() is None for each in companions):
+    while time.monotonic() < end and all(companion.poll() is None for companion in companions):
         if (folder / "central.json").exists() and (folder / "engine.sock").exists():
-            found: dict[str, str] = json.loads((folder / "central.json").read_text())
-            return found
+            announced: dict[str, str] = json.loads((folder / "central.json").read_text())
+            return announced
         time.sleep(0.05)
     return None

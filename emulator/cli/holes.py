@@ -1,4 +1,4 @@
-"""`gaps`, `dead-letters`, `warnings`: what a person should know of, and acknowledging it."""
+"""`gaps`, `dead-letters`, `warnings`: lists of items that a person can acknowledge."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lib.store.base import ObjectStore
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What one of the commands lists."""
+    """The items of one command, and how to print them."""
 
     one: str
     many: str
@@ -34,7 +34,7 @@ class Listing:
 
 
 def run(listing: Listing, location: str | None, acknowledge: str | None, *, as_json: bool) -> int:
-    """List, or acknowledge one or all; 0 where nothing is left that nobody acknowledged, else 1."""
+    """List the items, or acknowledge one or all; 0 if every item is acknowledged, otherwise 1."""
     try:
         config = configuration.load(location)
         app = App(lambda: config, Parts(store=existing_store))
@@ -53,7 +53,7 @@ def run(listing: Listing, location: str | None, acknowledge: str | None, *, as_j
     elif lines:
         show([listing.header, *map(listing.row, lines)])
         if left:
-            say("", f"{len(left)} of {len(lines)} not acknowledged. `--acknowledge ID` (or `all`) settles them.")
+            say("", f"{len(left)} of {len(lines)} not acknowledged. Run with `--acknowledge ID`, or `all`.")
     else:
         say(f"There are no {listing.many}.")
     return 1 if left else 0
@@ -63,7 +63,7 @@ def _acknowledge(store: ObjectStore, listing: Listing, lines: Sequence[dict[str,
     chosen = [line for line in lines if which in ("all", line["id"], line["key"])]
     if not chosen and which != "all":
         raise NotFoundError(
-            f"there is no {listing.one} {which!r}", remedy=f"`{listing.many.replace(' ', '-')}` lists the ids."
+            f"there is no {listing.one} {which!r}", remedy=f"Run `{listing.many.replace(' ', '-')}` to list the ids."
         )
     by, now = f"{getpass.getuser()}@{socket.gethostname()}", datetime.now(UTC)
     seen = Acknowledgements(store)
@@ -71,59 +71,59 @@ def _acknowledge(store: ObjectStore, listing: Listing, lines: Sequence[dict[str,
 
 
 def warning_lines(app: App) -> list[dict[str, Any]]:
-    """Every warning about a credential, as JSON fields."""
-    from emulator.web.status import warnings_of  # noqa: PLC0415 - this command alone
+    """All warnings about credentials, as JSON fields."""
+    from emulator.web.status import warnings_of  # noqa: PLC0415 - only this command needs it
 
     seen, now = Acknowledgements(app.store).all(), datetime.now(UTC)
-    names = [each.name for each in app.config().integrations]
+    names = [integration.name for integration in app.config().integrations]
     return [
-        {"integration": name, **each}
+        {"integration": name, **warning}
         for name in names
-        for each in warnings_of(name, app.accounts.read(name), now, seen)
+        for warning in warnings_of(name, app.accounts.read(name), now, seen)
     ]
 
 
 def gap_lines(app: App) -> list[dict[str, Any]]:
-    """Every gap, as JSON fields."""
-    from emulator.web.status import gaps_by_stream  # noqa: PLC0415 - this command alone
+    """All gaps, as JSON fields."""
+    from emulator.web.status import gaps_by_stream  # noqa: PLC0415 - only this command needs it
 
     return [{**_names(stream), **gap} for stream, gaps in sorted(gaps_by_stream(app.state).items()) for gap in gaps]
 
 
 def dead_letter_lines(app: App) -> list[dict[str, Any]]:
-    """Every dead letter, as JSON fields."""
-    found = dead_letters_by_stream(app.store)
-    letters = [_dead_letter(stream, each) for stream in sorted(found) for each in found[stream]]
-    return [*letters, *_damages(app.store, {each["key"] for each in letters})]
+    """All dead letters and damaged objects, as JSON fields."""
+    by_stream = dead_letters_by_stream(app.store)
+    letters = [_dead_letter(stream, letter) for stream in sorted(by_stream) for letter in by_stream[stream]]
+    return [*letters, *_damages(app.store, {letter["key"] for letter in letters})]
 
 
-def _damages(store: ObjectStore, known: set[str]) -> list[dict[str, Any]]:
-    """Damaged objects, which hold no event, but that a person should know of too."""
+def _damages(store: ObjectStore, listed: set[str]) -> list[dict[str, Any]]:
+    """Damaged objects that are not listed yet. They hold no event, but a person should know of them too."""
     seen = Acknowledgements(store).all()
     return [
         {
-            "id": short_id(each.key),
-            "key": each.key,
+            "id": short_id(damage.key),
+            "key": damage.key,
             "integration": None,
             "tenant": None,
             "stream": None,
             "events": 0,
-            "reasons": {each.what: 1},
-            "acknowledged": seen[each.key].fields() if each.key in seen else None,
+            "reasons": {damage.what: 1},
+            "acknowledged": seen[damage.key].fields() if damage.key in seen else None,
         }
-        for each in damaged(store)
-        if each.key not in known
+        for damage in damaged(store)
+        if damage.key not in listed
     ]
 
 
-def _dead_letter(stream: Stream, each: DeadLetter) -> dict[str, Any]:
+def _dead_letter(stream: Stream, letter: DeadLetter) -> dict[str, Any]:
     return {
-        "id": each.id,
-        "key": each.key,
+        "id": letter.id,
+        "key": letter.key,
         **_names(stream),
-        "events": each.events,
-        "reasons": dict(each.reasons),
-        "acknowledged": each.acknowledged.fields() if each.acknowledged else None,
+        "events": letter.events,
+        "reasons": dict(letter.reasons),
+        "acknowledged": letter.acknowledged.fields() if letter.acknowledged else None,
     }
 
 

@@ -1,4 +1,4 @@
-"""`audit` and `missed`: what the ledger adds up to."""
+"""`audit` and `missed`: checks and sums of the ledger."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from lib.pipeline.observe import Observations
 
 
 def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
-    """Add the ledger up; 0 where the chain is whole, 1 where it is not."""
+    """Check the ledger; 0 if every batch is accounted for, 1 if there are findings."""
     try:
         config = configuration.load(location)
         with Progress("streams") as progress:
             report = audits.audit(
                 App(lambda: config, LOOKING).state,
                 day_of_option(since),
-                lambda done, all_: progress.tell("audit", done, done / all_),
+                lambda done, all_: progress.update("audit", done, done / all_),
             )
-        found = answers.audited(report)
+        answer = answers.audited(report)
     except ConnectorError as error:
         return refused(error, as_json=as_json)
     if as_json:
-        say(json.dumps(found, ensure_ascii=False))
-        return 0 if found["ok"] else 1
-    rows = [("STREAM", "DAY", "BATCHES", "EVENTS", "OBSERVED ONLY", "SET ASIDE", "REPEATS")]
-    for line in found["streams"]:
+        say(json.dumps(answer, ensure_ascii=False))
+        return 0 if answer["ok"] else 1
+    rows = [("STREAM", "DAY", "BATCHES", "EVENTS", "OBSERVED ONLY", "DEAD LETTERS", "DUPLICATES")]
+    for line in answer["streams"]:
         name = str(Stream.of(line))
         for day, sums in line["days"].items():
             rows.append(
@@ -48,45 +48,45 @@ def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
                 )
             )
     show(rows)
-    for line in found["streams"]:
+    for line in answer["streams"]:
         name = str(Stream.of(line))
         for gap in line["gaps"]:
             lost = "" if gap["estimated_events"] is None else f", about {gap['estimated_events']} events"
             say(f"gap      {name}: {gap['reason']}, from {gap['from'] or '?'} to {gap['to'] or '?'}{lost}")
         for finding in line["findings"]:
             say(f"FINDING  {name}: {finding['code']}: {finding['detail']}")
-    say("The chain is whole." if found["ok"] else "The chain does not hold: see the findings.")
-    return 0 if found["ok"] else 1
+    say("Every batch is accounted for." if answer["ok"] else "Some batches are not accounted for: see the findings.")
+    return 0 if answer["ok"] else 1
 
 
 def missed(location: str | None, since: str | None, *, as_json: bool) -> int:
-    """What UTMStack's own plugin missed of what was observed, hour by hour; 1 where it missed any."""
+    """Count the observed events that UTMStack's own plugin missed, by hour; 1 if it missed any."""
     try:
         config = configuration.load(location)
-        found = Observations(App(lambda: config, LOOKING).state).missed(day_of_option(since))
+        streams = Observations(App(lambda: config, LOOKING).state).missed(day_of_option(since))
     except ConnectorError as error:
         return refused(error, as_json=as_json)
-    total = sum(each.total.missed for each in found)
-    hint = None if found else _not_observed(config.observe, since)
+    total = sum(stream.total.missed for stream in streams)
+    hint = None if streams else _not_observed(config.observe, since)
     if as_json:
-        answer = {"ok": total == 0, "missed": total, "streams": list(map(answers.missed, found))}
+        answer = {"ok": total == 0, "missed": total, "streams": list(map(answers.missed, streams))}
         say(json.dumps(answer | ({"hint": hint} if hint else {}), ensure_ascii=False))
         return 1 if total else 0
     if hint:
         say(hint)
         return 0
     rows = [("STREAM", "HOUR", "OBSERVED", "MISSED", "LATE")]
-    for each in found:
-        name = f"{each.stream.integration}/{each.stream.tenant}"
-        for start, hour in each.hours.items():
+    for events in streams:
+        name = f"{events.stream.integration}/{events.stream.tenant}"
+        for start, hour in events.hours.items():
             rows.append((name, start, str(hour.observed), str(hour.missed), str(hour.late)))
     show(rows)
-    say(f"{total} of {sum(each.total.observed for each in found)} events never reached UTMStack by its own plugin.")
+    say(f"UTMStack's own plugin missed {total} of {sum(stream.total.observed for stream in streams)} events.")
     return 1 if total else 0
 
 
-def _not_observed(observes: bool, since: str | None) -> str:  # noqa: FBT001 - a fact, no switch
+def _not_observed(observes: bool, since: str | None) -> str:  # noqa: FBT001 - a fact, not an option
     when = f"since {since}" if since else "yet"
     if observes:
-        return f"Nothing was observed {when}: no batch has come to its turn. `status` tells how the streams stand."
-    return f"Nothing was observed {when}: `observe` is off. Set `observe: on` while UTMStack's own plugin still runs."
+        return f"No event was observed {when}: no batch is finished. Run `status` to see the streams."
+    return f"No event was observed {when}: `observe` is off. Set `observe: on` while UTMStack's own plugin still runs."

@@ -1,4 +1,4 @@
-"""How far something that takes long has come, for a person at a terminal; nobody else is told."""
+"""Progress of long commands, shown only if standard error is a terminal."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 AFTER_SECONDS = 2.0
-"""What is done sooner is told by its result."""
+"""A command that ends sooner shows no progress."""
 
 
 class Progress:
-    """Lines on standard error, each with a bar, the rate and the time left; they go again at the end."""
+    """Lines on standard error, each with a bar, the rate and the time left. They disappear at the end."""
 
     def __init__(self, unit: str, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._unit = unit
@@ -30,10 +30,10 @@ class Progress:
         self._bars: Bars | None = None
         self._is_seen = sys.stderr.isatty()
 
-    def tell(self, what: str, count: int, done: float | None = None) -> None:
-        """Of `what`, so many units are done, a part of all (0 to 1; None: how many there are is not known)."""
+    def update(self, name: str, count: int, done: float | None = None) -> None:
+        """Show that `count` units of the task are done; `done` is the share of all (0 to 1), None if unknown."""
         now = self._monotonic()
-        began = self._began.setdefault(what, now)
+        began = self._began.setdefault(name, now)
         if not self._is_seen or now - min(self._began.values()) < AFTER_SECONDS:
             return
         seconds = max(now - began, 0.001)
@@ -42,12 +42,12 @@ class Progress:
         if self._bars is None:
             self._bars = _bars()
             self._bars.start()
-        if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(printable(what), total=None, text=text)
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(printable(name), total=None, text=text)
         total, completed = (None, 0.0) if done is None else (1.0, done)
-        self._bars.update(self._tasks[what], total=total, completed=completed, text=text)
+        self._bars.update(self._tasks[name], total=total, completed=completed, text=text)
         if done is not None and done >= 1:
-            self._bars.remove_task(self._tasks.pop(what))
+            self._bars.remove_task(self._tasks.pop(name))
 
     def __enter__(self) -> Self:
         return self
@@ -60,12 +60,12 @@ class Progress:
 
 
 def part_of(window: timedelta, up_to: datetime | None) -> float:
-    """How much of the window was read, where the newest event read is of that time; None: all of it."""
+    """The share of the window that is read, if the newest event read has that time; None: the whole window."""
     return 1.0 if up_to is None else max(0.0, min(1.0, 1 - (datetime.now(UTC) - up_to) / window))
 
 
 def _bars() -> Bars:
-    from rich.console import Console  # noqa: PLC0415 - only where a person waits
+    from rich.console import Console  # noqa: PLC0415 - a slow import that only a terminal needs
     from rich.progress import BarColumn, TextColumn  # noqa: PLC0415 - as above
     from rich.progress import Progress as Bars  # noqa: PLC0415 - as above
 

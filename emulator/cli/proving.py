@@ -1,4 +1,4 @@
-"""The arguments of the commands that prove: `attest`, `record`, `drill`. What they do is loaded when they run."""
+"""The arguments of `attest`, `record` and `drill`. Their code is imported when they run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Protocol
 
-# ruff: noqa: PLC0415 - see above
+# ruff: noqa: PLC0415 - each command imports only what it uses
 
 EXAMPLES = {
     "attest": ("--new-key site.key", "--day yesterday --key site.key --out yesterday.json"),
@@ -16,33 +16,33 @@ EXAMPLES = {
 
 
 class Add(Protocol):
-    """Adds a command to the table."""
+    """Adds a command to the parser."""
 
     def __call__(
         self, name: str, text: str, command: Run, *, config: bool = False, json: bool = False
     ) -> argparse.ArgumentParser:
-        """The parser of the new command."""
+        """Return the parser of the new command."""
 
 
 class Run(Protocol):
-    """What a command does; its exit status."""
+    """Runs a command and returns its exit status."""
 
     def __call__(self, args: argparse.Namespace, /) -> int:
         """Run it."""
 
 
 def add_commands(add: Add) -> None:
-    """Add the three."""
-    _attest(add("attest", "sign what became of a day's events, or verify that", _run_attest, config=True, json=True))
-    _record(add("record", "write real pages down, without anybody's name", _run_record, config=True, json=True))
-    _drill(add("drill", "cut everything off in turn, on a copy of this site", _run_drill, config=True, json=True))
+    """Add the three commands."""
+    _attest(add("attest", "sign a statement about a day's events, or verify one", _run_attest, config=True, json=True))
+    _record(add("record", "record real pages with pseudonyms, for the simulator", _run_record, config=True, json=True))
+    _drill(add("drill", "test outages on a simulated copy of this site", _run_drill, config=True, json=True))
 
 
 def _attest(parser: argparse.ArgumentParser) -> None:
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--new-key", type=Path, metavar="FILE", help="make a key: FILE, and FILE.pub for who verifies")
-    what.add_argument("--day", metavar="DAY", help="attest a day (UTC): 2026-03-10, or yesterday")
-    what.add_argument("--verify", type=Path, metavar="FILE", help="check a statement; its signature is FILE.sig")
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--new-key", type=Path, metavar="FILE", help="create a key: FILE, and FILE.pub for verifying")
+    action.add_argument("--day", metavar="DAY", help="sign a day (UTC): 2026-03-10, or yesterday")
+    action.add_argument("--verify", type=Path, metavar="FILE", help="verify a statement; its signature is FILE.sig")
     parser.add_argument("--key", type=Path, metavar="FILE", help="with --day: the private key")
     parser.add_argument("--out", type=Path, metavar="FILE", help="with --day: the statement; FILE.sig is its signature")
     parser.add_argument("--public-key", type=Path, metavar="FILE", help="with --verify: the public key")
@@ -51,18 +51,18 @@ def _attest(parser: argparse.ArgumentParser) -> None:
 def _record(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="`central --recording FILE` serves it")
     how_long = parser.add_mutually_exclusive_group()
-    how_long.add_argument("--pages", type=int, metavar="N", help="at most so many, of all streams together")
-    how_long.add_argument("--minutes", type=float, metavar="N", help="so long; default: until Sophos has no more")
-    parser.add_argument("--integration", metavar="NAME", help="default: each")
+    how_long.add_argument("--pages", type=int, metavar="N", help="stop after N pages of all streams")
+    how_long.add_argument("--minutes", type=float, metavar="N", help="stop after N minutes; default: at the last page")
+    parser.add_argument("--integration", metavar="NAME", help="default: all")
     parser.add_argument(
-        "--keep-key", type=Path, metavar="FILE", help="the key of the pseudonyms, for the next recording; default: none"
+        "--keep-key", type=Path, metavar="FILE", help="keep the pseudonyms' key for the next recording; default: none"
     )
 
 
 def _drill(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, default=10.0, metavar="N", help="default: %(default)g")
-    parser.add_argument("--seed", type=int, metavar="N", help="which outage comes when; default: random, and told")
-    parser.add_argument("--report", type=Path, metavar="FILE.html", help="one page for an auditor")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of the outages; default: random, and printed")
+    parser.add_argument("--report", type=Path, metavar="FILE.html", help="write a report for an auditor")
 
 
 def _run_drill(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`types`, `reconcile` and `backfill`: what Sophos holds, read again."""
+"""`types`, `reconcile` and `backfill`: commands that read Sophos again."""
 
 from __future__ import annotations
 
@@ -30,34 +30,34 @@ T = TypeVar("T")
 
 
 def types(location: str | None, integration: str | None, hours: float, *, as_json: bool) -> int:
-    """Which types of events Sophos holds, by family, and what leaving each out would save; 1 where not all was read."""
+    """Count the types of events by family, and what excluding each would save; 1 if not everything was read."""
     try:
         app, _ = graph(location, LOOKING)
-        reports = _told(timedelta(hours=hours), partial(app.count_types, integration, timedelta(hours=hours)))
+        reports = _with_progress(timedelta(hours=hours), partial(app.count_types, integration, timedelta(hours=hours)))
     except ConnectorError as error:
         return refused(error, as_json=as_json)
     if as_json:
-        found = {"ok": all(each.is_complete for each in reports), "results": list(map(answers.types, reports))}
-        say(json.dumps(found, ensure_ascii=False))
+        answer = {"ok": all(report.is_complete for report in reports), "results": list(map(answers.types, reports))}
+        say(json.dumps(answer, ensure_ascii=False))
     for report in () if as_json else reports:
-        rows = [("TO LEAVE OUT", "EVENTS", "OF ALL", "BYTES", "OF ALL", "")]
+        rows = [("EXCLUDE", "EVENTS", "OF ALL", "BYTES", "OF ALL", "")]
         for family in report.seen.families:
             rows.append((family.exclude or "(no family)", *_saving(family.share), ""))
             for seen in family.types:
-                note = "left out now" if seen.is_excluded else "stays, unless named itself" if seen.is_needed else ""
+                note = "excluded now" if seen.is_excluded else "only if named itself" if seen.is_needed else ""
                 rows.append((f"  {seen.name or '(no type)'}", *_saving(seen.share), note))
         whole = report.seen.all
         say(f"{report.integration}: {whole.events} events, {whole.bytes} bytes in {report.hours:g} h")
         show(rows)
         for problem in report.problems:
-            say(f"NOT READ  {problem.tenant}: {problem.error}")
-    return 0 if all(each.is_complete for each in reports) else 1
+            say(f"NOT READ  {problem.tenant or report.integration}: {problem.error}", f"→ {problem.error.remedy}")
+    return 0 if all(report.is_complete for report in reports) else 1
 
 
-def _told(window: timedelta, read: Callable[..., list[T]]) -> list[T]:
-    """What comes of the reading, of which a person hears how far it has come."""
+def _with_progress(window: timedelta, read: Callable[..., list[T]]) -> list[T]:
+    """The results of the reading, with progress on a terminal."""
     with Progress("events") as progress:
-        return read(on_progress=lambda what, count, up_to: progress.tell(what, count, part_of(window, up_to)))
+        return read(on_progress=lambda name, count, up_to: progress.update(name, count, part_of(window, up_to)))
 
 
 def _saving(share: Share) -> tuple[str, str, str, str]:
@@ -67,21 +67,21 @@ def _saving(share: Share) -> tuple[str, str, str, str]:
 def reconcile(
     location: str | None, integration: str | None, tenant: str | None, since: str | None, *, as_json: bool
 ) -> int:
-    """Read Sophos again, store what the ledger does not hold, and forward it.
+    """Read Sophos again, store the events that the ledger lacks, and forward them.
 
-    0 where all of it was read and the engine has taken what was missing.
+    0 if everything was read and the engine acknowledged the missing events.
     """
     try:
         app, _ = graph(location)
         window = None if since is None else _served_window(since)
-        reports = _told(window or DAY, partial(app.reconcile_all, integration, window, tenant=tenant))
+        reports = _with_progress(window or DAY, partial(app.reconcile_all, integration, window, tenant=tenant))
     except ConnectorError as error:
         return refused(error, as_json=as_json)
     obstacle = _forwarded(app, integration)
-    ok = obstacle is None and all(each.outcome == RECONCILED for each in reports)
+    ok = obstacle is None and all(report.outcome == RECONCILED for report in reports)
     if as_json:
-        found: dict[str, Any] = {"ok": ok, "results": list(map(answers.reconciled, reports))}
-        say(json.dumps(found | ({"problem": obstacle.as_problem()} if obstacle else {}), ensure_ascii=False))
+        answer: dict[str, Any] = {"ok": ok, "results": list(map(answers.reconciled, reports))}
+        say(json.dumps(answer | ({"problem": obstacle.as_problem()} if obstacle else {}), ensure_ascii=False))
         return 0 if ok else 1
     rows = [("STREAM", "OUTCOME", "READ", "MISSING", "HOW LATE")]
     for report in reports:
@@ -93,16 +93,16 @@ def reconcile(
         if report.error is not None:
             say("", f"{row[0]}: {report.error}", f"→ {report.error.remedy}")
         elif report.outcome != RECONCILED:
-            say("", f"{row[0]}: not all was read in time. Call it again: it goes on from there.")
+            say("", f"{row[0]}: not everything was read in time. Run the command again: it continues from there.")
     if obstacle is not None:
-        say("", f"What was missing is stored, and waits: {obstacle}", f"→ {obstacle.remedy}")
+        say("", f"The missing events are stored, but not delivered yet: {obstacle}", f"→ {obstacle.remedy}")
     return 0 if ok else 1
 
 
 def _forwarded(app: App, integration: str | None) -> ConnectorError | None:
-    """Forward what waits; what stands in its way, which takes nothing from what was found."""
+    """Forward the waiting batches; the first error, or None. An error does not change what was read."""
     try:
-        return next((each.error for each in app.forward(integration) if each.error is not None), None)
+        return next((result.error for result in app.forward(integration) if result.error is not None), None)
     except ConnectorError as error:
         return error
 
@@ -111,7 +111,7 @@ def _served_window(since: str) -> timedelta:
     window = window_of(since)
     if window > DAY:
         raise ConfigError(
-            f"--since {since} lies too far back: Sophos serves the events of the last 24 hours only",
-            remedy="Write 24h at most. What was fetched before may be in the archive: `replay --since` sends that.",
+            f"--since {since} is too long ago: Sophos serves only the last 24 hours",
+            remedy="Write at most 24h. Older events may be in the archive: send them with `replay --since`.",
         )
     return window

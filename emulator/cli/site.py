@@ -1,4 +1,4 @@
-"""What the commands share: the site that a configuration describes, and what runs there."""
+"""Helpers that the commands share: the use cases of a configuration, and the running connector."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ if TYPE_CHECKING:
     from emulator.utmstack.watcher import SettingsWatcher
 
 LOOKING = Parts(store=existing_store)
-"""What a command is built on that only looks: it makes no store."""
+"""The parts of commands that only read: they create no store."""
 
 
 def graph(location: str | None, parts: Parts | None = None) -> tuple[App, SettingsWatcher | None]:
-    """The use cases over the configuration, and over what UTMStack configures beside it."""
+    """The use cases over the configuration with the integrations of UTMStack's own configuration.
+
+    Problems of UTMStack's configuration go to standard error.
+    """
     config = configuration.load(location)
     followed = followed_of(config)
     if followed:
@@ -40,10 +43,10 @@ def graph(location: str | None, parts: Parts | None = None) -> tuple[App, Settin
 
 
 def followed_of(config: Config) -> SettingsWatcher | None:
-    """UTMStack's own configuration as it is now; None where it is not followed."""
+    """UTMStack's own configuration, read now; None if it is not followed."""
     if config.utmstack is None:
         return None
-    from emulator.utmstack.watcher import SettingsWatcher  # noqa: PLC0415 - only where UTMStack is followed
+    from emulator.utmstack.watcher import SettingsWatcher  # noqa: PLC0415 - only sites that follow UTMStack need it
 
     followed = SettingsWatcher(config.utmstack.workdir)
     followed.look()
@@ -51,7 +54,7 @@ def followed_of(config: Config) -> SettingsWatcher | None:
 
 
 def window_of(since: str) -> timedelta:
-    """How long ago a date, or the duration itself."""
+    """The age of a time, or the duration itself; ConfigError for any other text."""
     with suppress(ValueError):
         return parse_duration(since)
     with suppress(ValueError):
@@ -59,12 +62,12 @@ def window_of(since: str) -> timedelta:
         if window > timedelta(0):
             return window
     raise ConfigError(
-        f"--since {since!r} is neither a past time nor a duration", remedy="Write 12h, or 2026-03-10T08:00."
+        f"--since {since!r} is neither a past time nor a duration", remedy="Write for example 12h, or 2026-03-10T08:00."
     )
 
 
 def day_of_option(since: str | None) -> str:
-    """The ledger's day of a date, or of so long ago."""
+    """The ledger's day of a date, or of a duration ago; empty without an option. ConfigError for any other text."""
     if not since:
         return ""
     with suppress(ValueError):
@@ -73,25 +76,25 @@ def day_of_option(since: str | None) -> str:
         return day_of(datetime.fromisoformat(since).astimezone(UTC))
     except ValueError:
         raise ConfigError(
-            f"--since {since!r} is neither a date nor a duration", remedy="Write 2026-03-10, or 7d."
+            f"--since {since!r} is neither a date nor a duration", remedy="Write for example 2026-03-10, or 7d."
         ) from None
 
 
 def running_status(config: Config) -> dict[str, Any] | None:
-    """What a running emulator says, which knows more than the store; None where none answers."""
+    """The status of a running connector, which knows more than the store; None if none answers."""
     try:
         answer = asked(config, "/status", reading=5)
-        found: dict[str, Any] = answer.json()
+        status: dict[str, Any] = answer.json()
     except (requests.RequestException, ValueError):
         return None
-    # Something else may listen there, or an emulator with another store.
-    return found if answer.status_code == 200 and found.get("store") == config.store else None
+    # Another program may listen there, or a connector with another store.
+    return status if answer.status_code == 200 and status.get("store") == config.store else None
 
 
 def asked(config: Config, path: str, *, reading: float | None, stream: bool = False) -> requests.Response:
-    """What listens there answers, asked on this machine and under this machine's name, so that it lets us in."""
+    """The running connector's answer to a GET. The request is local, so that it needs no key by default."""
     host, port = config.listen
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - everywhere is here too
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - the wildcard includes loopback
     return requests.get(
         f"http://{f'[{host}]' if ':' in host else host}:{port}{path}",
         headers={"Host": f"localhost:{port}", **_key_of(config)},
@@ -102,36 +105,37 @@ def asked(config: Config, path: str, *, reading: float | None, stream: bool = Fa
 
 
 def _key_of(config: Config) -> dict[str, str]:
-    """The header that shows a key, where callers on this machine show one too."""
+    """The header with a key, if local callers need one too."""
     if config.access.local != "key" or not config.access.keys:
         return {}
     return {"Authorization": f"Bearer {config.access.keys[0].resolve()}"}
 
 
 def refused(error: ConnectorError, *, as_json: bool) -> int:
-    """Say why a command cannot do its work; 2, its exit status."""
+    """Print the error of a command that cannot run; return 2, its exit status."""
     if as_json:
         say(json.dumps({"ok": False, "problem": error.as_problem()}))
     refuse(error)
     return 2
 
 
-def print_followed(found: dict[str, Any]) -> None:
-    """Print how UTMStack's own configuration stands."""
-    if found["groups"]:
-        say("", f"{found['source']}: {len(found['groups'])} group(s): {', '.join(map(repr, found['groups']))}")
-    if "note" in found:
-        say("", f"{found['note']}")
-    for problem in found["problems"]:
+def print_followed(followed: dict[str, Any]) -> None:
+    """Print the groups and problems of UTMStack's own configuration."""
+    if followed["groups"]:
+        groups = ", ".join(map(repr, followed["groups"]))
+        say("", f"{followed['source']}: {len(followed['groups'])} group(s): {groups}")
+    if "note" in followed:
+        say("", f"{followed['note']}")
+    for problem in followed["problems"]:
         print_problem({"name": "UTMStack's configuration", "problem": problem})
 
 
 def print_problem(line: dict[str, Any]) -> None:
-    """A line's trouble and its warnings, each with what to do."""
+    """Print a line's problem and warnings, each with its remedy."""
     if "problem" in line:
-        name = line.get("tenant_name")
-        what = line.get("name") or f"{Stream.of(line)}{f' ({name})' if name else ''}"
+        tenant = line.get("tenant_name")
+        name = line.get("name") or f"{Stream.of(line)}{f' ({tenant})' if tenant else ''}"
         until = f" (next try {line['retry_at']})" if line.get("retry_at") else ""
-        say("", f"{what}: {line['problem']['detail']}{until}", f"→ {line['problem']['remedy']}")
-    for each in line.get("warnings", ()):
-        say("", f"{line['name']}: {each['text']}", f"→ {each['remedy']}")
+        say("", f"{name}: {line['problem']['detail']}{until}", f"→ {line['problem']['remedy']}")
+    for warning in line.get("warnings", ()):
+        say("", f"{line['name']}: {warning['text']}", f"→ {warning['remedy']}")

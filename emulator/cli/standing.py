@@ -1,4 +1,4 @@
-"""`status`: how a site stands."""
+"""`status`: the health of a site, its problems and its streams."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from lib.model.stream import Stream
 
 WATCH_SECONDS = 2.0
 SOME = 5
-"""Streams of a kind of problem that are named, where not each is asked for."""
+"""The number of streams that are named for each kind of problem, without `--problems`."""
 NAMES = (
     "STREAM",
     "HEALTH",
@@ -41,46 +41,47 @@ NAMES = (
     "LAG",
     "WAITING",
     "GAPS",
-    "SET ASIDE",
+    "DEAD LETTERS",
     "LAST EVENT",
     "FETCHED",
     "ACKED",
     "EVERY",
     "TENANT",
 )
-"""The columns, the most important first."""
+"""The columns, the most important one first."""
 WORST_FIRST = ("failing", "attention", "ok")
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Of which integration and tenant (an id or a name) something is shown; None: of each."""
+    """The integration and tenant (an id or a name) to show; None: all."""
 
     integration: str | None = None
     tenant: str | None = None
 
-    def of(self, found: dict[str, Any]) -> dict[str, Any]:
-        """The status of these alone; what concerns no stream concerns them too. NotFoundError where there are none."""
+    def of(self, whole: dict[str, Any]) -> dict[str, Any]:
+        """The status of the chosen ones. Reasons that concern no stream stay. NotFoundError if none is chosen."""
         if self == Choice():
-            return found
-        lines = [line for line in found["streams"] if self._is_chosen(line)]
+            return whole
+        lines = [line for line in whole["streams"] if self._is_chosen(line)]
         own = {line["integration"] for line in lines} if self.tenant else {self.integration}
-        integrations = [line for line in found["integrations"] if line["name"] in own]
+        integrations = [line for line in whole["integrations"] if line["name"] in own]
         if not integrations:
-            names = ", ".join(repr(line["name"]) for line in found["integrations"]) or "none"
-            what = f"a tenant {self.tenant!r}" if self.tenant else f"an integration {self.integration!r}"
-            raise NotFoundError(f"nothing is read of {what}", remedy=f"The integrations are: {names}.")
+            names = ", ".join(repr(line["name"]) for line in whole["integrations"]) or "none"
+            name = f"tenant {self.tenant!r}" if self.tenant else f"integration {self.integration!r}"
+            raise NotFoundError(f"there is no {name}", remedy=f"The integrations are: {names}.")
         paths = {Stream.of(line).path for line in lines}
         reasons = []
-        for reason in found["reasons"]:
-            streams = [each for each in reason["streams"] if each in paths]
+        for reason in whole["reasons"]:
+            streams = [path for path in reason["streams"] if path in paths]
             if streams or (not reason["streams"] and (not reason["integrations"] or own & {*reason["integrations"]})):
                 reasons.append(reason | {"streams": streams, "count": len(streams) or reason["count"]})
-        health = next((each for each in WORST_FIRST if any(one["health"] == each for one in reasons)), "ok")
+        healths = {reason["health"] for reason in reasons}
+        health = next((worst for worst in WORST_FIRST if worst in healths), "ok")
         sums = {name: sum(line[name] for line in lines) for name in (*_SUMS, "set_aside")}
         sums["gaps"] = sum(len(line["gaps"]) for line in lines)
         chosen = {"health": health, "ok": health == "ok", "reasons": reasons}
-        return found | chosen | sums | {"integrations": integrations, "streams": lines}
+        return whole | chosen | sums | {"integrations": integrations, "streams": lines}
 
     def _is_chosen(self, line: dict[str, Any]) -> bool:
         return self.integration in (None, line["integration"]) and self.tenant in (
@@ -101,73 +102,75 @@ def status(
     watch: bool = False,
     as_json: bool,
 ) -> int:
-    """The verdict, what needs a person, and every stream; 0 where health is `ok`, 1 otherwise; 2: unknown."""
+    """Print the health, the problems and every stream; 0 if the health is `ok`, otherwise 1; 2 if it is unknown."""
     if watch:
-        # At once, whatever it waits for: nothing is under way that would have to be ended.
+        # The process may end at any moment: it only reads.
         signal.signal(signal.SIGINT, lambda *_: os._exit(0))
     while True:
         if watch and window() is not None:
             print("\x1b[H\x1b[2J", end="")
-        ended = _shown(location, choice, problems_alone=problems_alone, as_json=as_json)
+        exit_status = _shown(location, choice, problems_alone=problems_alone, as_json=as_json)
         if not watch:
-            return ended
+            return exit_status
         time.sleep(WATCH_SECONDS)
 
 
 def _shown(location: str | None, choice: Choice, *, problems_alone: bool, as_json: bool) -> int:
     try:
         config = configuration.load(location)
-        found = choice.of(running_status(config) or _stored(config))
+        site = choice.of(running_status(config) or _stored(config))
     except ConnectorError as error:
         return refused(error, as_json=as_json)
     if as_json:
-        say(json.dumps(found, ensure_ascii=False))
-        return 0 if found["ok"] else 1
-    verdict, totals = _verdict(found), _totals(found)
-    headline(found["health"], verdict)
+        say(json.dumps(site, ensure_ascii=False))
+        return 0 if site["ok"] else 1
+    verdict, totals = _verdict(site), _totals(site)
+    headline(site["health"], verdict)
     say(totals)
-    lines = {Stream.of(line).path: line for line in found["streams"]}
-    integrations = {line["name"]: line for line in found["integrations"]}
-    told = height(f"{found['health']}  {verdict}", totals)
-    for reason in found["reasons"]:
-        told += _print_reason(reason, lines if reason["streams"] else integrations, None if problems_alone else SOME)
-    told += _print_passing([*integrations.values(), *lines.values()])
+    lines = {Stream.of(line).path: line for line in site["streams"]}
+    integrations = {line["name"]: line for line in site["integrations"]}
+    printed = height(f"{site['health']}  {verdict}", totals)
+    for reason in site["reasons"]:
+        printed += _print_reason(reason, lines if reason["streams"] else integrations, None if problems_alone else SOME)
+    printed += _print_passing([*integrations.values(), *lines.values()])
     if not problems_alone and lines:
         say("")
-        _print_streams(list(lines.values()), told)
-        for line in found["integrations"]:
+        _print_streams(list(lines.values()), printed)
+        for line in site["integrations"]:
             if line["exclude_types"]:
-                say(f"{line['name']} leaves out: {', '.join(line['exclude_types'])}")
-        _print_rest(found)
-    return 0 if found["ok"] else 1
+                say(f"{line['name']} excludes: {', '.join(line['exclude_types'])}")
+        _print_rest(site)
+    return 0 if site["ok"] else 1
 
 
-def _verdict(found: dict[str, Any]) -> str:
-    """How many streams stand how."""
-    counts = Counter(line["health"] for line in found["streams"])
-    told = ", ".join(f"{counts[each]} {each}" for each in WORST_FIRST if counts[each]) or "nothing is read yet"
-    kinds = plural(len(found["reasons"]), "kind of problem", "kinds of problems") if found["reasons"] else "all is well"
-    waits = f"; {found['waiting']} waiting for a turn" if found["waiting"] else ""
-    read = f"{plural(len(found['streams']), 'stream')} of {plural(len(found['integrations']), 'integration')}"
-    return f"{kinds}; {read}: {told}{waits}"
+def _verdict(site: dict[str, Any]) -> str:
+    """The number of streams of each health."""
+    counts = Counter(line["health"] for line in site["streams"])
+    by_health = ", ".join(f"{counts[health]} {health}" for health in WORST_FIRST if counts[health]) or "no stream yet"
+    problems = len(site["reasons"])
+    kinds = plural(problems, "kind of problem", "kinds of problems") if problems else "no problems"
+    waits = f"; {site['waiting']} waiting for their turn" if site["waiting"] else ""
+    read = f"{plural(len(site['streams']), 'stream')} of {plural(len(site['integrations']), 'integration')}"
+    return f"{kinds}; {read}: {by_health}{waits}"
 
 
-def _totals(found: dict[str, Any]) -> str:
-    waiting = f"{plural(found['pending_batches'], 'batch', 'batches')} waiting ({size(found['pending_bytes'])})"
-    lost = f"{plural(found['gaps'], 'gap')}, {plural(found['set_aside'], 'event')} set aside"
-    return f"{found['events']:,} events fetched, {found['acked']:,} acknowledged; {waiting}; {lost}"
+def _totals(site: dict[str, Any]) -> str:
+    waiting = f"{plural(site['pending_batches'], 'batch', 'batches')} waiting ({size(site['pending_bytes'])})"
+    lost = f"{plural(site['gaps'], 'gap')}, {plural(site['set_aside'], 'dead letter')}"
+    return f"{site['events']:,} events fetched, {site['acked']:,} acknowledged; {waiting}; {lost}"
 
 
 def _print_reason(reason: dict[str, Any], lines: dict[str, dict[str, Any]], most: int | None) -> int:
-    """Print a kind of problem, the remedy and whom it concerns (None: each); how many lines that took."""
+    """Print a kind of problem, its remedy and the first `most` streams (None: all); return the lines printed."""
     concerned = [lines[name] for name in reason["streams"] or reason["integrations"] if name in lines]
     whom = plural(reason["count"], "stream") if reason["streams"] else ", ".join(reason["integrations"])
-    since = f", since {reason['since'][:16]}Z" if reason["since"] else ""
+    since = f"since {reason['since'][:16]}Z" if reason["since"] else ""
+    place = ", ".join(filter(None, (whom, since)))
     say("")
-    headline(reason["health"], f"{reason['title']}{f' ({whom}{since})' if whom or since else ''}")
+    headline(reason["health"], f"{reason['title']}{f' ({place})' if place else ''}")
     own = [_concerned(line, reason["code"]) for line in concerned[:most]]
     more = len(concerned) - len(own)
-    rest = [f"  … and {more} more: `status --problems` names all"] if more else []
+    rest = [f"  … and {more} more: `status --problems` lists all"] if more else []
     detail = [] if any(": " in line for line in own) else [f"  {reason['detail']}"]
     text = [*detail, f"  → {reason['remedy']}", *own, *rest]
     say(*text)
@@ -175,7 +178,7 @@ def _print_reason(reason: dict[str, Any], lines: dict[str, dict[str, Any]], most
 
 
 def _print_passing(lines: Sequence[dict[str, Any]]) -> int:
-    """Print what went wrong and heals by itself, by kind; how many lines that took."""
+    """Print temporary problems by kind; return the number of lines printed."""
     kinds: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
         if line.get("problem") and line["health"] == "ok":
@@ -184,7 +187,7 @@ def _print_passing(lines: Sequence[dict[str, Any]]) -> int:
     for code, concerned in kinds.items():
         names = [_concerned(line, code) for line in concerned[:SOME]]
         more = [f"  … and {len(concerned) - SOME} more"] if len(concerned) > SOME else []
-        text += ["", "This passes by itself:", *names, *more, f"  → {concerned[0]['problem']['remedy']}"]
+        text += ["", "Temporary problem:", *names, *more, f"  → {concerned[0]['problem']['remedy']}"]
     if text:
         say(*text)
     return height(*text)
@@ -199,20 +202,20 @@ def _concerned(line: dict[str, Any], code: str) -> str:
     return f"{name}: {line['problem']['detail']}{until}"
 
 
-def _print_streams(lines: list[dict[str, Any]], told: int) -> None:
-    """Print the table; in a window the worst first, and not more of them than it has lines."""
+def _print_streams(lines: list[dict[str, Any]], printed: int) -> None:
+    """Print the table. In a terminal window, the worst streams come first, and only as many as fit."""
     space = window()
     if space is None:
         show([NAMES, *map(_row, lines)])
         return
     worst = sorted(lines, key=lambda line: (WORST_FIRST.index(line["health"]), -(line["lag_seconds"] or 0)))
-    most = max(SOME, space[1] - told - 6)
+    most = max(SOME, space[1] - printed - 6)
     named = [
         line | {"tenant": line["tenant_name"] or line["tenant"], "tenant_name": line["tenant"]} for line in worst[:most]
     ]
     show([NAMES, *map(_row, named)], one_line=True)
     if len(worst) > most:
-        say(f"… and {len(worst) - most} more: `--integration`, `--tenant`, or `status | less` shows them")
+        say(f"… and {len(worst) - most} more: use `--integration`, `--tenant`, or `status | less`")
 
 
 def _row(line: dict[str, Any]) -> tuple[str, ...]:
@@ -233,43 +236,43 @@ def _row(line: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _every(planned: float | None, measured: float | None) -> str:
-    """How often a stream is asked; beside it the interval that was measured, where that is longer by a quarter."""
+    """A stream's planned interval, with the measured one if that is longer by a quarter."""
     if planned is None:
         return "-" if measured is None else f"{measured:.0f}s"
     is_longer = measured is not None and measured > 1.25 * planned + 1.0
     return f"{planned:.0f}s ({measured:.0f}s measured)" if is_longer else f"{planned:.0f}s"
 
 
-def _print_rest(found: dict[str, Any]) -> None:
-    """What is to be said of none of the lines."""
-    if "utmstack" in found:
-        print_followed(found["utmstack"])
-    for each in found.get("damaged", ()):  # An older version, which runs just now, tells none.
-        say("", f"damaged  {each['key']}: {each['what']}")
-    for line in found.get("links", ()):
+def _print_rest(site: dict[str, Any]) -> None:
+    """Print the parts of the status that belong to no stream."""
+    if "utmstack" in site:
+        print_followed(site["utmstack"])
+    for damage in site.get("damaged", ()):  # The running connector may be an older version without this field.
+        say("", f"damaged  {damage['key']}: {damage['what']}")
+    for line in site.get("links", ()):
         _print_link(line)
-    if (beat := found.get("heartbeat")) is not None:
+    if (beat := site.get("heartbeat")) is not None:
         trip = "none yet" if beat["acked_at"] is None else f"{beat['acked_at']}, {beat['round_trip_seconds']:.1f} s"
-        say("", f"Heartbeat each {beat['every']}: {'LATE; ' if beat['late'] else ''}last acknowledged: {trip}")
-    if found["set_aside"]:
-        say("", "What is set aside lies in the store's dead/, with the reason; `replay --batch NAME` sends it again.")
-    if found["observe"]:
-        say("", "Observing: nothing is forwarded; `missed` tells what UTMStack's own plugin missed.")
+        say("", f"Heartbeat every {beat['every']}: {'LATE; ' if beat['late'] else ''}last acknowledged: {trip}")
+    if site["set_aside"]:
+        say("", "Dead letters are in dead/, with the reason. Send them again with `replay --since 7d --dead-letters`.")
+    if site["observe"]:
+        say("", "Observe mode: no event is forwarded. Run `missed` to see what UTMStack's own plugin missed.")
 
 
 def _print_link(line: dict[str, Any]) -> None:
-    """What of a tenant's alerts and events lacks the other one."""
-    for key, (_, _, what) in ALONE.items():
+    """Print a tenant's alerts without their event, and events without their alert."""
+    for key, (_, _, plural_name) in ALONE.items():
         if key in line:
             name = f"{line['integration']}/{line['tenant']}"
-            say("", f"{name}: {line[key]['count']} {what}, such as {line[key]['ids'][-1]}")
+            say("", f"{name}: {line[key]['count']} {plural_name}, such as {line[key]['ids'][-1]}")
 
 
 def _stored(config: Config) -> dict[str, Any]:
-    """What the store and UTMStack's configuration say where nothing runs."""
+    """The status from the store and UTMStack's configuration, if the connector does not run."""
     followed = followed_of(config)
     if followed is None:
         return statuses.collect(App(lambda: config, LOOKING))
-    problems = [problem_after(None, each, datetime.now(UTC), None) for each in followed.problems]
+    problems = [problem_after(None, problem, datetime.now(UTC), None) for problem in followed.problems]
     whole = with_followed(config, read_followed(Path(followed.path)))
     return statuses.collect(App(lambda: whole, LOOKING), followed=problems) | {"utmstack": followed.status()}

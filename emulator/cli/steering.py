@@ -13,7 +13,7 @@ from lib.errors import ConnectorError
 
 
 def pause(location: str | None, integration: str, *, resume: bool, as_json: bool) -> int:
-    """Pause an integration, or go on with it."""
+    """Pause or resume an integration."""
     try:
         app, _ = graph(location)
         app.pause(integration, resume=resume)
@@ -22,5 +22,5 @@ def pause(location: str | None, integration: str, *, resume: bool, as_json: bool
     if as_json:
         say(json.dumps({"ok": True, "integration": integration, "paused": not resume}))
     else:
-        say(f"{integration}: {'goes on with the next tick' if resume else 'nothing is fetched until `resume`'}")
+        say(f"{integration}: {'resumed; the next tick fetches' if resume else 'paused until `resume`'}")
     return 0

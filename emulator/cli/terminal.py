@@ -1,6 +1,6 @@
-"""What the commands print: nothing of what comes from outside commands a terminal.
+"""Output of the commands. Text from outside cannot control the terminal.
 
-Whoever looks at a terminal gets colours, and tables that fit its window, by `rich`, which nobody else waits for.
+On a terminal, `rich` adds colours and tables that fit the window. It is imported only then, because it is slow.
 """
 
 from __future__ import annotations
@@ -32,57 +32,65 @@ STYLES = {
     "retired": "dim",
     "idle": "dim",
 }
-"""Of words that tell a state."""
+"""The colours of words that name a state."""
 NARROWEST = 24
-"""Characters of a table's first column, before a column at its end is left out."""
+"""The least characters of a table's first column. A narrower window drops the last columns."""
 
 
 def say(*lines: str, file: TextIO | None = None) -> None:
-    """Print each as one line, at once."""
+    """Print each text as one line, and flush."""
     print("\n".join(map(printable, lines)), file=file, flush=True)
 
 
 def refuse(error: ConnectorError) -> None:
-    """Say on standard error why it cannot be done, and what to do about it."""
-    say(*str(error).split("\n"), f"→ {error.remedy}", file=sys.stderr)
+    """Print an error and its remedy to standard error."""
+    complain(*str(error).split("\n"), f"→ {error.remedy}")
+
+
+def complain(*lines: str) -> None:
+    """Print the lines to standard error, as errors in systemd's journal."""
+    from lib import telemetry  # noqa: PLC0415 - most commands report no error
+
+    before = telemetry.JOURNAL_ERROR if telemetry.is_journal(sys.stderr) else ""
+    say(*(f"{before}{line}" for line in lines), file=sys.stderr)
 
 
 def width(text: str) -> int:
-    """How many columns of a terminal the text takes: wide characters two, marks on another one none."""
+    """The columns that a text takes in a terminal: a wide character takes two, a combining mark none."""
     return sum(
-        0 if unicodedata.combining(each) or unicodedata.category(each) in ("Cf", "Me", "Mn") else
-        2 if unicodedata.east_asian_width(each) in "WF" else 1
-        for each in text
+        0 if unicodedata.combining(character) or unicodedata.category(character) in ("Cf", "Me", "Mn") else
+        2 if unicodedata.east_asian_width(character) in "WF" else 1
+        for character in text
     )  # fmt: skip
 
 
 def window() -> tuple[int, int] | None:
-    """Columns and lines of the window that a person looks at; None where nobody does."""
+    """Columns and lines of the terminal window; None if standard output is not a terminal."""
     columns, lines = shutil.get_terminal_size()
     return (columns, lines) if sys.stdout.isatty() else None
 
 
 def height(*lines: str) -> int:
-    """How many lines of the window the text takes."""
+    """The lines of the window that the texts take."""
     space = window()
     return len(lines) if space is None else sum(max(1, -(-width(line) // space[0])) for line in lines)
 
 
 def headline(health: str, text: str) -> None:
-    """Print a verdict, and its words."""
+    """Print a health and a text."""
     if window() is None:
         say(f"{health.upper()}  {text}")
     else:
-        from rich.text import Text  # noqa: PLC0415 - see above
+        from rich.text import Text  # noqa: PLC0415 - slow to import
 
         style = STYLES.get(health, "")
         _console().print(Text.assemble((health.upper(), style), "  ", printable(text)))
 
 
 def show(rows: Sequence[Sequence[str]], *, one_line: bool = False) -> None:
-    """Print a table; in a window that has no room for it, its widest cells go on in the line below.
+    """Print a table. In a window that is too narrow, wide cells continue on the next line.
 
-    With `one_line`, names in the first column are shortened, and columns at the end left out, in place of that.
+    With `one_line`, names in the first column are shortened and the last columns are dropped instead.
     """
     cells = [[printable(cell) for cell in row] for row in rows]
     space = window()
@@ -95,7 +103,7 @@ def show(rows: Sequence[Sequence[str]], *, one_line: bool = False) -> None:
 
 
 def _folded(cells: Sequence[Sequence[str]]) -> Table:
-    from rich.text import Text  # noqa: PLC0415 - see above
+    from rich.text import Text  # noqa: PLC0415 - slow to import
 
     table = _table()
     for name in cells[0]:
@@ -106,13 +114,13 @@ def _folded(cells: Sequence[Sequence[str]]) -> Table:
 
 
 def _table() -> Table:
-    from rich.table import Table  # noqa: PLC0415 - see above
+    from rich.table import Table  # noqa: PLC0415 - slow to import
 
     return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
 
 
 def _shortened(cells: Sequence[Sequence[str]], columns: int) -> Table:
-    from rich.text import Text  # noqa: PLC0415 - see above
+    from rich.text import Text  # noqa: PLC0415 - slow to import
 
     widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
     shown = len(widths)
@@ -120,7 +128,7 @@ def _shortened(cells: Sequence[Sequence[str]], columns: int) -> Table:
         shown -= 1
     table = _table()
     for at, name in enumerate(cells[0][:shown]):
-        # Names give way; everything else stands whole.
+        # Only the first column, with names, is shortened.
         table.add_column(Text(name, no_wrap=True, overflow="ellipsis"), no_wrap=at > 0)
     for row in cells[1:]:
         table.add_row(
@@ -130,6 +138,6 @@ def _shortened(cells: Sequence[Sequence[str]], columns: int) -> Table:
 
 
 def _console() -> Console:
-    from rich.console import Console  # noqa: PLC0415 - see above
+    from rich.console import Console  # noqa: PLC0415 - slow to import
 
     return Console(highlight=False, soft_wrap=False)

@@ -1,1 +1,1 @@
-"""The outage drill: everything is cut off in turn, heals, and then every event is counted."""
+"""The outage drill: each part is cut off in turn and restored; then every event is counted."""

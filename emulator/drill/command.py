@@ -18,16 +18,21 @@ from lib.errors import ConfigError, ConnectorError
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 where nothing was lost and everything healed, 1 where not, 2 where the drill cannot be held."""
+    """The exit status: 0 if no event was lost and every outage healed, otherwise 1; 2 if the drill cannot run."""
     seed = secrets.randbelow(10**6) if args.seed is None else args.seed
-    tell = _silent if args.json and not sys.stderr.isatty() else lambda text: say(text, file=sys.stderr)
+    report_progress = _silent if args.json and not sys.stderr.isatty() else lambda text: say(text, file=sys.stderr)
     try:
         if args.report is not None and not args.report.absolute().parent.is_dir():
-            raise ConfigError(f"{args.report} cannot be written: there is no such folder", remedy="Name another file.")
+            raise ConfigError(
+                f"{args.report} cannot be written: its folder does not exist",
+                remedy="Create the folder, or name another file.",
+            )
         integrations = site.copied(configuration.load(args.config))
         with tempfile.TemporaryDirectory(prefix="drill-") as folder:
-            tell(f"seed {seed}; {len(integrations)} integration(s) for {args.minutes:g} minutes")
-            result = Drill(integrations, Path(folder), minutes=args.minutes, seed=seed, tell=tell).run()
+            report_progress(f"seed {seed}; {len(integrations)} integration(s) for {args.minutes:g} minutes")
+            result = Drill(
+                integrations, Path(folder), minutes=args.minutes, seed=seed, on_progress=report_progress
+            ).run()
     except ConnectorError as error:
         if args.json:
             say(json.dumps({"ok": False, "problem": error.as_problem()}))
@@ -39,15 +44,15 @@ def run(args: argparse.Namespace) -> int:
         report = None if args.report is None else str(args.report)
         say(json.dumps(result.fields() | {"report": report}, ensure_ascii=False))
     else:
-        _tell(result)
+        _print(result)
     return 0 if result.ok else 1
 
 
 def _silent(_: str) -> None:
-    """For machines, all is told at once."""
+    """Print nothing yet: JSON is printed once, at the end."""
 
 
-def _tell(result: Result) -> None:
+def _print(result: Result) -> None:
     rows = [("AT", "WHAT", "CUT OFF FOR", "HEALED IN")]
     rows += [
         (
@@ -62,5 +67,5 @@ def _tell(result: Result) -> None:
     say(
         f"{result.events} events, {result.arrived} arrived, {result.acked} acknowledged; lost: {result.lost}; "
         f"altered: {result.altered}; delivered again: {result.doubled}.",
-        f"The ledger is {'whole' if result.audit else 'NOT whole'}. The drill {'passed' if result.ok else 'FAILED'}.",
+        f"The audit {'passed' if result.audit else 'FAILED'}. The drill {'passed' if result.ok else 'FAILED'}.",
     )

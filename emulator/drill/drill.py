@@ -1,4 +1,4 @@
-"""The drill itself: cut something off, restore it, wait until everything has arrived; at the end count."""
+"""The drill: cut off a part, restore it, wait until all events have arrived; repeat, and count at the end."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class Cut:
     at: float
     """Seconds since the drill began."""
     seconds: float = 0.0
-    """How long it lasted."""
+    """The outage's length."""
     healed_seconds: float | None = None
-    """From its end until everything that Sophos held then had arrived; None: it did not."""
+    """Seconds from its end until all events that Sophos held then had arrived; None: they did not in time."""
 
 
 @dataclass(slots=True)
 class Result:
-    """What the drill has shown."""
+    """The result of a drill."""
 
     seed: int
     minutes: float
@@ -56,28 +56,28 @@ class Result:
     began_at: str = ""
     ended_at: str = ""
     events: int = 0
-    """Events and alerts that Sophos held for us."""
+    """Events and alerts that Sophos held for these integrations."""
     acked: int = 0
-    """Those with a receipt."""
+    """Events with a receipt."""
     arrived: int = 0
     lost: int = 0
     doubled: int = 0
-    """Deliveries beyond each one's first; they carry the same id."""
+    """Repeated deliveries of events, with the same id."""
     altered: int = 0
-    """Events that arrived with other bytes than Sophos sent."""
+    """Events whose bytes differ from those that Sophos sent."""
     audit: bool = False
     exit_status: int | None = None
     cuts: list[Cut] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was lost or altered, every outage healed, and the ledger is whole."""
+        """Whether no event was lost or altered, every outage healed, and the audit passed."""
         healed = all(cut.healed_seconds is not None for cut in self.cuts)
         complete = self.events > 0 and self.acked >= self.events
         return not (self.lost or self.altered) and healed and complete and self.audit and self.exit_status == 0
 
     def fields(self) -> dict[str, Any]:
-        """As JSON fields."""
+        """The result as JSON fields."""
         healed = [cut.healed_seconds for cut in self.cuts if cut.healed_seconds is not None]
         return {"ok": self.ok, **asdict(self), "healed_seconds": max(healed, default=0.0)}
 
@@ -92,14 +92,14 @@ class Drill:
         *,
         minutes: float,
         seed: int,
-        tell: Callable[[str], None],
+        on_progress: Callable[[str], None],
         backlog: int = BACKLOG,
     ) -> None:
-        """`folder` has a short path: those of sockets end at 107 bytes."""
-        self._integrations = {tenant: each for each in integrations for tenant in each.tenants}
+        """`folder` must have a short path, because a socket's path is limited to 107 bytes."""
+        self._integrations = {tenant: integration for integration in integrations for tenant in integration.tenants}
         self._folder = folder
-        self._tell = tell
-        self._random = Random(seed)  # noqa: S311 - which outage comes next is no secret
+        self._on_progress = on_progress
+        self._random = Random(seed)  # noqa: S311 - the order of outages is not a secret
         log = folder / "drill.log"
         account = site.write_account(integrations, folder)
         self._sophos = Simulator(folder, backlog=backlog, per_minute=PER_MINUTE, account=account, log=log)
@@ -108,14 +108,14 @@ class Drill:
         config = site.write(integrations, folder, self._sophos.url, port)
         self._connector = Connector(config, port, {site.SECRET_NAME: site.SECRET}, log)
         self._expected: dict[str, int] = {}
-        """By id of the log, a hash of its bytes."""
+        """Hashes of the logs' bytes, by log id."""
         self._arrived: Counter[str] = Counter()
         self._altered: set[str] = set()
-        streams = sum(len(each.tenants) * len(each.kinds) for each in integrations)
-        self.result = Result(seed, minutes, [each.name for each in integrations], streams)
+        streams = sum(len(integration.tenants) * len(integration.kinds) for integration in integrations)
+        self.result = Result(seed, minutes, [integration.name for integration in integrations], streams)
 
     def run(self) -> Result:
-        """Everything; NotReadyError where a part does not come up. Ctrl-C ends the outages early."""
+        """Run the whole drill; NotReadyError if a part does not start. Ctrl-C ends the outages early."""
         result = self.result
         try:
             for part in (self._engine, self._sophos, self._connector):
@@ -125,7 +125,7 @@ class Drill:
             try:
                 self._cut_in_turn(began, began + result.minutes * 60)
             except KeyboardInterrupt:
-                self._tell("ended early; now everything is counted")
+                self._on_progress("interrupted; counting the events")
                 self._restore()
             self._sophos.quiet()
             self._caught_up(ENDS_WITHIN_SECONDS)
@@ -148,27 +148,27 @@ class Drill:
             left = left or self._random.sample(CUTS, len(CUTS))
             self._cut(left.pop(), self._random.uniform(1.0, longest), began)
 
-    def _cut(self, what: str, seconds: float, began: float) -> None:
-        cut = Cut(what, to_text(datetime.now(UTC)), round(time.monotonic() - began, 1))
+    def _cut(self, name: str, seconds: float, began: float) -> None:
+        cut = Cut(name, to_text(datetime.now(UTC)), round(time.monotonic() - began, 1))
         self.result.cuts.append(cut)
         started = time.monotonic()
-        if what == SOPHOS_ERRORS:
+        if name == SOPHOS_ERRORS:
             self._sophos.fail(self._random.randrange(2, 10))
-        elif what in (FETCHING, FORWARDING):
-            kill_group(self._connector.pids()[what])
+        elif name in (FETCHING, FORWARDING):
+            kill_group(self._connector.pids()[name])
         else:
-            part = {SOPHOS: self._sophos, ENGINE: self._engine, CONNECTOR: self._connector}[what]
+            part = {SOPHOS: self._sophos, ENGINE: self._engine, CONNECTOR: self._connector}[name]
             part.kill()
-            self._tell(f"{what} is cut off for {seconds:.1f} s")
+            self._on_progress(f"{name} is cut off for {seconds:.1f} s")
             time.sleep(seconds)
             part.start()
         restored = time.monotonic()
         cut.seconds = round(restored - started, 1)
         if self._caught_up(HEALS_WITHIN_SECONDS):
             cut.healed_seconds = round(time.monotonic() - restored, 1)
-        told = "did not heal" if cut.healed_seconds is None else f"healed in {cut.healed_seconds} s"
-        self._tell(
-            f"{what}: cut off for {cut.seconds} s, {told}; {len(self._arrived)} of {len(self._expected)} arrived"
+        healed = "did not heal" if cut.healed_seconds is None else f"healed in {cut.healed_seconds} s"
+        self._on_progress(
+            f"{name}: cut off for {cut.seconds} s, {healed}; {len(self._arrived)} of {len(self._expected)} arrived"
         )
 
     def _restore(self) -> None:
@@ -177,7 +177,7 @@ class Drill:
             part.start()
 
     def _caught_up(self, seconds: float) -> bool:
-        """Wait until everything that Sophos holds now has arrived; whether it has in time."""
+        """Wait until all events that Sophos holds now have arrived; return whether they did in time."""
         self._look()
         wanted = self._expected.keys() - self._arrived.keys()
 
@@ -193,7 +193,7 @@ class Drill:
         return True
 
     def _look(self) -> None:
-        """Take in what Sophos has come to hold, and what the engine has taken."""
+        """Read new records of the simulator, and new logs of the engine."""
         for tenant, kind, record in self._sophos.news():
             owner = self._integrations[tenant]
             if owner.wants(kind, record.type):
@@ -207,12 +207,12 @@ class Drill:
         from lib.parts import open_store  # noqa: PLC0415 - opens the store
 
         self._look()
-        found = audit(State.of(open_store(f"file:{self._folder}/store")))
+        report = audit(State.of(open_store(f"file:{self._folder}/store")))
         result, expected = self.result, self._expected.keys()
         result.events = len(expected)
-        result.acked = sum(line.events for line in found.streams)
+        result.acked = sum(stream.events for stream in report.streams)
         result.arrived = len(expected & self._arrived.keys())
         result.lost = result.events - result.arrived
-        result.doubled = sum(self._arrived[each] - 1 for each in expected & self._arrived.keys())
+        result.doubled = sum(self._arrived[log_id] - 1 for log_id in expected & self._arrived.keys())
         result.altered = len(self._altered)
-        result.audit = found.ok
+        result.audit = report.ok

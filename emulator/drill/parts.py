@@ -1,9 +1,11 @@
-"""The parts of a rehearsal as processes that are killed and started again: Sophos, the engine, the connector."""
+"""The parts of a drill as processes that can be killed and restarted: Sophos, the engine, the connector."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -27,57 +29,64 @@ _EMULATOR = (sys.executable, "-m", "emulator")
 
 
 class NotReadyError(RetryableError):
-    """A part of the rehearsal did not come up in time."""
+    """A part of the drill did not start in time."""
 
     code = "drill_not_ready"
     title = "A part of the drill does not start"
-    remedy = "The machine is too busy, or a program is missing: try again, and read what the part printed."
+    remedy = "The machine may be too busy, or a program missing. Try again, and read the output of the part."
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = STARTS_WITHIN_SECONDS) -> None:
-    """Wait for the condition; NotReadyError where that does not come in time."""
+def until(condition: Callable[[], bool], name: str, seconds: float = STARTS_WITHIN_SECONDS) -> None:
+    """Wait for the condition; NotReadyError with the name if it is not met in time."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            raise NotReadyError(f"{what}: nothing within {seconds:.0f} s")
+            raise NotReadyError(f"{name}: not ready within {seconds:.0f} s")
         time.sleep(POLL_SECONDS)
 
 
+_PORTS = itertools.count(random.randrange(20_000, 30_000))  # noqa: S311 - no secret
+
+
 def free_port() -> int:
-    """A port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A free port on loopback that nothing else takes while its listener is cut off.
+
+    It is below the ports that Linux gives to outgoing connections, of which the connector makes many.
+    """
+    while True:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port := next(_PORTS)))
+            return port
 
 
 def kill_group(leader: int) -> None:
-    """SIGKILL for a process that leads a group, and for all that it has started."""
+    """Send SIGKILL to a process group."""
     with suppress(ProcessLookupError):
         os.killpg(leader, signal.SIGKILL)
 
 
 class Part:
-    """A process that can be killed and started again."""
+    """A process that can be killed and restarted."""
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str] | None = None, log: Path | None = None) -> None:
-        """`command` begins with the program's path; what it prints is added to the log."""
+        """`command` begins with the program's path; its output is appended to the log."""
         self.command = list(command)
         self._env = env
         self._log = log
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Run it; the calling thread has to outlive it."""
+        """Start the process. The calling thread must outlive it."""
         self.process = process.launch(self.command, self._env, self._log)
 
     def kill(self) -> None:
-        """SIGKILL, whatever it was doing."""
+        """Send SIGKILL."""
         if self.process is not None:
             kill_group(self.process.pid)
             self.process.wait()
 
     def end(self) -> int:
-        """Ask it to end; its exit status."""
+        """Terminate the process; return its exit status."""
         if self.process is None:
             return 0
         process.stop(self.process, 60)
@@ -85,7 +94,7 @@ class Part:
 
 
 class Simulator(Part):
-    """A simulated Sophos Central with a journal: what that holds is what has to arrive."""
+    """A simulated Sophos Central with a journal. All records in the journal must arrive."""
 
     def __init__(
         self, folder: Path, *, backlog: int, per_minute: float, account: Path | None = None, log: Path | None = None
@@ -101,24 +110,24 @@ class Simulator(Part):
         super().__init__([*self._quiet, "--rate", str(per_minute)], log=log)
 
     def start(self) -> None:
-        """Run it, and wait until it holds what it has to."""
+        """Start it, and wait until its backlog is complete."""
         super().start()
-        # It listens before it has made its backlog: whoever asks before gets less, and rightly never asks again.
+        # It listens before the backlog is complete. A request before that would miss records before its cursor.
         until(lambda: self._held() >= self._backlog, "the simulated Sophos Central")
 
     def fail(self, times: int, fault: str = "status") -> None:
-        """Answer so many requests with an error, or with nothing (`close`)."""
-        asked = {"fault": fault, "times": times}
-        requests.post(f"{self.url}/_control/faults", json=asked, timeout=10).raise_for_status()
+        """Answer so many requests with an error, or close the connection (`close`)."""
+        fields = {"fault": fault, "times": times}
+        requests.post(f"{self.url}/_control/faults", json=fields, timeout=10).raise_for_status()
 
     def quiet(self) -> None:
-        """Invent nothing from now on."""
+        """Generate no more records."""
         self.kill()
         self.command = [*self._quiet, "--rate", "0"]
         self.start()
 
     def news(self) -> Iterator[tuple[str, str, Record]]:
-        """Tenant, kind and record of everything that it has come to hold since this was asked last."""
+        """Tenant, kind and record of all new records since the last call."""
         for line in _lines(self._journal, self._read):
             self._read += len(line)
             with suppress(ValueError, KeyError):
@@ -129,12 +138,12 @@ class Simulator(Part):
     def _held(self) -> int:
         with suppress(requests.RequestException, ValueError):
             held = requests.get(f"{self.url}/_control/stats", timeout=30).json()["held"]
-            return sum(int(each.get("events", 0)) for each in held.values())
+            return sum(int(counts.get("events", 0)) for counts in held.values())
         return -1
 
 
 class Engine(Part):
-    """An engine that writes down what it takes."""
+    """An engine that records the logs that it takes."""
 
     def __init__(
         self, socket_path: Path, record: Path, command: Sequence[str] | None = None, log: Path | None = None
@@ -146,17 +155,17 @@ class Engine(Part):
         super().__init__(command or stand_in, log=log)
 
     def start(self) -> None:
-        """Run it, and wait until it listens."""
+        """Start it, and wait until it listens."""
         self._socket.unlink(missing_ok=True)
         with self._record.open("a+b") as file:
             file.seek(max(0, file.tell() - 1))
             if file.read() not in (b"", b"\n"):
-                file.write(b"\n")  # A line that a kill left unfinished: what it holds was never acknowledged.
+                file.write(b"\n")  # A kill left the last line unfinished. Its log was never acknowledged.
         super().start()
         until(self._socket.exists, "the engine")
 
     def news(self) -> Iterator[dict[str, Any]]:
-        """Every log that it has taken since this was asked last."""
+        """All new logs since the last call."""
         for line in _lines(self._record, self._read):
             self._read += len(line)
             with suppress(ValueError):
@@ -171,36 +180,36 @@ class Connector(Part):
         super().__init__([*_EMULATOR, "run", "--config", str(config)], env, log)
 
     def start(self) -> None:
-        """Run it, and wait until both functions take calls."""
+        """Start it, and wait until both functions accept calls."""
         super().start()
         until(lambda: {"fetch-page", "forward-batch"} <= self.pids().keys(), "the connector")
 
     def kill(self) -> None:
-        """SIGKILL for it and for its functions."""
+        """Send SIGKILL to it and to its functions."""
         functions = self.pids().values()
         super().kill()
         for pid in functions:
             kill_group(pid)
 
     def pids(self) -> dict[str, int]:
-        """The process of each function that runs."""
+        """The process ids of the running functions."""
         with suppress(requests.RequestException, ValueError, KeyError):
             status = requests.get(f"http://127.0.0.1:{self._port}/status", timeout=10).json()
-            return {each["name"]: each["pid"] for each in status["functions"] if each["pid"]}
+            return {function["name"]: function["pid"] for function in status["functions"] if function["pid"]}
         return {}
 
 
 def arrived(record: Path) -> Counter[str]:
-    """How often each native id has arrived; a line that a killed engine left unfinished does not count."""
-    found: Counter[str] = Counter()
+    """How often each native id has arrived. A line that a killed engine left unfinished does not count."""
+    counts: Counter[str] = Counter()
     for line in _lines(record, 0):
         with suppress(ValueError, KeyError, TypeError):
-            found[json.loads(json.loads(line)["raw"])["id"]] += 1
-    return found
+            counts[json.loads(json.loads(line)["raw"])["id"]] += 1
+    return counts
 
 
 def _lines(file: Path, start: int) -> Iterator[bytes]:
-    """The whole lines from a place on."""
+    """The complete lines from an offset on."""
     with suppress(FileNotFoundError), file.open("rb") as opened:
         opened.seek(start)
         for line in opened:

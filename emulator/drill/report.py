@@ -1,4 +1,4 @@
-"""The drill's report: one page that needs nothing beside it, for who has to judge it without knowing the product."""
+"""The drill's report: one self-contained HTML page, for an auditor who does not know the product."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def page(result: Result) -> str:
 <h1>Outage drill: <span class="{kind}">{verdict}</span></h1>
 <p>{_summary(result)}</p>
 <p>The drill ran a copy of this site's configuration ({names}; {result.streams} streams) against a simulated Sophos
-Central and a stand-in for UTMStack's engine. It cut each of them off, and killed the connector's processes, without
+Central and a stand-in for UTMStack's engine. It cut each of them off and killed the connector's processes without
 warning (SIGKILL). Real events and the real store were not touched.</p>
-<p>From {escape(result.began_at)} to {escape(result.ended_at)}; seed {result.seed}, with which it can be run again.</p>
-<h2>What was counted</h2>
+<p>From {escape(result.began_at)} to {escape(result.ended_at)}. Seed {result.seed} repeats the same outages.</p>
+<h2>Counts</h2>
 <table>{"".join(_row(*row) for row in _counts(result))}</table>
-<h2>What was cut off, and how long healing took</h2>
+<h2>Outages, and the time until recovery</h2>
 {_timeline(result)}
 <table><tr><th>At (UTC)</th><th>What</th><th class="n">Cut off for</th><th class="n">Healed in</th></tr>
 {"".join(map(_cut, result.cuts))}</table>
@@ -49,23 +49,23 @@ warning (SIGKILL). Real events and the real store were not touched.</p>
 
 def _summary(result: Result) -> str:
     lost = "No event was lost" if not result.lost else f"{result.lost} events were LOST"
-    ledger = "the ledger is whole" if result.audit else "the ledger is NOT whole"
-    return f"{lost} of {result.events} in {len(result.cuts)} outages, and {ledger}."
+    audit = "the audit passed" if result.audit else "the audit FAILED"
+    return f"{lost} of {result.events} in {len(result.cuts)} outages, and {audit}."
 
 
 def _counts(result: Result) -> list[tuple[str, int | str, str]]:
     return [
         ("Events that Sophos held", result.events, "read from the simulator's own journal"),
         ("Arrived at the engine", result.arrived, "read from the engine's own record"),
-        ("Acknowledged", result.acked, "added up from the connector's receipts"),
-        ("Lost", result.lost, "held by Sophos, and never arrived"),
+        ("Acknowledged", result.acked, "the sum of the connector's receipts"),
+        ("Lost", result.lost, "held by Sophos but never arrived"),
         ("Altered", result.altered, "arrived with other bytes than Sophos sent"),
-        ("Delivered again", result.doubled, "after a kill, with the same id, so that UTMStack can tell"),
-        ("Ledger", "whole" if result.audit else "NOT whole", "every receipt follows the one before"),
+        ("Delivered again", result.doubled, "after a kill, with the same id, so that UTMStack can recognise them"),
+        ("Audit", "passed" if result.audit else "FAILED", "every receipt follows the one before"),
         (
             "Exit status",
             "?" if result.exit_status is None else result.exit_status,
-            "of the connector at its end: 0 is well",
+            "of the connector at its end; 0 means no error",
         ),
     ]
 
@@ -83,7 +83,7 @@ def _cut(cut: Cut) -> str:
 
 
 def _timeline(result: Result) -> str:
-    """Outages in red, and after each the time until everything had arrived in yellow."""
+    """Outages in red, each followed by the time until all events had arrived, in yellow."""
     whole = max([result.minutes * 60, *(cut.at + cut.seconds + (cut.healed_seconds or 0) for cut in result.cuts)])
     bars = []
     for cut in result.cuts:

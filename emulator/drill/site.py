@@ -21,9 +21,9 @@ SECRET_NAME = "DRILL_SECRET"  # noqa: S105 - the name of a variable
 SECRET = "drill-secret"  # noqa: S105 - the secret of a simulated account
 KINDS = (EVENTS, ALERTS)
 MOST_TENANTS = 5
-"""Of one integration: the drill is about outages, not about size."""
+"""Tenants of one integration in the drill, which tests outages and not size."""
 UNLIMITED = 100_000
-"""Calls a minute: the drill is not about the rate limit."""
+"""Calls a minute: the drill does not test the rate limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Copied:
     settings: Mapping[str, Any]
 
     def log_id(self, kind: str, native_id: str | None, raw: bytes) -> str:
-        """Under which id the record has to arrive."""
+        """The log id with which the record must arrive."""
         return log_id(group_key(self.utmstack_tenant_id, self.name), kind, native_id, raw)
 
     def wants(self, kind: str, type_: str) -> bool:
@@ -48,25 +48,27 @@ class Copied:
 
 
 def copied(config: Config) -> list[Copied]:
-    """The integrations of a configuration, or one of its own where that names none."""
-    found = [_copy(number, each) for number, each in enumerate(config.integrations)]
+    """The integrations of a configuration; one default integration if there are none."""
+    copies = [_copy(number, integration) for number, integration in enumerate(config.integrations)]
     plain = {"streams": [EVENTS]}
-    return found or [Copied("drill", "drill-0", (_tenant("drill", 0),), (EVENTS,), frozenset(), UTMSTACK_TENANT, plain)]
+    return copies or [
+        Copied("drill", "drill-0", (_tenant("drill", 0),), (EVENTS,), frozenset(), UTMSTACK_TENANT, plain)
+    ]
 
 
-def _copy(number: int, each: IntegrationConfig) -> Copied:
-    kinds = tuple(kind for kind in each.streams if kind in KINDS) or (EVENTS,)
-    tenants = (each.tenants or ())[:MOST_TENANTS] or (_tenant(each.name, number),)
+def _copy(number: int, own: IntegrationConfig) -> Copied:
+    kinds = tuple(kind for kind in own.streams if kind in KINDS) or (EVENTS,)
+    tenants = (own.tenants or ())[:MOST_TENANTS] or (_tenant(own.name, number),)
     settings: dict[str, Any] = {
         "streams": list(kinds),
-        "exclude_types": list(each.exclude_types),
-        "utmstack_tenant_id": each.utmstack_tenant_id,
-        "alerts_data_type": each.alerts_data_type,
+        "exclude_types": list(own.exclude_types),
+        "utmstack_tenant_id": own.utmstack_tenant_id,
+        "alerts_data_type": own.alerts_data_type,
     }
-    if each.data_source is not None:
-        settings["data_source"] = each.data_source
-    excluded = frozenset(expanded(each.exclude_types))
-    return Copied(each.name, f"drill-{number}", tenants, kinds, excluded, each.utmstack_tenant_id, settings)
+    if own.data_source is not None:
+        settings["data_source"] = own.data_source
+    excluded = frozenset(expanded(own.exclude_types))
+    return Copied(own.name, f"drill-{number}", tenants, kinds, excluded, own.utmstack_tenant_id, settings)
 
 
 def _tenant(name: str, number: int) -> str:
@@ -78,22 +80,22 @@ def account(integrations: Sequence[Copied]) -> dict[str, Any]:
     return {
         "tenants": [
             {"id": tenant, "name": f"Drill {tenant[:8]}"}
-            for tenant in dict.fromkeys(tenant for each in integrations for tenant in each.tenants)
+            for tenant in dict.fromkeys(tenant for integration in integrations for tenant in integration.tenants)
         ],
         "credentials": [
-            {"client_id": each.client_id, "secret": SECRET, "id": each.tenants[0]}
+            {"client_id": copy.client_id, "secret": SECRET, "id": copy.tenants[0]}
             | (
                 {}
-                if len(each.tenants) == 1
-                else {"id_type": "partner", "id": f"partner-{each.client_id}", "tenants": list(each.tenants)}
+                if len(copy.tenants) == 1
+                else {"id_type": "partner", "id": f"partner-{copy.client_id}", "tenants": list(copy.tenants)}
             )
-            for each in integrations
+            for copy in integrations
         ],
     }
 
 
 def settings(integrations: Sequence[Copied], folder: Path, sophos: str, port: int) -> dict[str, Any]:
-    """The configuration that the drill's connector runs with."""
+    """The configuration of the drill's connector."""
     return {
         "store": f"file:{folder}/store",
         "engine": f"unix:{folder}/engine.sock",
@@ -102,26 +104,26 @@ def settings(integrations: Sequence[Copied], folder: Path, sophos: str, port: in
         "sophos": {"auth_url": sophos, "api_url": sophos},
         "integrations": [
             {
-                "name": each.name,
-                "client_id": each.client_id,
+                "name": integration.name,
+                "client_id": integration.client_id,
                 "client_secret": f"${{env:{SECRET_NAME}}}",
                 "calls_per_minute": UNLIMITED,
-                **each.settings,
+                **integration.settings,
             }
-            for each in integrations
+            for integration in integrations
         ],
     }
 
 
 def write(integrations: Sequence[Copied], folder: Path, sophos: str, port: int) -> Path:
-    """Write the configuration; its file."""
+    """Write the configuration; return its path."""
     file = folder / "connector.yaml"
     file.write_text(yaml.safe_dump(settings(integrations, folder, sophos, port), allow_unicode=True))
     return file
 
 
 def write_account(integrations: Sequence[Copied], folder: Path) -> Path:
-    """Write the simulated account; its file."""
+    """Write the simulated account; return its path."""
     file = folder / "account.json"
     file.write_text(json.dumps(account(integrations)))
     return file

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from emulator.preview.events import Event
     from emulator.preview.session import Session
 
-DAMAGED = "it is damaged, and its events are not looked at"
+DAMAGED = "it is damaged; its events are skipped"
 # ruff: noqa: PLC0415 - what evaluates is loaded when the command runs, and in no other
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Add the command's options."""
     parser.add_argument(
         "--filter", nargs="+", action="extend", required=True, metavar="FILE", help="UTMStack's filters, YAML"
     )
@@ -36,18 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         required=True,
         metavar="FILE_OR_FOLDER",
-        help="UTMStack's rules, YAML; folders whole",
+        help="UTMStack's rules: YAML files, or folders of them",
     )
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--events", metavar="FILE", help="raw events, one a line; or a batch of the store")
+    source.add_argument("--events", metavar="FILE", help="raw events, one a line, or a batch of the store")
     source.add_argument("--recording", metavar="FILE", help="a recording of pages")
-    source.add_argument("--since", metavar="TIME", help="what the store holds since a duration ago, such as 7d")
-    parser.add_argument("--each", action="store_true", help="a JSON line for each event instead of the report")
+    source.add_argument("--since", metavar="TIME", help="events of the store since a duration ago, such as 7d")
+    parser.add_argument("--each", action="store_true", help="print a JSON line for each event instead of the report")
     parser.epilog = "Without --events, --recording or --since: a week of the simulator's events."
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show what filter and rules make of the events; 0 where all is well, 1 where something needs a look."""
+    """Apply filter and rules to the events and print a report; 0 if there is no problem, otherwise 1."""
     try:
         return _run(args)
     except ConnectorError as error:
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         refuse(error)
         return 2
     except BrokenPipeError:
-        os._exit(0)  # Whoever read it has had enough.
+        os._exit(0)  # The reader has closed the pipe.
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -83,7 +83,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> Config | None:
-    """The configuration, where one is named; the store cannot be read without."""
+    """The configuration, if one is named. Reading the store needs one."""
     if args.config is None and args.since is None and CONFIG not in os.environ:
         return None
     return configuration.load(args.config)
@@ -105,4 +105,4 @@ def _since(text: str) -> timedelta:
     try:
         return parse_duration(text)
     except ValueError:
-        raise ConfigError(f"--since {text!r} is no duration", remedy="Write 7d, or 12h.") from None
+        raise ConfigError(f"--since {text!r} is not a duration", remedy="Write for example 7d, or 12h.") from None

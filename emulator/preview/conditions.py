@@ -23,7 +23,7 @@ from emulator.preview.paths import Read, UnsupportedPathError, reader
 from emulator.preview.patterns import PatternError, pattern
 from emulator.preview.values import MISSING, Json, to_json
 
-logging.getLogger("cel").setLevel(logging.CRITICAL)  # A call that fails is an answer here, and no news.
+logging.getLogger("cel").setLevel(logging.CRITICAL)  # A failing call is a normal result here.
 
 _STANDARD = """
 size int uint double string bytes bool type dyn duration timestamp has matches contains startsWith endsWith
@@ -31,7 +31,7 @@ getFullYear getMonth getDayOfYear getDayOfMonth getDate getDayOfWeek getHours ge
 getMilliseconds exists exists_one all map filter
 """
 _FIELD, _HAS, _AT = "field_", "has_", "_at_"
-UNQUOTED = "a function's path stands without quotes: "
+UNQUOTED = "a function's path needs quotes: "
 _MOST_BRANCHES = 5_000
 """Of one node: behind a call with as many answers as there are events, keeping them saves nothing."""
 
@@ -80,7 +80,7 @@ def _at(fields: Json, path: Json) -> Json:
 
 
 class _Node:
-    """What is asked next, and where each answer leads."""
+    """The next call of a decision tree, with the branch of each answer."""
 
     __slots__ = ("atom", "branches")
 
@@ -98,7 +98,7 @@ class _Evaluator:
         self.trail: list[tuple[Atom, Any]] = []
         self.context = cel.Context()
         self.variables: dict[str, Json] = {}
-        for name in (*FUNCTIONS, _FIELD, _HAS, *(f"{each}{_AT}" for each in FUNCTIONS)):
+        for name in (*FUNCTIONS, _FIELD, _HAS, *(f"{function}{_AT}" for function in FUNCTIONS)):
             self.context.add_function(name, self._function(name))
         self.context.set_variable_resolver(self._variable)
 
@@ -108,7 +108,7 @@ class _Evaluator:
     def _function(self, name: str) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
             path, args = (arguments[0], arguments[1:]) if arguments else ("", ())
-            fault = _fault(name, [kind_of(each) for each in arguments])
+            fault = _fault(name, [kind_of(argument) for argument in arguments])
             if fault:
                 raise TypeError(fault)
             atom = _atom(name, path, args)
@@ -152,31 +152,33 @@ class Condition:
         unknown = [name for name in program.functions() if name[0].isalpha() and name not in known]
         if unknown:
             near = get_close_matches(unknown[0], FUNCTIONS, 1)
-            raise ValueError(f"there is no function {unknown[0]}(){f': is {near[0]}() meant?' if near else ''}")
+            raise ValueError(f"there is no function {unknown[0]}(){f'; did you mean {near[0]}()?' if near else ''}")
         fields = [] if self._old else fields_of(self.text)
         self._walks = bool(fields) or not program.variables()
         own = {} if self._walks else dict.fromkeys(_loop_variables(self.text))
-        self.roots = tuple(self._of_bag(each) for each in program.variables() if each not in own and not self._old)
+        self.roots = tuple(
+            self._of_bag(variable) for variable in program.variables() if variable not in own and not self._old
+        )
         self._program = _program(self._rewritten(fields)) if self._walks else program
 
     def _rewritten(self, fields: list[Field]) -> str:
         """The text with each field's name as a call, so that every way through it consists of calls."""
         text = self.text
-        for each in reversed(fields):
-            quoted = to_json(self._of_bag(each.path))
-            if each.role == "path":  # Its function's name stands before it, with a bracket between.
-                text = f"{text[: each.outer]}{_AT}{text[each.outer : each.start]}{quoted}{text[each.end :]}"
-            elif each.role == "has":
-                text = f"{text[: each.outer]}{_HAS}({quoted}){text[text.index(')', each.end) + 1 :]}"
+        for field in reversed(fields):
+            quoted = to_json(self._of_bag(field.path))
+            if field.role == "path":  # Its function's name stands before it, with a bracket between.
+                text = f"{text[: field.outer]}{_AT}{text[field.outer : field.start]}{quoted}{text[field.end :]}"
+            elif field.role == "has":
+                text = f"{text[: field.outer]}{_HAS}({quoted}){text[text.index(')', field.end) + 1 :]}"
             else:
-                text = f"{text[: each.start]}{_FIELD}({quoted}){text[each.end :]}"
+                text = f"{text[: field.start]}{_FIELD}({quoted}){text[field.end :]}"
         return text
 
     def _of_bag(self, path: str) -> str:
         return of_bag(path, self.bag)
 
     def holds(self, draft: Draft) -> bool | None:
-        """Whether it holds for the draft; None where the engine would meet an error."""
+        """Whether the condition holds for the draft; None if the engine would get an error."""
         if self.fault:
             return None
         for root in self.roots:
@@ -191,7 +193,7 @@ class Condition:
         return _ANSWERS[node]
 
     def _evaluate(self, draft: Draft) -> bool | None:
-        """Ask the library, and keep the way that it went."""
+        """Evaluate with the library, and keep the branches that it took."""
         _EVALUATOR.draft, _EVALUATOR.trail = draft, []
         _EVALUATOR.variables = self._variables(draft)
         _EVALUATOR.bag = self.bag
@@ -267,7 +269,7 @@ def _atom(name: str, path: str, args: tuple[Any, ...]) -> Atom:
 
 
 def _fault(name: str, kinds: list[str]) -> str:
-    """Why CEL knows no such call; empty where it does. A `dynamic` argument may be anything."""
+    """Why CEL has no such call; empty if it has. A `dynamic` argument may have any type."""
     plain = name.removesuffix(_AT)
     takes = (frozenset({"text"}), *(FUNCTIONS[plain].takes if plain in FUNCTIONS else ()))
     fits = len(kinds) == len(takes) and all(
@@ -281,7 +283,7 @@ def _fault(name: str, kinds: list[str]) -> str:
 
 
 def _check(call: Call) -> None:
-    fault = _fault(call.name, [each.kind for each in call.arguments])
+    fault = _fault(call.name, [argument.kind for argument in call.arguments])
     if fault:
         raise ValueError(fault)
     if call.path is not None:
@@ -289,7 +291,7 @@ def _check(call: Call) -> None:
 
 
 def _remarks(text: str) -> Iterator[str]:
-    """What in an expression is evaluated, and yet cannot be meant."""
+    """Parts of an expression that are valid but cannot be intended."""
     unquoted: dict[str, None] = {}
     for call in calls(text):
         fault = literal_fault(call)
@@ -302,7 +304,7 @@ def _remarks(text: str) -> Iterator[str]:
 
 
 def literal_fault(call: Call) -> str:
-    """Why the call says no to every value, whatever it is; empty where it may say yes."""
+    """Why the call is false for every value; empty if it can be true."""
     if len(call.arguments) < 2 or call.arguments[1].kind != "text":
         return ""
     wanted = call.arguments[1].value
@@ -312,13 +314,13 @@ def literal_fault(call: Call) -> str:
         except PatternError as error:
             return f"it matches nothing: {error}"
     if call.name == "inCIDR" and network(wanted) is None:
-        return f"no address is in it: {wanted!r} is no network"
+        return f"no address matches: {wanted!r} is not a network"
     return ""
 
 
 def unquoted_text(fields: Iterable[str]) -> str:
-    """What is wrong with fields that a function is given without quotes."""
-    return f"{UNQUOTED}{', '.join(fields)}: the engine reads the field that the value names"
+    """The fault of fields that a function gets without quotes."""
+    return f"{UNQUOTED}{', '.join(fields)}. Without quotes the engine reads the field that the value names"
 
 
 def _loop_variables(text: str) -> list[str]:
@@ -334,7 +336,7 @@ def _program(text: str) -> cel.Program:
 
 
 def _first_fault(text: str) -> str:
-    """The first fault that the parser names, without the text that it quotes, and what is meant most often."""
+    """The parser's first fault, without the quoted text, with a hint for common mistakes."""
     found = re.search(r"<input>:(\d+):(\d+): (?:Syntax error: )?([^\n|]+)", text)
     if found is None:
         return text[:160]

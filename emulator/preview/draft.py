@@ -1,4 +1,4 @@
-"""The draft: what a filter's steps work on, and what conditions ask."""
+"""The draft of an event: a filter's steps change it, and conditions read it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Draft:
         self._answers: dict[str, dict[Atom, Any]] = {}
 
     def get(self, path: str) -> Json:
-        """The value at a path; MISSING where there is none."""
+        """The value at a path; MISSING if there is none."""
         return paths.reader(path)(self.fields)
 
     def put(self, path: str, value: Json) -> None:

@@ -1,4 +1,4 @@
-"""Where the events come from: a file, a recording, the store, or the simulator."""
+"""The sources of events: a file, a recording, the store, or the simulator."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lib.model.stream import ALERTS, ENDPOINTS, EVENTS
 from lib.state.batches import HEADER, from_line
 
 WEEK_EVENTS = 7 * 24 * 60
-"""Of the simulator: one a minute for a week."""
+"""Events of the simulator: one a minute for a week."""
 _WEEK = datetime(2026, 3, 9, tzinfo=UTC)
 _TENANT = "894af375-a52f-4d5a-a92d-9d9c279b1489"
 
@@ -41,13 +41,13 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What the configuration says of what is sent; its defaults where there is none."""
+    """The settings that shape sent events; defaults without a configuration."""
 
     integrations: tuple[IntegrationConfig, ...] = ()
     gap_data_type: str | None = "sophos-central-gaps"
 
     def envelope(self, raw: bytes, kind: object = None) -> Envelope:
-        """What the connector sends along with an event; of which kind it is, its page says, or its keys."""
+        """The envelope of an event. Its page or its keys show its kind."""
         first = self.integrations[0] if self.integrations else None
         alerts = first.alerts_data_type if first else "sophos-central-alerts"
         is_alert = kind == ALERTS if kind in {EVENTS, ALERTS} else b'"event_service_event_id"' in raw
@@ -58,17 +58,17 @@ class Site:
     def data_types(self) -> set[str]:
         """The data types that the connector sends."""
         found = {self.gap_data_type} if self.gap_data_type else set()
-        for each in self.integrations:
+        for integration in self.integrations:
             types = {
                 EVENTS: EVENTS_DATA_TYPE,
-                ALERTS: each.alerts_data_type,
-                ENDPOINTS: each.endpoints_data_type,
+                ALERTS: integration.alerts_data_type,
+                ENDPOINTS: integration.endpoints_data_type,
             }
-            found |= {types[kind] for kind in each.streams}
+            found |= {types[kind] for kind in integration.streams}
         return found if self.integrations else found | {EVENTS_DATA_TYPE}
 
     def excluded(self) -> dict[str, tuple[str, ...]]:
-        """The types that no integration asks Sophos for, each with the names of those that leave it out."""
+        """The types that all integrations exclude, with the names of the integrations."""
         from lib.model.families import expanded  # noqa: PLC0415 - a table, where it is asked for
 
         left = [(each.name, set(expanded(each.exclude_types))) for each in self.integrations]
@@ -77,7 +77,7 @@ class Site:
 
 
 def site_of(config: Config | None) -> Site:
-    """What the configuration says of what is sent."""
+    """The settings that shape sent events."""
     return Site() if config is None else Site(tuple(config.integrations), config.gap_data_type)
 
 
@@ -101,7 +101,9 @@ def from_file(name: str, site: Site, *, pages: bool = False) -> Iterator[Event]:
         except (ValueError, DamagedError):
             value = None
         if not isinstance(value, dict):
-            raise ConfigError(f"{name}, line {number}: it is no JSON object", remedy="Write one event a line, as JSON.")
+            raise ConfigError(
+                f"{name}, line {number}: it is not a JSON object", remedy="Write one event a line, as JSON."
+            )
         if not pages or isinstance(value.get("items"), list):
             yield from _events_of(value, item, envelope, site)
 
@@ -125,11 +127,11 @@ def _lines(name: str) -> list[bytes]:
         return (gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body).split(b"\n")
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(f"{name} cannot be read: {reason}", remedy="Name a file of JSON lines.") from None
+        raise ConfigError(f"{name} cannot be read: {reason}", remedy="Name a readable file of JSON lines.") from None
 
 
 def from_store(config: Config, since: timedelta, damaged: Damaged) -> Iterator[Event]:
-    """What the store holds since then: kept batches, waiting ones, and what was set aside, each event once.
+    """The store's events since then: archived and waiting batches and dead letters, each event once.
 
     `damaged` gets the key of each object that cannot be read. ConfigError where there is no store.
     """
@@ -169,7 +171,7 @@ def _batches(state: Any, after: datetime, damaged: Damaged) -> Iterator[tuple[He
         except DamagedError:
             damaged(key)
             continue
-        if batch is not None:  # It may have been sent since the listing.
+        if batch is not None:  # The batch may have been sent since the listing.
             yield batch.header, batch.items
 
 
@@ -188,7 +190,7 @@ def _set_aside(store: Any, damaged: Damaged) -> Iterator[Event]:
 
 
 def from_simulator(site: Site, count: int = WEEK_EVENTS) -> Iterator[Event]:
-    """A week as the simulator invents it: the same each time."""
+    """A week of the simulator's events; always the same."""
     from emulator.central.generator import Generator  # noqa: PLC0415 - only where nothing else is named
 
     generator = Generator(_TENANT)

@@ -36,7 +36,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """What stands in a call's brackets between two commas."""
+    """An argument of a call."""
 
     text: str
     kind: str
@@ -53,14 +53,14 @@ class Call:
 
     @property
     def path(self) -> str | None:
-        """The path that it reads; None where it is not a literal."""
+        """The path that it reads; None if it is not a literal."""
         first = self.arguments[0] if self.arguments else None
         return first.value if first is not None and first.kind == "text" else None
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field that is named without quotes, and where in the text."""
+    """A field without quotes, with its place in the text."""
 
     start: int
     end: int
@@ -100,7 +100,7 @@ def calls(text: str) -> Iterator[Call]:
 
 
 def logic_of(text: str) -> Part:
-    """How an expression is put together of `&&`, `||` and `!`."""
+    """The structure of an expression: its `&&`, `||` and `!`."""
     return _part(tokens_of(text), text)
 
 
@@ -143,7 +143,7 @@ def _is_call(tokens: Sequence[Token], at: int) -> bool:
 
 
 def _is_macro(tokens: Sequence[Token], at: int) -> bool:
-    following = [each.text for each in tokens[at + 1 : at + 4]]
+    following = [token.text for token in tokens[at + 1 : at + 4]]
     return tokens[at].text in MACROS and at > 0 and tokens[at - 1].text == "." and following[::2] == ["(", ","]
 
 
@@ -203,7 +203,7 @@ def _argument(tokens: Sequence[Token], text: str) -> Argument:
 
 
 def _literal(tokens: Sequence[Token]) -> Any:
-    """The value of a literal; ValueError where it is none."""
+    """The value of a literal; ValueError for any other text."""
     first = tokens[0]
     if first.text == "[" and tokens[-1].text == "]":
         return [_literal(each) for each in _cut(tokens[1:-1], ",") if each]
@@ -229,7 +229,7 @@ def _part(tokens: Sequence[Token], text: str) -> Part:
     for kind, mark in (("any", "||"), ("all", "&&")):
         runs = [each for each in _cut(tokens, mark) if each]
         if len(runs) > 1:
-            return Part(kind, words, tuple(_part(each, text) for each in runs))
+            return Part(kind, words, tuple(_part(run, text) for run in runs))
     if tokens and tokens[0].text == "!":
         return Part("not", words, (_part(tokens[1:], text),))
     if tokens and tokens[0].text == "(" and _closing(tokens, 0) == len(tokens) - 1:

@@ -1,4 +1,4 @@
-"""Filters and rules as UTMStack keeps them: YAML files, read with their lines."""
+"""UTMStack's filters and rules: YAML files, read with their line numbers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KNOWN = {
     "drop": {"where"},
     "dynamic": {"plugin", "params", "where"},
 }
-"""Of each kind of step, what it may say; the engine passes over anything else without a word."""
+"""The keys of each kind of step. The engine ignores all others silently."""
 
 
 class LinedMapping(dict[str, Any]):
@@ -81,7 +81,7 @@ class Rule:
 
 
 def read_filters(names: Sequence[str]) -> Filters:
-    """The filters in the files, in their order; ConfigError with file and line where one holds none."""
+    """The filters in the files, in their order; ConfigError with file and line if one holds none."""
     pipelines: list[Pipeline] = []
     patterns: dict[str, str] = {}
     for file in files_of(names):
@@ -92,22 +92,24 @@ def read_filters(names: Sequence[str]) -> Filters:
                 patterns |= {str(name): str(text) for name, text in document["patterns"].items()}
                 found = True
             if isinstance(stages, list):
-                pipelines += [_pipeline(each, file) for each in stages]
+                pipelines += [_pipeline(stage, file) for stage in stages]
                 found = True
         if not found:
-            raise _refused(file, 1, "holds no filter: there is no list `pipeline`", "Name a filter of UTMStack.")
+            raise _refused(
+                file, 1, "holds no filter: the list `pipeline` is missing", "Name a filter file of UTMStack."
+            )
     return Filters(tuple(sorted(pipelines, key=lambda each: each.order)), patterns)
 
 
 def read_rules(names: Sequence[str]) -> list[Rule]:
-    """The rules in the files and folders; ConfigError with file and line where one holds none."""
+    """The rules in the files and folders; ConfigError with file and line if one holds none."""
     rules: list[Rule] = []
     for file in files_of(names):
         for document in documents_of(file):
             entries = document.get("rules", [document]) if isinstance(document, dict) else document
             rules += [_rule(each, file) for each in (entries if isinstance(entries, list) else [entries])]
     if not rules:
-        raise ConfigError(f"there is no rule in {', '.join(names)}", remedy="Name rules of UTMStack: YAML files.")
+        raise ConfigError(f"there is no rule in {', '.join(names)}", remedy="Name UTMStack's rules: YAML files.")
     return rules
 
 
@@ -120,16 +122,18 @@ def files_of(names: Sequence[str]) -> Iterator[Path]:
         elif path.is_file():
             yield path
         else:
-            raise ConfigError(f"{name} is neither a file nor a folder", remedy="Name a file or a folder that is there.")
+            raise ConfigError(f"{name} is neither a file nor a folder", remedy="Correct the path.")
 
 
 def documents_of(path: Path) -> list[Any]:
-    """The YAML documents in the file; ConfigError with the line where it is none."""
+    """The YAML documents in the file; ConfigError with the line if it is not YAML."""
     try:
         text = path.read_text("utf-8")
         return [each for each in yaml.load_all(text, Loader=_Loader) if each is not None]
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}", remedy="Name a readable file.") from None
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}", remedy="Correct the path, or the permissions."
+        ) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})", remedy="Save it as UTF-8.") from None
     except yaml.MarkedYAMLError as error:
@@ -160,8 +164,8 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", _scalar)
 
 
-def _refused(path: Path, line: int, what: str, remedy: str) -> ConfigError:
-    return ConfigError(f"{path}, line {line}: {what}", remedy=remedy)
+def _refused(path: Path, line: int, fault: str, remedy: str) -> ConfigError:
+    return ConfigError(f"{path}, line {line}: {fault}", remedy=remedy)
 
 
 def _line(value: object) -> int:
@@ -181,7 +185,7 @@ def _pipeline(stage: Any, path: Path) -> Pipeline:
     for number, entry in enumerate(stage.get("steps") or [], 1):
         if not isinstance(entry, dict) or not entry:
             line = _line(entry) if isinstance(entry, dict) else _line(stage)
-            raise _refused(path, line, f"step {number} is no step", "Write a step's name and what it needs.")
+            raise _refused(path, line, f"step {number} is not a step", "Write the step's name with its keys.")
         for kind, body in entry.items():
             where = f"{path.name}, line {_line(entry)}: step {number}, {kind}"
             fields = body if isinstance(body, dict) else {}
@@ -196,7 +200,7 @@ def _unknown(kind: str, body: Mapping[str, Any]) -> Iterator[str]:
     for part, allowed in zip(parts, known, strict=True):
         for key in part:
             if key not in allowed:
-                yield f"the engine does not know `{key}` in {kind}, and passes over it"
+                yield f"the engine does not know `{key}` in {kind}, and ignores it"
 
 
 def condition_of(where: Any) -> tuple[str, tuple[tuple[str, str, str], ...]]:
@@ -213,12 +217,12 @@ def condition_of(where: Any) -> tuple[str, tuple[tuple[str, str, str], ...]]:
 
 def _rule(entry: Any, path: Path) -> Rule:
     if not isinstance(entry, dict) or not ({"name", "where"} & set(entry)):
-        raise _refused(path, _line(entry), "holds no rule: it has neither `name` nor `where`", "Name rules alone.")
+        raise _refused(path, _line(entry), "is not a rule: it has neither `name` nor `where`", "Name only rule files.")
     where, variables = condition_of(entry.get("where"))
     searches = [*_searches(entry.get("afterEvents")), *_searches(entry.get("correlation"))]
     faults = []
     if entry.get("groupBy") and entry.get("deduplicateBy"):
-        faults.append("`groupBy` and `deduplicateBy` stand in one rule: the engine takes one of them")
+        faults.append("the rule has both `groupBy` and `deduplicateBy`: the engine uses only one of them")
     return Rule(
         name=str(entry.get("name") or path.stem),
         file=str(path),
@@ -227,7 +231,7 @@ def _rule(entry: Any, path: Path) -> Rule:
         where=where,
         variables=variables,
         history=bool(searches),
-        placeholders=tuple(dict.fromkeys(name for each in searches for name in _placeholders(each))),
+        placeholders=tuple(dict.fromkeys(name for search in searches for name in _placeholders(search))),
         faults=tuple(faults),
     )
 

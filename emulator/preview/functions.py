@@ -24,7 +24,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d{1,2}:\d\d:\d\d(?:[.,]\d+)?(?:[Zz]|[+-
 
 
 class _Failure:
-    """A call that fails: of an operand's type, or of a value that is not there."""
+    """A call that fails because of an operand's type or a missing value."""
 
     def __repr__(self) -> str:
         return "FAILURE"
@@ -35,7 +35,7 @@ FAILURE = _Failure()
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """One function, and what it takes behind its path: of each argument the kinds of value it may be."""
+    """One function, with the allowed kinds of each argument after its path."""
 
     answer: Answer
     takes: tuple[frozenset[str], ...]
@@ -46,7 +46,7 @@ class Function:
         """The function of the value alone: where what it looks for is text and no number, by a shorter way."""
         wanted = args[0] if args else None
         words = wanted if isinstance(wanted, (list, tuple)) else [wanted]
-        if self.answer in _COMPARING and all(isinstance(each, str) and parse_number(each) is None for each in words):
+        if self.answer in _COMPARING and all(isinstance(word, str) and parse_number(word) is None for word in words):
             known, answer = frozenset(words), self.answer
             return lambda value: value in known if value.__class__ is str else answer(value, args)
         return partial(_apply, self.answer, args)
@@ -65,7 +65,7 @@ def kind_of(value: Any) -> str:
 
 
 def text_in(value: Json) -> str | None:
-    """The text that is searched in a value; None where it has none: a number, a bool, null, nothing."""
+    """The searchable text of a value; None for a number, a bool, null or a missing value."""
     if isinstance(value, str):
         return value
     return to_json(value) if isinstance(value, (dict, list)) else None
@@ -121,7 +121,7 @@ def _moment(test: Callable[[datetime, tuple[Any, ...]], bool]) -> Answer:
 
 @lru_cache(maxsize=4096)
 def parse_time(text: str) -> datetime | None:
-    """The moment of RFC 3339 text, in its own zone; None where it is none."""
+    """The time of an RFC 3339 text, in its own zone; None for any other text."""
     if not _TIME.fullmatch(text):
         return None
     try:
@@ -131,9 +131,9 @@ def parse_time(text: str) -> datetime | None:
 
 
 def _between(moment: datetime, args: tuple[Any, ...]) -> bool:
-    bounds = [_CLOCK.fullmatch(each) for each in args]
-    minutes = [int(each.group(1)) * 60 + int(each.group(2)) for each in bounds if each is not None]
-    if len(minutes) < 2 or any(each >= 24 * 60 for each in minutes):
+    bounds = [_CLOCK.fullmatch(arg) for arg in args]
+    minutes = [int(bound.group(1)) * 60 + int(bound.group(2)) for bound in bounds if bound is not None]
+    if len(minutes) < 2 or any(minute >= 24 * 60 for minute in minutes):
         return False
     now = moment.hour * 60 + moment.minute
     start, end = minutes
@@ -168,7 +168,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 @lru_cache(maxsize=4096)
 def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-    """The network that the text names; None where it names none."""
+    """The network in a text; None if it is not a network."""
     try:
         return ipaddress.ip_network(text, strict=False) if re.search(r"/\d+$", text) else None
     except ValueError:
@@ -205,7 +205,7 @@ def _equal(value: Json, args: tuple[Any, ...]) -> bool:
 
 
 def _one_of(value: Json, args: tuple[Any, ...]) -> bool:
-    return any(same(value, each) for each in args[0])
+    return any(same(value, arg) for arg in args[0])
 
 
 _COMPARING = {_equal, _one_of}

@@ -241,7 +241,7 @@ def _wild(part: str) -> Read:
 def _glob(text: str) -> re.Pattern[str]:
     wild = {"*": ".*", "?": "."}
     pieces = re.findall(r"\\.|.", text, re.DOTALL)
-    return re.compile("".join(wild.get(each) or re.escape(each[-1]) for each in pieces), re.DOTALL)
+    return re.compile("".join(wild.get(piece) or re.escape(piece[-1]) for piece in pieces), re.DOTALL)
 
 
 def _query(text: str) -> Callable[[Json], bool]:

@@ -1,4 +1,4 @@
-"""Why a rule can never match here, in words; or nothing, where it could."""
+"""The reason why a rule can never match here, in words."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from emulator.preview.values import decode
 from lib.model.families import FAMILIES
 
 TYPES = frozenset(name for names in FAMILIES.values() for name in names)
-"""The event types that Sophos lists, and newer ones that are seen."""
+"""The event types in Sophos's list, and newer known ones."""
 SEVERITIES = ("none", "low", "medium", "high", "critical")
 _MOST = 3
-"""So many reasons, or values, are named."""
+"""The number of reasons or values that are named."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Looked:
-    """What was seen of the events that a rule looks at."""
+    """The values in the events to which a rule applies."""
 
     session: Session
     seen: dict[str, list[Seen]]
@@ -34,14 +34,14 @@ class _Looked:
 
 
 def never(session: Session, tally: RuleTally) -> str | None:
-    """Why the rule can never match here; None where it matched, or where it still could."""
+    """The reason why the rule can never match here; None if it matched or still could."""
     if tally.matches:
         return None
     rule = tally.rule
     sent = session.site.data_types() | set(session.data_types)
     if rule.data_types and not rule.data_types & sent:
         wanted = ", ".join(sorted(rule.data_types))
-        return f"no event of the data type {wanted} is sent: what is sent is {', '.join(sorted(sent))}"
+        return f"no event of the data type {wanted} is sent; the sent data types are {', '.join(sorted(sent))}"
     if tally.condition.fault:
         return f"the engine cannot evaluate it: {tally.condition.fault}"
     looked = [seen for name, seen in session.seen.items() if not rule.data_types or name in rule.data_types]
@@ -52,14 +52,14 @@ def never(session: Session, tally: RuleTally) -> str | None:
         for path, values in each.items():
             merged.setdefault(path, []).append(values)
     found = _why_not(tally.logic, _Looked(session, merged))
-    unquoted = [each for each in tally.condition.remarks if each.startswith(UNQUOTED)]
+    unquoted = [remark for remark in tally.condition.remarks if remark.startswith(UNQUOTED)]
     if unquoted and any(each.startswith(UNQUOTED) for each in found):
         found = [*unquoted, *(each for each in found if not each.startswith(UNQUOTED))]
     return _listed(found, "; ") if found else None
 
 
 def _why_not(part: Part, looked: _Looked) -> list[str]:
-    """Why the part can never be so; nothing where it can."""
+    """The reasons why the part can never be true; none if it can."""
     if part.kind == "leaf":
         return _leaf(part, looked)
     if part.kind == "all":
@@ -75,7 +75,7 @@ def _leaf(part: Part, looked: _Looked) -> list[str]:
         return ["it says false"]
     if part.call is not None:
         return _call(part.call, looked)
-    unquoted = [each.arguments[0].text for each in calls(part.text) if each.path is None and each.arguments]
+    unquoted = [call.arguments[0].text for call in calls(part.text) if call.path is None and call.arguments]
     if unquoted:
         return [unquoted_text(unquoted)]
     absent = [
@@ -90,7 +90,9 @@ def _call(call: Call, looked: _Looked) -> list[str]:
     path, fault = call.path, literal_fault(call)
     if path is None or fault:
         return [
-            f"{call.name} of {path}: {fault}" if fault else unquoted_text([each.text for each in call.arguments[:1]])
+            f"{call.name} of {path}: {fault}"
+            if fault
+            else unquoted_text([argument.text for argument in call.arguments[:1]])
         ]
     own = of_bag(path, looked.bag)
     if _is_open(own, looked) or any(each.kind == "dynamic" for each in call.arguments[1:]):
@@ -117,22 +119,22 @@ def _type(call: Call, values: list[Any], args: tuple[Any, ...], looked: _Looked)
     if fitting:
         who = ", ".join(sorted({name for each in fitting for name in excluded[each]}))
         return [f"`exclude_types` of {who} leaves out {_listed(sorted(fitting))}"]
-    return [f"Sophos sends no type that {_wanted(call)}: none of the events looked at has it, nor does Sophos list it"]
+    return [f"Sophos sends no type that {_wanted(call)}: neither these events nor Sophos's list contain one"]
 
 
 def _is_type(own: str, values: list[Any], looked: _Looked) -> bool:
-    texts = [each for each in values if isinstance(each, str)]
+    texts = [value for value in values if isinstance(value, str)]
     types = TYPES | set(looked.session.types)
     return own == f"{looked.bag}.type" or (bool(texts) and len(texts) == len(values) and set(texts) <= types)
 
 
 def _is_open(own: str, looked: _Looked) -> bool:
-    """Whether a plugin that is not run here makes the field."""
+    """Whether a plugin that does not run here writes the field."""
     return any(own == made or own.startswith(f"{made}.") for made in looked.session.made)
 
 
 def _possible(own: str, looked: _Looked) -> Iterable[Any]:
-    """Values that are known besides those that were seen."""
+    """Possible values beside those in the events."""
     constants = looked.session.constants.get(own, set())
     return [*constants, *(SEVERITIES if own == f"{looked.bag}.severity" else ())]
 
@@ -154,8 +156,8 @@ def _absent(path: str) -> str:
 def _wanted(call: Call) -> str:
     says = FUNCTIONS[call.name].says or f"fits {call.name}({{}})"
     texts = []
-    for each in call.arguments[1:]:
-        value = each.value
+    for argument in call.arguments[1:]:
+        value = argument.value
         texts.append(_listed([_word(item) for item in value]) if isinstance(value, list) else _word(value))
     return says.format(" and ".join(texts))
 
@@ -165,8 +167,8 @@ def _word(value: Any) -> str:
 
 
 def _shown(values: list[Any]) -> str:
-    texts = [_word(each) for each in values]
-    return f"seen: {_listed([each if len(each) <= 60 else f'{each[:57]}…' for each in texts])}"
+    texts = [_word(value) for value in values]
+    return f"seen: {_listed([text if len(text) <= 60 else f'{text[:57]}…' for text in texts])}"
 
 
 def _listed(texts: list[str], between: str = ", ") -> str:

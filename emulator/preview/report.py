@@ -1,4 +1,4 @@
-"""What a session found, as JSON and as a table."""
+"""The report of a session, as JSON and as tables."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 from emulator.preview.reasons import never
 from emulator.preview.session import Outcome, Session
 
-NOTE = "This is a preview from public sources, not UTMStack's closed engine: try a rule there before you rely on it."
+NOTE = "This preview uses public sources, not UTMStack's closed engine. Test a rule there before you rely on it."
 _WIDTH = 44
-"""Of a rule's name in the table."""
+"""The longest shown name of a rule."""
 
 
 def report_of(session: Session) -> dict[str, Any]:
-    """Everything that the session found; `ok` where every rule could match, and everything was evaluated.
+    """The session's report; `ok` if every rule could match and everything was evaluated.
 
     Without an event nothing was found out, so it is not well either.
     """
@@ -29,7 +29,7 @@ def report_of(session: Session) -> dict[str, Any]:
         for tally in session.rules
     ]
     types = sorted(session.types.items())
-    is_well = not any(each["never"] for each in rules) and all(each.limit for each in remarks)
+    is_well = not any(rule["never"] for rule in rules) and all(remark.limit for remark in remarks)
     return {
         "ok": is_well and session.events > 0,
         "events": session.events,
@@ -41,7 +41,7 @@ def report_of(session: Session) -> dict[str, Any]:
 
 
 def line_of(outcome: Outcome) -> dict[str, Any]:
-    """What became of one event."""
+    """The result of one event as JSON fields."""
     return {"id": outcome.id, "type": outcome.type, "fields": outcome.fields, "rules": list(outcome.rules)}
 
 
@@ -62,12 +62,12 @@ def tables_of(session: Session, found: dict[str, Any]) -> list[list[tuple[str, .
 
 
 def words_of(session: Session, found: dict[str, Any]) -> list[str]:
-    """What stands below the tables, a line each."""
+    """The lines below the tables."""
     lines = [f"{found['events']} events, {session.dropped} of them dropped by the filter."]
     if not session.events:
-        lines = ["There was no event to look at, so nothing can be said of the rules."]
+        lines = ["There was no event, so the rules could not be tested."]
     lines += [f"NEVER  {each['name']}: {each['never']}" for each in found["rules"] if each["never"]]
-    # Of a rule that can never match it is said above, and why.
+    # The lines above already name the rules that can never match.
     told = tuple(f"{each['file']}, " for each in found["rules"] if each["never"])
     lines += [
         f"NOT EVALUATED  {each['where']}: {each['what']} ({each['count']} events)"

@@ -67,14 +67,14 @@ def _of(fields: dict[str, Any], schema: dict[str, Any], prefix: str, lost: dict[
         wanted = schema.get(key)
         path = prefix + key
         if wanted is None:
-            lost.setdefault(path, "UTMStack's event has no such field: the engine drops it")
+            lost.setdefault(path, "UTMStack's event has no such field; the engine drops it")
         elif wanted is _ANY:
             found[key] = value
         elif isinstance(wanted, dict):
             if isinstance(value, dict):
                 found[key] = _of(value, wanted, f"{path}.", lost)
             else:
-                lost.setdefault(path, "holds a value where UTMStack's event has fields: the engine refuses the event")
+                lost.setdefault(path, "is a value where UTMStack's event has fields; the engine refuses the event")
         else:
             _keep(found, key, _scalar(value, wanted, path, lost))
     return found
@@ -94,6 +94,6 @@ def _scalar(value: Json, wanted: str, path: str, lost: dict[str, str]) -> Json:
 
 
 def _keep(found: dict[str, Any], key: str, value: Json) -> None:
-    """The event's own fields are there only where they say something."""
+    """Keep a field of the event only if it has a value."""
     if value not in (None, "", 0):
         found[key] = value

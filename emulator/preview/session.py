@@ -1,4 +1,4 @@
-"""A session: filters and rules compiled once, events run through them, and what they made of them added up."""
+"""A session: compiles filters and rules once, applies them to events, and counts the results."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from emulator.preview.values import MISSING, Json, to_json
 _QUIET = frozenset({"dataType", "dataSource", *ENVELOPE})
 """Fields that every event has, whatever the filter does."""
 MOST_VALUES = 2_000
-"""Of one path: how many different values are remembered."""
+"""The number of different values that are kept for a path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one event."""
+    """The result of one event."""
 
     id: str
     type: str
@@ -38,7 +38,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class TypeTally:
-    """Of one event type: how many, and the fields that were made of them."""
+    """One event type: the number of its events, and the fields made of them."""
 
     count: int = 0
     matched: bool = False
@@ -47,7 +47,7 @@ class TypeTally:
 
 @dataclass(slots=True)
 class RuleTally:
-    """Of one rule: what it looks at, and what it matched."""
+    """One rule: its paths, and its matches."""
 
     rule: Rule
     condition: Condition
@@ -59,7 +59,7 @@ class RuleTally:
 
 @dataclass(slots=True)
 class Remark:
-    """Something that was not evaluated. A `limit` is the preview's own; anything else is the file's fault."""
+    """A part that was not evaluated: a `limit` of the preview, or a fault of the file."""
 
     where: str
     what: str
@@ -68,7 +68,7 @@ class Remark:
 
 
 class Remarks:
-    """What was not evaluated, and how often."""
+    """The parts that were not evaluated, with their counts."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str], Remark] = {}
@@ -83,7 +83,7 @@ class Remarks:
 
 
 class Seen:
-    """The values that a watched path had, in the events of one data type."""
+    """The values of a path in the events of one data type."""
 
     __slots__ = ("is_whole", "values")
 
@@ -101,7 +101,7 @@ class Seen:
 
 
 class Session:
-    """For one thread."""
+    """A session; not safe between threads."""
 
     def __init__(self, filters: Filters, rules: Sequence[Rule], site: Site) -> None:
         self.site = site
@@ -112,18 +112,18 @@ class Session:
         self.remarks = Remarks()
         self.excluded = site.excluded()
         self.dialect = _dialect(filters, rules)
-        self.pipelines = [(each.data_types, self._steps(each)) for each in filters.pipelines]
+        self.pipelines = [(pipeline.data_types, self._steps(pipeline)) for pipeline in filters.pipelines]
         self._renamed = 0
-        self.rules = [self._rule(each) for each in rules]
-        self.made = [each.makes for _, steps in self.pipelines for each in steps if each.makes]
-        """Fields of plugins that are not run here: what a rule reads of them is not known."""
+        self.rules = [self._rule(rule) for rule in rules]
+        self.made = [step.makes for _, steps in self.pipelines for step in steps if step.makes]
+        """Fields of plugins that do not run here; their values are unknown."""
         self.constants = _constants(filters, self.dialect)
         self.seen: dict[str, dict[str, Seen]] = {}
         self._watched = self._paths()
         self._lost: Counter[tuple[str, str]] = Counter()
 
     def _steps(self, pipeline: Pipeline) -> list[Step]:
-        return [self._step(each) for each in pipeline.steps]
+        return [self._step(step) for step in pipeline.steps]
 
     def _step(self, text: StepText) -> Step:
         where, variables = condition_of(text.body.get("where"))
@@ -153,7 +153,7 @@ class Session:
     def _paths(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for tally in self.rules:
-            paths = {each.path for each in tally.condition.calls if each.path} | set(tally.rule.placeholders)
+            paths = {call.path for call in tally.condition.calls if call.path} | set(tally.rule.placeholders)
             for path in paths | set(_fields(tally.logic)):
                 own = of_bag(path, self.dialect.bag)
                 try:
@@ -163,7 +163,7 @@ class Session:
         return found
 
     def run(self, event: Event) -> Outcome:
-        """Run one event through the filter and the rules; of one that the filter drops nothing is left."""
+        """Apply the filter and the rules to one event. An event that the filter drops has no fields."""
         self.events += 1
         draft, native, kind = self._draft(event)
         tally = self.types.setdefault(kind, TypeTally())
@@ -202,7 +202,7 @@ class Session:
         return Draft(fields), native, kind
 
     def _filtered(self, draft: Draft, data_type: str) -> bool:
-        """Carry the steps out that are for the data type; False where one of them drops the event."""
+        """Apply the steps for the data type; return False if one of them drops the event."""
         for data_types, steps in self.pipelines:
             if data_types and data_type not in data_types:
                 continue
@@ -218,7 +218,7 @@ class Session:
             holds = step.condition.holds(draft)
             if holds is None:
                 fault = step.condition.fault
-                roots = ", ".join(each for each in step.condition.roots if each not in draft.fields)
+                roots = ", ".join(root for root in step.condition.roots if root not in draft.fields)
                 self.remarks.add(step.where, f"its `where`: {fault or _unread(roots)}")
             if not holds:
                 return
@@ -229,7 +229,7 @@ class Session:
             step.do(draft)
         except StepError as error:
             text = str(error)
-            if not text.startswith("there is no "):  # Which the engine notes on the event, and goes on.
+            if not text.startswith("there is no "):  # The engine only notes a missing value on the event.
                 self.remarks.add(step.where, f"it fails: {text.partition(':')[0]}")
 
     def _matched(self, draft: Draft, data_type: str, example: str) -> Iterator[str]:
@@ -240,12 +240,10 @@ class Session:
             if tally.condition.holds(draft):
                 tally.matches += 1
                 tally.example = tally.example or example
-                missing = [each for each in tally.rule.placeholders if self._absent(draft, each)]
+                missing = [placeholder for placeholder in tally.rule.placeholders if self._absent(draft, placeholder)]
                 if missing:
-                    what = (
-                        f"its search of earlier events needs {', '.join(missing)}, which is not there: it is given up"
-                    )
-                    self.remarks.add(place_of(tally.rule), what)
+                    text = f"its search of earlier events needs {', '.join(missing)}, which is missing; it is skipped"
+                    self.remarks.add(place_of(tally.rule), text)
                 yield tally.rule.name
 
     def _absent(self, draft: Draft, path: str) -> bool:
@@ -264,18 +262,18 @@ class Session:
     def not_evaluated(self) -> list[Remark]:
         """Everything that was not evaluated, with how many events it concerns."""
         for tally in self.rules:
-            for each in self.remarks:
-                if each.where == place_of(tally.rule) and not each.count:
-                    each.count = tally.matches if each.what == CANDIDATE else tally.asked
+            for remark in self.remarks:
+                if remark.where == place_of(tally.rule) and not remark.count:
+                    remark.count = tally.matches if remark.what == CANDIDATE else tally.asked
         found = [each for each in self.remarks if each.count or not each.limit]
         if self._renamed:
-            other = next(each for each in BAGS if each != self.dialect.bag)
+            other = next(bag for bag in BAGS if bag != self.dialect.bag)
             what = (
                 f"they read {other}.*, the filter writes {self.dialect.bag}.*: taken as one, though no engine has both"
             )
             found.append(Remark(f"{self._renamed} rules", what, self.events, limit=True))
         found += [
-            Remark(name, "no stage of the filter is for this data type", count, limit=False)
+            Remark(name, "no stage of the filter applies to this data type", count, limit=False)
             for name, count in self.data_types.items()
             if not any(name in types or not types for types, _ in self.pipelines)
         ]
@@ -283,16 +281,16 @@ class Session:
         return found
 
 
-CANDIDATE = "its search of earlier events is not carried out: a match is a candidate, no alert yet"
+CANDIDATE = "its search of earlier events does not run here: a match is a candidate, not an alert yet"
 
 
 def place_of(rule: Rule) -> str:
-    """Where a rule is, for people."""
+    """A rule's place in its file, for people."""
     return f"{rule.file}, line {rule.line}: {rule.name}"
 
 
 def _unread(roots: str) -> str:
-    return f"{roots} is not there, so that the engine cannot compile it" if roots else "it fails on a value"
+    return f"{roots} is missing, so the engine cannot compile it" if roots else "it fails on a value"
 
 
 def _facts(value: Any) -> tuple[str, str]:
@@ -311,8 +309,8 @@ def _fields(part: Part) -> Iterator[str]:
 
 
 def _other_bag(condition: Condition, rule: Rule, bag: str) -> bool:
-    paths = [*(each.path or "" for each in condition.calls), *rule.placeholders, *_fields(logic_of(rule.where))]
-    roots = {each.partition(".")[0] for each in paths} & set(BAGS)
+    paths = [*(call.path or "" for call in condition.calls), *rule.placeholders, *_fields(logic_of(rule.where))]
+    roots = {path.partition(".")[0] for path in paths} & set(BAGS)
     return bool(roots - {bag})
 
 
@@ -325,14 +323,14 @@ def _written(text: StepText) -> Iterator[str]:
     for each in body.get("patterns") or [] if text.kind == "grok" else []:
         yield str(each.get("fieldName") or "") if isinstance(each, dict) else ""
     params = body.get("params")
-    yield from (str(each) for each in params.values()) if isinstance(params, dict) else ()
+    yield from (str(param) for param in params.values()) if isinstance(params, dict) else ()
     yield from _read(text)
 
 
 def _read(text: StepText) -> Iterator[str]:
     """The paths that a step reads, and does not write."""
     where, variables = condition_of(text.body.get("where"))
-    yield from (each.path or "" for each in calls(where))
+    yield from (call.path or "" for call in calls(where))
     yield from (path for _, path, _ in variables)
     yield from _fields(logic_of(where))
     for name in ("source", "from", "fields"):
@@ -342,9 +340,9 @@ def _read(text: StepText) -> Iterator[str]:
 
 def _dialect(filters: Filters, rules: Sequence[Rule]) -> Dialect:
     """The version of the engine that the filter is for, as its own paths tell it."""
-    texts = [each for pipeline in filters.pipelines for each in pipeline.steps]
-    paths = [path for each in texts for path in _written(each)]
-    asked = [each.path for rule in rules for each in calls(rule.where) if each.path]
+    texts = [step for pipeline in filters.pipelines for step in pipeline.steps]
+    paths = [path for text in texts for path in _written(text)]
+    asked = [call.path for rule in rules for call in calls(rule.where) if call.path]
     roots = Counter(path.partition(".")[0] for path in paths)
     if not roots["log"] and not roots["event"]:
         roots = Counter(path.partition(".")[0] for path in asked)
@@ -382,9 +380,9 @@ def _constants(filters: Filters, dialect: Dialect) -> Mapping[str, set[str]]:
     """What the filter itself may write, by the field."""
     found: dict[str, set[str]] = {}
     for pipeline in filters.pipelines:
-        for each in pipeline.steps:
-            params = each.body.get("params")
-            if each.kind == "add" and isinstance(params, dict):
+        for step in pipeline.steps:
+            params = step.body.get("params")
+            if step.kind == "add" and isinstance(params, dict):
                 key = of_bag(str(params.get("key")), dialect.bag)
                 found.setdefault(key, set()).add(str(params.get("value")))
     return found

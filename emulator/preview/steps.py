@@ -34,7 +34,7 @@ _UNNAMED_NEWER = re.compile(r"[^a-zA-Z0-9._]")
 
 
 class StepError(ValueError):
-    """A step that cannot be evaluated, or that the engine would not carry out."""
+    """A step that cannot be evaluated, or that the engine would refuse."""
 
 
 class DroppedError(Exception):
@@ -43,7 +43,7 @@ class DroppedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """In what the versions of the engine differ, as the filter itself tells."""
+    """The differences between versions of the engine, as the filter itself shows them."""
 
     bag: str = "log"
     keeps_underscores: bool = False
@@ -61,16 +61,16 @@ class Dialect:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a filter. `fault` says why it is not carried out here."""
+    """One step of a filter. `fault` is the reason why it does not run here."""
 
     kind: str
     where: str
-    """Which file, line and step it is, for people."""
+    """Its file, line and number, for people."""
     condition: Condition | None
     do: Do | None
     fault: str = ""
     makes: str = ""
-    """The field that it would write, where it is not carried out."""
+    """The field that it would write, if it does not run here."""
 
 
 def compile_step(kind: str, body: Mapping[str, Any], where: str, condition: Condition | None, dialect: Dialect) -> Step:
@@ -93,9 +93,9 @@ def _json(body: Mapping[str, Any], dialect: Dialect) -> Do:
         try:
             found = decode(_text_at(draft, source), key)
         except ValueError as error:
-            raise StepError(f"{source} is no JSON: {error}") from None
+            raise StepError(f"{source} is not JSON: {error}") from None
         if not isinstance(found, dict):
-            raise StepError(f"{source} is no JSON object")
+            raise StepError(f"{source} is not a JSON object")
         draft.fill(dialect.bag, {name: value for name, value in found.items() if name and "." not in name})
         for name, value in found.items():
             if name.strip(".") and "." in name:  # A dot within a key is one more level.
@@ -128,7 +128,7 @@ def _plain(value: Json) -> Json:
 def _cast(body: Mapping[str, Any], dialect: Dialect) -> Do:
     to = body.get("to")
     if to not in _CASTS:
-        raise StepError(f"cast to {to!r}: the engine casts to {', '.join(_CASTS)}")
+        raise StepError(f"cast to {to!r}: the engine casts only to {', '.join(_CASTS)}")
     fields, cast = _paths(body, "fields", dialect), _CASTS[to]
 
     def do(draft: Draft) -> None:
@@ -176,7 +176,7 @@ _CASTS: dict[Any, Callable[[Json], Json]] = {
 
 
 def _delete(body: Mapping[str, Any], dialect: Dialect) -> Do:
-    fields = [each for each in _paths(body, "fields", dialect) if each not in RESERVED]
+    fields = [path for path in _paths(body, "fields", dialect) if path not in RESERVED]
 
     def do(draft: Draft) -> None:
         for each in fields:
@@ -188,7 +188,7 @@ def _delete(body: Mapping[str, Any], dialect: Dialect) -> Do:
 def _grok(body: Mapping[str, Any], dialect: Dialect) -> Do:
     source = _source(body, dialect, "raw")
     entries = body.get("patterns")
-    if not isinstance(entries, list) or not all(isinstance(each, dict) and each.get("pattern") for each in entries):
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) and entry.get("pattern") for entry in entries):
         raise StepError("grok needs `patterns`, each with a `pattern`")
     named = [(dialect.written(str(each.get("fieldName") or "")), each["pattern"]) for each in entries]
     found = [(name, pattern(expand(str(text), dialect.patterns))) for name, text in named]
@@ -248,7 +248,7 @@ def _trim(body: Mapping[str, Any], dialect: Dialect) -> Do:
     fields = _paths(body, "fields", dialect)
     function, cut = body.get("function"), str(body.get("substring") or "")
     if function not in {"prefix", "suffix", "substring", "regex"}:
-        raise StepError(f"trim has no function {function!r}: it has prefix, suffix, substring and regex")
+        raise StepError(f"trim has no function {function!r}; its functions are prefix, suffix, substring and regex")
     for each in fields:
         _check_written(each)
     matched = pattern(expand(cut, dialect.patterns)) if function == "regex" else None
@@ -274,7 +274,7 @@ def _trim(body: Mapping[str, Any], dialect: Dialect) -> Do:
 def _add(body: Mapping[str, Any], dialect: Dialect) -> Do:
     params = _params(body)
     if body.get("function") != "string":
-        raise StepError(f"add has no function {body.get('function')!r} that is known: it has string")
+        raise StepError(f"add has no known function {body.get('function')!r}; its function is string")
     key = _target(params, "key", dialect)
     if "value" not in params:
         raise StepError("add needs a value")
@@ -284,7 +284,7 @@ def _add(body: Mapping[str, Any], dialect: Dialect) -> Do:
 
 def _reformat(body: Mapping[str, Any], dialect: Dialect) -> Do:
     if body.get("function") != "time":
-        raise StepError(f"reformat has no function {body.get('function')!r} that is known: it has time")
+        raise StepError(f"reformat has no known function {body.get('function')!r}; its function is time")
     fields = _paths(body, "fields", dialect)
     before, after = str(body.get("fromFormat") or ""), str(body.get("toFormat") or "")
 
@@ -311,7 +311,7 @@ def _expand(body: Mapping[str, Any], dialect: Dialect) -> Do:
         try:
             draft.put(to, decode(value, dialect.key) if isinstance(value, str) else as_go(value, dialect.key))
         except ValueError as error:
-            raise StepError(f"{source} is no JSON: {error}") from None
+            raise StepError(f"{source} is not JSON: {error}") from None
 
     return do
 
@@ -341,13 +341,13 @@ _KINDS: dict[str, Callable[[Mapping[str, Any], Dialect], Do]] = {
 
 def _unknown(kind: str, body: Mapping[str, Any], _dialect: Dialect) -> Do:
     if kind == "dynamic":
-        raise StepError(f"the plugin {body.get('plugin') or 'without a name'} is not run here")
+        raise StepError(f"the plugin {body.get('plugin') or 'without a name'} does not run here")
     if kind == "where":
         raise StepError(
-            "a `where` beside a step is not read, so the step is always carried out: write it within the step"
+            "the engine ignores a `where` beside a step and always runs the step: write the `where` within the step"
         )
     near = get_close_matches(kind, _KINDS, 1)
-    raise StepError(f"there is no step {kind!r}{f': is {near[0]!r} meant?' if near else ' that is known'}")
+    raise StepError(f"unknown step {kind!r}{f'; did you mean {near[0]!r}?' if near else ''}")
 
 
 def _text_at(draft: Draft, path: str) -> str:
@@ -375,13 +375,13 @@ def _target(body: Mapping[str, Any], name: str, dialect: Dialect) -> str:
 
 def _check_written(path: str) -> None:
     if path in RESERVED:
-        raise StepError(f"a step cannot write {path!r}: the engine keeps it for itself")
+        raise StepError(f"a step cannot write {path!r}: the engine reserves this field")
 
 
 def _paths(body: Mapping[str, Any], name: str, dialect: Dialect) -> list[str]:
     found = [of_bag(str(each), dialect.bag) for each in _list(body, name)]
     if not found:
-        raise StepError(f"the step names nothing in {name!r}")
+        raise StepError(f"the step's list {name!r} is empty")
     for each in found:
         reader(each)
     return found

@@ -1,1 +1,1 @@
-"""Recordings: real pages of Sophos Central, with whatever names a person, a machine or a place replaced."""
+"""Recordings: real pages of Sophos Central in which pseudonyms replace names of people, machines and places."""

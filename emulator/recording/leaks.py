@@ -1,4 +1,4 @@
-"""The second pass over a recording: is anything in it that was to be replaced?"""
+"""Searches a finished recording for originals that should have been replaced."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from emulator.recording.pseudonyms import ADDRESSES
 from emulator.recording.texts import SHORTEST, is_address
 
 OWN_WORDS = frozenset({"example", "com", "org", "user", "host", "dom", "tenant", "example.com", "example.org"})
-"""What pseudonyms are made of."""
+"""The words that pseudonyms consist of."""
 PLAIN = 6
-"""From this length on a text that is more than a word is looked for anywhere, inside other words too."""
+"""An original of at least this length that is more than a word is searched everywhere, also within words."""
 _WORD = re.compile(r"\w+")
 _ESCAPE = re.compile(r"(?:\\u[0-9a-f]{4})+", re.IGNORECASE)
 _EMAIL = re.compile(r"[\w%+-]+@[\w-]+(?:\.[\w-]+)+")
@@ -22,7 +22,7 @@ _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?!\w|\.\d)")
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """An original that is still there."""
+    """An original that is still in the recording."""
 
     kind: str
     original: str
@@ -31,27 +31,27 @@ class Leak:
 
 @dataclass(slots=True)
 class Search:
-    """What is looked for."""
+    """The originals to search for."""
 
     plain: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
-    """By their first letters, originals that are found anywhere, and their kind."""
+    """Originals that are searched everywhere, with their kind, by their first letters."""
     words: dict[str, str] = field(default_factory=dict)
-    """Words that are found as a word of their own, and their kind."""
+    """Originals that are searched as whole words, with their kind."""
     not_searched: int = 0
-    """Originals too short, or words that Sophos's own vocabulary or the pseudonyms have too."""
+    """The number of originals that are too short, or that Sophos's vocabulary or the pseudonyms contain too."""
     _given: frozenset[str] = frozenset(ADDRESSES)
 
     @classmethod
     def of(cls, originals: Mapping[str, Set[str]], vocabulary: Set[str]) -> Search:
-        """A search for originals, by kind; `vocabulary` holds words that are kept, in small letters."""
+        """A search for originals, by kind. `vocabulary` holds words that stay, in lower case."""
         search = cls()
         for kind, texts in originals.items():
-            for text in {each.strip().lower() for each in texts}:
+            for text in {original.strip().lower() for original in texts}:
                 search.add(kind, text, vocabulary)
         return search
 
     def add(self, kind: str, text: str, vocabulary: Set[str]) -> None:
-        """Look for one more."""
+        """Add an original."""
         is_word = _WORD.fullmatch(text) is not None
         if len(text) < SHORTEST or text in vocabulary or text in OWN_WORDS:
             self.not_searched += 1
@@ -63,11 +63,11 @@ class Search:
             self.not_searched += 1
 
     def leaks(self, lines: Iterable[bytes], given: Set[str]) -> Iterator[Leak]:
-        """Every original that a line holds; `given` are addresses that are pseudonyms too."""
+        """All originals in the lines; `given` are addresses that are pseudonyms too."""
         for number, line in enumerate(lines, 1):
             text = line.decode("utf-8", "surrogateescape")
             for form in {text, _ESCAPE.sub(_unescaped, text)}:
-                yield from (Leak(kind, found, number) for kind, found in self._found(form.lower(), given))
+                yield from (Leak(kind, original, number) for kind, original in self._found(form.lower(), given))
 
     def _found(self, text: str, given: Set[str]) -> Iterator[tuple[str, str]]:
         for word in self.words.keys() & set(_WORD.findall(text)):
@@ -77,9 +77,11 @@ class Search:
             candidates = prefixes.get(text[at : at + PLAIN])
             if candidates is not None:
                 yield from (
-                    (kind, found)
-                    for found, kind in candidates
-                    if found not in given and text.startswith(found, at) and not _is_longer_address(found, text, at)
+                    (kind, original)
+                    for original, kind in candidates
+                    if original not in given
+                    and text.startswith(original, at)
+                    and not _is_longer_address(original, text, at)
                 )
         for email in _EMAIL.findall(text):
             if not email.endswith(("@example.com", "@example.org")):
@@ -89,10 +91,10 @@ class Search:
                 yield "address", address
 
 
-def _is_longer_address(found: str, text: str, at: int) -> bool:
-    """Whether 192.0.2.1 was found in 192.0.2.14."""
-    end = at + len(found)
-    return is_address(found) and (text[at - 1 : at].isdigit() or text[end : end + 1].isdigit())
+def _is_longer_address(original: str, text: str, at: int) -> bool:
+    """Whether the match is part of a longer address, such as 192.0.2.1 in 192.0.2.14."""
+    end = at + len(original)
+    return is_address(original) and (text[at - 1 : at].isdigit() or text[end : end + 1].isdigit())
 
 
 def _unescaped(match: re.Match[str]) -> str:

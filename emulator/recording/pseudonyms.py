@@ -1,4 +1,4 @@
-"""Pseudonyms: the same for the same original, of the same form, and of no use to who lacks the key."""
+"""Pseudonyms. The same original gets the same pseudonym of the same form. Without the key it reveals nothing."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _TRIES = 100
 _WORD = re.compile(r"[\w']+")
 
 Digest = Callable[[int], bytes]
-"""So many bytes that hang on the key, the kind, the original and the number of the try."""
+"""Returns so many bytes, derived from the key, the kind, the original and the number of the try."""
 
 
 class Pseudonyms:
-    """Gives pseudonyms, and knows what it has replaced."""
+    """Makes pseudonyms, and keeps the originals that it has replaced."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -34,52 +34,52 @@ class Pseudonyms:
         self._taken: set[tuple[str, str]] = set()
         self._addresses = ADDRESSES
         self.originals: dict[str, set[str]] = {}
-        """By kind, the texts that were replaced."""
+        """The replaced texts by kind."""
         self.times: Counter[str] = Counter()
-        """How often something of a kind was replaced."""
+        """The number of replacements by kind."""
 
     def avoid(self, addresses: Iterable[str]) -> None:
-        """Give none of these IPv4 addresses to anybody, nor one that begins with one, as long as there are others."""
+        """Do not use these IPv4 addresses, nor ones that begin with them, as pseudonyms while others are left."""
         met = {*addresses}
-        others = [each for each in ADDRESSES if each not in met]
-        apart = [each for each in others if not any(each[:end] in met for end in range(len(each) - 2, len(each)))]
+        others = [address for address in ADDRESSES if address not in met]
+        apart = [other for other in others if not any(other[:end] in met for end in range(len(other) - 2, len(other)))]
         self._addresses = apart or others or ADDRESSES
 
     def uuid(self, text: str) -> str:
-        """A UUID for a UUID, with dashes and case as they were."""
+        """A UUID with the original's dashes and case."""
         made = str(uuid.UUID(bytes=self._given_bytes("id", text.lower().replace("-", ""), 16), version=4))
         made = made if "-" in text else made.replace("-", "")
-        return self._told("id", text, made.upper() if text.upper() == text and text.lower() != text else made)
+        return self._counted("id", text, made.upper() if text.upper() == text and text.lower() != text else made)
 
     def hex(self, text: str) -> str:
-        """As many hexadecimal digits."""
+        """Hexadecimal digits of the same number."""
         made = self._once("id", text.lower(), lambda digest: digest(len(text)).hex()[: len(text)])
-        return self._told("id", text, made.upper() if text.upper() == text else made)
+        return self._counted("id", text, made.upper() if text.upper() == text else made)
 
     def id(self, text: str) -> str:
-        """An identifier of the same shape: digits for digits, letters for letters, the rest as it is."""
-        return self._told("id", text, self._once("id", text, lambda digest: "".join(_shaped(text, digest))))
+        """An identifier of the same form: digits for digits, letters for letters, other characters unchanged."""
+        return self._counted("id", text, self._once("id", text, lambda digest: "".join(_shaped(text, digest))))
 
     def ipv4(self, text: str) -> str:
-        """An address for documentation; where there are more originals than those, some share one."""
+        """An address for documentation. If there are more originals than such addresses, some share one."""
         pool = self._addresses
 
         def chosen(digest: Digest) -> str:
             return pool[int.from_bytes(digest(8)) % len(pool)]
 
-        return self._told("address", text, self._once("address", text, chosen))
+        return self._counted("address", text, self._once("address", text, chosen))
 
     def ipv6(self, text: str) -> str:
         """An address of 2001:db8::/32."""
         made = self._once("address", text.lower(), lambda d: str(IPv6Address(_IPV6 | int.from_bytes(d(12)))))
-        return self._told("address", text, made)
+        return self._counted("address", text, made)
 
     def mac(self, text: str) -> str:
-        """A MAC address for documentation (RFC 7042); there are 256, so that some originals share one."""
+        """A MAC address for documentation (RFC 7042). There are only 256, so some originals share one."""
         separator = text[2]
         last = self._once("mac", text.lower().replace("-", ":"), lambda digest: f"{digest(1)[0]:02X}")
         made = separator.join(("00", "00", "5E", "00", "53", last))
-        return self._told("mac", text, made if text.upper() == text else made.lower())
+        return self._counted("mac", text, made if text.upper() == text else made.lower())
 
     def sid(self, text: str) -> str:
         """A Windows security identifier."""
@@ -89,36 +89,36 @@ class Pseudonyms:
             data = digest(4 * len(parts))
             return "S-1-5-21-" + "-".join(str(int.from_bytes(data[4 * n : 4 * n + 4])) for n in range(len(parts)))
 
-        return self._told("id", text, self._once("id", text, made))
+        return self._counted("id", text, self._once("id", text, made))
 
     def user(self, text: str) -> str:
-        """A person: the same whether written as login, as full name, or with the last name first."""
-        return self._told("user", text, "user-" + self._name("user", _person(text)))
+        """A user. Login, full name and last-name-first form of a person give the same pseudonym."""
+        return self._counted("user", text, "user-" + self._name("user", _person(text)))
 
     def host(self, text: str) -> str:
-        """A machine; one with a domain gets another domain."""
+        """A machine's name; one with a domain gets a domain for documentation."""
         first, dot, _ = text.partition(".")
         made = "HOST-" + self._name("host", first.casefold())
-        return self._told("host", text, f"{made.lower()}.example.com" if dot else made)
+        return self._counted("host", text, f"{made.lower()}.example.com" if dot else made)
 
     def domain(self, text: str) -> str:
-        """A domain of the DNS, or of Windows where it has no dot."""
+        """A DNS domain, or a Windows domain if the original has no dot."""
         name = self._name("domain", text.casefold())
-        return self._told("domain", text, f"d-{name}.example.com" if "." in text else f"DOM-{name}".upper())
+        return self._counted("domain", text, f"d-{name}.example.com" if "." in text else f"DOM-{name}".upper())
 
     def email(self, text: str) -> str:
         """An e-mail address of the same person at example.com or example.org."""
         local, _, domain = text.rpartition("@")
         place = "com" if self._bytes("domain", domain.casefold(), 0, 1)[0] % 2 else "org"
-        return self._told("email", text, f"{self.user(local)}@example.{place}")
+        return self._counted("email", text, f"{self.user(local)}@example.{place}")
 
     def tenant(self, text: str) -> str:
         """A customer's name."""
-        return self._told("tenant", text, "Tenant " + self._name("tenant", text.casefold()))
+        return self._counted("tenant", text, "Tenant " + self._name("tenant", text.casefold()))
 
     def token(self, text: str) -> str:
-        """Something opaque, as letters and digits of the same length."""
-        return self._told("id", text, self._once("id", text, lambda d: d(len(text)).hex()[: len(text)]))
+        """Hexadecimal digits of the same length, for opaque text."""
+        return self._counted("id", text, self._once("id", text, lambda d: d(len(text)).hex()[: len(text)]))
 
     def _name(self, kind: str, original: str) -> str:
         return self._once(kind, original, lambda digest: digest(4).hex())
@@ -127,45 +127,45 @@ class Pseudonyms:
         return bytes.fromhex(self._once(kind, original, lambda digest: digest(size).hex()))
 
     def _once(self, kind: str, original: str, make: Callable[[Digest], str]) -> str:
-        """What was made of the original before, else something that no other original was given, as far as can be."""
-        known = self._given.get((kind, original))
-        if known is None:
+        """The original's pseudonym: the one made before, or a new one that, if possible, no other original has."""
+        pseudonym = self._given.get((kind, original))
+        if pseudonym is None:
             for number in range(_TRIES):
-                known = make(lambda size, number=number: self._bytes(kind, original, number, size))  # type: ignore[misc]
-                if (kind, known) not in self._taken and known != original:
+                pseudonym = make(lambda size, number=number: self._bytes(kind, original, number, size))  # type: ignore[misc]
+                if (kind, pseudonym) not in self._taken and pseudonym != original:
                     break
-            assert known is not None  # noqa: S101 - there is at least one try
-            self._taken.add((kind, known))
-            self._given[kind, original] = known
-        return known
+            assert pseudonym is not None  # noqa: S101 - there is at least one try
+            self._taken.add((kind, pseudonym))
+            self._given[kind, original] = pseudonym
+        return pseudonym
 
-    def _told(self, kind: str, original: str, made: str) -> str:
+    def _counted(self, kind: str, original: str, made: str) -> str:
         self.originals.setdefault(kind, set()).add(original)
         self.times[kind] += 1
         return made
 
     def _bytes(self, kind: str, original: str, number: int, size: int) -> bytes:
         message = f"{kind}|{number}|{original}".encode("utf-8", "surrogatepass")
-        found = b"".join(
+        digests = b"".join(
             hmac.digest(self._key, message + part.to_bytes(4), sha256) for part in range(-(-size // 32) or 1)
         )
-        return found[:size]
+        return digests[:size]
 
 
 def _person(text: str) -> str:
-    plain = "".join(each for each in unicodedata.normalize("NFKD", text) if not unicodedata.combining(each))
+    plain = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
     return " ".join(sorted(_WORD.findall(plain.casefold().replace("_", " ")))) or text
 
 
 def _shaped(text: str, digest: Digest) -> Iterator[str]:
-    for each, byte in zip(text, digest(len(text)), strict=True):
-        if each.isdecimal():
+    for character, byte in zip(text, digest(len(text)), strict=True):
+        if character.isdecimal():
             yield str(byte % 10)
-        elif each in "abcdefABCDEF":
+        elif character in "abcdefABCDEF":
             letter = "abcdef"[byte % 6]
-            yield letter if each.islower() else letter.upper()
-        elif each.isalpha():
+            yield letter if character.islower() else letter.upper()
+        elif character.isalpha():
             letter = "ghijklmnopqrstuvwxyz"[byte % 20]
-            yield letter if each.islower() else letter.upper()
+            yield letter if character.islower() else letter.upper()
         else:
-            yield each
+            yield character

@@ -1,6 +1,6 @@
-"""`record`: read pages as fetch-page does, with cursors of its own, and write them down without anybody's name.
+"""`record`: reads pages as fetch-page does, with its own cursors, and writes them with pseudonyms.
 
-Nothing of the store is touched but the credentials' budgets: a recording counts against the same limits.
+It changes only the credentials' rate limits in the store, because its calls count against them.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ _CURSOR = re.compile(rb"[A-Z0-9_]{1,20}\|\d{4}-\d\d-\d\dT[\d:.]{8,15}Z(\|[0-9a-f
 
 @dataclass(slots=True)
 class Source:
-    """A stream that is recorded, and how far its reading has come."""
+    """A stream to record, with its progress."""
 
     integration: Integration
     target: Target
     cursor: str | None = None
     due: float = 0.0
-    """When it is asked next, as a monotonic time."""
+    """The monotonic time of its next request."""
     is_over: bool = False
     pages: int = 0
     problem: ConnectorError | None = None
@@ -59,13 +59,13 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A page as it was read; its items compressed, since all pages are held until names are known."""
+    """A page as it was read. Its items are compressed, because all pages stay in memory until all names are known."""
 
     source: Source
     at: float
     """Seconds since the recording began."""
     seconds: float
-    """How long the answer took."""
+    """The time of the request."""
     cursor: str | None
     next_cursor: str
     has_more: bool
@@ -77,11 +77,11 @@ class Recorded:
         """The items."""
         packed = zlib.decompress(self.items)
         sizes, _, body = packed.partition(b"\n")
-        found, at = list[bytes](), 0
+        raws, at = list[bytes](), 0
         for size in map(int, sizes.split()):
-            found.append(body[at : at + size])
+            raws.append(body[at : at + size])
             at += size
-        return found
+        return raws
 
 
 def _packed(items: Sequence[bytes]) -> bytes:
@@ -94,13 +94,13 @@ class Recorder:
 
     sources: list[Source]
     every: float
-    """Seconds between two questions for what is new."""
+    """Seconds between two requests for new events."""
     pages: list[Recorded] = field(default_factory=list)
     began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     began: float = field(default_factory=time.monotonic)
 
     def run(self, most: int | None, seconds: float | None) -> None:
-        """Read until there are no more pages, or that many were read, or for that long; Ctrl-C ends it early."""
+        """Read until the last page, or until so many pages or seconds; Ctrl-C ends it early."""
         end = None if seconds is None else self.began + seconds
         with suppress(KeyboardInterrupt):
             while (most is None or len(self.pages) < most) and (source := self._next(end)) is not None:
@@ -108,12 +108,12 @@ class Recorder:
                     time.sleep(min(source.due - time.monotonic(), 1.0))
                     continue
                 self._ask(source, goes_on=end is not None)
-                self._tell()
+                self._show_progress()
         if sys.stderr.isatty():
             print(file=sys.stderr)
 
     def _next(self, end: float | None) -> Source | None:
-        """The stream that is due first, unless that is after the end."""
+        """The stream that is due first; None if that is after the end."""
         if end is not None and time.monotonic() >= end:
             return None
         open_ = [source for source in self.sources if not source.is_over]
@@ -158,16 +158,16 @@ class Recorder:
             deadline=deadline,
         )
 
-    def _tell(self) -> None:
+    def _show_progress(self) -> None:
         if sys.stderr.isatty():
             events = sum(page.count for page in self.pages)
             waits = sum(not source.is_over for source in self.sources)
-            text = f"{len(self.pages)} pages, {events} events, {waits} of {len(self.sources)} streams are read on"
+            text = f"{len(self.pages)} pages, {events} events, {waits} of {len(self.sources)} streams continue"
             print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 where the recording is written, 1 where a stream failed or something leaked, 2 where it cannot be done."""
+    """The exit status: 0 recording written, 1 a stream failed or an original leaked, 2 the command cannot run."""
     try:
         key = _key(args.keep_key)
         recorder, who = _recorder(args.config, args.integration)
@@ -175,25 +175,27 @@ def run(args: argparse.Namespace) -> int:
         problems = [source for source in recorder.sources if source.problem]
         if not recorder.pages and problems and (error := problems[0].problem):
             raise error
-        found = _write(recorder, who, Pseudonyms(key), args.out)
+        report = _write(recorder, who, Pseudonyms(key), args.out)
     except OSError as error:
-        unusable = ConfigError(f"{error.filename} cannot be used: {error.strerror}", remedy="Name another file.")
+        unusable = ConfigError(
+            f"{error.filename} cannot be used: {error.strerror}", remedy="Correct the path, or the file's permissions."
+        )
         return _refused(unusable, as_json=args.json)
     except ConnectorError as error:
         return _refused(error, as_json=args.json)
-    found["problems"] = [
+    report["problems"] = [
         {"stream": str(source.target.stream), **source.problem.as_problem()} for source in problems if source.problem
     ]
-    found["ok"] = not found["leaks"] and not problems
+    report["ok"] = not report["leaks"] and not problems
     if args.json:
-        say(json.dumps(found, ensure_ascii=False))
+        say(json.dumps(report, ensure_ascii=False))
     else:
-        _tell_result(found)
-    return 0 if found["ok"] else 1
+        _print(report)
+    return 0 if report["ok"] else 1
 
 
 def _key(file: Path | None) -> bytes:
-    """A new key that nobody keeps; or that of the file, which is made where it is not there."""
+    """A new key that is not kept, or the key of the file, which is created if it does not exist."""
     key = secrets.token_bytes(32)
     if file is None:
         return key
@@ -202,30 +204,37 @@ def _key(file: Path | None) -> bytes:
     try:
         return bytes.fromhex(file.read_text())
     except ValueError:
-        raise ConfigError(f"{file} holds no key", remedy="Name the file that --keep-key made, or a new one.") from None
+        raise ConfigError(
+            f"{file} holds no key", remedy="Name a file that --keep-key has created, or a new one."
+        ) from None
 
 
 def _recorder(location: str | None, name: str | None) -> tuple[Recorder, dict[str, Whoami]]:
-    """What is to be read, and whose each integration is."""
+    """The streams to read, and the owner of each integration's credential."""
     config = configuration.load(configuration.located(location))
     app = App(lambda: config)
     app.require(name)
     sources: list[Source] = []
     whose: dict[str, Whoami] = {}
-    for each in app.integrations.values():
-        if name in (None, each.settings.name):
+    for integration in app.integrations.values():
+        if name in (None, integration.settings.name):
             deadline = time.monotonic() + CALL_SECONDS
-            who = whose[each.settings.name] = each.source.whoami(deadline=deadline)
-            account = Account(who=who, tenants=tuple(each.source.tenants(who, deadline=deadline)))
-            targets = [target for target in known_targets(each.settings, account) if target.stream.kind != ENDPOINTS]
+            who = whose[integration.settings.name] = integration.source.whoami(deadline=deadline)
+            account = Account(who=who, tenants=tuple(integration.source.tenants(who, deadline=deadline)))
+            targets = [
+                target for target in known_targets(integration.settings, account) if target.stream.kind != ENDPOINTS
+            ]
             sources += (
-                Source(each, target, problem=target.refusal, is_over=bool(target.refusal)) for target in targets
+                Source(integration, target, problem=target.refusal, is_over=bool(target.refusal)) for target in targets
             )
     return Recorder(sources, config.every.seconds_after(app.parts.now())), whose
 
 
 def _write(recorder: Recorder, who: dict[str, Whoami], pseudonyms: Pseudonyms, out: Path) -> dict[str, Any]:
-    """Write the recording, search it for what leaked, and keep it only where nothing did; the report."""
+    """Write the recording, search it for leaks, and keep it only if there are none; return the report.
+
+    The file gets its name only after the search, so that a crash never leaves a recording with leaks.
+    """
     reader = Reader()
     for source in recorder.sources:
         reader.tenant(source.target.tenant)
@@ -262,27 +271,31 @@ def _write(recorder: Recorder, who: dict[str, Whoami], pseudonyms: Pseudonyms, o
 
 
 def _shown(leak: Leak) -> dict[str, Any]:
-    """A leak, of whose text only the ends are shown."""
+    """A leak as JSON fields, with only the first and last letters of its text."""
     return {"kind": leak.kind, "line": leak.line, "text": f"{leak.original[:2]}…{leak.original[-1:]}"}
 
 
 def _lines(recorder: Recorder, who: dict[str, Whoami], give: Pseudonyms, replacer: Replacer) -> Iterator[bytes]:
-    """The header, then a line a page."""
-    tenants: dict[str, Tenant] = {each.target.stream.tenant: each.target.tenant for each in recorder.sources}
+    """The header, then one line for each page."""
+    tenants: dict[str, Tenant] = {source.target.stream.tenant: source.target.tenant for source in recorder.sources}
     header = {
         "recording": FORMAT,
         "began_at": to_text(recorder.began_at),
         "seconds": round(time.monotonic() - recorder.began, 3),
         "id_type": "tenant"
-        if {each.id_type for each in who.values()} == {"tenant"} and len(tenants) == 1
+        if {owner.id_type for owner in who.values()} == {"tenant"} and len(tenants) == 1
         else "partner",
         "tenants": [
-            {"id": _identity(give, each.id), "name": give.tenant(each.name) if each.name else ""}
-            for each in tenants.values()
+            {"id": _identity(give, tenant.id), "name": give.tenant(tenant.name) if tenant.name else ""}
+            for tenant in tenants.values()
         ],
         "streams": [
-            {"tenant": _identity(give, each.target.stream.tenant), "kind": each.target.stream.kind, "pages": each.pages}
-            for each in recorder.sources
+            {
+                "tenant": _identity(give, source.target.stream.tenant),
+                "kind": source.target.stream.kind,
+                "pages": source.pages,
+            }
+            for source in recorder.sources
         ],
     }
     yield json.dumps(header, ensure_ascii=False).encode()
@@ -304,7 +317,7 @@ def _lines(recorder: Recorder, who: dict[str, Whoami], give: Pseudonyms, replace
 
 
 def _writable(item: bytes) -> bytes:
-    """An object as it is, anything else as a JSON string of the same text: one odd item spoils no line."""
+    """An object unchanged; anything else as a JSON string of its text, so that every line is valid JSON."""
     with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         if item[:1] == b"{" and msgspec.json.decode(item) is not None:
             return item
@@ -319,7 +332,7 @@ def _identity(give: Pseudonyms, id_: str) -> str:
 
 
 def _cursor(give: Pseudonyms, cursor: str) -> str:
-    """A cursor that names a time and nothing else as it is; of any other only that it is another one."""
+    """A cursor that holds only a time, unchanged; a pseudonym for any other."""
     with suppress(ValueError):
         if _CURSOR.fullmatch(base64.b64decode(cursor, validate=True)):
             return cursor
@@ -333,17 +346,17 @@ def _refused(error: ConnectorError, *, as_json: bool) -> int:
     return 2
 
 
-def _tell_result(found: dict[str, Any]) -> None:
-    rows = [("REPLACED", "DIFFERENT ONES", "TIMES")]
-    rows += [(kind, str(each["originals"]), str(each["times"])) for kind, each in found["replaced"].items()]
+def _print(report: dict[str, Any]) -> None:
+    rows = [("REPLACED", "ORIGINALS", "TIMES")]
+    rows += [(kind, str(counts["originals"]), str(counts["times"])) for kind, counts in report["replaced"].items()]
     show(rows)
-    if found["not_searched"]:
-        say(f"{found['not_searched']} of them are too short, or words that Sophos uses too, to be searched for.")
-    for each in found["problems"]:
-        say(f"NOT READ  {each['stream']}: {each['detail']}", f"→ {each['remedy']}")
-    for leak in found["leaks"]:
+    if report["not_searched"]:
+        say(f"{report['not_searched']} of them were not searched: they are too short, or Sophos uses these words.")
+    for problem in report["problems"]:
+        say(f"NOT READ  {problem['stream']}: {problem['detail']}", f"→ {problem['remedy']}")
+    for leak in report["leaks"]:
         say(f"LEAK  {leak['kind']} {leak['text']} in line {leak['line']}")
-    if found["leaks"]:
-        say("Something was still in it that had to be replaced: the file was not kept.")
+    if report["leaks"]:
+        say("Some originals were not replaced: the file was not kept.")
     else:
-        say(f"{found['out']}: {found['pages']} pages, {found['events']} events, {found['streams']} streams.")
+        say(f"{report['out']}: {report['pages']} pages, {report['events']} events, {report['streams']} streams.")

@@ -1,4 +1,4 @@
-"""What names a person, a machine or a place, found in the values of events and replaced there."""
+"""Finds names of people, machines and places in the values of events, and replaces them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ type severity group when created_at endpoint_type endpoint_platform origin resul
 allowedActions threat_status threatSubType detectionType policy_type threat_cleanable has_more
 """
 KEPT = frozenset(_KEPT.split())
-"""Keys whose values are words of Sophos's own, or times."""
+"""Keys whose values are Sophos's own words, or times."""
 NUMBERS_OF = frozenset({"user_match_id", "threat_id"})
-"""Objects that spell an identifier out in numbers."""
+"""Objects that hold an identifier as numbers."""
 _NOBODY = """
 -|n/a|unknown|none|system|local service|network service|nt authority|administrator|root|public|default|default user
 all users|shared|builtin
 """
 NOBODY = frozenset(("", *_NOBODY.strip().replace("\n", "|").split("|")))
-"""Names that many machines have."""
+"""Account names that exist on many machines. They identify nobody, so they stay."""
 _WORDS = re.compile(r"[A-Za-z0-9_:. +-]{0,120}", re.ASCII)
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*|[{}\[\]:,]', re.DOTALL)
 _IS_ID = re.compile(r"(?:^|_)id$|[a-z]Id$|[a-z]ID$")
@@ -56,29 +56,29 @@ psd psm1 pst py pyc pyd rar reg rpm rs rtf scr service sh so sql svg swf sys tar
 vhd vhdx vmdk wim wsf xlam xls xlsb xlsm xlsx xml xz yaml yml zip zst
 """
 FILES = frozenset(_FILES.split())
-"""Endings of files: what has one is no domain."""
+"""File endings. A text with one is not a domain."""
 _WORD = re.compile(r"\w+")
 LONGEST_WORD = 6
-"""From this length on an identifier of no known form is looked for in texts too."""
+"""An identifier of unknown form and at least this length is searched in other texts too."""
 SHORTEST = 3
-"""A shorter name is replaced only where it stands alone in its field."""
+"""A shorter name is replaced only if it is a whole field."""
 
 
 class Names:
-    """The names of machines, people, domains and customers that were met, to be found again in any text."""
+    """The names of machines, people, domains and tenants that were read, to find them in other texts."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, str] = {}
         self._first: dict[str, list[str]] = {}
 
     def add(self, kind: str, name: str) -> None:
-        """Remember a name; what it was first met as stands."""
+        """Add a name. Its first kind stays, except that a domain can become a host."""
         name = _lower(name.strip())
         word = _WORD.search(name)
         if name.casefold() in NOBODY or len(name) < SHORTEST or word is None:
             return
         if name in self._kinds:
-            if kind == "host":  # What stood before a backslash was taken for a domain.
+            if kind == "host":  # A name before a backslash counted as a domain.
                 self._kinds[name] = kind
             return
         self._kinds[name] = kind
@@ -87,11 +87,11 @@ class Names:
         starts.sort(key=len, reverse=True)
 
     def kind(self, name: str) -> str | None:
-        """As what a name was met."""
+        """The kind of a name; None for an unknown name."""
         return self._kinds.get(_lower(name.strip()))
 
     def found(self, text: str) -> Iterator[tuple[int, int, str]]:
-        """Start, end and kind of each name in the text, the longest first where several begin together."""
+        """Start, end and kind of each name in the text; of several names at one place, the longest."""
         lower, done = _lower(text), 0
         for word in _WORD.finditer(lower):
             for name in self._first.get(word[0], ()) if word.start() >= done else ():
@@ -104,7 +104,7 @@ class Names:
 
 
 def _lower(text: str) -> str:
-    """In small letters, each in its place: a few have a small form of two letters, and stay."""
+    """The text in lower case with the same length. Letters whose lower-case form has two letters stay."""
     lower = text.lower()
     return lower if len(lower) == len(text) else "".join(a if len(a.lower()) > 1 else a.lower() for a in text)
 
@@ -118,11 +118,11 @@ def _is_word(letter: str) -> bool:
 
 
 Change = Callable[[str, tuple[str, ...]], str | None]
-"""What becomes of a value, by the keys that lead to it; None: it stays. Of a key, the path ends with ""."""
+"""Returns the new value of a text with a path of keys; None: it stays. The path of a key itself ends with ""."""
 
 
 def rewritten(raw: bytes, text: Change, number: Change) -> bytes:
-    """A JSON value with its strings and numbers changed; everything else keeps its bytes, and it is on one line."""
+    """A JSON value on one line with changed strings and numbers. Everything else keeps its bytes."""
     source = raw.decode("utf-8", "surrogateescape")
     writing = _Writing(text, number)
     changed = _TOKEN.sub(lambda match: writing.take(match[0]), source)
@@ -130,18 +130,18 @@ def rewritten(raw: bytes, text: Change, number: Change) -> bytes:
 
 
 class _Writing:
-    """Where in a JSON value the tokens are."""
+    """Follows the path of keys through the tokens of a JSON value."""
 
     def __init__(self, text: Change, number: Change) -> None:
         self._text = text
         self._number = number
         self._keys: list[str] = []
-        """Of every open container, the key whose value comes next; in a list, the list's own."""
+        """For every open container, the key of the next value; in a list, the list's own key."""
         self._objects: list[bool] = []
         self._awaits_key = False
 
     def take(self, part: str) -> str:
-        """What stands in the token's place."""
+        """The replacement of a token."""
         if part[0] == '"':
             return self._string(part)
         if part not in "{[]},:":
@@ -180,20 +180,20 @@ def _dumped(text: str) -> str:
 
 
 class Reader:
-    """The first pass: meets names and addresses, and replaces nothing."""
+    """The first pass: collects names and addresses, and replaces nothing."""
 
     def __init__(self) -> None:
         self.names = Names()
         self.addresses: set[str] = set()
         self.words: set[str] = set()
-        """The words of what is kept as it is: they tell nobody's name."""
+        """The words of values that stay; they are not names."""
 
     def tenant(self, tenant: Tenant) -> None:
-        """Meet a customer."""
+        """Collect a tenant's name."""
         self.names.add("tenant", tenant.name)
 
     def read(self, raw: bytes) -> None:
-        """Meet what an item holds."""
+        """Collect the names and addresses of an item."""
         rewritten(raw, self._text, lambda _, __: None)
 
     def _text(self, value: str, path: tuple[str, ...]) -> None:
@@ -239,14 +239,14 @@ class Reader:
 
 
 class Replacer:
-    """The second pass: every value with pseudonyms in the place of what was met."""
+    """The second pass: replaces all collected names with pseudonyms."""
 
     def __init__(self, pseudonyms: Pseudonyms, names: Names) -> None:
         self._give = pseudonyms
         self._names = names
 
     def item(self, raw: bytes) -> bytes:
-        """An item, on one line."""
+        """The item with pseudonyms, on one line."""
         return rewritten(raw, self._value, self._number)
 
     def _value(self, value: str, path: tuple[str, ...]) -> str | None:
@@ -260,7 +260,7 @@ class Replacer:
         return self._packed(value, key) or self._free(value, key)
 
     def _packed(self, value: str, key: str) -> str | None:
-        """A UUID in one of the two forms that alerts have it in beside its own; None for anything else."""
+        """The replacement of a UUID in one of the two other forms in alerts; None for any other value."""
         if key == "javaUUID" and re.fullmatch(_UUID, value):
             made = swapped(self._give.uuid(swapped(value)))
         elif key == "data" and _BASE64.fullmatch(value):
@@ -282,7 +282,7 @@ class Replacer:
         return None
 
     def _whole(self, value: str, give: Callable[[str], str]) -> str:
-        """A field that is one name, with the white space around it as it was."""
+        """The replacement of a field that is one name; white space around it stays."""
         name = value.strip()
         return value.replace(name, self.text(name) if is_address(name) else give(name))
 
@@ -294,16 +294,16 @@ class Replacer:
         return f"{self._realm(domain)}{slash}{given}"
 
     def _realm(self, domain: str) -> str:
-        """What stands before a backslash: a domain, or the machine that the account is on."""
+        """The replacement of the part before a backslash: a domain, or the account's machine."""
         if domain.strip().casefold() in NOBODY:
             return domain
         return self._give.host(domain) if self._names.kind(domain) == "host" else self._give.domain(domain)
 
     def text(self, value: str) -> str:
-        """Free text: what has a form of its own first, then domains, then names that were met."""
+        """The replacement of free text: first values with a known form, then domains, then collected names."""
         pieces = list(_split(value, ((m.start(), m.end(), self._formed(m)) for m in _FOUND.finditer(value))))
-        pieces = [each for piece in pieces for each in self._split(piece, self._domains)]
-        return "".join(text for text, _ in (each for piece in pieces for each in self._split(piece, self._named)))
+        pieces = [part for piece in pieces for part in self._split(piece, self._domains)]
+        return "".join(text for text, _ in (part for piece in pieces for part in self._split(piece, self._named)))
 
     def _split(
         self, piece: tuple[str, bool], find: Callable[[str], Iterator[tuple[int, int, str]]]
@@ -337,13 +337,13 @@ class Replacer:
     def _domains(self, text: str) -> Iterator[tuple[int, int, str]]:
         for match in _DOMAIN.finditer(text):
             if match["last"].lower() not in FILES:
-                # A login may look like a domain, and a machine's whole name does.
+                # A login may look like a domain, and so does a machine's full name.
                 give = getattr(self._give, self._names.kind(match[0]) or "domain")
                 yield match.start(), match.end(), give(match[0])
 
 
 def _split(text: str, spans: Iterator[tuple[int, int, str]]) -> Iterator[tuple[str, bool]]:
-    """The text in pieces: what stays, and in the place of each span its replacement, which is done."""
+    """The text in pieces: unchanged text, and for each span its replacement, which is marked as done."""
     at = 0
     for start, end, replacement in spans:
         yield text[at:start], False
@@ -357,12 +357,12 @@ def _names_id(key: str) -> bool:
 
 
 def is_kept(value: str, key: str) -> bool:
-    """Whether a value is one of Sophos's own words, or a time."""
+    """Whether a value stays because it is one of Sophos's own words, or a time."""
     return key in KEPT and _WORDS.fullmatch(value) is not None
 
 
 def is_address(text: str) -> bool:
-    """Whether it is an IP address that some machine may have: neither a version number nor loopback."""
+    """Whether the text is an IP address of a machine, not a version number or loopback."""
     try:
         address = IPv6Address(text) if ":" in text else IPv4Address(text)
     except AddressValueError:
@@ -371,6 +371,6 @@ def is_address(text: str) -> bool:
 
 
 def swapped(text: str) -> str:
-    """A UUID with the two digits of each byte in the other order, as `javaUUID` has it."""
+    """A UUID with the two digits of each byte swapped, as in `javaUUID`."""
     parts = text.split("-")
     return "-".join("".join(part[at : at + 2][::-1] for at in range(0, len(part), 2)) for part in parts)

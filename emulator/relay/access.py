@@ -1,4 +1,4 @@
-"""Who may call the relay: certificates and tokens, read anew when their files change."""
+"""Who may call the relay: certificates and tokens. They are read again when their files change."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ T = TypeVar("T")
 
 
 class _Files(Generic[T]):
-    """What `read` makes of some files, made again when one of them has changed; safe between threads."""
+    """A value that `read` makes from files, and makes again after a change; safe between threads."""
 
     def __init__(self, files: Sequence[str], read: Callable[[], T]) -> None:
-        """ConfigError where they cannot be used at the start."""
-        self._files = [Path(each) for each in files]
+        """Raises ConfigError if the files cannot be used."""
+        self._files = [Path(file) for file in files]
         self._read = read
         self._lock = threading.Lock()
         self._seen = self._signature()
         self.value = read()
 
     def changed(self) -> bool:
-        """Read them again where they have changed; ConfigError where they cannot be used: `value` stays."""
+        """Read changed files again; return whether they changed. On ConfigError the old `value` stays."""
         with self._lock:
             now = self._signature()
             if now == self._seen:
@@ -44,63 +44,67 @@ class _Files(Generic[T]):
 
 
 class Tokens:
-    """The tokens that a file holds, one a line; empty lines, and those that begin with #, count for nothing."""
+    """The tokens of a file, one a line. Empty lines and lines that begin with # are ignored."""
 
     def __init__(self, file: str) -> None:
-        """ConfigError where the file holds none that can be used."""
+        """Raises ConfigError if the file holds no usable token."""
         self._file = file
         self._files = _Files([file], self._read)
 
     def accepts(self, authorization: str) -> bool:
-        """Whether the header is `Bearer`, and one of the tokens that the file holds now.
+        """Whether the header is `Bearer` with one of the file's current tokens.
 
-        The time that it takes tells nothing of the tokens. Where the file can no longer be used, nobody is let in.
+        The time of the comparison reveals nothing about the tokens. If the file cannot be used any more, no token is
+        accepted: a removed token must not stay valid.
         """
         try:
             if self._files.changed():
-                log.info("tokens read again: %d are accepted", len(self._files.value))
+                log.info("read the token file again: %d tokens are accepted", len(self._files.value))
         except ConfigError as error:
             self._files.value = ()
-            log.error("%s; nobody is let in. %s", error, error.remedy)  # noqa: TRY400 - the text says it all
+            log.error("%s; no caller is accepted. %s", error, error.remedy)  # noqa: TRY400 - needs no trace
         return is_among(bearer(authorization), self._files.value)
 
     def _read(self) -> tuple[bytes, ...]:
         text = _content(self._file).decode("utf-8", "replace")
         tokens = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
-        if not tokens or any(len(each) < SHORTEST_KEY for each in tokens):
+        if not tokens or any(len(token) < SHORTEST_KEY for token in tokens):
             raise ConfigError(
-                f"relay.tokens: {self._file} holds no token, or one of under {SHORTEST_KEY} characters",
-                remedy="Write one token a line, such as `openssl rand -base64 32` makes.",
+                f"relay.tokens: {self._file} holds no token, or one shorter than {SHORTEST_KEY} characters",
+                remedy="Write one token a line. `openssl rand -base64 32` makes a good one.",
             )
-        return tuple(digest_of(each) for each in tokens)
+        return tuple(digest_of(token) for token in tokens)
 
 
 class Certificates:
-    """The relay's certificate and key, and whose certificates callers show."""
+    """The relay's certificate and key, and the CA of the callers' certificates."""
 
     def __init__(self, certificate: str, key: str, client_ca: str | None) -> None:
-        """ConfigError where they cannot be used."""
+        """Raises ConfigError if the files cannot be used."""
         self._certificate = certificate
         self._key = key
         self._client_ca = client_ca
         self._files = _Files([certificate, key, *filter(None, [client_ca])], self._read)
 
     def context(self) -> ssl.SSLContext:
-        """For the next connection: what the files hold now, or, where that cannot be used (yet), what they held."""
+        """The TLS context for the next connection. If the current files cannot be used, the last good ones stay.
+
+        A renewal replaces two files, one after the other. Between the two, key and certificate do not fit.
+        """
         try:
             if self._files.changed():
-                log.info("certificates read again")
+                log.info("read the certificates again")
         except ConfigError as error:
-            log.error("%s; the former certificates are used on. %s", error, error.remedy)  # noqa: TRY400
+            log.error("%s; the last good certificates stay in use. %s", error, error.remedy)  # noqa: TRY400
         return self._files.value
 
     def _read(self) -> ssl.SSLContext:
-        for each in filter(None, [self._certificate, self._key, self._client_ca]):
-            _content(each)  # says which one cannot be read
+        for file in filter(None, [self._certificate, self._key, self._client_ca]):
+            _content(file)  # Its error names the file; that of `ssl` does not.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["h2"])
-        # A ticket would let a caller in whose certificate has ended meanwhile.
+        # With a session ticket, a caller could return after its certificate has expired.
         context.num_tickets = 0
         context.options |= ssl.OP_NO_TICKET
         try:
@@ -111,8 +115,8 @@ class Certificates:
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"the relay's certificates cannot be used: {error}",
-                remedy="relay.certificate, key and client_ca are PEM files; the key belongs to the certificate, "
-                "and has no passphrase.",
+                remedy="Check that relay.certificate, key and client_ca are PEM files, that the key belongs to the "
+                "certificate, and that it has no passphrase.",
             ) from None
         return context
 

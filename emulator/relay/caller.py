@@ -1,4 +1,4 @@
-"""A caller's connection: HTTP/2 over TLS, the two methods that there are, and the refusal of everything else."""
+"""A caller's connection: HTTP/2 over TLS. It serves two methods and refuses everything else."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from emulator.relay.frames import (
     unpadded,
 )
 from emulator.relay.http2 import INPUT, Connection, ending
-from emulator.relay.messages import PREFIX, Way
+from emulator.relay.messages import PREFIX, MessageBuffer
 from emulator.relay.stream import STREAM_WINDOW, Stream
 from lib.grpc_stream import Headers, Status
 
@@ -42,30 +42,35 @@ HEALTH = "/grpc.health.v1.Health/Check"
 SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"
 """`HealthCheckResponse` with status 1 and 2 (grpc/health/v1/health.proto)."""
 HEALTH_OF = (b"", b"\x0a\x0eplugins.Engine")
-"""`HealthCheckRequest` for the whole server, and for the one service."""
+"""`HealthCheckRequest` for the whole server, and for `plugins.Engine`."""
 MAX_HEALTH_BYTES = 64
 MOST_STREAMS = 1024
-"""Open ones of a connection at any time; how many it may have it reads only after it has begun."""
+"""The hard limit of a connection's open streams. A caller learns the real limit only after it has begun to send."""
 STRANGE_REQUESTS, STRANGE_PER_SECOND = 100.0, 10.0
-"""How many requests that come to nothing a connection may make at once, and how many a second on the whole."""
+"""Useless requests that a connection may send at once, and a second over time."""
 REST_SECONDS = 0.005
-"""How long nothing more is read after a turn, while a stream has more messages than one under way: what comes meanwhile
-is passed on together. A turn costs as much as several messages, and some callers send each message by itself."""
+"""Nothing more is read for so long after a turn, while a stream has more than one message under way.
+
+What comes meanwhile is passed on together. A turn costs as much as several messages, and some callers send each message
+by itself.
+"""
 AT_ONCE_BYTES = 16 << 10
-"""How much is looked at before others have their turn."""
+"""Bytes of one connection that are processed before other connections have their turn."""
 MAX_WINDOW = (1 << 31) - 1
 MAX_HEADER_BYTES = 16 << 10
 STRANGERS_FRAMES, STRANGERS_PER_SECOND = 200.0, 20.0
-"""How many frames that bring no message a connection may send at once, and a second, before a stream is let in,
-two for a request,"""
+"""Frames without a message that a connection may send at once, and a second, before its first accepted stream.
+
+A request counts as two.
+"""
 KNOWN_FRAMES, KNOWN_PER_SECOND = 2000.0, 200.0
-"""and after."""
+"""The same limits after its first accepted stream."""
 FRAMES_PER_MESSAGE = 8.0
-"""How many more it may send for each message that comes: windows, pings, a message in parts."""
+"""Further frames that each message allows: window updates, pings, a message in parts."""
 FRAME_BYTES = 256
-"""A longer one counts for several: settings are work by their length."""
+"""A longer frame counts as several, because the work for settings grows with their length."""
 FULL_BYTES = 1024
-"""A frame of data from this size on counts for nothing, on a stream that is let in."""
+"""A frame of data of at least this size does not count on an accepted stream."""
 _ENCODINGS = (None, b"identity", b"gzip", b"deflate")
 _BEGINNING = ((b":status", b"200"), (b"content-type", b"application/grpc"))
 
@@ -74,9 +79,9 @@ class Caller(Connection):
     """A caller's connection, with all its streams."""
 
     def __init__(self, gate: Gate, came: Callable[[Caller], None], went: Callable[[Caller], None]) -> None:
-        """`came` and `went` are told when it is there, and when no longer."""
+        """`came` and `went` are called when the connection is made and lost."""
         super().__init__()
-        # Headers are looked at, never handed on: what is odd about them is no reason to end the connection.
+        # Headers are read but never passed on. So invalid ones need not end the connection.
         configuration = H2Configuration(client_side=False, header_encoding=None, validate_inbound_headers=False)
         self.h2 = H2Connection(configuration)
         self.gate = gate
@@ -84,13 +89,13 @@ class Caller(Connection):
         self._went = went
         self.streams: dict[int, Stream | _Health] = {}
         self.made = self.heard = self.used = time.monotonic()
-        """When it was made, when something came last, when a stream of it was let in or ended last."""
+        """Monotonic times: of the connection, of the last data, of the last stream's acceptance or end."""
         self.pinged: float | None = None
-        """When it was asked whether it is there, where it has not answered."""
-        self.is_known = gate.knows_all
-        """Whether it has shown who it is."""
+        """The time of a ping without an answer yet."""
+        self.is_known = gate.needs_no_token
+        """Whether the caller is authenticated."""
         self.address = ""
-        """Where it comes from."""
+        """The caller's IP address."""
         self._is_leaving = self._is_resting = False
         self._unread = bytearray()
         self._frames = Frames()
@@ -101,23 +106,24 @@ class Caller(Connection):
 
     @property
     def has_stream(self) -> bool:
-        """Whether a stream of it was let in and is open."""
-        return any(each in self.gate.streams for each in self.streams.values())
+        """Whether an accepted stream is open."""
+        return any(stream in self.gate.streams for stream in self.streams.values())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Greet, once TLS is there."""
+        """Start HTTP/2 after the TLS handshake."""
         super().connection_made(transport)
         if transport.get_extra_info("ssl_object").selected_alpn_protocol() != "h2":
             self.transport.abort()
             return
         self.address = str(transport.get_extra_info("peername")[0])
         most = self.gate.bounds.streams_per_connection
-        # Until the caller has read the settings it may open more streams: they are refused one by one, not all at once.
+        # A caller that has not read the settings yet may open more streams. They are refused one by one; ending the
+        # connection would end the good ones too.
         settings = Settings(client=False, initial_values={SettingCodes.MAX_CONCURRENT_STREAMS: MOST_STREAMS})
         self.h2.local_settings = settings
         self.h2.decoder.max_header_list_size = MAX_HEADER_BYTES
         self.h2.initiate_connection()
-        self.h2.receive_data(PREFACE)  # of which `Frames` sees to it that it comes
+        self.h2.receive_data(PREFACE)  # `Frames` checks that the caller sends it.
         self.h2.update_settings(
             {
                 SettingCodes.MAX_CONCURRENT_STREAMS: most,
@@ -125,30 +131,30 @@ class Caller(Connection):
                 SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEADER_BYTES,
             }
         )
-        # What one stream holds takes no room from the others.
+        # The connection's window allows all streams to be full, so that one stream cannot block the others.
         self.h2.increment_flow_control_window(STREAM_WINDOW * most)
         self.flush()
         self._came(self)
 
     def connection_lost(self, _: Exception | None) -> None:
-        """All its streams are over."""
+        """Abandon all streams."""
         self._went(self)
         self._unread.clear()
         self._abandon()
 
     def pause_writing(self) -> None:
-        """What was sent is not read."""
+        """The caller does not read; stop reading from it."""
         super().pause_writing()
         self._read_or_not()
 
     def resume_writing(self) -> None:
-        """It is read again."""
+        """The caller reads again; continue."""
         super().resume_writing()
         self._read_or_not()
         self._go(self.streams.values())
 
     def data_received(self, data: bytes) -> None:
-        """Any part of anything."""
+        """Process received bytes."""
         self.heard, self.pinged = time.monotonic(), None
         is_behind = bool(self._unread) or self._is_resting
         self._unread += data
@@ -156,13 +162,13 @@ class Caller(Connection):
             self._work()
 
     def _work(self) -> None:
-        """Look at some of what has come, and at the rest when others have had their turn."""
+        """Process AT_ONCE_BYTES; the rest follows when other connections have had their turn."""
         data = bytes(self._unread[:AT_ONCE_BYTES])
         del self._unread[:AT_ONCE_BYTES]
         try:
             self._look_at(data)
         except h2.exceptions.ProtocolError as error:
-            log.info("a caller's connection is closed: %s", error)
+            log.info("closed a caller's connection: %s", error)
             self.flush()
             self._unread.clear()
             self._abandon()
@@ -182,7 +188,7 @@ class Caller(Connection):
             self._read_or_not()
 
     def _read_or_not(self) -> None:
-        # Who does not read is not read from either: answers to pings alone could fill what waits to be written.
+        # A caller that does not read must not be read from: answers to its pings alone could fill the memory.
         if self.is_writable and not self._unread and not self._is_resting:
             self.transport.resume_reading()
         else:
@@ -204,7 +210,7 @@ class Caller(Connection):
             else:
                 self._count(frame)
             if frame.kind == GOAWAY:
-                # To h2 it would be the end of everything; streams that are under way go on (RFC 9113, 6.8).
+                # For h2 the connection would end here. In HTTP/2 open streams continue (RFC 9113, 6.8).
                 says_farewell = True
             elif not self._frames.is_in_headers and self._opens(frame, opened):
                 continue
@@ -213,7 +219,7 @@ class Caller(Connection):
         self._tell(b"", opened, touched)
         self._go(touched.values())
         if says_farewell:
-            # It knows that it opens no more streams, and is not told.
+            # The caller has said that it opens no more streams. It needs no GOAWAY in return.
             self._is_leaving = True
             self.leave()
 
@@ -235,7 +241,7 @@ class Caller(Connection):
                 self._take(event, touched)
 
     def _count(self, frame: Frame) -> None:
-        """One more frame; ProtocolError where too many bring nothing that is passed on."""
+        """Count a frame; ProtocolError if too many carry no message."""
         if frame.kind == HEADERS:
             self._bear(2.0)
         elif frame.kind != DATA:
@@ -299,22 +305,22 @@ class Caller(Connection):
                 touched |= self.streams
 
     def flush(self) -> None:
-        """Send what h2 has made."""
+        """Send the bytes that h2 has prepared, after the windows that were opened."""
         data, self._updates = self._updates + self.h2.data_to_send(), b""
         if data:
             self.transport.write(data)
 
-    def send(self, way: Way, number: int) -> None:
-        """Pass on what the caller has room for, as far as h2."""
-        while self.is_writable and way.ready:
-            room = min(way.ready, self.h2.local_flow_control_window(number), self.h2.max_outbound_frame_size)
+    def send(self, buffer: MessageBuffer, number: int) -> None:
+        """Pass as many bytes to h2 as the caller's windows allow."""
+        while self.is_writable and buffer.ready:
+            room = min(buffer.ready, self.h2.local_flow_control_window(number), self.h2.max_outbound_frame_size)
             if room <= 0:
                 return
-            self.h2.send_data(number, way.take(room))
+            self.h2.send_data(number, buffer.take(room))
 
     def _go(self, streams: Iterable[Stream | _Health]) -> None:
-        for each in list(streams):
-            each.go()
+        for stream in list(streams):
+            stream.go()
         self.flush()
 
     def _request(self, number: int, headers: dict[bytes, bytes]) -> None:
@@ -329,107 +335,109 @@ class Caller(Connection):
             self.streams[number] = _Health(self, number)
         elif path != INPUT:
             self._count_strange()
-            self._refuse(number, Status.UNIMPLEMENTED, f"the relay knows {INPUT} alone")
-        elif not self.gate.knows(headers.get(b"authorization", b"").decode("utf-8", "replace")):
+            self._refuse(number, Status.UNIMPLEMENTED, f"the relay serves only {INPUT}")
+        elif not self.gate.accepts(headers.get(b"authorization", b"").decode("utf-8", "replace")):
             self._count_strange()
-            text = "the relay knows no such token: send `authorization: Bearer TOKEN`"
+            text = (
+                "the relay does not accept this token: send `authorization: Bearer TOKEN` with a token of relay.tokens"
+            )
             self._refuse(number, Status.UNAUTHENTICATED, text)
         elif headers.get(b"grpc-encoding") not in _ENCODINGS:
-            self._refuse(number, Status.UNIMPLEMENTED, "the relay passes gzip, deflate and identity alone")
+            self._refuse(number, Status.UNIMPLEMENTED, "the relay supports only gzip, deflate and identity")
         elif len(self.gate.streams) >= self.gate.bounds.streams:
-            text = f"the relay has its {self.gate.bounds.streams} streams: try again later"
+            text = f"all {self.gate.bounds.streams} streams of the relay are in use: try again later"
             self._refuse(number, Status.RESOURCE_EXHAUSTED, text)
         else:
             self.used, self.is_known = time.monotonic(), True
             self.streams[number] = Stream(self, number, headers.get(b"grpc-encoding"))
 
     def _count_strange(self) -> None:
-        """One more request that comes to nothing; ProtocolError where there are too many of them."""
+        """Count a useless request; ProtocolError if there are too many."""
         if self._strange.add(1.0, STRANGE_PER_SECOND) > STRANGE_REQUESTS:
-            self._break_off(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM, "too many requests that come to nothing")
+            self._break_off(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM, "too many useless requests")
 
     def _refuse(self, number: int, code: Status, text: str) -> None:
         self.gate.ended[code.name] += 1
         self.trailers(number, ending(code, text))
 
     def trailers(self, number: int, trailers: Headers, *, has_begun: bool = False, has_ended: bool = False) -> None:
-        """End a stream; whether its headers were sent, and whether the caller has ended it on its side."""
+        """End a stream. `has_begun`: its headers were sent. `has_ended`: the caller has ended its direction."""
         if self.streams.pop(number, None) is not None:
             self.used = time.monotonic()
-        # The caller may have reset it meanwhile.
+        # The caller may have reset the stream in the meantime.
         with suppress(h2.exceptions.ProtocolError):
             head = () if has_begun else _BEGINNING
             self.h2.send_headers(number, [*head, *trailers], end_stream=True)
             if not has_ended:
-                # It need not go on sending (RFC 9113, 8.1).
+                # The caller need not send the rest (RFC 9113, 8.1).
                 self.h2.reset_stream(number, h2.errors.ErrorCodes.NO_ERROR)
 
     def leave(self) -> None:
-        """Let its streams come to their end, and open no new one; once there is none, close it."""
+        """Accept no new streams, and close the connection when the open streams have ended."""
         if self.transport.is_closing():
             return
         if not self._is_leaving:
             self._is_leaving = True
-            # h2 itself knows a GOAWAY only that ends everything at once.
+            # h2's own GOAWAY would end everything at once.
             goaway = GoAwayFrame(0, last_stream_id=self.h2.highest_inbound_stream_id)
             self.transport.write(goaway.serialize())
-        if not any(isinstance(each, Stream) for each in self.streams.values()):
+        if not any(isinstance(stream, Stream) for stream in self.streams.values()):
             self.transport.close()
 
     def ping(self) -> None:
-        """Ask whether the caller is there."""
+        """Send a ping to learn if the caller is still there."""
         if not self.transport.is_closing():
             self.pinged = time.monotonic()
             self.h2.ping(bytes(8))
             self.flush()
 
     def _abandon(self) -> None:
-        for each in list(self.streams.values()):
-            each.abandon()
+        for stream in list(self.streams.values()):
+            stream.abandon()
         self.streams.clear()
 
 
 class _Bucket:
-    """What was counted lately: it runs out at so much a second."""
+    """A leaky bucket: it drains at a given rate a second."""
 
     def __init__(self) -> None:
         self._level = 0.0
         self._at = time.monotonic()
 
     def add(self, amount: float, a_second: float) -> float:
-        """Count so much; how much there is now."""
+        """Add the amount; return the level."""
         now = time.monotonic()
         self._level = max(0.0, self._level - (now - self._at) * a_second) + amount
         self._at = now
         return self._level
 
     def take(self, amount: float) -> None:
-        """Count so much less."""
+        """Remove the amount."""
         self._level = max(0.0, self._level - amount)
 
 
 class _Health:
-    """`grpc.health.v1.Health/Check`: whether the engine's socket takes connections."""
+    """`grpc.health.v1.Health/Check`: whether the engine's socket accepts connections."""
 
     def __init__(self, caller: Caller, number: int) -> None:
         self._caller = caller
         self._number = number
         self._request = b""
         self.has_ended = False
-        """Whether the request is there."""
+        """Whether the request is complete."""
         self._answering: asyncio.Task[None] | None = None
 
     def came(self, data: bytes) -> None:
-        """A part of the request; of one that is too long, the beginning tells enough."""
+        """Take a part of the request. The rest of a request that is too long is dropped; it matches no service."""
         self._request += data[: MAX_HEALTH_BYTES - len(self._request)]
 
     def abandon(self) -> None:
-        """The caller has gone."""
+        """Cancel the answer: the caller has gone."""
         if self._answering is not None:
             self._answering.cancel()
 
     def go(self) -> None:
-        """Answer, once the request is there."""
+        """Answer once the request is complete."""
         if self.has_ended and self._answering is None:
             self._answering = asyncio.create_task(self._answer())
 
@@ -438,9 +446,9 @@ class _Health:
         framed = bytes(1) + len(answer).to_bytes(PREFIX - 1, "big") + answer
         has_room = self._caller.h2.local_flow_control_window(self._number) >= len(framed)
         if self._request[PREFIX:] not in HEALTH_OF:
-            trailers, has_begun = ending(Status.NOT_FOUND, "the relay serves plugins.Engine only"), False
+            trailers, has_begun = ending(Status.NOT_FOUND, "the relay serves only plugins.Engine"), False
         elif not has_room:
-            trailers, has_begun = ending(Status.RESOURCE_EXHAUSTED, "there is no room for an answer"), False
+            trailers, has_begun = ending(Status.RESOURCE_EXHAUSTED, "the window has no room for an answer"), False
         else:
             self._caller.h2.send_headers(self._number, _BEGINNING)
             self._caller.h2.send_data(self._number, framed)

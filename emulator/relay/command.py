@@ -1,4 +1,4 @@
-"""`relay`: the relay alone, until SIGTERM or SIGINT."""
+"""`relay`: runs only the relay, until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 
 
 def run(location: str | None) -> int:
-    """Serve until told to stop, then 0; 2 where configuration, certificates, tokens or addresses cannot be used."""
+    """Serve until SIGTERM or SIGINT, then 0; 2 if configuration, certificates, tokens or addresses cannot be used."""
     telemetry.start("relay")
-    # It would write down every header, tokens too.
+    # hpack's debug entries hold every header, tokens too.
     logging.getLogger("hpack").setLevel(logging.INFO)
     try:
         config = configuration.load(location)
@@ -40,13 +40,14 @@ def run(location: str | None) -> int:
 
 
 def relay_of(config: configuration.Config) -> Relay:
-    """The relay of a configuration; ConfigError where there is none, or its files cannot be used."""
+    """The relay of a configuration; ConfigError if there is none, or its files cannot be used."""
     settings, socket = config.relay, socket_path(config.engine)
     if settings is None:
-        raise ConfigError("there is no `relay:` in the configuration", remedy="See `relay` in connector.example.yaml.")
+        raise ConfigError("the configuration has no `relay` section", remedy="Add it as in connector.example.yaml.")
     if socket is None:
         raise ConfigError(
-            f"engine {config.engine!r} is no socket", remedy="A relay stands beside UTMStack: set `engine: unix:/PATH`."
+            f"engine {config.engine!r} is not a socket",
+            remedy="Run the relay on UTMStack's machine, and set `engine: unix:/PATH` to the engine's socket.",
         )
     bounds = Bounds(settings.streams, settings.bytes_in_flight, settings.rate, settings.idle.total_seconds())
     tokens = None if settings.tokens is None else Tokens(settings.tokens)
@@ -61,7 +62,7 @@ async def _serve(config: configuration.Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await relay.start()
-    assert config.relay is not None  # noqa: S101 - relay_of has seen to it
+    assert config.relay is not None  # noqa: S101 - relay_of has checked it
     if config.relay.metrics is not None:
         host, port = config.relay.metrics
         registry = CollectorRegistry()
@@ -70,17 +71,18 @@ async def _serve(config: configuration.Config) -> None:
             server, _ = start_http_server(port, host, registry)
         except OSError as error:
             raise ConfigError(
-                f"relay.metrics: cannot listen on {host}:{port}: {error.strerror}", remedy="Name a free port, or off."
+                f"relay.metrics: cannot listen on {host}:{port}: {error.strerror}",
+                remedy="Set `relay.metrics` to a free port, or to off.",
             ) from None
         log.info("metrics at http://%s:%d/metrics", host, server.server_port)
-    log.info("the relay listens on %s:%d, before %s", config.relay.listen[0], relay.port, config.engine)
+    log.info("the relay listens on %s:%d and passes to %s", config.relay.listen[0], relay.port, config.engine)
     await stop.wait()
-    log.info("ending: streams may come to their end")
+    log.info("stopping: open streams are finished first")
     await relay.stop()
 
 
 def _allow_files() -> None:
-    """As many connections as the system lets this process have, not as few as it begins with."""
+    """Raise the limit of open files (soft limit) to the greatest allowed (hard limit): each connection needs one."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
@@ -90,7 +92,7 @@ class _Metrics(Collector):
         self._gate = gate
 
     def collect(self) -> Iterator[Metric]:
-        """What /metrics shows."""
+        """The metrics of /metrics."""
         gate = self._gate
         yield GaugeMetricFamily("relay_streams", "Streams that are open.", len(gate.streams))
         yield GaugeMetricFamily("relay_in_flight_bytes", "Bytes that the engine has not acknowledged.", gate.in_flight)

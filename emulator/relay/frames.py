@@ -1,8 +1,8 @@
-"""What a caller sends, cut into HTTP/2 frames before `h2` looks at them: each can be counted and kept from it.
+"""Splits a caller's bytes into HTTP/2 frames before `h2` reads them, so that each can be counted or held back.
 
-DATA is kept from it: a caller sends one small frame a message, and through h2 each costs several times what it costs
-here. So what a caller may send is counted here too: h2 never hears of the bytes. WINDOW_UPDATE, of which callers send
-nearly as many, is added up: h2 hears of the sum.
+DATA is held back: a caller sends one small frame a message, and in h2 each costs several times what it costs here. So
+the receive windows are kept here too, and h2 never hears of the bytes. WINDOW_UPDATE, of which callers send nearly as
+many, is added up: h2 hears of the sum.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _HEADER = struct.Struct(">HBBBL")
 
 
 class Frame(NamedTuple):
-    """A whole frame."""
+    """A complete frame."""
 
     kind: int
     flags: int
     stream: int
     whole: bytes
-    """With its header of nine bytes."""
+    """The frame's bytes with its header of nine bytes."""
 
     @property
     def body(self) -> bytes:
@@ -37,7 +37,7 @@ class Frame(NamedTuple):
 
 
 class Frames:
-    """Holds no more than one frame that is not whole yet."""
+    """The splitter. It holds at most one incomplete frame."""
 
     def __init__(self) -> None:
         self._unread = b""
@@ -47,7 +47,7 @@ class Frames:
         """Whether headers have begun whose end is not there: nothing else may come before it."""
 
     def add(self, data: bytes) -> Iterator[Frame]:
-        """The frames that are whole now; ProtocolError at what is none, or no frame of this size may be."""
+        """The frames that are complete now; ProtocolError for invalid bytes or a frame that is too large."""
         data = self._unread + self._after_preface(data)
         at, size = 0, len(data)
         while size - at >= _HEADER.size:
@@ -60,7 +60,7 @@ class Frames:
                 break
             self._continuations = self._continuations + 1 if kind == CONTINUATION else 0
             if self._continuations >= MAX_HEADER_FRAMES:
-                raise FrameTooLargeError("headers of more than is allowed")
+                raise FrameTooLargeError("headers in too many frames")
             yield Frame(kind, flags, stream & 0x7FFFFFFF, data[at:end])
             if kind in (HEADERS, CONTINUATION):
                 self.is_in_headers = not flags & END_HEADERS
@@ -70,7 +70,7 @@ class Frames:
     def _after_preface(self, data: bytes) -> bytes:
         expected = self._preface_left[: len(data)]
         if not data.startswith(expected):
-            raise ProtocolError("this is no HTTP/2")
+            raise ProtocolError("this is not HTTP/2")
         self._preface_left = self._preface_left[len(expected) :]
         return data[len(expected) :]
 

@@ -1,4 +1,4 @@
-"""What both ends of a stream have in common: a connection that may be full, and how gRPC ends a stream."""
+"""Code that both sides of the relay share: a connection with back-pressure, and gRPC's trailers."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from lib.grpc_stream.status import to_header
 
 INPUT = "/plugins.Engine/Input"
 WRITE_BUFFER_BYTES = 64 << 10
-"""What may wait for the system to take it, before no more is made."""
+"""Bytes that may wait in the write buffer before writing pauses."""
 
 
 def ending(code: Status, text: str) -> Headers:
-    """The trailers of a stream that ends so; one that ends well needs no words."""
+    """The trailers of a stream with this status; an empty text gives no `grpc-message`."""
     status = (b"grpc-status", b"%d" % code)
     return (status, (b"grpc-message", to_header(text))) if text else (status,)
 
 
 class Connection(asyncio.Protocol):
-    """One, to a caller or to the engine."""
+    """A connection to a caller or to the engine."""
 
     transport: asyncio.Transport
 
@@ -28,14 +28,14 @@ class Connection(asyncio.Protocol):
         self.is_writable = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is there."""
+        """Keep the transport."""
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
 
     def pause_writing(self) -> None:
-        """What was sent waits to be taken."""
+        """The write buffer is full."""
         self.is_writable = False
 
     def resume_writing(self) -> None:
-        """It was taken."""
+        """The write buffer has room again."""
         self.is_writable = True

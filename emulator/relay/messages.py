@@ -1,4 +1,4 @@
-"""gRPC's messages as HTTP/2 carries them: each with its length before it, cut anywhere into frames.
+"""gRPC's messages in HTTP/2: each has its length in front, and frames split them anywhere.
 
 (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md)
 """
@@ -8,41 +8,42 @@ from __future__ import annotations
 from collections import deque
 
 PREFIX = 5
-"""Bytes before a message: whether it is compressed, and its length."""
+"""Bytes in front of a message: a flag for compression, and the length."""
 
 
-class Way:
-    """One direction of a stream: bytes that wait to go on, and the messages among them.
+class MessageBuffer:
+    """One direction of a stream: bytes that wait to be passed on, and the boundaries of the messages in them.
 
-    A message goes on once it is released; what comes before its length is known waits.
+    A message is passed on after its release. Bytes of a message whose length is not known yet wait.
     """
 
     def __init__(self) -> None:
         self._waiting = bytearray()
         self._gone = 0
-        """Bytes that have gone on; this, and what follows, counts from the stream's beginning."""
+        """Bytes passed on. This offset and the following ones count from the stream's beginning."""
         self._released = 0
+        """The end of the last released message."""
         self._last = 0
-        """Where the newest message begins whose length is known,"""
+        """The beginning of the newest message with a known length."""
         self._known = 0
-        """and where it ends."""
+        """The end of that message."""
         self._ends: deque[int] = deque()
-        """Where released messages end that have not wholly gone on."""
+        """The ends of released messages that are not completely passed on."""
         self.held: deque[int] = deque()
-        """Sizes of messages that are not released, in bytes without their prefix."""
+        """Sizes of the messages that are not released, in bytes without prefix."""
 
     @property
     def ready(self) -> int:
-        """How many bytes may go on."""
+        """The bytes that may be passed on now."""
         return min(self._released, self._gone + len(self._waiting)) - self._gone
 
     @property
     def waiting(self) -> int:
-        """How many bytes wait, those included that may not go on."""
+        """All waiting bytes, with those that may not be passed on yet."""
         return len(self._waiting)
 
     def add(self, data: bytes) -> None:
-        """What has come."""
+        """Append received bytes."""
         self._waiting += data
         end = self._gone + len(self._waiting)
         while end - self._known >= PREFIX:
@@ -52,19 +53,19 @@ class Way:
             self.held.append(size)
 
     def release(self) -> None:
-        """The next message that is held may go on."""
+        """Let the next held message be passed on."""
         self._released += PREFIX + self.held.popleft()
         self._ends.append(self._released)
 
     def take(self, most: int) -> bytes:
-        """The next bytes that go on; `most` is no more than `ready`."""
+        """Remove and return the next `most` bytes; `most` is at most `ready`."""
         taken = bytes(self._waiting[:most])
         del self._waiting[:most]
         self._gone += len(taken)
         return taken
 
     def finished(self) -> int:
-        """How many messages have wholly gone on since this was asked last."""
+        """How many messages were completely passed on since the last call."""
         count = 0
         while self._ends and self._ends[0] <= self._gone:
             self._ends.popleft()
@@ -72,7 +73,7 @@ class Way:
         return count
 
     def close(self) -> bool:
-        """Nothing more comes: a message that is not whole is dropped; False where its beginning has gone on."""
+        """End the direction and drop an incomplete message; return False if its beginning was already passed on."""
         whole = self._last if self._known > self._gone + len(self._waiting) else self._known
         if self._gone > whole:
             return False

@@ -1,9 +1,12 @@
-"""`plugins.Engine/Input` over TLS, passed to the engine's socket without being decoded; every other method is refused.
+"""Serves `plugins.Engine/Input` over TLS and passes its bytes to the engine's socket without decoding them.
 
-Bounds: a message has 4 MiB at the most, as the engine's; streams are counted; a stream has its share of bytes that the
-engine has not acknowledged (one acknowledgement a message: reference of `plugins.Engine/Input`), and is not read on
-beyond it, so that HTTP/2 makes its caller wait; messages a second are bounded for all together; a stream that stands
-still is ended. So memory has a bound that no caller can move.
+Every other method is refused. Memory is bounded whatever callers do:
+- A message has at most 4 MiB, as at the engine.
+- The number of streams is limited.
+- Each stream has an equal share of unacknowledged bytes (the engine acknowledges each message once). Beyond its share
+  it is not read further, so that HTTP/2's flow control makes its caller wait.
+- Messages a second are limited for all streams together.
+- An idle stream is ended.
 """
 
 from __future__ import annotations
@@ -23,9 +26,9 @@ from lib.grpc_stream import Status
 log = logging.getLogger(__name__)
 
 AGE_GRACE_SECONDS = 600
-"""How long streams of a connection that has become too old may go on."""
+"""How long streams may continue on a connection that has become too old."""
 GRACE_SECONDS = 5.0
-"""How long streams may go on once the relay is told to end."""
+"""How long streams may continue after the request to stop."""
 
 
 class Relay:
@@ -38,10 +41,10 @@ class Relay:
         self._certificates = certificates
         self._callers: set[Caller] = set()
         self._greetings: dict[asyncio.Task[None], str] = {}
-        """TLS that is under way, the oldest first, and from which address."""
+        """TLS handshakes under way, the oldest first, with the caller's address."""
 
     async def start(self) -> None:
-        """Listen; ConfigError where that cannot be."""
+        """Listen; ConfigError if that fails."""
         host, port = self._listen
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -49,7 +52,7 @@ class Relay:
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on {host}:{port}: {error.strerror or error}",
-                remedy="Name a free port and an address of this host in relay.listen.",
+                remedy="Set relay.listen to a free port and an address of this machine.",
             ) from None
         self._socket.settimeout(0)
         self.port = self._socket.getsockname()[1]
@@ -57,18 +60,18 @@ class Relay:
         self._watching = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
-        """Let streams come to their end for a while; then end them."""
+        """Let streams finish for GRACE_SECONDS; then end them."""
         for task in (self._watching, self._accepting, *self._greetings):
             task.cancel()
         await asyncio.gather(self._watching, self._accepting, *self._greetings, return_exceptions=True)
         self._socket.close()
         end = time.monotonic() + GRACE_SECONDS
         while self._callers:
-            for each in list(self._callers):
+            for caller in list(self._callers):
                 if time.monotonic() < end:
-                    each.leave()
+                    caller.leave()
                 else:
-                    each.transport.abort()
+                    caller.transport.abort()
             await asyncio.sleep(0.02)
 
     async def _accept(self) -> None:
@@ -77,12 +80,12 @@ class Relay:
             try:
                 connection, (address, *_) = await loop.sock_accept(self._socket)
             except OSError as error:
-                # Such as too many open files: others close some.
-                log.warning("no connection can be accepted at the moment: %s", error)
+                # For example too many open files; they become fewer when connections close.
+                log.warning("cannot accept a connection now: %s", error)
                 await asyncio.sleep(0.1)
                 continue
-            # Each holds memory before anybody has shown who it is; those who mean well are quick.
-            alike = [greeting for greeting, whose in self._greetings.items() if whose == address]
+            # A handshake takes memory before the caller is authenticated. Good callers are quick, so the oldest goes.
+            alike = [greeting for greeting, of in self._greetings.items() if of == address]
             if len(alike) >= self.gate.bounds.strangers:
                 self._give_up(alike[0])
             elif len(self._greetings) >= self.gate.bounds.connections:
@@ -105,34 +108,34 @@ class Relay:
                 ssl_shutdown_timeout=GRACE_SECONDS,
             )
         except OSError as error:
-            log.info("a connection ended before it began: %s", error)
+            log.info("a TLS handshake failed: %s", error)
 
     def _greeted(self, connection: socket.socket, greeting: asyncio.Task[None]) -> None:
         self._greetings.pop(greeting, None)
         if greeting.cancelled():
-            # Maybe before it began.
+            # The task may have been cancelled before it took over the connection.
             connection.close()
 
     def _came(self, caller: Caller) -> None:
         self._callers.add(caller)
-        strangers = [each for each in self._callers if not each.is_known and each.address == caller.address]
+        strangers = [other for other in self._callers if not other.is_known and other.address == caller.address]
         if len(strangers) > self.gate.bounds.strangers:
-            min(strangers, key=lambda each: each.made).transport.abort()
+            min(strangers, key=lambda stranger: stranger.made).transport.abort()
         elif len(self._callers) > self.gate.bounds.connections:
-            # Who has a stream keeps its connection.
-            others = (each for each in self._callers if not each.has_stream)
-            min(others, key=lambda each: each.used, default=caller).transport.abort()
+            # A caller with a stream keeps its connection.
+            unused = (other for other in self._callers if not other.has_stream)
+            min(unused, key=lambda other: other.used, default=caller).transport.abort()
 
     async def _watch(self) -> None:
-        """End what stands still, what does not answer, and what has become too old."""
+        """End idle streams, and connections that do not answer or have become too old."""
         bounds = self.gate.bounds
         while True:
             await asyncio.sleep(min(5.0, bounds.idle / 4, bounds.keepalive / 2, bounds.age / 4))
             now = time.monotonic()
             for stream in list(self.gate.streams):
                 if stream.moved < now - bounds.idle:
-                    # Its place is free at once; its caller learns why when it takes what has come back.
-                    text = f"the relay ended the stream: nothing moved for {bounds.idle:g} s"
+                    # Its place is free at once. The caller gets the status after it has read the acknowledgements.
+                    text = f"the relay ended the stream: it was idle for {bounds.idle:g} s"
                     stream.end(Status.DEADLINE_EXCEEDED, text)
             for caller in list(self._callers):
                 is_mute = caller.pinged is not None and caller.pinged < now - bounds.keepalive

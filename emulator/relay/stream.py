@@ -1,6 +1,6 @@
-"""A caller's stream, and the connection to the engine that it has for itself: none waits for another's engine end.
+"""A caller's stream with its own connection to the engine, so that no stream waits for another.
 
-Bytes of messages pass from one to the other as they are, in both directions.
+The bytes of messages pass unchanged in both directions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import h2.errors
 
 from emulator.relay.frames import ReceiveWindow
 from emulator.relay.http2 import INPUT, Connection, ending
-from emulator.relay.messages import PREFIX, Way
+from emulator.relay.messages import PREFIX, MessageBuffer
 from lib.grpc_stream import Answered, Broken, ClientStream, Data, Ended, Event, Headers, Status
 from lib.model.log import MAX_LOG_BYTES
 
@@ -24,45 +24,45 @@ if TYPE_CHECKING:
 STREAM_WINDOW = 256 << 10
 """What a caller may send on a stream ahead of what has been passed on, in bytes."""
 BACKLOG_BYTES = 64 << 10
-"""What may wait in either direction for the other end, before no more is taken in."""
+"""Bytes that may wait in one direction before reading from the other end pauses."""
 
 
 class Stream:
-    """A caller's stream, and the way to the engine and back."""
+    """A caller's stream, in both directions."""
 
     def __init__(self, caller: Caller, number: int, encoding: bytes | None) -> None:
-        """`encoding`: how the caller's messages are compressed, where they are."""
+        """`encoding` is the compression of the caller's messages, or None."""
         self._caller = caller
         self._gate = caller.gate
         self._number = number
         self._encoding = encoding
-        self._forth, self._back = Way(), Way()
+        self._forth, self._back = MessageBuffer(), MessageBuffer()
         self.window = ReceiveWindow(STREAM_WINDOW)
         self.has_ended = False
-        """Whether the caller has ended it."""
+        """Whether the caller has ended its direction."""
         self.in_flight = 0
-        """Bytes that the engine has not acknowledged."""
+        """Unacknowledged bytes."""
         self.moved = time.monotonic()
-        """When something was passed last."""
+        """The monotonic time at which the last message or acknowledgement passed."""
         self._sizes: deque[int] = deque()
         self._slot: float | None = None
         self._engine: _ToEngine | None = None
         self._has_begun = False
         self._is_over = False
         self._trailers: Headers | None = None
-        """Its end, which waits for the acknowledgements before it."""
+        """The trailers that wait until all acknowledgements before them are sent."""
         self._gate.streams.add(self)
         self._connecting = asyncio.create_task(self._connect())
 
     @property
     def is_busy(self) -> bool:
-        """Whether more messages than one are under way: its caller does not wait for each acknowledgement."""
+        """Whether more than one message is under way: its caller does not wait for each acknowledgement."""
         return len(self._sizes) > 1
 
-    # What comes from the caller
+    # From the caller
 
     def came(self, data: bytes) -> int:
-        """Messages, or parts of them; how many began."""
+        """Take bytes of messages; the number of messages that begin in them."""
         if self._is_over:
             self._caller.passed(len(data), self._number)
             return 0
@@ -71,24 +71,24 @@ class Stream:
         return len(self._forth.held) - before
 
     def abandon(self) -> None:
-        """The caller has gone."""
+        """Close the stream: the caller has gone."""
         self._close("CANCELLED")
 
     def go(self) -> None:
-        """Pass on what may go, in both directions; the caller's connection is flushed by whoever calls this."""
+        """Pass on what may go, in both directions. This does not flush the caller's connection."""
         if not self._is_over:
             self._go_forth()
         self._go_back()
 
-    # What comes from the engine
+    # From the engine
 
     def resume(self) -> None:
-        """It has sent something, or can take more."""
+        """Continue: the engine has sent data, or has room again."""
         self.go()
         self._caller.flush()
 
     def engine_made(self, engine: _ToEngine) -> None:
-        """It is there."""
+        """Use the connection, which is now open."""
         if self._is_over:
             engine.leave()
         else:
@@ -96,41 +96,41 @@ class Stream:
             self.resume()
 
     def engine_answered(self, headers: Headers) -> None:
-        """Its headers, which go on as they are."""
+        """Pass the engine's headers on unchanged."""
         if not self._is_over:
             self._has_begun = True
             self._caller.h2.send_headers(self._number, headers)
 
     def engine_acknowledged(self, data: bytes) -> None:
-        """Acknowledgements, or parts of them."""
+        """Take bytes of acknowledgements; they need no release."""
         self._back.add(data)
         while self._back.held:
             self._back.release()
 
     def engine_ended(self, end: Ended) -> None:
-        """Its status, which goes on with who it is from."""
-        told = b"the engine ended the stream: "
+        """Pass the engine's status on; its message says that it comes from the engine."""
+        prefix = b"the engine ended the stream: "
         if not end.trailers:
-            self.end(end.status, f"{told.decode()}{end.message}")
+            self.end(end.status, f"{prefix.decode()}{end.message}")
             return
         self._finish(
             end.status.name,
             [
-                (key, told + value if key == b"grpc-message" else value)
+                (key, prefix + value if key == b"grpc-message" else value)
                 for key, value in end.trailers
-                # Words belong to an end that is not well.
+                # The status OK has no message.
                 if not key.startswith(b":") and key != b"content-type" and (end.status or key != b"grpc-message")
             ],
         )
 
     def engine_went(self, reason: str) -> None:
-        """It has gone without a status."""
+        """Find out why the engine's connection ended without a status, and end the stream."""
         self._engine = None
         if not self._is_over:
             self._connecting = asyncio.create_task(self._explain(reason))
 
     def end(self, code: Status, text: str) -> None:
-        """End it with a status of the relay's own."""
+        """End the stream with a status of the relay's own."""
         self._finish(code.name, ending(code, text))
 
     async def _connect(self) -> None:
@@ -152,7 +152,7 @@ class Stream:
         while held and self.in_flight < share and (is_unbound or self._may_pass(now)):
             size = held[0]
             if size > MAX_LOG_BYTES:
-                text = f"the relay passes no message larger than max ({size} vs. {MAX_LOG_BYTES})"
+                text = f"the message is larger than max ({size} vs. {MAX_LOG_BYTES})"
                 self.end(Status.RESOURCE_EXHAUSTED, text)
                 return
             self._forth.release()
@@ -164,7 +164,7 @@ class Stream:
         if self.has_ended and not held and self._forth.waiting and not self._forth.ready:
             self.end(Status.INTERNAL, "the stream ended within a message")
         elif self._engine is not None:
-            # Until it has room for no more: then it tells when it has.
+            # Send until the engine's connection is full; `resume` is called when it has room again.
             while sent := self._engine.send(self._forth):
                 self._caller.passed(sent, self._number)
                 self._engine.flush()
@@ -173,7 +173,7 @@ class Stream:
             self._engine.flush()
 
     def _may_pass(self, now: float) -> bool:
-        """Whether the rate lets one more message pass now; where it does not, this goes on by itself."""
+        """Whether the rate limit lets one more message pass now. If not, a timer continues later."""
         if self._slot is None:
             self._slot = self._gate.slot()
             if self._slot > now:
@@ -184,7 +184,7 @@ class Stream:
         return True
 
     def _go_on(self) -> None:
-        # Not the clock's word: a timer may be early by a tick of it.
+        # The clock is not read again here: a timer may fire a little early.
         self._slot = 0.0
         self.resume()
 
@@ -203,7 +203,7 @@ class Stream:
 
     def _acknowledged(self, acks: int) -> None:
         was_full = self.in_flight >= self._gate.bounds.share
-        # The engine sends one a message; which one it names is the caller's business.
+        # The engine sends one acknowledgement for each message. Only the caller has to know which one it names.
         for _ in range(min(acks, len(self._sizes))):
             self.in_flight -= self._sizes.popleft()
         self.moved = time.monotonic()
@@ -219,7 +219,7 @@ class Stream:
             self._trailers = trailers
             self._go_back()
         else:
-            # The rest of an acknowledgement will never come.
+            # An acknowledgement was passed on in part, and its rest will never come.
             self._caller.streams.pop(self._number)
             self._caller.h2.reset_stream(self._number, h2.errors.ErrorCodes.INTERNAL_ERROR)
         self._caller.flush()
@@ -234,7 +234,7 @@ class Stream:
         if self._engine is not None:
             self._engine.leave()
             self._engine = None
-        # What goes no farther makes room on the connection.
+        # Bytes that are not passed on must not occupy the connection's window.
         self._caller.passed(self._forth.waiting, self._number)
 
 
@@ -249,55 +249,55 @@ class _ToEngine(Connection):
         self._is_leaving = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask for the one stream."""
+        """Start the HTTP/2 call."""
         super().connection_made(transport)
         self.flush()
         self._stream.engine_made(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The engine hung up, or this did."""
+        """Report the end of the connection, unless this side closed it."""
         if not self._is_leaving:
             self._take(self._call.hung_up(str(exc or "")))
 
     def resume_writing(self) -> None:
-        """The engine takes more."""
+        """Continue: the engine's connection has room again."""
         super().resume_writing()
         self._stream.resume()
 
     def data_received(self, data: bytes) -> None:
-        """Any part of anything."""
+        """Process received bytes."""
         self._take(self._call.receive(data))
         if not self._is_leaving:
             self._stream.resume()
             self.flush()
 
-    def send(self, way: Way) -> int:
-        """Pass on what there is room for; how many bytes."""
+    def send(self, buffer: MessageBuffer) -> int:
+        """Pass on as many bytes as there is room for; return their number."""
         sent = 0
         if self._call.is_open and self.is_writable:
-            sent = min(way.ready, max(0, BACKLOG_BYTES - self._call.backlog))
-            self._call.send(way.take(sent))
+            sent = min(buffer.ready, max(0, BACKLOG_BYTES - self._call.backlog))
+            self._call.send(buffer.take(sent))
         return sent
 
     def flush(self) -> None:
-        """Send what the engine has room for."""
+        """Write prepared frames while the connection has room."""
         while self.is_writable and (data := self._call.to_send()):
             self.transport.write(bytes(data))
             self._call.sent(len(data))
 
     def read_or_not(self, *, is_full: bool) -> None:
-        """Read on, unless the caller has to take first what is there: nothing else comes from this connection."""
+        """Pause or resume reading from the engine; pause while the caller has too much to read."""
         if is_full:
             self.transport.pause_reading()
         else:
             self.transport.resume_reading()
 
     def end(self) -> None:
-        """The caller has ended its stream."""
+        """End this direction: the caller has ended its stream."""
         self._call.end()
 
     def leave(self) -> None:
-        """Nothing of this matters any more."""
+        """Close the connection and ignore everything that still comes."""
         self._is_leaving = True
         self.transport.abort()
 

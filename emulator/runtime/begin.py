@@ -1,4 +1,4 @@
-"""What `run` begins with may be out of reach for a while as a machine boots: it is waited for."""
+"""Waits for remote parts that `run` needs at its start: while a machine boots, they may be unreachable."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ T = TypeVar("T")
 
 LONGEST_PAUSE_SECONDS = 30.0
 PATIENCE_SECONDS = 120
-"""What one try may take beside the pause before it, for the service manager."""
+"""The time of one try without its pause. The service manager must allow it."""
 
 
 def once_in_reach(attempt: Callable[[], T], stop: EndRequest) -> T | None:
-    """What the attempt gives, as soon as it raises no RetryableError; None where told to stop before."""
+    """The result of the first attempt without RetryableError; None if the process is asked to stop before."""
     tries = 0
     while True:
         try:
@@ -28,7 +28,7 @@ def once_in_reach(attempt: Callable[[], T], stop: EndRequest) -> T | None:
         except RetryableError as error:
             tries += 1
             pause = full_jitter(tries, 1.0, base=1.0, cap=LONGEST_PAUSE_SECONDS)
-            log.warning("not started yet, tried again in %.0f s: %s. %s", pause, error, error.remedy)
+            log.warning("cannot start yet; next try in %.0f s: %s. %s", pause, error, error.remedy)
             notify(f"EXTEND_TIMEOUT_USEC={int((pause + PATIENCE_SECONDS) * 1e6)}")
             if stop.wait(pause):
                 return None

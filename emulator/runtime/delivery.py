@@ -1,4 +1,4 @@
-"""How long delivery takes, as the platform measures it."""
+"""The metric of delivery time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ DELIVERY_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
 
 def delivery_histogram() -> Histogram:
-    """A histogram of its own for each platform."""
+    """A new histogram, for one platform."""
     return Histogram(
         f"{PREFIX}delivery_seconds",
         "Seconds from a stream's first waiting batch being stored to all that waited being acknowledged.",

@@ -1,7 +1,8 @@
-"""One function in this process: functions-framework's own application, on a socket that the emulator listens on.
+"""Runs one function in this process: functions-framework's own application, on the emulator's listening socket.
 
-`python -m emulator.runtime.function_server SOURCE TARGET LISTENER READY`, the last two of them file descriptors that
-were inherited: the listening socket, and a pipe that is told when calls are answered, and that ends with the process.
+`python -m emulator.runtime.function_server SOURCE TARGET LISTENER READY`. LISTENER and READY are inherited file
+descriptors: the listening socket, and a pipe. The process writes to the pipe when it is ready; the pipe closes when the
+process ends.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from lib import telemetry
 def main() -> None:
     """Answer calls until SIGTERM."""
     source, target, listener, ready = sys.argv[1:]
-    telemetry.start(target.replace("_", "-"))  # what the server says before the first call is a line like any other
-    gc.disable()  # next to nothing of what is loaded is garbage
-    from functions_framework import create_app  # noqa: PLC0415 - with all that it loads
+    telemetry.start(target.replace("_", "-"))  # Log entries before the first call get the same form.
+    gc.disable()  # Imported objects stay, so that collecting during imports only costs time.
+    from functions_framework import create_app  # noqa: PLC0415 - after gc.disable, since it imports much
 
     app = create_app(target, source)  # type: ignore[no-untyped-call]
     gc.freeze()
@@ -31,7 +32,7 @@ def main() -> None:
 
 
 def serve(app: Any, listener: socket.socket, ready: int) -> None:
-    """Answer calls until SIGTERM, and then those that have begun."""
+    """Answer calls until SIGTERM, then finish the calls under way."""
     channels: dict[int, Any] = {}
     server = server_of(app, channels, sockets=[listener])
 

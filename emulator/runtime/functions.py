@@ -1,4 +1,4 @@
-"""One process a function, as a platform would run it: started, watched, started again, at rest while nobody calls."""
+"""One process for each function, as on a platform: started, watched, restarted, and stopped while no call comes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import logging
 import os
 import select
 import socket
-import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from email.message import Message
@@ -28,29 +27,29 @@ log = logging.getLogger(__name__)
 
 TARGETS = {"fetch-page": "fetch_page", "forward-batch": "forward_batch", "test-connection": "test_connection"}
 IDLE_SECONDS = {"test-connection": 60.0}
-"""After so long without a call a function's process ends; the others are called each minute."""
+"""The time without a call after which a function's process ends. The other functions are called every minute."""
 MARGIN_SECONDS = 40.0
-"""What a call may take beyond its own deadline: a page that was begun, acknowledgements that were waited for."""
+"""The time that a call may take after its own deadline: for a page under way, and for acknowledgements."""
 STARTS_WITHIN_SECONDS = 30.0
 CONNECTS_WITHIN_SECONDS = 5.0
 STEADY_SECONDS = 60.0
-"""A process that lived so long starts again at once."""
+"""A process that ran this long is restarted without the longer pauses of repeated failures."""
 
 FunctionState = Literal["up", "asleep", "down"]
-"""Asleep: without a process, and started by the next call."""
+"""`asleep`: the function has no process; the next call starts one."""
 
 
 class FunctionDownError(RetryableError):
-    """The function's process is not there just now."""
+    """The function's process does not run or does not answer."""
 
     code = "function_down"
     title = "A function does not answer"
-    remedy = "It is started again by itself; the log says why it ended."
+    remedy = "Nothing to do: it restarts by itself. If it lasts, find in the log why it ended."
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a function answered."""
+    """A function's HTTP answer."""
 
     status: int
     headers: Message
@@ -58,57 +57,69 @@ class Answer:
 
     @cached_property
     def fields(self) -> dict[str, Any]:
-        """The JSON object that the body holds; empty where it holds none. It is read once, whoever asks."""
+        """The body's JSON object; empty if the body holds none. It is parsed only once."""
         try:
-            found = json.loads(self.body)
+            fields = json.loads(self.body)
         except ValueError:
             return {}
-        return found if isinstance(found, dict) else {}
+        return fields if isinstance(fields, dict) else {}
 
 
 class Function:
-    """A function's process and the way to it.
+    """A function's process, and calls to it.
 
-    The emulator listens on the function's socket all the time, and each process inherits it: nobody else can take the
-    port between two processes.
+    The emulator keeps the listening socket open, and each process inherits it. So no other program can take the port
+    between two processes.
     """
 
-    def __init__(self, name: str, env: Mapping[str, str], timeout: float, *, idle: float | None = None) -> None:
-        """`timeout` in seconds, for a whole call; after `idle` seconds without a call the process ends, None: never."""
+    def __init__(
+        self,
+        name: str,
+        env: Mapping[str, str],
+        timeout: float,
+        *,
+        idle: float | None = None,
+        start: Callable[..., process.Running] = process.start,
+    ) -> None:
+        """`timeout` is for a whole call. After `idle` without a call the process ends; None: never. Both in seconds.
+
+        `start` runs Python as `process.start` does.
+        """
         self.name = name
         self.restarts = 0
-        """How often the process ended by itself."""
+        """How often the process ended unexpectedly."""
         self.state: FunctionState = "down" if idle is None else "asleep"
         self._env = env
         self._timeout = timeout
         self._idle = idle
         self.port = 0
-        """On loopback, once it is up."""
-        self._process: subprocess.Popen[bytes] | None = None
+        """The port on loopback; 0 before the start."""
+        self._start_process = start
+        self._process: process.Running | None = None
         self._change = threading.Condition()
-        """Guards what follows, the state, and the process."""
+        """Guards the state, the process and the fields below."""
         self._over = False
         self._calls = 0
         self._called_at = 0.0
-        # The thread that starts the process has to live as long as that does: see child.py.
+        # The thread that starts the process must live as long as the process: see child.py.
         self._keeper = threading.Thread(target=self._keep, name=name, daemon=True)
 
     @property
     def pid(self) -> int | None:
-        """The process's id, while it takes calls."""
+        """The process's id while the state is `up`; otherwise None."""
         return self._process.pid if self._process is not None and self.state == "up" else None
 
     def start(self) -> None:
-        """Begin to run it, when it is called where it may be asleep."""
+        """Start the process. A function that may be asleep starts its process at the first call."""
         self._keeper.start()
 
     def is_up(self, seconds: float = 0.0) -> bool:
-        """Whether it takes calls, now or within so many seconds; asleep it does."""
+        """Whether it accepts calls, now or within so many seconds. An `asleep` function accepts calls."""
         with self._change:
             return self._change.wait_for(lambda: self.state != "down", seconds)
 
     def stop(self) -> None:
-        """End the process, after the calls that it has begun."""
+        """Stop the process after the calls under way."""
         with self._change:
             self._over = True
             self._change.notify_all()
@@ -118,7 +129,7 @@ class Function:
         self._keeper.join()
 
     def call(self, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
-        """POST to it; FunctionDownError where it does not answer."""
+        """POST to the function; FunctionDownError if it does not answer."""
         with self._counted():
             self._wait_until_up()
             try:
@@ -142,7 +153,7 @@ class Function:
         with self._change:
             self._change.wait_for(lambda: self._over or self.state == "up", STARTS_WITHIN_SECONDS)
             if self.state != "up":
-                raise FunctionDownError(f"{self.name} does not run")
+                raise FunctionDownError(f"{self.name} is not running")
 
     def _post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
         with closing(HTTPConnection("127.0.0.1", self.port, timeout=CONNECTS_WITHIN_SECONDS)) as connection:
@@ -162,36 +173,37 @@ class Function:
         while self._is_wanted():
             started = time.monotonic()
             try:
-                ended: object = self._run(listener)
+                cause: object = self._run(listener)
             except OSError as error:
                 self._become("down")
-                ended = error
+                cause = error
             if self._over or self.state == "asleep":
                 continue
             failures = 1 if time.monotonic() - started > STEADY_SECONDS else failures + 1
             self.restarts += 1
             pause = full_jitter(failures, 1.0, base=0.2, cap=30.0)
-            log.warning("%s ended with %s; started again in %.1f s", self.name, ended, pause)
+            log.warning("%s ended with %s; restart in %.1f s", self.name, cause, pause)
             with self._change:
                 self._change.wait_for(lambda: self._over, pause)
 
     def _is_wanted(self) -> bool:
-        """Wait while it is asleep and nobody calls; False once it is to end."""
+        """Wait while the function is asleep and no call comes; return False when it must end."""
         with self._change:
             self._change.wait_for(lambda: self._over or self._calls or self.state != "asleep")
             return not self._over
 
     def _run(self, listener: socket.socket) -> int | None:
-        """Start a process and stay until it has ended, or is to rest; its exit status."""
-        ready, told = os.pipe()
+        """Start a process and wait for its end; return its exit status, or None if nothing was started."""
+        ready, ready_child = os.pipe()
         try:
             with self._change:
                 if self._over:
                     return None
-                descriptors = (listener.fileno(), told)
-                child = self._process = process.start(self._arguments(*descriptors), self._env, inherited=descriptors)
+                descriptors = (listener.fileno(), ready_child)
+                child = self._start_process(self._arguments(*descriptors), self._env, inherited=descriptors)
+                self._process = child
         finally:
-            os.close(told)  # the pipe ends with the process, which has the other copy
+            os.close(ready_child)  # Only the process has a copy now, so the pipe closes when the process ends.
         with open(ready, "rb", buffering=0) as pipe:  # noqa: PTH123 - a file descriptor
             self._watch(child, pipe.fileno())
         return child.returncode
@@ -201,10 +213,10 @@ class Function:
         source = process.ROOT / "functions" / target / "main.py"
         return ["-m", "emulator.runtime.function_server", str(source), target, *map(str, descriptors)]
 
-    def _watch(self, child: subprocess.Popen[bytes], pipe: int) -> None:
-        """Until the process has ended, by itself or because it is to rest."""
+    def _watch(self, child: process.Running, pipe: int) -> None:
+        """Wait until the process has ended. Stop it if it does not get ready in time, or is idle too long."""
         if not _is_readable(pipe, STARTS_WITHIN_SECONDS):
-            log.error("%s does not answer after %.0f s", self.name, STARTS_WITHIN_SECONDS)
+            log.error("%s is not ready after %.0f s; it is stopped and restarted", self.name, STARTS_WITHIN_SECONDS)
             self._become("down")
             process.stop(child)
         elif os.read(pipe, 1):
@@ -226,25 +238,25 @@ class Function:
             self._change.notify_all()
 
     def _seconds_to_rest(self) -> float | None:
-        """How long it has to be without a call until it rests; 0 where it is asleep from now on; None: never."""
+        """Seconds until the process is stopped for lack of calls; None: never. At 0 the state becomes `asleep`."""
         if self._idle is None:
             return None
         with self._change:
             rest = self._idle if self._calls else self._called_at + self._idle - time.monotonic()
             if rest > 0:
                 return rest
-            # Under the lock that calls are counted under: whoever comes now waits for the next process.
+            # Calls are counted under the same lock. So a call that comes now waits for the next process.
             self.state = "asleep"
             return 0.0
 
 
 def config_env(location: str, followed: str | None = None) -> dict[str, str]:
-    """Where another process finds the configuration, and the integrations that are `followed` beside it."""
+    """The environment variables with the locations of the configuration and of the followed integrations."""
     return {CONFIG: location} | ({FOLLOWED: followed} if followed else {})
 
 
 def functions_of(config: Config, env: Mapping[str, str], only: str | None = None) -> dict[str, Function]:
-    """The functions by their names, or the `only` one, ready to be started; `env` is `config_env`'s."""
+    """The functions by name (or the `only` one), not started yet; `env` comes from `config_env`."""
     timeout = config.limits.deadline.total_seconds() + MARGIN_SECONDS
     env = {**env, BEHIND_EMULATOR: "1", "PYTHONUNBUFFERED": "1", "CLOUD_RUN_TIMEOUT_SECONDS": str(int(timeout))}
     names = [name for name in TARGETS if only in (None, name)]

@@ -1,4 +1,8 @@
-"""A function platform for one machine: clock, storage events, sweeps, and the three functions behind them."""
+"""A function platform for one machine: a clock, storage events and sweeps call the three functions.
+
+No call of this file is needed for correctness. A storage event that is lost in a crash is made up for by the next
+sweep, and a lost tick by the next tick. The functions themselves make repeated calls harmless.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from emulator.runtime import run_log
 from emulator.runtime.delivery import delivery_histogram
 from emulator.runtime.functions import Answer, Function, FunctionDownError
 from emulator.runtime.work_queue import WorkQueue
-from lib.config.settings import Config
+from lib.config.settings import Config, Every
 from lib.errors import ConnectorError, RetryableError, StoreError
 from lib.http.cloud_events import FINALIZED
 from lib.model.checkpoint import Problem, problem_after
@@ -33,36 +37,38 @@ from lib.state.state import State
 log = logging.getLogger(__name__)
 
 PAGES_A_CALL = 5
-"""So that the first pages of a long catch-up are on their way while the next ones are fetched."""
+"""Pages of one call. So the first pages of a long catch-up are delivered while the next ones are fetched."""
 SWEEP_SECONDS = 60.0
 POLL_SECONDS = 10.0
-"""How often the store is listed for batches where another platform fetches, so that nobody tells of them."""
+"""The interval of listing the store if another platform fetches, and so no call here reports new batches."""
 LOOK_SECONDS = 1.0
-"""How often the store is listed for batches while a call of fetch-page lasts, which tells of them at its end."""
+"""The interval of listing the store during a call of fetch-page, which reports its batches only at its end."""
 LOOK_SHARE = 20
-"""Where very much waits, it is listed more seldom: such looks take a twentieth of one core."""
+"""With very many waiting batches the interval grows, so that these listings take a twentieth of one core."""
+EVERY_SECONDS = 1.0
+"""The interval of reading `every` again between two ticks."""
 OVERDUE_SECONDS = 5.0
-"""After so long the streams that a tick is not waiting for are asked for without it."""
+"""If the last tick still runs after this time, a tick also fetches each stream in a call of its own."""
 RETRY_SECONDS = 10.0
 BUSY_SECONDS = 3.0
 DRAIN_SECONDS = 25.0
-"""For fetching and delivering together, before the functions are ended."""
+"""The time for calls under way at the end, before the functions are stopped."""
 PROBE_SECONDS = 30.0
-"""How often the engine is probed: a quiet hour must not hide that it is down."""
+"""The interval of engine probes, so that an outage shows in a quiet hour too."""
 FAILURES = 3
-"""A function has a problem after so many calls in a row that it did not answer properly."""
+"""A function counts as failing after this many failed calls in a row."""
 
 
 class FunctionFailedError(RetryableError):
-    """A function answered a call with an error of its own."""
+    """A function answered a call with an internal error."""
 
     code = "function_failing"
     title = "A function does not work"
-    remedy = "Look in the log for its error. Nothing is fetched or delivered meanwhile."
+    remedy = "Find its error in the log. Nothing is fetched or delivered until it works."
 
 
 class Platform:
-    """Runs the functions, calls them when something is due, and remembers what they answered last."""
+    """Calls the functions when something is due, and keeps their last answers."""
 
     def __init__(
         self,
@@ -70,45 +76,48 @@ class Platform:
         functions: Mapping[str, Function],
         config_env: Mapping[str, str],
         probe: Callable[[], None] | None = None,
+        every: Callable[[], Every] | None = None,
     ) -> None:
-        """`functions` by their names, started with the same configuration; `stop` ends them.
+        """`functions` are running with the same configuration; `stop` stops them.
 
-        `config_env` tells another process of this site where the configuration is.
-        `probe` raises ConnectorError where the engine cannot be reached; None: nothing is delivered to an engine.
+        `config_env` tells other processes of this site the location of the configuration.
+        `probe` raises ConnectorError if the engine is unreachable; None: nothing is delivered to an engine.
+        `every` returns the ticks of the configuration as it is now; None: as in `config`.
         """
         self._config = config
+        self._every = every or (lambda: config.every)
         self.functions = dict(functions)
         self.config_env = config_env
         self.calls: Counter[tuple[str, int]] = Counter()
         """Calls by function and status; 0: no answer."""
         self.latest: dict[Stream, dict[str, Any]] = {}
-        """What fetch-page answered last for each stream, with the time, and the seconds between its last two looks."""
+        """fetch-page's last answer for each stream, with its time and the seconds between its last two reads."""
         self.hearers: list[Callable[[str, list[dict[str, Any]]], None]] = []
-        """Each is told the lines of every answer, with the function's name."""
+        """Each is called with the function's name and the lines of every answer."""
         self.watchers: list[Callable[[str], None]] = []
-        """Each is told a new batch's name before it is forwarded."""
+        """Each is called with a new batch's name before the batch is forwarded."""
         self.bytes: Counter[tuple[str, str, str]] = Counter()
-        """Of batches, by stream."""
+        """Bytes of stored batches, by stream."""
         self.delivery = delivery_histogram()
         self._waiting_since: dict[str, float] = {}
         self.budgets: list[dict[str, Any]] = []
-        """What it told last of the credentials' calls."""
+        """fetch-page's last counts of the credentials' calls."""
         self.engine_counts: Mapping[str, int] = {}
-        """What forward-batch told last of its deliveries since its process began."""
+        """forward-batch's last counts of its deliveries since its process started."""
         self.engine_problem: Problem | None = None
         self.function_problems: dict[str, Problem] = {}
-        """Functions that have not answered properly since then, with the number of calls."""
+        """Functions whose last calls failed, each with the time of the first failure and the number of calls."""
         self.ticked_at: datetime | None = None
-        """When fetch-page answered a call last."""
+        """The time of fetch-page's last good answer."""
         self._probe = probe
         self._over = threading.Event()
         self._fetches: WorkQueue[Stream | None] = WorkQueue(self._fetch, "fetch", workers=4)
         self._forwards: WorkQueue[str | None] = WorkQueue(self._forward, "forward", workers=4)
         self._names: dict[str, str] = {}
-        """The newest batch of each path."""
-        self._telling = threading.Lock()
+        """The newest batch of each stream, by the path of its folder."""
+        self._names_lock = threading.Lock()
         self._state = State.of(open_store(config.store))
-        self.outages = run_log.Outages(self._tenant_names)
+        self.outages = run_log.Outages(StoredAccounts(self._state.store).tenant_names)
         self.hearers += [self.outages.hear, run_log.Summary().hear]
         clocks = {self._tick: "fetch-page", self._look: "fetch-page", self._sweep: "forward-batch"}
         self._clocks = [
@@ -120,47 +129,53 @@ class Platform:
             self._clocks.append(threading.Thread(target=self._watch_engine, name="engine probe", daemon=True))
 
     def tick(self) -> None:
-        """Fetch now: the configuration has changed."""
+        """Fetch now, because the configuration has changed."""
         if "fetch-page" in self.functions:
             self._fetches.ask(None)
 
     def deliver(self) -> None:
-        """Forward now: something was stored that no call of fetch-page here tells of."""
+        """Forward now, because a batch was stored without a call of fetch-page here."""
         if "forward-batch" in self.functions:
             self._forwards.ask(None)
 
     def start(self) -> None:
-        """Start the clock."""
+        """Start the queues and the clocks."""
         self._fetches.start()
         self._forwards.start()
         for clock in self._clocks:
             clock.start()
 
     def stop(self) -> None:
-        """Let what has begun come to its end, within bounds; then end the functions."""
+        """Finish the calls under way, within DRAIN_SECONDS; then stop the functions.
+
+        The clocks stop first, so that no new work comes. Fetching drains before forwarding, so that the last fetched
+        batches are still delivered. Undelivered batches stay in the store for the next start.
+        """
         self._over.set()
         for clock in self._clocks:
             clock.join()
         end = time.monotonic() + DRAIN_SECONDS
         for queue in (self._fetches, self._forwards):
             queue.drain(max(0.0, end - time.monotonic()))
-        stoppers = [threading.Thread(target=each.stop) for each in self.functions.values()]
-        for each in stoppers:
-            each.start()
+        stoppers = [threading.Thread(target=function.stop) for function in self.functions.values()]
+        for stopper in stoppers:
+            stopper.start()
         self._fetches.stop()
         self._forwards.stop()
-        for each in stoppers:
-            each.join()
+        for stopper in stoppers:
+            stopper.join()
 
     @property
     def lives(self) -> bool:
-        """Whether the clocks run."""
+        """Whether all clock threads run."""
         return all(clock.is_alive() for clock in self._clocks)
 
     def call(self, name: str, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
-        """Call a function, and hand on the storage events of the batches that it made."""
+        """Call a function, keep its answer, and forward the batches that it stored; FunctionDownError."""
         if name not in self.functions:
-            raise FunctionDownError(f"{name} does not run here", remedy="This emulator was started with --only.")
+            raise FunctionDownError(
+                f"{name} does not run here", remedy="This connector was started with --only. Start it without."
+            )
         try:
             answer = self.functions[name].call(body, headers)
         except FunctionDownError as error:
@@ -181,7 +196,7 @@ class Platform:
         return answer
 
     def _judge(self, name: str, answer: Answer) -> None:
-        """Remember whether the function works: 503 with results is an answer, any other 5xx is none."""
+        """Keep whether the function works. A 503 with results is a good answer; any other 5xx is a failure."""
         if answer.status < 500 or (answer.status == 503 and b'"results"' in answer.body):
             self.function_problems.pop(name, None)
             self.outages.note(name, None)
@@ -196,19 +211,13 @@ class Platform:
         if problem.failures >= FAILURES:
             self.outages.note(name, problem.as_problem())
 
-    def _tenant_names(self, integration: str) -> dict[str, str]:
-        with suppress(ConnectorError):
-            account, _ = StoredAccounts(self._state.store).read(integration)
-            return {tenant.id: tenant.name for tenant in account.tenants}
-        return {}
-
     @property
     def failing_functions(self) -> list[Problem]:
-        """The problems of functions that do not work; one failed call is none yet."""
+        """The problems of failing functions; fewer than FAILURES failed calls do not count."""
         return [problem for problem in self.function_problems.values() if problem.failures >= FAILURES]
 
     def _watch_engine(self) -> None:
-        """Probe the engine now and then, so that `engine_up` is true in a quiet hour as well."""
+        """Probe the engine every PROBE_SECONDS, so that `engine_up` is right in a quiet hour too."""
         delay = 0.0
         while self._probe is not None and not self._over.wait(delay):
             delay = PROBE_SECONDS
@@ -226,19 +235,25 @@ class Platform:
         self.engine_problem = problem if before is None else replace(problem, since=before.since)
 
     def _tick(self) -> None:
-        delay = 0.0
-        while not self._over.wait(delay):
+        while not self._over.is_set():
+            began, start = datetime.now(UTC), time.monotonic()
             self._fetches.ask(None)
             if self._fetches.under_way().get(None, 0.0) > OVERDUE_SECONDS:
-                # One stream may keep it for a minute: what it reads itself answers `busy`.
+                # One slow stream may hold up the tick for a minute. The stream that it reads now answers `busy`.
                 with suppress(StoreError):
                     streams = [*self._state.checkpoints.streams()]
                     for stream in streams if len(streams) <= ALL_ASKED else ():
                         self._fetches.ask(stream)
-            delay = self._config.every.seconds_after(datetime.now(UTC))
+            self._wait_for_tick(began, start)
+
+    def _wait_for_tick(self, began: datetime, start: float) -> None:
+        """Wait until the tick after the one that began then, at `start`. A changed `every` counts within a second."""
+        while (rest := start + self._every().seconds_after(began) - time.monotonic()) > 0:
+            if self._over.wait(min(rest, EVERY_SECONDS)):
+                return
 
     def _look(self) -> None:
-        """While a call of fetch-page lasts, hand on what it has stored."""
+        """Forward stored batches during a long call of fetch-page."""
         delay = LOOK_SECONDS
         while not self._over.wait(delay):
             began = time.thread_time()
@@ -251,11 +266,11 @@ class Platform:
     def _sweep(self) -> None:
         while not self._over.is_set():
             self._forwards.ask(None)
-            poll = min(POLL_SECONDS, self._config.every.seconds_after(datetime.now(UTC)))
+            poll = min(POLL_SECONDS, self._every().seconds_after(datetime.now(UTC)))
             self._over.wait(SWEEP_SECONDS if "fetch-page" in self.functions else poll)
 
     def _fetch(self, stream: Stream | None) -> float | None:
-        """A tick, or the next pages of a stream that has more."""
+        """Run a tick, or fetch the next pages of a stream; return seconds until a retry, or None."""
         if self._over.is_set():
             return None
         request: dict[str, Any] = {"max_pages": PAGES_A_CALL}
@@ -269,7 +284,7 @@ class Platform:
         return None
 
     def _forward(self, path: str | None) -> float | None:
-        """The storage event of a stream's newest batch, or a sweep over everything that waits."""
+        """Send the storage event of a stream's newest batch, or sweep all waiting batches; seconds until a retry."""
         body, headers = (b"{}", {}) if path is None else finalized(self._names[path], self._config.store)
         try:
             answer = self.call("forward-batch", body, headers)
@@ -279,13 +294,13 @@ class Platform:
         if answer.status == 503:
             wait = answer.headers.get("Retry-After", "")
             return float(wait) if wait.isdigit() else RETRY_SECONDS
-        # Somebody else forwards the stream, or did and died: whoever asks when the lease has ended goes on.
+        # Another holder forwards the stream, or has died. A call after the lease's end takes over.
         return BUSY_SECONDS if any(line["outcome"] == "busy" for line in self._results(answer)) else None
 
     def _fetched(self, answer: Answer, results: list[dict[str, Any]]) -> None:
         now = datetime.now(UTC)
         if answer.status == 200:
-            self._heard(answer.fields)
+            self._take_site_fields(answer.fields)
         for line in results:
             if line["tenant"] is not None:
                 stream = Stream.of(line)
@@ -301,18 +316,18 @@ class Platform:
             for name in line["batches"]:
                 self._stored(name)
 
-    def _heard(self, told: dict[str, Any]) -> None:
-        """What an answer of fetch-page tells beside its streams."""
-        self.budgets = told["budgets"]
-        if "heartbeat" in told:
-            self._stored(told["heartbeat"])
+    def _take_site_fields(self, fields: dict[str, Any]) -> None:
+        """Keep the fields of fetch-page's answer that belong to no stream."""
+        self.budgets = fields["budgets"]
+        if "heartbeat" in fields:
+            self._stored(fields["heartbeat"])
 
     def _stored(self, name: str, *, again: bool = True) -> None:
-        """Hand on a batch's storage event; with `again` even where it was handed on before."""
+        """Queue a batch for forwarding; with `again`, even if it was queued before."""
         if "forward-batch" not in self.functions:
             return
         path = name.rpartition("/")[0]
-        with self._telling:
+        with self._names_lock:
             is_new = name > self._names.get(path, "")
             if is_new:
                 self._names[path] = name
@@ -329,17 +344,18 @@ class Platform:
                 since = self._waiting_since.pop(f"batches/{stream.path}", None)
                 if since is not None:
                     self.delivery.observe(time.monotonic() - since)
-                what = "acknowledged" if line["outcome"] == "delivered" else "observed"
-                log.debug("%s: %d events %s", stream, line["acked"], what)
+                outcome = "acknowledged" if line["outcome"] == "delivered" else "observed"
+                log.debug("%s: %d events %s", stream, line["acked"], outcome)
         if any(line["outcome"] == "engine_unavailable" for line in results):
-            told = next(line["problem"] for line in results if "problem" in line)
-            self._engine_failed(Problem(told["code"], told["detail"], told["remedy"], datetime.now(UTC), 1, None))
+            problem = next(line["problem"] for line in results if "problem" in line)
+            code, detail, remedy = problem["code"], problem["detail"], problem["remedy"]
+            self._engine_failed(Problem(code, detail, remedy, datetime.now(UTC), 1, None))
         elif any(line["outcome"] == "delivered" for line in results):
             self.engine_problem = None
 
     def _results(self, answer: Answer) -> list[dict[str, Any]]:
         if answer.status not in (200, 503):
-            # Those of 500 and more are told as an outage of the function.
+            # A status of 500 or more is logged as an outage of the function.
             level = logging.WARNING if answer.status < 500 else logging.DEBUG
             log.log(level, "a function answered %d: %s", answer.status, answer.body[:500].decode("utf-8", "replace"))
             return []
@@ -348,14 +364,15 @@ class Platform:
 
 
 def _looked(before: Mapping[str, Any] | None, line: Mapping[str, Any], now: datetime) -> dict[str, Any]:
-    """When Sophos was looked at last (`looked_at`), and how many seconds after the time before (`looked_every`)."""
-    known = {key: before[key] for key in ("looked_at", "looked_every", "looked_on") if key in before} if before else {}
+    """The time of a stream's last read (`looked_at`), and the seconds since the read before (`looked_every`)."""
+    keys = ("looked_at", "looked_every", "looked_on")
+    fields = {key: before[key] for key in keys if key in before} if before else {}
     if line["outcome"] not in THAT_READ:
-        return known
-    if "looked_at" in known and not known["looked_on"]:
-        known["looked_every"] = (now - known["looked_at"]).total_seconds()
-    # The next pages of a long catch-up are the same look.
-    return known | {"looked_at": now, "looked_on": line["has_more"]}
+        return fields
+    if "looked_at" in fields and not fields["looked_on"]:
+        fields["looked_every"] = (now - fields["looked_at"]).total_seconds()
+    # The next pages of a long catch-up belong to the same read.
+    return fields | {"looked_at": now, "looked_on": line["has_more"]}
 
 
 def _detail_of(answer: Answer) -> str:
@@ -363,7 +380,7 @@ def _detail_of(answer: Answer) -> str:
 
 
 def finalized(name: str, bucket: str) -> tuple[bytes, dict[str, str]]:
-    """The CloudEvent, in binary mode, that a platform sends for a new object."""
+    """The CloudEvent in binary mode for a new object: body and headers."""
     headers = {
         "ce-specversion": "1.0",
         "ce-id": str(uuid4()),

@@ -1,4 +1,4 @@
-"""Child processes that never outlive the emulator, and never hear the terminal's Ctrl-C themselves."""
+"""Child processes. They never outlive the emulator, and the terminal's Ctrl-C does not reach them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,35 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 ROOT = Path(__file__).resolve().parents[2]
 _CHILD = Path(__file__).with_name("child.py")
 
 
+class Running(Protocol):
+    """A process that was started, such as a `subprocess.Popen`."""
+
+    pid: int
+    returncode: int | None
+    """The exit status, once it has been waited for."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit status; subprocess.TimeoutExpired where it does not come in time, in seconds."""
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+
+    def kill(self) -> None:
+        """SIGKILL."""
+
+
 def start(
     arguments: Sequence[str], env: Mapping[str, str] | None = None, *, inherited: Sequence[int] = ()
 ) -> subprocess.Popen[bytes]:
-    """Run Python with the arguments, in the present folder; the calling thread has to outlive the process.
+    """Run Python with the arguments in the current folder. The calling thread must outlive the process.
 
-    `inherited` are the file descriptors that it has under the same numbers.
+    The process gets the `inherited` file descriptors under the same numbers.
     """
     return launch([sys.executable, "-P", *arguments], env, inherited=inherited)
 
@@ -30,12 +48,12 @@ def launch(
     *,
     inherited: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """The same for any program, named by its path; with `log` what it prints is added to that file."""
+    """Run any program, named by its path, as `start` does. With `log`, its output is appended to that file."""
     with contextlib.ExitStack() as stack:
         out = None if log is None else stack.enter_context(log.open("ab"))
         return subprocess.Popen(
             [sys.executable, "-I", "-S", str(_CHILD), str(os.getpid()), *command],
-            # The present folder stays, since a path may be relative to it; its `lib` is not taken for ours (-P).
+            # The current folder stays, because paths may be relative to it. -P keeps its `lib` from hiding ours.
             env={**_environment(), "PYTHONPATH": _search_path(), **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=out,
@@ -45,8 +63,8 @@ def launch(
         )
 
 
-def stop(process: subprocess.Popen[bytes], seconds: float = 10.0) -> None:
-    """Ask the process to end, and kill it where it does not in time."""
+def stop(process: Running, seconds: float = 10.0) -> None:
+    """Terminate the process; kill it if it does not end in time."""
     process.terminate()
     try:
         process.wait(seconds)
@@ -56,7 +74,7 @@ def stop(process: subprocess.Popen[bytes], seconds: float = 10.0) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """The environment, without what is between the service manager and this process."""
+    """The environment without the service manager's variables, which concern only this process."""
     return {
         key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET" and not key.startswith("WATCHDOG_")
     }

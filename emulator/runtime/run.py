@@ -1,4 +1,4 @@
-"""`run`: the product on one machine, until SIGTERM or SIGINT."""
+"""`run`: the connector on one machine, until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ if TYPE_CHECKING:
 
 
 def run(location: str | None, only: str | None = None) -> int:
-    """Serve until told to stop, then 0; 2 where the configuration or the address cannot be used, 1 where that passes.
+    """Serve until SIGTERM or SIGINT, then 0; 2 if the configuration or address is unusable, 1 for a passing failure.
 
-    `only` names the one function to run, where another platform runs the others on the same store.
+    `only` names the one function to run, if another platform runs the others on the same store.
     """
-    gc.disable()  # until all is loaded: next to nothing of it is garbage
+    gc.disable()  # Imported objects stay, so that collecting during imports only costs time.
     telemetry.start("emulator")
     stop = EndRequest()
     try:
         location = configuration.lasting(configuration.located(location))
-        # A configuration or a secret that is elsewhere is waited for.
+        # A configuration or a secret on another machine may be unreachable at first; wait for it.
         config = once_in_reach(partial(configuration.load, location), stop)
         return 0 if config is None else _with_functions(stop, config, location, only)
     except ConnectorError as error:
         refuse(error)
-        # A service manager starts it again after 1.
+        # A service manager restarts the process after exit status 1, but not after 2.
         return 1 if isinstance(error, RetryableError) else 2
 
 
 def _with_functions(stop: EndRequest, config: Config, location: str, only: str | None) -> int:
     watcher = None
     if config.utmstack:
-        from emulator.utmstack.watcher import SettingsWatcher  # noqa: PLC0415 - who does not follow it does not wait
+        from emulator.utmstack.watcher import SettingsWatcher  # noqa: PLC0415 - only sites that follow UTMStack need it
 
         watcher = SettingsWatcher(config.utmstack.workdir)
     env = config_env(location, watcher.path if watcher else None)
     functions = functions_of(config, env, only)
-    for each in functions.values():
-        each.start()
+    for function in functions.values():
+        function.start()
     try:
-        from emulator.runtime.serving import serve  # noqa: PLC0415 - it loads while the functions do
+        from emulator.runtime.serving import serve  # noqa: PLC0415 - imported while the functions start
 
         return serve(stop, config, functions, env, watcher)
     finally:
-        for each in functions.values():
-            each.stop()
+        for running in functions.values():
+            running.stop()

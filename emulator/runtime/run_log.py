@@ -1,4 +1,4 @@
-"""What the log tells of a run: an outage at its beginning, now and then, and at its end; what flows, once an hour."""
+"""Log entries of a run: an outage's beginning, a reminder while it lasts, and its end; sums of events every hour."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from lib.model.health import KINDS, WAITING
 log = logging.getLogger(__name__)
 
 TOLD_EVERY = 1800.0
-"""Seconds between two lines about an outage that lasts; one that comes again sooner is not told anew."""
+"""Seconds between two entries about a lasting outage. An outage that returns sooner is not logged again."""
 GROWN_AFTER = 60.0
-"""Seconds after which it is told that an outage concerns twice as many as was told before."""
+"""Seconds after an entry until a new one may report that the outage concerns twice as many streams."""
 FORGOTTEN_AFTER = 6 * 3600.0
-"""Seconds after which a stream that no answer names any more counts as gone."""
+"""Seconds after which a stream that no answer names counts as gone."""
 SUMMED_UP_EVERY = 3600.0
 NAMED = 3
-"""How many streams a line names; the others are counted."""
+"""How many streams an entry names; the others are counted."""
 BUSY = "busy"
 
 Line = Mapping[str, Any]
 
 
 class Subject(NamedTuple):
-    """Who has a trouble: a stream; without a tenant an integration; without an integration a part of the connector."""
+    """The subject of a problem: a stream, an integration (no tenant), or a part of the connector (no integration)."""
 
     part: str
-    """The function that told of it, or the part itself."""
+    """The function that reported the problem, or the part itself."""
     integration: str = ""
     tenant: str = ""
     kind: str = ""
@@ -42,117 +42,119 @@ class Subject(NamedTuple):
 @dataclass(slots=True)
 class _Outage:
     since: float
-    told_at: float
-    is_told: bool = False
+    logged_at: float
+    is_logged: bool = False
     detail: str = ""
     remedy: str = ""
-    troubled: dict[Subject, float] = field(default_factory=dict)
-    """Who has the trouble now, and when that was heard last."""
+    affected: dict[Subject, float] = field(default_factory=dict)
+    """The subjects that have the problem now, with the time of the last report."""
     concerned: dict[Subject, None] = field(default_factory=dict)
-    """Who has it or had it."""
-    told: int = 0
-    """How many it concerned when it was told last."""
+    """All subjects that have or had the problem."""
+    logged: int = 0
+    """The number of subjects in the last entry."""
     failures: int = 0
 
     def is_news(self, now: float) -> bool:
-        """Whether the log has to tell of it; it has at most a few lines an hour."""
-        silent = now - self.told_at
-        has_grown = self.is_told and len(self.concerned) >= 2 * self.told and silent >= GROWN_AFTER
+        """Whether an entry is due: the first, a reminder, or one about growth. So an outage has few entries an hour."""
+        silent = now - self.logged_at
+        has_grown = self.is_logged and len(self.concerned) >= 2 * self.logged and silent >= GROWN_AFTER
         return has_grown or silent >= TOLD_EVERY
 
 
 class Outages:
-    """Every trouble by its code; safe between threads."""
+    """All problems by code; safe between threads."""
 
     def __init__(
         self, names: Callable[[str], Mapping[str, str]], monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        """`names` tells the names of an integration's tenants by id."""
+        """`names` returns the names of an integration's tenants by id."""
         self._names = names
         self._monotonic = monotonic
         self._open: dict[str, _Outage] = {}
         self._begun: dict[str, float] = {}
-        """When the beginning of an outage of that code was told last."""
+        """The time of the last entry about the beginning of an outage, by code."""
         self.counts: Counter[str] = Counter()
-        """Outages that began, by code, told or not."""
+        """Outages that began, by code, logged or not."""
         self._lock = threading.Lock()
 
     def hear(self, function: str, lines: Sequence[Line]) -> None:
-        """Take in an answer's lines, and log what is new."""
+        """Process an answer's lines, and write the entries that are due."""
         whole = {line["integration"]: not line["tenant"] for line in lines}
         with self._lock:
-            # An integration's line stands for all its streams, and their lines for the integration.
+            # An integration's line replaces those of its streams, and their lines replace the integration's.
             self._leave(
-                lambda who: (
-                    who.part == function and who.integration in whole and whole[who.integration] == bool(who.tenant)
+                lambda subject: (
+                    subject.part == function
+                    and subject.integration in whole
+                    and whole[subject.integration] == bool(subject.tenant)
                 )
             )
             for line in lines:
                 if line["outcome"] != BUSY:
                     subject = Subject(function, line["integration"], line["tenant"] or "", line["stream"])
                     self._take(subject, line.get("problem"))
-            self._tell()
+            self._write_due()
 
     def note(self, part: str, problem: Line | None) -> None:
-        """Take in the problem of a part of the connector, or that it has none; log what is new."""
+        """Process the problem of a part of the connector, or None; write the entries that are due."""
         with self._lock:
             self._take(Subject(part), problem)
-            self._tell()
+            self._write_due()
 
     def _take(self, subject: Subject, problem: Line | None) -> None:
         code = "" if problem is None else problem["code"]
         if code in WAITING:
             return
-        self._leave(lambda who: who == subject)
+        self._leave(lambda other: other == subject)
         if problem is None:
             return
         now = self._monotonic()
         self.counts[code] += code not in self._open
         outage = self._open.setdefault(code, _Outage(now, self._begun.get(code, now - TOLD_EVERY)))
         outage.detail, outage.remedy = problem["detail"], problem["remedy"]
-        outage.troubled[subject] = now
+        outage.affected[subject] = now
         outage.concerned[subject] = None
         outage.failures += 1
 
     def _leave(self, leaves: Callable[[Subject], bool]) -> None:
         for outage in self._open.values():
-            for subject in filter(leaves, [*outage.troubled]):
-                del outage.troubled[subject]
+            for subject in filter(leaves, [*outage.affected]):
+                del outage.affected[subject]
 
-    def _tell(self) -> None:
+    def _write_due(self) -> None:
         now = self._monotonic()
         for code, outage in [*self._open.items()]:
-            outage.troubled = {who: at for who, at in outage.troubled.items() if now - at < FORGOTTEN_AFTER}
-            if not outage.troubled:
+            outage.affected = {subject: at for subject, at in outage.affected.items() if now - at < FORGOTTEN_AFTER}
+            if not outage.affected:
                 del self._open[code]
-                if outage.is_told:
+                if outage.is_logged:
                     log.warning("%s", self._end(code, outage, now))
             elif outage.is_news(now):
                 log.warning("%s", self._state(code, outage, now))
-                self._begun[code] = now if not outage.is_told else self._begun[code]
-                outage.is_told, outage.told_at, outage.told = True, now, len(outage.concerned)
+                self._begun[code] = now if not outage.is_logged else self._begun[code]
+                outage.is_logged, outage.logged_at, outage.logged = True, now, len(outage.concerned)
 
     def _state(self, code: str, outage: _Outage, now: float) -> str:
-        concerned = self._described(outage.troubled, with_id=not outage.is_told)
-        if outage.is_told:
+        concerned = self._described(outage.affected, with_id=not outage.is_logged)
+        if outage.is_logged:
             lasts = _lasting(now - outage.since)
             return f"{_title(code)}, for {lasts} and {outage.failures} tries ({code}): {outage.detail}{concerned}"
         return f"{_title(code)} ({code}): {outage.detail}{concerned}. {outage.remedy}"
 
     def _end(self, code: str, outage: _Outage, now: float) -> str:
         lasted, concerned = _lasting(now - outage.since), self._described(outage.concerned, with_id=False)
-        return f"It is over: {_title(code)} ({code}). It lasted {lasted} and {outage.failures} tries{concerned}"
+        return f"Resolved: {_title(code)} ({code}). It lasted {lasted} and {outage.failures} tries{concerned}"
 
     def _described(self, subjects: Iterable[Subject], *, with_id: bool) -> str:
-        """How many streams it concerns, and the first of them by name; a part of the connector says so itself."""
-        found = sorted({who[1:] for who in subjects if who.integration})
-        if not found:
+        """The number of streams, and the names of the first ones; empty for a part of the connector."""
+        streams = sorted({subject[1:] for subject in subjects if subject.integration})
+        if not streams:
             return ""
-        named = [self._named(*each, with_id=with_id) for each in found[:NAMED]]
-        if len(found) > NAMED:
-            named.append(f"{len(found) - NAMED} more")
-        what = "1 stream" if len(found) == 1 else f"{len(found)} streams"
-        return f"; {what}: {', '.join(named)}"
+        named = [self._named(*stream, with_id=with_id) for stream in streams[:NAMED]]
+        if len(streams) > NAMED:
+            named.append(f"{len(streams) - NAMED} more")
+        count = "1 stream" if len(streams) == 1 else f"{len(streams)} streams"
+        return f"; {count}: {', '.join(named)}"
 
     def _named(self, integration: str, tenant: str, kind: str, *, with_id: bool) -> str:
         if not tenant:
@@ -163,18 +165,18 @@ class Outages:
 
 
 class Summary:
-    """What flowed, told at the first delivery and once an hour; safe between threads."""
+    """Sums of events, logged at the first delivery and then every hour; safe between threads."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
-        self._told_at: float | None = None
+        self._logged_at: float | None = None
         self._begun = monotonic()
         self._counts: Counter[str] = Counter()
         self._streams: set[Subject] = set()
         self._lock = threading.Lock()
 
     def hear(self, function: str, lines: Sequence[Line]) -> None:
-        """Count an answer's lines, and log the sums where it is time."""
+        """Count an answer's lines, and log the sums if they are due."""
         with self._lock:
             for line in lines:
                 if function == "fetch-page":
@@ -184,16 +186,16 @@ class Summary:
                 else:
                     self._counts[line["outcome"]] += line["acked"]
                     self._counts["set_aside"] += line["set_aside"]
-            self._tell()
+            self._write_due()
 
-    def _tell(self) -> None:
+    def _write_due(self) -> None:
         now, counts = self._monotonic(), self._counts
-        is_first = self._told_at is None and (counts["delivered"] or counts["observed"])
-        if not is_first and now - (self._begun if self._told_at is None else self._told_at) < SUMMED_UP_EVERY:
+        is_first = self._logged_at is None and (counts["delivered"] or counts["observed"])
+        if not is_first and now - (self._begun if self._logged_at is None else self._logged_at) < SUMMED_UP_EVERY:
             return
-        since = self._begun if self._told_at is None else self._told_at
+        since = self._begun if self._logged_at is None else self._logged_at
         log.info(
-            "in %s: %d events fetched from %d streams, %d acknowledged, %d observed, %d set aside",
+            "in %s: %d events fetched from %d streams, %d acknowledged, %d observed, %d dead letters",
             _lasting(now - since),
             counts["fetched"],
             len(self._streams),
@@ -201,7 +203,7 @@ class Summary:
             counts["observed"],
             counts["set_aside"],
         )
-        self._told_at = now
+        self._logged_at = now
         self._counts.clear()
         self._streams.clear()
 
@@ -211,7 +213,7 @@ def _title(code: str) -> str:
 
 
 def _lasting(seconds: float) -> str:
-    """A length of time for people, in its two largest units."""
+    """A duration for people, in its two largest units."""
     whole = round(seconds)
     for size, large, small, part in ((86_400, "d", "h", 3_600), (3_600, "h", "min", 60), (60, "min", "s", 1)):
         if whole >= size:

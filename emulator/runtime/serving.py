@@ -1,4 +1,4 @@
-"""What `run` serves while its functions run: the platform's clock, the page, and UTMStack's configuration."""
+"""The part of `run` beside the functions: the platform's clocks, the page, and UTMStack's configuration."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import errno
 import gc
 import logging
 import signal
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 
+from emulator.cli.terminal import complain
 from emulator.ending import EndRequest
 from emulator.runtime.begin import once_in_reach
 from emulator.runtime.functions import Function
@@ -32,6 +32,7 @@ from lib.config.environment import CONFIG, FOLLOWED
 from lib.config.reloading import ReloadingConfig
 from lib.config.settings import Config
 from lib.model.checkpoint import problem_after
+from lib.model.clock import to_text
 from lib.model.stream import Stream
 from lib.parts import Parts, PlatformFacts
 from lib.store.base import ObjectStore
@@ -47,14 +48,15 @@ def serve(
     env: Mapping[str, str],
     watcher: SettingsWatcher | None,
 ) -> int:
-    """Serve until told to stop, then 0, and the functions have ended; 2 where the address cannot be used, 1: not yet.
+    """Serve until SIGTERM or SIGINT, stop the functions, and return 0.
 
-    Raises ConnectorError where the store cannot be used. `env` is `config_env`'s.
+    Returns 2 if the address cannot be used, 1 if it may become usable later. Raises ConnectorError if the store cannot
+    be used. `env` comes from `config_env`.
     """
     recent = RecentLog()
     logging.getLogger().addHandler(recent)
     log.info("sophos-utmstack %s", VERSION)
-    # The store is opened once, so that a bad one is told here and not each minute. One that is elsewhere is waited for.
+    # Open the store now, so that a bad one is reported once and not every minute. Wait for a store on another machine.
     look = partial(status.collect, App(lambda: config))
     if (look() if config.store.startswith("file:") else once_in_reach(look, stop)) is None or stop.wait(0):
         return 0
@@ -63,7 +65,7 @@ def serve(
     where = PlatformFacts(environment.platform_timeout(), environment.on_cloud_run())
     live = ReloadingConfig(env[CONFIG], env.get(FOLLOWED), lambda read: telemetry.set_level(read.log.level))
     app = App(live.current, Parts(platform=where))
-    platform = Platform(config, functions, env, _probe_of(app))
+    platform = Platform(config, functions, env, _probe_of(app), lambda: app.config().every)
     links = Links(app.config, lambda: app.state, app.parts.now)
     platform.watchers.append(links.passes)
     host, port = config.listen
@@ -73,9 +75,9 @@ def serve(
     try:
         server = listening(pages.app, host, port)
     except OSError as error:
-        is_missing = error.errno == errno.EADDRNOTAVAIL  # The network of a machine that boots may bring it.
-        hint = "Does this machine have that address?" if is_missing else "Is another emulator running?"
-        print(f"cannot listen on {host}:{port}: {error.strerror}. {hint}", file=sys.stderr)
+        is_missing = error.errno == errno.EADDRNOTAVAIL  # While a machine boots, the address may come later.
+        hint = "Check that this machine has that address." if is_missing else "Check if another connector is running."
+        complain(f"cannot listen on {host}:{port}: {error.strerror}. {hint}")
         return 1 if is_missing else 2
     serving = threading.Thread(target=server.run, name="web", daemon=True)
     serving.start()
@@ -87,9 +89,9 @@ def serve(
     _all_is_loaded()
     _watch(stop, platform, serving)
     notify("STOPPING=1")
-    log.info("ending: what has begun is brought to its end")
+    log.info("stopping: calls under way are finished first")
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)  # asked twice, it ends at once
+        signal.signal(number, signal.SIG_DFL)  # A second signal ends the process at once.
     if watcher:
         watcher.stop()
     platform.stop()
@@ -101,13 +103,13 @@ def serve(
 
 
 def _all_is_loaded() -> None:
-    """Collect garbage from now on, and look for none among what was loaded: it stays."""
+    """Turn garbage collection on. Objects loaded so far stay, so they are left out of it."""
     gc.freeze()
     gc.enable()
 
 
 def _probe_of(app: App) -> Callable[[], None] | None:
-    """What probes the engine, of the configuration as it is then; None where nothing is delivered to one."""
+    """A function that probes the currently configured engine; None in observe mode."""
 
     def probe() -> None:
         app.engine.probe()
@@ -116,13 +118,13 @@ def _probe_of(app: App) -> Callable[[], None] | None:
 
 
 def _watch(stop: EndRequest, platform: Platform, serving: threading.Thread) -> None:
-    """Until told to stop: tell the service manager once everything runs, and from then on that it still does."""
-    while not all(each.is_up() for each in platform.functions.values()):
+    """Until the request to stop: notify the service manager when everything runs, then keep its watchdog alive."""
+    while not all(function.is_up() for function in platform.functions.values()):
         if stop.wait(0.1):
             return
     notify("READY=1")
     while not stop.wait(watchdog_seconds()):
-        # A function that ends is started again; the threads that see to it are not.
+        # A function's process is restarted by itself. A dead thread of the platform needs a restart of the whole.
         if platform.lives and serving.is_alive():
             notify("WATCHDOG=1")
 
@@ -145,16 +147,23 @@ def _status(  # noqa: PLR0917 - the first five are bound once
         config_edit=None if live.problem is None else problem_after(None, live.problem, now, None),
         ticked_at=platform.ticked_at,
     )
-    followed = [problem_after(None, each, now, None) for each in watcher.problems] if watcher else []
-    found = status.collect(app, running, followed, store=store, record=record)
-    found["functions"] = [
-        {"name": name, "up": each.is_up(), "state": each.state, "pid": each.pid, "restarts": each.restarts}
-        for name, each in platform.functions.items()
+    followed = [problem_after(None, problem, now, None) for problem in watcher.problems] if watcher else []
+    fields = status.collect(app, running, followed, store=store, record=record)
+    fields["functions"] = [
+        {
+            "name": name,
+            "up": function.is_up(),
+            "state": function.state,
+            "pid": function.pid,
+            "restarts": function.restarts,
+        }
+        for name, function in platform.functions.items()
     ]
     if platform.engine_problem is not None:
-        found["engine_problem"] = platform.engine_problem.as_problem()
+        since = to_text(platform.engine_problem.since)
+        fields["engine_problem"] = platform.engine_problem.as_problem() | {"since": since}
     if alone := links.shown():
-        found["links"] = alone
+        fields["links"] = alone
     if watcher is not None:
-        found["utmstack"] = watcher.status()
-    return found
+        fields["utmstack"] = watcher.status()
+    return fields

@@ -1,4 +1,4 @@
-"""Work that is done once however often it is asked for, one piece of a kind at a time, later where it has to wait."""
+"""A queue of keyed work. Repeated requests for a key are done once, and never two at a time; work can be delayed."""
 
 from __future__ import annotations
 
@@ -11,43 +11,46 @@ K = TypeVar("K")
 
 
 class WorkQueue(Generic[K]):
-    """Threads that do `do(key)` for every key asked for; what it returns is the seconds until the next try, or None."""
+    """Threads that call `do(key)` for each requested key. `do` returns the seconds until a retry, or None.
+
+    A request during the work on its key is done after it, so that no request is lost.
+    """
 
     def __init__(self, do: Callable[[K], float | None], name: str, workers: int) -> None:
         self._do = do
         self._change = threading.Condition()
         self._due: dict[K, float] = {}
         self._busy: dict[K, float] = {}
-        """What is being done, and since when."""
+        """The keys of the work under way, with the time of its beginning."""
         self._over = False
         self._threads = [threading.Thread(target=self._run, name=f"{name} {n}", daemon=True) for n in range(workers)]
 
     def start(self) -> None:
-        """Begin."""
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
 
     def ask(self, key: K, delay: float = 0.0) -> None:
-        """Have it done, in `delay` seconds at the latest; asking again before it has begun changes nothing else."""
+        """Request the work, due in `delay` seconds. A waiting request for the key keeps the earlier of both times."""
         with self._change:
             due = time.monotonic() + delay
             self._due[key] = min(due, self._due.get(key, due))
             self._change.notify()
 
     def under_way(self) -> dict[K, float]:
-        """What is being done, and for how many seconds already."""
+        """The keys of the work under way, with the seconds since its beginning."""
         with self._change:
             now = time.monotonic()
             return {key: now - since for key, since in self._busy.items()}
 
     def drain(self, seconds: float) -> bool:
-        """Wait until nothing is due or being done, and whether that came in time; what is put off is left."""
+        """Wait until no work is due or under way; return whether that came in time. Delayed work is left."""
         end = time.monotonic() + seconds
         with self._change:
             return self._change.wait_for(lambda: not self._busy and not self._ready(), end - time.monotonic())
 
     def stop(self) -> None:
-        """End the threads, each after what it has begun."""
+        """Stop the threads, each after its work under way."""
         with self._change:
             self._over = True
             self._change.notify_all()

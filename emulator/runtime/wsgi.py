@@ -1,4 +1,4 @@
-"""The HTTP server of everything that listens: the page, and each function."""
+"""The HTTP server of the page and of each function."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from waitress.server import create_server
 THREADS = 8
 CONNECTIONS = 500
 IDLE_SECONDS = 15
-"""A connection that says nothing for so long is closed: those that were only opened do not shut others out."""
+"""An idle connection is closed after this time, so that idle connections cannot exhaust the limit."""
 LOOK_SECONDS = 5
-"""How often idle connections are looked for."""
+"""The interval of the search for idle connections."""
 
 
 def server_of(app: Any, channels: dict[int, Any], **where: Any) -> Any:
-    """A server of the application that listens already; OSError where it cannot.
+    """A server of the application that listens already; OSError if it cannot listen.
 
-    `where` is waitress's: host and port, or sockets that listen. `channels` holds all that the server waits for.
+    `where` are waitress's options: host and port, or listening sockets. `channels` gets everything that it waits for.
     """
-    from lib.http.handler import MAX_BODY_BYTES  # noqa: PLC0415 - it loads Flask
+    from lib.http.handler import MAX_BODY_BYTES  # noqa: PLC0415 - imports Flask
 
     return create_server(
         app,
         map=channels,
         threads=THREADS,
-        # A proxy's headers tell that a caller on loopback is none of this machine.
+        # Proxy headers must stay: they show that a request from loopback is not local.
         clear_untrusted_proxy_headers=False,
         connection_limit=CONNECTIONS,
         channel_timeout=IDLE_SECONDS,
@@ -38,5 +38,5 @@ def server_of(app: Any, channels: dict[int, Any], **where: Any) -> Any:
 
 
 def is_busy(channel: HTTPChannel) -> bool:
-    """Whether a request is whole whose answer is not sent yet."""
+    """Whether a complete request has no complete answer yet."""
     return bool(channel.requests or channel.total_outbufs_len)

@@ -1,7 +1,8 @@
-"""UTMStack's own configuration of its Sophos module, in the three forms that its versions hand it over.
+"""Reads UTMStack's own configuration of its Sophos module, from the three sources of its versions.
 
-A file in the pipeline folder (v12 and shortly before), a gRPC stream of the plugin `modules-config` (v11), an HTTP
-endpoint of the backend (before): whichever there is, in this order. What is read here is never logged.
+The sources are a file in the pipeline folder (v12 and shortly before), a gRPC stream of the plugin `modules-config`
+(v11), and an HTTP endpoint of the backend (before). The first one that exists is used. Values read here are never
+logged.
 """
 
 from __future__ import annotations
@@ -25,49 +26,49 @@ import yaml
 from lib.errors import ConfigError, ConnectorError, EngineRefusedError, RetryableError
 from lib.model.ids import qualified
 
-# ruff: noqa: PLC0415 - gRPC, HTTP and ciphers are loaded by whoever needs them
+# ruff: noqa: PLC0415 - gRPC, HTTP and ciphers are slow to import, and each source needs only one
 
 MODULE = "SOPHOS"
 FILE = "system_plugins_sophos.yaml"
 DEFAULT_TENANT = "ce66672c-e36d-4761-a8c8-90058fee1a24"
 CLIENT_ID = ("sophos_client_id", "client id")
 CLIENT_SECRET = ("sophos_x_api_key", "client secret")
-"""The key, and the name by which versions before March 2025 told it; the secret's key is that of an older API."""
+"""The field's key, and its name in versions before March 2025. The secret's key has the name of an older API."""
 MASK = re.compile(r"[*•●·xX.]{3,}|<.*>|(?i:hidden|masked|redacted)")
-"""What a form shows in place of a secret."""
+"""Texts that a form shows in place of a secret."""
 LARGEST_FILE = 4 << 20
 BLOCK = 16
 ROUNDS = 65536
 HTTP_SECONDS = 10
 LARGEST_SECTION = 64 << 20
 KEEPALIVE_SECONDS = 360.0
-"""How often a silent stream's server is asked whether it is there; grpc-go refuses it oftener than each 300."""
+"""The interval of keepalive pings on a silent stream. grpc-go refuses more than one in 300 s."""
 
 WORKDIR = (
-    "Set `utmstack.workdir` to the event processor's work folder as this machine sees it: the one that holds "
-    "`pipeline/utmstack_plugins.yaml`, usually /utmstack/events-engine-workdir; and run as root, or as its owner."
+    "Set `utmstack.workdir` to the event processor's work folder as seen on this machine. It holds "
+    "`pipeline/utmstack_plugins.yaml` and is usually /utmstack/events-engine-workdir. Run as root, or as its owner."
 )
 INSIDE = (
-    "Only UTMStack's own network knows it: run the connector in a container on that network; or turn the module off in "
-    "UTMStack, and in the connector's configuration put `integrations` in place of `utmstack` (docs/utmstack.md)."
+    "The name exists only in UTMStack's own network. Run the connector in a container on that network. Or turn the "
+    "module off in UTMStack, and configure `integrations` instead of `utmstack` (docs/utmstack.md)."
 )
 SAVE_AGAIN = "Open Integrations → Sophos Central in UTMStack, correct the group, and save."
 
 
 class SettingsDownError(RetryableError):
-    """UTMStack does not tell its configuration just now; the last one is used."""
+    """UTMStack's configuration cannot be read now; the last one stays in use."""
 
     code = "utmstack_unavailable"
     title = "UTMStack does not answer"
-    remedy = "Nothing to do while UTMStack starts. If it lasts, see whether its services run."
+    remedy = "Nothing to do while UTMStack starts. If it lasts, check that its services run."
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One named set of credentials, as UTMStack's form has it."""
+    """One configuration group of UTMStack's form: a named credential."""
 
     name: str
-    """With its tenant behind it where another tenant's group has the same; UTMStack's own tenant keeps it as it is."""
+    """The group's name. If groups of several tenants share it, the tenant follows, except for the default tenant."""
     client_id: str = field(repr=False)
     client_secret: str = field(repr=False)
     tenant: str = DEFAULT_TENANT
@@ -78,11 +79,11 @@ Entries = Iterable[tuple[str, str, Callable[[], Mapping[str, str]]]]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The groups of a module, and what is wrong with the others."""
+    """The usable groups of the module, and the faults of the others."""
 
     groups: tuple[Group, ...] = ()
     faults: Mapping[str, ConnectorError] = field(default_factory=dict)
-    """By the group's name."""
+    """Faults by the group's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,27 +98,27 @@ class Base:
 
     @property
     def file(self) -> Path:
-        """Where the module's own file is, if there is one."""
+        """The path of the module's own file, which may not exist."""
         return self.pipeline / FILE
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """What secrets may be encrypted with; installers give the backend the internal key."""
+        """The possible encryption keys of secrets. Installers give the backend the internal key."""
         return tuple(dict.fromkeys(filter(None, (self.encryption_key, self.internal_key))))
 
 
 def base_of(workdir: str) -> Base:
-    """The basic settings below a work folder; ConfigError where it is none, or one of its files cannot be read."""
+    """The basic settings below a work folder; ConfigError if there are none, or a file cannot be read."""
     folder = Path(workdir) / "pipeline"
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for path in _files(folder):
         if path.suffix in (".yaml", ".yml") and path.name != FILE:
             part = _below(_yaml(path), "plugins", "com.utmstack")
-            found |= part if isinstance(part, dict) else {}
-    pipeline = Path(_moved(str(found.get("pipelineDir") or ""), workdir) or folder)
-    if pipeline / FILE not in _files(pipeline) and not found:
+            values |= part if isinstance(part, dict) else {}
+    pipeline = Path(_moved(str(values.get("pipelineDir") or ""), workdir) or folder)
+    if pipeline / FILE not in _files(pipeline) and not values:
         raise ConfigError(f"{pipeline} holds no settings of UTMStack (`plugins.com.utmstack`)", remedy=WORKDIR)
-    text = {key: str(found.get(key) or "") for key in ("internalKey", "encryptionKey", "modulesConfig", "backend")}
+    text = {key: str(values.get(key) or "") for key in ("internalKey", "encryptionKey", "modulesConfig", "backend")}
     return Base(
         pipeline=pipeline,
         internal_key=text["internalKey"],
@@ -135,20 +136,22 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _moved(path: str, workdir: str) -> str:
-    """A path of the engine's container, as it is seen here."""
+    """A path in the engine's container, as seen on this machine."""
     inside = "/workdir"
     return workdir.rstrip("/") + path[len(inside) :] if path == inside or path.startswith(inside + "/") else path
 
 
 def of_file(base: Base) -> Found | None:
-    """What the module's file says; None where there is none, ConfigError where it cannot be read."""
+    """The groups of the module's file; None if there is no file, ConfigError if it cannot be read."""
     try:
         document = _yaml(base.file)
     except FileNotFoundError:
         return None
     tenants = _maps(_below(document, "plugins", "sophos", "tenants"), f"`tenants` of {base.file}")
     read = partial(_of_file, keys=base.keys)
-    return _collected(entry for each in tenants for entry in _entries(each.get("groups"), "name", each.get("id"), read))
+    return _collected(
+        entry for tenant in tenants for entry in _entries(tenant.get("groups"), "name", tenant.get("id"), read)
+    )
 
 
 def _of_file(group: Mapping[str, Any], keys: Iterable[str]) -> Mapping[str, str]:
@@ -161,9 +164,9 @@ def _of_file(group: Mapping[str, Any], keys: Iterable[str]) -> Mapping[str, str]
 
 
 def of_section(section: Mapping[str, Any], keys: Iterable[str]) -> Found:
-    """What a module's section says, as the stream and the backend hand it over; ConfigError for another shape.
+    """The groups of a module's section, as the stream and the backend send it; ConfigError for another structure.
 
-    Both promise plain text. A secret that is encrypted all the same is decrypted, as the file's is.
+    Both promise plain text. A secret that is still encrypted is decrypted, as in the file.
     """
     if not section.get("moduleActive"):
         return Found()
@@ -177,25 +180,25 @@ def _of_form(group: Mapping[str, Any], keys: Iterable[str]) -> Mapping[str, str]
 
 
 def _values(group: Mapping[str, Any]) -> Mapping[str, str]:
-    """By key; what only its name tells, by its name."""
+    """The values by their key and by their name; old versions have only the name."""
     values: dict[str, str] = {}
-    for each in _maps(group.get("moduleGroupConfigurations"), "`moduleGroupConfigurations`"):
+    for entry in _maps(group.get("moduleGroupConfigurations"), "`moduleGroupConfigurations`"):
         for key in ("confName", "confKey"):
-            values[_plain_text(each.get(key)).strip().casefold()] = _plain_text(each.get("confValue"))
+            values[_plain_text(entry.get(key)).strip().casefold()] = _plain_text(entry.get("confValue"))
     return values
 
 
-def _maps(value: Any, what: str) -> list[Mapping[str, Any]]:
-    """A list of maps; none where there is nothing, ConfigError for anything else."""
+def _maps(value: Any, name: str) -> list[Mapping[str, Any]]:
+    """The value as a list of maps; empty for an empty value, ConfigError for any other value."""
     if not value:
         return []
-    if not isinstance(value, list) or not all(isinstance(each, Mapping) for each in value):
-        raise ConfigError(f"{what} is not a list of maps", remedy=SAVE_AGAIN)
+    if not isinstance(value, list) or not all(isinstance(element, Mapping) for element in value):
+        raise ConfigError(f"{name} is not a list of maps", remedy=SAVE_AGAIN)
     return value
 
 
 def _entries(groups: Any, key: str, tenant: Any, read: Callable[[Mapping[str, Any]], Mapping[str, str]]) -> Entries:
-    """Each group's name, tenant, and what reads its values. One that is none keeps its place, and says so when read."""
+    """Each group's name, its tenant, and a function that reads its values. For an invalid group it raises the fault."""
     for number, group in enumerate(groups if isinstance(groups, list) else [groups] if groups else [], 1):
         name = _plain_text(group.get(key)).strip() if isinstance(group, Mapping) else ""
         values = partial(read, group) if name else partial(_no_group, key)
@@ -203,7 +206,7 @@ def _entries(groups: Any, key: str, tenant: Any, read: Callable[[Mapping[str, An
 
 
 def _no_group(key: str) -> Mapping[str, str]:
-    raise ConfigError(f"it is no map with a `{key}`", remedy=SAVE_AGAIN)
+    raise ConfigError(f"it is not a map with a `{key}`", remedy=SAVE_AGAIN)
 
 
 def _plain_text(value: Any) -> str:
@@ -211,28 +214,28 @@ def _plain_text(value: Any) -> str:
 
 
 def credential_of(values: Mapping[str, str]) -> tuple[str, str]:
-    """Client id and secret; ConfigError names what is missing."""
-    found = [
+    """Client id and secret; ConfigError if one is missing or masked."""
+    pair = [
         next((values[name].strip() for name in names if values.get(name)), "") for names in (CLIENT_ID, CLIENT_SECRET)
     ]
-    missing = [name for name, value in zip(("client id", "client secret"), found, strict=True) if not value]
+    missing = [name for name, value in zip(("client id", "client secret"), pair, strict=True) if not value]
     if missing:
         raise ConfigError(f"{' and '.join(missing)} not filled in", remedy=SAVE_AGAIN)
-    if MASK.fullmatch(found[1]):
+    if MASK.fullmatch(pair[1]):
         raise ConfigError(
-            "its secret is hidden behind a mask; the last one that was good is used",
+            "its secret is masked; the last good secret stays in use",
             remedy="Open Integrations → Sophos Central in UTMStack, enter the client secret again, and save.",
         )
-    return found[0], found[1]
+    return pair[0], pair[1]
 
 
 def credential_of_form(groups: Any, keys: Iterable[str]) -> tuple[str, str]:
-    """What UTMStack's form sends to be tried: the secret in plain text, or encrypted by later versions."""
+    """Client id and secret of UTMStack's form for a test. The secret is plain text; later versions encrypt it."""
     return credential_of(_of_form({"moduleGroupConfigurations": groups}, keys))
 
 
 def _opened(secret: str, keys: Iterable[str]) -> str:
-    """A secret that may be encrypted or not: what no key opens is taken as it is."""
+    """The decrypted secret. A secret that no key decrypts counts as plain text."""
     try:
         return decrypted(secret, keys)
     except ConfigError:
@@ -247,7 +250,7 @@ def _collected(entries: Entries) -> Found:
     for group, tenant, _ in entries:
         tenants.setdefault(group, set()).add(tenant)
     for group, tenant, read in entries:
-        # By tenant and name, and not by place, so that each keeps its cursor when the file is written anew.
+        # The name comes from tenant and group, not from the order, so that each keeps its checkpoint after a rewrite.
         name = group if tenant == DEFAULT_TENANT or len(tenants[group]) == 1 else qualified(group, tenant)
         try:
             credential = credential_of(read())
@@ -255,14 +258,16 @@ def _collected(entries: Entries) -> Found:
             faults[name] = ConfigError(f"UTMStack's group {name!r}: {error}", remedy=error.remedy)
             continue
         if name in groups:
-            faults[name] = ConfigError(f"UTMStack has two groups named {name!r}", remedy="Name one of them otherwise.")
+            faults[name] = ConfigError(
+                f"UTMStack has two groups named {name!r}", remedy="Rename one of them in UTMStack."
+            )
         else:
             groups[name] = Group(name, *credential, tenant)
     return Found(tuple(groups.values()), faults)
 
 
 def decrypted(value: str, keys: Iterable[str]) -> str:
-    """The text of an encrypted value; a value that is not encrypted as it is, ConfigError where no key opens it."""
+    """The decrypted value. A value that is not encrypted is returned as it is. ConfigError if no key decrypts it."""
     try:
         blocks = base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):
@@ -274,14 +279,14 @@ def decrypted(value: str, keys: Iterable[str]) -> str:
         if text is not None:
             return text
     raise ConfigError(
-        "its secret cannot be decrypted: it was encrypted with another key than the one that UTMStack's settings name",
-        remedy="Make `encryptionKey` in the pipeline folder's utmstack_plugins.yaml the backend's ENCRYPTION_KEY, "
+        "its secret cannot be decrypted: it was encrypted with another key than UTMStack's settings hold",
+        remedy="Set `encryptionKey` in the pipeline folder's utmstack_plugins.yaml to the backend's ENCRYPTION_KEY, "
         "or save the group in UTMStack again.",
     )
 
 
 def _deciphered(blocks: bytes, key: str) -> str | None:
-    """AES-128-CBC with PKCS#7; None where padding or text show that it is not the key."""
+    """Decrypt AES-128-CBC with PKCS#7 padding; None if padding or text show that the key is wrong."""
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
     salt = hashlib.sha1(key.encode(), usedforsecurity=False).digest()
@@ -298,13 +303,13 @@ def _deciphered(blocks: bytes, key: str) -> str | None:
 
 
 def polled(base: Base) -> Found:
-    """What the backend says; SettingsDownError while it does not, ConfigError where it refuses the key."""
+    """The groups from the backend; SettingsDownError if it does not answer, ConfigError if it refuses the key."""
     import requests
 
     url = base.backend.rstrip("/") + "/api/utm-modules/module-details-decrypted"
     try:
         with requests.Session() as session:
-            session.trust_env = False  # the key goes to UTMStack, and to no proxy
+            session.trust_env = False  # The key must not go to a proxy.
             answer = session.get(
                 url,
                 params={"nameShort": MODULE, "serverId": "1"},
@@ -316,7 +321,7 @@ def polled(base: Base) -> Found:
             raise ConfigError(f"UTMStack's backend at {base.backend} refuses the internal key", remedy=_KEY)
         section = answer.json()
     except (requests.RequestException, ValueError) as error:
-        # While the backend starts, its proxy answers with a page.
+        # While the backend starts, its proxy answers with an HTML page.
         raise _down(
             f"UTMStack's backend at {base.backend} is not ready: {type(error).__name__}", base.backend
         ) from None
@@ -325,15 +330,16 @@ def polled(base: Base) -> Found:
     return of_section(section, base.keys)
 
 
-_KEY = "Correct `internalKey` in the pipeline folder's utmstack_plugins.yaml: the backend's INTERNAL_KEY."
+_KEY = "Set `internalKey` in the pipeline folder's utmstack_plugins.yaml to the backend's INTERNAL_KEY."
 
 
 def streamed(
     base: Base, over: Callable[[], bool], pause: float, keepalive: float = KEEPALIVE_SECONDS
 ) -> Iterator[Found]:
-    """Every section that the plugin `modules-config` sends, as long as it does and `over` says no.
+    """The groups of each section that the plugin `modules-config` sends, until `over` returns True.
 
-    SettingsDownError when the stream ends or its server is gone, ConfigError where the key is refused.
+    Raises SettingsDownError if the stream ends or its server is gone, ConfigError if it refuses the key. `pause` is the
+    seconds between two calls of `over`; `keepalive` those between two pings.
     """
     import grpc
 
@@ -345,7 +351,7 @@ def streamed(
 
     def hello() -> Iterator[Any]:
         yield pb.BiDirectionalMessage(plugin_init=pb.PluginInit(type=pb.SOPHOS))
-        ended.wait()  # the server ends a stream whose client has said all
+        ended.wait()  # The server would end the stream if the client ended its direction.
 
     def listen(call: Any) -> None:
         try:
@@ -361,7 +367,7 @@ def streamed(
         ("grpc.enable_http_proxy", 0),
         ("grpc.keepalive_time_ms", int(keepalive * 1000)),
         ("grpc.http2.ping_timeout_ms", int(keepalive * 250)),
-        # Else there are two, and then none before something is sent: nothing ever is.
+        # Without this, gRPC sends two pings and then none until the client sends data, which it never does.
         ("grpc.http2.max_pings_without_data", 0),
     ]
     with grpc.insecure_channel(base.modules_config, options=options) as channel:
@@ -372,12 +378,12 @@ def streamed(
         try:
             while not over():
                 try:
-                    got = inbox.get(timeout=pause)
+                    received = inbox.get(timeout=pause)
                 except queue.Empty:
                     continue
-                if isinstance(got, ConnectorError):
-                    raise got
-                yield of_section(_plain(got), base.keys)
+                if isinstance(received, ConnectorError):
+                    raise received
+                yield of_section(_plain(received), base.keys)
         finally:
             ended.set()
             call.cancel()
@@ -394,29 +400,29 @@ def _refusal(error: Any, address: str) -> ConnectorError:
     return _down(f"UTMStack's modules-config at {address} cannot be followed: {code.name}", f"//{address}")
 
 
-def _down(what: str, url: str) -> SettingsDownError:
-    """A name that is not known here does not become known by waiting: it is one of UTMStack's own network."""
+def _down(text: str, url: str) -> SettingsDownError:
+    """The error with a hint for a host name that does not resolve: it belongs to UTMStack's own network."""
     host = urlsplit(url).hostname
     try:
         socket.getaddrinfo(host, None)
     except OSError:
-        return SettingsDownError(f"{what}; {host} is a name that this machine does not know", remedy=INSIDE)
-    return SettingsDownError(what)
+        return SettingsDownError(f"{text}; this machine cannot resolve the name {host}", remedy=INSIDE)
+    return SettingsDownError(text)
 
 
 def _plain(section: Any) -> dict[str, Any]:
     from google.protobuf.json_format import MessageToDict
 
-    found: dict[str, Any] = MessageToDict(section)
-    return found
+    fields: dict[str, Any] = MessageToDict(section)
+    return fields
 
 
 def _yaml(path: Path) -> Any:
-    """The document; FileNotFoundError, or ConfigError in words that hold nothing of its content."""
+    """The YAML document; FileNotFoundError, or ConfigError with a text that holds nothing of the content."""
     try:
         body = path.read_bytes()
         if len(body) > LARGEST_FILE:
-            raise ConfigError(f"{path} has {len(body)} bytes; at most {LARGEST_FILE} are read", remedy=SAVE_AGAIN)
+            raise ConfigError(f"{path} has {len(body)} bytes; the limit is {LARGEST_FILE}", remedy=SAVE_AGAIN)
         return yaml.load(body, _Loader)  # noqa: S506 - a safe loader, without aliases
     except FileNotFoundError:
         raise
@@ -430,12 +436,12 @@ def _yaml(path: Path) -> Any:
         raise ConfigError(f"{path} is not YAML{place}", remedy=SAVE_AGAIN) from None
     except (ValueError, RecursionError):
         raise ConfigError(
-            f"{path} cannot be read: a number or a nesting beyond all bounds", remedy=SAVE_AGAIN
+            f"{path} cannot be read: a number is too large, or the nesting too deep", remedy=SAVE_AGAIN
         ) from None
 
 
 class _Loader(yaml.SafeLoader):
-    """Without aliases: a few of them can stand for gigabytes, and UTMStack writes none."""
+    """A safe loader without aliases: a few aliases can expand to gigabytes, and UTMStack writes none."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):

@@ -1,4 +1,4 @@
-"""UTMStack's Test Connection: what its backend asks of v11's `modules-config` when the Sophos form is saved."""
+"""Answers UTMStack's Test Connection: the request of its backend to v11's `modules-config` when the form is saved."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ DECIDED = frozenset(
         *("whoami", "region", "tenants", "tenant_hosts", "siem_events"),
     }
 )
-"""The checks that a form's values decide. Engine, store, clock and calls left are no reason to refuse them."""
+"""The checks that depend on the form's values. A failed check of engine, store or clock does not refuse the form."""
 LATER = frozenset({"rate_limited", "over_budget"})
-"""Once Sophos has issued a token, these say that the credential is in use, and nothing against it."""
-TOLD = ("credentials", "whoami", "siem_events")
-"""The checks whose results are shown where nothing is wrong."""
+"""Codes that do not refuse the form once Sophos has issued a token: they only show that the credential is in use."""
+SHOWN = ("credentials", "whoami", "siem_events")
+"""The checks whose details are shown if the test passes."""
 
 
 def serve(app: Flask, platform: Platform, watcher: SettingsWatcher) -> None:
-    """Add the two addresses to the application; the caller shows UTMStack's internal key."""
+    """Add the two routes to the application. The caller must send UTMStack's internal key."""
 
     @app.post("/api/v1/modules-config/validate")
     def _validate() -> Response:
@@ -38,7 +38,7 @@ def serve(app: Flask, platform: Platform, watcher: SettingsWatcher) -> None:
         if not shown:
             return _answer(404, error="not found")
         if base is None or not base.internal_key or not hmac.compare_digest(shown.encode(), base.internal_key.encode()):
-            return _answer(403, error="the internal key is another one")
+            return _answer(403, error="the internal key is wrong")
         if request.args.get("nameShort") != settings.MODULE:
             return _answer(400, error=f"this connector tests {settings.MODULE} only")
         try:
@@ -48,7 +48,7 @@ def serve(app: Flask, platform: Platform, watcher: SettingsWatcher) -> None:
         except ConfigError as error:
             return _answer(400, error=f"{error}.")
         except (AttributeError, TypeError):
-            return _answer(400, error="moduleGroupConfigurations has to be a list of keys with values.")
+            return _answer(400, error="moduleGroupConfigurations must be a list of keys with values.")
         return _tested(platform, client_id, secret)
 
     @app.get("/api/v1/health")
@@ -61,31 +61,32 @@ def _tested(platform: Platform, client_id: str, secret: str) -> Response:
         answer = platform.call(
             "test-connection", json.dumps({"client_id": client_id, "client_secret": secret}).encode()
         )
-        found: dict[str, Any] = json.loads(answer.body)
+        report: dict[str, Any] = json.loads(answer.body)
     except (FunctionDownError, ValueError) as error:
-        return _answer(400, error=_text(f"the connector could not test it: {error}"))
+        return _answer(400, error=_text(f"the connector could not test the credential: {error}"))
     if answer.status != 200:
-        return _answer(400, error=_text(f"the connector could not test it: {found.get('detail', answer.status)}"))
-    failed = _refusal(found)
+        detail = report.get("detail", answer.status)
+        return _answer(400, error=_text(f"the connector could not test the credential: {detail}"))
+    failed = _refusal(report)
     if failed is None:
-        return _answer(200, status=_text(*(each["detail"] for each in found["checks"] if each["name"] in TOLD)))
+        return _answer(200, status=_text(*(check["detail"] for check in report["checks"] if check["name"] in SHOWN)))
     return _answer(400, error=_text(failed["detail"], failed["remedy"]))
 
 
-def _refusal(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The check that speaks against the form's values."""
-    granted = any(each["name"] == "credentials" and each["ok"] for each in found["checks"])
-    for check in found["checks"]:
+def _refusal(report: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The first failed check that refuses the form's values; None if they are accepted."""
+    granted = any(check["name"] == "credentials" and check["ok"] for check in report["checks"])
+    for check in report["checks"]:
         if check["outcome"] == "failed" and check["name"] in DECIDED and not (granted and check["code"] in LATER):
             return dict(check)
     return None
 
 
 def _text(*parts: str) -> str:
-    return " ".join(f"{each.rstrip('.')}." for each in parts)
+    return " ".join(f"{part.rstrip('.')}." for part in parts)
 
 
 def _answer(code: int, **fields: str) -> Response:
-    # UTMStack's backend takes a text with this for an error of another vendor.
+    # UTMStack's backend mistakes a text with {"meta" for another vendor's error.
     plain = {key: text.replace('{"meta"', '{ "meta"') for key, text in fields.items()}
     return Response(json.dumps(plain, ensure_ascii=False), status=code, content_type="application/json")

@@ -1,4 +1,4 @@
-"""Follows UTMStack's own configuration, and hands it to the functions without writing a secret to a disk."""
+"""Follows UTMStack's own configuration, and passes it to the functions without writing a secret to disk."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from lib.errors import ConfigError, ConnectorError
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-"""How often the pipeline folder is looked at."""
+"""The interval of checking the pipeline folder for changes."""
 POLL_SECONDS = 30.0
 AGAIN_SECONDS = 5.0
-"""Before a source that failed is asked again."""
+"""The pause before a failed source is read again."""
 ONCE_SECONDS = 3.0
-"""How long a stream is listened to where only one look is taken; it is silent until somebody saves the form."""
+"""How long a single look listens to the stream, which may send nothing until the form is saved."""
 
 NO_GROUP = "UTMStack has no Sophos group yet, or its Sophos module is off."
 
 
 class Handed:
-    """A file of integrations in memory: only processes of the same user can read it, and it ends with this one."""
+    """A file of integrations in memory. Only processes of the same user can read it. It vanishes with this process."""
 
     def __init__(self) -> None:
         self._file = os.memfd_create("integrations")
@@ -39,7 +39,7 @@ class Handed:
         self.write([])
 
     def write(self, integrations: list[dict[str, str]]) -> None:
-        """Put these in place of the present ones, at once."""
+        """Replace the integrations atomically: `dup2` switches the path to the new, complete file in one step."""
         fresh = os.memfd_create("integrations")
         try:
             os.write(fresh, json.dumps(integrations).encode())
@@ -48,12 +48,12 @@ class Handed:
             os.close(fresh)
 
     def close(self) -> None:
-        """Forget them."""
+        """Remove the file."""
         os.close(self._file)
 
 
 class SettingsWatcher:
-    """Reads UTMStack's configuration, from whichever source it has, and again whenever it changes."""
+    """Reads UTMStack's configuration from its source, and again after each change."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class SettingsWatcher:
         again: float = AGAIN_SECONDS,
         keepalive: float = settings.KEEPALIVE_SECONDS,
     ) -> None:
-        """All but the folder are seconds."""
+        """`look`, `again` and `keepalive` are in seconds."""
         self._look_seconds = look
         self._again_seconds = again
         self._keepalive = keepalive
@@ -74,72 +74,72 @@ class SettingsWatcher:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follow", daemon=True)
         self._had_file = False
-        self._told = ""
+        self._logged = ""
         self.base: Base | None = None
-        """UTMStack's basic settings, once they could be read."""
+        """UTMStack's basic settings; None before they are read."""
         self.source: str | None = None
-        """Where the configuration comes from."""
+        """The source of the configuration, in words."""
         self.problems: tuple[ConnectorError, ...] = ()
-        """Why not all of it can be used; then what was good last is."""
+        """Problems of the configuration. A group with a problem keeps its last good values."""
 
     @property
     def path(self) -> str:
-        """Where the functions find the integrations."""
+        """The path at which the functions read the integrations."""
         return self._handed.path
 
     def look(self) -> None:
-        """Read once what there is."""
+        """Read the configuration once."""
         try:
             self._detect(once=True)
         except ConnectorError as error:
-            self._tell(error)
+            self._keep_problems(error)
         except Exception as error:
-            # Whatever UTMStack wrote, the integrations of the connector's own file go on.
+            # No content of UTMStack's files may stop the integrations of the connector's own file.
             log.exception("UTMStack's configuration could not be read")
-            self._tell(ConfigError(f"UTMStack's configuration could not be read: {type(error).__name__}"))
+            self._keep_problems(ConfigError(f"UTMStack's configuration could not be read: {type(error).__name__}"))
 
     def start(self, changed: Callable[[], None] = lambda: None) -> None:
-        """Follow; `changed` is called after each change, when the functions can see it."""
+        """Start to follow; `changed` is called after each change, when the functions can already read it."""
         self._changed = changed
         self._thread.start()
 
     def stop(self) -> None:
-        """No longer follow; what was handed over stays for those that bring their work to its end."""
+        """Stop to follow. The functions can still read the integrations while they finish their work."""
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def close(self) -> None:
-        """Forget the secrets."""
+        """Remove the integrations with their secrets."""
         self._handed.close()
 
     def status(self) -> dict[str, Any]:
-        """How it stands, without a secret."""
-        found = {
+        """The source, groups and problems as JSON fields, without a secret."""
+        fields = {
             "source": self.source,
-            "groups": [each.name for each in self._groups],
-            "problems": [each.as_problem() for each in self.problems],
+            "groups": [group.name for group in self._groups],
+            "problems": [problem.as_problem() for problem in self.problems],
         }
-        return found if self._groups or self.problems else found | {"note": NO_GROUP}
+        return fields if self._groups or self.problems else fields | {"note": NO_GROUP}
 
     def _run(self) -> None:
         while not self._over.is_set():
             try:
                 self._detect()
             except ConnectorError as error:
-                self._tell(error)
+                self._keep_problems(error)
                 self._wait(self._again_seconds)
             except Exception:
                 log.exception("UTMStack's configuration could not be read")
                 self._over.wait(self._again_seconds)
 
     def _detect(self, *, once: bool = False) -> None:
-        """Read the source there is, and return when it has changed or another one has to be looked for."""
+        """Read the source; return after a change, or when another source may exist."""
         seen = self._signature()
         self.base = base = settings.base_of(self._workdir)
         found = settings.of_file(base)
         if found is not None or self._had_file:
-            # Once there was a file, none means that the module is off.
+            # If there was a file before, a missing file means that the module is off.
             self._had_file = True
             self._take(found or Found(), str(base.file))
         elif base.modules_config:
@@ -163,7 +163,7 @@ class SettingsWatcher:
             self._over.wait(self._look_seconds)
 
     def _wait(self, seconds: float, seen: object = None) -> None:
-        """Until so many seconds have passed, or the files have changed."""
+        """Wait for so many seconds, or until the files have changed."""
         seen = seen or self._signature()
         for _ in range(int(seconds / self._look_seconds)):
             if self._moved_on(seen):
@@ -174,16 +174,16 @@ class SettingsWatcher:
         return self._over.is_set() or self._signature() != seen
 
     def _signature(self) -> Mapping[str, Signature]:
-        """Of every settings file; a temporary or a lock file is none."""
+        """The signatures of all settings files, without temporary and lock files."""
         folders = {Path(self._workdir) / "pipeline", *([self.base.pipeline] if self.base else [])}
         paths = [path for folder in folders for kind in ("*.yaml", "*.yml") for path in folder.glob(kind)]
         return {str(path): signature_of(path) for path in paths}
 
     def _take(self, found: Found, source: str | None) -> None:
         self.source = source
-        good = {each.name for each in found.groups}
-        kept = tuple(each for each in self._groups if each.name in found.faults and each.name not in good)
-        self._tell(*found.faults.values())
+        good = {group.name for group in found.groups}
+        kept = tuple(group for group in self._groups if group.name in found.faults and group.name not in good)
+        self._keep_problems(*found.faults.values())
         groups = (*found.groups, *kept)
         if groups == self._groups:
             return
@@ -191,20 +191,20 @@ class SettingsWatcher:
         self._handed.write(
             [
                 {
-                    "name": each.name,
-                    "client_id": each.client_id,
-                    "client_secret": each.client_secret,
-                    "tenant": each.tenant,
+                    "name": group.name,
+                    "client_id": group.client_id,
+                    "client_secret": group.client_secret,
+                    "tenant": group.tenant,
                 }
-                for each in groups
+                for group in groups
             ]
         )
-        log.info("UTMStack configures %d group(s): %s", len(groups), ", ".join(repr(each.name) for each in groups))
+        log.info("UTMStack configures %d group(s): %s", len(groups), ", ".join(repr(group.name) for group in groups))
         self._changed()
 
-    def _tell(self, *problems: ConnectorError) -> None:
+    def _keep_problems(self, *problems: ConnectorError) -> None:
         self.problems = problems
-        told = "; ".join(map(str, problems))
-        if told and told != self._told:
-            log.warning("%s", told)
-        self._told = told
+        text = "; ".join(map(str, problems))
+        if text and text != self._logged:
+            log.warning("%s", text)
+        self._logged = text

@@ -6,7 +6,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +16,7 @@ from flask import Flask, Response, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from emulator.web.context import HEADERS, Context, page
-from emulator.web.formatting import plural
+from emulator.web.formatting import CHECK_WORDS, plural
 from lib import answers
 from lib.app import App
 from lib.errors import ConnectorError, NotFoundError
@@ -105,7 +105,7 @@ class Actions:
                 return f"Replay {key}", lambda _: self._replay_one(key), False
             case "replay":
                 since = _since(form.get("since", ""))
-                return f"Replay since {to_text(since)[:16]}Z", lambda _: self._replay(since), False
+                return f"Replay since {to_text(since)[:16]}Z", lambda tell: self._replay(since, tell), False
             case "acknowledge" if key:
                 return f"Acknowledge {key}", lambda _: self._acknowledge(key), True
             case _:
@@ -141,16 +141,18 @@ class Actions:
         rest = f" {plural(len(failed), 'stream')} could not be read to the end: {failed[0].error}." if failed else ""
         return f"{plural(total, 'event')} of {plural(len(reports), 'stream')} read again: {found}.{rest}"
 
-    def _replay(self, since: datetime) -> str:
-        report = self._app.send_again(since=since)
+    def _replay(self, since: datetime, tell: Tell) -> str:
+        tell("Reading the archive")
+        report = self._app.replay.since(since, lambda sent: tell(f"{plural(sent, 'event')} sent so far"))
         if not report.batches:
             return (
-                "There was nothing to send: no batch of that time is kept. `archive` in the configuration keeps them."
+                "There was nothing to send: no batch of that time is kept, and nothing was set aside. "
+                "`archive` in the configuration keeps batches."
             )
         return _sent(report)
 
     def _replay_one(self, key: str) -> str:
-        report = self._app.send_again(name=key)
+        report = self._app.replay.named(key)
         self._context.snapshot.expire()
         return _sent(report)
 
@@ -174,12 +176,18 @@ class Actions:
         name = request.args.get("integration", "")
         self._app.require(name)
         if request.method == "GET":
-            return page("test.html", name=name, checks=[], answer=None, **self._around())
+            return page("test.html", name=name, checks=[], answer=None, verdict="", **self._around())
         self._context.let_act(rare=True)
         if "ndjson" in request.headers.get("Accept", ""):
             return Response(_told(self._app, name), content_type="application/x-ndjson", headers=HEADERS)
         report = self._app.examine(name, deadline=time.monotonic() + TEST_SECONDS)
-        return page("test.html", name=name, checks=report.checks, answer=report, **self._around())
+        told = verdict([(check.name, check.outcome) for check in report.checks])
+        return page("test.html", name=name, checks=report.checks, answer=report, verdict=told, **self._around())
+
+
+def _named(check: Mapping[str, Any]) -> dict[str, Any]:
+    """The check with what people call it."""
+    return {**check, "title": CHECK_WORDS.get(check["name"], check["name"])}
 
 
 def _question(name: str, integration: str | None, fields: Mapping[str, str]) -> Question | None:
@@ -240,6 +248,19 @@ def _sent(report: ReplayReport) -> str:
     return text + "."
 
 
+def verdict(checks: Sequence[tuple[str, str]]) -> str:
+    """What a connection's checks (name, outcome) come to, in a sentence that names those that did not pass."""
+
+    def named(outcome: str) -> str:
+        return ", ".join(CHECK_WORDS.get(name, name) for name, each in checks if each == outcome)
+
+    if failed := named("failed"):
+        return f"Something does not work: {failed}."
+    if warned := named("warning"):
+        return f"It works, with a warning: {warned}."
+    return "Everything works."
+
+
 def _told(app: App, name: str) -> Iterator[str]:
     """Each check once it is made, then the verdict, as JSON lines."""
     told: queue.Queue[dict[str, Any] | None] = queue.Queue()
@@ -247,8 +268,9 @@ def _told(app: App, name: str) -> Iterator[str]:
     def run() -> None:
         try:
             end = time.monotonic() + TEST_SECONDS
-            report = app.examine(name, deadline=end, on_progress=lambda check: told.put(answers.check(check)))
-            told.put(answers.connection(report))
+            report = app.examine(name, deadline=end, on_progress=lambda check: told.put(_named(answers.check(check))))
+            sentence = verdict([(check.name, check.outcome) for check in report.checks])
+            told.put(answers.connection(report) | {"verdict": sentence})
         except ConnectorError as error:
             told.put({"detail": f"{error} {error.remedy}"})
         finally:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-MINUTE, HOUR, DAY = 60, 3600, 86_400
+from lib.model.stream import KINDS, Stream
 
-Counts = Mapping[int, Sequence[float]]
-"""Events fetched and acknowledged, by the time (Unix seconds) at which a bucket begins."""
+MINUTE, HOUR, DAY = 60, 3600, 86_400
+LAYOUT = 2
+"""Of a day's object. Layout 1 counted hours by tenant: its counts are made again from the receipts."""
+RECENT = 3 * HOUR
+"""Of each stream the minutes are known for so long; before that, its hours."""
+
+Counts = Mapping[int, list[int]]
+"""Events fetched and acknowledged, by the number of the minute or hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +30,11 @@ class Range:
     step: int
     """Seconds a bucket."""
     title: str
+
+    @property
+    def short(self) -> str:
+        """Its name, with a space between number and unit."""
+        return f"{self.name[:-1]} {self.name[-1]}"
 
 
 RANGES = {
@@ -38,8 +51,36 @@ DEFAULT = "3h"
 
 
 @dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose chart it is: the whole's, an integration's, a tenant's, or a stream's."""
+
+    integration: str | None = None
+    tenant: str | None = None
+    kind: str | None = None
+
+    @property
+    def streams(self) -> list[Stream]:
+        """Those of a tenant, or the one; of what is larger, none."""
+        if self.integration is None or self.tenant is None:
+            return []
+        return [Stream(self.integration, self.tenant, kind) for kind in KINDS if self.kind in (None, kind)]
+
+    def holds(self, line: Mapping[str, Any]) -> bool:
+        """Whether a stream's line is part of it."""
+        return (
+            self.integration in (None, line["integration"])
+            and self.tenant in (None, line["tenant"])
+            and self.kind in (None, line["stream"])
+        )
+
+    def step(self, chosen: Range) -> int:
+        """Seconds a bucket: of a stream minutes are known for a short time only."""
+        return max(chosen.step, HOUR) if self.streams and chosen.seconds > RECENT else chosen.step
+
+
+@dataclass(frozen=True, slots=True)
 class Mark:
-    """Something that happened: `gap`, `outage` or `restart`."""
+    """Something that happened: `gap`, `late`, `outage` or `restart`."""
 
     kind: str
     begin: float
@@ -61,24 +102,33 @@ class Day:
     minutes: dict[str, dict[int, list[int]]] = field(default_factory=dict)
     """Fetched and acknowledged a minute of Unix time, by integration."""
     hours: dict[str, dict[str, dict[int, list[int]]]] = field(default_factory=dict)
-    """The same by the hour, by integration and tenant."""
+    """The same by the hour, by integration and stream (tenant/kind)."""
     samples: dict[int, dict[str, list[float]]] = field(default_factory=dict)
     """The highest lag (seconds), the bytes that wait, and the calls of the last minute, by minute and integration."""
 
-    def add(self, integration: str, tenant: str, at: float, *, fetched: int = 0, acked: int = 0) -> None:
+    def add(self, stream: Stream, at: float, *, fetched: int = 0, acked: int = 0) -> None:
         """Count events in."""
-        minute, hour = int(at) // MINUTE, int(at) // HOUR
-        for bucket in (
-            self.minutes.setdefault(integration, {}).setdefault(minute, [0, 0]),
-            self.hours.setdefault(integration, {}).setdefault(tenant, {}).setdefault(hour, [0, 0]),
-        ):
-            bucket[0] += fetched
-            bucket[1] += acked
+        streams = self.hours.setdefault(stream.integration, {})
+        count_in(self.minutes.setdefault(stream.integration, {}), int(at) // MINUTE, fetched, acked)
+        count_in(streams.setdefault(f"{stream.tenant}/{stream.kind}", {}), int(at) // HOUR, fetched, acked)
+
+    def coarse(self) -> Day:
+        """The same day by the hour: who looks at more than a day back needs no minutes."""
+        minutes: dict[str, dict[int, list[int]]] = {}
+        for name, counts in self.minutes.items():
+            for minute, (fetched, acked) in counts.items():
+                count_in(minutes.setdefault(name, {}), minute // 60 * 60, fetched, acked)
+        samples: dict[int, dict[str, list[float]]] = {}
+        for minute, by_name in self.samples.items():
+            hour = samples.setdefault(minute // 60 * 60, {})
+            for name, one in by_name.items():
+                hour[name] = _worst(hour.get(name), one)
+        return Day(self.day, self.until, minutes, self.hours, samples)
 
     def fields(self) -> dict[str, Any]:
         """As JSON fields."""
         return {
-            "layout": 1,
+            "layout": LAYOUT,
             "day": self.day,
             "until": self.until,
             "minutes": self.minutes,
@@ -93,16 +143,54 @@ class Day:
         def numbered(buckets: Mapping[str, Any]) -> dict[int, Any]:
             return {int(key): value for key, value in buckets.items()}
 
+        day, samples = str(fields["day"]), numbered(fields["samples"])
+        if fields["layout"] != LAYOUT:
+            return cls(day, samples=samples)
         return cls(
-            str(fields["day"]),
+            day,
             float(fields["until"]),
             {name: numbered(each) for name, each in fields["minutes"].items()},
             {
-                name: {tenant: numbered(each) for tenant, each in tenants.items()}
-                for name, tenants in fields["hours"].items()
+                name: {place: numbered(each) for place, each in places.items()}
+                for name, places in fields["hours"].items()
             },
-            numbered(fields["samples"]),
+            samples,
         )
+
+
+class StreamSamples:
+    """The lag and the waiting bytes of every stream, by the minute, for the last three hours.
+
+    As plain numbers: five thousand streams take 7 MB.
+    """
+
+    def __init__(self) -> None:
+        self._places: dict[Stream, int] = {}
+        self._taken: deque[tuple[int, array[float]]] = deque(maxlen=RECENT // MINUTE)
+
+    def take(self, minute: int, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Keep what the streams' lines say now."""
+        found = {self._places.setdefault(Stream.of(line), len(self._places)): line for line in lines}
+        pairs = (
+            (found[at]["lag_seconds"] or 0.0, found[at]["pending_bytes"]) if at in found else (-1.0, 0.0)
+            for at in range(len(self._places))
+        )
+        self._taken.append((minute, array("f", (value for pair in pairs for value in pair))))
+
+    def of(self, streams: Sequence[Stream]) -> Iterator[tuple[int, list[float]]]:
+        """The highest lag and the bytes that wait of these streams, by minute."""
+        places = [self._places[each] for each in streams if each in self._places]
+        for minute, values in [*self._taken]:
+            known = [at for at in places if 2 * at < len(values) and values[2 * at] >= 0.0]
+            if known:
+                yield minute, [max(values[2 * at] for at in known), sum(values[2 * at + 1] for at in known)]
+
+
+def count_in(counts: dict[int, list[int]], number: int, fetched: int, acked: int) -> None:
+    """Count events into the minute, or the hour, of that number."""
+    bucket = counts.setdefault(number, [0, 0])
+    bucket[0] += fetched
+    bucket[1] += acked
 
 
 def day_name(at: float) -> str:
@@ -117,60 +205,70 @@ def days_of(chosen: Range, now: float) -> list[str]:
 
 
 def bucketed(
-    days: Iterable[Day], chosen: Range, now: float, integration: str | None = None, tenant: str | None = None
+    counts: Iterable[tuple[int, Sequence[float]]],
+    samples: Iterable[tuple[int, Sequence[float]]],
+    *,
+    chosen: Range,
+    step: int,
+    now: float,
+    known_since: float = 0.0,
 ) -> dict[str, list[Any]]:
     """Columns of the range: times, events fetched and acknowledged a minute, lag, bytes that wait, calls.
 
-    None where nothing is known. Of one tenant there are hours only, and no samples.
+    None where nothing is known. `counts` and `samples` come with their time (Unix seconds).
     """
-    step = max(chosen.step, HOUR) if tenant is not None else chosen.step
     end = int(now // step + 1) * step
     times = list(range(end - -(-chosen.seconds // step) * step, end, step))
     place = {at: index for index, at in enumerate(times)}
-    counts = [[0, 0] for _ in times]
-    samples: list[list[float] | None] = [None] * len(times)
-    for day in days:
-        for at, (fetched, acked) in _counts(day, integration, tenant, fine=step < HOUR):
-            index = place.get(at // step * step)
-            if index is not None:
-                counts[index][0] += fetched
-                counts[index][1] += acked
-        for minute, by_integration in day.samples.items() if tenant is None else ():
-            index = place.get(minute * MINUTE // step * step)
-            if index is not None:
-                _raise(samples, index, by_integration, integration)
-    per_minute = step / MINUTE
-    return {
-        "t": list(times),
-        "fetched": [round(each[0] / per_minute, 2) for each in counts],
-        "acked": [round(each[1] / per_minute, 2) for each in counts],
-        "lag": [None if each is None else each[0] for each in samples],
-        "waiting": [None if each is None else each[1] for each in samples],
-        "calls": [None if each is None else each[2] for each in samples],
+    sums: list[list[float] | None] = [[0, 0] if at + step > known_since else None for at in times]
+    worst: list[list[float] | None] = [None] * len(times)
+    for at, (fetched, acked) in counts:
+        index = place.get(at // step * step)
+        if index is not None:
+            before = sums[index] or [0, 0]
+            sums[index] = [before[0] + fetched, before[1] + acked]
+    for at, one in samples:
+        index = place.get(at // step * step)
+        if index is not None:
+            worst[index] = _worst(worst[index], one)
+    minutes = step / MINUTE
+    columns = {
+        name: [None if each is None else round(each[at] / minutes, 2) for each in sums]
+        for at, name in enumerate(("fetched", "acked"))
     }
+    columns |= {
+        name: [None if each is None or at >= len(each) else each[at] for each in worst]
+        for at, name in enumerate(("lag", "waiting", "calls"))
+    }
+    return {"t": list(times), **columns}
 
 
-def _counts(
-    day: Day, integration: str | None, tenant: str | None, *, fine: bool
-) -> Iterable[tuple[int, Sequence[int]]]:
-    for name in [integration] if integration is not None else day.minutes:
-        if tenant is not None:
-            for hour, each in day.hours.get(name, {}).get(tenant, {}).items():
-                yield hour * HOUR, each
-        elif fine or name in day.minutes:
-            for minute, each in day.minutes.get(name, {}).items():
-                yield minute * MINUTE, each
+def counts_of(days: Iterable[Day], scope: Scope) -> Iterator[tuple[int, Sequence[float]]]:
+    """What was counted of the scope, by time: the whole and an integration by the minute, a stream by the hour."""
+    places = [f"{each.tenant}/{each.kind}" for each in scope.streams]
+    for day in days:
+        for name in [scope.integration] if scope.integration is not None else [*day.minutes]:
+            if not places:
+                for minute, each in [*day.minutes.get(name, {}).items()]:
+                    yield minute * MINUTE, each
+            for place in places:
+                for hour, each in [*day.hours.get(name, {}).get(place, {}).items()]:
+                    yield hour * HOUR, each
 
 
-def _raise(
-    samples: list[list[float] | None], index: int, by_integration: Mapping[str, Sequence[float]], name: str | None
-) -> None:
-    """Take a minute's sample in: of a bucket the highest lag and calls, and the most bytes, are shown."""
-    chosen = [each for key, each in by_integration.items() if name in (None, key)]
-    if chosen:
-        one = [max(each[0] for each in chosen), sum(each[1] for each in chosen), sum(each[2] for each in chosen)]
-        before = samples[index]
-        samples[index] = one if before is None else [max(pair) for pair in zip(before, one, strict=True)]
+def samples_of(days: Iterable[Day], integration: str | None) -> Iterator[tuple[int, Sequence[float]]]:
+    """An integration's samples by time; of all, each minute's highest lag with the sums of bytes and calls."""
+    for day in days:
+        for minute, by_name in [*day.samples.items()]:
+            chosen = [each for key, each in by_name.items() if integration in (None, key)]
+            if chosen:
+                lags, waiting, calls = zip(*chosen, strict=True)
+                yield minute * MINUTE, [max(lags), sum(waiting), sum(calls)]
+
+
+def _worst(before: Sequence[float] | None, one: Sequence[float]) -> list[float]:
+    """Of a bucket the highest lag and calls, and the most bytes, are shown."""
+    return [*one] if before is None else [max(pair) for pair in zip(before, one, strict=True)]
 
 
 def within(marks: Iterable[Mark], chosen: Range, now: float) -> list[Mark]:

@@ -40,6 +40,8 @@ AGAIN_SECONDS = 3600.0
 """A day that is not final is counted again after so long; so is one that could not be counted."""
 FINAL = timedelta(hours=26)
 """Reconciliation reads 24 hours back: nothing changes a day that has been over for longer, but a gap."""
+NEVER = "9999"
+"""No day: before anything is known, nothing is told."""
 LISTED = 200
 """Streams of a day that are kept, those with something amiss first."""
 WORDS = {
@@ -54,6 +56,13 @@ WORDS = {
     "unknown": "not counted",
     "today": "under way",
 }
+TOLD = WORDS | {
+    "gap": "with a gap",
+    "letters": "with dead letters",
+    "fault": "with a ledger fault",
+    "unknown": "not counted yet",
+}
+"""The same in a sentence, behind a number of days."""
 LOOKS = {"whole": "ok", "gap": "failing", "letters": "attention", "fault": "failing", "waiting": "attention"}
 """How each is coloured; any other like something that waits."""
 
@@ -90,11 +99,15 @@ class Completeness:
         self,
         store: Callable[[], ObjectStore],
         lines: Callable[[], Sequence[Mapping[str, Any]]],
+        known_since: Callable[[], float | None],
         env: Mapping[str, str],
     ) -> None:
-        """`lines`: the streams' lines. `env`: where another process finds the configuration."""
+        """`lines`: the streams' lines. `known_since`: when there was something first (Unix time), once that is known.
+        `env`: where another process finds the configuration.
+        """
         self._store = store
         self._lines = lines
+        self._known_since = known_since
         self._env = env
         self._lock = threading.Lock()
         self._read: dict[str, tuple[int, Fields]] = {}
@@ -107,18 +120,18 @@ class Completeness:
         """How far the counting is, while it runs."""
 
     def cells(self, *, count: bool = False) -> list[Cell]:
-        """The last days, oldest first, today last. `count`: begin to count what is missing."""
+        """The last days, oldest first, without those of which nothing is known. `count`: count what is missing."""
         now = datetime.now(UTC)
         gaps = gaps_by_day(self._lines())
         self._look()
         days = [day_name(now.timestamp() - back * DAY) for back in range(DAYS - 1, -1, -1)]
-        began = [day for day in days[:-1] if day >= (self._first or "") or day in gaps]
+        began = [day for day in days[:-1] if day >= self._first_day() or day in gaps]
         missing = [day for day in reversed(began) if self._is_missing(day, gaps.get(day, ""), now)]
         if count and missing:
             self._count([{"day": day, "gaps": gaps.get(day, "")} for day in missing])
+        first = min([*began, days[-1]])
         kinds = dict.fromkeys(began, "unknown") | {day: kind_of(fields) for day, (_, fields) in self._read.items()}
-        # Before the first day of the ledger there was nothing.
-        return [*(Cell(day, kinds.get(day, "nothing")) for day in days[:-1]), Cell(days[-1], "today")]
+        return [*(Cell(day, kinds.get(day, "nothing")) for day in days[:-1] if day >= first), Cell(days[-1], "today")]
 
     def day(self, day: str) -> Fields | None:
         """What was counted of the day; None where nothing was yet."""
@@ -138,6 +151,11 @@ class Completeness:
         fields = self._read[day][1]
         age = (now - from_text(fields["made_at"])).total_seconds()
         return fields["gaps"] != gaps or (not fields["final"] and age > AGAIN_SECONDS)
+
+    def _first_day(self) -> str:
+        """The ledger's first day; what was before is no day that was not counted."""
+        since = self._known_since()
+        return self._first or (NEVER if since is None else day_name(since))
 
     def _look(self) -> None:
         with self._lock:
@@ -247,5 +265,7 @@ def in_words(cells: Sequence[Cell]) -> str:
     """The strip in one sentence."""
     counts = Counter(cell.kind for cell in cells)
     counts.pop("today", None)
-    told = [f"{counts[kind]} {WORDS[kind]}" for kind in WORDS if counts[kind] and kind != "nothing"]
-    return ", ".join(told) or "no day is over yet"
+    told = [f"{counts[kind]} {TOLD[kind]}" for kind in WORDS if counts[kind] and kind != "nothing"]
+    if not told:
+        return "No day with events is over yet"
+    return f"Days of the last {DAYS}: {', '.join(told)}"

@@ -17,6 +17,7 @@ from flask import Response, render_template, request
 
 from emulator.runtime.platform import Platform
 from emulator.web.completeness import Completeness
+from emulator.web.footprint import Footprint
 from emulator.web.history import History
 from emulator.web.snapshot import Snapshot
 from lib.app import App
@@ -154,6 +155,7 @@ class Context:
     """The use cases; its `access` says who may do more than look."""
     log: RecentLog
     completeness: Completeness
+    footprint: Footprint
     jobs: Jobs = field(default_factory=Jobs)
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     """Only a page of ours holds it: another site cannot make a browser act here."""

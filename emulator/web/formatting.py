@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from markupsafe import Markup, escape
 
-from lib.model.clock import from_text
+from lib.model.clock import from_text, to_text
 from lib.model.stream import ALERTS, EVENTS
+from lib.state.gaps import BATCH_DAMAGED, BATCH_MISSING, CURSOR_EXPIRED
 
 ALONE = {
     "alerts_without_event": (ALERTS, "alert whose event never came", "alerts whose event never came"),
@@ -19,6 +22,33 @@ ALONE = {
     ),
 }
 """What is alone, by its key in `links`: its kind, and what one and several are called."""
+GAP_WORDS = {
+    CURSOR_EXPIRED: "The connector was away for more than 24 hours, and Sophos keeps no more.",
+    BATCH_DAMAGED: "A stored batch was damaged before it was delivered.",
+    BATCH_MISSING: "A stored batch was removed before it was delivered.",
+}
+"""Why there is a gap, by its reason."""
+CHECK_WORDS = {
+    "dns": "Name of Sophos (DNS)",
+    "tcp": "Connection to Sophos (TCP)",
+    "tls": "Encryption (TLS)",
+    "sophos_reachable": "Sophos answers",
+    "clock": "Clock of this machine",
+    "credentials": "Client id and secret",
+    "whoami": "Account of the credential",
+    "region": "Region",
+    "tenants": "Tenants",
+    "tenant_hosts": "Data region of each tenant",
+    "siem_events": "Reading events",
+    "siem_alerts": "Reading alerts",
+    "endpoints": "Reading devices",
+    "page": "One page of events",
+    "newest_event": "Age of the newest event",
+    "rate": "Calls that are left",
+    "store": "Store",
+    "engine": "Engine of UTMStack",
+}
+"""What people call the checks of a connection."""
 THIN = "\u202f"
 
 
@@ -66,12 +96,43 @@ def ago(text: str | None, now: datetime) -> str:
     return f"{seconds(past // 60 * 60)} ago" if past > 0 else f"in {seconds(-past // 60 * 60)}"
 
 
+def lasting(text: str, now: datetime) -> str:
+    """How long something has lasted that began then; to the minute."""
+    past = (now - from_text(text)).total_seconds()
+    return "less than a minute" if past < 60 else seconds(past // 60 * 60)
+
+
+def moment(at: float) -> str:
+    """A Unix time as text."""
+    return to_text(datetime.fromtimestamp(at, UTC))
+
+
+def spaced(text: str) -> str:
+    """A duration as the configuration has it (5s, 1h30m), with a space between numbers and units; else the text."""
+    if not re.fullmatch(r"(\d+[smhd])+", text):
+        return text
+    return re.sub(r"(\d+)([smhd])", lambda found: f"{found[1]} {'min' if found[2] == 'm' else found[2]} ", text).strip()
+
+
 def pretty(raw: str) -> str | None:
     """JSON with indents; None for what is none."""
     try:
         return json.dumps(json.loads(raw), indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):
         return None
+
+
+def headline(raw: str, most: int = 140) -> str:
+    """An event in one line: when it happened, how severe it is, its type and its name; else the beginning of it."""
+    with suppress(ValueError, RecursionError):
+        fields = json.loads(raw)
+        if isinstance(fields, dict):
+            at = fields.get("when") or fields.get("created_at")
+            parts = [str(at)[:19].replace("T", " "), *(fields.get(key) for key in ("severity", "type", "name"))]
+            named = " · ".join(str(each) for each in parts if each)
+            if at and fields.get("type"):
+                return named[:most] + ("…" if len(named) > most else "")
+    return raw[:most] + ("…" if len(raw) > most else "")
 
 
 def coded(text: str) -> Markup:

@@ -5,17 +5,39 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import chain, islice
 from typing import Any
 
-from emulator.web.charts import DAY, Day, Mark, Range, bucketed, day_name, days_of, within
+from emulator.web.charts import (
+    DAY,
+    LAYOUT,
+    MINUTE,
+    RECENT,
+    Counts,
+    Day,
+    Mark,
+    Range,
+    Scope,
+    StreamSamples,
+    bucketed,
+    count_in,
+    counts_of,
+    day_name,
+    days_of,
+    samples_of,
+    within,
+)
+from emulator.web.formatting import plural
+from emulator.web.snapshot import Taken
 from lib.errors import ConflictError, ConnectorError
+from lib.model.batch import Header
 from lib.model.clock import from_text
 from lib.model.receipt import DELIVERED, Receipt
 from lib.model.stream import Stream
-from lib.state.batches import HEADER
+from lib.state.batches import HEADER, Waiting
 from lib.state.codec import UNREADABLE
 from lib.state.receipts import RECEIPT
 from lib.state.state import State
@@ -33,6 +55,9 @@ DOWN_SECONDS = 2 * SAVE_SECONDS
 MOST_MARKS = 500
 MOST_BATCHES = 2_000
 """Waiting batches whose headers are read at the start."""
+OUTAGE = "The engine took no events"
+MOST_RECEIPTS = 2_000
+"""Of a stream, read for the minutes before the start."""
 
 
 class History:
@@ -41,33 +66,45 @@ class History:
     A day's object says up to when it has counted. Behind that time receipts are read, once, after a start; from then on
     the functions' answers are counted. All of it can be made again from the receipts: losing it loses the samples of
     lag, bytes and calls only.
+
+    Of a single stream the minutes are not saved: those before the start are read from its receipts at the first look.
     """
 
     def __init__(
         self,
         store: Callable[[], ObjectStore],
-        status: Callable[[], Mapping[str, Any]],
+        taken: Callable[[], Taken],
         now: Callable[[], float],
         every: float = SAMPLE_SECONDS,
     ) -> None:
         """`every`: seconds between two samples."""
         self._store = store
-        self._status = status
+        self._taken = taken
         self._now = now
         self._every = every
         self._lock = threading.Lock()
         self._days: dict[str, Day] = {}
         self._read: dict[str, Day] = {}
         """Days that are over, as they lie in the store."""
+        self._recent: dict[Stream, dict[int, list[int]]] = {}
+        """Counts by the minute, of the last three hours."""
+        self._begun: set[Stream] = set()
+        """Those of which the minutes before the start have been read."""
+        self._samples = StreamSamples()
         self._marks: list[Mark] = []
-        self._outage: tuple[float, str] | None = None
+        self._outage: float | None = None
+        """Since when the engine has taken no events."""
+        self._began = now()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
         self.is_complete = False
         """Whether the past has been read."""
+        self.known_since: float | None = None
+        """Since when there is anything to tell (Unix time), once the past has been read."""
 
     def start(self) -> None:
         """Read the past, then take samples and save."""
+        self._began = self._now()
         self._thread.start()
 
     def stop(self) -> None:
@@ -75,32 +112,81 @@ class History:
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
-            self._save()
+            if self.is_complete:
+                self._save()
 
     def heard(self, name: str, results: Sequence[Mapping[str, Any]]) -> None:
-        """Count what a function answered."""
+        """Count what a function answered, and note where the engine takes no events any more, or takes them again."""
         now = self._now()
+        outcomes = {line["outcome"] for line in results} if name == "forward-batch" else set()
+        with self._lock:
+            if "engine_unavailable" in outcomes:
+                self._begin_outage(now)
+            elif "delivered" in outcomes:
+                self._end_outage(now)
         for line in results:
             fetched = line.get("events", 0) if name == "fetch-page" else 0
             acked = line.get("acked", 0) if name == "forward-batch" and line["outcome"] == "delivered" else 0
             if line.get("tenant") is not None and (fetched or acked):
+                stream = Stream.of(line)
                 with self._lock:
-                    self._day(now).add(line["integration"], line["tenant"], now, fetched=fetched, acked=acked)
+                    self._day(now).add(stream, now, fetched=fetched, acked=acked)
+                    count_in(self._minutes(stream, now), int(now) // MINUTE, fetched, acked)
 
-    def chart(self, chosen: Range, integration: str | None = None, tenant: str | None = None) -> dict[str, Any]:
+    def chart(self, chosen: Range, scope: Scope = Scope()) -> dict[str, Any]:  # noqa: B008 - it is frozen
         """The range's columns, and what happened in it."""
         now = self._now()
-        days = list(self._known(days_of(chosen, now)))
+        step = scope.step(chosen)
+        is_fine = bool(scope.streams) and step == MINUTE
+        if is_fine:
+            self._read_minutes(scope.streams, now)
+        days = [] if is_fine else list(self._known(days_of(chosen, now)))
         with self._lock:
-            columns = bucketed(days, chosen, now, integration, tenant)
+            recent = [pair for each in scope.streams if is_fine for pair in self._minutes(each, now).items()]
+            counts = [(minute * MINUTE, each) for minute, each in recent]
+            samples = [(minute * MINUTE, each) for minute, each in self._samples.of(scope.streams)]
+            columns = bucketed(
+                counts if is_fine else counts_of(days, scope),
+                samples if scope.streams else samples_of(days, scope.integration),
+                chosen=chosen,
+                step=step,
+                now=now,
+                known_since=self.known_since or 0.0,
+            )
             marks = [*self._marks, *self._ongoing(now)]
-        gaps = _gaps(self._status(), integration, tenant)
         return {
             **columns,
             "range": chosen.name,
-            "marks": [each.fields() for each in within([*marks, *gaps], chosen, now)],
+            "marks": [each.fields() for each in within([*marks, *happened(self._taken().lines, scope)], chosen, now)],
             "complete": self.is_complete,
         }
+
+    def _minutes(self, stream: Stream, now: float) -> dict[int, list[int]]:
+        """A stream's counts by the minute, without those that are too old to be shown."""
+        first = int(now - RECENT) // MINUTE
+        found = self._recent.setdefault(stream, {})
+        for minute in [each for each in found if each < first]:
+            del found[minute]
+        return found
+
+    def _read_minutes(self, streams: Sequence[Stream], now: float) -> None:
+        """Count, once, the receipts of the last hours that were written before this process began."""
+        state, since = State.of(self._store()), now - RECENT
+        for stream in [each for each in streams if each not in self._begun and self._began > since]:
+            # What waits comes first: what is delivered meanwhile shows in its receipt, and counts once.
+            headers = (header for _, header in _headers(state, state.batches.waiting(stream)))
+            counted = {each.sequence: [(each.fetched_at.timestamp(), each.events, 0)] for each in headers}
+            written = datetime.fromtimestamp(since, UTC)
+            for body in state.ledger.newest(stream, day_name(since), most=MOST_RECEIPTS, written=written):
+                with suppress(*UNREADABLE):
+                    receipt = RECEIPT.decode(body)
+                    counted[receipt.sequence] = [*_counts(receipt)]
+            with self._lock:
+                if stream not in self._begun:
+                    self._begun.add(stream)
+                    for at, fetched, acked in chain(*counted.values()):
+                        if since <= at < self._began:
+                            count_in(self._minutes(stream, now), int(at) // MINUTE, fetched, acked)
 
     def _day(self, at: float) -> Day:
         name = day_name(at)
@@ -112,7 +198,7 @@ class History:
         for name in names:
             day = self._days.get(name) or self._read.get(name)
             if day is None:
-                day = self._stored(name) or Day(name)
+                day = (self._stored(name) or Day(name)).coarse()
                 self._read[name] = day
                 while len(self._read) > 100:
                     del self._read[next(iter(self._read))]
@@ -125,11 +211,11 @@ class History:
         return None  # It is made again from the receipts.
 
     def _run(self) -> None:
-        began = self._now()
-        saved = began
+        saved = began = self._began
         with suppress(ConnectorError):
             self._load(began)
-            self._load_marks(began)
+        if self._over.is_set():
+            return
         self.is_complete = True
         pause = FIRST_SAMPLE_SECONDS
         while not self._over.wait(pause):
@@ -149,17 +235,26 @@ class History:
                 with self._lock:
                     self._days[name] = _sum(stored, self._days.get(name))
         self._count_receipts(began, began - 2 * DAY)
-        if self._store().read(MARKS_KEY) is None:
-            self._rebuild(State.of(self._store()), day_name(began - 90 * DAY), began)
+        fields: dict[str, Any] = {}
+        with suppress(ValueError):
+            stored_marks = self._store().read(MARKS_KEY)
+            fields = json.loads(stored_marks.body) if stored_marks else {}
+        since = fields.get("known_since")
+        if fields.get("layout") != LAYOUT:
+            since = self._rebuild(State.of(self._store()), day_name(began - 90 * DAY), began)
+        if not self._over.is_set():
+            self.known_since = began if since is None else float(since)
+            self._load_marks(fields, began)
 
-    def _rebuild(self, state: State, oldest: str, began: float) -> None:
-        """Add up the days that an older version left, once."""
+    def _rebuild(self, state: State, oldest: str, began: float) -> float:
+        """Add up the days that an older version left, once; the time of the first receipt."""
         made: dict[str, Day] = {}
-        last = day_name(began - DAY)
+        last, first = day_name(began - DAY), day_name(began)
         for stream in state.ledger.streams():
             for place, body in state.ledger.bodies(stream, oldest):
                 if self._over.is_set():
-                    return
+                    return began
+                first = min(first, place.day)
                 if place.day >= last:
                     break
                 with suppress(*UNREADABLE):
@@ -167,8 +262,14 @@ class History:
         for name, day in made.items():
             if name < last:
                 day.until = began
+                day.samples = (self._stored(name) or day).samples
                 self._write(day)
-                self._read[name] = day
+                self._read[name] = day.coarse()
+        with self._lock:
+            minutes = [min(each) for day in (*made.values(), *self._days.values()) for each in day.minutes.values()]
+        # Receipts are filed by Sophos's clock, and counted by ours.
+        filed = from_text(f"{first}T00:00:00Z").timestamp()
+        return min([*(each * MINUTE for each in minutes), filed if first < day_name(began) else began])
 
     def _count_receipts(self, began: float, since: float) -> None:
         """Count the receipts that were written before this process began, and what waits."""
@@ -187,20 +288,14 @@ class History:
                     return
                 with suppress(*UNREADABLE), self._lock:
                     _count(RECEIPT.decode(body), stream, self._day, is_new)
-        for number, waiting in enumerate(state.batches.waiting()):
-            stored = state.store.read(waiting.entry.key) if number < MOST_BATCHES else None
-            with suppress(*UNREADABLE):
-                if stored is not None:
-                    header = HEADER.decode(stored.body.partition(b"\n")[0])
-                    at = header.fetched_at.timestamp()
-                    if is_new(at):
-                        with self._lock:
-                            self._day(at).add(
-                                waiting.stream.integration, waiting.stream.tenant, at, fetched=header.events
-                            )
+        for stream, header in _headers(state, state.batches.waiting()):
+            at = header.fetched_at.timestamp()
+            if is_new(at):
+                with self._lock:
+                    self._day(at).add(stream, at, fetched=header.events)
 
     def _sample(self) -> None:
-        now, status = self._now(), self._status()
+        now, status = self._now(), self._taken().status
         sample: dict[str, list[float]] = {
             line["name"]: [0.0, 0, line.get("calls", {}).get("last_minute", 0)] for line in status["integrations"]
         }
@@ -210,32 +305,41 @@ class History:
                 one[0] = max(one[0], round(line["lag_seconds"] or 0.0, 1))
                 one[1] += line["pending_bytes"]
         with self._lock:
-            self._day(now).samples[int(now) // 60] = sample
+            self._day(now).samples[int(now) // MINUTE] = sample
+            self._samples.take(int(now) // MINUTE, status["streams"])
             problem = status.get("engine_problem")
-            if problem is not None and self._outage is None:
-                self._outage = (now, problem["detail"])
-            elif problem is None and self._outage is not None:
-                self._marks.append(
-                    Mark("outage", self._outage[0], now, f"The engine took no events: {self._outage[1]}")
-                )
-                self._outage = None
+            if problem is None:
+                self._end_outage(now)
+            else:
+                self._begin_outage(from_text(problem["since"]).timestamp())
+
+    def _begin_outage(self, at: float) -> None:
+        if self._outage is not None:
+            return
+        last = self._marks[-1] if self._marks else None
+        if last is not None and last.text == OUTAGE and at - last.end < MINUTE:
+            at = self._marks.pop().begin  # It was back for a moment only.
+        self._outage = at
+
+    def _end_outage(self, now: float) -> None:
+        if self._outage is not None:
+            self._marks.append(Mark("outage", self._outage, now, OUTAGE))
+            self._outage = None
 
     def _ongoing(self, now: float) -> list[Mark]:
-        return [] if self._outage is None else [Mark("outage", self._outage[0], now, "The engine takes no events")]
+        return [] if self._outage is None else [Mark("outage", self._outage, now, "The engine takes no events")]
 
-    def _load_marks(self, began: float) -> None:
-        stored = self._store().read(MARKS_KEY)
-        marks, seen = [], None
-        with suppress(ValueError, KeyError, TypeError):
-            fields = json.loads(stored.body) if stored else {"marks": []}
-            marks = [Mark(each["kind"], each["from"], each["to"], each["text"]) for each in fields["marks"]]
-            seen = fields.get("seen")
+    def _load_marks(self, fields: Mapping[str, Any], began: float) -> None:
+        marks: list[Mark] = []
+        seen = fields.get("seen")
+        with suppress(KeyError, TypeError):
+            marks = [Mark(each["kind"], each["from"], each["to"], each["text"]) for each in fields.get("marks", ())]
         if seen is not None and began - seen > DOWN_SECONDS:
             marks.append(Mark("outage", seen, began, "The connector was not running"))
         if seen is not None:
             marks.append(Mark("restart", began, began, "The connector was started"))
         with self._lock:
-            self._marks = marks
+            self._marks = [*marks, *self._marks]
         self._save()
 
     def _save(self) -> None:
@@ -247,9 +351,10 @@ class History:
             oldest = day_name(now - DAY)
             bodies = [(day.day, json.dumps(day.fields()).encode()) for day in fresh]
             for name in [name for name in self._days if name < oldest]:
-                self._read[name] = self._days.pop(name)
+                self._read[name] = self._days.pop(name).coarse()
             kept = [each for each in self._marks if each.end > now - 90 * DAY][-MOST_MARKS:]
-            told = {"layout": 1, "seen": now, "marks": [each.fields() for each in [*kept, *self._ongoing(now)]]}
+            marks = [each.fields() for each in [*kept, *self._ongoing(now)]]
+            told = {"layout": LAYOUT, "seen": now, "known_since": self.known_since, "marks": marks}
         with suppress(ConnectorError):
             for name, body in bodies:
                 self._replace(f"{PREFIX}{name}.json", body)
@@ -265,45 +370,57 @@ class History:
             store.write(key, body, expected=stored.generation if stored else ABSENT)
 
 
+def _headers(state: State, waiting: Iterable[Waiting]) -> Iterator[tuple[Stream, Header]]:
+    """The headers of batches that wait, of the first ones at most."""
+    for each in islice(waiting, MOST_BATCHES):
+        stored = state.store.read(each.entry.key)
+        with suppress(*UNREADABLE):
+            if stored is not None:
+                yield each.stream, HEADER.decode(stored.body.partition(b"\n")[0])
+
+
+def _counts(receipt: Receipt) -> Iterator[tuple[float, int, int]]:
+    """When a receipt's events were fetched and when they were acknowledged, each with its two counts."""
+    yield receipt.fetched_at.timestamp(), receipt.events, 0
+    yield receipt.acked_at.timestamp(), 0, receipt.events - receipt.set_aside if receipt.outcome == DELIVERED else 0
+
+
 def _count(
     receipt: Receipt, stream: Stream, day: Callable[[float], Day], is_new: Callable[[float], bool] = lambda _: True
 ) -> None:
     """Count a receipt in, on the day of its fetching and on that of its acknowledgement."""
-    fetched_at, acked_at = receipt.fetched_at.timestamp(), receipt.acked_at.timestamp()
-    if is_new(fetched_at):
-        day(fetched_at).add(stream.integration, stream.tenant, fetched_at, fetched=receipt.events)
-    acked = receipt.events - receipt.set_aside if receipt.outcome == DELIVERED else 0
-    if is_new(acked_at):
-        day(acked_at).add(stream.integration, stream.tenant, acked_at, acked=acked)
+    for at, fetched, acked in _counts(receipt):
+        if is_new(at):
+            day(at).add(stream, at, fetched=fetched, acked=acked)
 
 
 def _sum(stored: Day, heard: Day | None) -> Day:
     """What lies in the store, with what was heard since this process began."""
     if heard is not None:
-        for integration, tenants in heard.hours.items():
-            for tenant, hours in tenants.items():
-                for hour, (fetched, acked) in hours.items():
-                    bucket = stored.hours.setdefault(integration, {}).setdefault(tenant, {}).setdefault(hour, [0, 0])
-                    bucket[0] += fetched
-                    bucket[1] += acked
         for integration, minutes in heard.minutes.items():
-            for minute, (fetched, acked) in minutes.items():
-                bucket = stored.minutes.setdefault(integration, {}).setdefault(minute, [0, 0])
-                bucket[0] += fetched
-                bucket[1] += acked
+            _add(stored.minutes.setdefault(integration, {}), minutes)
+        for integration, places in heard.hours.items():
+            for place, hours in places.items():
+                _add(stored.hours.setdefault(integration, {}).setdefault(place, {}), hours)
         stored.samples |= heard.samples
     return stored
 
 
-def _gaps(status: Mapping[str, Any], integration: str | None, tenant: str | None) -> Iterator[Mark]:
-    for line in status["streams"]:
-        if integration in (None, line["integration"]) and tenant in (None, line["tenant"]):
-            for gap in line["gaps"]:
-                begin, end = (gap["from"] or gap["to"]), (gap["to"] or gap["from"])
-                if begin is not None:
-                    yield Mark(
-                        "gap",
-                        from_text(begin).timestamp(),
-                        from_text(end).timestamp(),
-                        f"Gap: {line['integration']} · {line['tenant_name'] or line['tenant'][:8]} · {line['stream']}",
-                    )
+def _add(counts: dict[int, list[int]], more: Counts) -> None:
+    for number, (fetched, acked) in more.items():
+        count_in(counts, number, fetched, acked)
+
+
+def happened(lines: Iterable[Mapping[str, Any]], scope: Scope) -> Iterator[Mark]:
+    """The gaps of the scope's streams, and what reconciliation found last."""
+    for line in lines:
+        if not scope.holds(line):
+            continue
+        name = f"{line['label']} · {line['stream']}"
+        for gap in line["gaps"]:
+            begin, end = (from_text(gap[key] or gap["noticed_at"]).timestamp() for key in ("from", "to"))
+            yield Mark("gap", begin, end, f"Gap: {name}")
+        found = line.get("reconciled") or {}
+        if found.get("missing"):
+            at = from_text(found["ended_at"]).timestamp()
+            yield Mark("late", at, at, f"{plural(found['missing'], 'late event')} found: {name}")

@@ -18,6 +18,7 @@ from emulator.web.actions import BadActionError, Tell
 from emulator.web.background import WorkError, folder, work
 from emulator.web.context import Context, Job
 from emulator.web.formatting import number, plural
+from lib.version import COMMAND
 
 SECONDS = 300.0
 FILES = 500
@@ -60,7 +61,7 @@ class Previews:
         try:
             self._context.let_act()
         except RequestEntityTooLarge:
-            remedy = "Use `python -m emulator preview`, which reads folders of any size."
+            remedy = f"Use `{COMMAND} preview`, which reads folders of any size."
             raise BadActionError("Filter and rules have more than the page takes: 1 MiB.", remedy=remedy) from None
         texts = self._texts()
         with self._lock:

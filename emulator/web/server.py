@@ -17,6 +17,7 @@ from emulator.web.completeness import Completeness
 from emulator.web.context import HEADERS, Context, RecentLog, StaleTokenError
 from emulator.web.events import Events
 from emulator.web.exports import Exports
+from emulator.web.footprint import Footprint
 from emulator.web.history import History
 from emulator.web.metrics import registry_of
 from emulator.web.previews import Previews
@@ -42,7 +43,7 @@ class Web:
     def __init__(self, platform: Platform, read: Read, graph: App, recent: RecentLog) -> None:
         quiet = BUCKET_SECONDS if graph.config().store.startswith("gs://") else QUIET_SECONDS
         self.snapshot = Snapshot(lambda: graph.store, read, quiet)
-        self.history = History(lambda: graph.store, self.snapshot.status, time.time, quiet)
+        self.history = History(lambda: graph.store, self.snapshot.current, time.time, quiet)
         platform.hearers.append(self.history.heard)
         self.app = _application(platform, self.snapshot, self.history, graph, recent)
         """The WSGI application."""
@@ -95,8 +96,11 @@ def _application(platform: Platform, snapshot: Snapshot, history: History, graph
             return problem(503, "starting", f"not running: {', '.join(down)}", retry_after=1)
         return Response('{"ok": true}', content_type="application/json")
 
-    days = Completeness(lambda: graph.store, lambda: snapshot.current().lines, platform.config_env)
-    context = Context(platform, snapshot, history, graph, log, days)
+    days = Completeness(
+        lambda: graph.store, lambda: snapshot.current().lines, lambda: history.known_since, platform.config_env
+    )
+    footprint = Footprint(lambda: graph.store, lambda: graph.config().store)
+    context = Context(platform, snapshot, history, graph, log, days, footprint)
     Views(app, context, Events(app, context), Previews(app, context))
     Actions(app, context)
     Exports(app, context)

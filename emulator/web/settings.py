@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import fields as fields_of
 from dataclasses import is_dataclass
 from datetime import timedelta
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,14 @@ def masked(reference: Reference) -> str:
 def documents() -> Mapping[str, Path]:
     """The documentation that lies beside the program, by name."""
     return {each.name: each for each in [*ROOT.glob("README.md"), *ROOT.glob("docs/*.md")]}
+
+
+@cache
+def title_of(name: str) -> str:
+    """A document's own title, else its name."""
+    with suppress(OSError), documents()[name].open(encoding="utf-8") as file:
+        return file.readline().lstrip("# ").strip() or name
+    return name
 
 
 def versions() -> list[tuple[str, str]]:

@@ -177,6 +177,7 @@ class Snapshot:
             number = time.monotonic_ns()
             lines = labelled(status)
             taken = Taken(status, number, began, time.thread_time() - used, lines)
+            self._listed.end()
             # A pass that began before something was done may not know of it.
             self._taken = taken if edition == self._edition else None
             return taken
@@ -222,25 +223,38 @@ def labelled(status: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 class ListedStore:
-    """A store for one reader: small objects are read again only when a listing shows another generation."""
+    """A store for one reader: small objects are read again only when a listing shows another generation.
+
+    Within a pass a stream's small objects are read once, and one that was not listed is not there.
+    """
 
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
         self._listed: dict[str, int] = {}
         self._kept: dict[str, Stored] = {}
         self._lists: dict[str, list[Entry]] = {}
+        self._present: dict[str, set[str]] = {}
+        """The keys of `_lists`, by prefix."""
+        self._once: dict[str, Stored] = {}
 
     def begin(self) -> None:
         """Begin a pass: what was listed before counts no more."""
         self._kept = {key: stored for key, stored in self._kept.items() if key in self._listed}
         self._listed.clear()
         self._lists.clear()
+        self._present.clear()
+        self._once.clear()
+
+    def end(self) -> None:
+        """End a pass: what only it needed is let go."""
+        self._once.clear()
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
         """As the store's own, noting generations; of streams' objects as it was earlier in this pass."""
         if prefix in MARKED_PREFIXES and not after:
             if prefix not in self._lists:
                 self._lists[prefix] = [*self.store.list(prefix)]
+                self._present[prefix] = {entry.key for entry in self._lists[prefix]}
             yield from self._lists[prefix]
             return
         for entry in self.store.list(prefix, after=after):
@@ -253,15 +267,30 @@ class ListedStore:
         kept = self._kept.get(key)
         if kept is not None and self._listed.get(key) == kept.generation:
             return kept
+        once = self._once.get(key)
+        prefix = f"{key.partition('/')[0]}/"
+        if once is not None or (prefix in self._present and key not in self._present[prefix]):
+            return once
         stored = self.store.read(key)
-        if stored is not None and key in self._listed and len(stored.body) <= KEPT_BYTES:
-            self._kept[key] = stored
+        if stored is not None and len(stored.body) <= KEPT_BYTES:
+            if key in self._listed:
+                self._kept[key] = stored
+            elif prefix in MARKED_PREFIXES:
+                self._once[key] = stored
         return stored
 
     def write(self, key: str, body: bytes, *, expected: int) -> int:
         """As the store's own."""
+        self._forget(key)
         return self.store.write(key, body, expected=expected)
 
     def delete(self, key: str, *, expected: int) -> None:
         """As the store's own."""
+        self._forget(key)
         self.store.delete(key, expected=expected)
+
+    def _forget(self, key: str) -> None:
+        """What is written in this pass is read again in it."""
+        self._once.pop(key, None)
+        for keys in self._present.values():
+            keys.add(key)

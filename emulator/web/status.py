@@ -243,7 +243,7 @@ def warnings_of(
     """What is to be said of an integration's credential, each with its id and who has acknowledged it."""
     found = []
     for each in account.warnings(now):
-        key = f"integrations/{encode_segment(name)}/{each.code}/{each.date:%Y-%m-%d}"
+        key = f"integrations/{encode_segment(name)}/{each.code}/{each.mark or f'{each.date:%Y-%m-%d}'}"
         acknowledged = seen.get(key)
         told = {"id": short_id(key), "key": key, **each.as_fields()}
         found.append(told | {"acknowledged": acknowledged.fields() if acknowledged else None})

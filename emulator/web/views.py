@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
@@ -12,19 +11,20 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from flask import Flask, Response, request
 
 from emulator.web import formatting
-from emulator.web.charts import DEFAULT, RANGES
+from emulator.web.charts import RANGES, Scope
 from emulator.web.completeness import in_words
 from emulator.web.context import HEADERS, Context, page
+from emulator.web.drawing import Drawing
 from emulator.web.events import Events, dead_events, last_receipts
 from emulator.web.exports import dead_letter_lines, gap_lines
 from emulator.web.listing import BADNESS, Query, find, ordered, waits, without_stream
 from emulator.web.previews import Previews
-from emulator.web.settings import documents, items, shown, told, versions
+from emulator.web.settings import documents, items, shown, title_of, told, versions
 from emulator.web.snapshot import Taken
 from lib.errors import NotFoundError
 from lib.model.clock import to_text
 from lib.model.stream import Stream
-from lib.version import VERSION
+from lib.version import COMMAND, VERSION
 
 INTEGRATIONS = 12
 """So many are shown at the start; all at a click."""
@@ -42,6 +42,23 @@ WORDS = {
     "failing": "Failing",
     "waiting": "Nothing fetched yet",
 }
+PART_WORDS = {
+    "batches": "events that wait to be delivered",
+    "archive": "delivered events, kept to be sent again",
+    "dead": "events that could not be delivered",
+    "ledger": "receipts: which batch was acknowledged when",
+    "gaps": "intervals that are lost",
+    "cursors": "how far each stream has been read",
+    "leases": "who delivers a stream",
+    "integrations": "what is known of each credential",
+    "schedules": "when each stream is asked next",
+    "budgets": "calls that were made",
+    "devices": "the device inventory",
+    "reconciliations": "what was read again",
+    "charts": "figures for the charts",
+    "acknowledged": "what a person has acknowledged",
+}
+"""What lies in each part of the store."""
 SHAPES = {"ok": "●", "attention": "▲", "failing": "✖", "waiting": "◌", "retired": "–"}
 DAY_SHAPES = {
     "whole": "●",
@@ -78,6 +95,7 @@ class Views:
         self._context = context
         self._events = events
         self._app = app
+        self._drawing = Drawing(app, context)
         self._views: dict[str, tuple[str, Callable[[Arguments], Values]]] = {
             "/": ("overview.html", self._overview),
             "/streams": ("streams.html", self._streams),
@@ -95,17 +113,33 @@ class Views:
         for path, (template, build) in self._views.items():
             app.add_url_rule(path, path, self._shown(template, build))
         app.add_url_rule("/live", "live", self._live)
-        app.add_url_rule("/chart.json", "chart", self._chart)
         app.add_url_rule("/docs/<name>", "docs", self._document)
         self._furnish()
 
     def _furnish(self) -> None:
         env = self._app.jinja_env
-        for name in ("number", "size", "seconds", "short", "ago", "pretty", "coded"):
+        for name in (
+            "number",
+            "headline",
+            "size",
+            "seconds",
+            "short",
+            "ago",
+            "lasting",
+            "moment",
+            "spaced",
+            "pretty",
+            "coded",
+        ):
             env.filters[name] = getattr(formatting, name)
         env.globals.update(
             version=VERSION,
+            command=COMMAND,
             plural=formatting.plural,
+            utc_now=formatting.utc_now,
+            gap_words=formatting.GAP_WORDS,
+            check_words=formatting.CHECK_WORDS,
+            part_words=PART_WORDS,
             shapes=SHAPES,
             words=WORDS,
             day_shapes=DAY_SHAPES,
@@ -166,25 +200,6 @@ class Views:
         answer.headers["Cache-Control"] = "no-cache"
         return answer
 
-    def _chart(self) -> Response:
-        chosen = RANGES.get(request.args.get("range", DEFAULT), RANGES[DEFAULT])
-        integration, tenant = (request.args.get(key) or None for key in ("integration", "tenant"))
-        found = self._context.history.chart(chosen, integration, tenant)
-        budgets = [
-            line["calls"]["per_minute"]
-            for line in self._context.snapshot.status()["integrations"]
-            if "calls" in line and integration in (None, line["name"])
-        ]
-        body = json.dumps(found | {"budget": sum(budgets) or None}, ensure_ascii=False)
-        return Response(body, content_type="application/json", headers=HEADERS)
-
-    def _drawn(self, arguments: Arguments, integration: str | None = None, tenant: str | None = None) -> Values:
-        """The chart as it is without script: bars, and a table."""
-        chosen = RANGES.get(arguments.get("range", DEFAULT), RANGES[DEFAULT])
-        found = self._context.history.chart(chosen, integration, tenant)
-        query = urlencode({key: value for key, value in (("integration", integration), ("tenant", tenant)) if value})
-        return {"chart": found, "chosen": chosen, "bars": bars(found), "chart_query": query, "chart_rows": rows(found)}
-
     def _overview(self, arguments: Arguments) -> Values:
         taken = self._context.snapshot.current()
         named = [line["name"] for line in taken.status["integrations"]]
@@ -207,8 +222,15 @@ class Views:
             if taken.status.get("links")
             else {},
             "days": in_words(self._context.completeness.cells()),
+            "flow": {
+                key: max(line[name] or "" for line in taken.streams) if taken.streams else ""
+                for key, name in (("newest", "last_event"), ("acked", "last_ack"))
+            },
+            "late": sum(found)
+            if (found := [line["reconciled"]["missing"] for line in taken.streams if line.get("reconciled")])
+            else None,
             "reasons": [self._reason(taken, each) for each in taken.status["reasons"]],
-            **self._drawn(arguments, chosen),
+            **self._drawing.of(arguments, Scope(chosen)),
         }
 
     @staticmethod
@@ -265,7 +287,7 @@ class Views:
             "tenant": tenant,
             "tenant_name": name,
             "integration": integration,
-            **self._drawn(arguments, integration, tenant),
+            **self._drawing.of(arguments, Scope(integration, tenant)),
         }
 
     def _stream(self, arguments: Arguments) -> Values:
@@ -293,6 +315,7 @@ class Views:
             "receipts": last_receipts(state, stream),
             "dead": dead,
             "newest": self._events.newest(state, stream) if admitted else None,
+            **self._drawing.of(arguments, Scope(stream.integration, stream.tenant, stream.kind)),
         }
 
     def _completeness(self, _: Arguments) -> Values:
@@ -312,7 +335,10 @@ class Views:
         days = self._context.completeness
         cell = next((each for each in days.cells(count=True) if each.day == arguments.get("day")), None)
         if cell is None:
-            raise NotFoundError("that is none of the last 90 days", remedy="Go to Completeness, and choose a day.")
+            raise NotFoundError(
+                "that is none of the last 90 days of which anything is known",
+                remedy="Go to Completeness, and choose a day.",
+            )
         labels = {
             (line["integration"], line["tenant"]): line["label"] for line in self._context.snapshot.current().lines
         }
@@ -324,7 +350,8 @@ class Views:
 
     def _dead_letters(self, arguments: Arguments) -> Values:
         lines = dead_letter_lines(self._context.app.store, self._context.snapshot.current().lines)
-        return {"nav": "dead", **paged("/dead-letters", lines, arguments)}
+        events = sum(line["events"] for line in lines)
+        return {"nav": "dead", "events": events, **paged("/dead-letters", lines, arguments)}
 
     @staticmethod
     def _document(name: str) -> Response:
@@ -355,9 +382,10 @@ class Views:
             "began": to_text(self._context.began),
             "pending": status["pending_bytes"],
             "limit": config.limits.max_pending_bytes,
+            "size": self._context.footprint.size(),
             "functions": status.get("functions", []),
             "log": self._context.log.newest() if admitted else None,
-            "docs": sorted(documents()),
+            "docs": [(name, title_of(name)) for name in sorted(documents())],
         }
 
 
@@ -401,41 +429,3 @@ def tenant_url(line: Mapping[str, Any]) -> str:
 def confirm_url(action: str, back: str, **fields: str) -> str:
     """Where an action is asked about."""
     return f"/confirm/{action}?" + urlencode({**fields, "back": back})
-
-
-def bars(chart: Mapping[str, Any]) -> Values:
-    """The chart as bars of a drawing that is 720 wide and 120 high: at most ninety, several buckets in one."""
-    fetched = chart["fetched"]
-    group = max(1, -(-len(fetched) // 90))
-    sums = [max(fetched[at : at + group], default=0) for at in range(0, len(fetched), group)]
-    most = max(sums, default=0)
-    width = 720 / max(1, len(sums))
-    return {
-        "most": most,
-        "width": round(width * 0.8, 2),
-        "all": [
-            {"x": round(at * width, 2), "h": round(120 * value / most, 1)}
-            for at, value in enumerate(sums)
-            if value and most
-        ],
-    }
-
-
-def rows(chart: Mapping[str, Any]) -> list[Values]:
-    """The chart as a table of at most 24 rows, newest first."""
-    times = chart["t"]
-    group = max(1, -(-len(times) // 24))
-    step = (times[1] - times[0]) / 60 if len(times) > 1 else 1
-    found = []
-    for at in range(0, len(times), group):
-        part = slice(at, at + group)
-        lags = [each for each in chart["lag"][part] if each is not None]
-        found.append(
-            {
-                "at": to_text(datetime.fromtimestamp(times[at], UTC)),
-                "fetched": round(sum(chart["fetched"][part]) * step),
-                "acked": round(sum(chart["acked"][part]) * step),
-                "lag": max(lags, default=None),
-            }
-        )
-    return found[::-1]

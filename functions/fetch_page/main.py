@@ -1,4 +1,4 @@
-"""fetch-page: store the next pages of each stream's Sophos events."""
+"""fetch-page: read the next pages of each stream from Sophos and store them as batches."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from lib.model.stream import KINDS
 
 
 class FetchPageRequest(Schema):
-    """Which streams: all, or those of an integration, a tenant, a kind."""
+    """The streams to fetch: all, or those of an integration, a tenant or a kind."""
 
     integration = fields.String()
     tenant = fields.String()
@@ -22,7 +22,7 @@ class FetchPageRequest(Schema):
 
 
 def fetch(**fields: Any) -> dict[str, Any]:
-    """Fetch for the streams that the request names."""
+    """Fetch the streams that the request names."""
     return answers.fetched(current().fetch(**fields))
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ForwardBatchRequest(Schema):
-    """Which streams: all, or those of an integration, a tenant, a kind; a finalized object names one."""
+    """The streams to forward: all, or those of an integration, a tenant or a kind. A storage event names one stream."""
 
     integration = fields.String()
     tenant = fields.String()
@@ -27,21 +27,21 @@ class ForwardBatchRequest(Schema):
 
 
 def forward(**fields: Any) -> dict[str, Any] | Refused:
-    """Forward for the streams that the request names."""
+    """Forward the waiting batches of the streams that the request names."""
     return answer_of(current().forward(**fields))
 
 
 def forward_object(name: str) -> dict[str, Any] | Refused:
-    """Forward for the stream that the object is a batch of."""
+    """Forward the waiting batches of the stored batch's stream."""
     return answer_of(current().forward_object(name))
 
 
 def answer_of(results: Iterable[DeliveryResult]) -> dict[str, Any] | Refused:
-    """Each stream's line; where one failed, the platform is told to call again."""
-    found = list(results)
-    lines, error = answers.delivered(found), next((each.error for each in found if each.error), None)
+    """A line for each stream. If one stream failed, the answer makes the platform call again."""
+    deliveries = list(results)
+    lines, error = answers.delivered(deliveries), next((result.error for result in deliveries if result.error), None)
     app = current()
-    rest = {"engine": answers.met(app.engine.counts)} if found and not app.config().observe else {}
+    rest = {"engine": answers.met(app.engine.counts)} if deliveries and not app.config().observe else {}
     return {"results": lines} | rest if error is None else Refused(lines, error.code, str(error), rest)
 
 

@@ -1,4 +1,4 @@
-"""test-connection: do these credentials work, and if not, what is to be done?"""
+"""test-connection: test a credential, from DNS to the engine, and name the remedy of each failure."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,13 +14,13 @@ from lib.model.stream import KINDS
 
 
 def sendable(text: str) -> None:
-    """Refuse what is no text: half of a surrogate pair."""
+    """Raise ValidationError for text that cannot be sent, such as half of a surrogate pair."""
     if not text.isprintable():
-        raise ValidationError("has characters that no credential has")
+        raise ValidationError("holds characters that a credential cannot hold")
 
 
 class TestConnectionRequest(Schema):
-    """A configured integration, or credentials that are not saved anywhere."""
+    """A configured integration, or a credential, which is not saved."""
 
     integration = fields.String()
     client_id = fields.String(validate=[validate.Length(1, 200), sendable])
@@ -47,12 +47,12 @@ def examine(
     tenant: str | None = None,
     streams: Sequence[str] = ("events",),
 ) -> dict[str, Any]:
-    """Test a configured integration, or credentials that are kept nowhere."""
+    """Test a configured integration, or a credential, which is not saved."""
     app = current()
     if integration is not None:
         return answers.connection(app.examine(integration, deadline=app.deadline()))
-    found = app.examine_credential(client_id, client_secret, region=region, tenant=tenant, streams=streams)
-    return answers.connection(found)
+    report = app.examine_credential(client_id, client_secret, region=region, tenant=tenant, streams=streams)
+    return answers.connection(report)
 
 
 @functions_framework.http

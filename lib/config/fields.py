@@ -1,4 +1,4 @@
-"""The kinds of values that the configuration has; each says in its fault what to write instead."""
+"""The kinds of values in the configuration. Each fault's text names a value to write instead."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Text(fields.String):
     """A text that is not empty."""
 
     default_error_messages = {  # noqa: RUF012 - marshmallow's form
-        "invalid": "has to be a text; put it in quotes",
+        "invalid": "must be a text; put it in quotes",
         "null": "is empty",
         "required": "is missing",
     }
@@ -46,7 +46,7 @@ class TextOrOff(fields.Field[str | None]):
         if value is False or value == "off":
             return None
         if not isinstance(value, str) or not value:
-            raise ValidationError("has to be a text, or off")
+            raise ValidationError("must be a text, or off")
         return value
 
 
@@ -79,17 +79,17 @@ class Duration(fields.Field[timedelta]):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> timedelta:
         del attr, data
         if not isinstance(value, str):
-            raise ValidationError(f"{value!r} has no unit: write such as 90s, 5m or 24h")
+            raise ValidationError(f"{value!r} has no unit: write a duration such as 90s, 5m or 24h")
         try:
             duration = parse_duration(value)
         except ValueError as error:
             raise ValidationError(str(error)) from None
         if duration < self._smallest:
-            raise ValidationError(f"has to be at least {int(self._smallest.total_seconds())}s")
+            raise ValidationError(f"must be at least {int(self._smallest.total_seconds())}s")
         if duration > self._longest:
-            raise ValidationError(f"has to be at most {duration_text(self._longest)}")
+            raise ValidationError(f"must be at most {duration_text(self._longest)}")
         if self._unit and duration % self._unit:
-            raise ValidationError(f"has to be a multiple of {int(self._unit.total_seconds())}s")
+            raise ValidationError(f"must be a multiple of {int(self._unit.total_seconds())}s")
         return duration
 
 
@@ -102,25 +102,25 @@ class DurationOrOff(Duration):
 
 
 class EveryField(fields.Field[Every]):
-    """A duration or a cron line."""
+    """A duration or a cron expression."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> Every:
         del attr, data
         text = str(value).strip()
         if len(text.split()) > 1 and isinstance(value, str):
             try:
-                CronSim(text, datetime(2026, 1, 1))  # noqa: DTZ001 - only the line's form is tried
+                CronSim(text, datetime(2026, 1, 1))  # noqa: DTZ001 - only the expression's syntax is checked
             except CronSimError as error:
-                raise ValidationError(f"{text!r} is no cron line: {error}") from None
+                raise ValidationError(f"{text!r} is not a cron expression: {error}") from None
             return Every(cron=text)
         try:
             interval = parse_duration(text)
         except ValueError:
-            raise ValidationError(f"{text!r} is neither a duration, such as 60s, nor a cron line") from None
+            raise ValidationError(f"{text!r} is neither a duration, such as 60s, nor a cron expression") from None
         if interval < timedelta(seconds=1):
-            raise ValidationError("1s is the smallest")
+            raise ValidationError("must be at least 1s")
         if interval > LONGEST_INTERVAL:
-            raise ValidationError(f"{duration_text(LONGEST_INTERVAL)} is the longest: Sophos serves no more")
+            raise ValidationError(f"must be at most {duration_text(LONGEST_INTERVAL)}: Sophos serves no older events")
         return Every(interval)
 
 
@@ -131,7 +131,7 @@ class Listen(fields.Field[tuple[str, int]]):
         del attr, data
         host, colon, port = str(value).rpartition(":")
         if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-            raise ValidationError(f"{value!r} is no address: write HOST:PORT, such as 127.0.0.1:8080")
+            raise ValidationError(f"{value!r} is not an address: write HOST:PORT, such as 127.0.0.1:8080")
         return host.strip("[]") or "127.0.0.1", int(port)
 
 
@@ -144,19 +144,19 @@ class ListenOrOff(Listen):
 
 
 class CountOrOff(fields.Field[int | None]):
-    """A number from 1 on; None for `off`."""
+    """A whole number of at least 1; None for `off`."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> int | None:
         del attr, data, options
         if value is False or value == "off":
             return None
         if type(value) is not int or value < 1:
-            raise ValidationError("has to be 1 or more, or off")
+            raise ValidationError("must be 1 or more, or off")
         return value
 
 
 class Location(Text):
-    """A place with a scheme."""
+    """A location with one of the given schemes."""
 
     def __init__(self, schemes: Mapping[str, str], **options: Any) -> None:
         super().__init__(**options)
@@ -164,20 +164,20 @@ class Location(Text):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str:
         text: str = super()._deserialize(value, attr, data, **options)
-        scheme = next((each for each in self._schemes if text.startswith(each)), None)
+        scheme = next((prefix for prefix in self._schemes if text.startswith(prefix)), None)
         if scheme is None or len(text) == len(scheme):
             raise ValidationError(f"{text!r}: write {' or '.join(self._schemes.values())}")
         if text.startswith("gs://") and not _BUCKET.fullmatch(text):
-            raise ValidationError(f"{text!r} names no bucket: write {self._schemes[scheme]}")
+            raise ValidationError(f"{text!r} does not name a bucket: write {self._schemes[scheme]}")
         if text.startswith("grpcs:") and not re.fullmatch(
             r"(\[[0-9a-fA-F:.]+\]|[^\s/:@\[\]]+):\d{1,5}", text[len(scheme) :]
         ):
             raise ValidationError(f"{text!r}: write {self._schemes[scheme]}")
         path = text.removeprefix("unix:").removeprefix("//") if text.startswith("unix:") else None
         if path is not None and not path.startswith("/"):
-            raise ValidationError("the socket's path has to be absolute")
+            raise ValidationError("the socket's path must be absolute")
         if path is not None and len(os.fsencode(path)) > SOCKET_PATH_BYTES:
-            raise ValidationError(f"the socket's path has over {SOCKET_PATH_BYTES} bytes, more than the system takes")
+            raise ValidationError(f"the socket's path is longer than {SOCKET_PATH_BYTES} bytes, the limit on Linux")
         return text
 
 
@@ -188,18 +188,18 @@ class Tenants(fields.Field[tuple[str, ...] | None]):
         del attr, data
         if value == "all":
             return None
-        if isinstance(value, list) and value and all(isinstance(each, str) and each for each in value):
+        if isinstance(value, list) and value and all(isinstance(tenant, str) and tenant for tenant in value):
             return tuple(dict.fromkeys(value))
         raise ValidationError("write `all`, or a list of tenant ids")
 
 
 def text_list(**options: Any) -> fields.List[str]:
     """A list of texts."""
-    return fields.List(Text(), error_messages={"invalid": "has to be a list, such as [one, two]"}, **options)
+    return fields.List(Text(), error_messages={"invalid": "must be a list, such as [one, two]"}, **options)
 
 
 class EventType(fields.String):
-    """A type of events, or a family of them."""
+    """A type of events, or a family of types."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         name: str = super()._deserialize(value, attr, data, **kwargs)

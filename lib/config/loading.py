@@ -1,4 +1,4 @@
-"""The configuration: one YAML file, checked as a whole before anything runs."""
+"""Reads the configuration: one YAML file, which is checked as a whole before anything runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lib.errors import ConfigError
 __all__ = ["Config", "InvalidConfigError", "lasting", "load", "located", "parse"]
 
 ELSEWHERE = ("gs://", "secret:")
-"""Begins the name of a configuration that is no file of this machine."""
+"""Prefixes of a configuration's location that is not a file on this machine."""
 PATHS: frozenset[KeyPath] = frozenset(
     {
         ("sophos", "ca_bundle"),
@@ -27,13 +27,13 @@ PATHS: frozenset[KeyPath] = frozenset(
         *(("relay", key) for key in ("certificate", "key", "client_ca", "tokens")),
     }
 )
-"""Keys that name a file or a folder."""
+"""Keys whose value is the path of a file or a folder."""
 _FILE = re.compile(r"(file:)(.+)()", re.DOTALL)
 _FILE_REFERENCE = re.compile(r"(\$\{file:)([^}]+)(\})")
 
 
 class InvalidConfigError(ConfigError):
-    """A configuration with every fault that was found in it."""
+    """An unusable configuration, with all its faults."""
 
     def __init__(self, location: str, faults: Sequence[ConfigFault]) -> None:
         lines = "".join(f"\n  {fault}" for fault in faults)
@@ -42,55 +42,60 @@ class InvalidConfigError(ConfigError):
 
 
 def located(location: str | None = None) -> str:
-    """Where the configuration is: as named, else by the environment; ConfigError where neither names it."""
-    found = location or environment.variable(environment.CONFIG)
-    if not found:
+    """The configuration's location: the argument, or the environment's; ConfigError if neither names one."""
+    location = location or environment.variable(environment.CONFIG)
+    if not location:
         raise ConfigError(
-            f"no configuration is named: there is no --config, and {environment.CONFIG} is not set",
+            f"no configuration is named: --config is missing, and {environment.CONFIG} is not set",
             remedy="Copy connector.example.yaml, fill it in, and name it with --config.",
         )
-    return found
+    return location
 
 
 def load(location: str | None = None) -> Config:
-    """The configuration at a path, `gs://bucket/object` or `secret:projects/P/secrets/S/versions/V`, or where the
-    environment says; ConfigError with every fault and its line.
+    """The configuration at a path, `gs://bucket/object` or `secret:projects/P/secrets/S/versions/V`.
+
+    Without a location, the environment names it. Raises ConfigError with every fault and its line.
     """
     return load_document(location)[0]
 
 
 def load_document(location: str | None = None) -> tuple[Config, Document]:
-    """The same, with the text that it was read from, whose places a fault can be told at."""
+    """The configuration and its document, which gives the line of each key; raises as `load` does."""
     location = located(location)
     try:
         text = _bytes_of(location).decode("utf-8")
     except OSError as error:
-        raise ConfigError(f"{location} cannot be read: {error.strerror}", remedy="Name a readable file.") from None
+        raise ConfigError(
+            f"{location} cannot be read: {error.strerror}", remedy="Correct the path, or the file's permissions."
+        ) from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{location} is not UTF-8 text (byte {error.start})", remedy="Save it as UTF-8.") from None
+        raise ConfigError(
+            f"{location} is not UTF-8 text (byte {error.start})", remedy="Save the file as UTF-8."
+        ) from None
     folder = None if location.startswith(ELSEWHERE) else Path(location).absolute().parent
     return _parsed(text, location, folder)
 
 
 def lasting(location: str) -> str:
-    """The same place, named so that a process with another folder finds it, as often as it reads it.
+    """The location as an absolute one, which processes with another working folder can read repeatedly.
 
-    Raises ConfigError for what can be read once, by this process alone: a pipe, such as `<(...)`, and standard input.
+    Raises ConfigError for a pipe, such as `<(...)`, and for standard input: only this process can read them, once.
     """
     if location.startswith(ELSEWHERE):
         return location
     path = Path(location).absolute()
     if path.is_relative_to("/dev/fd") or path.is_relative_to("/proc") or path == Path("/dev/stdin") or path.is_fifo():
         raise ConfigError(
-            f"{location} can be read only once; a running connector reads its configuration again and again",
-            remedy="Write the configuration to a file, and name that. `check` reads a pipe too.",
+            f"{location} can be read only once, but a running connector reads its configuration repeatedly",
+            remedy="Write the configuration to a file, and name that file. Only `check` can read a pipe.",
         )
     return str(path)
 
 
 def _bytes_of(location: str) -> bytes:
     if location.startswith("gs://"):
-        from lib.store.gcs import read_object  # noqa: PLC0415 - heavy, and only for who keeps it there
+        from lib.store.gcs import read_object  # noqa: PLC0415 - a heavy import that few sites need
 
         return read_object(location)
     if location.startswith("secret:"):
@@ -99,9 +104,7 @@ def _bytes_of(location: str) -> bytes:
 
 
 def parse(text: str, location: str = "the configuration") -> Config:
-    """The configuration that a text holds, its relative paths as they stand; InvalidConfigError with every fault and
-    its line.
-    """
+    """The configuration in a text; relative paths stay relative. Raises InvalidConfigError with every fault."""
     return _parsed(text, location, None)[0]
 
 
@@ -122,13 +125,13 @@ def _parsed(text: str, location: str, folder: Path | None) -> tuple[Config, Docu
 
 
 def _anchored(value: Any, folder: Path, path: KeyPath = ()) -> Any:
-    """The plain values, with every relative path meant from that folder: that of the configuration's file."""
+    """The plain values with every relative path made absolute; `folder` is that of the configuration's file."""
     if path == () and isinstance(value, dict):
         value = {"store": DEFAULT_STORE} | value
     if isinstance(value, dict):
-        return {key: _anchored(each, folder, (*path, key)) for key, each in value.items()}
+        return {key: _anchored(member, folder, (*path, key)) for key, member in value.items()}
     if isinstance(value, list):
-        return [_anchored(each, folder, (*path, at)) for at, each in enumerate(value)]
+        return [_anchored(element, folder, (*path, at)) for at, element in enumerate(value)]
     if not isinstance(value, str) or not value:
         return value
     if path in PATHS:

@@ -1,7 +1,9 @@
-"""The configuration as it is now: read again once its files have changed; what cannot be used leaves the last good one.
+"""The current configuration. It is read again after its files change; an unusable edit leaves the last good one.
 
-Beside the product's own file there may be a second one, with the integrations that the emulator follows elsewhere
-(UTMStack's own configuration). It holds secrets: it is private to the user, and its path comes by the environment.
+A few keys change only with a restart (FIXED). An edit of them is reported, and has no effect before.
+
+A second file may hold the integrations that the emulator follows in UTMStack's own configuration. It holds secrets, so
+only the user can read it. Its path comes from the environment.
 """
 
 from __future__ import annotations
@@ -22,27 +24,32 @@ from lib.errors import ConfigError, ConnectorError
 log = logging.getLogger(__name__)
 
 Signature = tuple[int, ...] | None
+FIXED = ("store", "listen", "utmstack")
+"""Keys that are the same from start to end: processes of one site must not differ in them."""
 
 
 def signature_of(path: Path) -> Signature:
-    """What changes with a file, however it is replaced; None where there is none."""
+    """Values that change when a file is edited or replaced; None if there is no file."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 class ReloadingConfig:
-    """The configuration at a location, with the integrations of a second file where there is one."""
+    """The configuration at a location, with the integrations of a second file if there is one.
+
+    Safe between threads.
+    """
 
     def __init__(
         self, location: str, followed: str | None = None, heard: Callable[[Config], None] = lambda _: None
     ) -> None:
-        """`heard` is told each configuration that comes into force."""
+        """`heard` is called with each new configuration."""
         self.location = location
         self.problem: ConnectorError | None = None
-        """Why the files as they are now cannot be used; then the last good configuration is."""
+        """Why the current files are not in use, or not wholly."""
         self._followed = Path(followed) if followed else None
         self._heard = heard
         self._lock = threading.Lock()
@@ -50,9 +57,9 @@ class ReloadingConfig:
         self._config: Config | None = None
 
     def current(self) -> Config:
-        """The configuration; ConfigError where there has been none yet that can be used."""
+        """The configuration; ConfigError if there was no usable configuration yet."""
         with self._lock:
-            # Looked at before reading: what changes meanwhile is read by the next call.
+            # The signatures come before the read: a change during the read differs from them, so the next call reads.
             seen = (signature_of(Path(self.location)), signature_of(self._followed) if self._followed else None)
             if self._config is None:
                 self._config = self._read()
@@ -70,23 +77,30 @@ class ReloadingConfig:
         try:
             self._config = self._read()
         except ConnectorError as error:
-            self.problem = ConfigError(f"the last good configuration is used: {error}", remedy=error.remedy)
-            log.warning("%s", self.problem)
+            self.problem = ConfigError(f"the last good configuration stays in use: {error}", remedy=error.remedy)
+            log.warning("%s", " ".join(str(self.problem).split()))  # The error has a line for each fault.
             return
+        changed = [key for key in FIXED if getattr(self._config, key) != getattr(before, key)]
         self.problem = None
+        if changed:
+            self._config = replace(self._config, **{key: getattr(before, key) for key in changed})
+            names = " and ".join(f"`{key}`" for key in changed)
+            self.problem = ConfigError(f"the change of {names} needs a restart", remedy="Restart the connector.")
+            log.warning("%s: restart the connector", self.problem)
         if self._config != before:
             log.info("the configuration has changed")
             self._heard(self._config)
 
 
 def with_followed(config: Config, followed: Iterable[IntegrationConfig]) -> Config:
-    """The configuration with those integrations beside its own; one of its own goes before another of that name."""
-    own = {each.name for each in config.integrations}
-    return replace(config, integrations=(*config.integrations, *(each for each in followed if each.name not in own)))
+    """The configuration with the followed integrations added; its own integration wins over one of the same name."""
+    own = {integration.name for integration in config.integrations}
+    added = (integration for integration in followed if integration.name not in own)
+    return replace(config, integrations=(*config.integrations, *added))
 
 
 def read_followed(path: Path) -> list[IntegrationConfig]:
-    """The integrations of such a file; none where it is missing, ConfigError where it cannot be read."""
+    """The integrations in the emulator's file; none if it is missing, ConfigError if it cannot be read."""
     try:
         return [_integration(fields) for fields in json.loads(path.read_bytes())]
     except FileNotFoundError:
@@ -94,7 +108,7 @@ def read_followed(path: Path) -> list[IntegrationConfig]:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}", remedy="Start the emulator again.") from None
     except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{path} is not what was written", remedy="Start the emulator again.") from None
+        raise ConfigError(f"{path} is damaged", remedy="Start the emulator again; it writes the file anew.") from None
 
 
 def _integration(fields: dict[str, Any]) -> IntegrationConfig:

@@ -1,4 +1,4 @@
-"""What a configuration may hold: every key's form, and what has to fit together."""
+"""The schema of the configuration: the form of each key, and the rules between keys."""
 
 from __future__ import annotations
 
@@ -51,24 +51,24 @@ LOCAL = ("open", "key")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MOST_BYTES = 1 << 50
 UNKNOWN_KEY = "unknown key"
-"""Begins the fault of a key that is not known."""
+"""The beginning of the fault of an unknown key."""
 
 
 class _Strict(Schema):
-    """Unknown keys are faults that name the nearest known one."""
+    """A schema in which an unknown key is a fault that names the nearest known key."""
 
     class Meta:
         unknown = RAISE
 
     def handle_error(self, error: ValidationError, data: Any, **_: Any) -> None:
-        """Say more of an unknown key than that it is unknown."""
+        """Add a hint to the fault of an unknown key."""
         if not isinstance(error.messages, dict) or not isinstance(data, Mapping):
             return
-        known = [each.data_key or name for name, each in self.fields.items()]
+        keys = [field.data_key or name for name, field in self.fields.items()]
         for key in error.messages:
-            if key in data and key not in known:
-                near = get_close_matches(str(key), known, n=1, cutoff=0.5)
-                hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}"
+            if key in data and key not in keys:
+                near = get_close_matches(str(key), keys, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}?" if near else f"the keys here are: {', '.join(keys)}"
                 error.messages[key] = [f"{UNKNOWN_KEY}; {hint}"]
 
 
@@ -94,7 +94,7 @@ class _SophosSchema(_Strict):
         if proxy.startswith("${"):
             return
         if "@" in proxy:
-            raise ValidationError("a user and password are a secret: write a reference, such as ${env:SOPHOS_PROXY}")
+            raise ValidationError("holds a user and password: write a reference, such as ${env:SOPHOS_PROXY}")
         fault = proxy_fault(proxy)
         if fault:
             raise ValidationError(fault)
@@ -108,7 +108,7 @@ class _SophosSchema(_Strict):
 
 class _LimitsSchema(_Strict):
     max_pending_bytes = fields.Integer(
-        strict=True, validate=validate.Range(1, MOST_BYTES, error="has to be a number of bytes")
+        strict=True, validate=validate.Range(1, MOST_BYTES, error="must be a number of bytes")
     )
     ack_timeout = Duration(timedelta(seconds=1), timedelta(hours=1))
     deadline = Duration(timedelta(seconds=1), timedelta(hours=1))
@@ -119,12 +119,12 @@ class _LimitsSchema(_Strict):
 
 
 class _AccessSchema(_Strict):
-    keys = fields.List(ReferenceText(), error_messages={"invalid": "has to be a list, such as [${{env:ACCESS_KEY}}]"})
+    keys = fields.List(ReferenceText(), error_messages={"invalid": "must be a list, such as [${{env:ACCESS_KEY}}]"})
     audiences = text_list()
     emails = text_list()
-    platform = fields.String(validate=validate.Equal(CLOUD_RUN, error=f"{CLOUD_RUN} is the only one known"))
+    platform = fields.String(validate=validate.Equal(CLOUD_RUN, error=f"must be {CLOUD_RUN}"))
     certs_url = Text()
-    local = fields.String(validate=validate.OneOf(LOCAL, error=f"has to be one of: {', '.join(LOCAL)}"))
+    local = fields.String(validate=validate.OneOf(LOCAL, error=f"must be one of: {', '.join(LOCAL)}"))
 
     @post_load
     def _made(self, data: dict[str, Any], **_: Any) -> AccessRules:
@@ -136,16 +136,16 @@ class _AccessSchema(_Strict):
     def _as_a_whole(self, data: dict[str, Any], **_: Any) -> None:
         for at, key in enumerate(data.get("keys", ())):
             if not key.startswith("${") and len(key) < SHORTEST_KEY:
-                raise ValidationError({"keys": {at: [f"has under {SHORTEST_KEY} characters, and could be guessed"]}})
+                raise ValidationError({"keys": {at: [f"is too short: write at least {SHORTEST_KEY} characters"]}})
         if bool(data.get("audiences")) != bool(data.get("emails")):
-            raise ValidationError("`audiences` and `emails` go together: whom a token is meant for, and whose it is")
+            raise ValidationError("`audiences` and `emails` go together: set both, or neither")
         if "platform" in data and data.get("audiences"):
-            raise ValidationError("that platform checks tokens itself: leave `audiences` and `emails` out", "platform")
+            raise ValidationError("this platform checks tokens itself: remove `audiences` and `emails`", "platform")
         if data.get("local") == "key" and not data.get("keys") and not data.get("audiences"):
-            raise ValidationError("nobody could call: name `keys`, or `audiences` and `emails`", "local")
+            raise ValidationError("no caller would be allowed: set `keys`, or `audiences` and `emails`", "local")
         url = data.get("certs_url", GOOGLE_CERTS)
         if url != GOOGLE_CERTS and not names_loopback(url):
-            raise ValidationError(f"has to be {GOOGLE_CERTS}; another one is for tests, on loopback", "certs_url")
+            raise ValidationError(f"must be {GOOGLE_CERTS}, or a URL on loopback for tests", "certs_url")
 
 
 class _TasksSchema(_Strict):
@@ -163,13 +163,13 @@ class _TasksSchema(_Strict):
         if not re.fullmatch(r"projects/[^/\s]+/locations/[^/\s]+/queues/[A-Za-z0-9-]+", data["queue"]):
             raise ValidationError("write projects/P/locations/L/queues/Q", "queue")
         if not data["url"].startswith("https://") and not names_loopback(data["url"]):
-            raise ValidationError("has to begin with https://", "url")
+            raise ValidationError("must begin with https://", "url")
         if "@" not in data["service_account"]:
             raise ValidationError(
-                "write the account's address, such as tasks@P.iam.gserviceaccount.com", "service_account"
+                "write the account's email address, such as tasks@P.iam.gserviceaccount.com", "service_account"
             )
         if data.get("api_url", TASKS_URL) != TASKS_URL and not names_loopback(data["api_url"]):
-            raise ValidationError(f"has to be {TASKS_URL}; another one is for tests, on loopback", "api_url")
+            raise ValidationError(f"must be {TASKS_URL}, or a URL on loopback for tests", "api_url")
 
 
 class _EngineAccessSchema(_Strict):
@@ -185,7 +185,7 @@ class _EngineAccessSchema(_Strict):
     @validates_schema(skip_on_field_errors=True)
     def _as_a_whole(self, data: dict[str, Any], **_: Any) -> None:
         if ("certificate" in data) != ("key" in data):
-            raise ValidationError("`certificate` and `key` go together")
+            raise ValidationError("`certificate` and `key` go together: set both, or neither")
 
 
 class _RelaySchema(_Strict):
@@ -195,9 +195,9 @@ class _RelaySchema(_Strict):
     client_ca = Text()
     tokens = Text()
     metrics = ListenOrOff()
-    streams = fields.Integer(strict=True, validate=validate.Range(1, 1000, error="has to be between 1 and 1000"))
+    streams = fields.Integer(strict=True, validate=validate.Range(1, 1000, error="must be between 1 and 1000"))
     bytes_in_flight = fields.Integer(
-        strict=True, validate=validate.Range(1, MOST_BYTES, error="has to be a number of bytes")
+        strict=True, validate=validate.Range(1, MOST_BYTES, error="must be a number of bytes")
     )
     rate = CountOrOff()
     idle = Duration(timedelta(seconds=1), timedelta(days=1))
@@ -209,14 +209,14 @@ class _RelaySchema(_Strict):
     @validates_schema(skip_on_field_errors=True)
     def _as_a_whole(self, data: dict[str, Any], **_: Any) -> None:
         if "client_ca" not in data and "tokens" not in data:
-            raise ValidationError("everybody could write to the engine: name `client_ca`, or `tokens`, or both")
+            raise ValidationError("anyone could write to the engine: set `client_ca`, or `tokens`, or both")
         host = (data.get("metrics") or ("127.0.0.1", 0))[0]
         if not names_loopback(f"//[{host}]" if ":" in host else f"//{host}"):
-            raise ValidationError("has to be an address of loopback, since everybody may read there", "metrics")
+            raise ValidationError("must be a loopback address, because metrics need no credentials", "metrics")
 
 
 LONGEST_NAME = 600
-"""Bytes of an integration's name in the store, percent-encoded: an object's name may have 1,024 in all."""
+"""Bytes of an integration's percent-encoded name. A whole object name may have 1,024 bytes in Cloud Storage."""
 DAY = timedelta(days=1)
 YEARS = timedelta(days=3660)
 _CREDENTIALS = {"client_id", "client_secret", "next_client_id", "next_client_secret"}
@@ -231,13 +231,13 @@ class _IntegrationSchema(_Strict):
     region = Text()
     tenants = Tenants(allow_none=False)
     streams = fields.List(
-        fields.String(validate=validate.OneOf(KINDS, error=f"has to be one of: {', '.join(KINDS)}")),
+        fields.String(validate=validate.OneOf(KINDS, error=f"must be one of: {', '.join(KINDS)}")),
         validate=validate.Length(min=1, error="is empty"),
-        error_messages={"invalid": "has to be a list, such as [events]"},
+        error_messages={"invalid": "must be a list, such as [events]"},
     )
     exclude_types = fields.List(
         EventType(),
-        error_messages={"invalid": "has to be a list, such as [family:web_control]", "null": "has to be a list"},
+        error_messages={"invalid": "must be a list, such as [family:web_control]", "null": "must be a list"},
     )
     lookback = Duration(timedelta(seconds=1), YEARS)
     settle = Duration(longest=DAY, unit=timedelta(minutes=1))
@@ -246,7 +246,7 @@ class _IntegrationSchema(_Strict):
     alerts_data_type = Text()
     data_source = Text()
     calls_per_minute = fields.Integer(
-        strict=True, validate=validate.Range(1, 100_000, error="has to be between 1 and 100000")
+        strict=True, validate=validate.Range(1, 100_000, error="must be between 1 and 100000")
     )
     endpoints_data_type = Text()
     inventory = Duration(timedelta(minutes=1), YEARS)
@@ -255,7 +255,7 @@ class _IntegrationSchema(_Strict):
     def _storable(self, name: str, **_: Any) -> None:
         length = len(quote(name, safe=""))
         if length > LONGEST_NAME:
-            raise ValidationError(f"takes {length} bytes in the store's names; {LONGEST_NAME} is the most: shorten it")
+            raise ValidationError(f"is too long: it takes {length} bytes in the store; the limit is {LONGEST_NAME}")
 
     @validates("region")
     def _region(self, region: str, **_: Any) -> None:
@@ -266,7 +266,7 @@ class _IntegrationSchema(_Strict):
     @validates_schema(skip_on_field_errors=True)
     def _pair(self, data: dict[str, Any], **_: Any) -> None:
         if ("next_client_id" in data) != ("next_client_secret" in data):
-            raise ValidationError("`next_client_id` and `next_client_secret` go together")
+            raise ValidationError("`next_client_id` and `next_client_secret` go together: set both, or neither")
 
     @post_load
     def _made(self, data: dict[str, Any], **_: Any) -> IntegrationConfig:
@@ -280,7 +280,7 @@ class _IntegrationSchema(_Strict):
 
 
 class _LogSchema(_Strict):
-    level = fields.String(validate=validate.OneOf(LOG_LEVELS, error=f"has to be one of: {', '.join(LOG_LEVELS)}"))
+    level = fields.String(validate=validate.OneOf(LOG_LEVELS, error=f"must be one of: {', '.join(LOG_LEVELS)}"))
 
     @post_load
     def _made(self, data: dict[str, Any], **_: Any) -> LogSettings:
@@ -304,26 +304,26 @@ class ConfigSchema(_Strict):
     listen = Listen()
     gap_data_type = TextOrOff()
     heartbeat = DurationOrOff(timedelta(minutes=1))
-    observe = fields.Boolean(truthy={True}, falsy={False}, error_messages={"invalid": "has to be on or off"})
+    observe = fields.Boolean(truthy={True}, falsy={False}, error_messages={"invalid": "must be on or off"})
     archive = DurationOrOff(DAY, YEARS)
-    sophos = fields.Nested(_SophosSchema, error_messages={"type": "has to hold keys"})
-    limits = fields.Nested(_LimitsSchema, error_messages={"type": "has to hold keys"})
-    log = fields.Nested(_LogSchema, error_messages={"type": "has to hold keys"})
-    access = fields.Nested(_AccessSchema, error_messages={"type": "has to hold keys"})
-    tasks = fields.Nested(_TasksSchema, error_messages={"type": "has to hold keys"})
-    utmstack = fields.Nested(_UTMStackSchema, error_messages={"type": "has to hold keys"})
-    engine_access = fields.Nested(_EngineAccessSchema, error_messages={"type": "has to hold keys"})
-    relay = fields.Nested(_RelaySchema, error_messages={"type": "has to hold keys"})
+    sophos = fields.Nested(_SophosSchema, error_messages={"type": "must hold keys"})
+    limits = fields.Nested(_LimitsSchema, error_messages={"type": "must hold keys"})
+    log = fields.Nested(_LogSchema, error_messages={"type": "must hold keys"})
+    access = fields.Nested(_AccessSchema, error_messages={"type": "must hold keys"})
+    tasks = fields.Nested(_TasksSchema, error_messages={"type": "must hold keys"})
+    utmstack = fields.Nested(_UTMStackSchema, error_messages={"type": "must hold keys"})
+    engine_access = fields.Nested(_EngineAccessSchema, error_messages={"type": "must hold keys"})
+    relay = fields.Nested(_RelaySchema, error_messages={"type": "must hold keys"})
     integrations = fields.List(
         fields.Nested(_IntegrationSchema),
-        error_messages={"invalid": "has to be a list", "null": "has to be a list"},
+        error_messages={"invalid": "must be a list", "null": "must be a list"},
     )
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _some(self, _: dict[str, Any], original: Any, **__: Any) -> None:
         if not original.get("integrations", []) and "utmstack" not in original and "relay" not in original:
-            missing = "is missing" if "integrations" not in original else "has to hold at least one integration"
-            raise ValidationError(f"{missing}, or `utmstack` beside it", "integrations")
+            missing = "is missing" if "integrations" not in original else "is empty"
+            raise ValidationError(f"{missing}: add an integration, or set `utmstack`", "integrations")
 
     @post_load
     def _made(self, data: dict[str, Any], **_: Any) -> Config:
@@ -332,12 +332,12 @@ class ConfigSchema(_Strict):
     @validates_schema(skip_on_field_errors=True)
     def _as_a_whole(self, data: dict[str, Any], **_: Any) -> None:
         if "engine_access" in data and not data.get("engine", "").startswith("grpcs:"):
-            raise ValidationError("is for an engine behind a relay: `engine: grpcs://HOST:PORT`", "engine_access")
+            raise ValidationError("needs an engine behind a relay: set `engine: grpcs://HOST:PORT`", "engine_access")
         seen: set[str] = set()
         allowed = data["sophos"].allow_hosts if "sophos" in data else ()
         for at, integration in enumerate(data.get("integrations", ())):
             if integration.name in seen:
-                raise ValidationError({"integrations": {at: {"name": [f"{integration.name!r} is named twice"]}}})
+                raise ValidationError({"integrations": {at: {"name": [f"{integration.name!r} is used twice"]}}})
             seen.add(integration.name)
             if "://" in integration.region:
                 try:
@@ -347,16 +347,16 @@ class ConfigSchema(_Strict):
 
 
 def _check_certificates(path: str) -> None:
-    import ssl  # noqa: PLC0415 - only who names such a file waits for it
+    import ssl  # noqa: PLC0415 - a slow import that only this key needs
 
     try:
-        found = ssl.create_default_context(cafile=path).cert_store_stats()["x509"]
+        certificates = ssl.create_default_context(cafile=path).cert_store_stats()["x509"]
     except ssl.SSLError:
-        found = 0
+        certificates = 0
     except OSError as error:
         raise ValidationError(f"{path} cannot be read: {error.strerror}") from None
-    if not found:
-        raise ValidationError(f"{path} holds no certificates in PEM form")
+    if not certificates:
+        raise ValidationError(f"{path} holds no certificate in PEM format")
 
 
 def _check_host(url: str, allowed: Sequence[str], key: str) -> None:

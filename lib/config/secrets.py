@@ -1,4 +1,4 @@
-"""Secrets by reference: resolved when they are used, so that a rotated one is read anew, and never printed."""
+"""References to secrets. A reference is resolved at each use, so that a rotated secret counts. It is never printed."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ _SECRET_NAME = re.compile(r"projects/[^/]+/secrets/[^/]+/versions/[^/]+")
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A text of the configuration that may stand for another one."""
+    """A text in the configuration: a value, or a reference to one."""
 
     text: str
     where: str
-    """What it is for, for people: `client_secret of integration 'acme'`."""
+    """The key that it belongs to, in words: `client_secret of integration 'acme'`."""
     literal: bool = False
-    """Whether it stands for itself, whatever it looks like."""
+    """Whether the text is the value even if it looks like a reference."""
 
     def __repr__(self) -> str:
         return f"Reference({self.where})"
 
     @property
     def is_plain(self) -> bool:
-        """Whether the configuration itself holds the text."""
+        """Whether the configuration itself holds the value."""
         return not self.literal and _REFERENCE.fullmatch(self.text) is None
 
     def resolve(self) -> str:
-        """What it stands for; ConfigError where that cannot be had, StoreError where Secret Manager cannot be asked."""
+        """The value; ConfigError if it cannot be read, StoreError if Secret Manager cannot be reached."""
         match = None if self.literal else _REFERENCE.fullmatch(self.text)
         if match is None:
             return trimmed(self.text)
         value = trimmed({"env": self._env, "file": self._file, "secret": self._secret}[match[1]](match[2]))
         if not value:
-            raise ConfigError(f"{self.where}: {match[0]} is empty", remedy="Put the value there; nothing was sent.")
+            raise ConfigError(f"{self.where}: {match[0]} is empty", remedy="Set its value. Nothing was sent.")
         return value
 
     def _env(self, name: str) -> str:
         value = environment.variable(name)
         if value is None:
             raise ConfigError(
-                f"{self.where}: the environment variable {name} is not set", remedy=f"Set {name}, and start again."
+                f"{self.where}: the environment variable {name} is not set", remedy=f"Set {name}, and restart."
             )
         return value
 
@@ -67,44 +67,49 @@ class Reference:
 
 
 def trimmed(text: str) -> str:
-    """The text without blanks, line ends and invisible characters around it, which no secret begins or ends with."""
+    """The text without surrounding white space and invisible characters. No secret begins or ends with them."""
     return text.strip(_AROUND)
 
 
 def credential(reference: Reference) -> str:
-    """A client id or secret; ConfigError where what was pasted cannot be one, with the character that shows it."""
+    """A client id or secret; ConfigError if the value cannot be one. The error names the wrong character."""
     value = reference.resolve()
     fault = credential_fault(value)
     if fault is None:
         return value
-    raise ConfigError(f"{reference.where}: the value {fault}", remedy="Paste it anew, alone and in one line.")
+    raise ConfigError(f"{reference.where}: the value {fault}", remedy="Paste the value again, alone and on one line.")
 
 
 def credential_fault(value: str) -> str | None:
-    """What shows that a value is no client id or secret of Sophos; None: nothing. The value itself is not told."""
+    """The fault of a value that cannot be a client id or secret; None if there is none. It does not show the value."""
     if value[:1] in _QUOTES or value[-1:] in _QUOTES:
-        return "has quotes around it, which would be sent with it"
+        return "has quotes around it: remove them"
     for at, character in enumerate(value, 1):
         if character.isspace() or not character.isprintable():
-            return f"holds {unicodedata.name(character, 'a control character')} (U+{ord(character):04X}) at place {at}"
+            return (
+                f"holds {unicodedata.name(character, 'a control character')} (U+{ord(character):04X}) at position {at}"
+            )
     return None
 
 
 def fault_of(text: str) -> str | None:
-    """What is wrong with a text that looks like a reference; None for a good one, and for a plain text."""
+    """The fault of a text that looks like a reference; None for a valid reference and for a plain text."""
     if not text.startswith("${"):
         return None
     match = _REFERENCE.fullmatch(text)
     if match is None:
-        return "not a reference: write ${env:NAME}, ${file:/path} or ${secret:projects/P/secrets/S/versions/V}"
+        return "is not a reference: write ${env:NAME}, ${file:/path} or ${secret:projects/P/secrets/S/versions/V}"
     if match[1] == "secret" and not _SECRET_NAME.fullmatch(match[2]):
-        return "not a secret's name: write ${secret:projects/P/secrets/S/versions/latest}"
+        return "is not the name of a secret: write ${secret:projects/P/secrets/S/versions/latest}"
     return None
 
 
 def access_secret(name: str, where: str) -> str:
-    """A version's payload from Google Cloud's Secret Manager."""
-    import grpc  # noqa: PLC0415 - heavy, and only for who keeps secrets there
+    """The payload of a secret's version in Google Cloud's Secret Manager; raises as `Reference.resolve` does.
+
+    `where` names the key in errors.
+    """
+    import grpc  # noqa: PLC0415 - a heavy import that few sites need
     from google.api_core.exceptions import GoogleAPIError, NotFound, PermissionDenied  # noqa: PLC0415
     from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415
     from google.cloud.secretmanager_v1 import SecretManagerServiceClient  # noqa: PLC0415
@@ -122,10 +127,13 @@ def access_secret(name: str, where: str) -> str:
     except (NotFound, PermissionDenied) as error:
         raise ConfigError(
             f"{where}: the secret {name} cannot be read: {error.__class__.__name__}",
-            remedy="Correct its name, or give this service account the role Secret Manager Secret Accessor.",
+            remedy="Correct the secret's name, or give this service account the role Secret Manager Secret Accessor.",
         ) from None
     except (GoogleAPIError, GoogleAuthError) as error:
-        raise StoreError(f"{where}: Secret Manager cannot be asked: {error.__class__.__name__}") from None
+        raise StoreError(
+            f"{where}: Secret Manager cannot be reached: {error.__class__.__name__}",
+            remedy="Check that this machine reaches secretmanager.googleapis.com and has Google credentials.",
+        ) from None
 
 
 def _payload(client: object, name: str) -> str:

@@ -1,7 +1,7 @@
-"""What can be set, as values: one dataclass a section of the file, whose defaults are those of the keys.
+"""The settings as values: one dataclass for each section of the file. Its defaults are the defaults of the keys.
 
-A new key is a field here, a field of `lib/config/schema.py`, a line of `connector.example.yaml`, and a row of the
-documents' table; a test compares the four.
+A new key needs a field here, a field in `lib/config/schema.py`, a line in `connector.example.yaml` and a row in the
+table of the documentation. A test compares the four.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ TASKS_URL = "https://cloudtasks.googleapis.com"
 
 @dataclass(frozen=True, slots=True)
 class Every:
-    """When fetch-page is triggered: each so often, or by a cron line in UTC."""
+    """When fetch-page is called: at an interval, or by a cron expression in UTC. One of the two is set."""
 
     interval: timedelta | None = None
     cron: str | None = None
 
     def seconds_after(self, started: datetime) -> float:
-        """Seconds from the start of one tick to that of the next."""
+        """Seconds from the start of one tick to the start of the next."""
         if self.interval is not None:
             return self.interval.total_seconds()
         return (next(CronSim(str(self.cron), started)) - started).total_seconds()
 
     def seconds_around(self, now: datetime) -> float:
-        """Seconds between the tick before and the one after."""
+        """Seconds between the last tick before `now` and the first one after."""
         if self.interval is not None:
             return self.interval.total_seconds()
         before, after = CronSim(str(self.cron), now, reverse=True), CronSim(str(self.cron), now)
         return (next(after) - next(before)).total_seconds()
 
     def is_ever_over(self, longest: timedelta) -> bool:
-        """Whether two ticks of some year are that far apart, and a minute."""
+        """Whether two ticks of a year are more than `longest` and a minute apart."""
         if self.interval is not None:
             return self.interval > longest
         tick = first = next(CronSim(str(self.cron), datetime(2026, 1, 1)))  # noqa: DTZ001 - UTC, as all of them
@@ -55,16 +55,16 @@ class Every:
 
 @dataclass(frozen=True, slots=True)
 class SophosHosts:
-    """Where Sophos Central is."""
+    """Addresses of Sophos Central, and how to connect to them."""
 
     auth_url: str = "https://id.sophos.com"
     api_url: str = "https://api.central.sophos.com"
     allow_hosts: tuple[str, ...] = ()
-    """Hosts beside *.sophos.com and loopback that credentials may be sent to."""
+    """Further hosts to which credentials may be sent, beside *.sophos.com and loopback."""
     ca_bundle: str | None = None
-    """A file of certificates (PEM) to trust, in place of those that are built in."""
+    """A file of certificates (PEM) to trust instead of the built-in ones."""
     proxy: Reference | None = field(default=None, repr=False)
-    """The URL of the way out, which may hold a password; loopback is always reached without it."""
+    """The URL of the proxy, which may hold a password. Connections to loopback do not use it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,62 +72,62 @@ class Limits:
     """Bounds that a site may want to change."""
 
     max_pending_bytes: int = 2 << 30
-    """Waiting batches of the whole store, before fetching pauses."""
+    """Bytes of waiting batches in the whole store at which fetching pauses."""
     ack_timeout: timedelta = timedelta(seconds=30)
-    """How old the oldest unacknowledged log may grow before the engine counts as dead."""
+    """The age of the oldest unacknowledged log at which the engine counts as dead."""
     deadline: timedelta = timedelta(seconds=50)
-    """How long one call of a function may take before it hands over to the next."""
+    """The time after which one call of a function stops and leaves the rest to the next call."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """What the log tells."""
+    """Settings of the log."""
 
     level: str = "info"
-    """debug, info, warning or error: nothing less severe is logged."""
+    """debug, info, warning or error; entries of a lower level are not logged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntegrationConfig(IntegrationSettings):
-    """An integration's settings, with its credentials, which are references as yet."""
+    """An integration's settings with its credentials, as references that are not resolved yet."""
 
     client_id: Reference = field(repr=False)
     client_secret: Reference = field(repr=False)
     next_client_id: Reference | None = field(default=None, repr=False)
     next_client_secret: Reference | None = field(default=None, repr=False)
-    """Used where the first is refused: so that it can be replaced without a gap."""
+    """The second credential is used if Sophos refuses the first one. So a credential can be replaced without a gap."""
 
 
 @dataclass(frozen=True, slots=True)
 class AccessRules:
-    """Who may call the functions from elsewhere than loopback; by default nobody."""
+    """The callers that may call the functions from other machines; by default none."""
 
     keys: tuple[Reference, ...] = field(default=(), repr=False)
     audiences: tuple[str, ...] = ()
     emails: tuple[str, ...] = ()
     platform: str | None = None
-    """`cloud-run`: its IAM has checked every caller."""
+    """`cloud-run`: the platform's IAM has checked every caller."""
     certs_url: str = GOOGLE_CERTS
     local: str = "open"
-    """`key`: who calls from this machine shows a key too, since a proxy on it may make everybody local."""
+    """`key`: callers on this machine must show a key too. A proxy on this machine may make every caller local."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskQueueSettings:
-    """A Cloud Tasks queue, through which a tick becomes one call a stream."""
+    """A Cloud Tasks queue. With it, a tick makes one call for each stream."""
 
     queue: str
     """`projects/P/locations/L/queues/Q`."""
     url: str
-    """Where fetch-page is called."""
+    """The URL of fetch-page."""
     service_account: str
-    """As whom."""
+    """The service account that calls it."""
     api_url: str = TASKS_URL
 
 
 @dataclass(frozen=True, slots=True)
 class UTMStackSettings:
-    """Where UTMStack's own configuration is."""
+    """The location of UTMStack's own configuration."""
 
     workdir: str
     """The work folder of its event processor, which holds `pipeline/`."""
@@ -135,10 +135,10 @@ class UTMStackSettings:
 
 @dataclass(frozen=True, slots=True)
 class EngineAccess:
-    """What a relay asks of who calls it, each as PEM or text behind a reference; with a socket, nothing."""
+    """Credentials for the relay, as references to PEM or text. An engine's socket needs none."""
 
     ca: Reference | None = None
-    """Whom to trust for the relay's certificate; None: the authorities that everybody trusts."""
+    """The CA of the relay's certificate; None: the public CAs."""
     certificate: Reference | None = None
     key: Reference | None = field(default=None, repr=False)
     token: Reference | None = field(default=None, repr=False)
@@ -146,28 +146,28 @@ class EngineAccess:
 
 @dataclass(frozen=True, slots=True)
 class RelaySettings:
-    """The relay in front of the engine's socket: files are paths, since it reads them anew when they change."""
+    """The relay in front of the engine's socket. Files are paths: the relay reads them again after a change."""
 
     certificate: str
     key: str
     client_ca: str | None = None
-    """Whose certificates callers have to show; None: they need none."""
+    """The CA of the callers' certificates; None: callers need no certificate."""
     tokens: str | None = None
-    """A file with one accepted token a line; None: callers need none."""
-    listen: tuple[str, int] = ("0.0.0.0", 7443)  # noqa: S104 - being reached from elsewhere is what it is for
+    """A file with one accepted token a line; None: callers need no token."""
+    listen: tuple[str, int] = ("0.0.0.0", 7443)  # noqa: S104 - other machines must reach the relay
     metrics: tuple[str, int] | None = ("127.0.0.1", 7444)
     streams: int = 64
     bytes_in_flight: int = 128 << 20
-    """Of all streams together; each has an equal share, and always room for one message."""
+    """The bound for all streams together. Each stream has an equal share, and always room for one message."""
     rate: int | None = 5000
-    """Messages a second, of all streams together; None: as fast as the engine takes them."""
+    """Messages a second for all streams together; None: as fast as the engine takes them."""
     idle: timedelta = timedelta(minutes=5)
-    """How long a stream may stand still."""
+    """How long a stream may be idle."""
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything that can be set."""
+    """The whole configuration."""
 
     integrations: tuple[IntegrationConfig, ...]
     store: str = DEFAULT_STORE
@@ -181,14 +181,14 @@ class Config:
     tasks: TaskQueueSettings | None = None
     """None: one call does the work of a tick."""
     observe: bool = False
-    """Whether everything is fetched and counted, and nothing forwarded: beside UTMStack's own plugin."""
+    """Whether events are fetched and counted but not forwarded, for a trial beside UTMStack's own plugin."""
     archive: timedelta | None = None
-    """How long delivered batches are kept for `replay`; None: not at all."""
+    """How long delivered batches are kept for `replay`; None: they are not kept."""
     heartbeat: timedelta | None = None
-    """How often an event of ours goes the way of all events; None: never."""
+    """The interval of heartbeat events; None: no heartbeats."""
     gap_data_type: str | None = "sophos-central-gaps"
-    """Under which data type the engine is told of a gap; None: it is not told."""
+    """The data type of gap events; None: no gap events."""
     utmstack: UTMStackSettings | None = None
-    """Where integrations are read from beside those of the file; None: nowhere."""
+    """A further source of integrations; None: only those of the file."""
     engine_access: EngineAccess = EngineAccess()
     relay: RelaySettings | None = None

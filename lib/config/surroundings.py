@@ -1,4 +1,4 @@
-"""What a configuration needs of the machine it is read on: the second half of `check`. It looks, and makes nothing."""
+"""The second half of `check`: what the configuration needs on this machine. It changes nothing."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _CREDENTIALS = ("client_id", "client_secret", "next_client_id", "next_client_sec
 
 
 def faults(config: Config, document: Document, open_store: Callable[[str], object]) -> list[ConfigFault]:
-    """What is missing here. `open_store` opens a store that is there; it raises ConnectorError, and makes none."""
-    found = (*_references(config), *_store(config.store, open_store), *_socket(config.engine), *_relay(config))
-    return [document.fault(path, message) for path, message in found]
+    """What is missing on this machine. `open_store` creates no store; it opens one or raises ConnectorError."""
+    missing = (*_references(config), *_store(config.store, open_store), *_socket(config.engine), *_relay(config))
+    return [document.fault(path, message) for path, message in missing]
 
 
 def warnings(config: Config, document: Document, location: str) -> list[ConfigFault]:
-    """What others on this machine can read and should not."""
-    found: list[Finding] = []
+    """Secrets and events that other users of this machine can read."""
+    exposed: list[Finding] = []
     if has_plain_secret(config) and _mode(Path(location)) & stat.S_IROTH:
-        found.append(((), f"everybody on this machine can read a secret in this file: chmod o-r {location}"))
+        exposed.append(((), f"every user of this machine can read a secret in this file: run chmod o-r {location}"))
     folder = config.store.removeprefix("file:")
     if folder != config.store and _mode(Path(folder)) & (stat.S_IROTH | stat.S_IXOTH):
-        found.append((("store",), f"everybody on this machine can look into it: chmod o-rwx {folder}"))
-    return [document.fault(path, message) for path, message in found]
+        exposed.append((("store",), f"every user of this machine can read the store: run chmod o-rwx {folder}"))
+    return [document.fault(path, message) for path, message in exposed]
 
 
 def _references(config: Config) -> Iterator[Finding]:
@@ -43,10 +43,10 @@ def _references(config: Config) -> Iterator[Finding]:
 
 
 def _all_references(config: Config) -> Iterator[tuple[KeyPath, Reference]]:
-    for at, each in enumerate(config.integrations):
+    for at, integration in enumerate(config.integrations):
         for key in _CREDENTIALS:
-            if getattr(each, key) is not None:
-                yield ("integrations", at, key), getattr(each, key)
+            if getattr(integration, key) is not None:
+                yield ("integrations", at, key), getattr(integration, key)
     if config.sophos.proxy is not None:
         yield ("sophos", "proxy"), config.sophos.proxy
     for at, reference in enumerate(config.access.keys):
@@ -62,7 +62,7 @@ def _store(location: str, open_store: Callable[[str], object]) -> Iterator[Findi
         try:
             open_store(location)
         except NoStoreError:
-            pass  # `run` makes it in the folder, or in the bucket.
+            pass  # `run` creates the store.
         except ConnectorError as error:
             yield ("store",), f"{error}. {error.remedy}"
             return
@@ -70,9 +70,9 @@ def _store(location: str, open_store: Callable[[str], object]) -> Iterator[Findi
         return
     there = _nearest(Path(folder))
     if not there.is_dir():
-        yield ("store",), f"{folder} cannot be made: {there} is no folder"
+        yield ("store",), f"{folder} cannot be created: {there} is not a folder"
     elif not os.access(there, os.R_OK | os.W_OK | os.X_OK):
-        yield ("store",), f"{folder} cannot be used: this user may not write to {there}. {_WHO}"
+        yield ("store",), f"{folder} cannot be used: this user may not write to {there}. {_OWNER}"
 
 
 def _socket(engine: str) -> Iterator[Finding]:
@@ -80,7 +80,7 @@ def _socket(engine: str) -> Iterator[Finding]:
     if engine.startswith("unix:") and not Path(path).parent.is_dir():
         yield (
             ("engine",),
-            f"{Path(path).parent} is not there: mount the folder of the engine's socket on this host, or correct it",
+            f"the folder {Path(path).parent} does not exist: mount the engine's folder there, or correct the path",
         )
 
 
@@ -91,12 +91,12 @@ def _relay(config: Config) -> Iterator[Finding]:
             yield ("relay", key), f"{path} cannot be read: correct the path or its permissions"
 
 
-_WHO = "Run the connector as the owner of the folder, or change the owner."
+_OWNER = "Run the connector as the owner of the folder, or change the owner."
 
 
 def _nearest(path: Path) -> Path:
-    """The path itself, or what of the way to it is there."""
-    return next(each for each in (path, *path.parents) if os.path.lexists(each))
+    """The path, or its nearest folder that exists."""
+    return next(ancestor for ancestor in (path, *path.parents) if os.path.lexists(ancestor))
 
 
 def _mode(path: Path) -> int:

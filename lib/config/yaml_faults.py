@@ -1,4 +1,4 @@
-"""What PyYAML says of a text that is no YAML, in sentences that say what to write instead, at the place to mend."""
+"""PyYAML's errors as sentences that name the correction, at the place to correct."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _INDENTED = "this line is indented wrongly: keys of one level begin in the same 
 
 
 class TooMuchError(yaml.MarkedYAMLError):
-    """A text that is YAML, and that no configuration needs: nested too deep, or expanded to too much."""
+    """A text that is valid YAML but nested too deep, or too large once its aliases are expanded."""
 
 
 def told(error: yaml.YAMLError, text: str) -> tuple[Place | None, str]:
-    """Where the fault is, and what to write instead; None where no place is known."""
+    """The place of the fault (None if unknown), and the correction."""
     if isinstance(error, yaml.reader.ReaderError):
         return _unreadable(error, text)
     if not isinstance(error, yaml.MarkedYAMLError):
@@ -53,56 +53,57 @@ def _sentence(error: yaml.MarkedYAMLError, problem: str, place: Place, lines: li
         return _second_value(place, lines)
     if problem.startswith("expected ',' or "):
         bracket = "[" if "]" in problem else "{"
-        return begun, f"this {bracket} is not closed, or a comma is missing behind it"
+        return begun, f"this {bracket} is not closed, or a comma is missing after it"
     if problem.startswith("expected <block end>"):
         return place, _unexpected(problem, place, lines)
     return place, f"this is not YAML: {problem}"
 
 
-def _character(what: str) -> str:
-    if "\\t" in what:
+def _character(character: str) -> str:
+    if "\\t" in character:
         return "use spaces, not tabs"
-    return f"a text cannot begin with {what}: put it in quotes"
+    return f"a text cannot begin with {character}: put it in quotes"
 
 
 _BY_PATTERN: tuple[tuple[re.Pattern[str], Callable[[str], str]], ...] = (
     (_UNSTARTABLE, _character),
-    (_ESCAPE, lambda what: f"\\{what} means nothing in double quotes: use single quotes, or write \\\\"),
+    (_ESCAPE, lambda letter: f"\\{letter} has no meaning in double quotes: use single quotes, or write \\\\"),
     (_ALIAS, lambda _: "a text cannot begin with *: put it in quotes"),
 )
 _BY_START = (
-    ("could not find expected ':'", "context", "a colon and a space are missing behind this key"),
-    ("sequence entries are not allowed here", "problem", "a list begins on a line of its own: move this - there"),
-    ("but found another document", "problem", "--- begins a second document: a configuration is one"),
-    ("expected chomping or indentation", "problem", "the text has to begin on the next line, behind | or > alone"),
-    ("could not determine a constructor", "problem", "tags (!) are not used here: put the text in quotes"),
-    ("found unhashable key", "problem", "a key has to be a text"),
+    ("could not find expected ':'", "context", "a colon and a space are missing after this key"),
+    ("expected alphabetic or numeric character", "context", "a text cannot begin with * or &: put it in quotes"),
+    ("sequence entries are not allowed here", "problem", "a list begins on its own line: move this - to a new line"),
+    ("but found another document", "problem", "--- begins a second document: a configuration has only one"),
+    ("expected chomping or indentation", "problem", "the text must begin on the line after | or >"),
+    ("could not determine a constructor", "problem", "tags (!) are not supported: put the text in quotes"),
+    ("found unhashable key", "problem", "a key must be a text"),
 )
 
 
 def _second_value(place: Place, lines: list[str]) -> tuple[Place, str]:
-    """A colon where none can be: behind a text with a colon, or on a line that goes on from the one before."""
+    """The fault of an unexpected colon: after a text with a colon, or on a line that continues the line above."""
     line, column = place
     before = lines[line - 1][: column - 1]
     if re.search(r":\s", before.lstrip()):
         return place, "this line has a second colon: put the value in quotes"
-    above = next((each for each in reversed(lines[: line - 1]) if each.strip()), "")
+    above = next((other for other in reversed(lines[: line - 1]) if other.strip()), "")
     if above and _indent(lines[line - 1]) > _indent(above):
         return (line, _indent(lines[line - 1]) + 1), _INDENTED
     where = (lines.index(above) + 1, _indent(above) + 1) if above else place
     if re.match(r"\s*[\w-]+:\S", above):
-        return where, "a space is missing behind the colon"
-    return where, "a colon and a space are missing behind this key"
+        return where, "a space is missing after the colon"
+    return where, "a colon and a space are missing after this key"
 
 
 def _unexpected(problem: str, place: Place, lines: list[str]) -> str:
     line, column = place
     if lines[line - 1][: column - 1].strip():
-        return "this does not belong behind the value: put the whole value in quotes"
+        return "this cannot follow the value: put the whole value in quotes"
     return (
         _INDENTED
         if "found '<block" in problem or "'?'" in problem or "'-'" in problem
-        else ("this belongs to nothing before it: look at the lines above")
+        else "this does not belong to the lines above: check them"
     )
 
 
@@ -111,7 +112,7 @@ def _indent(line: str) -> int:
 
 
 def _open_quote(text: str, place: Place) -> Place | None:
-    """Where a quote opens that goes on over lines up to the place; None where there is none."""
+    """The place of an opening quote that is not closed before `place`; None if there is none."""
     opened = None
     try:
         for token in yaml.scan(text):

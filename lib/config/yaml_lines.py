@@ -1,4 +1,4 @@
-"""A YAML text as plain values that know their places, so that each fault names the line and the column it is in."""
+"""A YAML text as plain values with the place of each, so that each fault names its line and column."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from lib.config.yaml_faults import Place, TooMuchError, told
 
 KeyPath = tuple[str | int, ...]
 DEEPEST = 32
-"""Levels of nesting that a text may have; the schema has five."""
+"""The allowed levels of nesting; the schema has five."""
 MOST_VALUES = 200_000
-"""Values that a text may hold, each alias counted as often as it is used."""
+"""The allowed number of values. Each use of an alias counts."""
 LONGEST_SHOWN = 240
-"""Characters of a line that are shown of it."""
+"""The shown characters of a line."""
 _NUMBER = re.compile(r"[-+]?(0|[1-9][0-9_]{0,18})")
 _SECRET_KEY = re.compile(
     r"""(?:^\s*(?:-\s+)?|.*?[{,]\s*)["']?(?P<key>(?:next_)?client_secret|token|key|keys|proxy)["']?(?:\s*:|\s|$)"""
 )
 _SHOWN = re.compile(r"\s*(?:\[\s*)?[\"']?\$\{[^}]*\}[\"'\s\],}]*(?:#.*)?|\s*(?:/[^\s,}]*)?\s*|\s*[|>][-+0-9]*\s*")
-"""What may be shown behind such a key: a reference, a path, nothing."""
+"""Values of a secret key that may be shown: a reference, a path, nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigFault:
-    """One thing that is wrong in a configuration."""
+    """One fault or warning in a configuration."""
 
     path: str
     line: int | None
     message: str
     text: str = ""
-    """The line as it stands there, without what a secret's key holds."""
+    """The line, without the value of a secret key."""
     column: int | None = None
 
     def __str__(self) -> str:
@@ -43,12 +43,12 @@ class ConfigFault:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's, bounded in depth: it composes each level within the one above."""
+    """PyYAML's loader with a bound on depth. PyYAML recurses once for each level."""
 
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """One node with all below it."""
+        """One node with everything below it; TooMuchError if it is nested too deep."""
         if self.depth > DEEPEST:
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise TooMuchError(problem=f"this is nested over {DEEPEST} levels deep", problem_mark=mark)
@@ -80,15 +80,15 @@ class Document:
             self.faults.append(self._at(place, "", message))
         if not self.faults and not isinstance(self.value, dict):
             self.faults.append(
-                self._at((1, 1), "", "the file has to begin with keys, such as `store:` and `integrations:`")
+                self._at((1, 1), "", "the file must begin with keys, such as `store:` and `integrations:`")
             )
 
     def fault(self, path: KeyPath, message: str, *, at_key: bool = False) -> ConfigFault:
-        """The fault, at the place of its path or of what is around it."""
-        known = next((path[:length] for length in range(len(path), 0, -1) if path[:length] in self._keys), ())
-        place = self._keys.get(known, (1, 1))
-        value = self._values.get(known)
-        if known == path and value is not None and value[0] == place[0] and not at_key:
+        """The fault at the place of its path. A path that the text does not hold gets the place of its parent."""
+        nearest = next((path[:length] for length in range(len(path), 0, -1) if path[:length] in self._keys), ())
+        place = self._keys.get(nearest, (1, 1))
+        value = self._values.get(nearest)
+        if nearest == path and value is not None and value[0] == place[0] and not at_key:
             place = value
         return self._at(place, path_text(path), message)
 
@@ -106,16 +106,16 @@ class Document:
         if self._count > MOST_VALUES:
             raise TooMuchError(problem=f"the file expands to over {MOST_VALUES} values", problem_mark=node.start_mark)
         if node in above:
-            raise TooMuchError(problem="this alias holds itself", problem_mark=node.start_mark)
+            raise TooMuchError(problem="this alias contains itself", problem_mark=node.start_mark)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path, (*above, node))
         if isinstance(node, yaml.SequenceNode):
-            return [self._value(each, (*path, at), (*above, node)) for at, each in enumerate(node.value)]
+            return [self._value(element, (*path, at), (*above, node)) for at, element in enumerate(node.value)]
         return self._scalar(node, path)
 
     def _scalar(self, node: yaml.Node, path: KeyPath) -> Any:
         if node.tag == "tag:yaml.org,2002:int" and not _NUMBER.fullmatch(node.value):
-            # What a secret's key holds is never said.
+            # The value of a secret key is never shown.
             is_secret = _SECRET_KEY.match(f"{path[-1]}:" if path else "") is not None
             self.faults.append(self.fault(path, "put it in quotes" if is_secret else _odd_number(node.value)))
             return 0
@@ -127,22 +127,22 @@ class Document:
         return self._whole(value, path) if isinstance(value, str) else value
 
     def _whole(self, text: str, path: KeyPath) -> str:
-        """The text with its surrogate pairs joined: YAML leaves what JSON escapes as two halves as two."""
+        """The text with its surrogate pairs joined. JSON escapes them as two halves, and YAML does not join those."""
         try:
             return text.encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError:
-            self.faults.append(self.fault(path, "holds half of a surrogate pair, which is no character"))
+            self.faults.append(self.fault(path, "holds half of a surrogate pair, which is not a character"))
             return ""
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath, above: tuple[yaml.Node, ...]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = self._whole(str(key_node.value), path)
             self._keys[(*path, key)] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
-            if key in found:
-                self.faults.append(self.fault((*path, key), "this key is given twice", at_key=True))
-            found[key] = self._value(value_node, (*path, key), above)
-        return found
+            if key in values:
+                self.faults.append(self.fault((*path, key), "this key is used twice", at_key=True))
+            values[key] = self._value(value_node, (*path, key), above)
+        return values
 
 
 def path_text(path: KeyPath) -> str:
@@ -154,7 +154,7 @@ def path_text(path: KeyPath) -> str:
 
 
 def flat(messages: Mapping[Any, Any], path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
-    """Each of marshmallow's messages, with the path of its key."""
+    """Marshmallow's nested messages as pairs of a key's path and a message."""
     for key, value in messages.items():
         here = path if key == "_schema" else (*path, key)
         if isinstance(value, Mapping):
@@ -174,7 +174,7 @@ def _odd_number(text: str) -> str:
 
 
 def _shown(lines: list[str], number: int) -> str:
-    """The line, without what the key of a secret holds, be it on lines of its own below that key."""
+    """The line without the value of a secret key. The value may also be on lines of its own below the key."""
     holder: int | None = None
     shown = ""
     for line in lines[:number]:

@@ -1,4 +1,4 @@
-"""One gRPC call as a client, without I/O: bytes in, events out. HTTP/2 is `h2`'s; nothing here knows what is sent."""
+"""The client side of one gRPC call, without I/O: bytes in, events out. `h2` implements HTTP/2."""
 
 from lib.grpc_stream.messages import MessageReader, MessageTooLargeError, framed
 from lib.grpc_stream.status import Status

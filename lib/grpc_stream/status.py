@@ -1,4 +1,4 @@
-"""gRPC's status codes, and its messages as headers carry them.
+"""gRPC's status codes, and the encoding of status messages in headers.
 
 (https://github.com/grpc/grpc/blob/master/doc/statuscodes.md, …/PROTOCOL-HTTP2.md, …/http-grpc-status-mapping.md)
 """
@@ -13,7 +13,7 @@ _PRINTABLE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
 
 class Status(IntEnum):
-    """How a call ended."""
+    """The status of a finished call."""
 
     OK = 0
     CANCELLED = 1
@@ -47,7 +47,7 @@ _OF_HTTP = {
 
 
 def status_of(value: bytes) -> Status:
-    """The status that `grpc-status` names; UNKNOWN where it names none."""
+    """The status in a `grpc-status` header; UNKNOWN if it is not a status."""
     try:
         return Status(int(value)) if value.isdigit() and len(value) <= 2 else Status.UNKNOWN
     except ValueError:
@@ -55,7 +55,7 @@ def status_of(value: bytes) -> Status:
 
 
 def status_of_http(status: bytes) -> Status:
-    """The status that an HTTP answer stands for which is not gRPC's, such as a proxy's."""
+    """The status for an HTTP answer that is not gRPC, such as a proxy's."""
     return _OF_HTTP.get(status, Status.UNKNOWN)
 
 
@@ -65,5 +65,5 @@ def to_header(text: str) -> bytes:
 
 
 def from_header(value: bytes) -> str:
-    """The text of `grpc-message`; what is not percent-encoded well, or not UTF-8, is shown as well as it can be."""
+    """The text of `grpc-message`, at most MAX_MESSAGE_CHARACTERS. Invalid encoding is replaced, never an error."""
     return unquote_to_bytes(value[: 4 * MAX_MESSAGE_CHARACTERS]).decode("utf-8", "replace")[:MAX_MESSAGE_CHARACTERS]

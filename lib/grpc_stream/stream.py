@@ -1,14 +1,14 @@
-"""One gRPC call on an HTTP/2 connection of its own, seen from the client: bytes in, events out, no I/O and no clock.
+"""The client side of one gRPC call on its own HTTP/2 connection: bytes in, events out, no I/O and no clock.
 
-Theory of operation. `h2` speaks HTTP/2: it makes every frame that is sent, and reads every frame but two kinds, which
-are read here, in front of it:
-- DATA of the call. A server sends one small frame a message; through h2 each costs several times what it costs here.
-  So the receive windows are kept here too: h2 never hears of the bytes.
-- GOAWAY. To h2 it is the end of the connection; to HTTP/2 a call that is under way goes on (RFC 9113, 6.8).
+Theory of operation. `h2` implements HTTP/2. It writes every frame, and it reads every frame except two kinds, which
+this module reads before h2 sees them:
+- DATA of the call. A server sends one small frame for each message; h2 takes several times as long for each. Therefore
+  this module keeps the receive windows too, and h2 never sees these bytes.
+- GOAWAY. For h2 the connection ends there; in HTTP/2 a call under way continues (RFC 9113, 6.8).
 
-The request is sent once the server's SETTINGS are there and allow a stream. Whatever a server sends, what is held of it
-has a bound: a frame, a block of headers, and the answers to its control frames. What it may not send, or sends without
-end, breaks the call with a reason in words (`Broken`). After `Ended` or `Broken` there is nothing more.
+The request goes out when the server's SETTINGS have arrived and allow a stream. Memory is bounded whatever the server
+sends: one frame, one block of headers, and the answers to its control frames. A frame that is not allowed, or an
+endless sequence without data, ends the call with a reason (`Broken`). No event follows `Ended` or `Broken`.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from lib.grpc_stream.status import Status, from_header, status_of, status_of_htt
 Headers = Sequence[tuple[bytes, bytes]]
 
 WINDOW_BYTES = 1 << 20
-"""How much a server may send ahead of what was received."""
+"""The receive window: bytes that a server may send ahead."""
 OUTGOING_BYTES = 64 << 10
-"""How much is made into frames ahead of what was sent."""
+"""Bytes of frames that are prepared ahead of sending."""
 MAX_UNSENT_BYTES = 256 << 10
-"""How much may wait to be sent, answers to control frames included."""
+"""Bytes that may wait to be sent, with answers to control frames."""
 MAX_FRAME_BYTES = 16 << 10
-"""HTTP/2's limit where nothing else is agreed: none longer is sent, and no server is told that it may."""
+"""HTTP/2's default limit. No longer frame is sent, and no server is allowed to send one."""
 MAX_IDLE_FRAMES = 100_000
-"""How many frames in a row may bring no bytes of a message."""
+"""How many frames in a row may carry no bytes of a message."""
 MAX_TOLD_BYTES = 200
-"""How much of a GOAWAY's words is kept."""
+"""Bytes of a GOAWAY's debug text that are kept."""
 
 _STREAM = 1
 _FRAME = struct.Struct(">HBBBL")
@@ -59,7 +59,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Bytes of messages, cut anywhere."""
+    """Bytes of messages, split anywhere."""
 
     data: bytes
 
@@ -71,12 +71,12 @@ class Ended:
     status: Status
     message: str
     trailers: Headers
-    """As they came, pseudo-headers included where they are all that came."""
+    """The trailers as received. If the answer has no other headers, they include the pseudo-headers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """The call cannot go on and has no status; the reason reads on after "the server"'s name: "reset the stream"."""
+    """The call ended without a status. The reason continues a sentence after the server's name: "reset the stream"."""
 
     reason: str
 
@@ -85,17 +85,17 @@ Event = Answered | Data | Ended | Broken
 
 
 class _PeerError(Exception):
-    """The server did what breaks the call."""
+    """The server broke the protocol."""
 
 
 class ClientStream:
     """A call, from its connection's first byte to its end.
 
-    Whoever has the connection gives what it receives to `receive`, and sends what `to_send` returns.
+    The owner of the connection passes received bytes to `receive`, and sends the bytes that `to_send` returns.
     """
 
     def __init__(self, path: str, *, authority: str, scheme: str = "http", metadata: Headers = ()) -> None:
-        """`path` is `/package.Service/Method`; `metadata` goes with the request."""
+        """`path` is `/package.Service/Method`; `metadata` is sent with the request."""
         self._request = [
             (b":method", b"POST"),
             (b":scheme", scheme.encode()),
@@ -108,7 +108,7 @@ class ClientStream:
         self.is_open = False
         """Whether the request was sent."""
         self.is_over = False
-        """Whether `Ended` or `Broken` was told, or the call was cancelled."""
+        """Whether `Ended` or `Broken` was emitted, or the call was cancelled."""
         self._h2 = H2Connection(H2Configuration(client_side=True, header_encoding=None))
         self._h2.local_settings = Settings(
             client=True,
@@ -135,29 +135,29 @@ class ClientStream:
 
     @property
     def backlog(self) -> int:
-        """How many bytes wait for the server's windows."""
+        """Bytes that wait for room in the server's windows."""
         return len(self._waiting)
 
     def send(self, data: bytes) -> None:
-        """Send bytes of messages, once the windows allow."""
+        """Queue bytes of messages; they go out when the windows allow."""
         self._waiting += data
 
     def end(self) -> None:
-        """Nothing more is sent after what was given to `send`."""
+        """End the client's direction after the queued bytes."""
         self._ends = True
 
     def cancel(self) -> None:
-        """The client wants no more of it."""
+        """Cancel the call; no event follows."""
         if self.is_open and not self.is_over:
             self._h2.reset_stream(_STREAM, ErrorCodes.CANCEL)
             self._outgoing += self._h2.data_to_send()
         self.is_over = True
 
     def to_send(self) -> bytearray:
-        """What is to be sent next; `sent` tells how much of it was."""
+        """The bytes to send next. The caller reports the sent part with `sent`."""
         if self.is_open and not self.is_over:
             while self._waiting and len(self._outgoing) < OUTGOING_BYTES:
-                # A server may allow frames of up to 16 MiB: these are no longer than any server takes.
+                # A server may allow frames of up to 16 MiB. Frames of MAX_FRAME_BYTES suit every server.
                 room = min(self._h2.local_flow_control_window(_STREAM), MAX_FRAME_BYTES)
                 if room <= 0:
                     break
@@ -171,13 +171,13 @@ class ClientStream:
         return self._outgoing
 
     def sent(self, count: int) -> None:
-        """So many bytes of what `to_send` returned were sent."""
+        """Remove the first `count` bytes of `to_send`: they were sent."""
         del self._outgoing[:count]
 
     # From the server
 
     def receive(self, data: bytes) -> list[Event]:
-        """What the next bytes of the connection tell."""
+        """The events in the connection's next bytes."""
         if self.is_over:
             return []
         try:
@@ -186,15 +186,15 @@ class ClientStream:
             self._break(str(error))
         except (H2Error, HyperframeError) as error:
             self._break(f"broke HTTP/2: {error}")
-        return self._told()
+        return self._take_events()
 
     def hung_up(self, reason: str = "") -> list[Event]:
-        """What it means that nothing more will come from the connection; `reason` is the system's."""
+        """The events of a closed connection; `reason` is the operating system's error."""
         if not self.is_over:
             self._break(f"hung up{': ' if reason else ''}{reason}")
-        return self._told()
+        return self._take_events()
 
-    def _told(self) -> list[Event]:
+    def _take_events(self) -> list[Event]:
         self._join()
         events, self._events = self._events, []
         return events
@@ -221,7 +221,8 @@ class ClientStream:
     def _take_data(self, payload: bytes, flags: int) -> None:
         if not self._is_answered or self._in_headers:
             raise _PeerError("sent data where headers were due")
-        # Whoever wants the server to wait reads less from the connection: it carries nothing else.
+        # Back-pressure needs no smaller window: a caller that reads slower from the connection slows the server down,
+        # since the connection carries only this call.
         self._room -= len(payload)
         if self._room < WINDOW_BYTES // 2:
             self._give_room()
@@ -246,7 +247,7 @@ class ClientStream:
     def _count_idle(self) -> None:
         self._idle_frames += 1
         if self._idle_frames > MAX_IDLE_FRAMES:
-            raise _PeerError("sent too many frames that bring nothing")
+            raise _PeerError("sent too many frames without data")
 
     def _take_frame(self, kind: int, flags: int, frame: bytes) -> None:
         self._count_idle()
@@ -260,16 +261,16 @@ class ClientStream:
             self._take(event)
         self._outgoing += self._h2.data_to_send()
         if len(self._outgoing) > MAX_UNSENT_BYTES:
-            raise _PeerError("sent more control frames than it takes answers to")
+            raise _PeerError("sent control frames faster than it reads the answers")
 
     def _take_goaway(self, frame: bytes) -> None:
         if len(frame) < _FRAME.size + 8 or self._in_headers:
-            raise _PeerError("broke HTTP/2: a GOAWAY that is none")
+            raise _PeerError("broke HTTP/2: an invalid GOAWAY")
         last, code = struct.unpack_from(">LL", frame, _FRAME.size)
-        told = frame[_FRAME.size + 8 :][:MAX_TOLD_BYTES].decode("utf-8", "replace")
-        self._farewell = f"{_name(code)}{': ' if told else ''}{told}"
+        text = frame[_FRAME.size + 8 :][:MAX_TOLD_BYTES].decode("utf-8", "replace")
+        self._farewell = f"{_name(code)}{': ' if text else ''}{text}"
         if not self.is_open or last & 0x7FFFFFFF < _STREAM:
-            raise _PeerError("takes no more streams")
+            raise _PeerError("accepts no more streams")
 
     def _take(self, event: h2.events.Event) -> None:
         match event:
@@ -295,8 +296,8 @@ class ClientStream:
         if is_end and b"grpc-status" in fields:
             self._take_trailers(headers)
         elif fields[b":status"] != b"200" or not is_grpc:
-            told = f"HTTP status {fields[b':status'].decode('ascii', 'replace')}, which is not gRPC"
-            self._end(Ended(status_of_http(fields[b":status"]), told, ()))
+            message = f"HTTP status {fields[b':status'].decode('ascii', 'replace')}, which is not gRPC"
+            self._end(Ended(status_of_http(fields[b":status"]), message, ()))
         elif is_end:
             raise _PeerError("ended the stream without a status")
         else:
@@ -329,7 +330,7 @@ class ClientStream:
 
 
 def _name(code: int) -> str:
-    """HTTP/2's name of an error code."""
+    """HTTP/2's name for an error code."""
     try:
         return ErrorCodes(code).name
     except ValueError:

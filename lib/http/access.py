@@ -1,6 +1,6 @@
-"""Who may call a function: whoever is on this machine, and else who shows a key, or Google's word for who he is.
+"""Who may call a function: callers on this machine, callers with a shared key, and callers with a Google ID token.
 
-A platform that checks every caller itself (Cloud Run's IAM) is believed where the configuration says so.
+If the configuration says so, the check of a platform (Cloud Run's IAM) is enough.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ log = logging.getLogger(__name__)
 GOOGLE_CERTS = "https://www.googleapis.com/oauth2/v1/certs"
 ISSUERS = ("accounts.google.com", "https://accounts.google.com")
 SHORTEST_KEY = 16
-"""Characters of a shared key; a shorter one could be guessed, and is never accepted."""
+"""The least characters of a shared key. A shorter key could be guessed and is never accepted."""
 KEYS_HOLD_SECONDS = 60.0
-"""How long resolved keys are used before they are read anew: a rotated one counts after so long."""
+"""How long resolved keys are used before they are read again. A rotated key counts after this time."""
 CERTS_HOLD_SECONDS = 3600.0
 CERTS_AGAIN_SECONDS = 60.0
-"""A token that names a key we do not know makes us ask again, but not more often than this."""
+"""The least time between two fetches of the certificates because a token names an unknown key."""
 SKEW_SECONDS = 10
 LONGEST_TOKEN = 8192
-"""Characters; Google's have some 1,200. What is longer is not decoded."""
+"""Characters. Google's tokens have some 1,200; a longer token is not decoded."""
 RARE_CALLS = 6
-"""How often a rare call may be made from elsewhere within a minute, by one process."""
-_BETWEEN = ("forwarded", "via", "x-real-ip")
-_BETWEEN_BEGIN = ("x-forwarded-", "x-envoy-")
+"""How many `rare` calls a minute one process accepts from other machines."""
+_PROXY_HEADERS = ("forwarded", "via", "x-real-ip")
+_PROXY_PREFIXES = ("x-forwarded-", "x-envoy-")
 
 
 class AccessError(ConnectorError):
-    """A caller who is not let in."""
+    """The caller may not call."""
 
     status = 401
 
 
 class UnauthenticatedError(AccessError):
-    """Nobody says who the caller is, or nobody whom we believe."""
+    """The call carries no key and no token, or one that is not accepted."""
 
     code = "unauthenticated"
-    title = "Nobody says who calls"
+    title = "The call needs a valid key or token"
     remedy = (
         "Send `Authorization: Bearer` with one of `access.keys`, or with an ID token that Google signed for one of "
         "`access.audiences`."
@@ -59,16 +59,16 @@ class UnauthenticatedError(AccessError):
 
 
 class ForbiddenError(AccessError):
-    """The caller is known, or could be, and is still not let in."""
+    """The token is valid, but the configuration does not allow this caller."""
 
     status = 403
     code = "forbidden"
-    title = "The caller may not call"
-    remedy = "Name the caller's service account in `access.emails`."
+    title = "The caller is not allowed"
+    remedy = "Add the caller's service account to `access.emails`."
 
 
 class TooManyCallsError(AccessError):
-    """A call that is worth making a few times a minute is made more often."""
+    """A `rare` call was made too often within a minute."""
 
     status = 429
     code = "too_many_calls"
@@ -77,54 +77,56 @@ class TooManyCallsError(AccessError):
 
 
 class AccessUnknownError(AccessError):
-    """It cannot be told just now who may call: the log says why, and nobody else is told."""
+    """Access cannot be checked. Only the log has the reason: a caller who is not checked must not learn it."""
 
     status = 503
     code = "access_unknown"
-    title = "Nobody can tell who may call"
+    title = "Access cannot be checked"
     remedy = (
-        "See the function's log: a key cannot be read, Google's certificates not be had, or the configuration is bad."
+        "See the function's log. A key cannot be read, Google's certificates cannot be fetched, or the configuration "
+        "has a fault."
     )
 
 
 def is_local(address: str | None, headers: Mapping[str, str]) -> bool:
-    """Whether a request was made on this machine, by a program that meant this machine.
+    """Whether a request is local.
 
-    The connection's own address says so, and nothing says that somebody stands between: no header of a proxy, no other
-    host's name (a proxy's, or one that was made to lead here), no page of another site in a browser. Names of headers
-    are in title case, as WSGI has them.
+    A request is local if it comes from a loopback address, names a loopback host, carries no proxy header, and does not
+    come from another site's page in a browser. Names of headers are in title case, as in WSGI.
     """
     host = headers.get("Host", "")
     return (
         _loopback_address(address or "")
         and names_loopback(f"//{host}")
         and headers.get("Origin", f"http://{host}") == f"http://{host}"
-        and not any(_is_of_proxy(name.lower()) for name in headers)
+        and not any(_is_proxy_header(name.lower()) for name in headers)
     )
 
 
 def is_dns_rebinding(address: str | None, headers: Mapping[str, str]) -> bool:
-    """Whether somebody on this machine calls it by another host's name: a proxy, or a browser whose page had its name
-    lead here. Nothing that such a page can send tells the two apart, but a key.
+    """Whether a request comes from a loopback address but names another host.
+
+    The sender is a proxy, or a browser with a page whose name resolves to this machine (DNS rebinding). Only a key
+    tells the two apart: such a page can send everything else that a proxy sends.
     """
     return _loopback_address(address or "") and not names_loopback(f"//{headers.get('Host', '')}")
 
 
-def _is_of_proxy(name: str) -> bool:
-    return name in _BETWEEN or name.startswith(_BETWEEN_BEGIN)
+def _is_proxy_header(name: str) -> bool:
+    return name in _PROXY_HEADERS or name.startswith(_PROXY_PREFIXES)
 
 
 def _loopback_address(address: str) -> bool:
     try:
-        found = ip_address(address)
+        parsed = ip_address(address)
     except ValueError:
         return False
-    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
-    return (mapped or found).is_loopback
+    mapped = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
+    return (mapped or parsed).is_loopback
 
 
 def names_loopback(url: str) -> bool:
-    """Whether the URL is one of this machine."""
+    """Whether the URL's host is `localhost` or a loopback address."""
     try:
         return is_loopback(urlsplit(url).hostname or "")
     except ValueError:
@@ -133,23 +135,23 @@ def names_loopback(url: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Whom to let in from elsewhere; by default nobody."""
+    """The callers from other machines that may call; by default none."""
 
     keys: Callable[[], Sequence[str]] = field(default=tuple, repr=False)
-    """Resolves the shared keys; several hold at once, so that one can be replaced without a gap."""
+    """Resolves the shared keys. Several are valid at once, so that one can be replaced without a gap."""
     audiences: Sequence[str] = ()
-    """Whom a Google-signed ID token has to be meant for."""
+    """The accepted audiences of a Google-signed ID token."""
     emails: Sequence[str] = ()
-    """The service accounts that such a token may be for."""
+    """The service accounts whose tokens are accepted."""
     checked_by_platform: bool = False
-    """The platform has let nobody through whom it does not know; it leaves the token's claims, not its signature."""
+    """Whether the platform has checked every caller. It removes the token's signature: a second check is impossible."""
     certs_url: str = GOOGLE_CERTS
     local_shows_key: bool = False
-    """Whether callers on this machine are checked like all others: a proxy there may make the world local."""
+    """Whether local callers need a key too. A proxy on this machine may make every caller local."""
 
 
 class Access:
-    """The rules, applied; safe between threads."""
+    """Checks callers against the rules; safe between threads."""
 
     def __init__(self, rules: Rules, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._rules = rules
@@ -161,11 +163,11 @@ class Access:
         self._rare: deque[float] = deque()
 
     def is_open_to(self, address: str | None, headers: Mapping[str, str]) -> bool:
-        """Whether the caller needs to show nothing."""
+        """Whether the caller needs no key and no token."""
         return not self._rules.local_shows_key and is_local(address, headers)
 
     def authorize(self, address: str | None, headers: Mapping[str, str], *, rare: bool = False) -> None:
-        """Let the caller in, or raise the AccessError that says why not; `rare` calls a few times a minute only."""
+        """Return if the caller may call; otherwise raise AccessError. `rare` allows RARE_CALLS calls a minute."""
         if self.is_open_to(address, headers):
             return
         self._check(headers)
@@ -178,11 +180,11 @@ class Access:
         if token and self._is_key(token):
             return
         if rules.checked_by_platform:
-            # A service that is open to the world by mistake is found out by those who show no token at all.
+            # A service that is open to the world by mistake lets calls without a token through. They show the mistake.
             if not token and not bearer(headers.get("X-Serverless-Authorization", "")):
                 raise UnauthenticatedError(
-                    "This call bears no token, so the platform did not check it.",
-                    remedy="Take the invoker role of this service away from allUsers.",
+                    "This call carries no token, so the platform did not check it.",
+                    remedy="Remove the invoker role of this service from allUsers.",
                 )
             return
         if rules.audiences and token.count(".") == 2:
@@ -190,15 +192,15 @@ class Access:
             return
         if not rules.audiences and not self._known_digests():
             raise ForbiddenError(
-                "Calls from elsewhere are not allowed: no key and no audience is configured.",
-                remedy="Call from the same machine, as 127.0.0.1, or set `access.keys` or `access.audiences`.",
+                "Calls from other machines are not allowed: no key and no audience is configured.",
+                remedy="Call 127.0.0.1 from the same machine, or set `access.keys` or `access.audiences`.",
             )
-        raise UnauthenticatedError("The key is not accepted." if token else "This call bears no key and no token.")
+        raise UnauthenticatedError("The key is not accepted." if token else "This call carries no key and no token.")
 
     def _is_key(self, token: str) -> bool:
         shown = digest_of(token)
-        # Every key is compared, so that time tells nothing of which one it was, either.
-        return sum(hmac.compare_digest(shown, each) for each in self._known_digests()) > 0
+        # Every key is compared, so that the time does not reveal which one matched.
+        return sum(hmac.compare_digest(shown, known_digest) for known_digest in self._known_digests()) > 0
 
     def _known_digests(self) -> tuple[bytes, ...]:
         with self._lock:
@@ -211,28 +213,28 @@ class Access:
         try:
             keys = self._rules.keys()
         except ConnectorError as error:
-            log.error("%s", error)  # noqa: TRY400 - a trace tells nothing of an expected failure
-            raise AccessUnknownError("The keys cannot be read just now.") from None
+            log.error("%s", error)  # noqa: TRY400 - an expected failure needs no trace
+            raise AccessUnknownError("The keys cannot be read.") from None
         if any(len(key) < SHORTEST_KEY for key in keys):
-            log.error("a key of `access.keys` has under %d characters, and is not accepted", SHORTEST_KEY)
+            log.error("a key of `access.keys` has fewer than %d characters and is not accepted", SHORTEST_KEY)
         return tuple(digest_of(key) for key in keys if len(key) >= SHORTEST_KEY)
 
     def _check_token(self, token: str) -> None:
-        from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415 - only who is called by Google waits for it
+        from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415 - a slow import that only ID tokens need
 
         if len(token) > LONGEST_TOKEN:
-            raise UnauthenticatedError("The ID token is not accepted: it is longer than any of Google's.")
+            raise UnauthenticatedError("The ID token is not accepted: it is too long.")
         try:
             claims = self._verified(token)
         except (GoogleAuthError, ValueError, TypeError, AttributeError, RecursionError):
             raise UnauthenticatedError(
-                "The ID token is not accepted: its form, its time or its signature does not hold."
+                "The ID token is not accepted: its form, its time or its signature is not valid."
             ) from None
         if claims.get("email") not in self._rules.emails or claims.get("email_verified") is not True:
-            raise ForbiddenError("The ID token is good, and its service account is not one that may call.")
+            raise ForbiddenError("The ID token is valid, but its service account may not call.")
 
     def _verified(self, token: str) -> Mapping[str, Any]:
-        """What the token says, once all of it holds."""
+        """The claims of a valid token; raises UnauthenticatedError, or google-auth's errors, for any other."""
         from google.auth import jwt  # noqa: PLC0415
         from google.oauth2 import id_token  # noqa: PLC0415
 
@@ -240,10 +242,10 @@ class Access:
         certs: Any = self._certs
         claims = decoder.decode(token, verify=False)
         if claims.get("aud") not in self._rules.audiences or claims.get("iss") not in ISSUERS:
-            # Before anything is fetched: whoever sends nonsense costs nothing.
-            raise UnauthenticatedError("The ID token is not accepted: it is another issuer's, or meant for another.")
+            # This check comes before any fetch, so that invalid tokens cost no request.
+            raise UnauthenticatedError("The ID token is not accepted: its issuer or its audience is wrong.")
         certs.hold(decoder.decode_header(token).get("kid"))
-        # google-auth looks at `iat` and `exp` alone.
+        # google-auth checks `iat` and `exp` only.
         if float(claims.get("nbf", 0)) > time.time() + SKEW_SECONDS:
             raise ValueError("not valid yet")
         return id_token.verify_token(
@@ -261,38 +263,39 @@ class Access:
                 self._rare.popleft()
             if len(self._rare) >= RARE_CALLS:
                 raise TooManyCallsError(
-                    f"This was called {RARE_CALLS} times within a minute.", retry_after=60 - (now - self._rare[0])
+                    f"This function was called {RARE_CALLS} times within a minute.",
+                    retry_after=60 - (now - self._rare[0]),
                 )
             self._rare.append(now)
 
 
 def bearer(header: str) -> str:
-    """The token of an `Authorization` header; empty where it bears none."""
+    """The bearer token of an `Authorization` header; empty if there is none."""
     scheme, _, token = header.partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def digest_of(key: str) -> bytes:
-    """A key's digest, of a fixed length: a comparison tells nothing of the key's own."""
+    """A key's digest. Its length is fixed, so a comparison does not reveal the key's length."""
     return sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
 def is_among(token: str, digests: Iterable[bytes]) -> bool:
-    """Whether the digest of the token is one of those; the time that it takes tells nothing of which."""
+    """Whether the token's digest is one of those. The time does not reveal which one."""
     shown = digest_of(token)
-    return sum(hmac.compare_digest(shown, each) for each in digests) > 0
+    return sum(hmac.compare_digest(shown, digest) for digest in digests) > 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Fetched:
-    """What google-auth reads of an answer."""
+    """The fields of an HTTP answer that google-auth reads."""
 
     status: int
     data: bytes
 
 
 class _Certs:
-    """Google's certificates, kept for an hour; stands where google-auth wants a way to fetch them."""
+    """Google's certificates, kept for an hour. google-auth calls it as its HTTP transport."""
 
     def __init__(self, url: str, monotonic: Callable[[], float]) -> None:
         self._url = url
@@ -302,12 +305,12 @@ class _Certs:
         self._fetched_at: float | None = None
 
     def __call__(self, url: str, method: str = "GET", **_: object) -> _Fetched:
-        """What was fetched last."""
+        """The certificates that were fetched last."""
         del url, method
         return _Fetched(200, self._body)
 
     def hold(self, key_id: object) -> None:
-        """Fetch them where there are none, where they are old, or where a key of that id is not among them."""
+        """Fetch the certificates if there are none, if they are old, or if they hold no key of that id."""
         with self._lock:
             age = None if self._fetched_at is None else self._monotonic() - self._fetched_at
             bound = CERTS_HOLD_SECONDS if key_id in json.loads(self._body) else CERTS_AGAIN_SECONDS
@@ -325,5 +328,5 @@ class _Certs:
             reason = f"status {answer.status_code}"
         except (requests.RequestException, ValueError) as error:
             reason = type(error).__name__
-        log.error("Google's certificates cannot be had from %s: %s", self._url, reason)
-        raise AccessUnknownError("Google's certificates cannot be had just now.", retry_after=10)
+        log.error("Google's certificates cannot be fetched from %s: %s", self._url, reason)
+        raise AccessUnknownError("Google's certificates cannot be fetched.", retry_after=10)

@@ -15,33 +15,36 @@ STRUCTURED = "application/cloudevents+json"
 FINALIZED = "google.cloud.storage.object.v1.finalized"
 PUBLISHED = "google.cloud.pubsub.topic.v1.messagePublished"
 NOTIFIED = "OBJECT_FINALIZE"
-"""The same, as a bucket's own notification to Pub/Sub says it."""
+"""The same event type in a bucket's own notification to Pub/Sub."""
 RESOURCE = "storage#object"
-"""The kind of what such a notification holds (payload format JSON_API_V1)."""
+"""The `kind` of an object in such a notification (payload format JSON_API_V1)."""
 MESSAGE_ID = "x-goog-pubsub-message-id"
 
 
 def object_of(request: Request, fields: Mapping[str, Any], kind: str) -> str | None:
-    """The name of the finalized object; None for an event of another type than that, which is somebody else's."""
+    """The name of the finalized object; None for an event of another type.
+
+    Raises BadRequestError for a storage event without an object's name.
+    """
     structured = request.mimetype == STRUCTURED
     data = data_of(fields) if structured else fields
     if kind == PUBLISHED:
-        found, data = unwrapped(data)
-        if found is None:
+        inner, data = unwrapped(data)
+        if inner is None:
             return None
     elif kind != FINALIZED:
         return None
     name = data.get("name") if isinstance(data, dict) else None
     if not isinstance(name, str):
-        raise BadRequestError(("/data/name" if structured else "/name", "the storage event names no object"))
+        raise BadRequestError(("/data/name" if structured else "/name", "the storage event has no object name"))
     return name
 
 
 def event_type(request: Request, fields: Mapping[str, Any]) -> str | None:
-    """The CloudEvent's type, in binary or structured mode; None where the request is none.
+    """The CloudEvent's type, in binary or structured mode; None if the request is not an event.
 
-    What a Pub/Sub subscription pushes is one of its events, without the envelope. With payload unwrapping it pushes
-    what the message holds: of a bucket's notification the object itself, and the rest as headers, or not at all.
+    A Pub/Sub subscription pushes the event without CloudEvent headers. With payload unwrapping it pushes only the
+    content of the message: for a bucket's notification the object itself, with the attributes as headers or without.
     """
     if request.mimetype == STRUCTURED:
         kind = fields.get("type")
@@ -53,14 +56,14 @@ def event_type(request: Request, fields: Mapping[str, Any]) -> str | None:
     if isinstance(fields.get("message"), dict) and "subscription" in fields:
         return PUBLISHED
     if fields.get("kind") == RESOURCE:
-        told = request.headers.get("eventType", NOTIFIED)
-        return FINALIZED if told == NOTIFIED else told
-    # An error would only make Pub/Sub push somebody else's message again and again.
+        notified = request.headers.get("eventType", NOTIFIED)
+        return FINALIZED if notified == NOTIFIED else notified
+    # An error would make Pub/Sub push the unrelated message again and again.
     return "another message" if fields and MESSAGE_ID in request.headers else None
 
 
 def data_of(event: Mapping[str, Any]) -> object:
-    """The data of a CloudEvent in structured mode, which may carry it in base64."""
+    """The data of a CloudEvent in structured mode, where it may be in base64; BadRequestError if it is not JSON."""
     if "data_base64" not in event:
         return event.get("data")
     try:
@@ -70,7 +73,7 @@ def data_of(event: Mapping[str, Any]) -> object:
 
 
 def unwrapped(data: object) -> tuple[str | None, dict[str, Any]]:
-    """The type and the data of the storage event that a Pub/Sub message carries; other messages have no type here."""
+    """The type and data of the storage event in a Pub/Sub message; the type is None for any other message."""
     message = data.get("message") if isinstance(data, dict) else None
     attributes = message.get("attributes") if isinstance(message, dict) else None
     if not isinstance(attributes, dict) or attributes.get("eventType") != NOTIFIED:

@@ -30,13 +30,13 @@ DESCRIPTION_PATH = "/openapi.json"
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """An answer that tells a platform to call again: what was done so far, and why not all."""
+    """An answer with status 503, so that the platform calls again: the results so far, and the failure."""
 
     results: list[dict[str, Any]]
     code: str
     detail: str
     rest: Mapping[str, Any] = field(default_factory=dict)
-    """What the answer tells beside."""
+    """Further fields of the answer."""
 
 
 Call = Callable[..., "dict[str, Any] | Refused"]
@@ -52,10 +52,10 @@ def answer(
     event: Call | None = None,
     rare: bool = False,
 ) -> Response:
-    """What `call` makes of the request's fields, or `event` of the name of a finalized object.
+    """The answer of `call` for the request's fields, or of `event` for the name of a finalized object.
 
-    `service` names the function in logs; `access` says who may call from elsewhere; `rare` calls a few times a minute
-    only.
+    `service` is the function's name in logs. `access` checks callers from other machines. `rare` limits their calls to
+    a few a minute. Every failure becomes a problem answer; this function raises nothing.
     """
     telemetry.start(service)
     if request.method == "GET" and request.path == DESCRIPTION_PATH:
@@ -71,7 +71,7 @@ def answer(
         number = str(uuid4())
         log.exception("unexpected failure %s", number)
         telemetry.flush()
-        return problem(500, "unexpected", f"An unexpected failure; the log has its trace under {number}.", id=number)
+        return problem(500, "unexpected", f"An unexpected failure. Search the log for {number}.", id=number)
 
 
 def _failed(error: ConnectorError) -> Response:
@@ -91,50 +91,50 @@ def _failed(error: ConnectorError) -> Response:
 
 @cache
 def _described() -> bytes:
-    import yaml  # noqa: PLC0415 - only who asks waits for it
+    import yaml  # noqa: PLC0415 - a slow import that only this request needs
 
     return to_json(yaml.safe_load((Path(__file__).parent / "openapi.yaml").read_text("utf-8")))
 
 
 def description() -> Response:
-    """What can be called, as OpenAPI; it is published anyway, and tells nothing of this installation."""
+    """The OpenAPI description. It needs no key: it is public and holds nothing about this installation."""
     return Response(_described(), status=200, content_type="application/json")
 
 
 def authorize(request: Request, access: Callable[[], Access], *, rare: bool = False) -> None:
-    """Let the caller in, or raise the AccessError that says why not."""
+    """Return if the caller may call; otherwise raise AccessError."""
     headers = dict(request.headers)
     try:
         guard = access()
     except ConnectorError as error:
         if is_local(request.remote_addr, headers):
-            return  # a caller on this machine may see why the configuration cannot be read
-        log.error("%s", error)  # noqa: TRY400 - a trace tells nothing of an expected failure
-        raise AccessUnknownError("It cannot be told who may call.") from None
+            return  # A local caller may see the configuration's fault.
+        log.error("%s", error)  # noqa: TRY400 - an expected failure needs no trace
+        raise AccessUnknownError("The access rules cannot be read.") from None
     guard.authorize(request.remote_addr, headers, rare=rare)
 
 
 def _called(request: Request, schema: Schema, call: Call, event: Call | None) -> dict[str, Any] | Refused | Response:
     if request.method != "POST":
-        refused = problem(405, "method_not_allowed", f"{request.method} means nothing here; use POST.")
+        refused = problem(405, "method_not_allowed", f"{request.method} is not supported; use POST.")
         refused.headers["Allow"] = "POST"
         return refused
     try:
-        # One byte more than allowed shows a body of unknown length that is too long.
+        # Reading one byte more than allowed detects a body that is too long though its length is not declared.
         body = b"" if (request.content_length or 0) > MAX_BODY_BYTES else request.stream.read(MAX_BODY_BYTES + 1)
     except (RequestEntityTooLarge, ClientDisconnected):
         raise BadRequestError(("", "the body is not complete")) from None
     if (request.content_length or 0) > MAX_BODY_BYTES or len(body) > MAX_BODY_BYTES:
-        return problem(413, "too_large", f"The body has over {MAX_BODY_BYTES} bytes.")
+        return problem(413, "too_large", f"The body is longer than {MAX_BODY_BYTES} bytes.")
     fields = _fields(body)
     kind = event_type(request, fields)
     if kind is None:
         return call(**_loaded(schema, fields))
     if event is None:
-        raise BadRequestError(("", "this function takes no CloudEvents"))
+        raise BadRequestError(("", "this function accepts no CloudEvents"))
     name = object_of(request, fields, kind)
     if name is None:
-        return {"results": []}  # an error would only make the platform send the event again
+        return {"results": []}  # An error would make the platform send the event again.
     return event(name)
 
 
@@ -146,7 +146,7 @@ def _fields(body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise BadRequestError(("", "the body is not JSON")) from None
     if not isinstance(fields, dict):
-        raise BadRequestError(("", "the body has to be a JSON object"))
+        raise BadRequestError(("", "the body must be a JSON object"))
     return fields
 
 

@@ -1,4 +1,4 @@
-"""RFC 9457 problems: what a caller is told where a call is not answered."""
+"""Error answers as RFC 9457 problems."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lib.http.access import AccessError
 
 
 class BadRequestError(Exception):
-    """A request that cannot be understood: every fault, each at its pointer."""
+    """An invalid request, with each fault and its JSON pointer."""
 
     def __init__(self, *faults: tuple[str, str]) -> None:
         super().__init__("; ".join(detail for _, detail in faults))
@@ -19,14 +19,14 @@ class BadRequestError(Exception):
 
 
 def problem(status: int, code: str, detail: str, *, retry_after: int | None = None, **more: object) -> Response:
-    """An RFC 9457 problem; its title is that of the status, or of the kind of failure."""
+    """An RFC 9457 problem. Its title is the status's phrase unless `more` holds a title."""
     body = {"title": HTTPStatus(status).phrase, "status": status, "code": code, "detail": detail, **more}
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
     return Response(to_json(body), status=status, headers=headers, content_type="application/problem+json")
 
 
 def refusal(error: AccessError) -> Response:
-    """The answer to a caller who is not let in."""
+    """The answer to a caller that may not call."""
     wait = None if error.retry_after is None else max(1, round(error.retry_after))
     response = problem(error.status, error.code, str(error), retry_after=wait, title=error.title, remedy=error.remedy)
     if error.status == 401:
@@ -35,6 +35,6 @@ def refusal(error: AccessError) -> Response:
 
 
 def to_json(value: object) -> bytes:
-    """The value as UTF-8."""
-    # Half of a surrogate pair has no UTF-8; what replaces it is JSON's own escape for it.
+    """The value as JSON in UTF-8."""
+    # Half of a surrogate pair has no UTF-8. Python's backslash escape for it is also JSON's escape.
     return json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace")

@@ -10,13 +10,13 @@ from lib.model.clock import from_http_date
 def full_jitter(tries: int, jitter: float, *, base: float, cap: float) -> float:
     """Seconds to wait after so many failed tries; `jitter` is a random number of [0, 1).
 
-    Full jitter: evenly between nothing and the exponential bound, so that clients that failed together part.
+    Full jitter is uniform between 0 and the exponential bound, so that clients that failed together spread out.
     """
     return float(min(cap, base * 2 ** min(max(tries - 1, 0), 30)) * jitter)
 
 
 def retry_after(header: str | None, now: datetime) -> float | None:
-    """The seconds that a Retry-After header names, as a number or a date; None where it names none."""
+    """Seconds from `now` until the time in a Retry-After header (a number or a date); None if it holds neither."""
     if header is None:
         return None
     text = header.strip()

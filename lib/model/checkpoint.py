@@ -1,4 +1,4 @@
-"""Where a stream stands: its cursor, what it has counted, and what troubles it."""
+"""A stream's checkpoint: its cursor, its counters, its recent ids and its current problem."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from lib.model.batch import POLL, Header
 from lib.model.clock import CLOSE, FARTHEST, to_text
 
 RECENT = 1000
-"""How many ids of stored events a position remembers: a full page."""
+"""How many ids of stored events a checkpoint holds: those of a full page."""
 MARK_LENGTH = 8
-"""Hex digits of the digest that tells one text of a recent event from another: one change in 4 billion is missed."""
+"""Hex digits of the digest of a recent event's text. A changed text goes unnoticed once in 4 billion changes."""
 HORIZON = timedelta(hours=24)
 """Sophos serves nothing older (https://developer.sophos.com/docs/siem-v1)."""
 OLDEST_REQUEST = HORIZON - timedelta(minutes=5)
-"""The farthest look back that is asked for: the API answers 400 beyond its edge, and clocks differ."""
+"""The longest look back that is requested. The API answers 400 beyond 24 hours, and clocks differ."""
 IDLE_WRITE = timedelta(minutes=15)
-"""How old a stored cursor may grow while nothing happens: an idle tick writes nothing, an idle hour four times."""
+"""How old a stored cursor may grow while no event comes. An idle tick writes nothing; an idle hour, four times."""
 SPEAKS_FROM = 50
-"""Events from which on a stream is known well enough to say that it usually speaks."""
+"""A stream with fewer events than this is never called silent: its usual pace is not known yet."""
 SILENCE_SECONDS = 3600.0
 SILENCE_PACES = 20.0
-"""A stream is silent after so long without an event, and after so many times its usual pace."""
+"""A stream is silent after SILENCE_SECONDS without an event, and after SILENCE_PACES times its usual pace."""
 SLOWEST = timedelta(minutes=15)
 """The longest wait between two tries with refused credentials."""
 SKEW = timedelta(seconds=15)
-"""How far the clocks of two instances differ."""
+"""How far the clocks of two instances may differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a stream or an integration does not get on."""
+    """The failure that holds up a stream or an integration."""
 
     code: str
     detail: str
@@ -41,22 +41,25 @@ class Problem:
     since: datetime
     failures: int
     retry_at: datetime | None
-    """No earlier try; None: with the next tick."""
+    """The earliest time of the next try; None: the next tick tries."""
     tried_at: datetime | None = None
-    """When it was met last; None where an older version wrote it."""
+    """The time of the last failure; None if an older version wrote the problem."""
 
     def holds_back(self, now: datetime) -> bool:
-        """Whether it is too early to try again. A try in the future is a clock that jumped back: nothing holds then."""
+        """Whether it is too early to try again.
+
+        A last try in the future means that the clock jumped back. The problem holds nothing back then.
+        """
         if self.retry_at is None or not now < self.retry_at <= now + 2 * SLOWEST:
             return False
         return self.tried_at is None or self.tried_at <= now + SKEW
 
     def lifted(self) -> Problem:
-        """The same, to be tried again at once; what Sophos asked for holds."""
+        """The problem without a wait. A wait that Sophos asked for (429) stays."""
         return self if self.code == ThrottledError.code else replace(self, retry_at=None)
 
     def as_problem(self) -> dict[str, str]:
-        """What people are shown."""
+        """The problem as JSON fields for people."""
         return {
             "code": self.code,
             "title": title_of(self.code),
@@ -66,14 +69,14 @@ class Problem:
 
 
 def problem_after(before: Problem | None, error: ConnectorError, now: datetime, wait: timedelta | None) -> Problem:
-    """The trouble after one more failure; `wait` is how long to hold back."""
-    same = before is not None and before.code == error.code
+    """The problem after one more failure; `wait` is how long to hold back. Failures of one code count on."""
+    is_same = before is not None and before.code == error.code
     return Problem(
         code=error.code,
         detail=str(error),
         remedy=error.remedy,
-        since=before.since if before and same else now,
-        failures=before.failures + 1 if before and same else 1,
+        since=before.since if before and is_same else now,
+        failures=before.failures + 1 if before and is_same else 1,
         retry_at=None if wait is None else now + wait,
         tried_at=now,
     )
@@ -81,7 +84,7 @@ def problem_after(before: Problem | None, error: ConnectorError, now: datetime, 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """One stream's place in Sophos's feed."""
+    """How far one stream has been read."""
 
     sequence: int = 1
     """The number of the stream's next batch."""
@@ -89,55 +92,58 @@ class Checkpoint:
     batch_cursor: str | None = None
     """The `next_cursor` of the last polled batch."""
     as_of: datetime | None = None
-    """By Sophos's clock: everything stored up to then has been read. None before the first page."""
+    """Time by Sophos's clock up to which everything has been read. None before the first page."""
     newest: datetime | None = None
-    """The newest `created_at` ever stored, but for events dated later than `newest_believed` allows."""
+    """The newest `created_at` ever stored. Events dated later than `newest_believed` allows do not count."""
     recent: tuple[str, ...] = ()
     """Keys of the events stored last, at most RECENT."""
     recent_since: datetime | None = None
-    """`recent` holds every stored event created after this; None: every one there is."""
+    """`recent` holds every stored event created after this time; None: it holds every stored event."""
     day: str = ""
     events: int = 0
     repeats: int = 0
     recent_marks: str = ""
-    """MARK_LENGTH digits of the text's digest for each of the last of `recent`; an older version wrote none."""
+    """MARK_LENGTH digits of the text's digest for each of the last of `recent`; an older version wrote none.
+
+    The marks belong to the end of `recent`: the last mark is that of the last key.
+    """
     changed: int = 0
-    """Repeats of recent events whose text was another than the one that was stored."""
+    """Repeats of recent events whose text differs from the stored text."""
     other_customers: int = 0
     """Events that named another customer than the stream's tenant."""
     other_customers_at: datetime | None = None
-    """When the last of them was met."""
+    """The time at which the last of them came."""
     edits: int = 0
-    """How often the object was found to be another than the one that was written."""
+    """How often the object differed from the one that this program wrote."""
     pace_seconds: float | None = None
-    """How far apart the newest events of batches usually are; None until there were two batches."""
+    """Usual time between the newest events of two batches; None before the second batch."""
     excluded: tuple[str, ...] | None = None
-    """The types that are left out of the run under way; None where the cursor is that of a last page."""
+    """The types that the run of pages under way leaves out; None if the cursor is that of a last page."""
     problem: Problem | None = None
 
     def other_customers_lately(self, now: datetime) -> int:
-        """The events that named another customer, where one was met within the last day."""
+        """The number of events that named another customer, if one came within the last day; otherwise 0."""
         at = self.other_customers_at
         return self.other_customers if at is not None and now - at < HORIZON else 0
 
     def silent_since(self, read_up_to: datetime | None) -> datetime | None:
-        """Since when a stream that usually speaks has said nothing; None where it speaks, or never spoke much."""
+        """The time of the last event if the stream is unusually silent; None otherwise."""
         if self.newest is None or self.pace_seconds is None or read_up_to is None or self.events < SPEAKS_FROM:
             return None
         quiet = (read_up_to - self.newest).total_seconds()
         return self.newest if quiet > max(SILENCE_SECONDS, SILENCE_PACES * self.pace_seconds) else None
 
     def remembers(self, created_at: datetime | None, served_at: datetime) -> bool:
-        """Whether `recent` alone can tell if an event of that time was stored before."""
+        """Whether `recent` alone decides if an event of that time was stored before."""
         if self.recent_since is None:
             return True
         return created_at is not None and self.recent_since < created_at <= newest_believed(served_at)
 
     def brought_back(self, served_at: datetime, now: datetime) -> Checkpoint:
-        """The position without times that lie in the future, by Sophos's time of an answer and this machine's.
+        """The checkpoint without times in the future, measured by Sophos's time of an answer and this machine's time.
 
-        They come from an older version, which believed any. Where the two clocks agree, nothing can lie beyond them;
-        where they do not, only what is farther ahead than anything that is believed.
+        An older version accepted any time and may have stored such times. If the two clocks agree, no time can lie
+        after them. If they differ, only times beyond the accepted limit (FARTHEST) are removed.
         """
         limit = served_at + CLOSE if abs(served_at - now) <= CLOSE else max(served_at, now + FARTHEST)
         newest = max(limit, newest_believed(served_at))
@@ -154,22 +160,22 @@ class Checkpoint:
         )
 
     def marks(self) -> dict[str, str]:
-        """The marks of the recent events' texts, by key, as far as they are known."""
-        known = [self.recent_marks[at : at + MARK_LENGTH] for at in range(0, len(self.recent_marks), MARK_LENGTH)]
-        return dict(zip(reversed(self.recent), reversed(known), strict=False))
+        """The marks of the recent events' texts by key, for the events that have one."""
+        marks = [self.recent_marks[at : at + MARK_LENGTH] for at in range(0, len(self.recent_marks), MARK_LENGTH)]
+        return dict(zip(reversed(self.recent), reversed(marks), strict=False))
 
     def after(
         self, header: Header, keys: Sequence[str], newest_dropped: datetime | None, marks: Sequence[str] = ()
     ) -> Checkpoint:
-        """The position once the batch is durable.
+        """The checkpoint once the batch is stored.
 
-        `keys` are those of its events, in order; `newest_dropped` the newest time among those beyond the last RECENT;
-        `marks` those of the last RECENT.
+        `keys` are the keys of its events, in order. `newest_dropped` is the newest time among the events before the
+        last RECENT. `marks` belong to the last RECENT events.
         """
         recent = (*self.recent, *keys)
         since = self.recent_since
         if len(recent) > RECENT:
-            # Of those forgotten here only a bound is known: none is newer than the newest ever stored before.
+            # Only a bound is kept of the keys dropped here: none is newer than the newest event stored before.
             since = _latest(since, self.newest, newest_dropped) or max(header.as_of, header.fetched_at)
         return replace(
             self,
@@ -189,7 +195,7 @@ class Checkpoint:
         )
 
     def idle(self, next_cursor: str | None, as_of: datetime, repeats: int) -> Checkpoint:
-        """The position after a page that held nothing new."""
+        """The checkpoint after a page without a new event."""
         return replace(
             self,
             cursor=next_cursor,
@@ -200,12 +206,12 @@ class Checkpoint:
 
 
 def newest_believed(served_at: datetime) -> datetime:
-    """The latest time that an event of an answer may have: computers' clocks may run ahead, but not by days."""
+    """The latest accepted time of an event in an answer. Clocks of computers may run ahead, but not by days."""
     return served_at + HORIZON
 
 
 def _pace(before: Checkpoint, newest: datetime | None) -> float | None:
-    """The pace, with the newest batch's step: each counts a tenth, so that some twenty decide."""
+    """The pace with the newest batch's step: a moving average in which each step counts a tenth."""
     if before.newest is None or newest is None or newest <= before.newest:
         return before.pace_seconds
     step = (newest - before.newest).total_seconds()
@@ -217,11 +223,14 @@ def _latest(*moments: datetime | None) -> datetime | None:
 
 
 def oldest_request(now: datetime, lookback: timedelta) -> datetime:
-    """The `from_date` for a look back from now, clamped to what the API allows."""
+    """The `from_date` for a look back from now, limited to OLDEST_REQUEST."""
     return now - min(lookback, OLDEST_REQUEST)
 
 
 def lost_interval(as_of: datetime | None, served_at: datetime) -> tuple[datetime, datetime] | None:
-    """What can no longer be fetched after reading up to `as_of`, at `served_at`; both by Sophos's clock."""
+    """The interval that Sophos no longer serves after reading up to `as_of`; None if there is none.
+
+    Both times are by Sophos's clock.
+    """
     edge = served_at - HORIZON
     return (as_of, edge) if as_of is not None and as_of < edge else None

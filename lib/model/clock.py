@@ -1,4 +1,4 @@
-"""Times as text (RFC 3339, UTC, microseconds, `Z`), and which of the times that another clock tells are believed."""
+"""Times as text (RFC 3339, UTC, microseconds, `Z`), and which times of another clock are accepted."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
 FARTHEST = timedelta(days=7)
-"""How far ahead of this machine's clock another clock is believed; what it tells beyond that is a fault of it."""
+"""How far ahead of this machine's clock another clock may be. A time beyond that is a fault of the other clock."""
 CLOSE = timedelta(hours=1)
-"""Two clocks that differ by less tell the same time."""
+"""Two times that differ by at most this agree."""
 EARLIEST = datetime(2020, 1, 1, tzinfo=UTC)
-"""The API is younger: no answer was given before."""
+"""The API is younger than this; an earlier time in an answer is wrong."""
 
 
 def to_text(moment: datetime) -> str:
-    """The moment as `2026-03-10T01:02:03.456000Z`: fixed width, so that text order is time order."""
+    """The time as `2026-03-10T01:02:03.456000Z`. The width is fixed, so text order is time order."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def from_text(text: str) -> datetime:
-    """The moment that `to_text` (or any RFC 3339 writer with a zone) wrote; ValueError for anything else."""
+    """The time of an RFC 3339 text with a zone, such as `to_text` writes; ValueError for any other text."""
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"a time without zone: {text!r}")
@@ -28,9 +28,9 @@ def from_text(text: str) -> datetime:
 
 
 def from_http_date(text: str | None) -> datetime | None:
-    """The moment that a `Date` or `Retry-After` header names, in any form of RFC 9110; None where it names none.
+    """The time in a `Date` or `Retry-After` header, in any form of RFC 9110; None if the header holds no time.
 
-    Every such form is UTC, also asctime's, which says so nowhere, and `-0000`.
+    Every form of RFC 9110 is UTC, also asctime's form (which names no zone) and `-0000`.
     """
     try:
         moment = parsedate_to_datetime(text or "")
@@ -39,19 +39,21 @@ def from_http_date(text: str | None) -> datetime | None:
         return None
 
 
-def believed(told: Iterable[datetime], here: datetime, before: datetime | None) -> datetime | None:
-    """Sophos's time of an answer: the latest that is believed of the times that the answer tells; None where none is.
+def believed(times: Iterable[datetime], here: datetime, before: datetime | None) -> datetime | None:
+    """Sophos's time of an answer: the latest accepted time of those that the answer holds; None if none is accepted.
 
-    `here` is this machine's time, `before` Sophos's time up to which all was read before. Nothing that lies farther
-    ahead of this machine's clock than FARTHEST is believed, unless `before` does as well and agrees: then it is this
-    machine's clock that is behind. Where the times differ, one that agrees with this machine's clock outdoes one that
-    agrees with `before`, and this one any other.
+    `here` is this machine's time. `before` is Sophos's time up to which everything was read before. A time more than
+    FARTHEST ahead of `here` is refused, unless `before` is as far ahead and agrees: then this machine's clock is
+    behind. Times that agree with `here` are preferred, then those that agree with `before`, then the others.
     """
     limit = here + FARTHEST
     is_behind = before is not None and before > limit
-    found = [each for each in told if each >= EARLIEST and (each <= limit or (is_behind and _follows(each, before)))]
-    close = [each for each in found if abs(each - here) <= CLOSE] or [each for each in found if _follows(each, before)]
-    return max(close or found, default=None)
+    accepted = [
+        time for time in times if time >= EARLIEST and (time <= limit or (is_behind and _follows(time, before)))
+    ]
+    close = [time for time in accepted if abs(time - here) <= CLOSE]
+    close = close or [time for time in accepted if _follows(time, before)]
+    return max(close or accepted, default=None)
 
 
 def _follows(moment: datetime, before: datetime | None) -> bool:
@@ -62,19 +64,19 @@ def _utc(moment: datetime) -> datetime:
     try:
         return moment.astimezone(UTC)
     except OverflowError:
-        raise ValueError(f"a time that has no UTC: {moment}") from None
+        raise ValueError(f"a time outside the range of UTC: {moment}") from None
 
 
 def text_or_none(moment: datetime | None) -> str | None:
-    """`to_text`, for a moment that may be missing."""
+    """`to_text` for a time that may be missing."""
     return None if moment is None else to_text(moment)
 
 
 def day_of(moment: datetime) -> str:
-    """The ledger's day of the moment."""
+    """The ledger's day of a time, `yyyy-mm-dd`."""
     return moment.strftime("%Y-%m-%d")
 
 
 def day_before(moment: datetime) -> str:
-    """The ledger's day a day earlier."""
+    """The ledger's day before that of a time, `yyyy-mm-dd`."""
     return day_of(moment - timedelta(days=1))

@@ -10,10 +10,10 @@ _DURATION = re.compile(r"(\d{1,9})([smhd])", re.ASCII)
 
 
 def parse_duration(text: str) -> timedelta:
-    """The duration; ValueError says what is wrong with the text."""
+    """The duration of a text; ValueError with the fault if the text is no duration."""
     match = _DURATION.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"{text!r} is no duration: write a whole number and s, m, h or d, such as 90s, 5m or 24h")
+        raise ValueError(f"{text!r} is not a duration: write a whole number and s, m, h or d, such as 90s, 5m or 24h")
     try:
         return timedelta(**{_UNITS[match[2]]: int(match[1])})
     except OverflowError:
@@ -21,7 +21,7 @@ def parse_duration(text: str) -> timedelta:
 
 
 def duration_text(duration: timedelta) -> str:
-    """The shortest text that `parse_duration` reads as the duration, in whole seconds."""
+    """The shortest text that `parse_duration` reads back; fractions of a second are dropped."""
     seconds = int(duration.total_seconds())
     for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
         if seconds and seconds % size == 0:

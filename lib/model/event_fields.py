@@ -1,4 +1,4 @@
-"""What the connector reads of an event; everything else is only carried."""
+"""The fields of an event that the connector reads. It passes on all others unchanged."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import NamedTuple
 
 
 class EventFields(NamedTuple):
-    """The few fields of an item that decide how it is handled; None where a field is missing or odd.
+    """The fields of an item that decide how it is handled; None if a field is missing or has another type.
 
-    A tuple, since one is made of every event at each step: a frozen dataclass takes three times as long.
+    A named tuple: one is made for every event at each step, and a frozen dataclass takes three times as long.
     """
 
     id: str | None = None
     created_at: datetime | None = None
-    """When Sophos Central stored it, UTC."""
+    """The time at which Sophos Central stored the event, UTC."""
     type: str | None = None
     customer_id: str | None = None
-    """The tenant that it is of."""
+    """The tenant that the event belongs to."""
     is_object: bool = True
-    """Whether it is a JSON object that everybody can read: not one nested too deep."""
+    """Whether the item is a JSON object that is not nested too deep for common parsers."""

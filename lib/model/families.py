@@ -1,4 +1,4 @@
-"""Families of event types, as the product's documentation names them: one table, type by type.
+"""Families of event types as the documentation names them: one table, type by type.
 
 The types are those of Sophos's list (https://support.sophos.com, KB-000038309), with names of newer ones that are seen
 in production (`Core…`). Their families follow the groups that Sophos's events carry
@@ -7,8 +7,8 @@ threats; WEB is web control; DATA_LOSS_PREVENTION, PERIPHERALS and DENC are data
 APPLICATION_CONTROL, ISOLATION and ENDPOINT_FIREWALL are endpoint protection; UPDATING, CONNECTIVITY, AD_SYNC, SECURITY
 and a firewall's own state are the system's.
 
-A type that is not in the table has the family that its name suggests. Sophos leaves out types by their names alone, so
-that a family in `exclude_types` stands for the types of the table.
+A type that is not in the table gets the family that its name suggests. Sophos excludes types by exact name only. So a
+family in `exclude_types` stands for the types of the table.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from collections.abc import Iterable, Sequence
 from urllib.parse import quote
 
 PREFIX = "family:"
-"""What begins a family's name among names of types."""
+"""The prefix of a family's name in a list of types."""
 NEEDED = frozenset({"Event::Task::RenewApiToken"})
-"""Types that a family's name does not leave out: they tell this connector something. Their own names do."""
+"""Types that a family's name does not exclude, because this connector uses them. Their own names exclude them."""
 URL_SAFE = ":,"
-"""What names and lists of types are full of, and what a query may hold as it is (RFC 3986, section 3.4)."""
+"""Characters of type names and lists that a query may hold unencoded (RFC 3986, section 3.4)."""
 LONGEST = 5800
-"""Bytes that excluded names may have in a URL: request lines over 8 KB are refused by common gateways."""
+"""Bytes that excluded names may take in a URL. Common gateways refuse request lines over 8 KB."""
 
 _THREAT = """
 Threat::{Detected,CleanedUp,CleanupFailed,Dismissed,PuaDetected,PuaCleanedUp,PuaCleanupFailed,PuaDismissed}
@@ -145,11 +145,11 @@ _RULES = (
     ("endpoint_protection", re.compile("Event::Endpoint::")),
     ("system", re.compile("Event::")),
 )
-"""The first that fits a type that the table does not name."""
+"""For types outside the table: the first matching rule gives the family."""
 
 
 def family_of(name: str) -> str | None:
-    """The family of a type, by its name where the table does not hold it; None for what is no type of Sophos's form."""
+    """The family of a type, from the table or from its name; None if the name has not the form of Sophos's types."""
     return _FAMILY_OF.get(name) or by_rule(name)
 
 
@@ -159,26 +159,26 @@ def by_rule(name: str) -> str | None:
 
 
 def fault_of(name: str) -> str | None:
-    """What is wrong with an entry of `exclude_types`; None: nothing."""
+    """The fault of an entry of `exclude_types`; None if there is none."""
     if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in FAMILIES:
-        families = ", ".join(PREFIX + each for each in FAMILIES)
-        return f"there is no such family; there are: {families}"
+        families = ", ".join(PREFIX + family for family in FAMILIES)
+        return f"is not a family; the families are: {families}"
     if "," in name or not name.strip():
-        return "has to be one type, such as Event::Endpoint::UpdateSuccess, or one family, such as family:web_control"
+        return "must be one type, such as Event::Endpoint::UpdateSuccess, or one family, such as family:web_control"
     return None
 
 
 def expanded(names: Iterable[str]) -> tuple[str, ...]:
-    """The types that names of types and of families stand for, each once."""
-    found: dict[str, None] = {}
+    """The types that the names of types and families stand for, without duplicates."""
+    types: dict[str, None] = {}
     for name in names:
         family = FAMILIES[name.removeprefix(PREFIX)] - NEEDED if name.startswith(PREFIX) else (name,)
-        found |= dict.fromkeys(sorted(family))
-    return tuple(found)
+        types |= dict.fromkeys(sorted(family))
+    return tuple(types)
 
 
 def fitting(names: Sequence[str]) -> tuple[Sequence[str], frozenset[str]]:
-    """The first names, as many as a URL has room for, and the others."""
+    """The first names that fit into a URL (LONGEST bytes), and the names that do not fit."""
     used = 0
     for number, name in enumerate(names):
         used += len(quote(name, safe=URL_SAFE)) + 1

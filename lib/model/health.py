@@ -1,7 +1,7 @@
-"""How a connector stands: `ok`, `attention` or `failing`, with the reasons. Every surface takes its verdict from here.
+"""The health of a connector: `ok`, `attention` or `failing`, with the reasons. Every surface takes its verdict here.
 
-`failing`: events do not flow, or are not delivered, and a person has to act. `attention`: a person should know.
-What heals by itself within minutes, and what only waits for its turn, is `ok` and is counted apart.
+`failing`: events are not read or not delivered, and a person has to act. `attention`: a person should know.
+A problem that usually passes within minutes, and a stream that waits for its turn, are `ok` and are counted apart.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from lib.errors import title_of
 from lib.model.checkpoint import Problem
 
 ENGINE_GRACE = timedelta(minutes=2)
-"""How long the engine may be out of reach before that is failing: UTMStack's own restart takes less."""
+"""How long the engine may be unreachable before the health is `failing`. A restart of UTMStack takes less."""
 PASSING = timedelta(minutes=5)
-"""How long Sophos may be out of reach, or throttle, before somebody is told."""
+"""How long Sophos may be unreachable, or throttle, before that becomes a reason."""
 LATE_SECONDS = 900.0
 UNDELIVERED_SECONDS = 600.0
-"""How long a batch may wait for delivery, before a person has to look."""
+"""How long a batch may wait for delivery before the health is `failing`."""
 LATE_TURNS = 3
-"""A stream is late after so many seconds without a read, and after so many missed turns."""
+"""A stream is late after LATE_SECONDS without a read, and after LATE_TURNS times its interval."""
 STALE_TICKS = 3
 STALE_SECONDS = 60.0
-"""A figure that is older than so many ticks, and than so many seconds, may no longer be true."""
+"""Figures older than STALE_TICKS ticks, and than STALE_SECONDS, are reported as old."""
 
 
 class Health(IntEnum):
-    """In order of badness."""
+    """The verdict; a greater value is worse."""
 
     OK = 0
     ATTENTION = 1
@@ -41,14 +41,14 @@ class Health(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of reason, stated once: page, status, metrics and alerts take their words from it."""
+    """One kind of reason. Page, status, metrics and alerts take their words from here."""
 
     health: Health
     title: str
     remedy: str
 
 
-_FAILS, _TELLS = Health.FAILING, Health.ATTENTION
+_FAILS, _WARNS = Health.FAILING, Health.ATTENTION
 KINDS = {
     "credentials_refused": Kind(_FAILS, "Sophos refuses the credential", ""),
     "permission_missing": Kind(_FAILS, "The credential lacks a permission", ""),
@@ -62,7 +62,9 @@ KINDS = {
         "Check that UTMStack's event processor runs and that `engine` names its socket. Events wait in the store.",
     ),
     "store_unavailable": Kind(
-        _FAILS, "The store cannot be written", "Check free space and permissions of the store. Nothing is half-written."
+        _FAILS,
+        "The store cannot be written",
+        "Check free space and permissions of the store. No object is half-written.",
     ),
     "layout_newer": Kind(_FAILS, "The store was written by a newer version", "Install the newer version again."),
     "undelivered": Kind(
@@ -76,64 +78,71 @@ KINDS = {
         "Bring the engine back, or raise `limits.max_pending_bytes` if the disk has room. Sophos keeps 24 hours.",
     ),
     "function_failing": Kind(
-        _FAILS, "A function does not work", "Look in the log for its error. Nothing is fetched or delivered meanwhile."
+        _FAILS, "A function does not work", "Find its error in the log. Nothing is fetched or delivered until it works."
     ),
     "gap": Kind(
-        _TELLS,
+        _WARNS,
         "Events can no longer be fetched",
-        "Look at that interval in Sophos Central itself; then `gaps --acknowledge ID`.",
+        "Review that interval in Sophos Central itself. Then run `gaps --acknowledge ID`.",
     ),
     "dead_letters": Kind(
-        _TELLS,
+        _WARNS,
         "Events could not be delivered",
-        "`dead-letters` shows them with the reason. Send them again with `replay --batch`, or "
+        "`dead-letters` lists them with the reason. Send them again with `replay --since 7d --dead-letters`, or run "
         "`dead-letters --acknowledge ID`.",
     ),
-    "paused": Kind(_TELLS, "Paused by an operator", "`resume NAME` goes on. Sophos keeps 24 hours."),
-    "observing": Kind(_TELLS, "Observe mode: no event is sent to the engine", "Set `observe: off` to deliver events."),
-    "credential_ending": Kind(_TELLS, "A credential is about to end", ""),
-    "credential_ended": Kind(_TELLS, "A credential has ended", ""),
-    "credential_old": Kind(_TELLS, "A credential is old", ""),
-    "next_credential_used": Kind(_TELLS, "The second credential is in use", ""),
-    "late": Kind(_TELLS, "A stream is late", "Sophos keeps 24 hours; nothing is lost yet. `status` says why."),
+    "paused": Kind(_WARNS, "Paused by an operator", "Run `resume NAME` to continue. Sophos keeps events for 24 hours."),
+    "observing": Kind(_WARNS, "Observe mode: no event is sent to the engine", "Set `observe: off` to deliver events."),
+    "credential_ending": Kind(_WARNS, "A credential is about to end", ""),
+    "credential_ended": Kind(_WARNS, "A credential has ended", ""),
+    "credential_old": Kind(_WARNS, "A credential is old", ""),
+    "next_credential_used": Kind(_WARNS, "The second credential is in use", ""),
+    "tenant_left_out": Kind(_WARNS, "A tenant is not read", ""),
+    "late": Kind(
+        _WARNS,
+        "A stream is late",
+        "Run `status` for the reason. Sophos keeps events for 24 hours; nothing is lost yet.",
+    ),
     "silent": Kind(
-        _TELLS,
+        _WARNS,
         "A stream that usually has events has none",
         "Sophos answers, without events. Check in Sophos Central that its devices still report.",
     ),
     "config_edit_broken": Kind(
-        _TELLS,
-        "The newest edit of the configuration cannot be used",
-        "The last good configuration is in force. Run `check`, correct the file; a restart would fail.",
+        _WARNS,
+        "The newest edit of the configuration is not in use",
+        "Run `check` and correct the file. If `check` finds no fault, restart the connector.",
     ),
-    "followed_config": Kind(_TELLS, "UTMStack's own configuration has a fault", ""),
+    "followed_config": Kind(_WARNS, "UTMStack's own configuration has a fault", ""),
     "stale": Kind(
-        _TELLS, "The figures are old", "Nothing has been fetched for several ticks. Check that the connector runs."
+        _WARNS, "The figures are old", "Nothing has been fetched for several ticks. Check that the connector runs."
     ),
     "object_damaged": Kind(
-        _TELLS, "An object of the store is damaged", "`audit` names it. Put it back from a copy, or remove it."
+        _WARNS, "An object of the store is damaged", "Run `audit` to see which. Restore it from a backup, or remove it."
     ),
     "heartbeat_late": Kind(
-        _TELLS,
+        _WARNS,
         "The heartbeat is late",
-        "UTMStack has had no heartbeat for two intervals. Check the engine; the next one counts the missing ones.",
+        "UTMStack has had no heartbeat for two intervals. Check the engine. The next heartbeat counts the missed ones.",
     ),
     "wrong_customer": Kind(
-        _TELLS,
+        _WARNS,
         "Events of another customer",
-        "Check the proxy between this machine and Sophos: answers may be mixed up.",
+        "Check the proxy between this machine and Sophos. It may mix up answers.",
     ),
 }
-"""The reasons by code. A remedy that is empty comes with the problem itself. Any other problem is `attention`."""
+"""The reasons by code. An empty remedy means that the problem brings its own. A code not in here is `attention`."""
 WAITING = ("over_budget",)
-"""Codes that mean: it goes on by itself, within the limits that Sophos sets."""
+"""Codes of problems that end by themselves, within the limits that Sophos sets."""
+STOPS_ALL = ("store_full", "store_unavailable", "observing")
+"""Codes of problems of the whole that concern every stream too."""
 ACKNOWLEDGED = ("gap", "dead_letters", "credential_ending")
-"""What a person can acknowledge: it stays listed, and is no reason any more."""
+"""Codes of what a person can acknowledge. It stays listed, and is no longer a reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """Something about a credential that a person should know of."""
+    """A warning about a credential."""
 
     code: str
     detail: str
@@ -143,7 +152,7 @@ class Warned:
 
 @dataclass(frozen=True, slots=True)
 class StreamFacts:
-    """What is known of one stream. Acknowledged gaps and dead letters are not counted."""
+    """The facts of one stream. Acknowledged gaps and dead letters are not counted."""
 
     name: str
     integration: str
@@ -153,17 +162,17 @@ class StreamFacts:
     gaps: int = 0
     gap_since: datetime | None = None
     dead_letters: int = 0
-    """Events."""
+    """A number of events."""
     silent_since: datetime | None = None
     undelivered_seconds: float = 0.0
-    """Age of the oldest batch that waits for delivery."""
+    """Age of the oldest waiting batch."""
     other_customers: int = 0
     """Events that name another customer than the stream's tenant."""
 
 
 @dataclass(frozen=True, slots=True)
 class IntegrationFacts:
-    """What is known of one integration."""
+    """The facts of one integration."""
 
     name: str
     problem: Problem | None = None
@@ -173,21 +182,21 @@ class IntegrationFacts:
 
 @dataclass(frozen=True, slots=True)
 class SiteFacts:
-    """What is known of the whole."""
+    """The facts of the whole connector."""
 
     now: datetime
     tick_seconds: float
     integrations: Sequence[IntegrationFacts] = ()
     streams: Sequence[StreamFacts] = ()
-    """Without retired ones."""
+    """Without retired streams."""
     engine: Problem | None = None
     store: Problem | None = None
     functions: Sequence[Problem] = ()
     config_edit: Problem | None = None
     followed: Sequence[Problem] = ()
-    """Faults of UTMStack's own configuration, where it is followed."""
+    """Faults in UTMStack's own configuration, if the connector follows it."""
     damaged: Sequence[str] = ()
-    """Keys of objects that cannot be read."""
+    """Keys of damaged objects."""
     newer: Sequence[str] = ()
     """Keys of objects that a newer version wrote."""
     pending_bytes: int = 0
@@ -195,12 +204,12 @@ class SiteFacts:
     observing: bool = False
     is_heartbeat_late: bool = False
     read_at: datetime | None = None
-    """When the last tick was answered; None where nothing runs, or nothing has run yet."""
+    """The time of the last finished tick; None if the connector does not run or has not finished a tick."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One reason in one place."""
+    """One reason at one stream, one integration, or the whole."""
 
     code: str
     health: Health
@@ -214,13 +223,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One kind of reason with all that it concerns."""
+    """All findings of one kind."""
 
     code: str
     health: Health
     title: str
     detail: str
-    """Of the oldest finding."""
+    """That of the oldest finding."""
     remedy: str
     since: datetime | None
     integrations: tuple[str, ...]
@@ -228,40 +237,44 @@ class Reason:
 
     @property
     def count(self) -> int:
-        """How many streams it concerns; of what concerns no stream, how many integrations, or 1."""
+        """The number of streams concerned; without streams, the number of integrations; at least 1."""
         return len(self.streams) or len(self.integrations) or 1
 
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """The verdict."""
+    """The verdict with its reasons."""
 
     health: Health
     reasons: tuple[Reason, ...]
-    """Worst first, then the ones that concern most."""
+    """The worst first; among equals, the one that concerns most streams first."""
     streams: dict[str, Health]
     integrations: dict[str, Health]
     waiting: tuple[str, ...]
-    """Streams that wait for their turn, or for a passing problem to end: nothing for a person to do."""
+    """Streams that wait for their turn, or for a temporary problem to end. A person has nothing to do."""
 
 
 def assess(site: SiteFacts) -> Assessment:
-    """The health of the whole, of each integration and of each stream, with all reasons."""
+    """The health of the connector, of each integration and of each stream, with all reasons."""
     findings = tuple(_findings(site))
     names: dict[str, list[str]] = {}
     for stream in site.streams:
         names.setdefault(stream.integration, []).append(stream.name)
-    streams = {each.name: Health.OK for each in site.streams}
-    integrations = {each.name: Health.OK for each in site.integrations}
-    for found in findings:
-        for name in [found.stream] if found.stream else names.get(found.integration or "", ()):
-            streams[name] = max(streams[name], found.health)
-        if found.integration in integrations:
-            integrations[found.integration] = max(integrations[found.integration], found.health)
+    streams = {facts.name: Health.OK for facts in site.streams}
+    integrations = {integration.name: Health.OK for integration in site.integrations}
+    for finding in findings:
+        for name in [finding.stream] if finding.stream else names.get(finding.integration or "", ()):
+            streams[name] = max(streams[name], finding.health)
+        if finding.integration in integrations:
+            integrations[finding.integration] = max(integrations[finding.integration], finding.health)
+        for stream in _struck(finding, site):
+            streams[stream.name] = max(streams[stream.name], finding.health)
+            if stream.integration in integrations:
+                integrations[stream.integration] = max(integrations[stream.integration], finding.health)
     return Assessment(
-        health=max((each.health for each in findings), default=Health.OK),
+        health=max((finding.health for finding in findings), default=Health.OK),
         reasons=tuple(
-            sorted(_grouped(findings, names, site.now), key=lambda each: (-each.health, -each.count, each.code))
+            sorted(_grouped(findings, names, site.now), key=lambda reason: (-reason.health, -reason.count, reason.code))
         ),
         streams=streams,
         integrations=integrations,
@@ -269,12 +282,20 @@ def assess(site: SiteFacts) -> Assessment:
     )
 
 
+def _struck(found: Finding, site: SiteFacts) -> Iterator[StreamFacts]:
+    """The streams that something of the whole keeps from being fetched or delivered."""
+    if found.stream is None and found.integration is None:
+        for stream in site.streams:
+            if found.code in STOPS_ALL or (found.code == "engine_down" and stream.undelivered_seconds > 0):
+                yield stream
+
+
 def _findings(site: SiteFacts) -> Iterator[Finding]:
     yield from _of_site(site)
     for integration in site.integrations:
         yield from _of_integration(integration, site.now)
-    integration_codes = {each.name: each.problem.code for each in site.integrations if each.problem}
-    paused = {each.name for each in site.integrations if each.paused_at is not None}
+    integration_codes = {facts.name: facts.problem.code for facts in site.integrations if facts.problem}
+    paused = {facts.name for facts in site.integrations if facts.paused_at is not None}
     for stream in site.streams:
         yield from _of_stream(stream, site.now, integration_codes.get(stream.integration), stream.integration in paused)
 
@@ -293,10 +314,10 @@ def _of_site(site: SiteFacts) -> Iterator[Finding]:
     for problem in site.followed:
         yield _finding("followed_config", problem.detail, problem.since, remedy=problem.remedy)
     if site.is_heartbeat_late:
-        yield _finding("heartbeat_late", "The engine has acknowledged none for two intervals", None)
+        yield _finding("heartbeat_late", "The engine has acknowledged no heartbeat for two intervals", None)
     yield from _of_objects(site)
     if site.observing:
-        yield _finding("observing", "Events are fetched and counted; the engine gets none.", None)
+        yield _finding("observing", "Events are fetched and counted, but not sent to the engine", None)
     yield from _of_figures(site)
 
 
@@ -308,55 +329,72 @@ def _of_objects(site: SiteFacts) -> Iterator[Finding]:
 
 
 def _of_figures(site: SiteFacts) -> Iterator[Finding]:
-    """Whether what is shown may no longer be true."""
+    """The finding that the figures are old."""
     bound = max(STALE_SECONDS, STALE_TICKS * site.tick_seconds)
     if site.read_at is not None and (site.now - site.read_at).total_seconds() > bound:
-        yield _finding("stale", "No tick was answered", site.read_at)
+        yield _finding("stale", "No tick has finished", site.read_at)
 
 
 def _of_integration(integration: IntegrationFacts, now: datetime) -> Iterator[Finding]:
     if integration.problem is not None:
-        found = _of_problem(integration.problem, now, integration=integration.name)
-        if found is not None:
-            yield found
+        finding = _of_problem(integration.problem, now, integration=integration.name)
+        if finding is not None:
+            yield finding
     if integration.paused_at is not None:
         yield _finding("paused", "Nothing is fetched", integration.paused_at, integration=integration.name)
-    for each in integration.warnings:
-        yield _finding(each.code, each.detail, each.since, integration=integration.name, remedy=each.remedy)
+    for warning in integration.warnings:
+        yield _finding(warning.code, warning.detail, warning.since, integration=integration.name, remedy=warning.remedy)
 
 
-def _of_stream(stream: StreamFacts, now: datetime, known: str | None, is_paused: bool) -> Iterator[Finding]:  # noqa: FBT001
+def _of_stream(
+    stream: StreamFacts,
+    now: datetime,
+    integration_code: str | None,
+    is_paused: bool,  # noqa: FBT001
+) -> Iterator[Finding]:
+    """The findings of a stream. A problem that its integration has too is reported there, once."""
+
     def finding(code: str, detail: str, since: datetime | None) -> Finding:
         return _finding(code, detail, since, stream=stream.name, integration=stream.integration)
 
     problem = stream.problem
-    if problem is not None and problem.code != known:
-        found = _of_problem(problem, now, stream=stream.name, integration=stream.integration)
-        if found is not None:
-            yield found
+    if problem is not None and problem.code != integration_code:
+        of_problem = _of_problem(problem, now, stream=stream.name, integration=stream.integration)
+        if of_problem is not None:
+            yield of_problem
     if stream.gaps:
-        yield finding("gap", f"{stream.gaps} interval(s) can no longer be fetched", stream.gap_since)
+        yield finding("gap", f"{_several(stream.gaps, 'interval')} can no longer be fetched", stream.gap_since)
     if stream.dead_letters:
-        yield finding("dead_letters", f"{stream.dead_letters} event(s) could not be delivered", None)
+        yield finding("dead_letters", f"{_several(stream.dead_letters, 'event')} could not be delivered", None)
     if stream.undelivered_seconds > UNDELIVERED_SECONDS:
-        yield finding("undelivered", f"The oldest batch has waited for {stream.undelivered_seconds:.0f} s", None)
+        yield finding("undelivered", f"The oldest batch has waited for {_span(stream.undelivered_seconds)}", None)
     if stream.silent_since is not None:
         yield finding("silent", "No event has come since", stream.silent_since)
     if stream.other_customers:
-        yield finding("wrong_customer", f"{stream.other_customers} event(s) name another customer", None)
+        yield finding("wrong_customer", f"{_several(stream.other_customers, 'event')} of another customer", None)
     if not is_paused and is_late(stream.lag_seconds, stream.interval_seconds):
-        yield finding("late", f"Not read for {stream.lag_seconds:.0f} s", None)
+        yield finding("late", f"Not read for {_span(stream.lag_seconds or 0.0)}", None)
+
+
+def _several(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds // 60:.0f} min" if seconds < 7200 else f"{seconds // 3600:.0f} h"
 
 
 def is_late(lag_seconds: float | None, interval_seconds: float | None) -> bool:
-    """Whether a stream was not read for longer than its turn explains."""
+    """Whether the time since the last read is too long for the stream's interval; both in seconds."""
     return lag_seconds is not None and lag_seconds > max(LATE_SECONDS, LATE_TURNS * (interval_seconds or 0.0))
 
 
 def _of_problem(
     problem: Problem, now: datetime, *, stream: str | None = None, integration: str | None = None
 ) -> Finding | None:
-    """The finding of a problem; None while it is one that mostly passes by itself."""
+    """The finding of a problem; None while the problem usually passes by itself."""
     kind = KINDS.get(problem.code)
     if kind is None and (problem.code in WAITING or now - problem.since < PASSING):
         return None
@@ -386,19 +424,19 @@ def _finding(
 
 
 def _grouped(findings: Sequence[Finding], names: Mapping[str, Sequence[str]], now: datetime) -> Iterator[Reason]:
-    """One reason a kind; `names` are each integration's streams."""
+    """One reason for each kind; `names` holds the streams of each integration."""
     by_code: dict[str, list[Finding]] = {}
-    for found in findings:
-        by_code.setdefault(found.code, []).append(found)
+    for finding in findings:
+        by_code.setdefault(finding.code, []).append(finding)
     for code, group in by_code.items():
-        first = min(group, key=lambda each: (each.since is None, each.since or now))
-        streams = dict.fromkeys(each.stream for each in group if each.stream)
-        whole = [each.integration for each in group if each.integration and not each.stream]
+        first = min(group, key=lambda finding: (finding.since is None, finding.since or now))
+        streams = dict.fromkeys(finding.stream for finding in group if finding.stream)
+        whole = [finding.integration for finding in group if finding.integration and not finding.stream]
         streams |= dict.fromkeys(name for integration in whole for name in names.get(integration, ()))
-        integrations = dict.fromkeys(each.integration for each in group if each.integration)
+        integrations = dict.fromkeys(finding.integration for finding in group if finding.integration)
         yield Reason(
             code,
-            max(each.health for each in group),
+            max(finding.health for finding in group),
             first.title,
             first.detail,
             first.remedy,
@@ -409,7 +447,7 @@ def _grouped(findings: Sequence[Finding], names: Mapping[str, Sequence[str]], no
 
 
 def _waiting(site: SiteFacts) -> Iterator[str]:
-    problems = {each.name: each.problem for each in site.integrations}
+    problems = {integration.name: integration.problem for integration in site.integrations}
     for stream in site.streams:
         for problem in (stream.problem, problems.get(stream.integration)):
             if problem is not None and _of_problem(problem, site.now) is None:

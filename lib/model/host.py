@@ -1,4 +1,4 @@
-"""Where credentials may be sent."""
+"""The hosts to which credentials may be sent."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from urllib.parse import SplitResult, urlsplit
 from lib.errors import HostRefusedError
 
 _ORDINARY = re.compile(r"[A-Za-z0-9.:_\[\]-]+")
-"""What a host and port are made of: no user, no backslash, no white space, nothing percent-encoded."""
+"""The characters of a host and port: no user, no backslash, no white space, nothing percent-encoded."""
 
-_PROXY_FORM = "has to be a URL such as http://proxy.example.com:3128"
+_PROXY_FORM = "must be a URL such as http://proxy.example.com:3128"
 
 
 def is_loopback(host: str) -> bool:
@@ -26,23 +26,23 @@ def is_loopback(host: str) -> bool:
 
 
 def check_url(url: str, *, allow_hosts: Collection[str] = ()) -> SplitResult:
-    """The parts of a URL that credentials may be sent to; HostRefusedError for every other URL.
+    """The parts of a URL to which credentials may be sent; HostRefusedError for every other URL.
 
-    HTTPS to a host of sophos.com or one that is allowed by name; HTTP on loopback only.
+    Allowed are HTTPS to a host of sophos.com or of `allow_hosts`, and HTTP or HTTPS to loopback.
     """
     parts, host = _parts(url)
     if is_loopback(host):
         if parts.scheme in ("http", "https"):
             return parts
-    elif host.endswith(".sophos.com") or host in {each.lower() for each in allow_hosts}:
+    elif host.endswith(".sophos.com") or host in {allow_host.lower() for allow_host in allow_hosts}:
         if parts.scheme == "https":
             return parts
-        raise HostRefusedError(f"{_shown(url)} is not https")
-    raise HostRefusedError(f"{_shown(url)} is no host of sophos.com")
+        raise HostRefusedError(f"{_shown(url)} is not an https URL")
+    raise HostRefusedError(f"{_shown(url)} is not a host of sophos.com")
 
 
 def proxy_fault(url: str) -> str | None:
-    """What is wrong with a proxy's URL; None for a good one. It repeats nothing of it."""
+    """The fault of a proxy's URL; None if there is none. It shows no part of the URL, which may hold a password."""
     try:
         parts = urlsplit(url)
         plain = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -59,11 +59,11 @@ def _parts(url: str) -> tuple[SplitResult, str]:
     except ValueError:
         plain = False
     if not plain or not host or url != url.strip() or host.endswith("."):
-        raise HostRefusedError(f"{_shown(url)} is no plain http(s) URL")
+        raise HostRefusedError(f"{_shown(url)} is not a plain http(s) URL")
     return parts, host
 
 
 def _shown(url: str) -> str:
-    """The URL without anything that could be a secret in it."""
+    """The URL without user, query and fragment, which could hold a secret."""
     address = url.partition("?")[0].partition("#")[0]
     return repr(re.sub(r"//[^/]*@", "//…@", address)[:200])

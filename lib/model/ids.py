@@ -1,4 +1,4 @@
-"""Ids that are the same whenever and by whomever an event is sent."""
+"""Log ids. An event gets the same id each time it is sent, by whichever program."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from hashlib import sha256
 from lib.model.stream import EVENTS
 
 KEY_LENGTH = 24
-"""Hex digits of a log id that the ledger keeps: 96 bits, shared by two of a day's million events with p < 1e-17."""
+"""Hex digits of a log id that the ledger keeps: 96 bits. Two of a day's million events share one with p < 1e-17."""
 
 
 def qualified(group_name: str, utmstack_tenant_id: str) -> str:
-    """An integration's name where groups of several of UTMStack's tenants have the same."""
+    """An integration's name if groups of several UTMStack tenants have the same name."""
     return f"{group_name}{_behind(utmstack_tenant_id)}"
 
 
 def group_of(integration: str, utmstack_tenant_id: str) -> str:
-    """UTMStack's name of the group that the integration is."""
+    """UTMStack's name of the integration's configuration group; undoes `qualified`."""
     return integration.removesuffix(_behind(utmstack_tenant_id)) or integration
 
 
@@ -51,22 +51,25 @@ def _hashed(scope: bytes, native_id: str | None, raw: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class IdScope:
-    """What the ids of a batch's items have in common."""
+    """The part of the id formula that all items of a batch share."""
 
     tenant_id: str
-    """UTMStack's."""
+    """The id of UTMStack's tenant, not of Sophos's."""
     integration: str
     kind: str
     is_by_text: bool = False
-    """A device's id names the device. Its record has none: the text is hashed, so that each version has its own."""
+    """Whether the text is hashed and not the native id.
+
+    True for devices: the native id names the device, but each version of its record needs an id of its own.
+    """
 
     def log_id(self, native_id: str | None, raw: bytes) -> str:
-        """The id under which an item reaches the engine."""
+        """The id under which the engine gets an item."""
         scope = _scope(self.tenant_id, self.integration, self.kind)
         return _hashed(scope, None if self.is_by_text else native_id, raw)
 
 
 @lru_cache(maxsize=256)
 def _scope(tenant_id: str, integration: str, kind: str) -> bytes:
-    """What stands before the part of an item that is hashed; the same for all of a batch."""
+    """The hashed prefix that all items of a batch share."""
     return _scope_of(group_key(tenant_id, integration), kind)

@@ -1,4 +1,7 @@
-"""The device inventory: what was last sent of each device, so that only records that changed are sent again."""
+"""The device inventory: a digest of each device's last sent record, so that only changed records are sent again.
+
+A *scan* reads all pages of a tenant's devices once. The stored field `look` is its number.
+"""
 
 from __future__ import annotations
 
@@ -9,34 +12,33 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 PRESENCE = frozenset({"lastSeenAt", "online"})
-"""Fields that change by themselves from one look to the next, and say nothing but that a device is switched on."""
+"""Fields that change with each scan and say only that a device is switched on. They are not compared."""
 KEPT_LOOKS = 10
-"""What is gone for so many looks is forgotten."""
+"""A device that this many scans did not show is removed from the inventory."""
 FIRST_PAGE_SIZE = 100
-"""Devices a page until Sophos has told its `maxSize`: the documentation's example takes no more."""
+"""Devices a page until Sophos has named its `maxSize`; the documentation's example uses this size."""
 LARGEST_PAGE_SIZE = 1000
 GONE_LOOKS = 2
-"""A device that so many looks in a row did not show is gone. One could miss it: devices move between pages."""
+"""A device that this many scans in a row did not show is gone. One scan can miss it: devices move between pages."""
 GONE = "Connector::DeviceGone"
-"""The type of our own record that says so."""
+"""The type of the connector's own record about a device that is gone."""
 _DIGEST_LENGTH = 16
 
 
 class Known(NamedTuple):
-    """What is kept of a device."""
+    """The stored facts of a device."""
 
     digest: str
-    """Of everything in the record that was sent last but PRESENCE; GONE where that was our own word."""
+    """Digest of the last sent record without PRESENCE; GONE if that was the connector's own record."""
     look: int
-    """The last look that showed it; for one that is gone, the look that noted it."""
+    """The last scan that showed the device; for a device that is gone, the scan that noticed it."""
     hostname: str
 
 
 def known_of(raw: bytes, look: int) -> tuple[str, Known]:
-    """Which device the record is of, and what is kept of it; of a record without an id, each version is a device.
+    """The id of the record's device, and the facts to store. Each version of a record without an id is a device.
 
-    Neither the order of keys nor that of a list's elements (addresses, products, tags) makes another version, and null
-    counts as absent.
+    The digest ignores the order of keys and of a list's elements (addresses, products, tags). Null counts as absent.
     """
     try:
         fields = json.loads(raw.decode("utf-8", "surrogateescape"), parse_int=str, parse_float=str)
@@ -64,55 +66,58 @@ def _text(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What is known of a tenant's devices. Its size is that of the devices of the last looks: some 90 bytes each."""
+    """The stored facts of a tenant's devices: some 90 bytes for each device of the last scans."""
 
     look: int = 0
-    """The number of the look that is under way, or was the last."""
+    """The number of the scan under way, or of the last one."""
     page_size: int = FIRST_PAGE_SIZE
-    """Devices a page; the same throughout a look, as Sophos demands of a page key's other parameters."""
+    """Devices a page. It stays the same throughout a scan: Sophos demands the same parameters with a page key."""
     folded: int = 0
-    """The number of the last batch whose records are among those known here."""
+    """The number of the last batch whose records are included here."""
     gaps: int = 0
-    """How many of the stream's batches were known to be lost when the look began."""
+    """The number of the stream's lost batches when the scan began."""
     devices: Mapping[str, Known] = field(default_factory=dict)
     """By the device's id."""
 
     def begun(self, gaps: int) -> Inventory:
-        """The next look. Where a batch was lost meanwhile, nothing is known any more: every record is sent again."""
+        """The inventory at the beginning of the next scan.
+
+        If a batch was lost since the last scan began, the inventory is emptied: every record is sent again.
+        """
         look = self.look + 1
         kept = {} if gaps > self.gaps else self.devices
-        devices = {id_: known for id_, known in kept.items() if look - known.look <= KEPT_LOOKS}
+        devices = {id_: device for id_, device in kept.items() if look - device.look <= KEPT_LOOKS}
         return replace(self, look=look, gaps=gaps, devices=devices)
 
     def shown(self, raws: Iterable[bytes]) -> tuple[Inventory, list[bytes]]:
-        """The inventory once these records are sent, and those of them that are not what was sent last."""
+        """The inventory once these records are sent, and the records that differ from those sent last."""
         devices = dict(self.devices)
         changed = []
         for raw in raws:
-            id_, known = known_of(raw, self.look)
-            if id_ not in devices or devices[id_].digest != known.digest:
+            id_, device = known_of(raw, self.look)
+            if id_ not in devices or devices[id_].digest != device.digest:
                 changed.append(raw)
-            devices[id_] = known
+            devices[id_] = device
         return replace(self, devices=devices), changed
 
     def gone(self) -> list[bytes]:
-        """At the end of a look: a record of our own for each device that is gone, and was not said to be."""
+        """At the end of a scan: the connector's own record for each device that is newly gone."""
         return [
-            _gone(id_, known.hostname, self.look)
-            for id_, known in self.devices.items()
-            if self.look - known.look >= GONE_LOOKS and known.digest != GONE and not id_.startswith("=")
+            _gone(id_, device.hostname, self.look)
+            for id_, device in self.devices.items()
+            if self.look - device.look >= GONE_LOOKS and device.digest != GONE and not id_.startswith("=")
         ]
 
     def folding(self, sequence: int, raws: Iterable[bytes]) -> Inventory:
-        """The inventory with the records of a stored batch, unless it had them before."""
+        """The inventory with the records of a stored batch. A batch that is included already changes nothing."""
         return self if sequence <= self.folded else replace(self.shown(raws)[0], folded=sequence)
 
     def forgotten(self) -> Inventory:
-        """The inventory when what was sent is not known."""
+        """The inventory without devices, for a lost record of what was sent: every record is sent again."""
         return replace(self, devices={}, folded=0)
 
     def asking(self, max_size: int | None) -> Inventory:
-        """The inventory with pages as large as Sophos has told; None: it did not."""
+        """The inventory with the page size that Sophos named; None: Sophos named none."""
         return self if max_size is None else replace(self, page_size=min(max(1, max_size), LARGEST_PAGE_SIZE))
 
 

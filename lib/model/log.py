@@ -1,4 +1,4 @@
-"""A log as UTMStack's engine takes it, and whether it can take it at all."""
+"""A log as UTMStack's engine takes it, and which items cannot be sent as a log."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 MAX_LOG_BYTES = 4 * 1024 * 1024
-"""grpc-go's default limit for a received message; beyond it the engine ends the whole stream."""
+"""grpc-go's default limit for a received message. The engine ends the whole stream over a longer one."""
 
 
 class Log(NamedTuple):
-    """The fields of `plugins.Log`; a tuple, as EventFields are."""
+    """The fields of `plugins.Log`. A named tuple for speed, as EventFields are."""
 
     id: str
     data_type: str
@@ -23,13 +23,13 @@ class Log(NamedTuple):
     """UTF-8."""
 
     def wire_size(self) -> int:
-        """The length of `to_wire`."""
+        """The length of `to_wire` in bytes, without building it."""
         texts = (self.id, self.data_type, self.data_source, self.timestamp, self.tenant_id)
         lengths = [len(self.raw), *(len(text.encode()) for text in texts)]
         return sum(1 + (length.bit_length() + 6) // 7 + length for length in lengths if length)
 
     def to_wire(self) -> bytes:
-        """The serialised message, byte for byte as protobuf writes it; UnicodeError where a field is not UTF-8."""
+        """The serialised message, byte for byte as protobuf writes it; UnicodeError if a field is not UTF-8."""
         log_id, _, _, _, _, raw = self
         raw.decode()
         key = log_id.encode()
@@ -38,14 +38,14 @@ class Log(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _between(data_type: str, data_source: str, timestamp: str, tenant_id: str) -> bytes:
-    """The fields that all logs of a batch share."""
+    """Fields 2 to 5, which all logs of a batch share."""
     texts = (data_type, data_source, timestamp, tenant_id)
     return b"".join(_head(number, len(text.encode())) + text.encode() for number, text in enumerate(texts, 2))
 
 
 @lru_cache(maxsize=4096)
 def _head(number: int, length: int) -> bytes:
-    """What stands before a field's bytes: its tag, and their length as protobuf's varint; nothing where it is empty."""
+    """A field's tag, and the length of its bytes as protobuf's varint; nothing for an empty field."""
     if not length:
         return b""
     head = bytearray((number << 3 | 2,))
@@ -57,7 +57,7 @@ def _head(number: int, length: int) -> bytes:
 
 
 def unacceptable(raw: bytes, *, is_object: bool) -> str | None:
-    """Why an item cannot be sent as a log whatever its size; None when it can."""
+    """The reason why an item cannot be sent as a log, apart from its size; None if it can be sent."""
     if not is_object:
         return "not a JSON object, or nested too deep"
     try:
@@ -68,13 +68,13 @@ def unacceptable(raw: bytes, *, is_object: bool) -> str | None:
 
 
 def to_fields(log: Log) -> dict[str, Any]:
-    """The log as JSON fields; bytes that are not UTF-8 survive."""
+    """The log as JSON fields. Bytes that are not UTF-8 are kept as surrogate escapes."""
     return {**log._asdict(), "raw": log.raw.decode("utf-8", "surrogateescape")}
 
 
 def from_fields(fields: Mapping[str, Any]) -> Log:
-    """The log that `to_fields` wrote; KeyError, TypeError or AttributeError where there is none."""
+    """The log that `to_fields` wrote; KeyError, TypeError or AttributeError if the fields hold no log."""
     texts = {name: fields[name] for name in ("id", "data_type", "data_source", "timestamp", "tenant_id")}
     if not all(isinstance(text, str) for text in texts.values()):
-        raise TypeError("no log: a field is no text")
+        raise TypeError("not a log: a field is not a text")
     return Log(**texts, raw=fields["raw"].encode("utf-8", "surrogateescape"))

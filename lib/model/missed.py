@@ -1,7 +1,8 @@
-"""What UTMStack's own plugin would have missed of the events that were observed.
+"""The observed events that UTMStack's own plugin would have missed.
 
-Every five minutes it asks for what came since the last time, reads one page of 200, and goes on from now: of each
-window the first 200 reach UTMStack. Its own failures and restarts come on top; they are not known, and not counted.
+The plugin polls every five minutes for the events since its last poll. It reads one page of 200 and continues from the
+present. So the first 200 events of each window reach UTMStack. Events lost by failures and restarts of the plugin are
+not counted.
 """
 
 from __future__ import annotations
@@ -17,32 +18,32 @@ HOUR_SECONDS = 3600
 
 @dataclass(slots=True)
 class Hour:
-    """One hour of a stream, by the time at which Sophos stored the events."""
+    """Counts of one hour of a stream, by the time at which Sophos stored the events."""
 
     observed: int = 0
     missed: int = 0
     late: int = 0
-    """Of those observed, found behind the cursor only: whether the plugin saw them cannot be told."""
+    """Observed events that only reconciliation found. It is unknown if the plugin would have read them."""
 
 
 def window_of(created_at: datetime) -> int:
-    """The beginning of the window that the time is in, as Unix seconds."""
+    """The beginning of a time's window, as Unix seconds."""
     seconds = int(created_at.timestamp())
     return seconds - seconds % WINDOW_SECONDS
 
 
 def windows_of(times: Iterable[datetime | None]) -> dict[str, int]:
-    """How many of the times are in each window; what has no time is in none."""
-    found: dict[str, int] = {}
-    for each in times:
-        if each is not None:
-            window = str(window_of(each))
-            found[window] = found.get(window, 0) + 1
-    return found
+    """How many of the times are in each window. A missing time counts nowhere."""
+    counts: dict[str, int] = {}
+    for time in times:
+        if time is not None:
+            window = str(window_of(time))
+            counts[window] = counts.get(window, 0) + 1
+    return counts
 
 
 def hours_of(polled: Mapping[int, int], late: Mapping[int, int]) -> dict[str, Hour]:
-    """The hours of those windows in order, by their beginning: events that the cursor showed, and late ones."""
+    """The hours of the windows in order, by their beginning: counts of polled events and of late events."""
     hours: dict[str, Hour] = {}
     for window in sorted({*polled, *late}):
         start = datetime.fromtimestamp(window - window % HOUR_SECONDS, UTC).strftime("%Y-%m-%dT%H:00Z")

@@ -1,4 +1,4 @@
-"""What Sophos answers."""
+"""Sophos's answers as values."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from datetime import datetime
 from urllib.parse import quote
 
 LONGEST_CURSOR = 2000
-"""Bytes that a cursor may have in a URL: request lines over 8 KB are refused by common gateways."""
+"""Bytes that a cursor may take in a URL. Common gateways refuse request lines over 8 KB."""
 
 
 def cursor_fault(cursor: str) -> str | None:
-    """Why a cursor cannot be sent back to Sophos; None where it can."""
+    """The reason why a cursor cannot be sent back to Sophos; None if it can."""
     try:
         length = len(quote(cursor, safe=""))
     except UnicodeEncodeError:
-        return "it is no text"
-    return None if length <= LONGEST_CURSOR else f"it has {length} bytes, more than a URL has room for"
+        return "it is not valid text"
+    return None if length <= LONGEST_CURSOR else f"it takes {length} bytes in a URL; the limit is {LONGEST_CURSOR}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Page:
     next_cursor: str
     has_more: bool
     served_at: datetime | None
-    """Sophos's own clock (the answer's Date header), UTC; None where it named none."""
+    """Time by Sophos's clock (the answer's Date header), UTC; None if the answer has no such header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +38,22 @@ class DevicePage:
     items: tuple[bytes, ...]
     """Each device's exact bytes, in the order of the page."""
     next_key: str | None
-    """What the next page begins from; None: this is the last one."""
+    """The key of the next page; None: this is the last page."""
     max_size: int | None
-    """How many devices a page may hold, where Sophos told."""
+    """The largest page size, in devices; None if Sophos does not name it."""
     served_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
 class Whoami:
-    """Whose a credential is (`GET /whoami/v1`)."""
+    """The owner of a credential (`GET /whoami/v1`)."""
 
     id: str
     id_type: str
     """`tenant`, `partner` or `organization`."""
     global_host: str
     data_region: str | None
-    """The tenant's own API host as a URL; None for partners and organizations."""
+    """The URL of the tenant's own API host; None for partners and organizations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,14 @@ class Tenant:
     id: str
     name: str
     api_host: str | None
-    """The URL of the tenant's own API host; None where Sophos names none (not provisioned yet, or dormant)."""
+    """The URL of the tenant's own API host; None if Sophos names none (not provisioned yet, or dormant)."""
 
     def __str__(self) -> str:
         return f"{self.name} ({self.id})" if self.name else self.id
+
+
+@dataclass(frozen=True, slots=True)
+class OddTenant(Tenant):
+    """One whose record in Sophos's list cannot be used. It has no host, and perhaps no real id."""
+
+    fault: str

@@ -1,9 +1,9 @@
-"""How many calls a credential may make, and when the next one may go.
+"""How many calls a credential may make, and when the next call may go.
 
-Sophos allows a credential, all APIs together, 100 calls a minute "with bursts to 300" and 200,000 a day, and recommends
-no more than 10 a second and 1,000 an hour (https://developer.sophos.com/intro#rate-limits). How a burst is counted is
-not published. Here a quiet credential may burst: 300 calls in its first minute, 100 in each one after it, which is less
-than 200,000 a day. Once a 429 has told otherwise there are no bursts.
+Sophos allows a credential, for all APIs together, 100 calls a minute "with bursts to 300" and 200,000 a day. It
+recommends no more than 10 a second and 1,000 an hour (https://developer.sophos.com/intro#rate-limits). How a burst is
+counted is not published. Here a quiet credential may burst: 300 calls in its first minute, then 100 in each minute.
+That is less than 200,000 a day. After a 429 the credential makes no more bursts (`strict`).
 """
 
 from __future__ import annotations
@@ -13,53 +13,53 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 PUBLISHED = 100
-"""Calls a minute."""
+"""Calls a minute that Sophos allows."""
 BURST = 3
-"""A burst's calls in its first minute, in calls of an ordinary one."""
+"""The calls of a burst's first minute, as a multiple of an ordinary minute's calls."""
 KEPT_SECONDS = 600.0
-"""How long a call matters: a full burst is forgotten long before."""
+"""How long a call's time is kept. The bucket of a full burst drains long before."""
 FIRSTS = 0.9
-"""The share of the calls that streams' first pages may take up where further pages are wanted as well."""
+"""The share of the calls for the streams' first pages if some streams want further pages."""
 FIRSTS_ALONE = 0.98
-"""The same, where none are."""
+"""The same share if no stream wants further pages."""
 _UNKNOWN = 5
-"""What one other instance may have called without having told yet, in hundredths of a minute's calls."""
+"""Calls that one other instance may have made but not published yet, in percent of a minute's calls."""
 _MARGIN_SECONDS = 0.5
-"""Calls reach Sophos a little later than they are counted here, and not all equally late."""
+"""Calls reach Sophos a little later than they are counted here, and the delay varies."""
 _PER_SECOND = 0.1
-"""A second's calls, in calls of a minute; counted over a little more than a second."""
+"""The calls of a second, as a share of a minute's calls. They are counted over a little more than a second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What a credential has used of its budget, as far as this instance knows."""
+    """The calls of a credential, as far as this instance knows them."""
 
     last_minute: int
     last_hour: int
-    """This instance's own; Sophos recommends at most 1,000."""
+    """Calls of this instance in the last hour. Sophos recommends at most 1,000."""
     per_minute: int
     made: int
-    """Calls of this instance."""
+    """Calls of this instance since its start."""
     refused: int
-    """429s that this instance has met."""
+    """Answers 429 to this instance since its start."""
     is_strict: bool
 
 
 @dataclass(frozen=True, slots=True)
 class RatePolicy:
-    """What a credential has to keep to."""
+    """The limits of a credential."""
 
     per_minute: int
     strict: bool = False
-    """Whether a 429 has shown that bursts are refused."""
+    """Whether bursts are off because Sophos answered 429."""
 
     def wait(
         self, mine: Sequence[float], others: Sequence[float], now: float, *, instances: int = 0, kept_free: int = 0
     ) -> float:
-        """Seconds until one more call may go, with so many kept free for others.
+        """Seconds until one more call may go; `kept_free` calls stay reserved for others.
 
-        Times of calls in order, seconds of a clock that never jumps: this instance's, which are exact, and those that
-        so many other instances have told of.
+        `mine` are the exact times of this instance's calls. `others` are the times that `instances` other instances
+        have published. All are in order, in seconds of a monotonic clock.
         """
         second = _window_wait(mine, max(1, round(self.per_minute * _PER_SECOND)), 1.0 + _MARGIN_SECONDS / 2, now)
         if not self.strict:
@@ -75,8 +75,8 @@ class RatePolicy:
         everybody = merged(mine, others, now)
         if not instances:
             return window(everybody, self.per_minute - kept_free)
-        # Where each keeps to its share nothing is exceeded, whatever is not known yet; more is taken where others
-        # leave it.
+        # If every instance keeps to its share, the limit holds even with calls that are not published yet.
+        # An instance takes more than its share only from calls that the others demonstrably leave unused.
         share = self.per_minute // (instances + 1)
         unknown = instances * max(1, self.per_minute * _UNKNOWN // 100)
         fair = max(window(mine, share), window(others, share * instances + 1))
@@ -86,29 +86,29 @@ class RatePolicy:
         return left if kept_free else min(fair, left)
 
     def firsts(self, every: float, *, alone: bool = False) -> int:
-        """How many streams can be asked at each tick, the ticks so many seconds apart, and go on like that.
+        """How many streams each tick can poll without end, with `every` seconds between ticks.
 
-        `alone` where no stream has wanted more than its first page.
+        `alone` if no stream wants more than its first page.
         """
         return max(1, int((FIRSTS_ALONE if alone else FIRSTS) * self.per_minute * every / 60.0))
 
     def reserved(self, streams: int, every: float) -> int:
-        """The calls of a minute that first pages of so many streams need, each asked so often (seconds)."""
+        """Calls a minute that the first pages of the streams need, if each stream is polled every `every` seconds."""
         return int(min(streams * 60.0 / every, FIRSTS * self.per_minute))
 
     def spare(self, everybody: Sequence[float], now: float) -> int:
-        """How many calls may go at once."""
+        """How many calls may go now."""
         if self.strict:
             return max(0, self.per_minute - count(everybody, 60.0 + _MARGIN_SECONDS, now))
         return max(0, int(self._capacity - self._level(everybody, now)))
 
     @property
     def _capacity(self) -> int:
-        # Refilled while it is emptied: a full minute takes this and an ordinary minute's calls.
+        # The bucket drains while it fills: a full minute takes the capacity and an ordinary minute's calls.
         return (BURST - 1) * self.per_minute
 
     def _level(self, everybody: Sequence[float], now: float) -> float:
-        """How full the bucket is that every call fills by one, and that drains by `per_minute`."""
+        """The level of the leaky bucket: each call adds one, and it drains by `per_minute` a minute."""
         level, before = 0.0, now
         for at in everybody:
             level = max(0.0, level - max(0.0, at - before) * self.per_minute / 60.0) + 1.0
@@ -124,18 +124,18 @@ class RatePolicy:
 
 
 def merged(mine: Sequence[float], others: Sequence[float], now: float) -> Sequence[float]:
-    """Times of all calls that still matter, in order."""
+    """The times of all calls of the last KEPT_SECONDS, in order."""
     recent = mine[bisect_right(mine, now - KEPT_SECONDS) :]
     return sorted([*recent, *others]) if others else recent
 
 
 def count(times: Sequence[float], seconds: float, now: float) -> int:
-    """How many of the calls, in order of time, are not older than so many seconds."""
+    """How many of the calls are at most so many seconds old; `times` are in order."""
     return len(times) - bisect_right(times, now - seconds)
 
 
 def _window_wait(times: Sequence[float], calls: int, seconds: float, now: float) -> float:
-    """Seconds until the window holds fewer than so many calls."""
+    """Seconds until the sliding window holds fewer than `calls` calls."""
     if count(times, seconds, now) < calls:
         return 0.0
     return max(0.0, times[len(times) - calls] + seconds - now)

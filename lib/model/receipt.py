@@ -1,6 +1,6 @@
-"""The ledger's line of a batch: where it began and ended, and that the engine has taken all of it.
+"""A receipt: the ledger's line of a delivered batch.
 
-Each receipt carries the digest of the one before, so that a removed, altered or swapped receipt shows.
+Each receipt holds the digest of the receipt before it. A removed, altered or swapped receipt breaks that chain.
 """
 
 from __future__ import annotations
@@ -13,46 +13,46 @@ from lib.model.batch import Header
 
 DELIVERED = "delivered"
 OBSERVED = "observed"
-"""Counted and kept; the engine was not told of it."""
+"""The batch was counted and archived, but not sent to the engine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt(Header):
-    """The header of a batch that is done with, and what became of the batch."""
+    """The header of a finished batch, and its outcome."""
 
     outcome: str
     acked_at: datetime
     set_aside: int
-    """How many of its events are in `dead/`."""
+    """How many of its events are dead letters (in `dead/`)."""
     previous: str
-    """The digest of the receipt before; empty: this is the stream's first."""
+    """The digest of the receipt before; empty for the stream's first receipt."""
     total: int
-    """Events of all receipts up to this one."""
+    """Events of all receipts up to and with this one."""
     ids: tuple[str, ...]
     set_aside_total: int | None = None
     observed_total: int | None = None
-    """Of `total`, those that are in `dead/`, and those that were only observed; None: an older version wrote it."""
+    """How many of `total` are dead letters, and how many were only observed; None: an older version wrote it."""
     windows: Mapping[str, int] | None = None
-    """Of an observed batch: how many of its events are in which window of UTMStack's own plugin."""
+    """For an observed batch: its number of events in each window of UTMStack's own plugin."""
 
 
 @dataclass(frozen=True, slots=True)
 class NotAcknowledged:
-    """Events with receipts that the engine has not acknowledged: what became of them instead."""
+    """Counts of events that have a receipt but were not acknowledged by the engine."""
 
     set_aside: int = 0
     observed: int = 0
 
     def after(self, events: int, set_aside: int, outcome: str) -> NotAcknowledged:
-        """The same once one more batch is done with."""
-        lost = min(set_aside, events)  # An event of our own that was set aside is none of Sophos's.
+        """The counts with one more finished batch."""
+        lost = min(set_aside, events)  # A dead letter can be the connector's own event, which does not count here.
         seen = events - lost if outcome == OBSERVED else 0
         return NotAcknowledged(self.set_aside + lost, self.observed + seen)
 
 
 @dataclass(frozen=True, slots=True)
 class LastReceipt:
-    """The end of a stream's ledger: what was delivered last."""
+    """The end of a stream's ledger; `sequence` 0 before the first receipt."""
 
     sequence: int = 0
     key: str = ""

@@ -1,4 +1,4 @@
-"""How far a reconciliation has come."""
+"""The progress of a reconciliation."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 SLACK = timedelta(seconds=1)
-"""Between a time that is typed and the clock that is read after it."""
+"""Allowed difference between a typed time and the clock that is read after it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a reconciliation has come, and what the last one found."""
+    """The progress of the reconciliation under way, and the result of the last one."""
 
     began_at: datetime | None = None
     """None: none is under way."""
@@ -22,15 +22,18 @@ class Progress:
     missing: int = 0
     lateness: Mapping[str, int] = field(default_factory=dict)
     held: Mapping[str, int] | None = None
-    """What was read, by the hour of its creation; None where that was not counted from the beginning."""
+    """Events read, by the hour of their creation; None if they were not counted from the beginning."""
     window: float | None = None
-    """Of a window, how many seconds before `began_at` it begins; None: all that Sophos serves."""
+    """The window's length in seconds before `began_at`; None: everything that Sophos serves."""
     ended_at: datetime | None = None
     last: Mapping[str, Any] | None = None
-    """The report of the last one that came to its end."""
+    """The report of the last completed reconciliation."""
 
     def goes_on(self, now: datetime, horizon: timedelta, window: timedelta | None) -> bool:
-        """Whether what is under way is what is asked for: the same window, named as a time or as a duration."""
+        """Whether the reconciliation under way covers the wanted window, so that it continues and does not restart.
+
+        A window typed as a time grows with the clock; the comparison allows for that.
+        """
         if self.began_at is None or not timedelta(0) <= (age := now - self.began_at) <= horizon:
             return False
         if window is None or self.window is None:
@@ -38,5 +41,5 @@ class Progress:
         return timedelta(0) <= window - timedelta(seconds=self.window) + SLACK <= age + 2 * SLACK
 
     def due(self, every: timedelta, now: datetime) -> bool:
-        """Whether it is time for the next one. An end in the future is a clock that jumped back."""
+        """Whether the next one is due. An end in the future means that the clock jumped back: it is due then."""
         return self.ended_at is None or not timedelta(0) <= now - self.ended_at < every

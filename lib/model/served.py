@@ -1,4 +1,4 @@
-"""What a page of events tells of times, by Sophos's clock."""
+"""The times in a page of events, by Sophos's clock."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from lib.model.page import Page
 
 
 def times_told(page: Page) -> list[datetime]:
-    """Sophos's time of the answer as the answer tells it: in its Date header, and in a last page's cursor.
+    """Sophos's times of the answer: that of its Date header, and that in a last page's cursor.
 
-    The cursor's form (`V2_CURSOR|time` in base64) is not documented; what cannot be read so is no hint.
+    The cursor's form (`V2_CURSOR|time` in base64) is not documented. A cursor of another form gives no time.
     """
-    told = [page.served_at] if page.served_at else []
+    times = [page.served_at] if page.served_at else []
     if not page.has_more:
         with suppress(ValueError):
-            told.append(from_text(b64decode(page.next_cursor, validate=True).decode("ascii").rpartition("|")[2]))
-    return told
+            times.append(from_text(b64decode(page.next_cursor, validate=True).decode("ascii").rpartition("|")[2]))
+    return times
 
 
 def read_up_to(
     page: Page, served_at: datetime, newest: datetime | None, as_of: datetime | None, settle: timedelta
 ) -> datetime:
-    """Up to when all is read: a last page reaches the present, less `settle`, and another one its newest item.
+    """The time up to which everything is read, with this page.
 
-    Where the items have no time, `as_of` stays: up to when all was read before the page.
+    A last page reaches the present less `settle`. Any other page reaches its newest item. If its items have no time,
+    `as_of` (the value before the page) stays.
     """
     settled = served_at - settle
     if not page.has_more:

@@ -1,13 +1,13 @@
-"""Text from outside as a terminal may be given it."""
+"""Text from outside, made safe for a terminal."""
 
 from __future__ import annotations
 
 import re
 
 _COMMANDS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, what ends a line or turns the direction of writing, and halves of surrogate pairs."""
+"""Control characters, line ends, characters that change the direction of writing, and lone surrogates."""
 
 
 def printable(text: str) -> str:
-    r"""One line without anything that a terminal obeys: `\u001b` in its place, so that JSON says what it said."""
+    r"""The text as one line without control characters. Each becomes an escape such as `\u001b`, as in JSON."""
     return _COMMANDS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

@@ -1,9 +1,9 @@
-"""Whose an integration's credentials are, and which streams they can read."""
+"""An integration's account at Sophos: the owner of its credential, and the streams that the credential reads."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -19,7 +19,7 @@ from lib.errors import (
 from lib.model.checkpoint import SLOWEST, Problem, problem_after
 from lib.model.credential import InUse
 from lib.model.integration import IntegrationSettings
-from lib.model.page import Tenant
+from lib.model.page import OddTenant, Tenant
 from lib.model.region import refusal as wrong_region
 from lib.model.stream import Stream
 from lib.pipeline.integration import Integration, Target
@@ -29,14 +29,14 @@ from lib.store.base import ObjectStore
 log = logging.getLogger(__name__)
 
 FRESH = {"tenant": timedelta(days=1), "partner": timedelta(hours=1), "organization": timedelta(hours=1)}
-"""How long an answer of whoami and of the list of tenants holds."""
+"""How long the answers of whoami and of the tenant list are used, by the type of the account."""
 WRITE_TRIES = 5
 SOON = timedelta(seconds=10)
-"""What is allowed so soon is tried: calls that come too early wait for the budget."""
+"""A try that is allowed within this time is made now; the rate limit delays its calls if necessary."""
 
 
 def wait_after(error: ConnectorError, failures: int, jitter: float) -> timedelta | None:
-    """How long to hold back after an error that was met so many times in a row; None: until the next tick."""
+    """The wait after an error that occurred `failures` times in a row before; None: until the next tick."""
     if isinstance(error, ThrottledError):
         longest = SLOWEST.total_seconds()
         seconds = (
@@ -49,7 +49,7 @@ def wait_after(error: ConnectorError, failures: int, jitter: float) -> timedelta
 
 
 class Accounts:
-    """Who each integration is, asked of Sophos rarely."""
+    """Each integration's account, read from Sophos once an hour or a day."""
 
     def __init__(self, store: ObjectStore, *, now: Callable[[], datetime], jitter: Callable[[], float]) -> None:
         self._stored = StoredAccounts(store)
@@ -59,14 +59,14 @@ class Accounts:
         self._warned: set[tuple[str, str]] = set()
 
     def read(self, name: str) -> Account:
-        """What is known of the integration."""
+        """The integration's stored account."""
         return self._stored.read(name)[0]
 
     def held_back(self, integration: Integration, account: Account) -> Problem | None:
-        """The trouble that forbids another try just now.
+        """The problem that forbids another try now; None if a try is allowed.
 
-        A process that has not tried refused credentials yet may: somebody started it, perhaps having set them right.
-        So may one that finds others in their place.
+        A new process tries refused credentials once: an operator may have corrected them before starting it. A process
+        also tries when the credentials have changed since its last try.
         """
         problem = account.problem
         if problem is None or not problem.holds_back(self._now() + SOON):
@@ -78,34 +78,37 @@ class Accounts:
     def targets(
         self, integration: Integration, *, kinds: Sequence[str] | None = None, deadline: float | None = None
     ) -> list[Target]:
-        """The streams that the integration reads; what Sophos must be asked for it is asked once a day (or hour).
+        """The streams that the integration reads. Sophos is asked again when the stored account is too old (FRESH).
 
-        `kinds` stands in place of the kinds of streams that are configured.
+        `kinds` replaces the configured kinds of streams.
         """
-        name, source = integration.name, integration.source
+        name, source, wanted = integration.name, integration.source, integration.settings.tenants
         self._tried.add(name)
         account, generation = self._stored.read(name)
         fingerprint = sha256(f"{integration.client_id()}|{integration.api_url}".encode()).hexdigest()[:16]
         if account.fingerprint != fingerprint or not self._fresh(account):
             who = source.whoami(deadline=deadline)
+            listed = list(source.tenants(who, deadline=deadline))
+            odd = {tenant.id: tenant.fault for tenant in listed if isinstance(tenant, OddTenant)}
             account = replace(
                 account,
                 fingerprint=fingerprint,
                 who=who,
-                tenants=tuple(source.tenants(who, deadline=deadline)),
+                tenants=tuple(tenant for tenant in listed if tenant.id not in odd),
                 checked_at=self._now(),
+                left_out={id_: fault for id_, fault in odd.items() if wanted is None or id_ in wanted} or None,
             )
             self._stored.write(name, account, generation)
         return list(_targets(integration.settings, account, kinds))
 
     def failed(self, name: str, error: ConnectorError) -> Problem:
-        """Remember that the integration as a whole failed; the trouble, with its next try."""
+        """Store a problem of the whole integration, and return it with the time of the next try."""
         account, generation = self._stored.read(name)
         before = account.problem
         failures = before.failures if before and before.code == error.code else 0
         problem = problem_after(before, error, self._now(), wait_after(error, failures, self.jitter()))
         if before is None or before.code != error.code or problem.retry_at is not None:
-            # Where another address is right, or the credential was replaced, only asking again tells.
+            # The account may be outdated: after a refused credential, ask whoami again at the next try.
             checked_at = None if isinstance(error, CredentialsError | PermissionMissingError) else account.checked_at
             account = replace(account, problem=problem, checked_at=checked_at)
             self._stored.write(name, account, generation)
@@ -113,17 +116,17 @@ class Accounts:
         return problem
 
     def forget(self, name: str) -> None:
-        """Let the integration be tried at once, though it was refused: its settings have changed."""
+        """Allow a try at once although the credential was refused, because the settings have changed."""
         self._tried.discard(name)
 
     def retry_now(self, name: str) -> None:
-        """Let the integration be tried at once, by every process; one that was tried just now needs it no more."""
+        """Allow a try at once in every process. If another run writes the account now, it has just tried."""
         account, generation = self._stored.read(name)
         if account.problem is not None and account.problem.lifted() != account.problem:
             self._stored.write(name, replace(account, problem=account.problem.lifted()), generation)
 
     def worked(self, name: str, in_use: InUse | None = None) -> None:
-        """Forget the integration's trouble, once it is over, and remember since when the credential works."""
+        """Remove the integration's problem if its wait is over, and store since when the credential works."""
         account, generation = self._stored.read(name)
         now, problem = self._now(), account.problem
         after = replace(
@@ -136,27 +139,27 @@ class Accounts:
         self._warn(name, after)
 
     def end_announced(self, name: str, at: datetime) -> None:
-        """Remember that Sophos announced the end of a credential."""
+        """Store Sophos's announcement that a credential expires, of the time `at`."""
         for _ in range(WRITE_TRIES):
             account, generation = self._stored.read(name)
             if self._stored.write(name, replace(account, life=replace(account.life, end_announced=at)), generation):
                 return
 
     def ask_again(self, name: str) -> None:
-        """Have Sophos asked anew whose the credential is, and where its tenants are."""
+        """Make the next call ask whoami and the tenant list again."""
         account, generation = self._stored.read(name)
         if account.checked_at is not None:
             self._stored.write(name, replace(account, checked_at=None), generation)
 
     def _warn(self, name: str, account: Account) -> None:
-        """Log what is to be said of the credential, once in a process."""
-        for each in account.warnings(self._now()):
-            if (name, each.code) not in self._warned:
-                self._warned.add((name, each.code))
-                log.warning("integration %s: %s. %s", name, each.text, each.remedy)
+        """Log each of the credential's warnings once in a process."""
+        for warning in account.warnings(self._now()):
+            if (name, warning.code) not in self._warned:
+                self._warned.add((name, warning.code))
+                log.warning("integration %s: %s. %s", name, warning.text, warning.remedy)
 
     def pause(self, name: str, *, resume: bool = False) -> None:
-        """Have nothing fetched for the integration until it is resumed; ConflictError where others keep writing."""
+        """Pause fetching for the integration, or resume it; ConflictError if other runs keep writing the account."""
         for _ in range(WRITE_TRIES):
             account, generation = self._stored.read(name)
             if (account.paused_at is None) == resume:
@@ -169,12 +172,12 @@ class Accounts:
         if account.who is None or account.checked_at is None:
             return False
         age = self._now() - account.checked_at
-        # A negative age is a clock that jumped back: ask again.
+        # A negative age means the clock jumped back: ask again.
         return timedelta(0) <= age < FRESH.get(account.who.id_type, timedelta(0))
 
 
 def known_targets(settings: IntegrationSettings, account: Account) -> list[Target]:
-    """The streams that the integration reads, as far as that is known; Sophos is not asked."""
+    """The streams that the integration reads, from the stored account, without a request."""
     try:
         return list(_targets(settings, account))
     except PermissionMissingError:
@@ -185,13 +188,13 @@ def _targets(settings: IntegrationSettings, account: Account, kinds: Sequence[st
     who = account.who
     if who is None:
         return
-    known = {tenant.id: tenant for tenant in account.tenants}
+    by_id = {tenant.id: tenant for tenant in account.tenants}
     wanted = (
         [tenant.id for tenant in account.tenants if tenant.api_host] if settings.tenants is None else settings.tenants
     )
     for tenant_id in wanted:
-        tenant = known.get(tenant_id, Tenant(tenant_id, "", None))
-        refusal = None if tenant.api_host else _unreadable(settings.name, tenant, known)
+        tenant = by_id.get(tenant_id, Tenant(tenant_id, "", None))
+        refusal = None if tenant.api_host else _unreadable(settings.name, tenant, account)
         if tenant.api_host and who.id_type == "tenant" and (wrong := wrong_region(settings.region, tenant.api_host)):
             raise wrong
         data_source = settings.source_of(tenant, one_of_many=who.id_type != "tenant")
@@ -200,18 +203,23 @@ def _targets(settings: IntegrationSettings, account: Account, kinds: Sequence[st
 
 
 def listed(tenants: Sequence[str]) -> str:
-    """Some of the tenants, for people."""
+    """The first five tenants and the number of the others, for a message."""
     more = f" and {len(tenants) - 5} more" if len(tenants) > 5 else ""
     return ", ".join(tenants[:5]) + more or "none"
 
 
-def _unreadable(name: str, tenant: Tenant, known: Mapping[str, Tenant]) -> WrongTenantError:
-    if tenant.id in known:
+def _unreadable(name: str, tenant: Tenant, account: Account) -> WrongTenantError:
+    if fault := (account.left_out or {}).get(tenant.id):
+        return WrongTenantError(
+            f"integration {name!r}: tenant {tenant} cannot be read: {fault}",
+            remedy="Check the tenant in Sophos Central. If it is correct there, open a case with Sophos support.",
+        )
+    if tenant in account.tenants:
         return WrongTenantError(
             f"integration {name!r}: Sophos names no API host for tenant {tenant}",
-            remedy="It is not provisioned yet, or dormant: wait, or take it out of `tenants` of the integration.",
+            remedy="It is not provisioned yet, or is dormant. Wait, or remove it from the integration's `tenants`.",
         )
     return WrongTenantError(
         f"integration {name!r}: this credential does not read tenant {tenant}; "
-        f"it reads {listed([str(each) for each in known.values()])}",
+        f"it reads {listed([str(readable) for readable in account.tenants])}",
     )

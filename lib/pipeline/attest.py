@@ -1,7 +1,7 @@
-"""Attestation: what became of a day's events, of every stream, as numbers that the store proves.
+"""Attestation: the numbers of a day's events, by stream and outcome, computed from the store.
 
-A day is the ledger's: that of fetching, by Sophos's clock. Only what Sophos held is counted by the time of creation,
-since reconciliation sees nothing else.
+A day is the ledger's day: the day of fetching by Sophos's clock. Only `held` counts by the time of creation, since
+reconciliation has no other time.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -31,7 +31,7 @@ from lib.state.state import State
 KIND = "sophos-utmstack daily attestation"
 FORMAT = 1
 MEASURED_DAYS = 7
-"""How far back lateness is measured for what is proposed."""
+"""The days of lateness that the proposals are based on."""
 DAY = timedelta(days=1)
 GAP_FIELDS = ("from", "to", "reason", "noticed_at", "estimated_events")
 _NUMBER = re.compile(r"\d+")
@@ -39,13 +39,13 @@ _NUMBER = re.compile(r"\d+")
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """The part of a stream's ledger that is the day's."""
+    """The day's part of a stream's ledger."""
 
     receipts: int = 0
     first: int | None = None
     last: int | None = None
     previous: str | None = None
-    """The digest of the last receipt before the day, as the day's first one carries it."""
+    """The digest of the last receipt before the day, as the day's first receipt names it."""
     head: str | None = None
     """The digest of the day's last receipt."""
     faults: tuple[str, ...] = ()
@@ -53,54 +53,55 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """What became of one stream's events of one day."""
+    """One stream's events of one day, by outcome."""
 
+    day: str
     stream: Stream
     received: int = 0
-    """Events that were made durable."""
+    """Events stored."""
     delivered: int = 0
-    """Those that the engine acknowledged."""
+    """Events that the engine acknowledged."""
     observed: int = 0
-    """Those that were only counted (`observe: on`)."""
+    """Events that were only counted (`observe: on`)."""
     waiting: int = 0
     dead_letters: Mapping[str, int] = field(default_factory=dict)
-    """Those that cannot be delivered, by reason."""
+    """Events that cannot be delivered, by reason."""
     recovered: int = 0
-    """Those that reconciliation found."""
+    """Events that reconciliation found."""
     repeats: int = 0
     held: int | None = None
-    """What Sophos held of the day's events at reconciliation; None where an hour was not read as a whole."""
+    """The day's events that Sophos held at reconciliation; None if an hour was not read completely."""
     looked_at: datetime | None = None
     late: Mapping[str, int] = field(default_factory=dict)
     gaps: tuple[Gap, ...] = ()
     lost: int | None = 0
-    """Events in gaps, as far as is known; None where it is not."""
+    """The estimated number of events lost in gaps; None if a gap has no estimate."""
     chain: Chain = Chain()
 
     @property
     def completeness(self) -> float | None:
-        """The share that the engine acknowledged of all that there was; None where the loss in a gap is not known."""
+        """Delivered events divided by all events; None if the number of lost events is unknown."""
         if self.lost is None:
             return None
-        there = self.received + self.lost
-        return 1.0 if there == 0 else self.delivered / there
+        total = self.received + self.lost
+        return 1.0 if total == 0 else self.delivered / total
 
     def remarks(self) -> Iterator[str]:
-        """Why somebody should look at the day."""
+        """The reasons to look into the day."""
         yield from (f"{self.stream}: {fault}" for fault in self.chain.faults)
-        for count, what in (
+        for count, state in (
             (self.waiting, "wait for the engine"),
             (self.observed, "were observed only"),
             (sum(self.dead_letters.values()), "are dead letters"),
         ):
             if count:
-                yield f"{self.stream}: {count} events {what}"
+                yield f"{self.stream}: {count} events {state}"
         if self.gaps:
             lost = "an unknown number of" if self.lost is None else f"about {self.lost}"
             yield f"{self.stream}: {len(self.gaps)} gaps with {lost} events"
 
     def fields(self) -> dict[str, Any]:
-        """As JSON fields."""
+        """The JSON fields of the statement."""
         chain = self.chain
         return {
             "integration": self.stream.integration,
@@ -130,44 +131,61 @@ class Day:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """An integration's settings that lateness says something of."""
+    """An integration's settings that the proposals are about."""
 
     name: str
     settle: timedelta
     reconcile: timedelta | None
 
 
-def days_of(state: State, day: str) -> list[Day]:
-    """The day of every stream; NotFoundError where receipts of it were removed for their age."""
-    return [_day(state, stream, day) for stream in streams_of(state)]
+def counted(state: State, days: Collection[str], streams: Sequence[Stream]) -> dict[str, list[Day]]:
+    """The days of each stream; a day is left out if some of its receipts were removed because of their age."""
+    by_day: dict[str, list[Day]] = {day: [] for day in days}
+    for stream in streams:
+        prune_point = state.ledger.prune_point(stream)
+        by_day = {day: by_day[day] for day in by_day if prune_point is None or prune_point.day < day}
+        for day in _days(state, stream, by_day) if by_day else ():
+            by_day[day.day].append(day)
+    return by_day
 
 
 def streams_of(state: State) -> list[Stream]:
-    """Every stream that the store knows."""
+    """Every stream with a checkpoint, a receipt or a waiting batch."""
     waiting = {waiting.stream for waiting in state.batches.waiting()}
     return sorted({*state.checkpoints.streams(), *state.ledger.streams(), *waiting})
 
 
 def completeness(days: Iterable[Day]) -> float | None:
-    """The share that the engine acknowledged of all that there was of a day, over its streams; None: not known."""
-    found = list(days)
-    if any(day.completeness is None for day in found):
+    """Delivered events divided by all events, over all streams of a day; None if a stream's share is unknown."""
+    streams = list(days)
+    if any(day.completeness is None for day in streams):
         return None
-    there = sum(day.received + (day.lost or 0) for day in found)
-    return 1.0 if there == 0 else sum(day.delivered for day in found) / there
+    total = sum(day.received + (day.lost or 0) for day in streams)
+    return 1.0 if total == 0 else sum(day.delivered for day in streams) / total
 
 
 def statement(
-    state: State, day: str, *, now: datetime, measured: Sequence[Measured], versions: Mapping[str, Any], key: str
+    state: State,
+    day: str,
+    *,
+    now: datetime,
+    measured: Sequence[Measured],
+    versions: Mapping[str, Any],
+    key: str,
+    days: Sequence[Day] | None = None,
 ) -> dict[str, Any]:
-    """The attestation of a day, to be signed by the key with that fingerprint.
+    """The attestation of a day, before it is signed. `key` is the fingerprint of the signing key.
 
-    NotFoundError where receipts of the day were removed for their age, or the day has not begun.
+    `days` is the result of `counted`, if the caller has it already. Raises NotFoundError if receipts of the day were
+    removed because of their age, or the day has not begun.
     """
     if day > day_of(now):
         raise NotFoundError(f"{day} has not begun", remedy="Name a day that is over.")
-    days = days_of(state, day)
-    remarks = [remark for each in days for remark in each.remarks()]
+    if days is None:
+        days = counted(state, [day], streams_of(state)).get(day)
+    if days is None:
+        raise NotFoundError(f"receipts of {day} were removed because of their age")
+    remarks = [remark for stream_day in days for remark in stream_day.remarks()]
     share = completeness(days)
     return {
         "statement": KIND,
@@ -181,78 +199,89 @@ def statement(
         "remarks": remarks,
         "completeness": share,
         "totals": _totals(days),
-        "streams": [each.fields() for each in days],
+        "streams": [stream_day.fields() for stream_day in days],
         "proposals": _proposals(state, days, day, measured),
     }
 
 
 def _totals(days: Sequence[Day]) -> dict[str, Any]:
-    lost = [each.lost for each in days]
-    held = [each.held for each in days if each.stream.kind != ENDPOINTS]
+    lost = [day.lost for day in days]
+    held = [day.held for day in days if day.stream.kind != ENDPOINTS]
     counts = ("received", "delivered", "observed", "waiting")
     return {
         "held_by_sophos": None if None in held else sum(filter(None, held)),
-        **{name: sum(getattr(each, name) for each in days) for name in counts},
-        "dead_letters": sum(sum(each.dead_letters.values()) for each in days),
-        "late": sum(sum(each.late.values()) for each in days),
-        "gaps": sum(len(each.gaps) for each in days),
+        **{name: sum(getattr(day, name) for day in days) for name in counts},
+        "dead_letters": sum(sum(day.dead_letters.values()) for day in days),
+        "late": sum(sum(day.late.values()) for day in days),
+        "gaps": sum(len(day.gaps) for day in days),
         "lost": None if None in lost else sum(filter(None, lost)),
     }
 
 
-def _day(state: State, stream: Stream, day: str) -> Day:
-    found = Day(stream)
-    prune_point = state.ledger.prune_point(stream)
-    if prune_point is not None and prune_point.day >= day:
-        raise NotFoundError(f"{stream}: the receipts of {day} were removed for their age")
-    counts, sequences, chain = _ledger(state, stream, day)
-    gaps = tuple(_gaps(state, stream, day))
-    seen = day_counts(state.store, stream, day)
-    waiting = _waiting(state, stream, day)
-    return replace(
-        found,
-        received=counts["events"] + waiting,
-        delivered=counts["delivered"],
-        observed=counts["observed"],
-        waiting=waiting,
-        dead_letters=_reasons(state, stream, sequences),
-        recovered=counts["recovered"],
-        repeats=counts["repeats"],
-        held=seen.held,
-        looked_at=seen.looked_at,
-        late=seen.late,
-        gaps=gaps,
-        lost=_lost(gaps, day),
-        chain=chain,
-    )
+def _days(state: State, stream: Stream, days: Collection[str]) -> Iterator[Day]:
+    """The days of the stream, in one pass over its objects in the store."""
+    ledgers = _ledgers(state, stream, days)
+    gaps, waiting = list(state.gaps.all(stream)), _waiting(state, stream, days)
+    for day in sorted(days):
+        ledger, reconciled = ledgers[day], day_counts(state.store, stream, day)
+        touching = tuple(gap for gap in gaps if _touches(gap, day))
+        yield Day(
+            day,
+            stream,
+            received=ledger.counts["events"] + waiting[day],
+            delivered=ledger.counts["delivered"],
+            observed=ledger.counts["observed"],
+            waiting=waiting[day],
+            dead_letters=_reasons(state, stream, ledger.sequences),
+            recovered=ledger.counts["recovered"],
+            repeats=ledger.counts["repeats"],
+            held=reconciled.held,
+            looked_at=reconciled.looked_at,
+            late=reconciled.late,
+            gaps=touching,
+            lost=_lost(touching, day),
+            chain=replace(ledger.chain, faults=tuple(ledger.faults)),
+        )
 
 
-def _ledger(state: State, stream: Stream, day: str) -> tuple[Counter[str], dict[int, int], Chain]:
-    """Sums of the day's receipts, how many events of which batch were set aside, and the chain."""
-    counts: Counter[str] = Counter()
-    sequences: dict[int, int] = {}
-    chain, faults = Chain(), list[str]()
-    for place, body in state.ledger.bodies(stream, day):
-        if place.day != day:
-            break
+@dataclass(slots=True)
+class _Ledger:
+    """The sums and the chain of a day's receipts."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    sequences: dict[int, int] = field(default_factory=dict)
+    """The number of dead letters by batch number."""
+    chain: Chain = Chain()
+    faults: list[str] = field(default_factory=list)
+
+    def add(self, place: Place, body: bytes) -> None:
         digest = receipts.digest(body)
+        previous: str | None = None
         try:
             receipt = receipts.from_body(body)
-            _count(counts, sequences, receipt)
-            faults += _faults(chain, place, receipt)
-            previous: str | None = receipt.previous
+            _count(self.counts, self.sequences, receipt)
+            self.faults += _faults(self.chain, place, receipt)
+            previous = receipt.previous
         except UNREADABLE:
-            faults.append(f"the receipt of batch {place.first} cannot be read")
-            previous = None
-        begun = chain if chain.receipts else replace(chain, first=place.first, previous=previous)
-        chain = replace(begun, receipts=begun.receipts + 1, last=place.last, head=digest)
-    return counts, sequences, replace(chain, faults=tuple(faults))
+            self.faults.append(f"the receipt of batch {place.first} cannot be read")
+        begun = self.chain if self.chain.receipts else replace(self.chain, first=place.first, previous=previous)
+        self.chain = replace(begun, receipts=begun.receipts + 1, last=place.last, head=digest)
+
+
+def _ledgers(state: State, stream: Stream, days: Collection[str]) -> dict[str, _Ledger]:
+    ledgers = {day: _Ledger() for day in days}
+    for place, body in state.ledger.bodies(stream, min(days)):
+        if place.day > max(days):
+            break
+        if place.day in ledgers:
+            ledgers[place.day].add(place, body)
+    return ledgers
 
 
 def _faults(before: Chain, place: Place, receipt: Receipt) -> Iterator[str]:
-    # A receipt that was filed by a clock that was ahead was moved to an earlier day than it names.
+    # A receipt filed while the clock was ahead was moved later, to an earlier day than its own `day`.
     if receipt.sequence != place.first or receipt.day < place.day:
-        yield f"in the place of receipt {place.first} lies that of {receipt.sequence}"
+        yield f"the key of receipt {place.first} holds receipt {receipt.sequence}"
     if before.receipts and receipt.previous != before.head:
         yield f"receipt {place.first} does not follow receipt {before.last}"
 
@@ -269,40 +298,38 @@ def _count(counts: Counter[str], sequences: dict[int, int], receipt: Receipt) ->
 
 
 def _reasons(state: State, stream: Stream, sequences: Mapping[int, int]) -> dict[str, int]:
-    """The reasons of what was set aside, without the numbers in them; of what is no longer there, `removed`."""
-    found: Counter[str] = Counter()
+    """The number of dead letters by reason, digits replaced; `removed` for those no longer in `dead/`."""
+    counts: Counter[str] = Counter()
     for sequence, count in sequences.items():
         stored = state.store.read(f"dead/{stream.path}/{sequence:020d}.ndjson")
-        told = [] if stored is None else list(_told(stored.body))[:count]
-        found.update(told)
-        found["removed"] += count - len(told)
-    return {reason: count for reason, count in sorted(found.items()) if count}
+        reasons = [] if stored is None else list(_reasons_in(stored.body))[:count]
+        counts.update(reasons)
+        counts["removed"] += count - len(reasons)
+    return {reason: count for reason, count in sorted(counts.items()) if count}
 
 
-def _told(body: bytes) -> Iterator[str]:
+def _reasons_in(body: bytes) -> Iterator[str]:
     for line in body.splitlines():
         with suppress(ValueError, KeyError, TypeError):
             yield _NUMBER.sub("…", str(json.loads(line)["reason"]))
 
 
-def _waiting(state: State, stream: Stream, day: str) -> int:
-    """The day's events that wait; batches are in the order of their days."""
-    count = 0
+def _waiting(state: State, stream: Stream, days: Collection[str]) -> Counter[str]:
+    """The number of waiting events by day. The listing of batches is in the order of their days."""
+    counts: Counter[str] = Counter()
     for waiting in state.batches.waiting(stream):
         with suppress(*UNREADABLE):
             batch = state.batches.read(stream, waiting.sequence)
-            if batch is not None and batch.header.day > day:
+            if batch is not None and batch.header.day > max(days):
                 break
-            count += batch.header.events if batch is not None and batch.header.day == day else 0
-    return count
+            counts.update({batch.header.day: batch.header.events} if batch is not None else {})
+    return counts
 
 
-def _gaps(state: State, stream: Stream, day: str) -> Iterator[Gap]:
-    """The gaps that touch the day: by the time that is missing, or by when a lost batch was noticed."""
-    for gap in state.gaps.all(stream):
-        first, last = _bounds(gap)
-        if day_of(first) <= day <= day_of(last):
-            yield gap
+def _touches(gap: Gap, day: str) -> bool:
+    """Whether the gap counts for the day: by its missing interval, or by the time a lost batch was noticed."""
+    first, last = _bounds(gap)
+    return day_of(first) <= day <= day_of(last)
 
 
 def _bounds(gap: Gap) -> tuple[datetime, datetime]:
@@ -312,7 +339,7 @@ def _bounds(gap: Gap) -> tuple[datetime, datetime]:
 
 
 def _lost(gaps: Iterable[Gap], day: str) -> int | None:
-    """The day's part of what the gaps have cost."""
+    """The day's part of the events lost in the gaps."""
     lost = 0.0
     for gap in gaps:
         if gap.estimated is None:
@@ -322,7 +349,7 @@ def _lost(gaps: Iterable[Gap], day: str) -> int | None:
 
 
 def _part(start: datetime, end: datetime, day: str) -> float:
-    """The part of an interval that lies on the day."""
+    """The fraction of the interval that lies on the day, from 0 to 1."""
     if end <= start:
         return 1.0
     midnight = datetime.fromisoformat(day).replace(tzinfo=UTC)
@@ -330,21 +357,25 @@ def _part(start: datetime, end: datetime, day: str) -> float:
 
 
 def _proposals(state: State, days: Sequence[Day], day: str, measured: Sequence[Measured]) -> list[dict[str, Any]]:
-    """What the lateness of the last days says of each integration's settings."""
-    found: list[dict[str, Any]] = []
-    for each in measured:
-        own = [one for one in days if one.stream.integration == each.name and one.stream.kind != ENDPOINTS]
+    """Proposals for each integration's settings, from the lateness of the last days."""
+    proposals: list[dict[str, Any]] = []
+    for settings in measured:
+        streams = [
+            one_day.stream
+            for one_day in days
+            if one_day.stream.integration == settings.name and one_day.stream.kind != ENDPOINTS
+        ]
         late: Counter[str] = Counter()
         received = 0
-        for one in own:
-            for name in _days_back(day):
-                late.update(day_counts(state.store, one.stream, name).late)
-                received += _ledger(state, one.stream, name)[0]["events"]
-        found += (
-            {"integration": each.name, **proposal.fields(), "days": MEASURED_DAYS}
-            for proposal in propose(late, received, each.settle, each.reconcile)
+        for stream in streams:
+            for name, ledger in _ledgers(state, stream, list(_days_back(day))).items():
+                late.update(day_counts(state.store, stream, name).late)
+                received += ledger.counts["events"]
+        proposals += (
+            {"integration": settings.name, **proposal.fields(), "days": MEASURED_DAYS}
+            for proposal in propose(late, received, settings.settle, settings.reconcile)
         )
-    return found
+    return proposals
 
 
 def _days_back(day: str) -> Iterator[str]:

@@ -1,4 +1,8 @@
-"""Audit: add the ledger up, from the store alone. Every batch has its receipt, every receipt its place in the chain."""
+"""Audit: check from the store alone that every batch has a receipt and that the chain of receipts has no hole.
+
+Each receipt names the digest of the receipt before it, and each polled batch the cursor where the one before ended. A
+missing or altered receipt therefore shows in the next one.
+"""
 
 from __future__ import annotations
 
@@ -31,17 +35,17 @@ CURSOR_EDITED = "cursor_edited"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that does not hold."""
+    """One fault in a stream's chain."""
 
     code: str
     sequence: int | None
-    """The batch that it concerns."""
+    """The batch concerned; None if the finding concerns the stream."""
     detail: str
 
 
 @dataclass(slots=True)
 class DaySums:
-    """What a day's receipts add up to, in events but for the batches."""
+    """The sums of a day's receipts; all fields except `batches` count events."""
 
     batches: int = 0
     events: int = 0
@@ -52,42 +56,42 @@ class DaySums:
 
 @dataclass(frozen=True, slots=True)
 class StreamAudit:
-    """What was found of one stream."""
+    """The audit of one stream."""
 
     stream: Stream
     days: Mapping[str, DaySums]
     removed_until: str | None
-    """The last day whose receipts were removed for their age."""
+    """The last day whose receipts were removed because of their age."""
     gaps: Sequence[Gap]
     findings: Sequence[Finding]
 
     @property
     def events(self) -> int:
-        """How many events its receipts hold."""
+        """The number of events in its receipts."""
         return sum(day.events for day in self.days.values())
 
     @property
     def ok(self) -> bool:
-        """Whether the chain holds."""
+        """Whether the chain has no fault."""
         return not self.findings
 
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """What was found of all streams."""
+    """The audit of all streams."""
 
     since: str | None
     streams: Sequence[StreamAudit]
 
     @property
     def ok(self) -> bool:
-        """Whether every chain holds."""
+        """Whether no chain has a fault."""
         return all(each.ok for each in self.streams)
 
 
 @dataclass(frozen=True, slots=True)
 class _Link:
-    """What the next receipt is held against."""
+    """The part of a receipt that the next receipt is checked against."""
 
     sequence: int
     digest: str
@@ -95,16 +99,16 @@ class _Link:
 
 @dataclass(slots=True)
 class _Chain:
-    """How far a stream's receipts were followed, and what was found on the way."""
+    """The state of the audit of one stream while its receipts are read in order."""
 
     stream: Stream
     findings: list[Finding] = field(default_factory=list)
     days: dict[str, DaySums] = field(default_factory=dict)
     last: _Link | None = None
     next_cursor: str | None = None
-    """The cursor that the last polled receipt leads to."""
+    """The next cursor of the last polled receipt."""
     knows_cursor: bool = True
-    """Not behind a receipt that is damaged or missing."""
+    """Whether `next_cursor` is known; false after a damaged or missing receipt."""
     total: int | None = None
     removed_until: str | None = None
 
@@ -113,60 +117,60 @@ class _Chain:
 
 
 OnStream = Callable[[int, int], None]
-"""Hears, after each stream, how many of how many are done."""
+"""Called after each stream with the number of streams done and the number of all streams."""
 
 
 def audit(state: State, since: str = "", on_stream: OnStream = lambda _, __: None) -> AuditReport:
-    """Every stream's chain from the day `since` (`yyyy-mm-dd`) on, and whether all of it holds."""
+    """Audit every stream's chain from the day `since` (`yyyy-mm-dd`) on."""
     streams = {*state.checkpoints.streams(), *(waiting.stream for waiting in state.batches.waiting())}
     streams |= set(state.ledger.streams())
-    found = []
+    audits = []
     for stream in sorted(streams):
-        found.append(_audited(state, stream, since))
-        on_stream(len(found), len(streams))
-    return AuditReport(since or None, found)
+        audits.append(_audited(state, stream, since))
+        on_stream(len(audits), len(streams))
+    return AuditReport(since or None, audits)
 
 
 def _audited(state: State, stream: Stream, since: str) -> StreamAudit:
-    found = _Chain(stream)
+    chain = _Chain(stream)
     gaps = list(state.gaps.all(stream))
     named = {gap.sequence for gap in gaps if gap.reason != CURSOR_EXPIRED}
-    _begin(state, found)
+    _begin(state, chain)
     if since:
-        _anchor(state, found, since)
+        _anchor(state, chain, since)
     for place, body in state.ledger.bodies(stream, since):
-        if found.last is None or place.last > found.last.sequence:
-            _follow(found, place, body, named)
-    _end(state, found)
-    return StreamAudit(stream, found.days, found.removed_until, gaps, found.findings)
+        if chain.last is None or place.last > chain.last.sequence:
+            _follow(chain, place, body, named)
+    _end(state, chain)
+    return StreamAudit(stream, chain.days, chain.removed_until, gaps, chain.findings)
 
 
-def _begin(state: State, found: _Chain) -> None:
-    """Where receipts were removed for their age, the chain begins with the last of them."""
+def _begin(state: State, chain: _Chain) -> None:
+    """Start at the prune point, the last receipt that was removed because of its age, if there is one."""
     try:
-        prune_point = state.ledger.prune_point(found.stream)
+        prune_point = state.ledger.prune_point(chain.stream)
     except UNREADABLE as error:
-        found.note(RECEIPT_DAMAGED, None, str(error))
+        chain.note(RECEIPT_DAMAGED, None, str(error))
         return
     if prune_point is not None:
-        found.removed_until = prune_point.day
-        found.last = _Link(prune_point.sequence, prune_point.digest)
-        found.total, found.next_cursor = prune_point.total, prune_point.next_cursor
+        chain.removed_until = prune_point.day
+        chain.last = _Link(prune_point.sequence, prune_point.digest)
+        chain.total, chain.next_cursor = prune_point.total, prune_point.next_cursor
 
 
-def _anchor(state: State, found: _Chain, since: str) -> None:
-    """Begin with the last receipt before the span, which the first one in it was written after."""
-    begin = found.last
-    for place, body in state.ledger.before(found.stream, since):
+def _anchor(state: State, chain: _Chain, since: str) -> None:
+    """Start with the last receipt before `since`: the first receipt in the span names its digest."""
+    begin = chain.last
+    for place, body in state.ledger.before(chain.stream, since):
         if begin is not None and place.last <= begin.sequence:
             return
         receipt = _read(body)
-        if found.last is begin:
-            found.last, found.total = _Link(place.last, receipts.digest(body)), receipt.total if receipt else None
-        # What a reconciliation stored moves no cursor: the one before tells.
-        found.knows_cursor = receipt is not None
+        if chain.last is begin:
+            chain.last, chain.total = _Link(place.last, receipts.digest(body)), receipt.total if receipt else None
+        # A reconciliation's batch moves no cursor, so the cursor is in the newest polled receipt before it.
+        chain.knows_cursor = receipt is not None
         if receipt is None or receipt.origin == POLL:
-            found.next_cursor = receipt.next_cursor if receipt else None
+            chain.next_cursor = receipt.next_cursor if receipt else None
             return
 
 
@@ -176,53 +180,53 @@ def _read(body: bytes) -> Receipt | None:
     return None
 
 
-def _follow(found: _Chain, place: Place, body: bytes, named: set[int]) -> None:
-    """Hold a receipt against the one before."""
-    number, receipt, before = place.last, _read(body), found.last
-    found.last = _Link(number, receipts.digest(body))
+def _follow(chain: _Chain, place: Place, body: bytes, named: set[int]) -> None:
+    """Check a receipt against the receipt before it."""
+    number, receipt, before = place.last, _read(body), chain.last
+    chain.last = _Link(number, receipts.digest(body))
     if receipt is None:
-        found.total, found.knows_cursor = None, False
-        found.note(RECEIPT_DAMAGED, place.first, f"the receipt of batch {_range(place.first, number)} cannot be read")
+        chain.total, chain.knows_cursor = None, False
+        chain.note(RECEIPT_DAMAGED, place.first, f"the receipt of batch {_range(place.first, number)} cannot be read")
         return
-    # A receipt that was filed by a clock that was ahead was moved to an earlier day than it names.
+    # A receipt filed while the clock was ahead was moved later, to an earlier day than its own `day`.
     if receipt.sequence != number or receipt.day < place.day:
-        found.note(RECEIPT_MISPLACED, number, f"in the place of receipt {number} lies that of {receipt.sequence}")
+        chain.note(RECEIPT_MISPLACED, number, f"the key of receipt {number} holds receipt {receipt.sequence}")
         return
     first = before.sequence + 1 if before else 1
     unbroken = receipt.previous == (before.digest if before else "")
     missing, last = first, number - 1
-    # A gap is named by the first of its batches. An unbroken chain shows that it holds all of them.
+    # A gap names only the first of its batches. If the digests match, the gap covers all the missing numbers.
     while missing in named:
         missing = number if unbroken else missing + 1
     while not unbroken and last in named:
         last -= 1
     if missing <= last:
-        code, what = (BATCH_MISSING, "batches") if unbroken else (RECEIPT_MISSING, "receipts")
-        found.note(code, missing, f"{what} {_range(missing, last)} are missing")
-        found.total = found.total if unbroken else None
+        code, objects = (BATCH_MISSING, "batches") if unbroken else (RECEIPT_MISSING, "receipts")
+        chain.note(code, missing, f"{objects} {_range(missing, last)} are missing")
+        chain.total = chain.total if unbroken else None
     elif not unbroken:
         altered = before.sequence if before else number
-        found.note(RECEIPT_ALTERED, altered, f"receipt {altered} is not the one that {number} was written after")
-    _read_on(found, receipt, first)
-    _count(found, place.day, receipt)
+        chain.note(RECEIPT_ALTERED, altered, f"receipt {altered} was changed after receipt {number} was written")
+    _read_on(chain, receipt, first)
+    _count(chain, place.day, receipt)
 
 
-def _read_on(found: _Chain, header: Header, expected: int) -> None:
-    """Hold the cursor that a batch was read with against where the one before ended; a stream's first has none."""
-    found.knows_cursor = found.knows_cursor and header.sequence == expected
+def _read_on(chain: _Chain, header: Header, expected: int) -> None:
+    """Check that a polled batch was read with the next cursor of the batch before; a stream's first batch has none."""
+    chain.knows_cursor = chain.knows_cursor and header.sequence == expected
     if header.origin == POLL:
-        if expected > 1 and found.knows_cursor and header.previous_cursor != found.next_cursor:
-            found.note(
-                CURSORS_BROKEN, header.sequence, f"batch {header.sequence} was not read where the one before ended"
+        if expected > 1 and chain.knows_cursor and header.previous_cursor != chain.next_cursor:
+            chain.note(
+                CURSORS_BROKEN, header.sequence, f"batch {header.sequence} was not read from the end of the one before"
             )
-        found.next_cursor, found.knows_cursor = header.next_cursor, True
+        chain.next_cursor, chain.knows_cursor = header.next_cursor, True
 
 
-def _count(found: _Chain, on: str, receipt: Receipt) -> None:
-    if len(receipt.ids) != receipt.count or found.total not in (None, receipt.total - receipt.events):
-        found.note(RECEIPT_ALTERED, receipt.sequence, f"the numbers of receipt {receipt.sequence} do not add up")
-    found.total = receipt.total
-    day = found.days.setdefault(on, DaySums())
+def _count(chain: _Chain, on: str, receipt: Receipt) -> None:
+    if len(receipt.ids) != receipt.count or chain.total not in (None, receipt.total - receipt.events):
+        chain.note(RECEIPT_ALTERED, receipt.sequence, f"the numbers of receipt {receipt.sequence} do not add up")
+    chain.total = receipt.total
+    day = chain.days.setdefault(on, DaySums())
     day.batches += 1
     day.events += receipt.events
     day.set_aside += receipt.set_aside
@@ -230,59 +234,65 @@ def _count(found: _Chain, on: str, receipt: Receipt) -> None:
     day.observed += receipt.events if receipt.outcome == OBSERVED else 0
 
 
-def _end(state: State, found: _Chain) -> None:
-    """Hold the end of the chain against the lease, the batches that wait, and the cursor."""
-    stream, last = found.stream, found.last.sequence if found.last else 0
-    tail = _tail(state, found)
+def _end(state: State, chain: _Chain) -> None:
+    """Check the end of the chain against the lease, the waiting batches and the cursor.
+
+    Delivery writes the receipt, then removes the batch; the lease names the receipt at its next renewal. A crash
+    between them leaves a batch that has a receipt, and a lease without the last receipt. Neither is a fault.
+    """
+    stream, last = chain.stream, chain.last.sequence if chain.last else 0
+    tail = _tail(state, chain)
     if tail.sequence > last:
-        found.note(RECEIPT_MISSING, last + 1, f"receipts {last + 1} to {tail.sequence} are missing")
+        chain.note(RECEIPT_MISSING, last + 1, f"receipts {last + 1} to {tail.sequence} are missing")
         last = tail.sequence
-    elif found.last and tail.sequence == last and tail.digest != found.last.digest:
-        found.note(RECEIPT_ALTERED, last, f"receipt {last} is not the one that was written")
+    elif chain.last and tail.sequence == last and tail.digest != chain.last.digest:
+        chain.note(RECEIPT_ALTERED, last, f"receipt {last} was changed after it was written")
     expected = last + 1
     for waiting in state.batches.waiting(stream):
         if waiting.sequence <= last:
-            continue  # A leftover of an overtaken fetch: delivered before, and removed by the next call.
+            continue  # It has a receipt: a crash, or a fetch that lost a race, left it. The next delivery removes it.
         if waiting.sequence > expected:
-            _missing(found, expected, waiting.sequence - 1)
+            _missing(chain, expected, waiting.sequence - 1)
         try:
             batch = state.batches.read(stream, waiting.sequence)
             if batch is not None:
-                _read_on(found, batch.header, expected)
+                _read_on(chain, batch.header, expected)
         except UNREADABLE as error:
-            found.note(BATCH_DAMAGED, waiting.sequence, str(error))
-            found.knows_cursor = False
+            chain.note(BATCH_DAMAGED, waiting.sequence, str(error))
+            chain.knows_cursor = False
         expected = waiting.sequence + 1
-    _cursor(state, found, expected)
+    _cursor(state, chain, expected)
 
 
-def _tail(state: State, found: _Chain) -> LastReceipt:
-    """The last receipt that the lease knows of; of a newer version's lease nothing is known."""
+def _tail(state: State, chain: _Chain) -> LastReceipt:
+    """The last receipt named in the lease; an empty one if a newer version wrote the lease."""
     with suppress(LayoutError):
-        return lease_of(state.store, found.stream)[0].tail
+        return lease_of(state.store, chain.stream)[0].tail
     return LastReceipt()
 
 
-def _cursor(state: State, found: _Chain, expected: int) -> None:
-    stored = state.store.read(checkpoints.checkpoint_key(found.stream))
+def _cursor(state: State, chain: _Chain, expected: int) -> None:
+    stored = state.store.read(checkpoints.checkpoint_key(chain.stream))
     if stored is None:
-        found.note(CURSOR_MISSING, None, "there is no cursor; it is made again from the last batch or receipt")
+        chain.note(
+            CURSOR_MISSING, None, "there is no cursor; the next fetch rebuilds it from the last batch or receipt"
+        )
         return
     try:
         checkpoint = checkpoints.from_body(stored.body)
     except UNREADABLE as error:
-        found.note(CURSOR_DAMAGED, None, str(error))
+        chain.note(CURSOR_DAMAGED, None, str(error))
         return
     if checkpoint.edits:
-        found.note(CURSOR_EDITED, None, f"the cursor was edited by hand ({checkpoint.edits} times)")
+        chain.note(CURSOR_EDITED, None, f"the cursor was edited by hand ({checkpoint.edits} times)")
     elif checkpoint.sequence > expected:
-        _missing(found, expected, checkpoint.sequence - 1)
+        _missing(chain, expected, checkpoint.sequence - 1)
 
 
 def _range(first: int, last: int) -> str:
     return f"{first}" if first == last else f"{first} to {last}"
 
 
-def _missing(found: _Chain, first: int, last: int) -> None:
+def _missing(chain: _Chain, first: int, last: int) -> None:
     numbers = f"batch {first} is" if first == last else f"batches {first} to {last} are"
-    found.note(BATCH_MISSING, first, f"{numbers} missing: fetched, never acknowledged, and gone")
+    chain.note(BATCH_MISSING, first, f"{numbers} missing: fetched and never acknowledged")

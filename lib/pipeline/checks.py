@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from lib.errors import ConnectorError, PermanentError, WrongTenantError
+from lib.errors import ConnectorError, PermanentError, ProtocolError, WrongTenantError
 from lib.model.clock import believed
+from lib.model.credential import left_out
 from lib.model.event_fields import EventFields
 from lib.model.inventory import FIRST_PAGE_SIZE
-from lib.model.page import Page, Tenant, Whoami
+from lib.model.page import OddTenant, Page, Tenant, Whoami
 from lib.model.region import AUTO, region_of
 from lib.model.region import refusal as wrong_region
 from lib.pipeline.accounts import listed
@@ -21,15 +22,15 @@ T = TypeVar("T")
 
 LARGEST_SKEW = timedelta(seconds=60)
 SAMPLE = timedelta(minutes=15)
-"""How far back the SIEM API is read to see that it can be."""
+"""The time span that the check of the SIEM API reads."""
 LONGER_SAMPLE = timedelta(hours=23)
-"""How far back where nothing happened lately; Sophos refuses a date over 24 hours ago, and clocks differ."""
+"""The span if there are no events in SAMPLE. Sophos refuses more than 24 hours; the clocks may differ."""
 TENANTS_TRIED = 5
-"""Of a partner's or organization's tenants: one call each, of the 100 a minute that there are."""
+"""Tenants of a partner or an organization that are tried. Each costs one of the 100 calls a minute."""
 
 
 class CheckFailedError(PermanentError):
-    """An answer arrived, but its content is wrong."""
+    """Sophos answered, but the content is wrong."""
 
     code = "check_failed"
     title = "A check found a fault"
@@ -37,12 +38,12 @@ class CheckFailedError(PermanentError):
 
 
 class NotNeededError(Exception):
-    """The check does not apply here; this is no failure."""
+    """The check does not apply here. It is listed as skipped, and ok."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartlyOk:
-    """What was asked works, but not for every tenant."""
+    """The check works, but not for every tenant."""
 
     detail: str
     why: ConnectorError
@@ -50,7 +51,7 @@ class PartlyOk:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is to be tested."""
+    """The integration to test."""
 
     sophos: ExaminedSophos
     rate_limiter: CallLimiter
@@ -62,11 +63,11 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class CheckContext:
-    """What the checks need beside the subject; `store` and `engine` raise what keeps them from being used."""
+    """The checks' environment. `store` and `engine` raise a ConnectorError if they do not work."""
 
     store: Callable[[], None]
     engine: Callable[[], str]
-    """Opens a stream at the engine; says which way."""
+    """Opens a gRPC stream to the engine, and returns the connection's description."""
     event_fields: Callable[[bytes], EventFields]
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
@@ -74,17 +75,17 @@ class CheckContext:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A check, and what it depends on."""
+    """A check, and the check it depends on."""
 
     name: str
     make: Callable[[], str | PartlyOk]
-    """What is found; NotNeededError, or the ConnectorError that says what is wrong."""
+    """Returns the result as a sentence; raises NotNeededError, or the ConnectorError that was found."""
     needs: str = ""
-    """The step that has to have succeeded before."""
+    """The step that must succeed first."""
 
 
 class Checks:
-    """The checks of one subject, in the order in which a person would make them; each finds what later ones use."""
+    """The checks of one integration, from the network to the engine. Later checks use the results of earlier ones."""
 
     def __init__(self, subject: Subject, context: CheckContext, deadline: float) -> None:
         self._subject = subject
@@ -99,15 +100,15 @@ class Checks:
         self._streams: dict[str, dict[str, Any]] = {}
 
     def steps(self) -> list[Step]:
-        """All of them."""
+        """All checks, in order."""
         readers = {
             "events": Step("siem_events", lambda: self._siem("events"), needs="tenant_hosts"),
             "alerts": Step("siem_alerts", lambda: self._siem("alerts"), needs="tenant_hosts"),
             "endpoints": Step("endpoints", self._endpoints, needs="tenant_hosts"),
         }
         return [
-            Step("dns", lambda: self._along(self._sophos.ways(), lambda way: way.resolve())),
-            Step("tcp", lambda: self._along(self._sophos.ways(), lambda way: way.connect()), needs="dns"),
+            Step("dns", lambda: self._along(self._sophos.paths(), lambda path: path.resolve())),
+            Step("tcp", lambda: self._along(self._sophos.paths(), lambda path: path.connect()), needs="dns"),
             Step("tls", self._secure, needs="tcp"),
             Step("sophos_reachable", self._reachable, needs="tls"),
             Step("clock", self._clock, needs="sophos_reachable"),
@@ -126,7 +127,7 @@ class Checks:
 
     @property
     def tenant(self) -> dict[str, Any]:
-        """Whose the credential is, as far as that is known."""
+        """The account that the credential belongs to; empty before the check `whoami`."""
         if self._who is None:
             return {}
         host = self._who.data_region
@@ -140,20 +141,20 @@ class Checks:
 
     @property
     def streams(self) -> dict[str, dict[str, Any]]:
-        """What each kind of stream showed."""
+        """The result for each kind of stream."""
         return dict(self._streams)
 
-    # The way there
+    # The network path
 
     @staticmethod
-    def _along(ways: Sequence[NetworkPath], station: Callable[[NetworkPath], str]) -> str:
-        return f"{'; '.join(dict.fromkeys(station(way) for way in ways))}."
+    def _along(paths: Sequence[NetworkPath], step: Callable[[NetworkPath], str]) -> str:
+        return f"{'; '.join(dict.fromkeys(step(path) for path in paths))}."
 
     def _secure(self) -> str:
-        told = [text for way in self._sophos.ways() if (text := way.secure()) is not None]
-        if not told:
+        results = [text for path in self._sophos.paths() if (text := path.secure()) is not None]
+        if not results:
             raise NotNeededError("Sophos is on this machine, without TLS.")
-        return f"{'; '.join(told)}."
+        return f"{'; '.join(results)}."
 
     def _reachable(self) -> str:
         self._clocks = self._sophos.reach(deadline=self._deadline)
@@ -169,13 +170,13 @@ class Checks:
         skew = self._context.now() - shown
         text = f"This machine's clock differs from Sophos's by {abs(skew.total_seconds()):.0f} s"
         if abs(skew) > LARGEST_SKEW:
-            way = "ahead" if skew > timedelta(0) else "behind"
+            direction = "ahead" if skew > timedelta(0) else "behind"
             raise CheckFailedError(
-                f"{text}; it is {way}.", remedy="Set this machine's clock from an NTP server (timedatectl)."
+                f"{text}; it is {direction}.", remedy="Set this machine's clock from an NTP server (timedatectl)."
             )
         return f"{text}."
 
-    # Whose the credential is
+    # The credential's account
 
     def _credentials(self) -> str:
         if self._sophos.authenticate(deadline=self._deadline):
@@ -198,15 +199,19 @@ class Checks:
 
     def _readable_tenants(self) -> str | PartlyOk:
         assert self._who is not None  # noqa: S101 - whoami is made before
-        found = {tenant.id: tenant for tenant in self._sophos.tenants(self._who, deadline=self._deadline)}
+        every = {tenant.id: tenant for tenant in self._sophos.tenants(self._who, deadline=self._deadline)}
+        odd = {tenant.id: tenant.fault for tenant in every.values() if isinstance(tenant, OddTenant)}
+        by_id = {id_: tenant for id_, tenant in every.items() if id_ not in odd}
         wanted = self._subject.tenants
-        self._tenants = [each for each in found.values() if each.api_host and (wanted is None or each.id in wanted)]
+        self._tenants = [
+            tenant for tenant in by_id.values() if tenant.api_host and (wanted is None or tenant.id in wanted)
+        ]
         readable = f"The credential can read {_count(len(self._tenants), 'tenant')}."
-        missing = [each for each in wanted or () if each not in found or found[each].api_host is None]
+        missing = [id_ for id_ in wanted or () if id_ not in by_id or by_id[id_].api_host is None]
         if missing:
             error = WrongTenantError(
-                f"This credential does not read tenant {', '.join(_known(each, found) for each in missing)}; "
-                f"it reads {listed([str(each) for each in found.values()])}."
+                f"This credential does not read tenant {', '.join(_name_of(id_, by_id) for id_ in missing)}; "
+                f"it reads {listed([str(tenant) for tenant in by_id.values()])}."
             )
             if not self._tenants:
                 raise error
@@ -215,29 +220,33 @@ class Checks:
             raise CheckFailedError(
                 "This credential can read no tenant.", remedy="Assign tenants to it in Sophos Central."
             )
-        asleep = len(found) - sum(1 for each in found.values() if each.api_host)
-        return readable + (f" {asleep} without an API host yet." if asleep else "")
+        without_host = len(by_id) - sum(1 for tenant in by_id.values() if tenant.api_host)
+        readable += f" {without_host} without an API host yet." if without_host else ""
+        if wanted is not None or not odd:
+            return readable
+        (warned,) = left_out(odd, self._context.now())
+        return PartlyOk(f"{readable} {warned.text}.", ProtocolError(f"{warned.text}.", remedy=warned.remedy))
 
     def _tenant_hosts(self) -> str | PartlyOk:
-        known = {way.host for way in self._sophos.ways()}
-        first = {each.api_host: each for each in reversed(self._tenants)}
+        tested = {path.host for path in self._sophos.paths()}
+        first = {tenant.api_host: tenant for tenant in reversed(self._tenants)}
 
-        def station(tenant: Tenant) -> str:
-            way = self._sophos.way(str(tenant.api_host))
-            if way.host in known:
+        def connect(tenant: Tenant) -> str:
+            path = self._sophos.path_to(str(tenant.api_host))
+            if path.host in tested:
                 return ""
-            way.resolve()
-            return way.secure() or way.connect()
+            path.resolve()
+            return path.secure() or path.connect()
 
-        tried = _TriedTenants([each for each in self._tenants if each is first[each.api_host]])
-        told = "; ".join(dict.fromkeys(filter(None, tried.read(station))))
-        reached = {each.api_host for each in tried.readable}
-        self._reached = [each for each in self._tenants if each.api_host in reached]
-        if not told and not tried.refused:
+        tried = _TriedTenants([tenant for tenant in self._tenants if tenant is first[tenant.api_host]])
+        results = "; ".join(dict.fromkeys(filter(None, tried.read(connect))))
+        reached = {tenant.api_host for tenant in tried.readable}
+        self._reached = [tenant for tenant in self._tenants if tenant.api_host in reached]
+        if not results and not tried.refused:
             raise NotNeededError("The tenants use a host that was tested above.")
-        return tried.outcome(f"{told or 'The other tenants use a host that was tested above'}.")
+        return tried.outcome(f"{results or 'The other tenants use a host that was tested above'}.")
 
-    # What it can read
+    # Reading
 
     def _siem(self, kind: str) -> str | PartlyOk:
         self._streams[kind] = {"readable": False}
@@ -264,7 +273,7 @@ class Checks:
 
     def _sample(self, tenant: Tenant, kind: str, span: timedelta) -> Page:
         here, shown = self._context.now(), self._shown()
-        # By its own clock Sophos refuses a date over 24 hours ago.
+        # By Sophos's clock, since Sophos refuses a date over 24 hours ago.
         now = believed([shown] if shown else [], here, None) or here
         return self._sophos.page(
             str(tenant.api_host),
@@ -282,18 +291,18 @@ class Checks:
     def _page(self) -> str:
         if not self._pages:
             raise NotNeededError("Nothing was read.")
-        found = self._event_fields()
-        if not found:
+        events = self._event_fields()
+        if not events:
             return "The answer is a valid page without events."
-        whole = sum(1 for each in found if each.id and each.created_at)
-        types = len({each.type for each in found})
-        without = "" if whole == len(found) else f"; {len(found) - whole} of them without id or time"
-        return f"Parsed {_count(len(found), 'item')} of {_count(types, 'type')}{without}."
+        complete = sum(1 for event in events if event.id and event.created_at)
+        types = len({event.type for event in events})
+        without = "" if complete == len(events) else f"; {len(events) - complete} of them without id or time"
+        return f"Parsed {_count(len(events), 'item')} of {_count(types, 'type')}{without}."
 
     def _newest_event(self) -> str:
         if "events" not in self._pages:
             raise NotNeededError("No events were read.")
-        times = [each.created_at for each in self._event_fields("events") if each.created_at]
+        times = [event.created_at for event in self._event_fields("events") if event.created_at]
         if not times:
             when = f"of the last {_span(LONGER_SAMPLE)}"
             return f"Sophos has no event {when}: nothing happened, or no device reports to Sophos."
@@ -304,14 +313,17 @@ class Checks:
 
     def _rate(self) -> str:
         used, available = self._subject.rate_limiter.used(), self._subject.rate_limiter.available()
-        text = f"{used.last_minute} of {used.per_minute} calls were used in the last minute; {available} are free now"
+        text = (
+            f"{_count(used.last_minute, 'call')} in the last minute; "
+            f"{used.per_minute} a minute are allowed on average, {available} at once now"
+        )
         if available == 0:
             raise CheckFailedError(
                 f"{text}.", remedy="Create a credential for this connector alone, or wait until it has caught up."
             )
         return f"{text}."
 
-    # Where it goes
+    # The store and the engine
 
     def _store(self) -> str:
         self._context.store()
@@ -321,46 +333,46 @@ class Checks:
         return f"{self._context.engine()} accepted a stream and closed it cleanly."
 
 
-def _known(id_: str, tenants: Mapping[str, Tenant]) -> str:
+def _name_of(id_: str, tenants: Mapping[str, Tenant]) -> str:
     return str(tenants.get(id_, id_))
 
 
 @dataclass(slots=True)
 class _TriedTenants:
-    """The first few tenants, and which of them turned out not to be readable."""
+    """The tenants that a check tries, and those that could not be read."""
 
     readable: list[Tenant]
     refused: list[tuple[Tenant, ConnectorError]] = field(default_factory=list)
 
     def read(self, read: Callable[[Tenant], T]) -> list[T]:
-        """What is read of those that can be; where none can, the error says so of all."""
-        found: list[T] = []
+        """The results for the tenants that can be read; raises the error if none can."""
+        results: list[T] = []
         for tenant in list(self.readable):
             try:
-                found.append(read(tenant))
+                results.append(read(tenant))
             except ConnectorError as error:
                 self.readable.remove(tenant)
                 self.refused.append((tenant, error))
-        if not found:
+        if not results:
             raise self._why()
-        return found
+        return results
 
     def outcome(self, text: str) -> str | PartlyOk:
-        """What was read; a warning where some could not be."""
+        """The text, or a warning if some tenants could not be read."""
         if not self.refused:
             return text
         why = self._why()
         return PartlyOk(f"{text} {why}", why)
 
     def _why(self) -> ConnectorError:
-        """The first tenant's error, with the reasons and remedies of all where there are several."""
+        """The first tenant's error; if several were tried, with the reasons and remedies of all."""
         error, tried = self.refused[0][1], len(self.refused) + len(self.readable)
         if tried > 1:
             names: dict[str, list[str]] = {}
-            for tenant, each in self.refused:
-                names.setdefault(str(each), []).append(str(tenant))
+            for tenant, refusal in self.refused:
+                names.setdefault(str(refusal), []).append(str(tenant))
             reasons = "; ".join(f"{', '.join(tenants)}: {reason}" for reason, tenants in names.items())
-            error.remedy = " ".join(dict.fromkeys(each.remedy for _, each in self.refused))
+            error.remedy = " ".join(dict.fromkeys(refusal.remedy for _, refusal in self.refused))
             error.args = (f"{len(self.readable)} of {tried} tenants tried can be read; not {reasons}",)
         return error
 

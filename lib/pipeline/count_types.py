@@ -1,9 +1,12 @@
-"""Which types of events Sophos holds, and what leaving them out would save; the ledger knows no types."""
+"""The `types` command: count the event types that Sophos holds, and how much excluding each would save.
+
+The types are read from Sophos again, since the ledger does not record them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -17,12 +20,12 @@ from lib.pipeline.reconcile import OnProgress, OnStreamProgress
 from lib.state.advance import ReadFields
 
 OTHER = "other"
-"""Where types are shown that no family has; their own names leave them out."""
+"""The heading for types of no family. Only the type's own name excludes them."""
 
 
 @dataclass(slots=True)
 class Seen:
-    """How many events of a type there were, and how large they are together."""
+    """The number of events of a type, and their total size."""
 
     events: int = 0
     bytes: int = 0
@@ -30,7 +33,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How much of all that was seen something is."""
+    """A type's or a family's part of all events that were read, from 0 to 1."""
 
     events: int
     bytes: int
@@ -39,9 +42,9 @@ class Share:
 
     @classmethod
     def of(cls, part: Iterable[Seen], whole: Seen) -> Share:
-        """The share of the parts together."""
-        summed = _sum(part)
-        return cls(summed.events, summed.bytes, _share(summed.events, whole.events), _share(summed.bytes, whole.bytes))
+        """The share of the sum of the parts."""
+        total = _sum(part)
+        return cls(total.events, total.bytes, _share(total.events, whole.events), _share(total.bytes, whole.bytes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +56,23 @@ class SeenType:
     share: Share
     is_excluded: bool
     is_needed: bool
-    """Whether a family's name does not leave it out."""
+    """Whether excluding its family keeps it, because the connector needs it."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeenFamily:
-    """A family of types, and what leaving it out would save."""
+    """A family of types, and how much excluding it would save."""
 
     name: str
     exclude: str | None
-    """What leaves it out; None: only the names of its types do."""
+    """The setting's value that excludes the family; None if only the names of its types do."""
     share: Share
     types: Sequence[SeenType]
 
 
 @dataclass(frozen=True, slots=True)
 class TypesSeen:
-    """The types that were seen, by family, the largest first."""
+    """The types by family, largest first."""
 
     all: Seen
     excluded: Seen
@@ -78,15 +81,16 @@ class TypesSeen:
 
 @dataclass(frozen=True, slots=True)
 class UnreadTenant:
-    """A tenant that could not be read to the end."""
+    """A tenant that was not read to the end, and why."""
 
-    tenant: Tenant
+    tenant: Tenant | None
+    """None: the integration's tenants could not be listed, so none was read."""
     error: ConnectorError
 
 
 @dataclass(frozen=True, slots=True)
 class TypesReport:
-    """What an integration's tenants hold of a window."""
+    """The event types that an integration's tenants hold within a window of time."""
 
     integration: str
     hours: float
@@ -95,7 +99,7 @@ class TypesReport:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every tenant was read."""
+        """Whether every tenant was read to the end."""
         return not self.problems
 
 
@@ -116,20 +120,35 @@ class CountTypes:
         seconds: float,
         on_progress: OnStreamProgress = lambda _, __, ___: None,
     ) -> list[TypesReport]:
-        """What the window holds for each integration, for each of which there are so many seconds.
+        """Count each integration's types within the window; `seconds` is the limit for each integration.
 
-        `on_progress` hears, after each page, of which stream how many events were read, and the newest one's time.
+        `on_progress` is called after each page with the stream, the number of events read and the newest event's time.
         """
         return [
-            self.run(
-                each,
-                accounts.targets(each, kinds=(EVENTS,)),
-                window=window,
-                deadline=self.monotonic() + seconds,
-                on_progress=on_progress,
+            self._one(
+                integration, accounts, window=window, deadline=self.monotonic() + seconds, on_progress=on_progress
             )
-            for each in integrations
+            for integration in integrations
         ]
+
+    def _one(
+        self,
+        integration: Integration,
+        accounts: Accounts,
+        *,
+        window: timedelta,
+        deadline: float,
+        on_progress: OnStreamProgress,
+    ) -> TypesReport:
+        """Count one integration's types. If its tenants cannot be listed, the report contains the error."""
+        refusal: list[UnreadTenant] = []
+        targets: Iterable[Target] = ()
+        try:
+            targets = accounts.targets(integration, kinds=(EVENTS,))
+        except ConnectorError as error:
+            refusal = [UnreadTenant(None, error)]
+        report = self.run(integration, targets, window=window, deadline=deadline, on_progress=on_progress)
+        return replace(report, problems=[*refusal, *report.problems])
 
     def run(
         self,
@@ -140,7 +159,7 @@ class CountTypes:
         deadline: float,
         on_progress: OnStreamProgress = lambda _, __, ___: None,
     ) -> TypesReport:
-        """What the window holds of all types, those that are left out included, in all the integration's tenants."""
+        """Count the types in all the integration's tenants, including the excluded types."""
         seen: dict[str, Seen] = {}
         problems = []
         for target in targets:
@@ -201,26 +220,29 @@ class CountTypes:
 
 
 def summed(seen: Mapping[str, Seen], excluded: Collection[str]) -> TypesSeen:
-    """Types by family, the largest first, each with its share; a family's line is what leaving it out saves."""
+    """Types by family, largest first, with their shares. A family's share is what excluding the family saves."""
     whole = _sum(seen.values())
     families = []
     for family in (*FAMILIES, OTHER):
-        types = {name: each for name, each in seen.items() if (family_of(name) or OTHER) == family}
+        types = {name: counted for name, counted in seen.items() if (family_of(name) or OTHER) == family}
         largest = sorted(types.items(), key=lambda item: (-item[1].events, item[0]))
         families.append(
             SeenFamily(
                 family,
                 None if family == OTHER else PREFIX + family,
-                Share.of((each for name, each in types.items() if name not in NEEDED), whole),
-                [SeenType(name, Share.of([each], whole), name in excluded, name in NEEDED) for name, each in largest],
+                Share.of((counted for name, counted in types.items() if name not in NEEDED), whole),
+                [
+                    SeenType(name, Share.of([counted], whole), name in excluded, name in NEEDED)
+                    for name, counted in largest
+                ],
             )
         )
-    return TypesSeen(whole, _sum(each for name, each in seen.items() if name in excluded), families)
+    return TypesSeen(whole, _sum(counted for name, counted in seen.items() if name in excluded), families)
 
 
 def _sum(seen: Iterable[Seen]) -> Seen:
-    each = list(seen)
-    return Seen(sum(one.events for one in each), sum(one.bytes for one in each))
+    parts = list(seen)
+    return Seen(sum(part.events for part in parts), sum(part.bytes for part in parts))
 
 
 def _share(part: int, whole: int) -> float:

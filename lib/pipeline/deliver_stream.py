@@ -18,6 +18,7 @@ from lib.errors import (
     EngineDownError,
     EngineRefusedError,
     LogRefusedError,
+    StoreError,
 )
 from lib.model.batch import OWN, Envelope, Header
 from lib.model.lease import Overtaken
@@ -26,6 +27,7 @@ from lib.model.missed import windows_of
 from lib.model.receipt import DELIVERED, OBSERVED, LastReceipt, NotAcknowledged
 from lib.model.stream import ENDPOINTS, Stream
 from lib.pipeline.estimates import not_delivered
+from lib.pipeline.leftovers import take_up
 from lib.pipeline.outgoing_batch import OutgoingBatch, outgoing_of
 from lib.pipeline.ports import Engine
 from lib.state.advance import ReadFields, adopt, announce
@@ -206,7 +208,7 @@ class StreamDelivery:
             raise EngineRefusedError(
                 f"the engine has refused {self._in_a_row} events in a row, the last one with: {error}",
                 remedy="Look in the engine's log. The events wait; send those that are in dead/ again with "
-                "`replay` once it works.",
+                "`replay --since 1d --dead-letters` once it works.",
             ) from None
 
     def _logs(self) -> Iterator[Log]:
@@ -228,11 +230,12 @@ class StreamDelivery:
                 self._obstacle = sequence
                 return
             if outgoing is None:
-                if not lists:
-                    # Nothing more waits, unless what is known to has a higher number: then there is a hole.
-                    self._lists = self._has_more = sequence <= self._known
-                    self._is_drained = not self._lists
-                return
+                if lists:
+                    return
+                # Nothing more waits, unless a higher number is known to wait: then there is a hole.
+                self._lists = self._has_more = sequence <= self._known
+                self._is_drained = not self._lists
+                break
             self._outgoing.append(outgoing)
             if outgoing.end == 0:
                 # All of it was acknowledged before, and its receipt could not be written. As long as that fails,
@@ -241,18 +244,35 @@ class StreamDelivery:
             yield from outgoing.logs
             place = outgoing.end
             expected = sequence + 1
-        # All that was listed is on its way, and what was stored since follows it.
-        self._known, self._has_more = 0, True
+        else:
+            # All that was listed is under way, and what was stored since follows it.
+            self._known, self._has_more = 0, True
+        witness = self._witness()
+        if witness is not None:
+            yield witness
 
     def _listed(self) -> Iterator[int]:
-        """The numbers of what waits, in order, as a listing shows them."""
+        """The numbers of the waiting batches, in order, from a listing."""
+        expected = self._tail.sequence + 1
         for waiting in self._state.batches.waiting(self._stream):
-            if waiting.sequence > self._tail.sequence:
+            if waiting.sequence >= expected:
                 yield waiting.sequence
             else:
-                # Delivered before, and stored again by a run that was overtaken: its cursor has moved on since.
-                self._state.store.delete(waiting.entry.key, expected=waiting.entry.generation)
+                take_up(self._state, waiting, expected, self._context.now(), self._context.event_fields)
                 self._result.pending -= 1
+
+    def _witness(self) -> Log | None:
+        """A log that was acknowledged before, to be sent again behind nothing but logs that it has overtaken.
+
+        On a quiet stream nothing else tells an engine that passes over one log from an engine that does nothing.
+        """
+        overtaken = self._lease.state.overtaken or {}
+        sent = [each.id for outgoing in self._outgoing for each in outgoing.logs]
+        if sent and all(log_id in overtaken for log_id in sent):
+            for outgoing in reversed(self._outgoing):
+                if outgoing.before:
+                    return outgoing.log_at(max(outgoing.before), self._context.event_fields)
+        return None
 
     def _prepare(self, sequence: int, first: int, expected: int) -> OutgoingBatch | None:
         batch = self._state.batches.read(self._stream, sequence)
@@ -312,8 +332,6 @@ class StreamDelivery:
             outgoing = self._outgoing[0]
             # The batch goes last: until then a crash anywhere here leaves what the next call settles anew.
             self._finish(outgoing.batch, outgoing.keys, outgoing.refused)
-            if self._context.archive is not None:
-                self._state.batches.archive(outgoing.batch)
             self._state.batches.delete(outgoing.batch)
             self._outgoing.popleft()
             self._result.pending -= 1
@@ -326,7 +344,7 @@ class StreamDelivery:
             self._result.outcome = self._context.outcome
 
     def _finish(self, batch: StoredBatch, keys: Sequence[str], refused: list[dict[str, Any]]) -> None:
-        """Write what must be durable before a batch may go: the moved cursor, what was set aside, the receipt."""
+        """Write what must be durable before a batch may go: cursor, dead letters, the kept batch, the receipt."""
         header = batch.header
         # The inventory and the cursor first: both are told by the batch, which nobody reads after its receipt.
         self._note_devices(batch)
@@ -340,6 +358,12 @@ class StreamDelivery:
             set_aside(self._state.store, f"{self._stream.path}/{header.sequence:020d}.ndjson", lines.encode())
             self._result.set_aside += len(refused)
             log.warning("%s: %d events of batch %d were set aside", self._stream, len(refused), header.sequence)
+        if self._context.archive is not None:
+            # Before the receipt, behind which a batch that a crash has left is removed unread.
+            try:
+                self._state.batches.archive(batch)
+            except StoreError as error:  # A full disk must not keep the batch from going, which makes room.
+                log.warning("%s: batch %d is delivered and not kept: %s", self._stream, header.sequence, error)
         outcome = self._context.outcome
         self._lease.in_doubt()
         not_acknowledged = self._not_acknowledged.after(header.events, len(refused), outcome)
@@ -402,6 +426,9 @@ class StreamDelivery:
         gap = Gap(self._stream, sequence, reason, None, end, self._context.now(), lost)
         envelope = self._context.gap_envelope(self._stream.integration, beside)
         announce(self._state, gap, envelope, self._context.event_fields)
+        if self._stream.kind != ENDPOINTS:
+            # Sophos may still have what is lost here.
+            self._state.reconciliations.hasten(self._stream)
 
     def _set_refused(self, error: LogRefusedError) -> None:
         for outgoing in self._outgoing:

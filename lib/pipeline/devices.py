@@ -1,8 +1,15 @@
-"""Looks at a tenant's devices: page by page, a batch of the records that changed since they were sent last.
+"""Scan a tenant's devices page by page, and store a batch of the records that changed since they were sent.
 
-Three objects change for a page with changes, in this order: the batch, the inventory (what was sent of each device),
-the position (the key of the next page). A batch that the inventory does not know is noted there by the next look, or by
-forward-batch before it removes the batch, whoever is first: no change is lost, and none is sent in two versions.
+A page with changes takes three writes, in this order:
+
+1. The batch.
+2. The inventory: a mark of each record that was stored. Before the batch, a crash would lose the changes: the next scan
+   would take them for sent.
+3. The checkpoint: the key of the next page. Before the inventory, a crash would send the changes twice.
+
+A crash after 1 or 2 leaves a batch with the checkpoint's number. The next run moves the checkpoint past it
+(`advance.adopt`). After 1, the inventory lacks the batch: the next scan adds its records, and forward-batch does so too
+before it removes the batch. Either way no change is lost, and none is sent twice.
 """
 
 from __future__ import annotations
@@ -29,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 def is_due(checkpoint: Checkpoint, every: timedelta, now: datetime) -> bool:
-    """Whether a look is under way, or time for one has come. An end in the future is a clock that jumped back."""
+    """Whether a scan is under way or due. A last scan in the future means the clock jumped back: due."""
     if checkpoint.cursor is not None or checkpoint.as_of is None:
         return True
     return not timedelta(0) <= now - checkpoint.as_of < every
@@ -37,17 +44,17 @@ def is_due(checkpoint: Checkpoint, every: timedelta, now: datetime) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ScannedPage:
-    """What one page of a look brought."""
+    """The result of one page of a scan."""
 
     saved: SavedCheckpoint
     header: Header | None
-    """Of the batch, where records had changed."""
+    """The header of the stored batch; None if no record has changed."""
     size: int
     has_more: bool
 
 
 class DeviceScan:
-    """One call's part of a look at one tenant's devices."""
+    """One call's part of a scan of one tenant's devices."""
 
     def __init__(
         self,
@@ -71,19 +78,20 @@ class DeviceScan:
         self._day = ""
         """The ledger's day, by Sophos's clock."""
         if self._known.folded >= saved.checkpoint.sequence:
-            # It knows of a batch that is not there: set aside as damaged before the position had moved.
+            # The inventory contains a batch that is gone: it was damaged and moved to `dead/` before the checkpoint
+            # was written. Its number is used again, so its records must be sent again.
             self._known = self._known.forgotten()
         self._fold_waiting()
 
     def page(self, deadline: float) -> ScannedPage:
-        """Ask for the next page, and store what changed in it."""
+        """Read the next page, and store the records that changed."""
         if self._saved.checkpoint.cursor is None:
             self._known = self._known.begun(self._lost())
         page, key = self._ask(deadline)
         known, changed = self._known.shown(page.items)
         if page.next_key == key and key is not None:
             log.warning(
-                "%s: Sophos names the page that was asked for as the next one; the look ends here", self._stream
+                "%s: Sophos returned the same page key as the next one; the scan of devices ends here", self._stream
             )
             page = replace(page, next_key=None)
         self._set_right(page)
@@ -96,7 +104,7 @@ class DeviceScan:
             self._known, self._is_dirty = known, True
             self._idle(header)
             return ScannedPage(self._saved, None, 0, header.has_more)
-        # Batch, inventory, position: in this order a crash between two leaves what the next look or delivery notes.
+        # Batch, inventory, checkpoint: the module's docstring says what a crash between two of them leaves.
         header, size = self._state.batches.create(header, changed)
         self._keep(replace(known, folded=header.sequence))
         items = [item_of(raw, header.id_scope, self._event_fields) for raw in changed]
@@ -104,7 +112,7 @@ class DeviceScan:
         return ScannedPage(self._saved, header, size, header.has_more)
 
     def _set_right(self, page: DevicePage) -> None:
-        """No look ended in the future: such a time is one of a clock that jumped back, and goes with this page."""
+        """Bring times in the checkpoint that lie in the future back to now: the clock was ahead and jumped back."""
         now, checkpoint = self._now(), self._saved.checkpoint
         served_at = believed([page.served_at] if page.served_at else [], now, None)
         if served_at is not None:
@@ -115,16 +123,22 @@ class DeviceScan:
         self._day = day_of(served_at or now)
 
     def _fold_waiting(self) -> None:
-        """Note what a run stored that died before it noted it. What is gone was noted by whoever delivered it."""
+        """Add waiting batches to the inventory that a crashed run stored before it wrote the inventory.
+
+        A batch that is gone already needs nothing: forward-batch added it before it removed it.
+        """
         for waiting in self._state.batches.waiting(self._stream):
             if self._known.folded < waiting.sequence < self._saved.checkpoint.sequence:
-                with suppress(DamagedError):  # Its records are sent again, once it is named as a gap.
+                with suppress(DamagedError):  # Its records are sent again after a gap names the batch.
                     batch = self._state.batches.read(self._stream, waiting.sequence)
                     if batch is not None and batch.header.origin == POLL:
                         self._known = self._known.folding(waiting.sequence, batch.items)
 
     def pause(self) -> SavedCheckpoint:
-        """Write down how far the look has come, where that is not written yet."""
+        """Write the inventory and the checkpoint, if pages without changes have moved them since the last write.
+
+        A crash between the two writes leaves the checkpoint at an earlier page. That page is read again.
+        """
         if self._is_dirty:
             self._keep(self._known)
             checkpoint = self._saved.checkpoint
@@ -132,13 +146,13 @@ class DeviceScan:
         return self._saved
 
     def _ask(self, deadline: float) -> tuple[DevicePage, str | None]:
-        """The next page, and the key that it was read with."""
+        """The next page, and the key it was read with."""
         key = self._saved.checkpoint.cursor
         if key is not None:
             try:
                 return self._page(key, deadline), key
             except CursorRefusedError as error:
-                log.warning("%s: %s; the look begins anew", self._stream, error)
+                log.warning("%s: %s; the scan of devices starts again", self._stream, error)
         page = self._page(None, deadline)
         larger = self._known.asking(page.max_size)
         if page.next_key is not None and larger.page_size > self._known.page_size:
@@ -162,7 +176,7 @@ class DeviceScan:
             next_cursor=page.next_key,
             has_more=page.next_key is not None,
             fetched_at=now,
-            # Only a look that has come to its end tells up to when all is known.
+            # Only a finished scan has read everything up to a time.
             as_of=now if page.next_key is None else checkpoint.as_of or now - settings.inventory,
             day=max(checkpoint.day, self._day),
             newest=None,
@@ -171,7 +185,7 @@ class DeviceScan:
         )
 
     def _idle(self, header: Header) -> None:
-        """Nothing changed: the look goes on in memory, and is written down when it ends or pauses."""
+        """Move the checkpoint in memory only; `pause` writes it. A crash costs requests, no events."""
         checkpoint = self._saved.checkpoint.idle(header.next_cursor, header.as_of, header.repeats)
         self._saved = SavedCheckpoint(checkpoint, self._saved.generation)
 
@@ -180,5 +194,6 @@ class DeviceScan:
         self._known, self._is_dirty = known, False
 
     def _lost(self) -> int:
+        """The number of gaps with lost batches: more than at the last scan makes the inventory send all records."""
         gaps = self._state.gaps.all(self._stream)
         return sum(1 for gap in gaps if gap.reason in (BATCH_DAMAGED, BATCH_MISSING))

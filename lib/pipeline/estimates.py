@@ -1,4 +1,4 @@
-"""How many events a gap has cost, where the store can tell."""
+"""Estimate the number of events lost in a gap, from the store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHORTEST_SAMPLE = timedelta(hours=1)
 
 
 def not_fetched(state: State, stream: Stream, start: datetime, end: datetime) -> int | None:
-    """What the interval would have brought at the rate of the day before it; None where too little is known of that."""
+    """The events of the interval at the rate of the day before; None if there are receipts of less than an hour."""
     first: datetime | None = None
     count = 0
     for _, body in state.ledger.bodies(stream, day_before(start - SAMPLE)):
@@ -27,7 +27,7 @@ def not_fetched(state: State, stream: Stream, start: datetime, end: datetime) ->
             receipt = from_body(body)
             as_of = receipt.as_of
             if receipt.origin == POLL and start - SAMPLE <= as_of <= start:
-                # What the first one holds came before it, at a rate that is not known.
+                # The first receipt's events came before its `as_of`, over an unknown time: not counted.
                 count += receipt.count if first else 0
                 first = first or as_of
     if first is None or start - first < SHORTEST_SAMPLE:
@@ -36,21 +36,21 @@ def not_fetched(state: State, stream: Stream, start: datetime, end: datetime) ->
 
 
 def not_delivered(state: State, stream: Stream, tail: LastReceipt) -> int | None:
-    """How many events were stored behind that receipt and are gone: all stored, less those delivered and those there.
+    """The number of stored events that are neither delivered nor waiting, apart from the losses of earlier gaps.
 
-    None where an earlier loss was not counted.
+    None if an earlier gap has no estimate.
     """
     checkpoint = state.checkpoints.read(stream).checkpoint
-    there = 0
+    events_waiting = 0
     for waiting in state.batches.waiting(stream):
         if tail.sequence < waiting.sequence < checkpoint.sequence:
             with suppress(DamagedError):
                 batch = state.batches.read(stream, waiting.sequence)
-                there += batch.header.events if batch else 0
+                events_waiting += batch.header.events if batch else 0
     lost_before = 0
     for gap in state.gaps.all(stream):
         if gap.reason != CURSOR_EXPIRED:
             if gap.estimated is None:
                 return None
             lost_before += gap.estimated
-    return max(0, checkpoint.events - tail.total - there - lost_before)
+    return max(0, checkpoint.events - tail.total - events_waiting - lost_before)

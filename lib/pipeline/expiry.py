@@ -1,4 +1,4 @@
-"""What is older than it is kept goes: of every stream, whether anything is delivered in it or not."""
+"""Remove archived batches and receipts that are older than their retention, of busy and of quiet streams."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from lib.state.state import State
 log = logging.getLogger(__name__)
 
 EXPIRED_A_CALL = 100
-"""Kept batches of a stream that one call removes at most: expiry never holds delivery up."""
+"""The most archived batches of a stream that one call removes, so that expiry does not delay delivery."""
 
-ASKED_AGAIN = timedelta(hours=1)
-"""How long it is left at that, where the clocks differ."""
+CHECKED_AGAIN = timedelta(hours=1)
+"""The pause before the clocks are compared again after they differed."""
 
 
 class Expiry:
-    """Looks once a day in a process, by whole days; a look that finds nothing old writes nothing."""
+    """Looks once a day in each process for objects that are too old. It writes nothing if there are none."""
 
     def __init__(self) -> None:
         self._done = ""
-        """The day on which all was looked through last."""
+        """The day on which all streams were last checked."""
         self._refused_at: datetime | None = None
-        """When this machine's clock was last found to differ from Sophos's."""
-        self._place: Stream | None = None
-        """The last stream that was looked at: out of time, the next call goes on behind it."""
+        """When this machine's clock last differed from Sophos's."""
+        self._last_stream: Stream | None = None
+        """The last stream that was checked. The next call continues after it."""
         self._is_rest = False
-        """Whether anything old was left behind on the way there."""
+        """Whether old objects remain in the streams checked so far."""
 
     def run(
         self,
@@ -47,19 +47,19 @@ class Expiry:
         now: Callable[[], datetime],
         goes_on: Callable[[], bool],
     ) -> None:
-        """Remove of each stream the batches kept for longer than `archive`, and the receipts older than theirs."""
+        """Remove each stream's archived batches older than `archive`, and its receipts older than KEPT."""
         today = day_of(now())
         if self._done == today:
             return
-        # Asked only where something looks old: it reads every cursor.
+        # Called only if there is something that may be old: it reads every checkpoint.
         moment = cache(lambda: self._moment(state, now()))
         archives = next(iter(state.store.list("archive/")), None) is not None
-        place = self._place
-        for stream in sorted(each for each in streams if place is None or each > place):
+        last_stream = self._last_stream
+        for stream in sorted(stream for stream in streams if last_stream is None or stream > last_stream):
             if not goes_on() or (archives and moment() is None):
                 return
-            # Before it is looked at: what raises there stops none of the others for good.
-            self._place = stream
+            # Set before the work: an error in this stream must not keep the next call from the others.
+            self._last_stream = stream
             try:
                 at = moment() if archives else None
                 if at is not None:
@@ -67,26 +67,26 @@ class Expiry:
                     self._is_rest |= removed == EXPIRED_A_CALL
                 self._is_rest |= not _receipts(state, stream, holder, now, moment=moment, goes_on=goes_on)
             except ConnectorError as error:
-                log.warning("%s: what is old stays for now: %s", stream, error)
+                log.warning("%s: old batches and receipts are not removed for now: %s", stream, error)
         if not self._is_rest:
             self._done = today
-        self._place, self._is_rest = None, False
+        self._last_stream, self._is_rest = None, False
 
     def _moment(self, state: State, now: datetime) -> datetime | None:
-        """The time by which things are old: by this machine's clock and by Sophos's. None where the two differ.
+        """The present time if this machine's clock and Sophos's agree, else None: then no age is certain.
 
-        Then the age of nothing is known. A store whose every stream has rested for so long looks the same, and waits
-        for the next answer.
+        In a store where every stream has paused for long, the clocks seem to differ too. Expiry then waits for the
+        next answer from Sophos.
         """
-        if self._refused_at is not None and abs(now - self._refused_at) < ASKED_AGAIN:
+        if self._refused_at is not None and abs(now - self._refused_at) < CHECKED_AGAIN:
             return None
         latest = _latest_answer(state) or now
         if abs(now - latest) <= FARTHEST:
             return min(now, latest)
         self._refused_at = now
         log.warning(
-            "nothing is removed for its age: this machine's clock shows %s, and Sophos was read up to %s. "
-            "Set the clock right, or wait for the next answer.",
+            "no old batches or receipts are removed: this machine's clock shows %s, and Sophos was read up to %s. "
+            "Correct the clock, or wait for the next answer from Sophos.",
             to_text(now),
             to_text(latest),
         )
@@ -94,13 +94,13 @@ class Expiry:
 
 
 def _latest_answer(state: State) -> datetime | None:
-    """Sophos's time up to which any stream was read; that of an inventory is this machine's."""
-    found: list[datetime] = []
+    """The newest time, by Sophos's clock, up to which a stream was read; inventories use this machine's clock."""
+    times: list[datetime] = []
     for stream in state.checkpoints.streams():
         with suppress(ConnectorError):
             checkpoint = state.checkpoints.read(stream).checkpoint
-            found += [checkpoint.as_of] if checkpoint.as_of and stream.kind != ENDPOINTS else []
-    return max(found, default=None)
+            times += [checkpoint.as_of] if checkpoint.as_of and stream.kind != ENDPOINTS else []
+    return max(times, default=None)
 
 
 def _receipts(
@@ -112,7 +112,7 @@ def _receipts(
     moment: Callable[[], datetime | None],
     goes_on: Callable[[], bool],
 ) -> bool:
-    """Delivery tidies a busy stream's ledger once a day; this is for the others. Whether it came to its end."""
+    """Remove the old receipts of a quiet stream; delivery does it once a day for a busy one. Whether it finished."""
     if not state.ledger.has_expired(stream, day_of(now() - KEPT)):
         return True
     at = moment()

@@ -1,6 +1,6 @@
-"""One task a stream and tick, where a task queue stands between the clock and the reading of streams.
+"""Add one task per stream and tick to a task queue, which then calls fetch-page once per stream.
 
-Names are made of what a task is for, so that a tick that comes twice, or is tried again half-way, adds nothing twice.
+A task's name is derived from its stream and tick. A tick that arrives twice, or is tried again, adds no task twice.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lib.pipeline.read_result import RATE_LIMITED, ReadResult
 log = logging.getLogger(__name__)
 
 WORKERS = 40
-"""Tasks that are added at once: where one addition takes 50 ms, 10,000 streams take 18 s of a hosted call's 90."""
+"""Tasks added at the same time. At 50 ms each, 10,000 streams take 18 s of the 90 s that a hosted call has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +29,23 @@ class FanOut:
 
     queue: TaskQueue
     interval: timedelta
-    """From one tick to the next; ticks closer together than half of it are one."""
+    """The time between two ticks. Ticks less than half of it apart count as one."""
     now: Callable[[], datetime]
 
     def tick(self, streams: Sequence[Stream]) -> int:
-        """Ask for one call a stream, and say how many were not asked for before; RetryableError where some are not."""
+        """Add one task per stream; returns how many were new. Raises RetryableError if some could not be added."""
         tick = self._tick(self.now())
         with ThreadPoolExecutor(WORKERS) as pool:
             added = pool.map(lambda stream: self._add(stream, "tick", tick), streams)
             return sum(added)
 
     def follow(self, results: Iterable[ReadResult]) -> None:
-        """Ask for the next call of each stream that has more; where that fails, the next tick goes on."""
+        """Add a task for each stream that has more pages. If that fails, the next tick continues."""
         for result in results:
             after = result.next_try
             if result.tenant and (result.goes_on or (result.outcome == RATE_LIMITED and after is not None)):
-                # The newest batch says how far the stream has come: two calls that came as far ask for one more,
-                # and a wait that two measured differently by a little is one.
+                # The name contains the newest batch, so two calls that stored the same batch add one task. The time
+                # is rounded to a tick, so two slightly different waits add one task.
                 point = [*result.batches[-1:], self._tick(after or self.now())]
                 stream = Stream(result.integration, result.tenant, result.kind)
                 try:
@@ -54,7 +54,7 @@ class FanOut:
                     log.warning("%s: %s", stream, error)
 
     def _tick(self, moment: datetime) -> str:
-        # The nearest, since a clock may run a little ahead of the scheduler's.
+        # Rounded to the nearest, since this clock may be slightly ahead of the scheduler's.
         return str(round(moment.timestamp() / self.interval.total_seconds()))
 
     def _add(self, stream: Stream, *reason: str, not_before: datetime | None = None) -> bool:
@@ -63,5 +63,5 @@ class FanOut:
 
 
 def name_of(stream: Stream, *reason: str) -> str:
-    """A task's name: letters and digits only, and spread evenly, as Cloud Tasks wants it."""
+    """A task's name: letters and digits, and evenly distributed, as Cloud Tasks recommends."""
     return sha256("\n".join([stream.path, *reason]).encode("utf-8", "surrogatepass")).hexdigest()[:40]

@@ -1,4 +1,4 @@
-"""fetch-page: ask Sophos for the next pages of each stream, and make each page durable before the cursor moves."""
+"""fetch-page: read the next pages of each stream, and store each page as a batch before the cursor moves."""
 
 from __future__ import annotations
 
@@ -26,39 +26,39 @@ Job = tuple[Integration, Target]
 
 @dataclass(frozen=True, slots=True)
 class CallsUsed:
-    """What an integration's credential was used for up to now."""
+    """The calls made with an integration's credential since this process started."""
 
     integration: str
     used: Used
     outcomes: Mapping[str, int]
-    """Requests by outcome."""
+    """The number of requests by outcome."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What one call did."""
+    """The result of one call."""
 
     results: list[ReadResult]
-    """One a stream that was asked, or that cannot be."""
+    """One for each stream that was polled or that could not be polled."""
     deferred: int = 0
-    """Streams that have to wait for a later call: their credential has not calls enough to ask all at once."""
+    """The streams left for a later call: their credential has too few calls to poll all streams at once."""
     budgets: Sequence[CallsUsed] = ()
     queued: int | None = None
-    """Calls that a task queue was asked for; None: this call did the work itself."""
+    """The tasks added to a task queue; None if this call read the streams itself."""
     heartbeat: str | None = None
-    """The batch of a heartbeat that a tick made."""
+    """The key of the heartbeat's batch that this tick stored."""
 
 
 @dataclass(slots=True)
 class Plan:
-    """What one call has to do."""
+    """The work of one call."""
 
     jobs: list[Job] = field(default_factory=list)
     results: list[ReadResult] = field(default_factory=list)
-    """Of integrations that cannot be asked just now."""
+    """The results of integrations that cannot be read now."""
     deferred: int = 0
     many: set[str] = field(default_factory=set)
-    """The integrations that have more streams than are all asked at each tick."""
+    """The integrations with more streams than one tick always polls (ALL_ASKED)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,9 @@ class FetchPage:
         max_pages: int | None = None,
         deadline: float,
     ) -> Fetched:
-        """Fetch for every stream, or for those named.
+        """Fetch for every stream, or for the named ones.
 
-        `deadline` is a monotonic time: no page is begun after it.
+        `deadline` is a monotonic time. No page is requested after it.
         """
         room = Room(self.pending, self.max_pending_bytes, self.context.state.batches)
         bounds = ReadBounds(room, max_pages, deadline)
@@ -101,14 +101,14 @@ class FetchPage:
 
             plan = self.plan(integration=integration, tenant=tenant, kind=kind, deadline=deadline, begin=begin)
         done = [each.result() for each in begun]
-        # The integration that answered first is no order for people.
+        # In the order of the configuration, not in the order of the answers.
         order = list(self.integrations)
         results = sorted([*plan.results, *done], key=lambda result: order.index(result.integration))
         self._note(plan, done)
         return Fetched(results, plan.deferred)
 
     def calls_used(self) -> list[CallsUsed]:
-        """What each integration's credential was used for up to now."""
+        """Each integration's calls since this process started."""
         return [
             CallsUsed(name, each.rate_limiter.used(), dict(each.source.counts))
             for name, each in self.integrations.items()
@@ -123,9 +123,10 @@ class FetchPage:
         deadline: float,
         begin: Callable[[Job], None] = lambda _: None,
     ) -> Plan:
-        """Which streams to ask now: all of them or those named, as far as their credentials have calls for them.
+        """The streams to poll now: all or the named ones, as far as their credentials have calls left.
 
-        `begin` hears of each at once: an integration of which Sophos tells nothing until the deadline delays no other.
+        `begin` is called with each stream as soon as it is known, so an integration whose account Sophos is slow to
+        return delays no other.
         """
         names = list(self.integrations) if integration is None else [integration]
         plan = Plan()
@@ -134,33 +135,32 @@ class FetchPage:
             return tenant in (None, target.stream.tenant) and kind in (None, target.stream.kind)
 
         with ThreadPoolExecutor(self.workers) as pool:
-            asked = {pool.submit(self._targets, self.integrations[name], deadline): name for name in names}
-            for answered in as_completed(asked):
-                name, found = asked[answered], answered.result()
-                if isinstance(found, ReadResult):
-                    kinds = [each for each in self.integrations[name].settings.streams if kind in (None, each)]
-                    plan.results += [replace(found, tenant=tenant, kind=each) for each in kinds]
+            futures = {pool.submit(self._targets, self.integrations[name], deadline): name for name in names}
+            for future in as_completed(futures):
+                name, targets = futures[future], future.result()
+                streams = self.integrations[name].settings.streams
+                if isinstance(targets, ReadResult):
+                    kinds = [stream_kind for stream_kind in streams if kind in (None, stream_kind)]
+                    plan.results += [replace(targets, tenant=tenant, kind=stream_kind) for stream_kind in kinds]
                     continue
                 try:
-                    chosen = self._chosen(self.integrations[name], found, all_asked=tenant is not None)
+                    chosen = self._chosen(self.integrations[name], targets, all_asked=tenant is not None)
                 except LayoutError as error:
-                    # Of its schedule: this version cannot tell which streams come first.
+                    # A newer version wrote the schedule, so this one does not know which streams come first.
                     refused = self._refused(name, error)
-                    plan.results += [
-                        replace(refused, tenant=tenant, kind=each) for each in self.integrations[name].settings.streams
-                    ]
+                    plan.results += [replace(refused, tenant=tenant, kind=stream_kind) for stream_kind in streams]
                     continue
                 jobs = [(self.integrations[name], target) for target in chosen if wanted(target)]
                 for job in jobs:
                     begin(job)
                 plan.jobs += jobs
-                plan.deferred += len(found) - len(chosen)
-                if len(found) > ALL_ASKED:
+                plan.deferred += len(targets) - len(chosen)
+                if len(targets) > ALL_ASKED:
                     plan.many.add(name)
         return plan
 
     def _chosen(self, integration: Integration, targets: list[Target], *, all_asked: bool) -> list[Target]:
-        """The streams to ask now: all of them, unless the credential has not calls enough."""
+        """The streams to poll now: all of them, unless the credential has too few calls left."""
         by_path = {target.stream.path: target for target in targets if target.stream.kind != ENDPOINTS}
         most = integration.rate_limiter.reserve(len(by_path), self.every())
         if all_asked or len(by_path) <= ALL_ASKED:
@@ -168,13 +168,13 @@ class FetchPage:
         try:
             chosen = self.schedules.choose(integration.name, list(by_path), most, self.context.now())
         except ConflictError:
-            return []  # Another tick has just chosen.
-        # Inventories come last, and take only what calls are left.
+            return []  # Another tick has just chosen the streams, and polls them.
+        # Inventories come last and use only the calls that remain.
         slow = [target for target in targets if target.stream.kind == ENDPOINTS]
         return [*(by_path[path] for path in chosen), *slow]
 
     def _note(self, plan: Plan, done: Sequence[ReadResult]) -> None:
-        """Keep what the results tell of integrations: that they work, and which of their streams speak."""
+        """Store from the results which integrations work, and which of their streams brought events."""
         accounts = self.context.accounts
         by_name: dict[str, list[tuple[str, ReadResult]]] = {}
         for (integration, target), result in zip(plan.jobs, done, strict=True):
@@ -188,7 +188,7 @@ class FetchPage:
                 self.schedules.answered(name, spoke=spoke, missed=missed, now=self.context.now())
 
     def _targets(self, integration: Integration, deadline: float) -> list[Target] | ReadResult:
-        """The integration's streams, or what is said of all of them at once."""
+        """The integration's streams, or one result for all of them if the integration cannot be read now."""
         name, accounts = integration.name, self.context.accounts
         result = ReadResult(name, None, "")
         try:
@@ -213,7 +213,7 @@ class FetchPage:
         return result
 
     def _refused(self, name: str, error: LayoutError) -> ReadResult:
-        """What is said of an integration whose own objects a newer version wrote: nothing of them is changed."""
+        """The result of an integration whose objects a newer version wrote. The objects are not changed."""
         log.debug("integration %s: %s", name, error)
         return _held_back(ReadResult(name, None, ""), problem_after(None, error, self.context.now(), None))
 

@@ -1,7 +1,7 @@
-"""The heartbeat: each so often an event of ours goes the way of all events, so that its absence tells something.
+"""The heartbeat: at an interval the connector sends an event of its own to UTMStack. A missing heartbeat is an alarm.
 
-It is a batch of a stream of its own, made by a tick of fetch-page. Its id hangs on its slot of time alone, so that two
-ticks, or two instances, make one.
+A tick of fetch-page stores it as a batch of its own stream. Its id depends only on the interval it belongs to (the
+slot), so two ticks or two instances store one heartbeat for a slot.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lib.state.codec import UNREADABLE
 from lib.state.state import State
 
 STREAM = Stream("connector", "connector", "heartbeat")
-"""No stream of Sophos's: nothing else has that kind."""
+"""The connector's own stream. No stream of Sophos's has this kind."""
 DATA_TYPE = "sophos-central-heartbeat"
 DATA_SOURCE = "sophos-central-connector"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -34,30 +34,30 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """The last heartbeat that the engine has acknowledged."""
+    """The last heartbeat that the engine acknowledged."""
 
     sent_at: datetime
     acked_at: datetime
 
     @property
     def round_trip(self) -> float:
-        """Seconds from being made to being acknowledged."""
+        """Seconds from storing it to its acknowledgement."""
         return max(0.0, (self.acked_at - self.sent_at).total_seconds())
 
 
 def slot_of(now: datetime, every: timedelta) -> datetime:
-    """The beginning of the slot that the time is in."""
+    """The beginning of the slot that contains the time."""
     return now - (now - _EPOCH) % every
 
 
 def event_of(slot: datetime, every: timedelta, *, missed: int, waiting: int) -> bytes:
-    """The slot's event, one JSON object; its id is the slot's."""
-    is_well = not missed and not waiting
+    """The slot's event, one JSON object, with the slot's id."""
+    is_ok = not missed and not waiting
     fields = {
         "id": sha256(f"Connector::Heartbeat|{to_text(slot)}".encode()).hexdigest(),
         "type": "Connector::Heartbeat",
-        "severity": "low" if is_well else "high",
-        "name": "The connector is alive" if is_well else "The connector is alive again after an interruption",
+        "severity": "low" if is_ok else "high",
+        "name": "The connector is alive" if is_ok else "The connector is alive again after an interruption",
         "created_at": to_text(slot),
         "every": duration_text(every),
         "missed": missed,
@@ -67,7 +67,7 @@ def event_of(slot: datetime, every: timedelta, *, missed: int, waiting: int) -> 
 
 
 def beat(state: State, every: timedelta, *, now: datetime, tenant_id: str, event_fields: ReadFields) -> str | None:
-    """Make the slot's heartbeat, unless that was done or another run does it just now; its batch's key."""
+    """Store the slot's heartbeat, and return its batch's key; None if this or another run has stored it already."""
     slot = slot_of(now, every)
     last = state.checkpoints.read(STREAM).checkpoint.newest
     if last is not None and last >= slot:
@@ -96,18 +96,20 @@ def beat(state: State, every: timedelta, *, now: datetime, tenant_id: str, event
 
     event = event_of(slot, every, missed=missed, waiting=waiting)
 
-    def known(checkpoint: Checkpoint) -> set[str]:
-        # A position that was made again from a batch remembers no keys, but the newest time.
-        is_made = checkpoint.newest is not None and checkpoint.newest >= slot
-        return {item_of(event, ids, event_fields).key} if is_made else set()
+    def stored_keys(checkpoint: Checkpoint) -> set[str]:
+        # By the newest time, not by the recent keys: a checkpoint that was rebuilt from a batch has no keys.
+        is_stored = checkpoint.newest is not None and checkpoint.newest >= slot
+        return {item_of(event, ids, event_fields).key} if is_stored else set()
 
     with suppress(ConflictError):
-        return insert(state, STREAM, [event], ids=ids, header_of=header_of, known=known, event_fields=event_fields)
+        return insert(
+            state, STREAM, [event], ids=ids, header_of=header_of, known=stored_keys, event_fields=event_fields
+        )
     return None
 
 
 def last_beat(state: State, now: datetime) -> Beat | None:
-    """The last heartbeat with a receipt, of two days; None where there is none."""
+    """The last heartbeat with a receipt of today or yesterday; None if there is none."""
     with suppress(*UNREADABLE):
         for body in state.ledger.newest(STREAM, day_before(now), most=1):
             receipt = receipts.from_body(body)
@@ -116,9 +118,10 @@ def last_beat(state: State, now: datetime) -> Beat | None:
 
 
 def shown(state: State, every: timedelta, now: datetime) -> dict[str, Any]:
-    """How the heartbeat stands, for people and machines.
+    """The heartbeat's state, as `status` and `/health` show it.
 
-    It is late once two slots have passed since the last acknowledged one was made, or since the first that waits was.
+    It is late when more than two intervals have passed since the last acknowledged heartbeat was stored. Before the
+    first acknowledgement, the first waiting heartbeat counts.
     """
     last = last_beat(state, now)
     waiting = [waiting.entry.updated for waiting in state.batches.waiting(STREAM)]

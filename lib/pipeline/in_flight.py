@@ -1,4 +1,4 @@
-"""The streams that this process is reading just now."""
+"""The streams that this process is reading at the moment."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 class InFlight:
-    """The streams that this process is reading just now: a call leaves those to the call that reads them.
+    """The streams that this process is reading at the moment. A second call skips them.
 
-    It only saves requests; calls of several processes may read one stream at once.
+    This only saves requests. Correctness does not depend on it: several processes may read a stream at the same time.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class InFlight:
         self._lock = threading.Lock()
 
     def alone(self, path: str, read: Callable[[], T], otherwise: T) -> T:
-        """What `read` returns, or `otherwise` where the stream is being read."""
+        """Return `read()`, or `otherwise` if another thread is reading the stream."""
         with self._lock:
             if path in self._held:
                 return otherwise

@@ -1,4 +1,4 @@
-"""An integration at work: its settings, its way to Sophos, and the streams that it reads."""
+"""An integration at run time: its settings, its Sophos client, and the streams it reads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lib.pipeline.ports import CallLimiter, Source
 
 @dataclass(frozen=True, slots=True)
 class Integration:
-    """An integration's settings and its way to Sophos."""
+    """An integration's settings and its Sophos client."""
 
     settings: IntegrationSettings
     source: Source
@@ -26,25 +26,25 @@ class Integration:
 
     @property
     def name(self) -> str:
-        """The integration's name."""
+        """The name in the configuration."""
         return self.settings.name
 
     def start(self, lookback: timedelta, now: Callable[[], datetime], *, deadline: float) -> datetime:
-        """From when on Sophos is asked for what happened within `lookback`: by its own clock, where it names one."""
+        """The earliest time to request for `lookback`, by Sophos's clock if its answers name a time."""
         return oldest_request(self.source.clock(deadline=deadline) or now(), lookback)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A stream, and where it is read."""
+    """A stream, and the tenant to read it from."""
 
     stream: Stream
     tenant: Tenant
     data_source: str
     refusal: ConnectorError | None = None
-    """Why it cannot be read, where that is known without asking."""
+    """The reason it cannot be read, if that is certain without a request."""
     one_of_many: bool = False
-    """Whether the credential reads other tenants too."""
+    """Whether the credential also reads other tenants."""
 
     @property
     def host(self) -> str:
@@ -52,5 +52,5 @@ class Target:
         return str(self.tenant.api_host)
 
     def is_named(self, tenant: str | None) -> bool:
-        """Whether that is its tenant's id or name; None names every one."""
+        """Whether `tenant` is its tenant's id or name; None matches every tenant."""
         return tenant in (None, self.tenant.id, self.tenant.name)

@@ -1,4 +1,4 @@
-"""Observing: batches are settled without the engine, and counted; then the switch-over from UTMStack's own plugin."""
+"""Observe mode: batches are counted and settled without the engine, before the switch from UTMStack's own plugin."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from lib.model.stream import EVENTS, Stream
 from lib.state.state import State
 
 KEPT = timedelta(days=7)
-"""How long observed batches are kept at least: the switch-over forwards from them."""
+"""The shortest retention of observed batches: the switch forwards events from them."""
 
 
 class NullEngine:
-    """Stands in the engine's place: takes every log, and hands it to nobody."""
+    """An engine that acknowledges every log and sends it nowhere."""
 
     def deliver(
         self, logs: Iterator[Log], *, deadline: float | None = None, early: set[int] | None = None
     ) -> Iterator[int]:
-        """Count them."""
+        """Acknowledge each log at once."""
         del deadline, early
         for count, _ in enumerate(logs, 1):
             yield count
@@ -32,15 +32,15 @@ class NullEngine:
 
 @dataclass(frozen=True, slots=True)
 class MissedEvents:
-    """What the plugin missed of one stream."""
+    """The events of one stream that UTMStack's plugin missed."""
 
     stream: Stream
     hours: Mapping[str, Hour]
-    """By their beginning."""
+    """By the hour's beginning."""
 
     @property
     def total(self) -> Hour:
-        """The sums of all hours."""
+        """The sum of all hours."""
         hours = self.hours.values()
         return Hour(
             observed=sum(hour.observed for hour in hours),
@@ -51,12 +51,12 @@ class MissedEvents:
 
 @dataclass(frozen=True, slots=True)
 class Observations:
-    """What the ledger knows of the time in which nothing was forwarded."""
+    """The ledger's record of the time in observe mode."""
 
     state: State
 
     def missed(self, since: str = "") -> list[MissedEvents]:
-        """For each stream of events, hour by hour from a day on, what was observed and what the plugin missed of it."""
+        """For each stream of events from the day `since` on: the events observed and missed by the plugin, by hour."""
         lines = []
         for stream in sorted(self.state.ledger.streams()):
             polled: Counter[int] = Counter()
@@ -73,7 +73,7 @@ class Observations:
         return lines
 
     def sequences(self, stream: Stream) -> set[int]:
-        """The numbers of the stream's batches that were observed and not forwarded."""
+        """The numbers of the stream's observed batches, which were not forwarded."""
         return {receipt.sequence for receipt in self._receipts(stream)}
 
     def _receipts(self, stream: Stream) -> Iterator[Receipt]:

@@ -39,6 +39,10 @@ class OutgoingBatch:
         """How many of its items the engine has acknowledged when it is settled."""
         return len(self.logs) + len(self.before)
 
+    def log_at(self, place: int, event_fields: ReadFields) -> Log:
+        """The log of one of the batch's items, whether it is to be sent or not."""
+        return next(made for at, (_, made, _) in enumerate(logs_of(self.batch, event_fields)) if at == place)
+
     def done(self, acked: int) -> int:
         """How many of the batch's first items are done with, once so many logs of the delivery are acknowledged."""
         return [*self.places, len(self.batch.items)][max(0, min(acked, self.end) - self.first)]

@@ -1,4 +1,4 @@
-"""The protocols that the use cases need: what stands behind each, `lib/app.py` alone knows.
+"""The interfaces that the use cases need. `lib/app.py` chooses the implementations.
 
 Every `deadline` is a monotonic time.
 """
@@ -16,13 +16,13 @@ from lib.model.rate_policy import Used
 
 
 class Directory(Protocol):
-    """What Sophos Central tells of a credential."""
+    """The account data of a Sophos Central credential."""
 
     def whoami(self, *, deadline: float | None = None) -> Whoami:
-        """Whose the credential is."""
+        """The organization, partner or tenant that the credential belongs to."""
 
     def tenants(self, who: Whoami, *, deadline: float | None = None) -> Iterator[Tenant]:
-        """The tenants that it can read."""
+        """The tenants that the credential can read."""
 
 
 class Source(Directory, Protocol):
@@ -30,17 +30,17 @@ class Source(Directory, Protocol):
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """How many requests had which outcome: a status, an error's code, `retried`."""
+        """The number of requests by outcome: a status, an error's code, or `retried`."""
 
     @property
     def in_use(self) -> InUse | None:
-        """Which of the credentials is used; None as long as that is not known."""
+        """The credential in use, the current or the next one; None before the first answer."""
 
     def is_replaced(self) -> bool:
-        """Whether the credential is another now than Sophos was last asked with; resolves it, and asks nobody."""
+        """Whether the credential has changed since the last request. Reads the secret; sends no request."""
 
     def clock(self, *, deadline: float | None = None) -> datetime | None:
-        """Sophos's time now, by which it refuses what is over 24 hours ago; None where it names none."""
+        """Sophos's present time, by which it refuses requests older than 24 hours; None if it names no time."""
 
     def page(
         self,
@@ -54,7 +54,7 @@ class Source(Directory, Protocol):
         offset_minutes: int = 0,
         deadline: float | None = None,
     ) -> Page:
-        """The page that follows the cursor, or the date."""
+        """The page after the cursor, or from the date on."""
 
     def devices(
         self, host: str, tenant: str, *, page_key: str | None, page_size: int, deadline: float | None = None
@@ -63,36 +63,36 @@ class Source(Directory, Protocol):
 
 
 class NetworkPath(Protocol):
-    """The way to a host; each method goes it up to one station, and says in a sentence how that was."""
+    """The connection to a host, tested step by step. Each method returns a sentence about its result."""
 
     @property
     def host(self) -> str:
-        """The host."""
+        """The host's name."""
 
     def resolve(self) -> str:
-        """Look up the name."""
+        """Look the name up in DNS."""
 
     def connect(self) -> str:
-        """Open a connection."""
+        """Open a TCP connection."""
 
     def secure(self) -> str | None:
-        """Do a TLS handshake; None where the way needs none."""
+        """Do a TLS handshake; None if the connection uses no TLS."""
 
 
 class ExaminedSophos(Directory, Protocol):
-    """Sophos Central, with a credential that is tested."""
+    """Sophos Central, for the test of a credential."""
 
-    def way(self, url: str) -> NetworkPath:
-        """The way to a host; HostRefusedError where credentials must not go there."""
+    def path_to(self, url: str) -> NetworkPath:
+        """The connection to the URL's host; HostRefusedError if credentials must not be sent there."""
 
-    def ways(self) -> Sequence[NetworkPath]:
-        """The ways to the hosts that every credential needs."""
+    def paths(self) -> Sequence[NetworkPath]:
+        """The connections to the hosts that every credential needs."""
 
     def reach(self, *, deadline: float | None = None) -> Mapping[str, datetime | None]:
-        """What the hosts' clocks show, by host; SophosDownError names the one that does not answer."""
+        """Each host's present time, by host; SophosDownError names a host that does not answer."""
 
     def authenticate(self, *, deadline: float | None = None) -> bool:
-        """Get a token, and whether it is the next credential's, since the first is refused."""
+        """Get a token; whether it is the next credential's, because the current one is refused."""
 
     def page(
         self,
@@ -113,31 +113,31 @@ class ExaminedSophos(Directory, Protocol):
 
 
 class CallLimiter(Protocol):
-    """The calls that a credential may make."""
+    """The rate limit of one credential."""
 
     def reserve(self, streams: int, every: float) -> int:
-        """Keep calls free for so many streams, each asked so often (seconds); how many of them may be asked now."""
+        """Keep calls free for `streams` streams, each polled every `every` seconds; how many may be polled now."""
 
     @property
     def has_room(self) -> bool:
-        """Whether a page beyond a stream's first could be asked for right now."""
+        """Whether a page after a stream's first could be requested now."""
 
     def used(self) -> Used:
-        """What was used up to now."""
+        """The calls made so far."""
 
     def available(self) -> int:
-        """How many calls may go at once."""
+        """The number of calls allowed now."""
 
 
 class Engine(Protocol):
-    """UTMStack's engine."""
+    """UTMStack's engine (the event processor)."""
 
     def deliver(
         self, logs: Iterator[Log], *, deadline: float | None = None, early: set[int] | None = None
     ) -> Iterator[int]:
-        """Send the logs in order; yields how many of the first ones are acknowledged, rising, until all are.
+        """Send the logs in order. Yields n when the first n logs are acknowledged, rising, until all are.
 
-        `early` is kept up to date with the places, from 1, of those that are acknowledged though one before is not.
+        `early` receives the numbers, from 1, of logs that are acknowledged before an earlier log is.
         """
 
 
@@ -146,15 +146,15 @@ class ProbedEngine(Engine, Protocol):
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Since it was made: logs sent again (`resent`), acknowledgements that name no log in flight (`odd_acks`)."""
+        """Since the start: logs sent again (`resent`), and acknowledgements of no log in flight (`odd_acks`)."""
 
     def probe(self) -> None:
-        """Open a stream, and end it in order; EngineDownError where that does not work."""
+        """Open a gRPC stream and close it; EngineDownError if that fails."""
 
 
 class TaskQueue(Protocol):
     """Calls fetch-page later, at least once."""
 
     def add(self, name: str, request: Mapping[str, Any], not_before: datetime | None = None) -> bool:
-        """Have fetch-page called with that request; False where a task of that name was added before."""
+        """Have fetch-page called with the request; False if a task with this name was added before."""
         ...

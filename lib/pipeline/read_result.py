@@ -1,4 +1,4 @@
-"""What one call of fetch-page did with one stream."""
+"""The result of one fetch-page call for one stream."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ BUSY = "busy"
 PAUSED = "paused"
 FAILED = "failed"
 THAT_READ = (FETCHED, UP_TO_DATE)
-"""Outcomes of a call that asked Sophos and was answered."""
+"""The outcomes after an answer from Sophos."""
 
 
 @dataclass(slots=True)
 class ReadResult:
-    """What one call did with one stream; also, without a tenant, with an integration that could not be asked."""
+    """The result of one call for one stream. Without a tenant: the result for an integration that cannot be read."""
 
     integration: str
     tenant: str | None
@@ -32,41 +32,41 @@ class ReadResult:
     pages: int = 0
     events: int = 0
     bytes: int = 0
-    """Of the batches."""
+    """The size of the stored batches."""
     batches: list[str] = field(default_factory=list)
     has_more: bool = False
     changed: int = 0
-    """Events that were stored before with another text: they are dropped as repeats."""
+    """Events dropped as duplicates although the text of the stored event differs."""
     other_customers: int = 0
-    """Stored events that name another customer than the tenant."""
+    """Stored events whose customer id differs from the tenant's."""
     lag_seconds: float | None = None
     reconciled: ReconcileReport | None = None
     problem: Problem | None = None
     error_id: str | None = None
-    """Under which the log has the trace of an unexpected failure."""
+    """The id in the log with the stack trace of an unexpected error."""
     retry_at: datetime | None = None
-    """When the credential's next call may go, where its calls were used up."""
+    """The time of the credential's next call, if its calls are used up."""
     is_missed: bool = False
-    """Whether the call was over before it came to this stream."""
+    """Whether the call ended before it polled this stream."""
 
     @classmethod
     def of(cls, stream: Stream, *, outcome: str = UP_TO_DATE, is_missed: bool = False) -> Self:
-        """The result of a stream that nothing was read of as yet."""
+        """The result of a stream before anything is read."""
         return cls(stream.integration, stream.tenant, stream.kind, outcome, is_missed=is_missed)
 
     @property
     def next_try(self) -> datetime | None:
-        """Before when another call does nothing; None: it may come at once."""
+        """The earliest time at which another call does anything; None: now."""
         return self.retry_at or (self.problem.retry_at if self.problem else None)
 
     @property
     def goes_on(self) -> bool:
-        """Whether the stream is asked for more before the next tick."""
+        """Whether the stream is polled again before the next tick."""
         code = None if self.problem is None else self.problem.code
         return goes_on(has_more=self.has_more, outcome=self.outcome, problem_code=code)
 
     def put_off(self, error: OverBudgetError, now: datetime) -> None:
-        """Tell that the credential's calls are used up, and until when; where nothing was read, that is all."""
+        """Record that the credential's calls are used up, and until when. It is a problem only if nothing was read."""
         wait = timedelta(seconds=error.retry_after or 0.0)
         self.retry_at = now + wait
         if self.pages == 0:
@@ -74,16 +74,16 @@ class ReadResult:
             self.problem = problem_after(None, error, now, wait)
 
     def fail(self, error: UnexpectedError, now: datetime) -> None:
-        """Tell of an unexpected failure; what was stored before it counts."""
+        """Record an unexpected error. The batches stored before it still count."""
         self.outcome, self.error_id = FAILED, error.id
         self.problem = problem_after(None, error, now, None)
 
 
 def goes_on(*, has_more: bool, outcome: str, problem_code: str | None) -> bool:
-    """Whether a stream is asked for more before the next tick: it has more, and nothing but the calls ran out."""
+    """Whether a stream is polled again before the next tick: it has more pages, and no problem except used-up calls."""
     return has_more and (outcome == FETCHED if problem_code is None else problem_code == OverBudgetError.code)
 
 
 def outcome_of(problem: Problem) -> str:
-    """The outcome of a stream, or an integration, that has the problem."""
+    """The outcome of a stream or an integration with the problem."""
     return RATE_LIMITED if problem.code == ThrottledError.code else FAILED

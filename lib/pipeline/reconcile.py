@@ -1,7 +1,10 @@
-"""Reconciliation: ask Sophos again for the last 24 hours, and store what the ledger does not hold.
+"""Reconciliation: read the last 24 hours from Sophos again, and store the events that the ledger does not contain.
 
-Late events lie behind the live cursor, which never sees them; this looks there. It reads with a cursor of its own, a
-few pages a call, and never moves the live one.
+Sophos may add an event with a time that the live cursor has already passed. The live cursor never returns such a late
+event. Reconciliation reads with its own cursor, a few pages each call, and never moves the live one.
+
+Missing events are stored before the progress is written. A crash between the two leaves the page to be read again:
+its events are in the store then, and are not stored twice.
 """
 
 from __future__ import annotations
@@ -34,10 +37,10 @@ from lib.store.base import ABSENT
 log = logging.getLogger(__name__)
 
 PAGES_A_CALL = 5
-"""Of the 100 requests a minute that a credential has."""
+"""Pages a call, of the 100 requests a minute that a credential has."""
 BATCH_ITEMS = 1000
 THROTTLED_SECONDS = 5.0
-"""How long a command waits where Sophos does not say how long."""
+"""How long a command waits after a 429 that names no time."""
 RECONCILED = "reconciled"
 UNDER_WAY = "under_way"
 FAILED = "failed"
@@ -45,40 +48,40 @@ FAILED = "failed"
 T = TypeVar("T")
 
 OnProgress = Callable[[int, datetime | None], None]
-"""Hears, after each page, how many events were read, and the newest one's time."""
+"""Called after each page with the number of events read and the newest event's time."""
 OnStreamProgress = Callable[[str, int, datetime | None], None]
-"""The same, with the stream's name before it."""
+"""The same, with the stream's name as the first argument."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReconcileReport:
-    """What reconciling one stream has found so far."""
+    """The result of reconciling one stream so far."""
 
     stream: Stream
-    """Of an integration that could not be read at all, and of whose streams none is known: its name alone."""
+    """Without tenant and kind if the integration could not be read and none of its streams is known."""
     outcome: str
-    """`reconciled` at its end, `failed` where something stopped it, else `under_way`."""
+    """`reconciled` at the end, `failed` after an error, else `under_way`."""
     batches: Sequence[str]
-    """What this call stored."""
+    """The keys of the batches that this call stored."""
     found: Mapping[str, Any]
-    """`read`, `missing` and `lateness`, and at its end `began_at` and `ended_at`: the stored form."""
+    """`read`, `missing` and `lateness`, at the end also `began_at` and `ended_at`: the stored form."""
     error: ConnectorError | None = None
-    """What stopped it; called again, it goes on from there."""
+    """The error that stopped it. The next call continues from there."""
 
     @property
     def read(self) -> int:
-        """Events that were read."""
+        """The number of events read."""
         return int(self.found["read"])
 
     @property
     def missing(self) -> int:
-        """Those that the ledger did not hold."""
+        """The number of events that the ledger did not contain."""
         return int(self.found["missing"])
 
 
 @dataclass(frozen=True, slots=True)
 class Reconcile:
-    """The use case; safe to call while fetch-page and forward-batch are at work."""
+    """The use case; safe to call while fetch-page and forward-batch run."""
 
     state: State
     event_fields: ReadFields
@@ -87,10 +90,10 @@ class Reconcile:
     sleep: Callable[[float], None]
 
     def due(self, stream: Stream, every: timedelta) -> bool:
-        """Whether a reconciliation is under way, or time for one has come. A new stream's first comes after a while."""
+        """Whether a reconciliation is under way or due. A new stream's first one comes half an interval later."""
         progress, generation = self.state.reconciliations.read(stream)
         if generation == ABSENT:
-            # Everything has just been read for the first time. Streams that began together part.
+            # Everything has just been read for the first time. The hash spreads streams that began together.
             part = crc32(stream.path.encode()) / 2**32
             self.state.reconciliations.write(stream, Progress(ended_at=self.now() - part * every / 2), ABSENT)
             return False
@@ -106,26 +109,29 @@ class Reconcile:
         seconds: float,
         on_progress: OnStreamProgress = lambda _, __, ___: None,
     ) -> list[ReconcileReport]:
-        """Read what Sophos still serves of each stream, or a window of it, to its end, for so many seconds a stream.
+        """Reconcile each stream to the end: all that Sophos still serves, or the time since `since`.
 
-        `tenant` is an id or a name. The rate limit is waited for. Whatever one stream meets stands in its report, and
-        the others are read. NotFoundError where no stream is of that tenant.
+        `tenant` is an id or a name. `seconds` is the limit for each stream. The rate limit is waited for. An error of
+        one stream is in its report, and the others are read. Raises NotFoundError if the tenant has no stream.
         """
         reports = []
         for integration in integrations:
             end = self.monotonic() + seconds
             targets, error = self._attempt(integration.name, partial(accounts.targets, integration, deadline=end), end)
             if targets is None:
-                known = known_targets(integration.settings, accounts.read(integration.name))
-                streams = [each.stream for each in known if each.is_named(tenant) and each.stream.kind != ENDPOINTS]
+                streams = [
+                    target.stream
+                    for target in known_targets(integration.settings, accounts.read(integration.name))
+                    if target.is_named(tenant) and target.stream.kind != ENDPOINTS
+                ]
                 reports += [_failed(stream, error) for stream in streams or [Stream(integration.name, "", "")]]
             for target in targets or ():
-                # Each look at an inventory reads all of it.
+                # A device inventory needs no reconciliation: each scan reads all devices.
                 if target.is_named(tenant) and target.stream.kind != ENDPOINTS:
-                    heard = partial(on_progress, str(target.stream))
-                    reports.append(self._to_end(integration, target, seconds, since, heard))
+                    on_stream = partial(on_progress, str(target.stream))
+                    reports.append(self._to_end(integration, target, seconds, since, on_stream))
         if tenant is not None and not reports:
-            raise NotFoundError(f"no stream is read of a tenant {tenant!r}", remedy="`status` lists the tenants.")
+            raise NotFoundError(f"no stream of tenant {tenant!r}", remedy="`status` lists the tenants.")
         return reports
 
     def _to_end(
@@ -147,8 +153,8 @@ class Reconcile:
         _, error = self._attempt(target.stream, lambda: begun.run(end, None), end)
         return begun.report(error)
 
-    def _attempt(self, what: object, do: Callable[[], T], end: float) -> tuple[T | None, ConnectorError | None]:
-        """What comes of it, waiting for the rate limit up to the monotonic time `end`; or what it failed for."""
+    def _attempt(self, subject: object, do: Callable[[], T], end: float) -> tuple[T | None, ConnectorError | None]:
+        """The result of `do()`, or its error. Waits for the rate limit up to the monotonic time `end`."""
         while True:
             try:
                 return do(), None
@@ -160,7 +166,7 @@ class Reconcile:
             except ConnectorError as error:
                 return None, error
             except Exception as error:  # noqa: BLE001 - logged with its trace; the other streams are read
-                return None, unexpected(what, error)
+                return None, unexpected(subject, error)
 
     def run(
         self,
@@ -172,11 +178,11 @@ class Reconcile:
         since: timedelta | None = None,
         on_progress: OnProgress = lambda _, __: None,
     ) -> ReconcileReport:
-        """Read on for so many pages (None: all), store what is missing; the report so far.
+        """Continue for `pages` pages (None: to the end), store the missing events, and return the report so far.
 
-        With `since`, that long a window is read, apart from a reconciliation that is under way.
+        With `since`, a window of that length is read, with its own progress (`backfills/`).
 
-        Raises ConnectorError, with the progress kept.
+        Raises ConnectorError after writing the progress.
         """
         comparison = _Comparison(self, integration, target, since, on_progress)
         with suppress(OverBudgetError):
@@ -189,7 +195,7 @@ def _failed(stream: Stream, error: ConnectorError | None) -> ReconcileReport:
 
 
 class _Comparison:
-    """One call's part of a reconciliation of one stream."""
+    """One call's part of the reconciliation of one stream."""
 
     def __init__(
         self,
@@ -210,10 +216,10 @@ class _Comparison:
         self._progress, self._generation = self._kept.read(target.stream)
         self._since = since
         self._hour_counts = HourCounts(None)
-        self._known = Known()
+        self._stored = Known()
         self._as_of: datetime | None = None
         self._whole: tuple[datetime, datetime] | None = None
-        """From when to when everything was read; None as long as the reading has not come to its end."""
+        """The interval that was read to the end; None before the end."""
         self._batches: list[str] = []
 
     def run(self, deadline: float, pages: int | None) -> None:
@@ -227,9 +233,10 @@ class _Comparison:
                 last=before.last,
             )
         self._hour_counts = HourCounts(self._progress.held)
-        # What was stored up to then is among the known ids, which are read after it.
+        # `as_of` before the stored ids: all events that the live cursor has passed by then are among the ids. In the
+        # other order, events stored between the two reads would count as missing.
         self._as_of = self._state.checkpoints.read(self._stream).checkpoint.as_of
-        self._known = self._delivered()
+        self._stored = self._stored_ids()
         try:
             self._read(deadline, pages)
         finally:
@@ -247,22 +254,22 @@ class _Comparison:
                 self._keep()
 
     def _keep(self) -> None:
-        """Write the progress, so that whoever goes on begins here, and what was found is not forgotten."""
+        """Write the progress, so that the next call continues here with the sums so far."""
         try:
             self._generation = self._kept.write(self._stream, self._progress, self._generation)
         except ConflictError:
             log.info("%s: another run reconciles it", self._stream)
 
-    def _delivered(self) -> Known:
-        """All that was stored within the time that Sophos serves, delivered or waiting."""
-        # Not the cursor's recent ids: those of a batch that was lost are among them.
-        # Receipts are filed by Sophos's clock, which this machine's may be far ahead of.
+    def _stored_ids(self) -> Known:
+        """The events stored within the time that Sophos serves, delivered or waiting."""
+        # Not the checkpoint's recent ids: they include the ids of a lost batch.
+        # Receipts are filed under the day by Sophos's clock. This machine's clock may be far ahead of it.
         now = self._reconcile.now()
         day = day_before(min(self._as_of or now, now) - HORIZON)
         return stored_since(self._state, self._stream, day, self._reconcile.event_fields)
 
     def _page(self, deadline: float) -> bool:
-        """Compare the next page; whether there are more."""
+        """Compare the next page with the store; returns whether more pages follow."""
         settings, progress = self._integration.settings, self._progress
         ask = partial(
             self._integration.source.page,
@@ -273,7 +280,7 @@ class _Comparison:
             offset_minutes=int(settings.settle.total_seconds()) // 60,
             deadline=deadline,
         )
-        # Of a window that was begun before, the beginning has moved away by as much.
+        # The window's beginning is fixed: it is longer by the time since the reconciliation began.
         begun = self._reconcile.now() - (progress.began_at or self._reconcile.now())
         window = HORIZON if self._since is None else min(HORIZON, timedelta(seconds=progress.window or 0) + begun)
         start = self._integration.start(window, self._reconcile.now, deadline=deadline)
@@ -286,7 +293,7 @@ class _Comparison:
         missing = [
             item
             for item in items
-            if self._is_behind(item) and not is_stored(item, self._ids, self._known, self._reconcile.event_fields)
+            if self._is_behind(item) and not is_stored(item, self._ids, self._stored, self._reconcile.event_fields)
         ]
         if missing:
             self._store(missing)
@@ -308,7 +315,7 @@ class _Comparison:
         return page.has_more and not stuck
 
     def _is_behind(self, item: Item) -> bool:
-        """Whether the live cursor had passed the item: what lies ahead of it comes by itself."""
+        """Whether the live cursor has passed the item's time. Fetching brings later items."""
         return self._as_of is not None and (item.created_at is None or item.created_at <= self._as_of)
 
     def _store(self, missing: Sequence[Item]) -> None:
@@ -320,12 +327,12 @@ class _Comparison:
                 raws[at : at + BATCH_ITEMS],
                 ids=self._ids,
                 header_of=self._header,
-                known=lambda _: self._delivered().keys,
+                known=lambda _: self._stored_ids().keys,
                 event_fields=self._reconcile.event_fields,
             )
             if key is not None:
                 self._batches.append(key)
-        self._known.keys.update(item.key for item in missing)
+        self._stored.keys.update(item.key for item in missing)
 
     def _header(self, checkpoint: Checkpoint, items: Sequence[Item]) -> Header:
         now = self._reconcile.now()
@@ -362,7 +369,7 @@ class _Comparison:
         self._progress = Progress(ended_at=now, last=last)
 
     def report(self, error: ConnectorError | None = None) -> ReconcileReport:
-        """What was found by now, and what stopped it."""
+        """The report so far, with the error that stopped it."""
         progress = self._progress
         ended = progress.began_at is None
         found = progress.last if ended and progress.last else _sums(progress)

@@ -1,4 +1,4 @@
-"""Which of a page's items were stored before."""
+"""Duplicate detection: the items of a page that were stored before."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from lib.state.state import State
 
 
 class StoredIds:
-    """The events that a position no longer remembers, read from ledger and batches when first needed."""
+    """The stored events that the checkpoint no longer lists, read from ledger and batches on first use."""
 
     def __init__(self, state: State, stream: Stream, event_fields: ReadFields) -> None:
         self._state = state
         self._stream = stream
         self._event_fields = event_fields
-        self._known: Known | None = None
+        self._stored: Known | None = None
 
     def holds(self, item: Item, ids: IdScope, served_at: datetime, now: datetime) -> bool:
-        """Whether the event has a receipt, or waits in a batch."""
-        if self._known is None:
-            # What Sophos serves was fetched within the last 24 h, and a receipt is filed under its day of fetching, by
-            # Sophos's clock; where that is not known, by this machine's.
+        """Whether the event has a receipt or waits in a batch."""
+        if self._stored is None:
+            # An event that Sophos still serves was fetched within the last 24 h. A receipt is filed under the day of
+            # the fetch by Sophos's clock, or by this machine's if Sophos named no time.
             day = day_before(min(served_at, now) - HORIZON)
-            self._known = stored_since(self._state, self._stream, day, self._event_fields)
-        return is_stored(item, ids, self._known, self._event_fields)
+            self._stored = stored_since(self._state, self._stream, day, self._event_fields)
+        return is_stored(item, ids, self._stored, self._event_fields)
 
 
 def fresh_of(
@@ -42,7 +42,7 @@ def fresh_of(
     served_at: datetime,
     now: datetime,
 ) -> list[Item]:
-    """The items that were not stored before, each once, in the order of the page."""
+    """The items that were not stored before, without duplicates, in the order of the page."""
     recent = set(checkpoint.recent)
     fresh: dict[str, Item] = {}
     for item in items:
@@ -54,7 +54,7 @@ def fresh_of(
 
 
 def changed_of(items: Sequence[Item], fresh: Sequence[Item], checkpoint: Checkpoint) -> int:
-    """How many of a page's items are dropped as repeats though their text is another: of the recent events only."""
+    """The number of duplicates whose text differs from the stored event's. Only recent events are compared."""
     if len(items) == len(fresh):
         return 0
     marks = checkpoint.marks() | {item.key: item.mark for item in fresh}

@@ -1,9 +1,13 @@
-"""Replay: what was kept or set aside goes to the engine again, under the same ids."""
+"""Replay: send archived batches and dead letters to the engine again, with the same ids.
+
+A dead letter is removed from `dead/` only after the engine acknowledged it. A crash between the two leaves it in
+`dead/`, and the next replay sends it again. UTMStack recognizes the id.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -17,51 +21,77 @@ from lib.pipeline.ports import Engine
 from lib.state.advance import ReadFields
 from lib.state.batches import StoredBatch
 from lib.state.codec import UNREADABLE
-from lib.state.dead_letters import letters_of
+from lib.state.dead_letters import PREFIX, holds_letters, letters_of
 from lib.state.state import State
 from lib.store.base import segments_of
 
 log = logging.getLogger(__name__)
 
 OnBatch = Callable[[int], None]
-"""Hears, after each batch, how many events were sent so far."""
+"""Called after each batch with the number of events sent so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayReport:
-    """What was sent again."""
+    """The result of a replay."""
 
     batches: int
     acked: int
     refused: int
     damaged: Sequence[str] = ()
-    """The keys of batches that cannot be read."""
+    """The keys of batches and dead letters that cannot be read."""
 
     @property
     def ok(self) -> bool:
-        """Whether the engine has taken everything."""
+        """Whether the engine acknowledged everything."""
         return self.refused == 0 and not self.damaged
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """The use case. It writes no receipts: that the events were delivered once stands in the ledger already."""
+    """The use case. It writes no receipts, since the ledger already has one for each batch."""
 
     state: State
     engine: Engine
     event_fields: ReadFields
 
-    def archived(self, since: datetime | None, on_batch: OnBatch = lambda _: None) -> ReplayReport:
-        """Send the kept batches that were fetched at that time or later (None: all)."""
+    def since(
+        self, since: datetime | None, on_batch: OnBatch = lambda _: None, *, only_dead_letters: bool = False
+    ) -> ReplayReport:
+        """Send the archived batches fetched since then (None: all), and the dead letters written since then.
+
+        Dead letters that the engine acknowledges are removed.
+        """
         damaged: list[str] = []
-        kept = self._kept(damaged, since=day_of(since) if since else "")
-        chosen = (batch for batch in kept if since is None or batch.header.fetched_at >= since)
-        return self._sent(chosen, damaged, on_batch)
+        letters = list(self._dead_letters(since, damaged))
+        batches: Iterator[StoredBatch] = iter(())
+        if not only_dead_letters:
+            archived = self._archived(damaged, since=day_of(since) if since else "")
+            batches = (batch for batch in archived if since is None or batch.header.fetched_at >= since)
+        report = self._sent(batches, damaged, on_batch, without={log.id for _, logs in letters for log in logs})
+        count, acked, refused = report.batches, report.acked, report.refused
+        for key, _ in letters:
+            sent = self.named(key)
+            count, acked, refused = count + 1, acked + sent.acked, refused + sent.refused
+            on_batch(acked + refused)
+        return ReplayReport(count, acked, refused, tuple(damaged))
+
+    def _dead_letters(self, since: datetime | None, damaged: list[str]) -> Iterator[tuple[str, Sequence[Log]]]:
+        """Keys and logs of the dead letters written since then. Keys of unreadable ones are added to `damaged`."""
+        for entry in self.state.store.list(PREFIX):
+            if holds_letters(entry.key) and (since is None or entry.updated >= since):
+                stored = self.state.store.read(entry.key)
+                try:
+                    if stored is not None:
+                        yield entry.key, letters_of(stored.body)
+                except DamagedError as error:
+                    log.warning("%s: %s", entry.key, error)
+                    damaged.append(entry.key)
 
     def observed_after(self, native_id: str, on_batch: OnBatch = lambda _: None) -> ReplayReport:
-        """Send what was observed, and not forwarded, behind the event with that id in its stream.
+        """Send the observed events that follow the event with the id in its stream.
 
-        NotFoundError where no such event was observed, or its batch is no longer kept.
+        NotFoundError if no event with the id was observed, or its batch is no longer in the archive.
         """
         damaged: list[str] = []
         observed = False
@@ -73,17 +103,18 @@ class Replay:
                 return self._sent(rest, damaged, on_batch)
         if not observed:
             raise NotFoundError(
-                "nothing was observed, so that nothing waits to be forwarded",
-                remedy="`switch-over` ends a time of `observe: on`. Without one, events are forwarded as they come.",
+                "no events were observed, so there are none to forward",
+                remedy="`switch-over` is for the end of observe mode (`observe: on`). Without it, events are forwarded "
+                "as they arrive.",
             )
         unread = f"; damaged: {', '.join(damaged)}" if damaged else ""
         raise NotFoundError(
-            f"no event with the id {native_id!r} was observed, or it is no longer kept{unread}",
-            remedy="Name the `id` of the newest Sophos event in UTMStack, of a time in which this connector observed.",
+            f"no event with the id {native_id!r} was observed, or it is no longer in the archive{unread}",
+            remedy="Give the `id` of the newest Sophos event in UTMStack, from this connector's observe mode.",
         )
 
-    def _kept(self, damaged: list[str], *, since: str = "", stream: Stream | None = None) -> Iterator[StoredBatch]:
-        """The batches that were kept; the keys of those that cannot be read are added to `damaged`."""
+    def _archived(self, damaged: list[str], *, since: str = "", stream: Stream | None = None) -> Iterator[StoredBatch]:
+        """The archived batches. Keys of unreadable ones are added to `damaged`."""
         for key in self.state.batches.archived(since, stream):
             try:
                 batch = self.state.batches.kept(key)
@@ -95,42 +126,45 @@ class Replay:
                     yield batch
 
     def _behind(self, native_id: str, stream: Stream, sequences: set[int], damaged: list[str]) -> list[StoredBatch]:
-        found: list[StoredBatch] = []
-        for batch in self._kept(damaged, stream=stream):
+        """The archived, observed events after the event with the id, as batches; empty if it is not in the archive."""
+        behind: list[StoredBatch] = []
+        for batch in self._archived(damaged, stream=stream):
             if batch.header.sequence not in sequences:
                 continue
             place = next((at for at, raw in enumerate(batch.items) if self.event_fields(raw).id == native_id), None)
             if place is not None:
-                found = [replace(batch, items=batch.items[place + 1 :])]
-                damaged.clear()  # What lies before it is not wanted.
-            elif found:
-                found.append(batch)
-        return found
+                behind = [replace(batch, items=batch.items[place + 1 :])]
+                damaged.clear()  # Damaged batches before the event do not matter.
+            elif behind:
+                behind.append(batch)
+        return behind
 
     def named(self, key: str) -> ReplayReport:
-        """Send one kept batch, or what is set aside under the key; what the engine takes is set aside no more.
+        """Send one archived batch or one object of dead letters. Acknowledged dead letters are removed.
 
-        Raises NotFoundError for an unknown key, DamagedError for an object that holds no events.
+        Raises NotFoundError for an unknown key, DamagedError for an object without events.
         """
         try:
             segments_of(key)
         except ValueError as error:
             raise NotFoundError(str(error), remedy="List the folders archive/ and dead/ of the store.") from None
         if key.startswith("archive/"):
-            found = self.state.batches.kept(key)
-            if found is None:
-                raise NotFoundError(f"no batch is kept as {key!r}", remedy="List the folder archive/ of the store.")
-            return self._sent([found])
+            archived = self.state.batches.kept(key)
+            if archived is None:
+                raise NotFoundError(
+                    f"there is no archived batch {key!r}", remedy="List the folder archive/ of the store."
+                )
+            return self._sent([archived])
         stored = self.state.store.read(key) if key.startswith("dead/") else None
         if stored is None:
-            raise NotFoundError(f"nothing is set aside as {key!r}", remedy="List the folder dead/ of the store.")
+            raise NotFoundError(f"there are no dead letters {key!r}", remedy="List the folder dead/ of the store.")
         lines = stored.body.splitlines(keepends=True)
         try:
             logs = letters_of(stored.body)
         except DamagedError:
             raise DamagedError(
-                f"{key} holds no events that could be sent",
-                remedy="It is a damaged object, kept for inspection; `reconcile` reads its events from Sophos again.",
+                f"{key} contains no events to send",
+                remedy="It is a damaged object, kept for inspection. `reconcile` reads its events from Sophos again.",
             ) from None
         refused = self._refused(logs)
         if len(refused) < len(logs):
@@ -146,17 +180,19 @@ class Replay:
         batches: Iterator[StoredBatch] | Sequence[StoredBatch],
         damaged: Sequence[str] = (),
         on_batch: OnBatch = lambda _: None,
+        *,
+        without: Collection[str] = (),
     ) -> ReplayReport:
         count = acked = refused = 0
         for batch in batches:
-            logs = [log for _, log, _ in logs_of(batch, self.event_fields)]
+            logs = [log for _, log, _ in logs_of(batch, self.event_fields) if log.id not in without]
             left = len(self._refused(logs))
             count, acked, refused = count + 1, acked + len(logs) - left, refused + left
             on_batch(acked + refused)
         return ReplayReport(count, acked, refused, tuple(damaged))
 
     def _refused(self, logs: Sequence[Log]) -> set[str]:
-        """Send the logs; the ids of those that the engine does not take."""
+        """Send the logs; returns the ids of the logs that the engine refuses."""
         refused = {log.id for log in logs if self._reason(log)}
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Ed25519 signatures over exactly the bytes that are given, as `openssl pkeyutl -rawin` makes and checks them."""
+"""Ed25519 signatures over exactly the given bytes, compatible with `openssl pkeyutl -rawin`."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ def new_key() -> tuple[bytes, bytes]:
 
 
 def sign(private_key: bytes, statement: bytes) -> bytes:
-    """The 64 bytes of the signature; ConfigError where the key is no Ed25519 key in PEM form."""
+    """The 64 bytes of the signature; ConfigError if the key is not an Ed25519 key in PEM form."""
     return _private(private_key).sign(statement)
 
 
 def public_key_of(private_key: bytes) -> bytes:
-    """The public key, PEM; ConfigError where the key is no Ed25519 key in PEM form."""
+    """The public key, PEM; ConfigError if the key is not an Ed25519 key in PEM form."""
     return _pem(_private(private_key).public_key())
 
 
 def fingerprint(public_key: bytes) -> str:
-    """SHA-256 of the public key (DER), in hexadecimal; ConfigError where it is no Ed25519 key in PEM form."""
+    """SHA-256 of the public key (DER), in hexadecimal; ConfigError if it is not an Ed25519 key in PEM form."""
     return sha256(_public(public_key).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
 def is_signed(public_key: bytes, statement: bytes, signature: bytes) -> bool:
-    """Whether the signature is the key's over these bytes; ConfigError where the key is no Ed25519 key in PEM form."""
+    """Whether the signature matches the bytes and the key; ConfigError if the key is not an Ed25519 key in PEM form."""
     try:
         _public(public_key).verify(signature, statement)
     except InvalidSignature:
@@ -58,7 +58,10 @@ def _private(pem: bytes) -> Ed25519PrivateKey:
     with suppress(ValueError, TypeError):
         key = load_pem_private_key(pem, password=None)
     if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError("the key is no Ed25519 private key (PEM, no password)", remedy="Make one: attest --new-key.")
+        raise ConfigError(
+            "the key is not an Ed25519 private key in PEM form without a password",
+            remedy="Create one: attest --new-key.",
+        )
     return key
 
 
@@ -68,6 +71,7 @@ def _public(pem: bytes) -> Ed25519PublicKey:
         key = load_pem_public_key(pem)
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigError(
-            "the key is no Ed25519 public key (PEM)", remedy="Name the file that `attest --new-key` wrote: FILE.pub."
+            "the key is not an Ed25519 public key in PEM form",
+            remedy="Name the file that `attest --new-key` wrote: FILE.pub.",
         )
     return key

@@ -1,4 +1,4 @@
-"""test-connection: test each step from DNS to the engine, with a remedy for each failure."""
+"""test-connection: test each step from DNS to the engine. Each failure has a remedy."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from lib.store.base import ABSENT, ObjectStore
 
 OK = "ok"
 WARNING = "warning"
-"""What was asked works, but not for every tenant."""
+"""The check works, but not for every tenant."""
 FAILED = "failed"
 SKIPPED = "skipped"
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What one check found."""
+    """The result of one check."""
 
     name: str
     outcome: str
@@ -30,29 +30,29 @@ class Check:
     ok: bool = field(kw_only=True)
     milliseconds: int = 0
     code: str | None = None
-    """Of a failed one and of a warning, as the two that follow."""
+    """Set for a failed check and a warning, like `title` and `remedy`."""
     title: str | None = None
     remedy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionReport:
-    """What all checks found."""
+    """The results of all checks."""
 
     checks: Sequence[Check]
     tenant: Mapping[str, Any]
-    """Whose the credential is."""
+    """The account that the credential belongs to."""
     streams: Mapping[str, Mapping[str, Any]]
-    """What each kind of stream showed."""
+    """The result for each kind of stream."""
 
     @property
     def ok(self) -> bool:
-        """Whether everything works."""
+        """Whether every check is ok."""
         return all(check.ok for check in self.checks)
 
 
 class TestConnection:
-    """The use case: checks in the order in which a person would make them."""
+    """The use case: checks in order, from the network to the engine."""
 
     __test__ = False
 
@@ -62,13 +62,13 @@ class TestConnection:
     def run(
         self, subject: Subject, *, deadline: float, on_progress: Callable[[Check], None] = lambda _: None
     ) -> ConnectionReport:
-        """Every check's outcome; a failed check is an answer, no error.
+        """Run every check and return the results. A failed check is a result, not an exception.
 
-        `on_progress` hears of each check once it is made. At the deadline (a monotonic time) the answer is what was
-        found so far, and what was not reached is listed as such.
+        `on_progress` is called after each check. At the deadline (a monotonic time) the report contains the results so
+        far, and lists the other checks as not finished or not started.
         """
         examination = _Examination(Checks(subject, self._context, deadline), self._context.monotonic, on_progress)
-        # A thread, since a name server, a disk or a bucket may keep whoever asks it for longer than there is time.
+        # In a thread, since a name server, a disk or a bucket may block for longer than the deadline.
         worker = threading.Thread(target=examination.make, name="test-connection", daemon=True)
         worker.start()
         worker.join(max(0.0, deadline - self._context.monotonic()))
@@ -76,35 +76,35 @@ class TestConnection:
 
 
 def check_store(store: ObjectStore) -> None:
-    """Create an object, replace it, read it and remove it; StoreError where that, or compare-and-set, does not work."""
+    """Create, replace, read and remove an object; StoreError if any of these, or compare-and-set, does not work."""
     key = f"probes/{uuid4()}"
     first = store.write(key, b"first", expected=ABSENT)
     latest = first
     try:
-        _has_to_conflict(store, key, ABSENT, "an object that exists was created again")
+        _has_to_conflict(store, key, ABSENT, "it let an existing object be created again")
         latest = store.write(key, b"second", expected=first)
-        _has_to_conflict(store, key, first, "an object that had changed was replaced")
+        _has_to_conflict(store, key, first, "it let a changed object be replaced by its old generation")
         stored = store.read(key)
         if stored is None or (stored.body, stored.generation) != (b"second", latest):
-            raise StoreError("what was written to the store could not be read again")
+            raise StoreError("the store did not return the object that was written to it")
     finally:
         with suppress(ConflictError):
             store.delete(key, expected=latest)
 
 
-def _has_to_conflict(store: ObjectStore, key: str, generation: int, what: str) -> None:
+def _has_to_conflict(store: ObjectStore, key: str, generation: int, fault: str) -> None:
     try:
         store.write(key, b"stale", expected=generation)
     except ConflictError:
         return
     raise StoreError(
-        f"the store does not support compare-and-set: {what}",
+        f"the store does not support compare-and-set: {fault}",
         remedy="Use a local disk or Google Cloud Storage. This store ignores generations.",
     )
 
 
 class _Examination:
-    """The making of the checks in a thread, up to when the answer is taken."""
+    """Runs the checks in a thread until the report is taken."""
 
     def __init__(self, checks: Checks, monotonic: Callable[[], float], on_progress: Callable[[Check], None]) -> None:
         self._checks = checks
@@ -116,10 +116,10 @@ class _Examination:
         self._over = False
         self._fault: BaseException | None = None
         self._blame: dict[str, str] = {}
-        """Of each step that did not succeed, the one that is to blame."""
+        """For each step that did not succeed: the failed step that caused it."""
 
     def make(self) -> None:
-        """Make all checks. What depends on a failed one is listed as not made."""
+        """Run all checks. A check that depends on a failed one is listed as skipped."""
         try:
             for step in self._steps:
                 if self._over:
@@ -129,14 +129,14 @@ class _Examination:
             self._fault = error
 
     def answer(self) -> ConnectionReport:
-        """What was found up to now; nothing is added to it any more."""
+        """The report of the checks so far. Later results are dropped."""
         with self._lock:
             self._over = True
         if self._fault is not None:
             raise self._fault
         made = len(self._made)
         for step in self._steps[made : made + 1]:
-            remedy = "Try again. If it happens again, this step is slow: check the network and the host behind it."
+            remedy = "Try again. If it happens again, this step is slow: check the network and the host it connects to."
             detail = "This check did not finish in time."
             self._made.append(Check(step.name, FAILED, detail, ok=False, code="too_slow", remedy=remedy))
         for step in self._steps[made + 1 :]:
@@ -147,7 +147,7 @@ class _Examination:
         blamed = self._blame.get(step.needs)
         if blamed is not None:
             self._blame[step.name] = blamed
-            return Check(step.name, SKIPPED, f"Not tried, since {blamed} failed.", ok=False)
+            return Check(step.name, SKIPPED, f"Not tried, because {blamed} failed.", ok=False)
         began = self._monotonic()
         try:
             found = step.make()

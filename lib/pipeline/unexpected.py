@@ -1,4 +1,4 @@
-"""What nobody expected, kept within the one stream that met it."""
+"""Unexpected exceptions: logged, and turned into an error of one stream."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from lib.errors import UnexpectedError
 log = logging.getLogger(__name__)
 
 
-def unexpected(what: object, cause: Exception) -> UnexpectedError:
-    """What is told of the exception, once it is logged with its trace under an id of its own."""
+def unexpected(subject: object, cause: Exception) -> UnexpectedError:
+    """Log the exception with its stack trace under a new id, and return the error that names the id."""
     error = UnexpectedError(str(uuid4()))
-    log.error("%s: unexpected failure %s", what, error.id, exc_info=cause)
+    log.error("%s: unexpected failure %s", subject, error.id, exc_info=cause)
     return error

@@ -1,4 +1,4 @@
-"""The access token: one in memory for each credential, renewed before it ends."""
+"""The access token of a credential. It stays in memory only and is renewed before it expires."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ log = logging.getLogger(__name__)
 
 TOKEN_PATH = "/api/v2/oauth2/token"  # noqa: S105 - a path
 EARLY_SECONDS = 120.0
-"""How long before its end a token is renewed, as Sophos's own script does; of a short-lived one, a quarter."""
+"""How long before its expiry a token is renewed, as in Sophos's own script; at most a quarter of its lifetime."""
 
 
 _WRONG = {
-    "invalid_client_id": "the client id: it knows none such",
-    "invalid_client_secret": "the client secret: it is not the one of this client id",
+    "invalid_client_id": "the client id: there is no such client id",
+    "invalid_client_secret": "the client secret: it does not belong to this client id",
 }
-"""What the end of Sophos's word names as wrong."""
+"""What is wrong, by the end of Sophos's error code."""
 
 
 class Credential(Protocol):
-    """A client id and secret, resolved when asked for."""
+    """A client id and secret, resolved at each use."""
 
     @property
     def client_id(self) -> Callable[[], str]:
@@ -40,9 +40,9 @@ class Credential(Protocol):
 
 
 class Tokens:
-    """Tokens of a credential, or of the next one where it is refused.
+    """Tokens of the first credential that Sophos accepts.
 
-    Safe between threads: who comes while one is fetched waits for it.
+    Safe between threads: only one thread requests a token; the others wait for it.
     """
 
     def __init__(
@@ -51,41 +51,42 @@ class Tokens:
         self._http = http
         self._credentials = credentials
         self.in_use: InUse | None = None
-        """Whose the latest token is; None before the first."""
+        """The credential of the latest token; None before the first token."""
         self._url = auth_url.rstrip("/") + TOKEN_PATH
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._asked: dict[int, tuple[str, str]] = {}
-        """What each credential was when it was last asked with."""
+        """The client id and secret of each credential's last token request, by its index."""
         self._token = ""
         self._renew_at = 0.0
 
     def current(self, *, refused: str | None = None, deadline: float | None = None) -> str:
-        """A token that holds; `refused` is one that an API has just refused.
+        """A valid token; `refused` is a token that an API has just refused. `deadline` is a monotonic time.
 
-        Raises CredentialsError where Sophos refuses every credential.
+        Raises CredentialsError if Sophos refuses every credential, NoAnswerError if the deadline has passed.
         """
         with self._lock:
             if not self._token or self._token == refused or self._monotonic() >= self._renew_at:
                 self._token = ""
                 if deadline is not None and self._monotonic() >= deadline:
-                    # Whoever waited here before has used the time up; each asking for a moment more would add up.
+                    # The time was used up by waiting for the lock. If every waiting thread sent a short request of its
+                    # own now, the times would add up.
                     raise NoAnswerError(f"POST {TOKEN_PATH}: no token within the call's time")
                 self._renew(deadline)
             return self._token
 
     def is_replaced(self) -> bool:
-        """Whether a credential is another now than it was last asked with; then no token of the old one is used."""
+        """Whether a credential has changed since its last token request. If so, the old token is dropped."""
         with self._lock:
             for at, asked in self._asked.items():
-                with suppress(ConnectorError):  # One that cannot be read is none to try.
+                with suppress(ConnectorError):  # A credential that cannot be read has not changed to a usable one.
                     if _pair(self._credentials[at]) != asked:
                         self._token = ""
                         return True
             return False
 
     def _renew(self, deadline: float | None) -> None:
-        """Ask with each credential in its order, so that the first one is in use again once it is set right."""
+        """Request a token with each credential in order, so that a corrected first one is used again."""
         refusal: CredentialsError | None = None
         for at, credential in enumerate(self._credentials):
             try:
@@ -98,10 +99,10 @@ class Tokens:
                     raise
             else:
                 if used.is_next and used != self.in_use:
-                    log.warning("%s; the next credential is used", refusal)
+                    log.warning("%s; using the next credential", refusal)
                 self.in_use = used
                 return
-        raise refusal or CredentialsError("there is no credential")
+        raise refusal or CredentialsError("no credential is configured")
 
     def _ask(self, pair: tuple[str, str], *, is_next: bool, deadline: float | None) -> InUse:
         client_id, client_secret = pair
@@ -130,7 +131,7 @@ def _pair(credential: Credential) -> tuple[str, str]:
 
 def _read(answer: Answer) -> dict[str, Any]:
     if answer.status in (400, 401, 403):
-        # The token host answers 400 and 403 for credentials too; none of them gets better by asking again.
+        # The token host answers 400 and 403 for wrong credentials too. A retry would not help.
         check_envelope(answer, f"POST {TOKEN_PATH}")
         word = answer.word("errorCode", "error")
         which = next((name for end, name in _WRONG.items() if word.endswith(f"{end})")), "the client id or secret")

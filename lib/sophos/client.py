@@ -13,35 +13,35 @@ from urllib.parse import urlsplit
 from lib.errors import CursorRefusedError, PermissionMissingError, ProtocolError, TokenRefusedError, WrongTenantError
 from lib.model.credential import InUse
 from lib.model.families import fitting
-from lib.model.page import DevicePage, Page, Tenant, Whoami, cursor_fault
+from lib.model.page import DevicePage, OddTenant, Page, Tenant, Whoami, cursor_fault
 from lib.sophos import pages
 from lib.sophos.auth import Credential, Tokens
 from lib.sophos.http import MAX_BODY_BYTES, Answer, Http, RequestLimiter, TooLargeError
-from lib.sophos.reach import Way
+from lib.sophos.reach import NetworkPath
 from lib.sophos.schemas import TenantsSchema, WhoamiSchema, check_envelope, load, tenants_of
 
 T = TypeVar("T")
 
 _one_large = threading.Lock()
-"""Of all pages over MAX_BODY_BYTES that this process reads."""
+"""Held while a page over MAX_BODY_BYTES is read, so that this process has only one of them in memory."""
 PAGE_ITEMS = 1000
-"""The largest `limit` that the SIEM API takes."""
+"""The largest `limit` of the SIEM API."""
 FEWEST_ITEMS = 200
-"""The smallest one."""
+"""The smallest `limit` of the SIEM API."""
 LARGE_BODY_BYTES = 3 * MAX_BODY_BYTES
-"""What the smallest page may have: three times as much is in memory until its batch is stored."""
+"""The limit for a page of FEWEST_ITEMS. Until its batch is stored, three times its size is in memory."""
 TENANTS_A_PAGE = 100
 MOST_PAGES = 1000
-"""Of the list of tenants."""
+"""The limit of pages of the list of tenants."""
 _READS = {
-    "/whoami/v1": "whose it is",
+    "/whoami/v1": "its own identity",
     "/partner/v1/tenants": "the list of the partner's tenants",
     "/organization/v1/tenants": "the list of the organization's tenants",
     "/siem/v1/events": "events of this tenant (SIEM API)",
     "/siem/v1/alerts": "alerts of this tenant (SIEM API)",
     "/endpoint/v1/endpoints": "devices of this tenant (endpoint API)",
 }
-"""What an API's permission is for, in words."""
+"""What each API reads, in words for errors."""
 
 
 class Central:
@@ -80,47 +80,47 @@ class Central:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Requests so far, by outcome."""
+        """Requests since the start, by outcome."""
         return dict(self._http.counts)
 
-    def way(self, url: str) -> Way:
-        """The way to a host, station by station; HostRefusedError where credentials must not go there."""
-        return self._http.way(url)
+    def path_to(self, url: str) -> NetworkPath:
+        """The network path to a host, for tests step by step; HostRefusedError if credentials must not go there."""
+        return self._http.path_to(url)
 
-    def ways(self) -> list[Way]:
-        """The ways to the hosts that every credential needs."""
-        return [self.way(url) for url in dict.fromkeys((self._auth_url, self._api_url))]
+    def paths(self) -> list[NetworkPath]:
+        """The network paths to the hosts that every credential needs."""
+        return [self.path_to(url) for url in dict.fromkeys((self._auth_url, self._api_url))]
 
     def reach(self, *, deadline: float | None = None) -> dict[str, datetime | None]:
-        """What the hosts' clocks show, by host; SophosDownError names the one that cannot be reached."""
+        """The times of the hosts' clocks, by host; SophosDownError if a host cannot be reached."""
         clocks: dict[str, datetime | None] = {}
         for url in dict.fromkeys((self._auth_url, self._api_url)):
-            # Any answer will do: without a token, an error is expected.
+            # Any answer shows that the host is reachable. Without a token it is an error.
             answer = self._http.request("GET", f"{url}/", read=lambda answer: answer, deadline=deadline)
             clocks[urlsplit(url).netloc] = answer.date
         return clocks
 
     @property
     def in_use(self) -> InUse | None:
-        """Whose the latest token is; None before the first."""
+        """The credential of the latest token; None before the first token."""
         return self._tokens.in_use
 
     def is_replaced(self) -> bool:
-        """Whether the credential is another now than Sophos was last asked with; resolves it, and asks nobody."""
+        """Whether the credential has changed since the last token request. This sends no request."""
         return self._tokens.is_replaced()
 
     def authenticate(self, *, deadline: float | None = None) -> bool:
-        """Get a token, and whether it is the next credential's; CredentialsError where Sophos refuses each."""
+        """Get a token; return whether it belongs to the next credential. CredentialsError if Sophos refuses both."""
         self._tokens.current(deadline=deadline)
         return self.in_use is not None and self.in_use.is_next
 
     def clock(self, *, deadline: float | None = None) -> datetime | None:
-        """Sophos's time now, by which it refuses what is over 24 hours ago; None where no answer names one."""
-        self._tokens.current(deadline=deadline)  # Needed next anyway; where it is the first request, it shows the time.
+        """Sophos's current time, by which it refuses times over 24 hours ago; None if no answer had a Date header."""
+        self._tokens.current(deadline=deadline)  # The token is needed next anyway, and its answer shows the time.
         return self._http.clock()
 
     def whoami(self, *, deadline: float | None = None) -> Whoami:
-        """Whose the credential is."""
+        """The owner of the credential."""
         path = "/whoami/v1"
         who: Whoami = self._get(
             self._api_url, path, lambda answer: load(WhoamiSchema(), answer, path), deadline=deadline
@@ -130,9 +130,13 @@ class Central:
         return Whoami(who.id, who.id_type, self._api_url, who.data_region)
 
     def tenants(self, who: Whoami, *, deadline: float | None = None) -> Iterator[Tenant]:
-        """The tenants that the credential can read: its own, or a partner's or organization's customers."""
+        """The tenants that the credential can read: its own, or the customers of a partner or organization.
+
+        The list may change between two pages: a tenant that appears twice is given once. A tenant whose record is
+        unusable is an OddTenant.
+        """
         if who.id_type == "tenant":
-            # A tenant credential without a data region is not known; the global host is the only other one there is.
+            # Every known tenant credential has a data region. If one has none, only the global host is left.
             yield Tenant(who.id, "", who.data_region or who.global_host)
             return
         path = f"/{who.id_type}/v1/tenants"
@@ -142,7 +146,7 @@ class Central:
         while True:
             number += 1
             params = {"page": str(number), "pageSize": str(TENANTS_A_PAGE), "pageTotal": "true"}
-            found = self._get(
+            answered = self._get(
                 who.global_host,
                 path,
                 lambda answer: load(TenantsSchema(), answer, path),
@@ -150,16 +154,16 @@ class Central:
                 headers=headers,
                 params=params,
             )
-            tenants = tenants_of(found["items"])
+            tenants = tenants_of(answered["items"], (number - 1) * TENANTS_A_PAGE + 1)
             fresh = [tenant for tenant in tenants if tenant.id not in seen]
             seen.update(tenant.id for tenant in fresh)
             yield from fresh
-            size, total = found["pages"].get("size") or TENANTS_A_PAGE, found["pages"].get("total")
-            is_repeated = not fresh and len(tenants) == len(found["items"])
+            size, total = answered["pages"].get("size") or TENANTS_A_PAGE, answered["pages"].get("total")
+            is_repeated = not fresh and not any(isinstance(tenant, OddTenant) for tenant in tenants)
             if (
                 is_repeated
                 or number == MOST_PAGES
-                or (number >= total if total is not None else len(found["items"]) < size)
+                or (number >= total if total is not None else len(answered["items"]) < size)
             ):
                 return
 
@@ -175,18 +179,17 @@ class Central:
         offset_minutes: int = 0,
         deadline: float | None = None,
     ) -> Page:
-        """The page that follows the cursor, or begins at the date; `kind` is `events` or `alerts`.
+        """The page after the cursor, or from the date on; `kind` is `events` or `alerts`.
 
-        Types to leave out that the URL has no room for are left out of the answer. A page that is too large is asked
-        for again with fewer items. Raises CursorRefusedError where Sophos refuses the
-        cursor.
+        Excluded types that do not fit into the URL are removed from the answer. A page that is too large is requested
+        again with fewer items. Raises CursorRefusedError if Sophos refuses the cursor.
         """
         params = {"limit": str(PAGE_ITEMS)}
         if cursor is not None:
             params["cursor"] = cursor
         elif from_date is not None:
             params["from_date"] = str(int(from_date.timestamp()))
-        named, left_out = fitting(exclude_types if kind == "events" else ())
+        named, removed = fitting(exclude_types if kind == "events" else ())
         if named:
             params["exclude_types"] = ",".join(named)
         if offset_minutes:
@@ -196,9 +199,9 @@ class Central:
             _check_cursor(answer, cursor, "cursor")
             page = pages.split(_ok(answer).body, answer.date)
             _check_next(page.next_cursor, cursor)
-            # What the URL had no room for is left out here, as if Sophos had done it.
-            kept = (item for item in page.items if pages.event_fields(item).type not in left_out)
-            return replace(page, items=tuple(kept)) if left_out else page
+            # Types that did not fit into the URL are removed here, with the same result.
+            kept = (item for item in page.items if pages.event_fields(item).type not in removed)
+            return replace(page, items=tuple(kept)) if removed else page
 
         _check_sendable(cursor)
 
@@ -220,11 +223,11 @@ class Central:
     def devices(
         self, host: str, tenant: str, *, page_key: str | None, page_size: int, deadline: float | None = None
     ) -> DevicePage:
-        """The page of devices that begins at the key, or the first one.
+        """The page of devices with the key, or the first page.
 
-        Raises CursorRefusedError where Sophos refuses the key.
+        Raises CursorRefusedError if Sophos refuses the key.
         """
-        # `full`: other views leave out what an inventory is read for, such as serial numbers.
+        # Other views than `full` lack fields that an inventory needs, such as serial numbers.
         params = {"pageSize": str(page_size), "view": "full"}
         if page_key is not None:
             params["pageFromKey"] = page_key
@@ -259,7 +262,7 @@ class Central:
         stream: str = "",
         max_bytes: int = MAX_BODY_BYTES,
     ) -> T:
-        """What `read` makes of the answer, with one new token where the API refuses the one that we have."""
+        """The result of `read` for the answer. If the API refuses the token, one new token is tried."""
         url = host.rstrip("/") + path
         refused: str | None = None
         for _ in range(2):
@@ -282,7 +285,7 @@ class Central:
         raise TokenRefusedError(f"Sophos refused a new token twice: 401 to GET {path}")
 
 
-class _Unauthorized(Exception):  # noqa: N818 - no failure yet
+class _Unauthorized(Exception):  # noqa: N818 - not a failure yet
     """An API answered 401."""
 
     def __init__(self, answer: Answer) -> None:
@@ -298,28 +301,32 @@ def _authorized(answer: Answer, path: str) -> Answer:
         ids = answer.word("correlationId", "requestId")
         text = f"Sophos answered {answer.status}{answer.word('error')} to GET {path}{ids}"
         if answer.status == 404:
-            raise WrongTenantError(f"{text}: it knows no such tenant at this host")
+            raise WrongTenantError(f"{text}: this host does not have that tenant")
         raise PermissionMissingError(f"{text}: the credential may not read {_READS.get(path, path)}")
     return answer if answer.status in (400, 410, 414) else _ok(answer)
 
 
 def _check_cursor(answer: Answer, cursor: str | None, name: str) -> None:
-    """CursorRefusedError where the answer refuses the cursor that was sent."""
+    """Raise CursorRefusedError if the answer refuses the sent cursor."""
     if cursor is None or answer.status not in (400, 410, 414):
         return
-    if answer.status != 414:  # Its address was too long: whoever says so, it is so.
+    if answer.status != 414:  # 414 (URI too long) is a fault of the cursor even if a gateway answers it.
         check_envelope(answer, f"a request with a {name}")
     raise CursorRefusedError(f"Sophos refused the {name}: {answer.status}{answer.word('error')}")
 
 
 def _check_sendable(cursor: str | None) -> None:
-    """CursorRefusedError where a stored cursor cannot be sent."""
+    """Raise CursorRefusedError if a stored cursor cannot be sent."""
     if cursor is not None and (fault := cursor_fault(cursor)):
         raise CursorRefusedError(f"the cursor cannot be sent to Sophos: {fault}")
 
 
 def _check_next(next_cursor: str | None, cursor: str | None) -> None:
-    """Refuse a page whose cursor could not be sent back: it must not be stored. After a cursor, a date may help."""
+    """Refuse a page whose next cursor cannot be sent back: its batch must not be stored.
+
+    If the page was read with a cursor, CursorRefusedError makes the stream continue by date. If it was read by date,
+    ProtocolError makes it retry.
+    """
     fault = None if next_cursor is None else cursor_fault(next_cursor)
     if fault is not None:
         kind = ProtocolError if cursor is None else CursorRefusedError
@@ -328,5 +335,5 @@ def _check_next(next_cursor: str | None, cursor: str | None) -> None:
 
 def _ok(answer: Answer) -> Answer:
     if answer.status != 200:
-        raise ProtocolError(f"Sophos answered {answer.status}{answer.word('error')}, which is not expected")
+        raise ProtocolError(f"Sophos sent an unexpected answer: {answer.status}{answer.word('error')}")
     return answer

@@ -1,4 +1,4 @@
-"""Connections that keep each answer with its request, and whose answers begin in time."""
+"""HTTP connections with two guarantees: an answer belongs to its request, and its head arrives within one timeout."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 MAX_INTERIM = 20
-"""How many answers of status 1xx may come before the one that counts."""
+"""How many interim answers (1xx) may come before the final answer."""
 
 
 class _Timed(io.RawIOBase):
-    """A socket's bytes; until `end`, all reads together have the time of one."""
+    """A socket's bytes. Until `begun`, all reads together have the time of a single timeout."""
 
     def __init__(self, raw: io.RawIOBase, sock: socket.socket) -> None:
         self._raw = raw
@@ -27,7 +27,7 @@ class _Timed(io.RawIOBase):
         self._end = None if self._seconds is None else time.monotonic() + self._seconds
 
     def begun(self) -> None:
-        """The answer's head is read: from now on each read has the whole time."""
+        """Give each further read the whole timeout: the answer's head is complete."""
         self._end = None
         self._sock.settimeout(self._seconds)
 
@@ -36,7 +36,7 @@ class _Timed(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         if self._end is not None:
-            # Not 0: that would be a socket that never waits.
+            # 0 would make the socket non-blocking.
             self._sock.settimeout(max(0.001, self._end - time.monotonic()))
         return self._raw.readinto(buffer)
 
@@ -46,7 +46,7 @@ class _Timed(io.RawIOBase):
 
 
 class _Response(http.client.HTTPResponse):
-    """An answer that is read over 1xx, and that leaves no byte for the next one."""
+    """An answer that skips 1xx answers and leaves no byte for the next request."""
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
@@ -59,18 +59,18 @@ class _Response(http.client.HTTPResponse):
         self._timed.begun()
 
     def _read_status(self) -> tuple[str, int, str]:
-        """The first status that is no 1xx; http.client itself reads over 100 only, and takes 103 for the answer."""
+        """The first final status. http.client itself skips only 100, and takes 103 for the final answer."""
         for _ in range(MAX_INTERIM + 1):
             version, status, reason = super()._read_status()  # type: ignore[misc]
             if not 100 <= status < 200:
                 return version, status, reason
             if status == http.client.SWITCHING_PROTOCOLS:
-                break  # Nobody asked for another protocol.
+                break  # The request asked for no other protocol.
             http.client.parse_headers(self.fp)
-        raise http.client.HTTPException("no answer after answers of status 1xx")
+        raise http.client.HTTPException("no final answer after interim answers (1xx)")
 
     def _close_conn(self) -> None:
-        """The answer is over. A byte behind it is of no request of ours: the connection must not be used again."""
+        """End the answer. A byte after it belongs to no request, so the connection must not be used again."""
         with suppress(OSError, ValueError):
             self._sock.settimeout(0)
             if self.fp.peek(1):
@@ -102,13 +102,13 @@ class Adapter(HTTPAdapter):
     """The adapter of `requests`, with these connections."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Make the pools of connections."""
+        """Create the pools with these connections."""
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = _POOLS
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        """The pools of connections through a proxy."""
+        """The pools through a proxy, with these connections."""
         manager = super().proxy_manager_for(*args, **kwargs)
-        if "http" in str(manager.proxy.scheme if manager.proxy else ""):  # A SOCKS proxy has connections of its own.
+        if "http" in str(manager.proxy.scheme if manager.proxy else ""):  # SOCKS proxies have their own connections.
             manager.pool_classes_by_scheme = _POOLS
         return manager

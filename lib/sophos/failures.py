@@ -1,4 +1,4 @@
-"""What kept a request from being answered, told apart by what a person can do about it."""
+"""Sorts the causes of failed requests by what a person can do about them."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], type[SophosDownError], str]
     (
         (socket.gaierror, urllib3.exceptions.NameResolutionError),
         NameUnknownError,
-        "no connection, since the name cannot be resolved",
+        "the name cannot be resolved",
     ),
-    ((ConnectionRefusedError,), NotListeningError, "no connection, it was refused"),
-    # Not urllib3's own TimeoutError: every connection that could not be made is one.
+    ((ConnectionRefusedError,), NotListeningError, "the connection was refused"),
+    # urllib3's own TimeoutError is not in this list: it is the base of every failed connection.
     ((requests.Timeout, urllib3.exceptions.ReadTimeoutError), NoAnswerError, "no answer in time"),
     (
         (urllib3.exceptions.ProtocolError, urllib3.exceptions.DecodeError),
@@ -43,30 +43,30 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], type[SophosDownError], str]
         "the answer was cut off",
     ),
 )
-"""What is found first decides: a connection that ends before an answer is a refused one inside, or a cut one."""
+"""The first match decides. The order matters: a cut connection can have a refused one as its cause."""
 
 
-def failure_of(what: str, error: BaseException) -> SophosDownError:
-    """The failure of the request `what`; it names no URL, which may hold a secret."""
+def failure_of(request: str, error: BaseException) -> SophosDownError:
+    """The failure of a request, which is named in words. The text holds no URL, which may hold a secret."""
     causes = list(_causes(error))
-    words = next((each.strerror for each in reversed(causes) if isinstance(each, OSError) and each.strerror), "")
-    if any(isinstance(each, _PROXY) for each in causes):
-        refused = next((found for each in causes if (found := _TUNNEL.search(str(each)))), None)
-        told = f"it answers {refused[1]}" if refused else words or "no connection to it"
-        return ProxyDownError(f"{what}: the proxy does not let us through ({told})")
+    words = next((cause.strerror for cause in reversed(causes) if isinstance(cause, OSError) and cause.strerror), "")
+    if any(isinstance(cause, _PROXY) for cause in causes):
+        refused = next((match for cause in causes if (match := _TUNNEL.search(str(cause)))), None)
+        reason = f"it answers {refused[1]}" if refused else words or "no connection to it"
+        return ProxyDownError(f"{request}: the proxy refuses the connection ({reason})")
     for kinds, failure, text in _KINDS:
-        if any(isinstance(each, kinds) for each in causes):
-            return failure(f"{what}: {text}")
-    return NetworkDownError(f"{what}: no connection ({words})" if words else f"{what}: no connection")
+        if any(isinstance(cause, kinds) for cause in causes):
+            return failure(f"{request}: {text}")
+    return NetworkDownError(f"{request}: no connection ({words})" if words else f"{request}: no connection")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and all that is behind it in any of the ways in which libraries say so."""
+    """The error with all its causes, in every form that libraries use."""
     seen: list[BaseException] = []
     todo: list[object] = [error]
     while todo and len(seen) < _DEPTH:
-        each = todo.pop()
-        if isinstance(each, BaseException) and each not in seen:
-            seen.append(each)
-            todo += [each.__cause__, each.__context__, getattr(each, "reason", None), *each.args]
-            yield each
+        cause = todo.pop()
+        if isinstance(cause, BaseException) and cause not in seen:
+            seen.append(cause)
+            todo += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
+            yield cause

@@ -1,4 +1,4 @@
-"""HTTP to Sophos: one request with time-outs, bounded size and bounded tries, to hosts that may have credentials."""
+"""HTTP to Sophos: requests with timeouts, a size limit and a limited number of tries, to allowed hosts only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lib.model.families import URL_SAFE
 from lib.model.host import check_url, is_loopback
 from lib.sophos.connections import Adapter
 from lib.sophos.failures import failure_of
-from lib.sophos.reach import Way
+from lib.sophos.reach import NetworkPath
 from lib.version import VERSION
 
 T = TypeVar("T")
@@ -32,47 +32,50 @@ T = TypeVar("T")
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
 TOTAL_SECONDS = 90.0
-"""A body that drips: no single time-out of it ends the request, this bound does."""
+"""The limit of a whole request. It ends a body that arrives so slowly that no single read times out."""
 MAX_BODY_BYTES = 64 << 20
 TRIES = 4
 LONGEST_PAUSE_SECONDS = 8.0
 _CHUNK = 1 << 16
 _DIRECT: Any = {"http": None, "https": None, "all": None}
-"""No proxy, whatever the environment says: a proxy's loopback is another one."""
+"""No proxy for loopback, whatever the environment says: the proxy's loopback is another machine."""
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TELLING = 8
-"""So many characters of a secret tell something of it; fewer are in many a word."""
+"""A part of a secret with at least this many characters is not repeated. Shorter parts occur in ordinary words."""
 _SECRETS_KEPT = 16
 _ROUTES_KEPT = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back, whole."""
+    """A complete HTTP answer."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     secrets: Collection[str] = field(default=(), repr=False)
-    """What the other side was shown, and may show again: none of it is repeated."""
+    """Secrets that were sent. The answer may hold them, so that no text from it may repeat them."""
 
     @property
     def date(self) -> datetime | None:
-        """The other side's clock, UTC."""
+        """The time of the answer's Date header, UTC."""
         return from_http_date(self.headers.get("Date"))
 
     def word(self, *names: str) -> str:
-        """The first of the body's fields that holds a plain word, and no secret, as ` (word)`; no more is repeated."""
+        """The first of these fields that is a plain word without a secret, as ` (word)`; otherwise empty.
+
+        Nothing else of the body is repeated in errors.
+        """
         try:
             fields = json.loads(self.body)
         except ValueError:
             return ""
-        found = [fields.get(name) for name in names] if isinstance(fields, dict) else []
-        words = (each for each in found if isinstance(each, str) and _WORD.fullmatch(each))
-        return next((f" ({word})" for word in words if not self._tells(word)), "")
+        values = [fields.get(name) for name in names] if isinstance(fields, dict) else []
+        words = (value for value in values if isinstance(value, str) and _WORD.fullmatch(value))
+        return next((f" ({word})" for word in words if not self._reveals(word)), "")
 
-    def _tells(self, word: str) -> bool:
-        """Whether the word is a secret, holds one, or is a good part of one."""
+    def _reveals(self, word: str) -> bool:
+        """Whether the word is a secret, holds one, or is a large part of one."""
         return any(secret in word or (len(word) >= _TELLING and word in secret) for secret in self.secrets)
 
 
@@ -80,36 +83,36 @@ RETRIED = "retried"
 
 
 class TooLargeError(ProtocolError):
-    """The answer is larger than it may be; asked again, it would be the same."""
+    """The answer exceeds a limit. A retry would get the same answer."""
 
-    remedy = "Leave out the type of these events (`exclude_types`; `types` shows which one takes the room)."
+    remedy = "Exclude the type of these events (`exclude_types`). `types` shows the size of each type."
 
 
 class RequestLimiter(Protocol):
-    """The calls that a credential may make."""
+    """Limits the calls of a credential."""
 
     def acquire(self, stream: str, deadline: float) -> None:
-        """Wait for a call's turn; OverBudgetError where it comes too late."""
+        """Wait until a call may go; OverBudgetError if that is after the deadline."""
 
     def refused(self, retry_after: float | None) -> float:
-        """Sophos answered 429; the seconds until the next call."""
+        """Take note of an answer 429; return the seconds until the next call."""
 
 
 class Bearer(AuthBase):
-    """A token as the request's authorization; being an auth object keeps `requests` from looking into ~/.netrc."""
+    """Adds a token to a request. An auth object also keeps `requests` from reading ~/.netrc."""
 
     def __init__(self, token: str | None) -> None:
         self._token = token
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Give the request its header."""
+        """Add the header."""
         if self._token is not None:
             request.headers["Authorization"] = f"Bearer {self._token}"
         return request
 
 
 class Http:
-    """A pooled session; every request is tried a few times where that can help."""
+    """A pooled session. A request is retried a few times if a retry can help. Safe between threads."""
 
     def __init__(
         self,
@@ -123,7 +126,7 @@ class Http:
         ca_bundle: str | None = None,
         proxy: Callable[[], str] | None = None,
     ) -> None:
-        """`ca_bundle` is whom to trust, in place of whom the environment or `requests` names; `proxy` the way out."""
+        """`ca_bundle` replaces the certificates to trust, `proxy` the proxy, of the environment and of `requests`."""
         self._rate_limiter = rate_limiter
         self._ca_bundle = ca_bundle
         self._proxy = proxy
@@ -139,18 +142,18 @@ class Http:
         self._session.mount("http://", adapter)
         self._session.headers["User-Agent"] = f"sophos-utmstack/{VERSION}"
         self._session.headers["Accept"] = "application/json"
-        # What the environment says is asked for once a host, by a session of its own: at each request it is a quarter
-        # of the cost of a quiet stream.
+        # A second session reads the environment, once for each host. Reading it at each request takes a quarter of the
+        # time of an idle stream.
         self._session.trust_env = False
         self._environment = requests.Session()
         self._routes: dict[tuple[object, ...], Mapping[str, Any]] = {}
         self._lock = threading.Lock()
         self._secrets: dict[str, None] = {}
-        """Tokens and client secrets that were sent lately."""
+        """Tokens and client secrets that were sent recently."""
         self._shown: tuple[datetime, float] | None = None
-        """The latest answer's time, and this machine's monotonic time then."""
+        """The latest answer's time, with the monotonic time of its arrival."""
         self.counts: dict[str, int] = {}
-        """Requests so far by outcome: a status, or the error's code; and how many were tried again."""
+        """Requests by outcome: a status, or an error's code; and the number of retries."""
 
     def request(
         self,
@@ -166,9 +169,9 @@ class Http:
         stream: str = "",
         max_bytes: int = MAX_BODY_BYTES,
     ) -> T:
-        """What `read` makes of the answer, tried again after 5xx, time-outs and what `read` calls a ProtocolError.
+        """The result of `read` for the answer; retried after 5xx, timeouts and ProtocolError from `read`.
 
-        Every try with a token is a call of the credential's budget; `stream` is whose page it is. Raises
+        Each try with a token is a call of the credential for `stream`. `deadline` is a monotonic time. Raises
         HostRefusedError, ThrottledError, OverBudgetError, TlsBrokenError and TooLargeError at once; any other
         SophosDownError and ProtocolError after the last try.
         """
@@ -207,19 +210,19 @@ class Http:
         raise AssertionError("the last try returns or raises")
 
     def clock(self) -> datetime | None:
-        """The other side's time now, by the latest answer that named one; None where none did."""
+        """Sophos's current time, from the latest answer with an accepted time; None before such an answer."""
         shown = self._shown
         return None if shown is None else shown[0] + timedelta(seconds=self._monotonic() - shown[1])
 
-    def way(self, url: str) -> Way:
-        """The way that requests to the URL take; HostRefusedError where they take none."""
+    def path_to(self, url: str) -> NetworkPath:
+        """The network path of requests to the URL; HostRefusedError if the URL is not allowed."""
         check_url(url, allow_hosts=self._allow_hosts)
-        found = self._route(url)
-        proxy = select_proxy(url, found["proxies"])
-        return Way(url, proxy if not proxy or "://" in proxy else f"http://{proxy}", found["verify"] or True)
+        route = self._route(url)
+        proxy = select_proxy(url, route["proxies"])
+        return NetworkPath(url, proxy if not proxy or "://" in proxy else f"http://{proxy}", route["verify"] or True)
 
     def _route(self, url: str) -> Mapping[str, Any]:
-        """How to get there, as options of `requests`; what is not set here is as the environment says."""
+        """Proxy and certificates for a URL, as options of `requests`. Settings win over the environment."""
         parts = urlsplit(url)
         proxy = None
         if is_loopback((parts.hostname or "").lower()):
@@ -233,15 +236,15 @@ class Http:
         if key not in self._routes:
             if len(self._routes) >= _ROUTES_KEPT:
                 self._routes = {}
-            found = self._environment.merge_environment_settings(url, dict(proxies), None, self._ca_bundle, None)
-            self._routes[key] = {"proxies": found["proxies"], "verify": found["verify"]}
+            merged = self._environment.merge_environment_settings(url, dict(proxies), None, self._ca_bundle, None)
+            self._routes[key] = {"proxies": merged["proxies"], "verify": merged["verify"]}
         return self._routes[key]
 
     def _once(self, method: str, url: str, end: float, max_bytes: int, **options: Any) -> Answer:
         parts = urlsplit(url)
         started = self._monotonic()
         left = max(1.0, min(end - started, TOTAL_SECONDS))
-        what = f"{method} {parts.path} at {parts.netloc}"
+        name = f"{method} {parts.path} at {parts.netloc}"
         try:
             with closing(
                 self._session.request(
@@ -255,23 +258,23 @@ class Http:
                 )
             ) as response:
                 body = bytearray()
-                # Not iter_content: that waits for a whole chunk, and a body that drips would never meet the bound.
+                # iter_content would wait for a whole chunk, and a slow body would never reach the check of the time.
                 while chunk := response.raw.read1(_CHUNK, decode_content=True):
                     body += chunk
                     if len(body) > max_bytes:
-                        raise TooLargeError(f"{what}: the answer has over {max_bytes >> 20} MiB")
+                        raise TooLargeError(f"{name}: the answer is larger than {max_bytes >> 20} MiB")
                     if self._monotonic() - started > left:
-                        raise SophosDownError(f"{what}: the answer took over {left:.0f} s")
-        except (OSError, urllib3.exceptions.HTTPError) as error:  # `requests` raises OSErrors, and lets others through.
-            self.way(url).check()
-            failure = failure_of(what, error)
+                        raise SophosDownError(f"{name}: the answer took longer than {left:.0f} s")
+        except (OSError, urllib3.exceptions.HTTPError) as error:  # `requests` passes errors of urllib3 through.
+            self.path_to(url).check()
+            failure = failure_of(name, error)
             if isinstance(failure, TlsBrokenError):
-                self.way(url).secure()  # It goes the way again, and says whose certificate it met.
+                self.path_to(url).secure()  # This connects again, and its error names the certificate's issuer.
             raise failure from None
         self._count(str(response.status_code))
         secrets = () if response.status_code == 200 else self._secrets_shown(url)
         answer = Answer(response.status_code, response.headers, bytes(body), secrets)
-        if answer.date is not None and answer.status < 500:  # Gateways have clocks of their own.
+        if answer.date is not None and answer.status < 500:  # A gateway that answers 5xx has its own clock.
             shown = believed([answer.date], self._now(), self.clock())
             self._shown = self._shown if shown is None else (shown, self._monotonic())
         return answer
@@ -285,8 +288,8 @@ class Http:
                 del self._secrets[next(iter(self._secrets))]
 
     def _secrets_shown(self, url: str) -> list[str]:
-        """Every secret that hosts, or the proxy before them, were shown."""
-        password = urlsplit(self.way(url).proxy or "").password or ""
+        """All secrets that were sent to hosts or to the proxy."""
+        password = urlsplit(self.path_to(url).proxy or "").password or ""
         with self._lock:
             return [*self._secrets, *filter(None, {password, unquote(password)})]
 
@@ -305,7 +308,7 @@ class Http:
 
 
 class _NoCookies(requests.cookies.cookielib.DefaultCookiePolicy):  # type: ignore[name-defined,misc]
-    """A function keeps nothing between calls, a gateway's cookies least of all."""
+    """Refuses all cookies: a gateway's cookie must not influence later requests."""
 
     def set_ok(self, *_: object) -> bool:
         return False

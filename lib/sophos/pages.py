@@ -1,4 +1,4 @@
-"""Pages of the SIEM API and of the endpoint API, cut into items without touching a byte."""
+"""Splits pages of the SIEM API and of the endpoint API into items, and keeps each item's exact bytes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from lib.model.page import DevicePage, Page
 from lib.sophos.http import TooLargeError
 
 MAX_ITEMS = 10_000
-"""A page has at most 1,000 by Sophos's word. Each costs far more memory than its bytes."""
+"""The limit of items in a page. Sophos documents at most 1,000. An item takes far more memory than its bytes."""
 MAX_DEPTH = 500
-"""How deep an event may be nested: no reader's recursion ends there, wherever it is called from."""
+"""The limit of an event's nesting. Common JSON parsers read this depth without reaching their recursion limit."""
 
 
 class _Page(msgspec.Struct, gc=False):
@@ -43,7 +43,7 @@ class _DevicePage(msgspec.Struct, gc=False):
 
 
 class _Facts(msgspec.Struct, gc=False):
-    """The fields as they nearly always are; anything else is left to the standard library."""
+    """The fields with their usual types. Items with other types are read by the standard library."""
 
     id: str | None = None
     created_at: str | None = None
@@ -53,7 +53,7 @@ class _Facts(msgspec.Struct, gc=False):
 
 _SPACE = " \t\r\n"
 _MARKS = r'"(?:[^"\\]|\\.)*+"|[\[\]{},]'
-"""A string, or what begins, parts or ends arrays and objects."""
+"""A string, or a character that begins, separates or ends arrays and objects."""
 _marks = re.compile(_MARKS, re.DOTALL).finditer
 _byte_marks = re.compile(_MARKS.encode(), re.DOTALL).finditer
 _pages = msgspec.json.Decoder(_Page)
@@ -62,40 +62,43 @@ _event_fields = msgspec.json.Decoder(_Facts)
 
 
 def split(body: bytes, served_at: datetime | None) -> Page:
-    """The page; each item as the exact bytes between its commas, without the white space around it."""
+    """The page of a body. Each item is its exact bytes, without surrounding white space.
+
+    Raises ProtocolError if the body is not a page, TooLargeError if it has too many items.
+    """
     body = _bounded(body.removeprefix(BOM_UTF8))
     try:
         page = _pages.decode(body)
-        # A copy of each: a view would keep the whole page in memory.
+        # Each item is copied: a view would keep the whole body in memory.
         items, next_cursor, has_more = [bytes(item) for item in page.items], page.next_cursor, page.has_more
     except msgspec.ValidationError as error:
-        raise ProtocolError(f"the answer is no page of the SIEM API: {error}") from None
+        raise ProtocolError(f"the answer is not a page of the SIEM API: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         items, fields = _split_odd(body, "the SIEM API")
         cursor, more = fields.get("next_cursor"), fields.get("has_more")
         if not isinstance(cursor, str) or not isinstance(more, bool):
-            raise ProtocolError("the answer is no page of the SIEM API: its keys are not those of one") from None
+            raise ProtocolError("the answer is not a page of the SIEM API: its keys are wrong") from None
         next_cursor, has_more = cursor, more
     if not next_cursor:
-        raise ProtocolError("the answer is no page of the SIEM API: its next_cursor is empty")
+        raise ProtocolError("the answer is not a page of the SIEM API: its next_cursor is empty")
     return Page(_few(items), next_cursor, has_more, served_at)
 
 
 def split_devices(body: bytes, served_at: datetime | None) -> DevicePage:
-    """The page of devices, each as its exact bytes; where it names no next page, it is the last one."""
+    """The page of devices, each as its exact bytes. Without a next key it is the last page. Raises as `split` does."""
     body = _bounded(body.removeprefix(BOM_UTF8))
     try:
         page = _device_pages.decode(body)
         items = [bytes(item) for item in page.items]
         next_key, max_size = page.pages.nextKey, page.pages.maxSize
     except msgspec.ValidationError as error:
-        raise ProtocolError(f"the answer is no page of the endpoint API: {error}") from None
+        raise ProtocolError(f"the answer is not a page of the endpoint API: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         items, fields = _split_odd(body, "the endpoint API")
         keys = fields.get("pages")
         if not isinstance(keys, dict):
-            # Without it nobody could tell the last page from one of many.
-            raise ProtocolError("the answer is no page of the endpoint API: it has no `pages`") from None
+            # Without `pages`, the last page cannot be told from the others.
+            raise ProtocolError("the answer is not a page of the endpoint API: it has no `pages`") from None
         next_key, max_size = keys.get("nextKey"), keys.get("maxSize")
     return DevicePage(
         _few(items),
@@ -106,8 +109,8 @@ def split_devices(body: bytes, served_at: datetime | None) -> DevicePage:
 
 
 def _bounded(body: bytes) -> bytes:
-    """The body; TooLargeError where it has too many items, before any of them is made."""
-    if body.count(b",") >= 20 * MAX_ITEMS:  # Fewer cost little: they are counted when they are made.
+    """The body; TooLargeError if it has too many items. They are counted before any item is created."""
+    if body.count(b",") >= 20 * MAX_ITEMS:  # A body with fewer commas is cheap; its items are counted later.
         depth = items = 0
         for mark in _byte_marks(body):
             depth += (mark[0] in b"[{") - (mark[0] in b"]}")
@@ -124,15 +127,15 @@ def _few(items: list[bytes]) -> tuple[bytes, ...]:
 
 
 def _too_many() -> TooLargeError:
-    remedy = "Sophos has at most 1,000 in a page. Check for a proxy that rewrites answers."
-    return TooLargeError(f"the answer has over {MAX_ITEMS} items", remedy=remedy)
+    remedy = "Sophos sends at most 1,000 items in a page. Check for a proxy that rewrites answers."
+    return TooLargeError(f"the answer has more than {MAX_ITEMS} items", remedy=remedy)
 
 
 def _split_odd(body: bytes, api: str) -> tuple[list[bytes], dict[str, Any]]:
-    """Items and other members, by the standard library's scanner: slower, and it takes lone surrogates, bytes that are
-    not UTF-8, `NaN` and `Infinity`, and any depth.
+    """Items and other members of a page that msgspec refuses, read with the standard library's scanner.
 
-    One such event must not keep its whole page from being read.
+    It is slower, but accepts lone surrogates, bytes that are not UTF-8, `NaN`, `Infinity` and any depth. So one such
+    event does not make its whole page unreadable.
     """
     text = body.decode("utf-8", "surrogateescape")
     items: list[bytes] | None = None
@@ -144,14 +147,14 @@ def _split_odd(body: bytes, api: str) -> tuple[list[bytes], dict[str, Any]]:
             else:
                 fields[name] = json.loads(text[start:end])
     except (ValueError, IndexError, RecursionError):
-        raise ProtocolError(f"the answer is no page of {api}: not JSON, or cut off") from None
+        raise ProtocolError(f"the answer is not a page of {api}: it is not JSON, or is cut off") from None
     if items is None:
-        raise ProtocolError(f"the answer is no page of {api}: it has no items")
+        raise ProtocolError(f"the answer is not a page of {api}: it has no items")
     return items, fields
 
 
 def _members(text: str) -> Iterator[tuple[str, int, int]]:
-    """Name, start and end of each member of the object that is the whole text."""
+    """Name, start and end of each member of the object; the object must be the whole text."""
     at = _expect(text, 0, "{")
     while text[at] != "}":
         name, at = _scan(text, at)
@@ -176,7 +179,7 @@ def _elements(text: str, start: int) -> Iterator[tuple[int, int]]:
 
 
 def _end(text: str, start: int) -> int:
-    """Where the array or object ends that begins there, however deep it is; IndexError where it does not."""
+    """The end of the array or object that begins at `start`, at any depth; IndexError if it does not end."""
     depth = 0
     for mark in _marks(text, start):
         depth += (mark[0] in "[{") - (mark[0] in "]}")
@@ -191,11 +194,11 @@ def _skip(text: str, at: int) -> int:
     return at
 
 
-def _expect(text: str, at: int, what: str) -> int:
-    """The place of the token after the expected one."""
+def _expect(text: str, at: int, token: str) -> int:
+    """The place of the token after the expected one; ValueError if another token is there."""
     at = _skip(text, at)
-    if text[at] != what:
-        raise ValueError(f"no {what}")
+    if text[at] != token:
+        raise ValueError(f"no {token}")
     return _skip(text, at + 1)
 
 
@@ -210,12 +213,12 @@ def _next(text: str, at: int, end: str) -> int:
     return at
 
 
-# Numbers stay text: a long one must not meet a limit of Python's.
+# Numbers stay text: Python refuses to convert very long ones.
 _scan = json.JSONDecoder(parse_int=str, parse_float=str, strict=False).raw_decode
 
 
 def event_fields(raw: bytes) -> EventFields:
-    """What is read of an item; a field of an unexpected type counts as missing."""
+    """The fields of an item; a field of an unexpected type counts as missing. Raises nothing."""
     if raw[:1] != b"{" or _is_deep(raw):
         return EventFields(is_object=False)
     try:
@@ -226,8 +229,8 @@ def event_fields(raw: bytes) -> EventFields:
 
 
 def _is_deep(raw: bytes) -> bool:
-    """Whether the item is nested too deep to be read by everybody."""
-    # What was opened is closed as well: a shorter item has no room for so many of both.
+    """Whether the item is nested deeper than MAX_DEPTH."""
+    # Each opening bracket needs a closing one, so that a shorter item cannot be that deep.
     if len(raw) <= 2 * MAX_DEPTH or raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
         return False
     depth = 0
@@ -247,7 +250,7 @@ def _no_constant(_: str) -> None:
 
 
 def _facts_of_odd(raw: bytes) -> EventFields:
-    """The standard library takes what msgspec does not: lone surrogates in escapes, bytes that are not UTF-8."""
+    """The fields of an item that msgspec refuses, for lone surrogates in escapes or bytes that are not UTF-8."""
     try:
         fields = json.loads(raw.decode("utf-8", "surrogateescape"), parse_constant=_no_constant)
     except _NoJsonError:

@@ -1,4 +1,4 @@
-"""Sophos's JSON at the door: checked once, and made our own values. Pages are cut in `pages.py`."""
+"""Checks Sophos's JSON and converts it to our own values. `pages.py` splits pages."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
 
 from lib.errors import ProtocolError
-from lib.model.page import Tenant, Whoami
+from lib.model.page import OddTenant, Tenant, Whoami
 from lib.model.text import printable
 from lib.sophos.http import Answer
 
 log = logging.getLogger(__name__)
 
 _ID = validate.Regexp(re.compile(r"[!-~]{1,200}\Z"))
-"""What a header can carry."""
+"""Ids are sent in headers, so they must be printable ASCII."""
 
 
 class _Known(Schema):
-    """Sophos adds fields without notice; those named here are kept."""
+    """A schema that ignores unknown fields: Sophos adds fields without notice."""
 
     class Meta:
         unknown = EXCLUDE
@@ -76,25 +76,29 @@ class TenantsSchema(_Known):
     pages = fields.Nested(_PagesSchema, load_default=dict)
 
 
-def tenants_of(items: list[Any]) -> list[Tenant]:
-    """The tenants of a page; one whose record cannot be used is left out and told, so that it costs no other."""
-    found: list[Tenant] = []
-    for number, item in enumerate(items, 1):
+def tenants_of(items: list[Any], first: int = 1) -> list[Tenant]:
+    """The tenants of a page. An unusable record becomes an OddTenant, so that the other tenants are still read.
+
+    `first` is the number of the page's first record in the whole list.
+    """
+    tenants: list[Tenant] = []
+    for number, item in enumerate(items, first):
         try:
-            found.append(_tenant.load(item))
+            tenants.append(_tenant.load(item))
         except ValidationError as error:
             wrong = ", ".join(map(str, error.messages_dict))
             name = item.get("id") if isinstance(item, dict) else None
-            who = printable(name[:200]) if name and isinstance(name, str) else f"number {number} of its page"
-            log.warning("tenant %s is left out: unusable fields in Sophos's list: %s", who, wrong)
-    return found
+            tenant = printable(name[:200]) if name and isinstance(name, str) else f"number {number} of the list"
+            log.warning("tenant %s is skipped: unusable fields in Sophos's list: %s", tenant, wrong)
+            tenants.append(OddTenant(tenant, "", None, f"unusable fields in Sophos's list: {wrong}"))
+    return tenants
 
 
 _tenant = _TenantSchema()
 
 
-def check_envelope(answer: Answer, what: str) -> None:
-    """ProtocolError where an error does not come in Sophos's JSON: then something on the way has answered."""
+def check_envelope(answer: Answer, request: str) -> None:
+    """Raise ProtocolError if an error answer is not in Sophos's JSON form. Then a proxy or filter has answered."""
     try:
         is_sophos = isinstance(json.loads(answer.body), dict)
     except (ValueError, RecursionError):
@@ -102,17 +106,17 @@ def check_envelope(answer: Answer, what: str) -> None:
     if not is_sophos:
         kind = re.match(r"[a-z]+/[a-z.+-]+", answer.headers.get("Content-Type") or "")
         raise ProtocolError(
-            f"{answer.status} to {what}, not in Sophos's form but as {kind[0] if kind else 'something else'}: "
-            "something on the way answered, not Sophos",
-            remedy="Check for a proxy or web filter on the way to *.sophos.com; reading goes on by itself.",
+            f"{answer.status} to {request}, not in Sophos's form but as {kind[0] if kind else 'something else'}: "
+            "a proxy or filter answered, not Sophos",
+            remedy="Check the proxy or web filter for *.sophos.com. Reading continues by itself.",
         )
 
 
-def load(schema: Schema, answer: Answer, what: str) -> Any:
-    """What the schema makes of the answer; ProtocolError names the fields that are wrong, never their values."""
+def load(schema: Schema, answer: Answer, request: str) -> Any:
+    """The answer's value by the schema; ProtocolError names the wrong fields, never their values."""
     try:
         return schema.load(json.loads(answer.body))
     except ValidationError as error:
-        raise ProtocolError(f"{what}: unusable fields: {', '.join(error.messages_dict)}") from None
+        raise ProtocolError(f"{request}: unusable fields: {', '.join(error.messages_dict)}") from None
     except (ValueError, RecursionError):
-        raise ProtocolError(f"{what}: the answer is not JSON") from None
+        raise ProtocolError(f"{request}: the answer is not JSON") from None

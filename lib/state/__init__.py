@@ -1,23 +1,24 @@
-"""What lies in the store, one file a kind: its key, its codec, its repository.
+"""The objects in the store: one file for each kind, with its key, its codec and its repository.
 
-What damage does. A damaged object is one that is not what was written: rubbish, cut off, a wrong type in a field. It
-stops nobody else. `status` names it (`damage.damaged`); a copy in `dead/` keeps it known after it was made again.
+Damage. An object is damaged if it differs from what was written: invalid JSON, cut off, a wrong type in a field. It
+affects only its own stream or integration. `status` names it (`damage.damaged`). A copy in `dead/` keeps the damage
+visible after the object was rebuilt.
 
-| Kind | File | A damaged one |
-| `cursors/` | checkpoints.py | moves to `dead/`; made again from the newest batch or receipt beside it |
-| `batches/` | batches.py | moves to `dead/`; a gap names what was lost, and the stream goes on with the next batch |
+| Kind | File | If an object is damaged |
+| `cursors/` | checkpoints.py | moved to `dead/`; rebuilt from the newest batch or receipt of the stream |
+| `batches/` | batches.py | moved to `dead/`; a gap names the lost events; the stream reads them from Sophos again |
 | `archive/` | batches.py | stays; `replay` names it |
-| `ledger/` | ledger.py, receipts.py | stays, `audit` names it; its key tells all that the next receipt needs |
-| `leases/` | leases.py | copied to `dead/`; made again from the ledger; a batch delivered in part is sent again |
-| `gaps/` | gaps.py | stays; listings go on without it |
-| `acknowledged/` | acknowledgements.py | stays; what it settled needs attention again |
+| `ledger/` | ledger.py, receipts.py | stays, `audit` names it; its key holds all that the next receipt needs |
+| `leases/` | leases.py | copied to `dead/`; rebuilt from the ledger; a batch delivered in part is sent again |
+| `gaps/` | gaps.py | stays; listings skip it |
+| `acknowledged/` | acknowledgements.py | stays; the acknowledged item needs attention again |
 | `dead/` | dead_letters.py | stays; `replay` refuses it |
-| `integrations/` | accounts.py | copied to `dead/`; Sophos is asked again; an operator's pause is lost |
+| `integrations/` | accounts.py | copied to `dead/`; rebuilt from Sophos; an operator's pause is lost |
 | `devices/` | inventories.py | copied to `dead/`; every device's record is sent again |
-| `schedules/` | schedules.py | copied to `dead/`; every stream counts as never asked |
-| `budgets/` | rate_limits.py | copied to `dead/`; the other instances' calls are not known until they tell |
-| `reconciliations/`, `backfills/` | reconciliations.py | copied to `dead/`; the next one begins anew |
+| `schedules/` | schedules.py | copied to `dead/`; every stream counts as never polled |
+| `budgets/` | rate_limits.py | copied to `dead/`; the other instances' calls are unknown until they publish again |
+| `reconciliations/`, `backfills/` | reconciliations.py | copied to `dead/`; the next one starts from the beginning |
 
-An object of a newer layout is no damage, and nothing overwrites it: whatever needs it fails with LayoutError, for its
-own stream or integration alone.
+An object of a newer layout is not damaged, and nothing overwrites it. Code that needs it fails with LayoutError, for
+its own stream or integration only.
 """

@@ -1,16 +1,17 @@
-"""`integrations/`: whose each integration's credentials are, which tenants they read, and what troubles them.
+"""`integrations/`: each integration's account at Sophos, its tenants, and its problem.
 
-A damaged one is made again: Sophos tells all of it but one thing. An operator's pause is lost with it.
+A damaged object is rebuilt from Sophos. An operator's pause is lost with it.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from lib.errors import ConflictError, CredentialsError, DamagedError
+from lib.errors import ConflictError, ConnectorError, CredentialsError, DamagedError
 from lib.model.checkpoint import Problem
-from lib.model.credential import Life, Warned, warnings
+from lib.model.credential import Life, Warned, left_out, warnings
 from lib.model.page import Tenant, Whoami
 from lib.model.stream import encode_segment
 from lib.state.codec import Codec, text_of
@@ -22,32 +23,39 @@ PREFIX = "integrations/"
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What is known of an integration."""
+    """An integration's account."""
 
     fingerprint: str = ""
-    """Of the client id and the API's URL: another credential asks anew."""
+    """Hash of the client id and the API's URL. If it changes, Sophos is asked again."""
     who: Whoami | None = None
     tenants: tuple[Tenant, ...] = ()
     checked_at: datetime | None = None
     problem: Problem | None = None
     paused_at: datetime | None = None
-    """Since when an operator wants nothing to be fetched."""
+    """The time at which an operator paused fetching."""
     life: Life = field(default_factory=Life)
+    left_out: dict[str, str] | None = None
+    """Tenants that are not read because their record has a fault: the fault by tenant id."""
 
     def warnings(self, now: datetime) -> list[Warned]:
-        """What is to be said of the credential, though everything may still work."""
+        """Warnings about the credential and its tenants. Everything may still work."""
         refused = self.problem is not None and self.problem.code == CredentialsError.code
-        # An older version took what Sophos announces to a partner's customer for an announcement to the partner.
+        # An older version stored an announcement to a partner's customer as one to the partner: ignore it.
         life = self.life if self.who is None or self.who.id_type == "tenant" else replace(self.life, end_announced=None)
         own = self.who.id if self.who else "unknown"
-        return warnings(life, self.problem.since if self.problem and refused else None, now, own)
+        return [
+            *warnings(life, self.problem.since if self.problem and refused else None, now, own),
+            *left_out(self.left_out or {}, self.checked_at or now),
+        ]
 
 
-ACCOUNT = Codec(Account, "an integration's record", later=("paused_at", "life"), names={"problem": "trouble"})
+ACCOUNT = Codec(
+    Account, "an integration's record", later=("paused_at", "life", "left_out"), names={"problem": "trouble"}
+)
 
 
 def account_key(name: str) -> str:
-    """Where an integration's account is."""
+    """The key of an integration's account."""
     return f"{PREFIX}{encode_segment(name)}.json"
 
 
@@ -58,7 +66,7 @@ class StoredAccounts:
         self._store = store
 
     def read(self, name: str) -> tuple[Account, int]:
-        """What is known of the integration, and the generation of its object; of a damaged one nothing is known."""
+        """The account and its generation. A damaged account is copied to `dead/` and read as empty."""
         stored = self._store.read(account_key(name))
         if stored is None:
             return Account(), ABSENT
@@ -68,8 +76,14 @@ class StoredAccounts:
             set_damaged_aside(self._store, account_key(name), stored.body, error)
             return Account(), stored.generation
 
+    def tenant_names(self, name: str) -> dict[str, str]:
+        """The names of the integration's tenants by id. Empty if the store cannot be read."""
+        with suppress(ConnectorError):
+            return {tenant.id: tenant.name for tenant in self.read(name)[0].tenants}
+        return {}
+
     def write(self, name: str, account: Account, generation: int) -> bool:
-        """Keep the account; False where another run has just written what it found out, which is as good."""
+        """Write the account; False if another run has just written it. Its account is as current as this one."""
         body = text_of(ACCOUNT.fields(account) | {"integration": name})
         try:
             self._store.write(account_key(name), body, expected=generation)

@@ -1,6 +1,6 @@
-"""`acknowledged/`: what a person has seen and settled, such as a gap or a dead letter; it is no reason any more.
+"""`acknowledged/`: items that a person has acknowledged, such as a gap or a dead letter. They are no longer reasons.
 
-A damaged acknowledgement counts as none: what it settled needs attention again.
+A damaged acknowledgement does not count: its item needs attention again.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ PREFIX = "acknowledged/"
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """Who has seen something, and when."""
+    """The person who acknowledged an object, and the time."""
 
     key: str
-    """The object in the store that was seen."""
+    """The key of the acknowledged object."""
     by: str
     at: datetime
 
     def fields(self) -> dict[str, str]:
-        """As JSON fields."""
+        """The acknowledgement as JSON fields, without the key."""
         return {"by": self.by, "at": to_text(self.at)}
 
 
@@ -36,24 +36,24 @@ ACKNOWLEDGEMENT = Codec(Acknowledgement, "an acknowledgement")
 
 
 class Acknowledgements:
-    """One object for each acknowledged object, beside it: nothing that is proof is ever changed."""
+    """A store's acknowledgements. Each is an object of its own, so that the acknowledged object never changes."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 
     def all(self) -> dict[str, Acknowledgement]:
-        """Every acknowledgement by the key that it is of. One that cannot be read counts as none."""
-        found = {}
+        """All acknowledgements by the key of the acknowledged object. Unreadable ones are skipped."""
+        by_key = {}
         for entry in self._store.list(PREFIX):
             stored = self._store.read(entry.key)
             if stored is not None:
                 with suppress(*UNREADABLE):
                     acknowledged = ACKNOWLEDGEMENT.decode(stored.body)
-                    found[acknowledged.key] = acknowledged
-        return found
+                    by_key[acknowledged.key] = acknowledged
+        return by_key
 
     def add(self, key: str, *, by: str, at: datetime) -> bool:
-        """Acknowledge the object; False where that was done before: the first one stays."""
+        """Acknowledge the object; return False if it was acknowledged before. The first acknowledgement stays."""
         body = ACKNOWLEDGEMENT.encode(Acknowledgement(key, by, at))
         try:
             self._store.write(f"{PREFIX}{key}.json", body, expected=ABSENT)
@@ -63,5 +63,5 @@ class Acknowledgements:
 
 
 def short_id(key: str) -> str:
-    """A short name of an object, to type."""
+    """A short id of an object that people can type."""
     return sha256(key.encode()).hexdigest()[:10]

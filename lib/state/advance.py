@@ -12,12 +12,13 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from lib.errors import ConflictError, DamagedError
-from lib.model.batch import GAP, Envelope, Header, ids_of
+from lib.model.batch import GAP, OWN, Envelope, Header, ids_of
 from lib.model.checkpoint import MARK_LENGTH, RECENT, Checkpoint
 from lib.model.clock import day_of
 from lib.model.event_fields import EventFields
 from lib.model.ids import KEY_LENGTH, IdScope
 from lib.model.stream import Stream
+from lib.state import receipts
 from lib.state.batches import StoredBatch
 from lib.state.checkpoints import Checkpoints, SavedCheckpoint
 from lib.state.gaps import Gap
@@ -27,6 +28,10 @@ from lib.state.state import State
 log = logging.getLogger(__name__)
 
 INSERT_TRIES = 5
+LARGEST_OWN = 8192
+"""No batch with one event of our own has more bytes."""
+NEWEST_LOOKED_AT = 32
+"""An event of our own is looked for in so many of the last receipts: the run that stored it has just died."""
 
 ReadFields = Callable[[bytes], EventFields]
 
@@ -60,11 +65,13 @@ def is_stored(item: Item, ids: IdScope, known: Known, event_fields: ReadFields) 
     return any(item_of(item.raw, scope, event_fields).key in known.keys for scope in scopes)
 
 
-def stored_since(state: State, stream: Stream, day: str, event_fields: ReadFields) -> Known:
-    """All events of the stream that wait, or have a receipt of that day or later."""
+def stored_since(state: State, stream: Stream, day: str, event_fields: ReadFields, *, beside: int = 0) -> Known:
+    """All events of the stream that wait, but for those of batch `beside`, or have a receipt of that day or later."""
     known = Known()
     # The batches first: what is delivered meanwhile is found in one of the two.
     for waiting in state.batches.waiting(stream):
+        if waiting.sequence == beside:
+            continue
         # The events of a damaged one are not known to be delivered: it is set aside, and a repeat is welcome.
         with suppress(DamagedError):
             batch = state.batches.read(stream, waiting.sequence)
@@ -140,7 +147,7 @@ def insert(
 def announce(state: State, gap: Gap, envelope: Envelope | None, event_fields: ReadFields) -> str | None:
     """Write a gap down, after its event has been stored for the engine; the event's batch, where one was made.
 
-    The event comes first, so that a crash between the two repeats it under its id rather than keeps it back.
+    The event comes first, so that a crash between the two does not keep it back; who notices the gap again finds it.
     """
 
     def header_of(checkpoint: Checkpoint, items: Sequence[Item], beside: Envelope) -> Header:
@@ -171,9 +178,27 @@ def announce(state: State, gap: Gap, envelope: Envelope | None, event_fields: Re
             event,
             ids=ids_of(gap.stream, envelope.tenant_id, GAP),
             header_of=partial(header_of, beside=envelope),
-            known=lambda checkpoint: checkpoint.recent,
+            known=partial(_told, state, gap.stream, event_fields),
             event_fields=event_fields,
         )
     if state.gaps.record(gap):
         log.error("%s: a gap: %s, from %s to %s", gap.stream, gap.reason, gap.start, gap.end)
     return key
+
+
+def _told(state: State, stream: Stream, event_fields: ReadFields, checkpoint: Checkpoint) -> set[str]:
+    """The keys of the events of our own that were stored lately, and of all that the position remembers."""
+    keys = set(checkpoint.recent)
+    if checkpoint.recent_since is None:
+        return keys
+    # The position has forgotten some, or was made again from what lies beside it, and remembers none.
+    for waiting in state.batches.waiting(stream):
+        if waiting.entry.size <= LARGEST_OWN:
+            with suppress(DamagedError):
+                batch = state.batches.read(stream, waiting.sequence)
+                if batch is not None and batch.header.origin in OWN:
+                    keys.update(item_of(raw, batch.header.id_scope, event_fields).key for raw in batch.items)
+    for body in state.ledger.newest(stream, "", most=NEWEST_LOOKED_AT):
+        with suppress(DamagedError):
+            keys.update(receipts.from_body(body).ids)
+    return keys

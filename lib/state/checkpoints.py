@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import chain
 from typing import Any
 
 from lib.errors import ConflictError, DamagedError
-from lib.model.batch import POLL, Header
-from lib.model.checkpoint import Checkpoint
+from lib.model.batch import POLL, Header, is_number
+from lib.model.checkpoint import HORIZON, Checkpoint
 from lib.model.clock import to_text
 from lib.model.stream import Stream, stream_of
 from lib.state.batches import HEADER
@@ -54,9 +55,18 @@ def to_body(stream: Stream, checkpoint: Checkpoint) -> bytes:
 
 def from_body(body: bytes) -> Checkpoint:
     """The position that an object holds; DamagedError where it holds none, LayoutError for a newer one."""
+    return _decoded(body)[0]
+
+
+def _decoded(body: bytes) -> tuple[Checkpoint, bool]:
+    """The position, and whether it is another than the one that was written."""
     fields = CHECKPOINT.load(body)
     checkpoint = CHECKPOINT.value(fields)
-    return checkpoint if fields.get("digest") == _digest(fields) else replace(checkpoint, edits=checkpoint.edits + 1)
+    if not is_number(checkpoint.sequence):
+        raise DamagedError(f"a cursor cannot be read: no batch has the number {checkpoint.sequence}")
+    if fields.get("digest") == _digest(fields):
+        return checkpoint, False
+    return replace(checkpoint, edits=checkpoint.edits + 1), True
 
 
 def _digest(fields: dict[str, Any]) -> str:
@@ -77,7 +87,12 @@ class Checkpoints:
         if stored is None:
             return SavedCheckpoint(self._recovered(stream), ABSENT)
         try:
-            return SavedCheckpoint(from_body(stored.body), stored.generation)
+            checkpoint, is_edited = _decoded(stored.body)
+            if is_edited:
+                # A batch whose number was given before would be taken for the delivered one, and removed.
+                number = max(checkpoint.sequence, self._recovered(stream).sequence)
+                checkpoint = replace(checkpoint, sequence=number)
+            return SavedCheckpoint(checkpoint, stored.generation)
         except DamagedError as error:
             set_damaged_aside(self._store, checkpoint_key(stream), stored.body, error)
             return SavedCheckpoint(self._recovered(stream), stored.generation)
@@ -111,38 +126,34 @@ class Checkpoints:
         last = next(headers, None)
         if last is None:
             return self._behind_last_receipt(stream)
-        # What was inserted between two pages tells nothing of the cursor.
-        polled = last if last.origin == POLL else next((each for each in headers if each.origin == POLL), last)
+        polled, newest = None, last.newest
+        for header in chain([last], headers):
+            polled = polled or (header if header.origin == POLL else None)
+            newest = max(filter(None, (newest, header.newest)), default=None)
+            # Events may be dated ahead, but not by more than this: no older page has one newer than the last page.
+            if polled is not None and last.as_of - header.as_of > HORIZON:
+                break
         # Nothing is known of what was stored before: every event up to now is looked up in the ledger.
         return Checkpoint(
             sequence=last.sequence + 1,
-            cursor=polled.next_cursor,
-            batch_cursor=polled.next_cursor,
-            as_of=polled.as_of,
-            newest=polled.newest,
-            recent_since=last.as_of,
+            cursor=polled.next_cursor if polled else None,
+            batch_cursor=polled.next_cursor if polled else None,
+            as_of=last.as_of,
+            newest=newest,
+            recent_since=max(filter(None, (last.as_of, newest))),
             day=last.day,
         )
 
     def _headers(self, stream: Stream) -> Iterator[Header]:
-        """The headers of the batches that wait, then those of the receipts, the newest first; none of damaged ones.
-
-        It ends at once where the newest receipt is damaged and no batch waits: its key is all that is known.
-        """
-        is_first = True
+        """The headers of the stream's waiting batches, then of its receipts, the newest first; of damaged ones none."""
         for entry in reversed(list(self._store.list(f"batches/{stream.path}/"))):
             stored = self._store.read(entry.key)
             if stored is not None:
                 with suppress(DamagedError):
                     yield HEADER.decode(stored.body.partition(b"\n")[0])
-                    is_first = False
         for _, body in Ledger(self._store).before(stream, "~"):
-            try:
+            with suppress(DamagedError):
                 yield HEADER.decode(body)
-            except DamagedError:
-                if is_first:
-                    return
-            is_first = False
 
     def _behind_last_receipt(self, stream: Stream) -> Checkpoint:
         """The position where at most the last receipt's key can be read: what Sophos still has is read again."""

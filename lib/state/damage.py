@@ -1,4 +1,4 @@
-"""What of the store cannot be read, for `status`."""
+"""Finds damaged objects in the store, for `status`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lib.state.receipts import RECEIPT
 from lib.store.base import ObjectStore
 
 LARGEST_LETTERS = 1 << 20
-"""Larger dead letters are not read: an event that is too large for the engine is one."""
+"""Larger dead letters are not read. An event that is too large for the engine can be one."""
 _Reader = Callable[[bytes], object]
 _READERS: dict[str, _Reader] = {
     accounts.PREFIX: accounts.ACCOUNT.decode,
@@ -41,49 +41,49 @@ _READERS: dict[str, _Reader] = {
 
 @dataclass(frozen=True, slots=True, order=True)
 class Damage:
-    """A stored object that is not what was written."""
+    """A stored object that this version cannot read."""
 
     key: str
     what: str
-    """What is wrong with it, and what became of it, for people."""
+    """The damage and its consequence, in words for people."""
     is_newer: bool = False
-    """Whether it is sound, and a newer version's: whoever removes it loses it."""
+    """Whether a newer version wrote the object. It is not damaged then, and must not be removed."""
 
     def fields(self) -> dict[str, str]:
-        """As JSON fields."""
+        """The damage as JSON fields."""
         return {"key": self.key, "what": self.what}
 
 
 Whole = set[tuple[str, int]]
-"""Keys and generations of objects that could be read."""
+"""Keys and generations of objects that were readable."""
 
 
 def damaged(store: ObjectStore, whole: Whole | None = None) -> list[Damage]:
-    """The objects that cannot be read, and those that could not and were made again: each once, by key.
+    """The damaged objects, with those that were rebuilt, without duplicates and ordered by key.
 
-    Reads every object of the small kinds and each stream's last receipt. Batches are found when they are delivered,
-    older receipts by `audit`. A damage that was mended is told as long as its copy is in `dead/`. A caller that looks
-    again and again keeps `whole`: what it names is only listed.
+    This reads every object of the small kinds and each stream's last receipt. Delivery finds damaged batches; `audit`
+    finds older damaged receipts. Damage of a rebuilt object is reported as long as its copy is in `dead/`. A caller
+    that calls repeatedly keeps `whole`: objects in it are listed but not read again.
     """
-    found = {damage.key: damage for damage in _copies(store)}
+    by_key = {damage.key: damage for damage in _copies(store)}
     before, after = whole or set(), set()
     for prefix, look in _LOOKS.items():
         for entry in store.list(prefix):
             damage = {} if (entry.key, entry.generation) in before else look(store, entry.key)
-            found |= damage
+            by_key |= damage
             if not damage:
                 after.add((entry.key, entry.generation))
     if whole is not None:
         whole.clear()
         whole.update(after)
-    return sorted(found.values())
+    return sorted(by_key.values())
 
 
 def _copies(store: ObjectStore) -> Iterator[Damage]:
     for entry in store.list(PREFIX):
         if not holds_letters(entry.key):
             key = original_of(entry.key)
-            yield Damage(key, f"was damaged, and its stream or integration went on without it; {entry.key} is a copy")
+            yield Damage(key, f"was damaged; its stream or integration continued without it. {entry.key} is a copy")
         elif entry.size <= LARGEST_LETTERS:
             yield from _damage(store, entry.key, letters_of).values()
 
@@ -99,13 +99,13 @@ def _damage(store: ObjectStore, key: str, read: _Reader) -> dict[str, Damage]:
 
 
 def _lease(store: ObjectStore, key: str) -> dict[str, Damage]:
-    """The damage of a lease, or of the receipt that it names as the stream's last one."""
+    """The damage of a lease, or of the stream's last receipt, which the lease names."""
     stored = store.read(key)
     try:
         last = leases.from_body(stored.body).tail.key if stored else ""
     except UNREADABLE as error:
         return {key: Damage(key, str(error), isinstance(error, LayoutError))}
-    # One that is no more was packed, or removed for its age.
+    # A receipt that no longer exists was packed, or removed for its age.
     return _damage(store, last, RECEIPT.decode) if last else {}
 
 

@@ -1,6 +1,6 @@
 """`dead/`: undeliverable events (`dead/<stream>/<batch>.ndjson`), and copies of damaged objects (`dead/<their key>`).
 
-A dead letter that cannot be read stays where it is, and is named: nobody else reads it but `replay`.
+A damaged dead letter stays where it is, and `status` names it. Only `replay` reads it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _OF_STREAM = re.compile(r"dead/(?:batches/)?([^/]+/[^/]+/[^/]+)/\d{20}\.ndjson~*
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One object below `dead/`: what could not be delivered of one batch."""
+    """The undeliverable events of one batch: one object below `dead/`."""
 
     key: str
     events: int
@@ -36,7 +36,7 @@ class DeadLetter:
 
     @property
     def id(self) -> str:
-        """A short name, to type."""
+        """A short id that people can type."""
         return short_id(self.key)
 
 
@@ -45,23 +45,27 @@ def dead_letters_by_stream(store: ObjectStore) -> dict[Stream, list[DeadLetter]]
     keys = set_aside_by_stream(store)
     seen = Acknowledgements(store).all() if keys else {}
     return {
-        stream: [DeadLetter(key, *_content(store, key), seen.get(key)) for key in each] for stream, each in keys.items()
+        stream: [DeadLetter(key, *_content(store, key), seen.get(key)) for key in of_stream]
+        for stream, of_stream in keys.items()
     }
 
 
 def _content(store: ObjectStore, key: str) -> tuple[int, Counter[str]]:
-    """How many events an object holds, and why."""
+    """The number of events in an object, and the counts of their reasons."""
     stored = store.read(key)
     lines = stored.body.splitlines() if stored else []
     try:
         reasons = Counter(str(json.loads(line)["reason"]) for line in lines)
         return reasons.total(), reasons
     except (ValueError, KeyError, TypeError, RecursionError):
-        return max(1, len(lines) - 1), Counter(["a damaged batch; a gap tells what was lost"])
+        return max(1, len(lines) - 1), Counter(["a damaged batch; a gap names the lost events"])
 
 
 def set_aside(store: ObjectStore, key: str, body: bytes) -> bool:
-    """Keep under `dead/` what cannot be used, and say whether it is new: doing it twice keeps one."""
+    """Copy an unusable object to `dead/`; return whether the copy is new. Repeating it after a crash adds no copy.
+
+    Another object that was there before under the same key keeps its place: the new copy's key gets a `~`.
+    """
     try:
         store.write(PREFIX + key, body, expected=ABSENT)
     except ConflictError:
@@ -71,37 +75,40 @@ def set_aside(store: ObjectStore, key: str, body: bytes) -> bool:
 
 
 def set_damaged_aside(store: ObjectStore, key: str, body: bytes, error: ConnectorError) -> None:
-    """Keep a copy of a damaged object before everything goes on without it, so that the damage stays known."""
+    """Copy a damaged object to `dead/`. The caller then continues without it and may overwrite it.
+
+    The copy comes first, so that no crash between the two loses the evidence of the damage.
+    """
     if set_aside(store, key, body):
-        log.warning("%s: %s; dead/ keeps a copy", key, error)
+        log.warning("%s: %s; a copy is in dead/", key, error)
 
 
 def set_aside_by_stream(store: ObjectStore) -> dict[Stream, list[str]]:
-    """The keys of what is set aside of each stream: undeliverable events of a batch, or a damaged batch."""
-    found: dict[Stream, list[str]] = {}
+    """The keys below `dead/` of each stream: undeliverable events of a batch, or a damaged batch."""
+    by_stream: dict[Stream, list[str]] = {}
     for entry in store.list(PREFIX):
         match = _OF_STREAM.fullmatch(entry.key)
         if match:
-            found.setdefault(stream_of(match[1]), []).append(entry.key)
-    return found
+            by_stream.setdefault(stream_of(match[1]), []).append(entry.key)
+    return by_stream
 
 
 def holds_letters(key: str) -> bool:
-    """Whether the key is that of undeliverable events; otherwise it is that of a damaged object's copy."""
+    """Whether the object with this key holds undeliverable events. Otherwise it is a copy of a damaged object."""
     return _LETTERS.fullmatch(key) is not None
 
 
 def original_of(key: str) -> str:
-    """Where the damaged object was whose copy has that key."""
+    """The key of the damaged object whose copy has this key."""
     return key.removeprefix(PREFIX).rstrip("~")
 
 
 def letters_of(body: bytes) -> Sequence[Log]:
-    """The events that are set aside, a line each; DamagedError where there are none."""
+    """The undeliverable events of an object, one on each line; DamagedError if it holds none or cannot be read."""
     try:
         logs = [from_fields(json.loads(line)) for line in body.splitlines()]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise DamagedError("the events that are set aside cannot be read") from None
+        raise DamagedError("the dead letters cannot be read") from None
     if not logs:
-        raise DamagedError("the events that are set aside cannot be read: there are none")
+        raise DamagedError("the dead letters cannot be read: the object is empty")
     return logs

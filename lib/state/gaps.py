@@ -1,6 +1,6 @@
-"""`gaps/`: intervals that can no longer be fetched, or batches that are lost, written down once.
+"""`gaps/`: intervals that can no longer be fetched, and lost batches. Each is recorded once.
 
-A damaged gap stays where it is, and `status` names it; listings go on without it.
+A damaged gap stays where it is, and `status` names it. Listings skip it.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ class Gap:
 
     stream: Stream
     sequence: int
-    """The number of the batch that is lost, or of the next one when the hole was noticed."""
+    """The number of the lost batch; for an interval, the number of the next batch when it was noticed."""
     reason: str
     start: datetime | None
     end: datetime | None
     noticed_at: datetime
     estimated: int | None = None
-    """How many events it has cost, as far as can be told."""
+    """The estimated number of lost events; None if there is no estimate."""
 
     @property
     def key(self) -> str:
-        """The same for the same hole, whenever and by whomever it is noticed."""
+        """The gap's key. It is the same each time the gap is noticed, so a repeat after a crash changes nothing."""
         if self.reason == CURSOR_EXPIRED:
             name = f"{self.start:%Y%m%dT%H%M%S%fZ}-cursor"
         else:
-            # A batch is either damaged or missing: whichever was noticed first names it.
+            # A batch that is damaged now may be missing later. Both have one key, so only the first is recorded.
             name = f"{self.sequence:020d}-batch"
         return f"{PREFIX}{self.stream.path}/{name}.json"
 
     def fields(self) -> dict[str, Any]:
-        """As JSON fields."""
+        """The gap as JSON fields."""
         return {
             "integration": self.stream.integration,
             "tenant": self.stream.tenant,
@@ -65,17 +65,17 @@ class Gap:
         }
 
     def event(self) -> bytes:
-        """One JSON object for the engine, so that a rule can fire."""
+        """The gap as an event for the engine, so that a rule can match it."""
         fields = self.fields()
         del fields["kind"]
-        known = {
+        event = {
             "id": sha256(self.key.encode()).hexdigest(),
             "type": "Connector::Gap",
             "severity": "high",
             "name": f"Events of {self.stream} are missing: {self.reason}",
             "stream": self.stream.kind,
         }
-        return json.dumps(known | fields, ensure_ascii=False).encode("utf-8", "replace")
+        return json.dumps(event | fields, ensure_ascii=False).encode("utf-8", "replace")
 
 
 GAP = Codec(
@@ -90,7 +90,7 @@ class Gaps:
         self._store = store
 
     def record(self, gap: Gap) -> bool:
-        """Write the gap down, and say whether it is new: noticing it again, after a crash, changes nothing."""
+        """Record the gap; return whether it is new. Recording it again, after a crash, changes nothing."""
         try:
             self._store.write(gap.key, GAP.encode(gap), expected=ABSENT)
         except ConflictError:
@@ -98,10 +98,10 @@ class Gaps:
         return True
 
     def all(self, stream: Stream | None = None) -> Iterator[Gap]:
-        """Every recorded gap that can be read, of one stream or of all."""
+        """All readable gaps, of one stream or of all."""
         prefix = PREFIX if stream is None else f"{PREFIX}{stream.path}/"
         for entry in self._store.list(prefix):
             stored = self._store.read(entry.key)
             if stored is not None:
-                with suppress(*UNREADABLE):  # `damage.damaged` names it.
+                with suppress(*UNREADABLE):  # `damage.damaged` reports it.
                     yield GAP.decode(stored.body)

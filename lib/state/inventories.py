@@ -1,6 +1,6 @@
-"""`devices/`: what was sent last of each device of a tenant.
+"""`devices/`: a digest of the last sent record of each device of a tenant.
 
-A damaged one is made again: nothing is known then, and every device's record is sent again.
+A damaged inventory is replaced by an empty one: every device's record is sent again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ INVENTORY = Codec(Inventory, "an inventory")
 
 
 def inventory_key(stream: Stream) -> str:
-    """Where the stream's inventory is."""
+    """The key of the stream's inventory."""
     return f"{PREFIX}{stream.path}.json"
 
 
@@ -32,7 +32,7 @@ class Inventories:
         self._store = store
 
     def read(self, stream: Stream) -> tuple[Inventory, int]:
-        """The stream's inventory, and the generation of its object; of a damaged one nothing is known."""
+        """The stream's inventory with its generation. A damaged one is copied to `dead/` and reads as empty."""
         stored = self._store.read(inventory_key(stream))
         if stored is None:
             return Inventory(), ABSENT
@@ -43,11 +43,14 @@ class Inventories:
             return Inventory(), stored.generation
 
     def write(self, stream: Stream, inventory: Inventory, generation: int) -> int:
-        """Keep the inventory; ConflictError where another run was quicker."""
+        """Write the inventory; return its new generation. ConflictError if another run wrote it first."""
         return self._store.write(inventory_key(stream), INVENTORY.encode(inventory), expected=generation)
 
     def fold(self, batch: StoredBatch) -> int:
-        """Note that a stored batch's records are sent, unless that is noted; up to which batch it is, then."""
+        """Add a stored batch's records to the inventory; return the number of the last batch that is included.
+
+        A batch that is included already changes nothing, so that a crash after the batch was stored can be repaired.
+        """
         stream, sequence = batch.header.stream, batch.header.sequence
         while True:
             before, generation = self.read(stream)

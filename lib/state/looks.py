@@ -1,7 +1,7 @@
-"""What reconciliation has seen of each day: `looks/<stream>/<yyyy-mm-dd>.json`, kept as long as receipts.
+"""Reconciliation's counts of each day: `looks/<stream>/<yyyy-mm-dd>.json`. They are kept as long as receipts.
 
-An hour counts once one reconciliation has read all of it. Of several the largest count stands, since a later one also
-sees what came late.
+An hour counts when one reconciliation has read all of it. Of several counts the largest stays, because a later
+reconciliation also sees late events.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from lib.state.ledger import KEPT
 from lib.store.base import ABSENT, ObjectStore
 
 EDGE = timedelta(minutes=5)
-"""An hour so close to an end of what was read may have been read in part: two clocks differ."""
+"""An hour this close to an end of the read interval does not count: clocks differ, so it may be incomplete."""
 HOUR = timedelta(hours=1)
 WRITE_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class DayCounts:
-    """What is known of one day of one stream."""
+    """The counts of one day of one stream."""
 
     hours: Mapping[str, int] = field(default_factory=dict)
-    """How many events Sophos held of each hour (`00` to `23`) that was read as a whole."""
+    """Sophos's number of events in each hour (`00` to `23`) that was read completely."""
     late: Mapping[str, int] = field(default_factory=dict)
-    """The events of the day that reconciliation found, by how late they were."""
+    """The day's events that only reconciliation found, by lateness."""
     looked_at: datetime | None = None
 
     @property
     def held(self) -> int | None:
-        """How many events Sophos held of the day; None as long as an hour of it was not read as a whole."""
+        """Sophos's number of events of the day; None until every hour of it was read completely."""
         return sum(self.hours.values()) if len(self.hours) == 24 else None
 
 
@@ -46,12 +46,12 @@ DAY = Codec(DayCounts, "a day of reconciliation")
 
 
 def look_key(stream: Stream, day: str) -> str:
-    """Where the day is."""
+    """The key of a day's counts."""
     return f"looks/{stream.path}/{day}.json"
 
 
 def day_counts(store: ObjectStore, stream: Stream, day: str) -> DayCounts:
-    """What is known of the day; nothing where the object is damaged: the next reconciliation writes it anew."""
+    """The counts of the day. A damaged object is copied to `dead/` and reads as empty."""
     return _load(store, look_key(stream, day))[0]
 
 
@@ -67,33 +67,33 @@ def _load(store: ObjectStore, key: str) -> tuple[DayCounts, int]:
 
 
 class HourCounts:
-    """One call's part of a reconciliation, as counts."""
+    """The counts of one call's part of a reconciliation."""
 
     def __init__(self, held: Mapping[str, int] | None) -> None:
-        """`held` is what earlier calls of the same reconciliation counted; None: they did not count."""
+        """`held` are the counts of earlier calls of the same reconciliation; None: they did not count."""
         self.held: dict[str, int] | None = None if held is None else dict(held)
         self._late: dict[str, dict[str, int]] = {}
 
     def see(self, times: Iterable[datetime | None]) -> None:
-        """Count a page's items by the hour in which they were created."""
+        """Count a page's items by the hour of their creation."""
         if self.held is not None:
             for moment in filter(None, times):
                 name = f"{moment.astimezone(UTC):%Y-%m-%dT%H}"
                 self.held[name] = self.held.get(name, 0) + 1
 
     def restarted(self) -> None:
-        """The reading began anew in the middle: what was counted twice is not known."""
+        """Drop the counts: the reading started again, and some items would count twice."""
         self.held = None
 
     def miss(self, created_at: datetime | None, now: datetime) -> str:
-        """Count an item that was not stored; the name of its lateness."""
+        """Count an item that was missing in the store; return the name of its lateness."""
         bound = bound_of(now - created_at) if created_at else UNKNOWN
         day = self._late.setdefault(day_of((created_at or now).astimezone(UTC)), {})
         day[bound] = day.get(bound, 0) + 1
         return bound
 
     def keep(self, store: ObjectStore, stream: Stream, whole: tuple[datetime, datetime] | None, now: datetime) -> None:
-        """Write down what came late and, once a reading has come to its end, what was held from one time to another."""
+        """Write the counts of late events and, with the interval `whole` of a finished reading, the hours in it."""
         hours: dict[str, dict[str, int]] = {}
         if whole is not None and self.held is not None:
             for hour in _hours(*whole):
@@ -104,7 +104,7 @@ class HourCounts:
 
 
 def _hours(start: datetime, end: datetime) -> Iterable[datetime]:
-    """The hours that lie wholly between the two."""
+    """The whole hours between the two times, without EDGE at both ends."""
     hour = (start + EDGE).astimezone(UTC).replace(minute=0, second=0, microsecond=0) + HOUR
     while hour + HOUR <= end - EDGE:
         yield hour

@@ -1,6 +1,6 @@
-"""`budgets/`: the calls that the instances of a credential have told one another of; one object a credential.
+"""`budgets/`: the calls that the instances of a credential publish to one another; one object for each credential.
 
-A damaged one is made again: nothing is known of the other instances' calls, until they tell, or a 429 does.
+A damaged object is replaced by an empty one. The other instances' calls are unknown until they publish again.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ from lib.store.base import ABSENT, ObjectStore
 
 PREFIX = "budgets/"
 _MOST = 100_000
-"""More calls in a step than any credential has: such a number is damage."""
+"""The limit of calls in a step. No credential has more; a greater number is damage."""
 
 
 class Step(NamedTuple):
-    """Calls of a few seconds, told as one number."""
+    """The calls of a few seconds as one number."""
 
     at: float
-    """Unix seconds, as late as the calls can have been."""
+    """The latest possible time of the calls, in Unix seconds."""
     calls: Annotated[int, Meta(ge=0, le=_MOST)]
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """What the instances of a credential have told."""
+    """The published calls of a credential's instances."""
 
     holders: Mapping[str, tuple[Step, ...]] = field(default_factory=dict)
     """The calls of each instance, in order of time."""
     strict_at: float | None = None
-    """When a 429 showed last that bursts are refused, Unix seconds."""
+    """The time of the last 429, after which bursts are off, in Unix seconds."""
     blocked_until: float = 0.0
-    """No call before, Unix seconds."""
+    """No call may go before this time, in Unix seconds."""
     told_at: float | None = None
-    """When the two above were told, Unix seconds."""
+    """The time at which the two fields above were written, in Unix seconds."""
 
 
 RATE_LIMIT = Codec(RateLimit, "a credential's calls", later=("told_at",))
 
 
 def rate_limit_key(client_id: str) -> str:
-    """Where the calls of the credential are; the key does not tell the client id."""
+    """The key of the credential's calls. It does not reveal the client id."""
     return f"{PREFIX}{sha256(client_id.encode()).hexdigest()[:16]}.json"
 
 
@@ -59,7 +59,7 @@ class RateLimits:
         self._store = store
 
     def read(self, client_id: str) -> tuple[RateLimit, int]:
-        """What was told of the credential, and the generation of its object; of a damaged one nothing is known."""
+        """The published calls with their generation. A damaged object is copied to `dead/` and reads as empty."""
         key = rate_limit_key(client_id)
         stored = self._store.read(key)
         if stored is None:
@@ -71,5 +71,5 @@ class RateLimits:
             return RateLimit(), stored.generation
 
     def write(self, client_id: str, limit: RateLimit, generation: int) -> int:
-        """Tell the others; ConflictError where another instance was quicker."""
+        """Publish the calls; return the new generation. ConflictError if another instance wrote first."""
         return self._store.write(rate_limit_key(client_id), RATE_LIMIT.encode(limit), expected=generation)

@@ -1,4 +1,4 @@
-"""How a receipt lies in `ledger/`: as an object of its own, or in a pack of those of a day that is over."""
+"""The two stored forms of a receipt in `ledger/`: an object of its own, or a line in a pack of a finished day."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ RECEIPT = Codec(Receipt, "a receipt", later=("windows", "set_aside_total", "obse
 
 
 def receipt_key(stream: Stream, day: str, sequence: int) -> str:
-    """Where the receipt is: by day, then by number, so that the order of keys is the order of the stream."""
+    """The key of a receipt. Day and number make the order of keys the order of the stream."""
     return f"ledger/{stream.path}/{day}/{sequence:020d}.json"
 
 
 def digest(body: bytes) -> str:
-    """What the next receipt carries of this one."""
+    """A receipt's digest, which the next receipt holds."""
     return sha256(body).hexdigest()
 
 
@@ -40,9 +40,9 @@ def to_body(
     outcome: str = DELIVERED,
     windows: Mapping[str, int] | None = None,
 ) -> bytes:
-    """The receipt of that batch as a stored object."""
+    """The receipt of a batch as a stored object."""
     receipt = Receipt(
-        **{each.name: getattr(header, each.name) for each in fields(Header)},
+        **{field.name: getattr(header, field.name) for field in fields(Header)},
         outcome=outcome,
         acked_at=acked_at,
         set_aside=set_aside,
@@ -57,17 +57,20 @@ def to_body(
 
 
 def from_body(body: bytes) -> Receipt:
-    """The receipt that an object holds; DamagedError where it holds none, LayoutError for a newer one."""
+    """The receipt of a stored object; DamagedError if it is damaged, LayoutError for a newer layout."""
     return RECEIPT.decode(body)
 
 
 def pack(bodies: Sequence[bytes]) -> bytes:
-    """Receipts as one object: the same bytes, a line each, compressed. The same receipts make the same object."""
+    """Receipts as one compressed object that keeps their exact bytes, one a line.
+
+    The same receipts give the same bytes, so that packing again after a crash makes the same object.
+    """
     return gzip.compress(b"".join(bodies), 6, mtime=0)
 
 
 def unpack(body: bytes) -> list[bytes]:
-    """The receipts that `pack` was given; DamagedError where there are none."""
+    """The receipts of a pack; DamagedError if it cannot be decompressed."""
     try:
         return gzip.decompress(body).splitlines(keepends=True)
     except (OSError, EOFError, zlib.error):

@@ -1,11 +1,14 @@
-"""`reconciliations/`: how far the reading again of each stream has come, and what the last one found.
+"""`reconciliations/`: each stream's progress of the reconciliation under way, and the result of the last one.
 
-`backfills/` holds the same of windows that an operator asked for. A damaged one is made again: the next begins anew.
+`backfills/` holds the same for windows that an operator requested. If an object is damaged, the next reconciliation
+starts from the beginning.
 """
 
 from __future__ import annotations
 
-from lib.errors import DamagedError
+from contextlib import suppress
+
+from lib.errors import ConflictError, DamagedError
 from lib.model.reconciliation import Progress
 from lib.model.stream import Stream
 from lib.state.codec import Codec
@@ -14,11 +17,12 @@ from lib.store.base import ABSENT, ObjectStore
 
 PREFIX = "reconciliations/"
 WINDOWS = "backfills/"
+HASTEN_TRIES = 5
 PROGRESS = Codec(Progress, "a reconciliation's progress", later=("held", "window"))
 
 
 def progress_key(stream: Stream, prefix: str = PREFIX) -> str:
-    """Where the stream's progress is."""
+    """The key of the stream's progress."""
     return f"{prefix}{stream.path}.json"
 
 
@@ -30,7 +34,7 @@ class Reconciliations:
         self._prefix = prefix
 
     def read(self, stream: Stream) -> tuple[Progress, int]:
-        """The stream's progress, and the generation of its object; of a damaged one nothing is known."""
+        """The stream's progress and its generation. A damaged one is copied to `dead/` and read as empty."""
         key = progress_key(stream, self._prefix)
         stored = self._store.read(key)
         if stored is None:
@@ -41,7 +45,15 @@ class Reconciliations:
             set_damaged_aside(self._store, key, stored.body, error)
             return Progress(), stored.generation
 
+    def hasten(self, stream: Stream) -> None:
+        """Make the next call reconcile the stream: events were lost in the store that Sophos may still have."""
+        for _ in range(HASTEN_TRIES):
+            progress, generation = self.read(stream)
+            with suppress(ConflictError):
+                self.write(stream, Progress(last=progress.last), generation)
+                return
+
     def write(self, stream: Stream, progress: Progress, generation: int) -> int:
-        """Keep the progress; ConflictError where another run was quicker."""
+        """Write the progress; ConflictError if another run wrote it first."""
         key = progress_key(stream, self._prefix)
         return self._store.write(key, PROGRESS.encode(progress), expected=generation)

@@ -1,6 +1,6 @@
-"""`schedules/`: when each stream was asked, where a credential has too many to ask all at each tick.
+"""`schedules/`: when each stream was polled, if a credential has too many streams to poll all at each tick.
 
-A damaged one is made again: every stream counts as never asked.
+A damaged schedule is replaced by an empty one: every stream counts as never polled.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from lib.store.base import ABSENT, ObjectStore
 PREFIX = "schedules/"
 
 ALL_ASKED = 30
-"""Up to so many streams are all asked at each tick, and nothing is written down."""
+"""Up to this many streams are all polled at each tick, without a stored schedule."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """What is known of an integration's streams, by their paths."""
+    """The poll times of an integration's streams, by path."""
 
     streams: Mapping[str, Asked]
 
@@ -34,35 +34,39 @@ SCHEDULE = Codec(Schedule, "a schedule")
 
 
 class Schedules:
-    """One object an integration, written twice a tick."""
+    """A store's schedules: one object for each integration, written twice a tick."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 
     def choose(self, name: str, streams: Sequence[str], most: int, now: datetime) -> list[str]:
-        """The streams that this tick asks, and write down that it does; ConflictError where another tick just chose."""
+        """Choose the streams that this tick polls, and write the choice; ConflictError if another tick has just chosen.
+
+        The write comes before the polls, so that two ticks at once never poll the same streams. A tick that crashes
+        after it costs its streams one turn.
+        """
         asked, generation = self._read(name)
         chosen = choose(streams, asked, now.timestamp(), most)
-        here = set(streams)
-        kept = {path: each for path, each in asked.items() if path in here}
+        present = set(streams)
+        kept = {path: times for path, times in asked.items() if path in present}
         again = {path: asked.get(path, Asked(now.timestamp())).again(now.timestamp()) for path in chosen}
         self._write(name, kept | again, generation)
         return chosen
 
     def answered(self, name: str, *, spoke: Collection[str], missed: Collection[str], now: datetime) -> None:
-        """Write down which of them brought something, and which could not be asked after all."""
+        """Write which chosen streams brought events (`spoke`) and which were not polled after all (`missed`)."""
         if not spoke and not missed:
             return
         asked, generation = self._read(name)
         moment = now.timestamp()
-        heard = {path: Asked(each.at, each.every, moment) for path, each in asked.items() if path in spoke}
-        left = {path: each for path, each in (asked | heard).items() if path not in missed}
-        # Not worth a second try: it only makes a stream be asked sooner.
+        busy = {path: Asked(times.at, times.every, moment) for path, times in asked.items() if path in spoke}
+        polled = {path: times for path, times in (asked | busy).items() if path not in missed}
+        # A conflict is not worth a retry: without this write, some streams are only polled at a less suitable time.
         with suppress(ConflictError):
-            self._write(name, left, generation)
+            self._write(name, polled, generation)
 
     def asked(self, name: str) -> Mapping[str, Asked]:
-        """What is known of each stream of an integration that has many; empty for one that has few."""
+        """The poll times of each stream; empty for an integration with few streams."""
         return self._read(name)[0]
 
     def _read(self, name: str) -> tuple[dict[str, Asked], int]:
@@ -77,7 +81,8 @@ class Schedules:
 
     def _write(self, name: str, asked: Mapping[str, Asked], generation: int) -> None:
         streams = {
-            path: Asked(round(each.at, 3), round(each.every, 1), round(each.spoke_at)) for path, each in asked.items()
+            path: Asked(round(times.at, 3), round(times.every, 1), round(times.spoke_at))
+            for path, times in asked.items()
         }
         self._store.write(_key(name), SCHEDULE.encode(Schedule(streams)), expected=generation)
 

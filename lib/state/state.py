@@ -1,4 +1,4 @@
-"""All of a store's records, for whoever needs several kinds of them."""
+"""All repositories of a store in one value."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lib.store.base import ObjectStore
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """All of a store's records."""
+    """All repositories of a store."""
 
     store: ObjectStore
     checkpoints: Checkpoints
@@ -29,7 +29,7 @@ class State:
 
     @classmethod
     def of(cls, store: ObjectStore) -> Self:
-        """The records that the store holds."""
+        """The repositories of a store."""
         return cls(
             store,
             Checkpoints(store),

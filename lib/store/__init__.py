@@ -1,1 +1,1 @@
-"""Objects with compare-and-set."""
+"""Object stores with compare-and-set."""

@@ -1,7 +1,7 @@
-"""What every object store offers: whole objects, generations, compare-and-set.
+"""The interface of every object store: whole objects, generations, compare-and-set.
 
-The meaning of generations is Cloud Storage's (https://cloud.google.com/storage/docs/request-preconditions):
-each write gives an object a new one, and 0 means "must not exist".
+Generations mean the same as in Cloud Storage (https://cloud.google.com/storage/docs/request-preconditions): each write
+gives the object a new generation, and 0 means "must not exist".
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from datetime import datetime
 from typing import Protocol
 
 LAYOUT = 1
-"""The arrangement of keys that this version writes, and the newest that it reads."""
+"""The version of the layout of keys that this program writes, and the newest that it reads."""
 ABSENT = 0
 """The generation of an object that does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An object's bytes and the generation that they are at."""
+    """An object's bytes with their generation."""
 
     body: bytes
     generation: int
@@ -36,7 +36,7 @@ class Entry:
 
 
 def segments_of(key: str) -> list[str]:
-    """A key's parts; ValueError for what is no key: an empty part, or one that begins with a dot."""
+    """The segments of a key; ValueError if a segment is empty, begins with a dot or holds a null byte."""
     segments = key.split("/")
     if any(not segment or segment.startswith(".") or "\0" in segment for segment in segments):
         raise ValueError(f"not an object's key: {key!r}")
@@ -46,20 +46,25 @@ def segments_of(key: str) -> list[str]:
 class ObjectStore(Protocol):
     """Objects under keys such as `batches/acme/t-1/events/7.ndjson`; segments are already percent-encoded.
 
-    Every method raises StoreError when the store itself fails (disk full, out of reach).
+    Every method raises StoreError if the store itself fails (disk full, unreachable). After a StoreError of `write` or
+    `delete` the change may have happened or not; it is never half done.
     """
 
     def read(self, key: str) -> Stored | None:
-        """The object, or None where there is none."""
+        """The object; None if there is none."""
 
     def write(self, key: str, body: bytes, *, expected: int) -> int:
-        """Replace the object if it is still at generation `expected` (ABSENT: create it), durably; the new generation.
+        """Replace the object if its generation is still `expected` (ABSENT: create it); return the new generation.
 
-        Raises ConflictError when it is at another one. A reader sees the old bytes or the new ones, never a mixture.
+        The write is durable on return. Raises ConflictError if the generation differs. A reader sees the old bytes or
+        the new bytes, never a mixture.
         """
 
     def delete(self, key: str, *, expected: int) -> None:
-        """Remove the object if it is still at generation `expected`; ConflictError when it is not, or is gone."""
+        """Remove the object if its generation is still `expected`; otherwise raise ConflictError."""
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
-        """Objects whose key begins with `prefix` and sorts after `after`, in order of key; read page by page."""
+        """Objects whose key begins with `prefix` and sorts after `after`, in order of key.
+
+        The listing is read page by page. It may miss objects that are created meanwhile.
+        """

@@ -1,7 +1,10 @@
-"""Objects as files of a folder, with Cloud Storage's generations.
+"""An object store in a local folder, with Cloud Storage's generations.
 
-An object is exactly the file of its key, with exactly its bytes. Its generation is the file's modification time in
-nanoseconds, which the writer sets to more than the one before: a file edited by hand has a new generation too.
+An object is the file at its key's path, with exactly its bytes. Its generation is the file's modification time in
+nanoseconds. Each write sets it to a greater value than before. So an edit by hand makes a new generation too.
+
+A write is atomic and durable by its order of steps; `_replace` explains it. Writers exclude each other with file locks;
+readers take no lock, because they see the old file or the new one.
 """
 
 from __future__ import annotations
@@ -27,47 +30,56 @@ from lib.store.reserve import Reserve
 
 LOCKS = 64
 LONGEST = 240
-"""The longest part of a segment that becomes one file name: file systems take 255 bytes."""
+"""The longest part of a segment in one file name. File systems allow 255 bytes."""
 CONTINUED = "%+"
-"""Ends a folder's name whose segment goes on in the next one; percent-encoded names never hold it."""
+"""The end of a folder's name if its segment continues in the next name. Percent-encoded names never hold it."""
 LEAD = "+"
-"""Begins each name in which a segment goes on, so that none begins with a dot, or is one."""
+"""The beginning of each name that continues a segment, so that no such name begins with a dot."""
 BULK = ("batches/", "archive/")
-"""What may fill the disk: it leaves the reserve alone, so that what is there can still be delivered, and removed."""
+"""Prefixes of objects that can fill the disk. They may not use the reserve: delivery needs it to free space again."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 STALE_SECONDS = 3600
-"""A temporary file this old was left by a process that died."""
+"""A temporary file of this age belongs to a process that died."""
 
 
 class DirectoryStore:
     """A store in a local folder; safe between threads and processes of one machine."""
 
     def __init__(self, root: Path, *, create: bool = True) -> None:
-        """Open the store in that folder; NoStoreError where there is none and none is to be made."""
+        """Open the store in the folder. Without `create`, a missing store raises NoStoreError and nothing is changed.
+
+        Raises LayoutError if a newer version wrote the store, StoreError if the folder cannot be used.
+        """
         self._root = root.absolute()
         self._temporary = self._root / ".tmp"
         self._locks = self._root / ".locks"
         self._reserve = Reserve(self._root / ".reserve")
         self._durable: set[Path] = {self._root}
-        """Folders whose entry in the folder above is known to be durable. One that is merely there may not be: whoever
-        made it may have been killed before it was, and a power cut would take all that was stored in it since."""
+        """Folders whose entry in the parent folder is durable.
+
+        A folder that merely exists may not be durable: its creator may have died before the parent was synced. A power
+        cut would then remove the folder with everything stored in it since.
+        """
         if create:
             self._open()
         else:
-            self._look()
+            self._check_existing()
 
     def read(self, key: str) -> Stored | None:
-        """The object, or None where there is none."""
+        """The object; None if there is none."""
         try:
             with self._path(key).open("rb") as file:
                 return Stored(file.read(), os.fstat(file.fileno()).st_mtime_ns)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except OSError as error:
-            _refuse(error, key)
+            _fail(error, f"read {key} in")
 
     def write(self, key: str, body: bytes, *, expected: int) -> int:
-        """Replace the object if it is still at generation `expected`, durably; the new generation."""
+        """Replace the object if its generation is still `expected`, durably; return the new generation.
+
+        If the disk is full, an object that is not BULK uses the reserve.
+        """
         path = self._path(key)
         try:
             if key.startswith(BULK):
@@ -85,17 +97,20 @@ class DirectoryStore:
                     self._replace(path, body, generation)
                 return generation
         except OSError as error:
-            _refuse(error, key)
+            _fail(error, f"write {key} in")
 
     def _keep_reserve(self, size: int) -> None:
         if not self._reserve.leaves_room(size):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _replace(self, path: Path, body: bytes, generation: int) -> None:
-        """Make the file hold the body, whole or not at all, and durably.
+        """Replace the file's content atomically and durably.
 
-        The order is the proof: content, then the folders, then the name, then the name made durable. A power cut
-        before the last step leaves what was there before.
+        The order of the steps gives both:
+        1. Create the folders and sync their parents. A crash leaves empty folders, which nothing lists.
+        2. Write and sync a temporary file. A crash leaves it behind; `_remove_stale` removes it later.
+        3. Rename it over the path. Readers see the old content until here, and the new content from here on.
+        4. Sync the folder. A power cut before this step may restore the old content, so `write` returns only after it.
         """
         self._make_folder(path.parent)
         try:
@@ -103,7 +118,7 @@ class DirectoryStore:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            # A part of the store is a mount of its own: what is renamed into it has to lie in it.
+            # This part of the store is a mount of its own. A rename cannot cross file systems.
             self._rename_over(path.parent / f".{uuid4().hex}", path, body, generation)
         _sync_folder(path.parent)
 
@@ -119,7 +134,7 @@ class DirectoryStore:
             temporary.unlink(missing_ok=True)
 
     def delete(self, key: str, *, expected: int) -> None:
-        """Remove the object if it is still at generation `expected`."""
+        """Remove the object durably if its generation is still `expected`."""
         path = self._path(key)
         try:
             with self._locked(key):
@@ -129,18 +144,18 @@ class DirectoryStore:
                 path.unlink()
                 _sync_folder(path.parent)
         except OSError as error:
-            _refuse(error, key)
+            _fail(error, f"remove {key} from")
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
         """Objects whose key begins with `prefix` and sorts after `after`, in order of key."""
         try:
             yield from self._walk(self._root, "", prefix, after)
         except OSError as error:
-            _refuse(error, prefix)
+            _fail(error, f"list {prefix or 'the objects'} in")
 
     def _walk(self, folder: Path, above: str, prefix: str, after: str, lead: str = "") -> Iterator[Entry]:
-        """The objects below a folder whose keys begin with `above`."""
-        found: list[tuple[str, os.DirEntry[str]]] = []
+        """The objects below a folder; their keys begin with `above`."""
+        members: list[tuple[str, os.DirEntry[str]]] = []
         continued: list[Iterator[Entry]] = []
         try:
             with os.scandir(folder) as entries:
@@ -153,26 +168,26 @@ class DirectoryStore:
                         if _may_hold(start, prefix, after):
                             continued.append(self._walk(Path(entry.path), start, prefix, after, LEAD))
                         continue
-                    # A folder sorts as its keys do: with the slash that follows its name.
+                    # With the slash after its name, a folder sorts as its keys do.
                     key = f"{above}{name}/" if entry.is_dir() else above + name
                     if _may_hold(key, prefix, after) if key.endswith("/") else key.startswith(prefix) and key > after:
-                        found.append((key, entry))
+                        members.append((key, entry))
         except (FileNotFoundError, NotADirectoryError):
             return
-        found.sort(key=lambda pair: pair[0])
-        plain = self._below(found, prefix, after)
+        members.sort(key=lambda pair: pair[0])
+        plain = self._below(members, prefix, after)
         yield from heapq.merge(plain, *continued, key=lambda entry: entry.key) if continued else plain
 
-    def _below(self, found: Sequence[tuple[str, os.DirEntry[str]]], prefix: str, after: str) -> Iterator[Entry]:
-        for key, entry in found:
+    def _below(self, members: Sequence[tuple[str, os.DirEntry[str]]], prefix: str, after: str) -> Iterator[Entry]:
+        for key, entry in members:
             if key.endswith("/"):
                 yield from self._walk(Path(entry.path), key, prefix, after)
                 continue
             with suppress(FileNotFoundError):
-                # Asked for only now, and not of the listing: the object may have been replaced or removed meanwhile.
-                found_now = os.stat(entry.path)  # noqa: PTH116 - a path object more for each of 60,000 entries
-                updated = datetime.fromtimestamp(found_now.st_mtime, UTC)
-                yield Entry(key, found_now.st_mtime_ns, found_now.st_size, updated)
+                # The status is read now, not with the listing: the object may have been replaced or removed since.
+                status = os.stat(entry.path)  # noqa: PTH116 - without a path object for each of 60,000 entries
+                updated = datetime.fromtimestamp(status.st_mtime, UTC)
+                yield Entry(key, status.st_mtime_ns, status.st_size, updated)
 
     def _path(self, key: str) -> Path:
         segments = segments_of(key)
@@ -189,9 +204,9 @@ class DirectoryStore:
 
     @contextmanager
     def _locked(self, key: str) -> Iterator[None]:
-        """Exclude every other writer of the key: threads too, since each opens the lock file anew."""
+        """Exclude all other writers of the key. Threads too, because each call opens the lock file anew."""
         for folder in (self._locks, self._temporary):
-            folder.mkdir(exist_ok=True, mode=0o700)  # Tools that copy a store leave empty folders out.
+            folder.mkdir(exist_ok=True, mode=0o700)  # Tools that copy a store may skip empty folders.
         lock = os.open(self._locks / f"{crc32(key.encode()) % LOCKS:02d}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -200,7 +215,10 @@ class DirectoryStore:
             os.close(lock)
 
     def _make_folder(self, folder: Path) -> None:
-        """Make the folder, each level durable in the one above, be it made by somebody who died before it was."""
+        """Create the folder and make each level durable in its parent.
+
+        A folder that exists is synced too: its creator may have died before it synced the parent.
+        """
         if folder in self._durable and folder.is_dir():
             return
         if folder != self._root:
@@ -213,7 +231,7 @@ class DirectoryStore:
         marker = self._root / ".layout"
         try:
             written = marker.read_bytes() if marker.exists() else b""
-            if not written.strip():  # Nothing yet, or a power cut came before its content.
+            if not written.strip():  # No marker yet, or a power cut left it empty.
                 self._make_root()
                 self._temporary.mkdir(exist_ok=True, mode=0o700)
                 body = json.dumps({"layout": LAYOUT}).encode() + b"\n"
@@ -222,18 +240,18 @@ class DirectoryStore:
                 raise LayoutError(f"{self._root} has layout {layout}; this version reads layouts up to {LAYOUT}")
             self._remove_stale()
         except OSError as error:
-            _refuse(error, str(self._root))
+            _fail(error, f"open {self._root} as")
 
     def _make_root(self) -> None:
-        """Make the store's folder, and those above it, each durable in the one above."""
+        """Create the store's folder and its missing parents, each durable in its own parent."""
         made = [folder for folder in self._root.parents if not folder.exists()]
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         for folder in (self._root, *made):
-            with suppress(PermissionError):  # Whoever made it may keep the folder above from us.
+            with suppress(PermissionError):  # This user may not be allowed to open the parent folder.
                 _sync_folder(folder.parent)
 
-    def _look(self) -> None:
-        """See that there is a store that this version reads, and change nothing."""
+    def _check_existing(self) -> None:
+        """Raise unless there is a store that this version reads; change nothing."""
         marker = self._root / ".layout"
         try:
             if not self._root.is_dir() or not any(self._root.iterdir()):
@@ -242,26 +260,26 @@ class DirectoryStore:
             if written.strip() and (layout := _layout_of(written, marker)) > LAYOUT:
                 raise LayoutError(f"{self._root} has layout {layout}; this version reads layouts up to {LAYOUT}")
         except OSError as error:
-            _refuse(error, str(self._root))
+            _fail(error, f"open {self._root} as")
 
     def _remove_stale(self) -> None:
         now = time.time()
         for path in self._temporary.iterdir() if self._temporary.is_dir() else ():
-            with suppress(OSError):  # Another process may be removing it, or the store may be read-only.
+            with suppress(OSError):  # Another process may remove it, or the store may be read-only.
                 if now - path.stat().st_mtime > STALE_SECONDS:
                     path.unlink()
 
 
 def _may_hold(start: str, prefix: str, after: str) -> bool:
-    """Whether keys that begin with `start` can begin with `prefix` and sort after `after`."""
+    """Whether a key that begins with `start` can begin with `prefix` and sort after `after`."""
     in_prefix = start.startswith(prefix) or prefix.startswith(start)
     return in_prefix and (start > after or after.startswith(start))
 
 
 _REMEDIES = {
-    errno.ENOSPC: "Free some space on the store's disk. What is stored is delivered meanwhile, and frees space too.",
-    errno.EDQUOT: "Raise the quota of the store's user, or free some space.",
-    errno.EROFS: "The store's disk is mounted read-only: look in the kernel's log, then mount it read-write.",
+    errno.ENOSPC: "Free space on the store's disk. Delivery of stored events continues and frees space too.",
+    errno.EDQUOT: "Raise the disk quota of the store's user, or free space.",
+    errno.EROFS: "The store's disk is mounted read-only. Find the reason in the kernel log, then mount it read-write.",
     errno.EACCES: "Run the connector as the owner of the store's folder, or change the owner.",
     errno.EPERM: "Run the connector as the owner of the store's folder, or change the owner.",
 }
@@ -272,8 +290,8 @@ def _layout_of(written: bytes, marker: Path) -> int:
         return int(json.loads(written)["layout"])
     except (ValueError, KeyError, TypeError):
         raise LayoutError(
-            f"{marker} is not what was written",
-            remedy=f'Put it back from a copy; this version wrote {{"layout": {LAYOUT}}} into it.',
+            f"{marker} is damaged",
+            remedy=f'Restore it from a backup. This version writes {{"layout": {LAYOUT}}} into it.',
         ) from None
 
 
@@ -283,11 +301,11 @@ def _private(path: str, flags: int) -> int:
 
 def _generation(path: Path) -> int:
     try:
-        found = path.stat()
+        status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return ABSENT
-    # A folder is where other keys lie, and no object.
-    return ABSENT if stat.S_ISDIR(found.st_mode) else found.st_mtime_ns
+    # A folder holds other keys; it is not an object.
+    return ABSENT if stat.S_ISDIR(status.st_mode) else status.st_mtime_ns
 
 
 def _sync_folder(folder: Path) -> None:
@@ -298,7 +316,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _refuse(error: OSError, what: str) -> NoReturn:
-    """The store's own error: the operating system's words, without the path of a temporary file."""
+def _fail(error: OSError, action: str) -> NoReturn:
+    """Raise StoreError with the operating system's reason, without the path of a temporary file."""
     remedy = _REMEDIES.get(error.errno or 0)
-    raise StoreError(f"the store cannot do that with {what}: {error.strerror or error}", remedy=remedy) from error
+    raise StoreError(f"cannot {action} the store: {error.strerror or error}", remedy=remedy) from error

@@ -1,4 +1,8 @@
-"""Room that a full disk still has: delivery needs a lease, a cursor and a receipt before the batch that it frees."""
+"""Reserved space on the store's disk.
+
+A full disk would block delivery for ever: before it can remove a batch, delivery has to write a lease, a checkpoint and
+a receipt. The reserve holds room for them. Batches may not use it.
+"""
 
 from __future__ import annotations
 
@@ -9,44 +13,45 @@ from pathlib import Path
 from uuid import uuid4
 
 LARGEST = 1 << 20
-"""Bytes kept in reserve; of a small file system a fifth."""
+"""Bytes in reserve; at most a fifth of a small file system."""
 FILES = 8
-"""Files kept in reserve: a file system may run out of inodes too."""
+"""Files in reserve, because a file system can run out of inodes too."""
 
 
 class Reserve:
-    """A folder of files that stand for room; they are removed when the disk is full, and made again once it is not."""
+    """A folder of files that occupy space. They are removed when the disk is full, and created again later."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def leaves_room(self, size: int) -> bool:
-        """Whether an object of `size` bytes fits beside the reserve; the reserve is made again where it is missing."""
+        """Whether an object of `size` bytes fits beside the reserve. A missing reserve is created again if it fits."""
         self._make()
-        found = os.statvfs(self._folder.parent)
-        missing = self._size(found) if not self._is_there() else 0
-        inodes = found.f_files == 0 or found.f_favail > 4
-        return found.f_bavail * found.f_frsize > size + missing + 2 * found.f_frsize and inodes
+        disk = os.statvfs(self._folder.parent)
+        missing = self._size(disk) if not self._is_there() else 0
+        inodes = disk.f_files == 0 or disk.f_favail > 4
+        return disk.f_bavail * disk.f_frsize > size + missing + 2 * disk.f_frsize and inodes
 
     def give_up(self) -> bool:
-        """Remove it; whether there was one."""
-        found = False
+        """Remove the reserve; return whether there was one."""
+        removed = False
         for path in self._files():
             with suppress(FileNotFoundError):
                 path.unlink()
-                found = True
-        return found
+                removed = True
+        return removed
 
     def _make(self) -> None:
-        found = os.statvfs(self._folder.parent)
-        size = self._size(found)
-        has_inodes = found.f_files == 0 or found.f_favail > 2 * FILES
-        if self._is_there() or found.f_bavail * found.f_frsize < 2 * size or not has_inodes:
+        disk = os.statvfs(self._folder.parent)
+        size = self._size(disk)
+        has_inodes = disk.f_files == 0 or disk.f_favail > 2 * FILES
+        if self._is_there() or disk.f_bavail * disk.f_frsize < 2 * size or not has_inodes:
             return
-        with suppress(OSError):  # A disk that fills up just now: the next batch tries again.
+        with suppress(OSError):  # The disk may fill up just now. The next batch tries again.
             self._folder.mkdir(mode=0o700, exist_ok=True)
             for number in range(FILES - 1):
                 (self._folder / f"inode-{number}").touch(mode=0o600)
+            # The rename comes last, so that the reserve counts as present only once its space is allocated.
             temporary = self._folder / uuid4().hex
             try:
                 temporary.touch(mode=0o600, exist_ok=False)
@@ -64,5 +69,5 @@ class Reserve:
             yield from self._folder.iterdir()
 
     @staticmethod
-    def _size(found: os.statvfs_result) -> int:
-        return min(LARGEST, found.f_blocks * found.f_frsize // 5)
+    def _size(disk: os.statvfs_result) -> int:
+        return min(LARGEST, disk.f_blocks * disk.f_frsize // 5)

@@ -1,4 +1,4 @@
-"""One stream of a delivery: logs go out as the window and the engine allow, acknowledgements settle them."""
+"""One gRPC stream of a delivery: sends logs as the window and the engine allow, and takes acknowledgements."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from lib.utmstack.channel import Connection
 from lib.utmstack.window import LARGE, Flight, Window
 
 FRAME_BYTES = 16 << 10
-"""How much is worth a frame: the engine is at work on it while further logs are read."""
+"""Bytes that are sent as soon as they are ready, so that the engine works while further logs are read."""
 BACKLOG_BYTES = 64 << 10
-"""How much waits for the engine to take it, before no more logs are read."""
+"""Bytes that may wait to be sent before reading logs pauses."""
 MAX_ACK_BYTES = 64 << 10
 _VAGUE = (Status.UNKNOWN, Status.INTERNAL, Status.FAILED_PRECONDITION, Status.OUT_OF_RANGE, Status.DATA_LOSS)
-"""What an engine ends a stream with that fails at something, be it a log or not."""
+"""Statuses that do not show if one log or the engine itself is the cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a stream ended other than well."""
+    """Why a stream failed."""
 
     error: ConnectorError
     status: Status | None = None
-    """What the engine ended it with, where it did."""
+    """The engine's status; None if the stream ended without one."""
     details: str = ""
 
     @property
     def is_about_a_log(self) -> bool:
-        """Whether the status names one log as its reason: too large for grpc-go's limit, or invalid."""
+        """Whether the status shows that one log is the cause: too large for grpc-go's limit, or invalid."""
         too_large = self.status is Status.RESOURCE_EXHAUSTED and "larger than max" in self.details
         return too_large or self.status is Status.INVALID_ARGUMENT
 
     @property
     def is_vague(self) -> bool:
-        """Whether a log may be the reason, or the engine."""
+        """Whether the cause may be one log or the engine itself."""
         return self.status in _VAGUE
 
     def is_about_a_large_log(self, flight: Flight) -> bool:
-        """Whether a large log in flight may be the reason, in whatever words."""
+        """Whether a large log in flight may be the cause."""
         is_large = any(entry.size >= LARGE for entry in flight.in_flight.values())
         return self.status is Status.RESOURCE_EXHAUSTED and is_large
 
@@ -51,9 +51,9 @@ class Call:
     def __init__(self, window: Window, flight: Flight, connection: Connection, stream: ClientStream) -> None:
         self.is_over = False
         self.ended: Ended | Broken | None = None
-        """How the engine ended it, where it did."""
+        """The end of the stream; None before it."""
         self.quiet_since = time.monotonic()
-        """When something was acknowledged last, monotonic, without the time that was spent elsewhere since."""
+        """The monotonic time of the last acknowledgement, moved on by the time that the caller needed since."""
         self._window = window
         self._flight = flight
         self._connection = connection
@@ -63,11 +63,11 @@ class Call:
 
     @property
     def is_open(self) -> bool:
-        """Whether the engine takes logs, as far as it has said."""
+        """Whether the request was sent: the engine has opened HTTP/2."""
         return self._stream.is_open
 
     def fill(self) -> None:
-        """Read and send logs, as far as the window and the engine allow."""
+        """Read and send logs as far as the window and the engine allow; never wait."""
         while not self.is_over:
             if self._stream.backlog >= FRAME_BYTES:
                 self._flush()
@@ -82,7 +82,7 @@ class Call:
         self._flush()
 
     def turn(self, until: float) -> list[int]:
-        """Wait for what the engine says, until a monotonic time; how many logs were settled after each of its acks."""
+        """Wait for acknowledgements until a monotonic time; return the settled count after each of them."""
         counts: list[int] = []
         for event in self._wait(until - time.monotonic()):
             match event:
@@ -95,7 +95,7 @@ class Call:
         return counts
 
     def close(self) -> None:
-        """Hang up, having said so."""
+        """Cancel the call and close the connection."""
         self._stream.cancel()
         self._flush()
         self._connection.close()
@@ -105,20 +105,20 @@ class Call:
         try:
             for message in self._acks.feed(data):
                 if window.acknowledge(flight, acknowledged_id(message)):
-                    counts.append(window.settled)  # noqa: PERF401 - what came before rubbish counts
+                    counts.append(window.settled)  # noqa: PERF401 - counts before an invalid message must be kept
         except ValueError as error:
-            self._end(Broken(f"sent what is no acknowledgement: {error}"))
+            self._end(Broken(f"sent an invalid acknowledgement: {error}"))
 
     def _end(self, event: Ended | Broken) -> None:
         self.is_over, self.ended = True, self.ended or event
 
     def _flush(self) -> None:
-        """Send what the engine takes now."""
+        """Send as much as the engine takes now."""
         while self._is_writable and (data := self._stream.to_send()):
             try:
                 sent = self._connection.send(data)
             except OSError:
-                # What the engine said before it hung up can still be read.
+                # Acknowledgements that the engine sent before it closed the connection can still be read.
                 self._is_writable = False
                 return
             if not sent:
@@ -137,10 +137,10 @@ class Call:
 
 
 def acknowledged_id(message: bytes) -> bytes:
-    """The id that a `plugins.Ack` names, empty where it names none; ValueError where the message is none."""
+    """The id in a `plugins.Ack`, empty if it has none; ValueError if the message is not a `plugins.Ack`."""
     if len(message) > 1 and message[0] == 0x0A and message[1] == len(message) - 2 < 0x80:
         return message[2:]
-    # A long id, fields that nobody knows, or rubbish: rare enough for the whole of protobuf.
+    # A long id, unknown fields, or an invalid message. This is rare, so importing all of protobuf is acceptable.
     from google.protobuf.message import DecodeError  # noqa: PLC0415
 
     from lib.utmstack.pb import plugins_pb2  # noqa: PLC0415

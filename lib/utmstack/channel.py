@@ -1,4 +1,4 @@
-"""The way to the engine: its Unix socket, or TLS to a relay in front of it, and what is shown to that."""
+"""Connections to the engine: to its Unix socket, or over TLS to a relay in front of it."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from lib.errors import EngineDownError
 CONNECT_SECONDS = 5.0
 RECEIVE_BYTES = 64 << 10
 RELAY_REMEDY = (
-    "Check that the relay runs, that this host reaches it, and that `engine_access` is what the relay asks for "
-    "(it hangs up on a missing or expired client certificate); waiting batches are kept and sent by themselves."
+    "Check that the relay runs, that this machine can reach it, and that `engine_access` holds the credentials that it "
+    "needs (it closes the connection if a client certificate is missing or expired). Waiting batches are sent later."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a relay is shown, and whom its certificate has to come from; PEM."""
+    """Credentials for a relay, as PEM, and the CA of the relay's certificate."""
 
     ca: bytes | None = None
-    """None: the authorities that everybody trusts."""
+    """None: the public CAs."""
     certificate: bytes | None = None
     key: bytes | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
 
 
 class Connection:
-    """A connection that never waits, but in `wait`."""
+    """A non-blocking connection; only `wait` waits."""
 
     def __init__(self, connected: socket.socket) -> None:
         connected.settimeout(0)
@@ -45,27 +45,28 @@ class Connection:
         self._poll = select.poll()
 
     def send(self, data: bytearray) -> int:
-        """Send what can be sent now; how many bytes. OSError where nothing can be sent any more."""
+        """Send as many bytes as possible now and return their number; OSError if the connection is closed."""
         try:
             return self._socket.send(data)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return 0
 
     def receive(self) -> bytes | None:
-        """What has come; None where nothing has, empty at the end. OSError where the connection is broken."""
+        """Received bytes; None if there are none now, empty at the end. OSError if the connection is broken."""
         try:
             return self._socket.recv(RECEIVE_BYTES)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return None
 
     def wait(self, seconds: float, *, writes: bool) -> None:
-        """Wait until something can be received or, where that is wanted, sent; no longer than so many seconds."""
-        # TLS reads record by record, and none is longer than what `receive` takes: nothing is left where poll is blind.
+        """Wait at most so many seconds until bytes can be received or, with `writes`, sent."""
+        # TLS reads whole records, and no record is longer than RECEIVE_BYTES. So no bytes stay in OpenSSL's buffer,
+        # where poll would not see them.
         self._poll.register(self._socket, select.POLLIN | (select.POLLOUT if writes else 0))
         self._poll.poll(math.ceil(max(0.0, seconds) * 1000))
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._socket.close()
 
 
@@ -75,21 +76,21 @@ class SocketChannel:
     authority, scheme = "localhost", "http"
     token: str | None = None
     remedy: str | None = None
-    """What to do about an engine that is down, where it is not what EngineDownError says."""
+    """The remedy for an unreachable engine; None: that of EngineDownError."""
 
     def __init__(self, path: str) -> None:
         self.place = self._path = path
 
     def connect(self, seconds: float) -> Connection:
-        """A connection; EngineDownError says which of the ways to miss a socket it was."""
+        """A connection; EngineDownError names the reason if the socket cannot be used."""
         return Connection(_connected(self._path, seconds))
 
     def reach(self) -> None:
-        """EngineDownError where nobody takes connections: there, a retry in the same call is of no use."""
+        """Raise EngineDownError if the socket refuses connections: a retry within the same call would not help."""
         reach(self._path)
 
     def renew(self) -> None:
-        """Nothing is remembered from one connection to the next."""
+        """Do nothing: no credentials are kept."""
 
 
 class RelayChannel:
@@ -99,7 +100,7 @@ class RelayChannel:
     remedy = RELAY_REMEDY
 
     def __init__(self, target: str, credentials: Callable[[], Credentials]) -> None:
-        """`target` is `grpcs://host:port`; `credentials` are asked for at first, and again after `renew`."""
+        """`target` is `grpcs://host:port`. `credentials` is called at the first use, and again after `renew`."""
         self.place = target
         self.authority = target.removeprefix("grpcs://")
         self._credentials = credentials
@@ -107,43 +108,45 @@ class RelayChannel:
 
     @property
     def token(self) -> str | None:
-        """The bearer token that calls show."""
-        return self._known()[1]
+        """The bearer token of calls; None: no token."""
+        return self._resolved()[1]
 
     def connect(self, seconds: float) -> Connection:
-        """A connection; EngineDownError says why there is none."""
+        """A connection; EngineDownError names the reason if that fails."""
         address = urlsplit(f"//{self.authority}")
         host = address.hostname or ""
-        context, _ = self._known()
+        context, _ = self._resolved()
         try:
             plain = socket.create_connection((host, address.port or 443), timeout=seconds)
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            secured = context.wrap_socket(plain, server_hostname=host)  # which closes it where that fails
+            secured = context.wrap_socket(plain, server_hostname=host)  # closes `plain` if it fails
         except OSError as error:
             raise self._unreachable(_reason(error)) from None
         if secured.selected_alpn_protocol() != "h2":
             secured.close()
-            raise self._unreachable("what answers there does not speak HTTP/2")
+            raise self._unreachable("the server there does not speak HTTP/2")
         return Connection(secured)
 
     def reach(self) -> None:
-        """A relay may be missed for a moment: that is found out by connecting, and tried again."""
+        """Do nothing: an unreachable relay may return within seconds, so connecting is retried."""
 
     def renew(self) -> None:
-        """Ask anew for what is shown: it may have been replaced."""
+        """Resolve the credentials again at the next use: they may have been replaced."""
         self._shown = None
 
-    def _known(self) -> tuple[ssl.SSLContext, str | None]:
+    def _resolved(self) -> tuple[ssl.SSLContext, str | None]:
         if self._shown is None:
             shown = self._credentials()
             try:
                 self._shown = _context(shown), shown.token
             except (OSError, ValueError) as error:
-                raise self._unreachable(f"what `engine_access` names cannot be used: {_reason(error)}") from None
+                raise self._unreachable(
+                    f"the credentials in `engine_access` cannot be used: {_reason(error)}"
+                ) from None
         return self._shown
 
     def _unreachable(self, reason: str) -> EngineDownError:
-        return EngineDownError(f"the relay at {self.place} is not reached: {reason}", remedy=RELAY_REMEDY)
+        return EngineDownError(f"the relay at {self.place} cannot be reached: {reason}", remedy=RELAY_REMEDY)
 
 
 def _context(shown: Credentials) -> ssl.SSLContext:
@@ -151,7 +154,7 @@ def _context(shown: Credentials) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])
     if shown.certificate is not None:
-        # OpenSSL reads files alone, and a key belongs on no disk: this one is in memory.
+        # Python loads a key from a file only. This file is in memory, because the key must not be on a disk.
         file = os.memfd_create("engine_access", os.MFD_CLOEXEC)
         try:
             os.write(file, shown.certificate + b"\n" + (shown.key or b""))
@@ -168,12 +171,12 @@ def _reason(error: Exception) -> str:
 
 
 def socket_path(target: str) -> str | None:
-    """The path of `unix:/path` or `unix:///path`; None for what is no socket."""
+    """The path of `unix:/path` or `unix:///path`; None for any other target."""
     return target.removeprefix("unix:").removeprefix("//") if target.startswith("unix:") else None
 
 
 def reach(path: str) -> None:
-    """Connect to the socket and hang up; EngineDownError says which of the ways to miss it it was."""
+    """Connect to the socket and close; EngineDownError names the reason if that fails."""
     _connected(path, CONNECT_SECONDS).close()
 
 
@@ -195,17 +198,17 @@ def _connected(path: str, seconds: float) -> socket.socket:
 
 
 def _unreachable(error: OSError, path: str) -> EngineDownError:
-    """Which of the ways to miss a socket it was, and what to do about it."""
+    """The error for a socket that cannot be used, with the remedy of each reason."""
     match error.errno:
         case errno.ENOENT | errno.ENOTDIR:
             return EngineDownError(
                 f"the engine's socket {path} is missing",
-                remedy="Start UTMStack's event processor, and mount its sockets folder (not the file) on this host.",
+                remedy="Start UTMStack's event processor, and mount its sockets folder (not the file) on this machine.",
             )
         case errno.ECONNREFUSED:
             return EngineDownError(
-                f"nobody listens on the engine's socket {path}: connection refused",
-                remedy="The socket file is a leftover: start UTMStack's event processor again.",
+                f"no process listens on the engine's socket {path}: connection refused",
+                remedy="Start UTMStack's event processor. The socket file is left from its last run.",
             )
         case errno.EACCES | errno.EPERM:
             return EngineDownError(

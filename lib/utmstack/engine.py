@@ -1,8 +1,9 @@
-"""UTMStack's engine behind its Unix socket or a relay: `plugins.Engine/Input`, one acknowledgement a log.
+"""Delivers logs to UTMStack's engine, behind its Unix socket or a relay: `plugins.Engine/Input`.
 
-One gRPC stream, on a connection of its own, carries a delivery, since only within a stream is order defined. Logs are
-sent ahead of their acknowledgements up to a window; what is not acknowledged when a stream ends is sent again, in
-order, on the next one. All of it happens in the thread that asks for the next count: while nobody asks, no log is read.
+The engine acknowledges each log once. A delivery uses one gRPC stream on its own connection, because order is defined
+only within a stream. Logs are sent ahead of their acknowledgements, up to a window. Logs that are not acknowledged when
+a stream ends are sent again, in order, on the next stream. All work happens in the thread that takes the next count
+from `deliver`; between two counts no log is read.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ from lib.utmstack.window import Flight, Window
 
 INPUT = "/plugins.Engine/Input"
 CLOSE_SECONDS = 5.0
-"""How long the engine may take to end a stream whose logs are all acknowledged."""
+"""How long the engine may take to end a stream after all its logs are acknowledged."""
 PROBE_SECONDS = 5.0
 ID_CHARACTERS = 80
-"""How much is shown of an id that nobody sent."""
+"""Characters of an unknown id that errors show."""
 _REFUSALS = (Status.UNIMPLEMENTED, Status.PERMISSION_DENIED, Status.UNAUTHENTICATED)
 _IDS_REMEDY = (
-    "The engine has to acknowledge each log by the id that it was sent with: look for what stands between this "
-    "connector and UTMStack's event processor and changes ids; waiting batches are kept and sent by themselves."
+    "The engine must acknowledge each log with the id of that log. Find the program between this connector and "
+    "UTMStack's event processor that changes ids. Waiting batches are sent later."
 )
 
 
 class Engine:
     """The engine at `unix:/path`, or behind the relay at `grpcs://host:port`.
 
-    Safe between threads; each delivery has a stream and a connection of its own.
+    Safe between threads: each delivery has its own stream and connection.
     """
 
     def __init__(
@@ -50,10 +51,10 @@ class Engine:
         tries: int = 4,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`ack_timeout`: seconds that the engine may owe acknowledgements without sending one.
+        """`ack_timeout`: seconds without an acknowledgement after which a stream with unacknowledged logs has failed.
 
-        `tries` counts streams in a row that brought no acknowledgement. `credentials` are what a relay is shown, asked
-        for at first and after a stream has failed.
+        `tries`: the number of streams in a row without an acknowledgement. `credentials` returns those for a relay; it
+        is called at the first use and after a failed stream.
         """
         path = socket_path(target)
         self._channel = RelayChannel(target, credentials) if path is None else SocketChannel(path)
@@ -63,17 +64,17 @@ class Engine:
         self._tries = tries
         self._jitter = jitter
         self.counts: Counter[str] = Counter()
-        """Streams opened, logs sent again (`resent`), acknowledgements that name no log in flight (`odd_acks`)."""
+        """Opened streams, logs sent again (`resent`), acknowledgements without a log in flight (`odd_acks`)."""
 
     def deliver(
         self, logs: Iterator[Log], *, deadline: float | None = None, early: set[int] | None = None
     ) -> Iterator[int]:
-        """Send the logs in order; yields how many of the first ones are acknowledged, rising, until all are.
+        """Send the logs in order. Yield the number of acknowledged logs without a gap, rising, until all are.
 
-        What the iterator raises comes out here, once everything read before it is acknowledged. `deadline` is a
-        monotonic time at which waiting ends. `early` is kept up to date with the places, from 1, of the logs that are
-        acknowledged though one before them is not: whoever remembers them need not send them again. Raises
-        EngineDownError, EngineSlowError (it acknowledges, but not everything before the deadline),
+        An exception of the iterator is raised here, after all logs read before it are acknowledged. `deadline` is a
+        monotonic time at which waiting ends. `early` always holds the numbers, from 1, of logs that are acknowledged
+        although one before them is not. A caller that stores them need not send these logs again. Raises
+        EngineDownError, EngineSlowError (the engine acknowledges, but not everything before the deadline),
         EngineRefusedError, LogRefusedError.
         """
         window = Window(logs, self._window_logs, self._window_bytes, set() if early is None else early)
@@ -102,7 +103,7 @@ class Engine:
             time.sleep(pause)
 
     def probe(self, timeout: float = PROBE_SECONDS) -> None:
-        """Open a stream, send nothing, and see it end; EngineDownError or EngineRefusedError says why it cannot be."""
+        """Open a stream, send nothing, and end it; EngineDownError or EngineRefusedError if that fails."""
         self._channel.reach()
         nothing = Window(iter(()), 1, 1, set())
         nothing.read_one()
@@ -114,10 +115,10 @@ class Engine:
                 raise end.value.error from None
 
     def close(self) -> None:
-        """Nothing is kept open between deliveries."""
+        """Do nothing: no connection stays open between deliveries."""
 
     def _run(self, window: Window, flight: Flight, deadline: float | None) -> Generator[int, None, Failure | None]:
-        """One stream, until it ends: the counts that it brings, and in the end why it failed, where it did."""
+        """Run one stream to its end. Yield its counts; return its failure, or None."""
         try:
             call = self._call(window, flight, deadline)
         except EngineDownError as error:
@@ -127,11 +128,12 @@ class Engine:
         counts: list[int] = []
         try:
             while call.ended is None and failure is None:
-                elsewhere = time.monotonic()
-                # What is sent first keeps the engine at work while the counts are taken.
+                paused = time.monotonic()
+                # Sending comes before yielding, so that the engine works while the caller writes receipts.
                 call.fill()
                 yield from counts
-                call.quiet_since += time.monotonic() - elsewhere
+                # The caller's time does not count as the engine's silence.
+                call.quiet_since += time.monotonic() - paused
                 counts = self._turn(window, flight, call, deadline)
                 failure = self._failure(window, flight, call, deadline)
             yield from counts
@@ -158,11 +160,11 @@ class Engine:
         return counts
 
     def _limit(self, window: Window, call: Call) -> float:
-        """Until when the engine may be silent, monotonic."""
+        """The monotonic time until which the engine may be silent."""
         return call.quiet_since + (min(CLOSE_SECONDS, self._ack_timeout) if window.is_done else self._ack_timeout)
 
     def _failure(self, window: Window, flight: Flight, call: Call, deadline: float | None) -> Failure | None:
-        """Why the stream is at its end, where it is, and not well."""
+        """The failure of the stream; None if it continues or has ended well."""
         now = time.monotonic()
         if call.ended is not None:
             return self._ended(window, flight, call.ended)
@@ -172,7 +174,7 @@ class Engine:
             return None
         if window.is_done or not call.is_open:
             return Failure(self._error(self._silence(window, call)))
-        text = f"the engine at {self._channel.place} had {window.unacked} logs unacknowledged at the call's deadline"
+        text = f"the engine at {self._channel.place} had not acknowledged {window.unacked} logs at the call's deadline"
         return self._unacked(flight, EngineSlowError(text) if flight.acks else EngineDownError(text))
 
     def _ended(self, window: Window, flight: Flight, end: Ended | Broken) -> Failure | None:
@@ -183,7 +185,7 @@ class Engine:
             return Failure(self._error(text, end.status), end.status, end.message)
         if window.is_done:
             return None
-        text = f"the engine ended the stream with {window.unacked} logs unacknowledged"
+        text = f"the engine ended the stream but had not acknowledged {window.unacked} logs"
         return self._unacked(flight, EngineDownError(text))
 
     def _silence(self, window: Window, call: Call) -> str:
@@ -194,12 +196,12 @@ class Engine:
         return f"did not acknowledge a log within {self._ack_timeout:g} s"
 
     def _unacked(self, flight: Flight, error: ConnectorError) -> Failure:
-        """That, or in words of its own what an engine does that acknowledges under other ids."""
+        """The failure with that error. If most acknowledgements have unknown ids, the error says so instead."""
         if flight.odd_acks > flight.acks and flight.in_flight:
             shown = flight.odd_id[:ID_CHARACTERS].decode("utf-8", "replace")
-            text = f"{flight.odd_acks} acknowledgements name no log that was sent, the last one {shown!r}"
+            text = f"{flight.odd_acks} acknowledgements have ids that were not sent; the last one is {shown!r}"
             place = self._channel.place
-            error = EngineDownError(f"the engine at {place} acknowledges under other ids: {text}", remedy=_IDS_REMEDY)
+            error = EngineDownError(f"the engine at {place} acknowledges unknown ids: {text}", remedy=_IDS_REMEDY)
         return Failure(error)
 
     def _error(self, text: str, status: Status | None = None) -> ConnectorError:
@@ -209,10 +211,11 @@ class Engine:
     def _following(
         self, window: Window, flight: Flight, failure: Failure, failures: int, *, has_settled: bool
     ) -> Flight:
-        """How the next stream goes about it, to find out which log is the reason; LogRefusedError once that is known.
+        """How the next stream sends logs, to find a log that the engine refuses; LogRefusedError once it is found.
 
-        First one log at a time; then, behind a large one, or one at which the engine fails again, a small one goes
-        first as a witness. `failures` counts the streams right before this one that settled nothing.
+        The first step is one log at a time. If the engine then fails at a large log, or repeatedly at one log, a small
+        log is sent before it as a witness. If the witness passes and the log fails again, the log is the cause; if the
+        witness fails too, the engine is. `failures` counts the streams right before this one that settled no log.
         """
         named, large = failure.is_about_a_log, failure.is_about_a_large_log(flight)
         again = failure.is_vague and failures > 0 and not has_settled
@@ -221,7 +224,7 @@ class Engine:
         if not flight.is_narrow or len(flight.in_flight) != 1:
             return Flight(1, is_narrow=True)
         (alone,) = flight.in_flight.values()
-        # Only where a small log has just passed before it is the engine not simply full.
+        # Only if a small log has just passed is it certain that the engine is not simply full.
         if failure.status is not None and (named or (large and flight.witness and not has_settled)):
             reason = f"the engine refused it: {failure.status.name}: {failure.details}"
             raise LogRefusedError(reason, log_id=alone.id.decode()) from None

@@ -1,4 +1,4 @@
-"""Logs between being read and being acknowledged, over as many streams as a delivery takes."""
+"""The logs of a delivery that are read but not acknowledged, over all its streams."""
 
 from __future__ import annotations
 
@@ -10,92 +10,93 @@ from lib.grpc_stream import framed
 from lib.model.log import Log
 
 LARGE = 64 * 1024
-"""No engine refuses a smaller log for its size: behind a RESOURCE_EXHAUSTED for one, there is want of capacity."""
+"""Bytes. No engine refuses a smaller log for its size; RESOURCE_EXHAUSTED for one means that the engine is full."""
 
 
 class Entry(NamedTuple):
-    """A log that is read and not settled; a tuple, as logs are."""
+    """A log that is read but not settled; a tuple, as logs are."""
 
     number: int
-    """Its place among the delivery's logs, from 1."""
+    """The log's number in the delivery, from 1."""
     id: bytes
     message: bytes
-    """As it is sent, with its length before it."""
+    """The log as it is sent, with gRPC's prefix."""
     size: int
 
 
 @dataclass(slots=True)
 class Flight:
-    """What one stream has sent of a window."""
+    """The logs that one stream has sent."""
 
     most: int
-    """How many logs may be in flight at once."""
+    """The limit of logs in flight."""
     is_narrow: bool = False
-    """Whether that is one, to find out which log the engine refuses."""
+    """Whether only one log is sent at a time, to find the one that the engine refuses."""
     witness: int = 0
-    """The number of a log that goes before all others, to tell a log that is refused from an engine that is full."""
+    """The number of a log that is sent before all others, to tell a refused log from a full engine; 0: none."""
     in_flight: dict[bytes, Entry] = field(default_factory=dict)
-    """Sent on this stream and not acknowledged, by id, oldest first."""
+    """Logs sent on this stream and not acknowledged, by id, the oldest first."""
     next: int = 0
-    """The number of the log that is looked at next; 0 before the first."""
+    """The number of the next log to send; 0 before the first."""
     acks: int = 0
     """Acknowledgements of logs in flight."""
     odd_acks: int = 0
-    """Acknowledgements that name no log in flight."""
+    """Acknowledgements with an id that no log in flight has."""
     odd_id: bytes = b""
-    """What the last one of them named."""
+    """The id of the last one of them."""
 
 
 class Window:
-    """Reads logs ahead of their acknowledgements, up to a bound in logs and bytes.
+    """Reads logs ahead of their acknowledgements, up to a limit of logs and bytes.
 
-    The bound counts from the first log that is not acknowledged. A log is settled once it and all before it are.
+    The limit counts from the first log that is not acknowledged. A log is *settled* when it and all logs before it are
+    acknowledged.
     """
 
     def __init__(self, logs: Iterator[Log], most_logs: int, most_bytes: int, early: set[int]) -> None:
-        """`early` is kept up to date: the numbers of acknowledged logs that are not settled."""
+        """`early` always holds the numbers of acknowledged logs that are not settled."""
         self._logs = logs
         self._most_logs = most_logs
         self._most_bytes = most_bytes
         self._early = early
         self._entries: dict[int, Entry] = {}
-        """Read and not settled, by number."""
+        """Logs that are read but not settled, by number."""
         self._bytes = 0
         self._read = 0
         self._fault: Exception | None = None
         self.is_exhausted = False
-        """Whether there is no more to read."""
+        """Whether all logs are read."""
         self.settled = 0
-        """How many of the first logs are acknowledged."""
+        """The number of settled logs."""
 
     @property
     def is_done(self) -> bool:
-        """Whether everything was read and is acknowledged."""
+        """Whether all logs are read and acknowledged."""
         return self.is_exhausted and self.settled == self._read
 
     @property
     def unacked(self) -> int:
-        """How many logs were read and are not settled."""
+        """The number of logs that are read but not settled."""
         return self._read - self.settled
 
     @property
     def last(self) -> int:
-        """The number of the log that was read last."""
+        """The number of the last log read."""
         return self._read
 
     @property
     def has_room(self) -> bool:
-        """Whether another log may be read."""
+        """Whether another log may be read. One log always may, whatever its size."""
         return not self._entries or (len(self._entries) < self._most_logs and self._bytes < self._most_bytes)
 
     def read_one(self) -> bool:
-        """Read the next log; False where there is none, or what the iterator raised is kept for `raise_fault`."""
+        """Read the next log; False if there is none. An exception of the iterator is kept for `raise_fault`."""
         if self.is_exhausted:
             return False
         try:
             log = next(self._logs, None)
             message = b"" if log is None else framed(log.to_wire())
-        except Exception as error:  # noqa: BLE001 - raised once all before it is acknowledged
+        except Exception as error:  # noqa: BLE001 - raised later, when all logs before it are acknowledged
             self._fault, log = error, None
         if log is None:
             self.is_exhausted = True
@@ -106,12 +107,12 @@ class Window:
         return True
 
     def raise_fault(self) -> None:
-        """Raise what the iterator of logs raised."""
+        """Raise the iterator's exception, if there was one."""
         if self._fault is not None:
             raise self._fault
 
     def take(self, flight: Flight) -> Entry | None:
-        """The next entry to send: the witness, what is not acknowledged, what is new; None where none may go now."""
+        """The next log to send: the witness, then unacknowledged logs, then new ones. None if none may be sent now."""
         if flight.next == 0:
             flight.next = self.settled + 1
             witness = self._entries.get(flight.witness)
@@ -125,7 +126,7 @@ class Window:
             if not self.has_room or not self.read_one():
                 return None
             entry = self._entries[flight.next]
-        # Never two logs in flight with one id: their acknowledgements could not be told apart.
+        # Two logs in flight never have the same id: their acknowledgements would be ambiguous.
         if len(flight.in_flight) >= flight.most or entry.id in flight.in_flight:
             return None
         flight.next += 1
@@ -133,7 +134,7 @@ class Window:
         return entry
 
     def acknowledge(self, flight: Flight, log_id: bytes) -> bool:
-        """Settle the log of that id (no id: the oldest); False where it names no log in flight."""
+        """Take the acknowledgement of an id (empty: the oldest log); return False if no log in flight has it."""
         entry = flight.in_flight.pop(log_id or next(iter(flight.in_flight), b""), None)
         if entry is None:
             flight.odd_acks += 1
@@ -154,7 +155,7 @@ class Window:
         self._bytes -= self._entries.pop(self.settled).size
 
     def small(self) -> int:
-        """The number of the first small log behind the oldest one, 0 where none is at hand."""
+        """The number of the first small log after the oldest one; 0 if none can be read now."""
         number = self.settled + 2
         while number <= self._read or (self.has_room and self.read_one()):
             entry = self._entries[number]

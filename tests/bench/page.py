@@ -12,8 +12,10 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import requests
 import yaml
@@ -25,9 +27,10 @@ from emulator.web.context import RecentLog
 from emulator.web.server import Web
 from lib.app import App
 from lib.config import loading as configuration
-from lib.model.checkpoint import Checkpoint
+from lib.model.checkpoint import Checkpoint, Problem
 from lib.model.lease import Lease
 from lib.model.page import Tenant, Whoami
+from lib.model.receipt import LastReceipt
 from lib.model.stream import Stream
 from lib.state.accounts import ACCOUNT, Account, account_key
 from lib.state.checkpoints import checkpoint_key, to_body
@@ -37,6 +40,8 @@ from lib.store.directory import DirectoryStore
 from tests.site import platform_for
 
 LOOKS = 10
+REFUSAL = "Sophos refused to serve the events of this customer: 403"
+REMEDY = "Give the credential the role Service Principal Read-Only for this customer."
 NAMES = ("Alder Clinic", "Birch & Sons", "Cedar Logistics", "Elm Street School", "Fir Foods", "Hazel Hotels")
 VIEWS = ("/", "/streams", "/streams?q=0004&sort=lag&page=2", "/live?view=/streams", "/status")
 
@@ -65,12 +70,20 @@ def fill(folder: Path, streams: int) -> Path:
         store.write(f"charts/{day.day}.json", json.dumps(day.fields()).encode(), expected=ABSENT)
     for number in range(streams):
         stream = Stream("partner", _id_of(number), "events")
-        late = timedelta(hours=2) if number % 500 == 7 else timedelta(seconds=number % 60)
-        checkpoint = Checkpoint(sequence=2, as_of=now - late, newest=now - timedelta(minutes=5), events=number)
+        is_refused = number % 500 == 7
+        late = timedelta(minutes=12) if is_refused else timedelta(seconds=number % 60)
+        problem = Problem("permission_missing", REFUSAL, REMEDY, now - late, 9, now + timedelta(minutes=10))
+        checkpoint = Checkpoint(
+            sequence=2,
+            as_of=now - late,
+            newest=now - late - timedelta(minutes=5),
+            events=_events(number),
+            problem=problem if is_refused else None,
+        )
         # Straight to disk: that each is durable does not matter here, and takes minutes.
         for key, body in (
             (checkpoint_key(stream), to_body(stream, checkpoint)),
-            (lease_key(stream), LEASE.encode(Lease())),
+            (lease_key(stream), LEASE.encode(Lease(tail=LastReceipt(1, total=_events(number))))),
         ):
             file = folder / "store" / key
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -78,29 +91,41 @@ def fill(folder: Path, streams: int) -> Path:
     return path
 
 
+def _events(number: int) -> int:
+    return 400 + number % 97 * 31
+
+
 def _id_of(number: int) -> str:
     return f"00000000-0000-4000-8000-{number:012d}"
 
 
 def _days(now: float, tenants: Sequence[Tenant]) -> Iterator[Day]:
-    """A week in which events come by day more than by night."""
+    """A week, and ten minutes to come, in which events come by day more than by night."""
     days: dict[str, Day] = {}
-    for minute in range(int(now) // 60 - 7 * 1440, int(now) // 60) if tenants else ():
+    for minute in range(int(now) // 60 - 7 * 1440, int(now) // 60 + 10) if tenants else ():
         at = minute * 60.0
         day = days.setdefault(day_name(at), Day(day_name(at), until=now))
         count = round(len(tenants) * (0.6 + 0.4 * math.sin(at / 86_400 * 2 * math.pi)) + minute * 7919 % 11)
-        day.add("partner", tenants[minute % len(tenants)].id, at, fetched=count, acked=count)
-        day.samples[minute] = {"partner": [40.0 + minute % 25, 2_000 * (minute % 7), 60 + minute % 30]}
+        stream = Stream("partner", tenants[minute % len(tenants)].id, "events")
+        day.add(stream, at, fetched=count, acked=count)
+        day.samples[minute] = {"partner": [40.0 + minute % 25, 2_000 * (minute // 9 % 5), 60 + minute // 4 % 30]}
     return iter(days.values())
 
 
 @contextmanager
-def served(config: Path) -> Iterator[str]:
-    """The page of that configuration, where nothing is fetched."""
+def served(config: Path, **more: Any) -> Iterator[str]:
+    """The page of that configuration, where nothing is fetched. `more`: further fields of its status."""
     settings = configuration.load(str(config))
     platform = platform_for(settings, str(config))
     app = App(lambda: settings)
-    pages = Web(platform, lambda store, record: status.collect(app, store=store, record=record), app, RecentLog())
+    streams = [each for each in app.state.checkpoints.streams() if int(each.tenant[-12:]) % 500 != 7]
+    running = status.Running({stream: _up_to_date() for stream in streams}, ticked_at=_at())
+    pages = Web(
+        platform,
+        lambda store, record: status.collect(app, replace(running, ticked_at=_at()), store=store, record=record) | more,
+        app,
+        RecentLog(),
+    )
     server = listening(pages.app, "127.0.0.1", 0)
     threading.Thread(target=server.run, daemon=True).start()
     pages.start()
@@ -109,6 +134,15 @@ def served(config: Path) -> Iterator[str]:
     finally:
         server.close()
         pages.stop()
+
+
+def _at() -> datetime:
+    return datetime.now(UTC)
+
+
+def _up_to_date() -> dict[str, Any]:
+    """fetch-page's last answer: nothing was new some seconds ago."""
+    return {"outcome": "up_to_date", "has_more": False, "at": _at() - timedelta(minutes=2)}
 
 
 def cpu() -> float:

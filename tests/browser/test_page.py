@@ -17,7 +17,8 @@ from lib.model.credential import Life
 from lib.model.stream import Stream
 from lib.state.accounts import ACCOUNT, Account, account_key
 from lib.store.base import ABSENT
-from tests.site import SECRET, Emulator, Site, site, until
+from lib.version import VERSION
+from tests.site import SECRET, WAIT_SECONDS, Emulator, Site, site, until
 
 WRONG = {"name": "wrong", "client_id": "demo-client", "client_secret": "no-such-secret"}
 RIGHT = {"name": "acme", "client_id": "demo-client", "client_secret": "${env:SITE_SECRET}"}
@@ -42,6 +43,7 @@ PAGES = (
 def browser() -> Iterator[Browser]:
     program = shutil.which("chromium")
     assert program, "Debian's package chromium is missing: make browser"
+    expect.set_options(timeout=1000 * WAIT_SECONDS)
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield found
@@ -76,9 +78,7 @@ def accessible(page: Page) -> None:
 def test_the_first_screen_says_whether_all_is_well_what_needs_a_person_and_what_flows(page: Page) -> None:
     page.goto("/")
     expect(page.get_by_role("heading", level=1)).to_have_text("Failing")
-    expect(page.locator(".verdict")).to_contain_text(
-        re.compile(r"Sophos refuses the credential, since (just now|\d+ s ago)")
-    )
+    expect(page.locator(".verdict")).to_contain_text(re.compile(r"Sophos refuses the credential, for \d+ (s|min)"))
     reason = page.locator(".reason.failing")
     expect(reason).to_have_count(1)
     expect(reason).to_contain_text("client id and secret")
@@ -96,7 +96,7 @@ def test_axe_finds_nothing_on_any_page(browser: Browser, served: tuple[Site, Emu
         page = context.new_page()
         for path in PAGES:
             page.goto(path)
-            if path in ("/", TENANT):
+            if path in ("/", TENANT, STREAM):
                 expect(page.locator("#chart canvas").first).to_be_visible()
             accessible(page)
 
@@ -105,7 +105,7 @@ def test_the_charts_range_and_integration_are_in_the_url_and_a_table_tells_the_s
     page.goto("/")
     page.get_by_label("Chart of").select_option("acme")
     page.get_by_role("button", name="Show").click()
-    page.get_by_role("link", name="24h").click()
+    page.get_by_role("link", name="24 h").click()
     expect(page).to_have_url(re.compile(r"range=24h&integration=acme"))
     expect(page.locator("#chart canvas").first).to_be_visible()
     page.get_by_text("The chart as a table").click()
@@ -113,7 +113,102 @@ def test_the_charts_range_and_integration_are_in_the_url_and_a_table_tells_the_s
     told = [int("".join(filter(str.isdigit, row.locator("td").nth(1).inner_text()))) for row in rows.all()]
     assert sum(told) >= 200
     page.locator("#chart .u-over").first.hover()
-    expect(page.locator(".plot h3").first).to_contain_text(re.compile(r"\d{4}-\d\d-\d\d"))
+    expect(page.locator(".plot p").first).to_contain_text(re.compile(r"\d{4}-\d\d-\d\d"))
+
+
+@pytest.mark.parametrize("path", [TENANT, STREAM])
+def test_a_tenant_and_a_stream_have_charts_of_every_range_and_tables_beside_them(page: Page, path: str) -> None:
+    page.goto(path)
+    for name in ("1 h", "3 h", "24 h", "7 d", "90 d"):
+        page.get_by_role("link", name=name, exact=True).click()
+        expect(page.locator(".ranges [aria-current]")).to_have_text(name)
+        expect(page).to_have_url(re.compile(f"range={name.replace(' ', '')}.*tenant={DEFAULT_TENANT_ID}"))
+        expect(page.locator("#chart canvas").first).to_be_visible()
+        page.get_by_text("The chart as a table").click()
+        rows = page.get_by_role("region", name="The chart as a table").locator("tbody tr")
+        expect(rows.first).to_be_visible()
+        assert fetched(page) >= 200
+
+
+def fetched(page: Page) -> int:
+    """The sum of the table's events."""
+    cells = page.locator("#rows tr td:nth-child(2)").all_text_contents()
+    return sum(int("".join(filter(str.isdigit, cell)) or 0) for cell in cells)
+
+
+def test_the_table_beside_the_chart_renews_itself(page: Page, served: tuple[Site, Emulator]) -> None:
+    page.goto(STREAM)
+    before = fetched(page)
+    served[0].central.emit(4)
+    page.wait_for_function(
+        """before => [...document.querySelectorAll("#rows td:nth-child(2)")].reduce(
+        (sum, cell) => sum + Number(cell.textContent.replace(/\\D/g, "")), 0) >= before + 4""",
+        arg=before,
+    )
+
+
+def test_every_page_works_without_script(browser: Browser, served: tuple[Site, Emulator]) -> None:
+    with browser.new_context(base_url=served[1].url(""), java_script_enabled=False) as context:
+        page = context.new_page()
+        for path in PAGES:
+            page.goto(path)
+            expect(page.get_by_role("heading", level=1)).to_be_visible()
+            assert [each for each in page.locator("time").all_inner_texts() if not each.strip()] == [], path
+        for path in ("/", TENANT, STREAM):
+            page.goto(path)
+            expect(page.locator("#chart svg rect").first).to_be_attached()
+            page.get_by_text("The chart as a table").click()
+            assert fetched(page) >= 200
+            page.get_by_role("link", name="24 h").click()
+            expect(page).to_have_url(re.compile("range=24h"))
+
+
+def test_every_page_is_walked_through_with_the_keyboard(page: Page) -> None:
+    for path in PAGES:
+        page.goto(path)
+        reachable = page.evaluate(
+            """() => [...document.querySelectorAll("a[href],button,input,select,textarea,summary,[tabindex='0']")]
+            .filter(each => each.checkVisibility() && !each.disabled && each.type !== "hidden").length"""
+        )
+        seen = set()
+        for _ in range(reachable + 5):
+            page.keyboard.press("Tab")
+            told = page.evaluate(
+                """() => { const here = document.activeElement;
+                return here === document.body ? null : [here.dataset.walked ??= Math.random(),
+                  getComputedStyle(here).outlineStyle]; }"""
+            )
+            if told is None:
+                break
+            seen.add(told[0])
+            assert told[1] == "solid", path
+        assert len(seen) >= reachable, path
+
+
+def test_an_action_is_done_with_the_keyboard_alone(page: Page) -> None:
+    page.goto("/")
+    row = page.get_by_role("region", name="Integrations").get_by_role("row", name="acme")
+    row.get_by_role("link", name="Pause").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Pause").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#result")).to_contain_text("acme is paused.")
+    page.get_by_role("link", name="Back").focus()
+    page.keyboard.press("Enter")
+    row.get_by_role("button", name="Resume").focus()
+    page.keyboard.press("Space")
+    expect(page.locator("#result")).to_contain_text("acme is fetched again.")
+
+
+def test_run_now_and_a_reconciliation_of_all_end_in_a_sentence(page: Page) -> None:
+    page.goto("/")
+    page.get_by_role("region", name="Integrations").get_by_role("row", name="acme").get_by_role("button").first.click()
+    expect(page.locator("#result")).to_contain_text("acme is being asked now. New events show within seconds.")
+    page.goto("/")
+    page.get_by_role("link", name="Reconcile all integrations").click()
+    expect(page.get_by_text("Reads the last 24 hours of every integration from Sophos again")).to_be_visible()
+    page.get_by_role("button", name="Reconcile").click()
+    expect(page.locator("#result")).to_contain_text("read again: none was missing.")
 
 
 def test_a_tile_and_the_filters_lead_to_the_streams_by_url(page: Page) -> None:
@@ -137,17 +232,19 @@ def test_a_connection_is_tested_before_ones_eyes_and_copied(page: Page) -> None:
     page.goto("/")
     page.get_by_role("row", name="acme").get_by_role("link", name="Test connection").first.click()
     page.get_by_role("button", name="Test now").click()
-    expect(page.locator("#verdict")).to_have_text("Everything works.", timeout=20_000)
+    expect(page.locator("#verdict")).to_have_text("Everything works.")
     expect(page.locator("#checks li").first).to_contain_text("ok")
-    page.get_by_role("button", name="Copy as text").click()
+    page.get_by_role("button", name="Copy as text for a ticket").click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
     text = page.evaluate("navigator.clipboard.readText()")
-    assert text.startswith("Test connection: acme\nEverything works.")
+    assert text.startswith(f"Test connection: acme\nconnector {VERSION} at http://127.0.0.1")
+    assert "\nEverything works.\n" in text
+    assert "\nok · Client id and secret · " in text
     assert len(re.findall(r"\n(?:ok|skipped) ·", text)) == page.locator("#checks li").count()
     accessible(page)
     page.goto("/test?integration=wrong")
     page.get_by_role("button", name="Test now").press("Enter")
-    expect(page.locator("#verdict")).to_have_text("Something does not work.", timeout=20_000)
+    expect(page.locator("#verdict")).to_have_text("Something does not work: Client id and secret.")
     expect(page.locator("#checks li.failed").first).to_contain_text("→")
     accessible(page)
 
@@ -162,7 +259,7 @@ def test_what_works_but_for_one_tenant_is_no_failure(browser: Browser, script: b
             page = context.new_page()
             page.goto("/test?integration=acme")
             page.get_by_role("button", name="Test now").click()
-            expect(page.locator("#verdict")).to_have_text("It works, with a warning.", timeout=20_000)
+            expect(page.locator("#verdict")).to_contain_text("It works, with a warning: ")
             expect(page.locator("#checks li.warning").first).to_contain_text("Shut (t-2)")
 
 
@@ -182,7 +279,7 @@ def test_a_pause_says_what_it_does_asks_and_ends_in_a_sentence(
         page.get_by_role("button", name="Pause").click()
         expect(page.locator("#result")).to_contain_text("acme is paused.")
         page.get_by_role("link", name="Back").click()
-        expect(row).to_contain_text("paused since")
+        expect(row).to_contain_text("paused for")
         expect(page.locator(".reason", has_text="Paused by an operator")).to_be_visible()
         row.get_by_role("button", name="Resume").click()
         expect(page.locator("#result")).to_contain_text("acme is fetched again.")
@@ -196,7 +293,7 @@ def test_reconciling_shows_progress_and_ends_in_a_sentence(page: Page) -> None:
     row.get_by_role("link", name="Reconcile").click()
     expect(page.get_by_text("compares every event with the ledger")).to_be_visible()
     page.get_by_role("button", name="Reconcile").click()
-    expect(page.locator("#result")).to_contain_text("read again: none was missing.", timeout=30_000)
+    expect(page.locator("#result")).to_contain_text("read again: none was missing.")
     accessible(page)
 
 
@@ -244,7 +341,7 @@ def test_news_arrive_by_themselves_and_leave_the_focus_where_it_is(page: Page, s
     page.get_by_role("region", name="Integrations").evaluate("region => { region.mine = true }")
     before = page.locator(".sum dd").first.inner_text()
     served[0].central.emit(3)
-    expect(page.locator(".sum dd").first).not_to_have_text(before, timeout=20_000)
+    expect(page.locator(".sum dd").first).not_to_have_text(before)
     assert button.first.evaluate("button => button === document.activeElement")
     assert page.get_by_role("region", name="Integrations").evaluate("region => region.mine")
 
@@ -258,7 +355,7 @@ def test_only_what_changed_is_sent_and_never_the_page(page: Page) -> None:
     page.on("request", note)
     page.goto("/gaps")
     for _ in range(3):
-        page.wait_for_event("response", lambda answer: "/live" in answer.url, timeout=20_000)
+        page.wait_for_event("response", lambda answer: "/live" in answer.url)
     live = [each for each in asked if "/live" in each.url]
     assert [each.url for each in asked if each.is_navigation_request()] == [page.url]
     answers = [each.response() for each in live]
@@ -294,12 +391,18 @@ def test_a_connector_that_is_gone_is_told_over_everything_at_once(browser: Brows
                 page.get_by_role("button", name="Run now").focus()
                 emulator.kill()
                 expect(page.locator("#stale")).to_be_visible(timeout=15_000)
-                expect(page.locator("#stale")).to_contain_text("The connector has not answered for")
+                expect(page.locator("#stale")).to_contain_text(re.compile(r"not answered since \d\d:\d\d:\d\d UTC"))
                 expect(page.locator(".pillbox")).to_be_hidden()
                 top = "document.elementFromPoint(innerWidth / 2, 5).closest('#stale') !== null"
                 page.evaluate("scrollTo(0, 400)")
                 assert page.evaluate(top)
                 accessible(page)
+                context.grant_permissions(["clipboard-read", "clipboard-write"])
+                page.get_by_role("button", name="Copy as text for a ticket").click()
+                expect(page.get_by_role("button", name="Copied")).to_be_visible()
+                text = page.evaluate("navigator.clipboard.readText()")
+                assert text.startswith(f"The connector does not answer\nconnector {VERSION} at {emulator.url('/')}")
+                assert "\nwhat the browser says: Failed to fetch\n" in text
         finally:
             if emulator.process.poll() is None:
                 emulator.kill()
@@ -310,12 +413,12 @@ def test_a_gap_appears_by_itself_is_explained_and_acknowledged(page: Page, serve
     expect(page.get_by_text("None: everything that Sophos served has been stored.")).to_be_visible()
     served[0].central.clock.advance(30 * 3600)
     served[0].central.emit(1)
-    expect(page.get_by_role("region", name="Gaps").locator("tbody tr")).to_have_count(1, timeout=20_000)
+    expect(page.get_by_role("region", name="Gaps").locator("tbody tr")).to_have_count(1)
     accessible(page)
     page.goto("/")
     reason = page.locator(".reason", has_text="Events can no longer be fetched")
     reason.get_by_role("link", name="acme · events").click()
-    expect(page.get_by_text("cursor_expired", exact=True)).to_be_visible()
+    expect(page.get_by_text("away for more than 24 hours, and Sophos keeps no more")).to_be_visible()
     expect(page.get_by_role("region", name="Last receipts").get_by_role("row")).not_to_have_count(1)
     expect(page.locator("pre").first).to_contain_text("{")
     accessible(page)
@@ -337,12 +440,12 @@ def test_a_dead_letter_shows_its_reason_and_is_sent_again_or_acknowledged(
     served[0].central.append(DEFAULT_TENANT_ID, "events", [b'"no object"'])
     page.goto("/dead-letters")
     rows = page.get_by_role("region", name="Dead letters").locator("tbody tr")
-    expect(rows).to_have_count(1, timeout=20_000)
+    expect(rows).to_have_count(1)
     expect(rows).to_contain_text("1 × not a JSON object, or nested too deep")
     accessible(page)
     rows.get_by_role("link", name="Replay").click()
     page.get_by_role("button", name="Replay").click()
-    expect(page.locator("#result")).to_contain_text("1 event refused, as before", timeout=20_000)
+    expect(page.locator("#result")).to_contain_text("1 event refused, as before")
     page.get_by_role("link", name="Back").click()
     rows.get_by_role("button", name="Acknowledge").click()
     expect(page.locator("#result")).to_contain_text("Acknowledged.")
@@ -370,14 +473,14 @@ def test_a_days_word_leads_to_its_numbers(browser: Browser, script: bool) -> Non
                 page.goto("/")
                 page.get_by_role("link", name="day by day").click()
                 cell = page.locator(f"a[href='/day?day={day}']")
-                expect(cell).to_contain_text("dead letters", timeout=60_000)
-                expect(page.locator(".days li")).to_have_count(90)
+                expect(cell).to_contain_text("dead letters")
+                expect(page.locator(".days li")).to_have_count(3)
                 expect(page.get_by_role("region", name="Proposed settings")).to_contain_text("came late")
                 if script:
                     accessible(page)
                 cell.click()
                 expect(page.get_by_role("heading", level=1)).to_have_text(day)
-                expect(page.get_by_role("status")).to_contain_text("80.0000 % of what there was is acknowledged")
+                expect(page.get_by_role("status")).to_contain_text("80.0000 % of the day’s events are acknowledged")
                 expect(page.get_by_role("region", name="Streams").locator("tbody tr")).to_have_count(1)
                 if script:
                     accessible(page)
@@ -480,7 +583,7 @@ def test_a_preview_of_what_is_no_filter_names_the_line_and_keeps_what_was_writte
 def test_the_settings_tell_what_is_in_force_and_no_secret(page: Page) -> None:
     page.goto("/settings")
     page.get_by_text("integration wrong").click()
-    for text in ("forward-batch", "before fetching pauses", "archive", "waitress", "README.md"):
+    for text in ("forward-batch", "At 2.0 GiB fetching pauses", "archive", "waitress", "README.md"):
         expect(page.get_by_text(text).first).to_be_visible()
     expect(page.locator(".log li").first).to_be_visible()
     for secret in (SECRET, "no-such-secret"):

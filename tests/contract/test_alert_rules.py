@@ -172,6 +172,7 @@ BY_REASON = {
         60,
         ("credential_ending", "credential_ended", "credential_old", "next_credential_used"),
     ),
+    "SophosTenantLeftOut": (60, ("tenant_left_out",)),
     "SophosConfigurationBroken": (10, ("config_edit_broken", "followed_config")),
     "SophosObjectDamaged": (10, ("object_damaged",)),
     "SophosHeartbeatLate": (5, ("heartbeat_late",)),

@@ -144,7 +144,7 @@ def test_a_gateway_answers_in_place_of_sophos(central: CentralServer, status: in
     central.faults.add(Fault("status", path=TOKEN, status=status, body=body, times=None))
     error, asked = refused(central, client(central.url, secret="s").authenticate)
     assert isinstance(error, ProtocolError)
-    assert (asked, "something on the way answered" in str(error), "web filter" in error.remedy) == (1, True, True)
+    assert (asked, "a proxy or filter answered" in str(error), "web filter" in error.remedy) == (1, True, True)
 
 
 @pytest.mark.parametrize(("status", "body"), [(400, "html"), (410, "empty")])
@@ -261,9 +261,9 @@ def test_the_recorded_shapes_are_read_whole_and_byte_for_byte(kind: str) -> None
 @pytest.mark.parametrize(
     ("variable", "family", "told", "remedy"),
     [
-        (("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem"), TlsBrokenError, "/nowhere/ca.pem, cannot be read", "ca_bundle"),
-        (("REQUESTS_CA_BUNDLE", __file__), TlsBrokenError, "test_central_errors.py, cannot be read", "ca_bundle"),
-        (("HTTPS_PROXY", "http://127.0.0.1:9 "), ProxyDownError, "the proxy's address", "no blank at the end"),
+        (("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem"), TlsBrokenError, "/nowhere/ca.pem cannot be read", "ca_bundle"),
+        (("REQUESTS_CA_BUNDLE", __file__), TlsBrokenError, "test_central_errors.py cannot be read", "ca_bundle"),
+        (("HTTPS_PROXY", "http://127.0.0.1:9 "), ProxyDownError, "the proxy's address", "no space at the end"),
         (("HTTPS_PROXY", "http://127.0.0.1:99999"), ProxyDownError, "the proxy's address", "a port up to 65535"),
         (("HTTPS_PROXY", "http://[::1"), ProxyDownError, "the proxy's address", "HTTPS_PROXY"),
         (("HTTPS_PROXY", "socks5://127.0.0.1:9"), ProxyDownError, "PySocks is not installed", "Install PySocks"),
@@ -287,7 +287,7 @@ def test_a_way_that_is_broken_on_this_machine_is_named(
     assert told in str(error.value)
     assert remedy in error.value.remedy
     with pytest.raises(family):
-        client("https://id.sophos.com").way("https://id.sophos.com").resolve()
+        client("https://id.sophos.com").path_to("https://id.sophos.com").resolve()
 
 
 def test_certificates_that_are_taken_away_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

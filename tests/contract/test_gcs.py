@@ -128,7 +128,7 @@ def test_a_missing_permission_is_told_with_the_role_to_give(gcs: FakeGcs, store:
 def test_a_missing_bucket_is_told(gcs: FakeGcs) -> None:
     with pytest.raises(StoreError, match="the bucket nowhere does not exist") as refused:
         GcsStore("gs://nowhere/a")
-    assert "Make the bucket" in refused.value.remedy
+    assert "Create the bucket" in refused.value.remedy
 
 
 def test_a_service_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +149,7 @@ def test_missing_credentials_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_a_newer_layout_is_refused_and_a_damaged_one_too(gcs: FakeGcs, bucket: str) -> None:
-    for prefix, marker, told in (("new", b'{"layout": 99}', "layout 99"), ("bad", b"{", "cannot be read")):
+    for prefix, marker, told in (("new", b'{"layout": 99}', "layout 99"), ("bad", b"{", "is damaged")):
         raw(gcs, bucket, f"{prefix}/.layout", marker)
         with pytest.raises(LayoutError, match=told):
             GcsStore(f"{bucket}/{prefix}")
@@ -199,7 +199,7 @@ def test_clients_that_count_together_lose_no_count(bucket: str) -> None:
 
 def test_a_name_longer_than_the_service_takes_is_refused_with_what_to_do(store: GcsStore) -> None:
     store.write("x" * 1022, b"", expected=ABSENT)
-    with pytest.raises(ConfigError, match="up to 1024 bytes"):
+    with pytest.raises(ConfigError, match="limit of 1024 bytes"):
         store.write("x" * 1023, b"", expected=ABSENT)
 
 

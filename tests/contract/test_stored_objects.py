@@ -65,7 +65,7 @@ NOT_READ = {"cursors": {"integration", "tenant", "kind", "digest"}, "integration
 LATER: dict[str, dict[str, Any]] = {
     "cursors": {"pace_seconds": None, "excluded": None},
     "leases": {"refused": {}, "tidied": ""},
-    "integrations": {"paused_at": None, "life": None},
+    "integrations": {"paused_at": None, "life": None, "left_out": None},
     "ledger": {"windows": None},
     "budgets": {"told_at": None},
 }
@@ -211,9 +211,15 @@ def test_a_cursor_and_a_lease_of_0_1_are_read_to_the_letter() -> None:
     assert leases.from_body(body_of(lease)).acked == 0, "it counted without the refused"
 
 
+@pytest.mark.parametrize("number", [-2, 0, 10**20])
+def test_a_cursor_with_a_number_that_no_batch_can_have_is_damaged(number: int) -> None:
+    with pytest.raises(DamagedError, match=f"no batch has the number {number}"):
+        checkpoints.from_body(body_of(fields_of("cursors") | {"sequence": number}))
+
+
 def test_a_time_without_zone_is_damage_and_another_zone_is_the_same_moment() -> None:
     fields = fields_of("gaps")
-    with pytest.raises(DamagedError, match="without zone"):
+    with pytest.raises(DamagedError, match="without a zone"):
         gaps.GAP.decode(body_of(fields | {"noticed_at": "2026-03-10T01:02:03"}))
     gap = gaps.GAP.decode(body_of(fields | {"noticed_at": "2026-03-10T01:02:03+01:00"}))
     assert gap.noticed_at.utcoffset() == timedelta(0)

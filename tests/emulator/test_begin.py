@@ -61,8 +61,9 @@ def test_a_configuration_out_of_reach_is_waited_for() -> None:
     with site(listen=f"127.0.0.1:{port}") as found:
         found.env["SECRET_MANAGER_EMULATOR_HOST"] = f"127.0.0.1:{secrets}"
         with running(found, f"secret:{SECRET}") as process:
-            until(lambda: "not started yet" in said(found), "the reason why it waits")
-            assert "Secret Manager cannot be asked" in said(found)
+            until(lambda: "cannot start yet" in said(found), "the reason why it waits")
+            assert "Secret Manager cannot be reached" in said(found)
+            assert "reaches secretmanager.googleapis.com" in said(found)
             with serving({SECRET: yaml.safe_dump(found.settings)}, secrets):
                 until(lambda: is_up(port), "the start")
                 assert process.poll() is None
@@ -72,7 +73,7 @@ def test_a_store_out_of_reach_is_waited_for(gcs: FakeGcs) -> None:
     port = free_port()
     with site(listen=f"127.0.0.1:{port}", store=f"{gcs.bucket()}/connector") as found:
         with gcs.failing("get", answered(403)), running(found, str(found.config)) as process:
-            until(lambda: "not started yet" in said(found), "the reason why it waits")
+            until(lambda: "cannot start yet" in said(found), "the reason why it waits")
             process.terminate()
             assert process.wait(60) == 0, "it can be ended while it waits"
         with running(found, str(found.config)):
@@ -91,7 +92,7 @@ def test_a_folder_that_cannot_be_used_just_now_does_not_end_it_for_good() -> Non
 def test_an_address_that_is_not_there_yet_does_not_end_it_for_good() -> None:
     with site(listen="192.0.2.1:8080") as found:
         done = ended([*RUN, str(found.config)], found)
-    assert (done.returncode, "Does this machine have that address?" in done.stderr) == (1, True)
+    assert (done.returncode, "Check that this machine has that address." in done.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("given", ["<(cat {})", "/dev/stdin < {}", "/proc/self/fd/0 < {}", "{}.fifo"])

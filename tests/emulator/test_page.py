@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import requests
@@ -59,7 +60,7 @@ def act(emulator: Emulator, action: str, **fields: str) -> str:
         ended[:] = re.findall(r'id="result">(?:<span[^>]*>.</span>)?(.*?)</p>', get(emulator, path), re.DOTALL)
         return bool(ended)
 
-    until(over, "the end of the action", seconds=30)
+    until(over, "the end of the action")
     return html.unescape(ended[0]).strip()
 
 
@@ -71,7 +72,7 @@ def get(emulator: Emulator, path: str, headers: dict[str, str] | None = None, **
 
 def test_page_and_status_name_the_version(served: tuple[Site, Emulator]) -> None:
     found, emulator = served
-    assert f"<footer>version {VERSION} " in get(emulator, "/")
+    assert f'<span id="version">{VERSION}</span>' in get(emulator, "/")
     assert (emulator.status() or {})["version"] == VERSION
     (first, *_) = (found.folder / "emulator.log").read_text().splitlines()
     assert json.loads(first)["message"] == f"sophos-utmstack {VERSION}"
@@ -140,14 +141,14 @@ def test_run_now_tries_at_once_what_was_held_back_and_is_mended(tmp_path: Path) 
         until(lambda: any("retry_at" in line for line in lines("streams")), "a stream that is held back")
         central.put_credential(Credential())
         act(emulator, "run", integration="acme")
-        until(lambda: not any("problem" in line for line in lines("streams")), "all streams", seconds=20)
+        until(lambda: not any("problem" in line for line in lines("streams")), "all streams")
         central.put_credential(Credential(secret="another"))
         central.revoke_tokens()
         until(lambda: any("retry_at" in line for line in lines("integrations")), "an integration that is held back")
         until(lambda: all(line["state"] == "failed" for line in lines("streams")), "the end of what was under way")
         secret.write_text("another")
         act(emulator, "run", integration="acme")
-        until(lambda: lines("integrations")[0]["state"] == "collecting", "the integration", seconds=20)
+        until(lambda: lines("integrations")[0]["state"] == "collecting", "the integration")
 
 
 EVIL = "<i>evil</i>"
@@ -210,7 +211,7 @@ def test_run_now_fetches(hourly: tuple[Site, Emulator]) -> None:
     found, emulator = hourly
     found.central.append(DEFAULT_TENANT_ID, "events", [event("run")])
     act(emulator, "run", integration=EVIL)
-    until(lambda: event("run") in found.raws(), "what was fetched now", seconds=20)
+    until(lambda: event("run") in found.raws(), "what was fetched now")
 
 
 def test_what_waits_for_the_engine_is_listed(hourly: tuple[Site, Emulator]) -> None:
@@ -229,7 +230,7 @@ def test_reconcile_finds_what_came_late_and_the_page_says_how_late(hourly: tuple
     found.central.insert_late(DEFAULT_TENANT_ID, "events", [event(f"late {number}") for number in range(3)])
     ended = act(emulator, "reconcile", integration=EVIL)
     assert "3 events had been missing and will be delivered" in ended
-    until(lambda: event("late 2") in found.raws(), "its delivery", seconds=20)
+    until(lambda: event("late 2") in found.raws(), "its delivery")
     shown = section(get(emulator, of_events(emulator)), "Last reconciliation")
     assert "3 were missing" in shown
     assert '<td class="n">3</td></tr>' in shown.partition("How late they were")[2]
@@ -296,16 +297,29 @@ def test_what_another_process_does_to_the_store_is_seen_at_the_next_look(hourly:
     start = datetime.now(UTC) - timedelta(hours=30)
     gap = Gap(QUIET, 7, CURSOR_EXPIRED, start, start + timedelta(hours=6), datetime.now(UTC), 12)
     found.state.gaps.record(gap)
-    until(lambda: (emulator.status() or {})["gaps"] == known + 1, "the gap", seconds=10)
+    until(lambda: (emulator.status() or {})["gaps"] == known + 1, "the gap")
     lines = json.loads(get(emulator, "/gaps.json"))
     assert [(line["key"], line["estimated_events"], line["acknowledged"]) for line in lines] == [(gap.key, 12, None)]
     assert get(emulator, "/gaps.csv").splitlines()[0].startswith("id,integration,tenant")
     Acknowledgements(found.state.store).add(gap.key, by="somebody", at=datetime.now(UTC))
-    until(
-        lambda: "acknowledged" in get(emulator, "/gaps") and "by somebody" in get(emulator, "/gaps"), "it", seconds=10
-    )
+    until(lambda: "acknowledged" in get(emulator, "/gaps") and "by somebody" in get(emulator, "/gaps"), "it")
     marks = json.loads(get(emulator, "/chart.json", range="7d"))["marks"]
     assert [mark["kind"] for mark in marks if "Gap:" in mark["text"]] == ["gap"]
+
+
+def chart(emulator: Emulator, **query: str) -> dict[str, Any]:
+    query.setdefault("range", "1h")
+    return dict(json.loads(get(emulator, "/chart.json?" + urlencode(query))))
+
+
+def counted(told: dict[str, Any]) -> tuple[int, int]:
+    """Events fetched and acknowledged; buckets are told a minute."""
+    minutes = (told["t"][1] - told["t"][0]) / 60
+    fetched, acked = (sum(each or 0 for each in told[key]) for key in ("fetched", "acked"))
+    return round(minutes * fetched), round(minutes * acked)
+
+
+OF_TENANT = {"integration": "acme", "tenant": DEFAULT_TENANT_ID}
 
 
 def test_a_restart_loses_nothing_of_the_chart_and_is_marked() -> None:
@@ -316,19 +330,93 @@ def test_a_restart_loses_nothing_of_the_chart_and_is_marked() -> None:
             emulator.kill()
         with Emulator(found) as emulator:
             until(lambda: emulator.status() is not None, "the page")
-
-            def chart() -> dict[str, Any]:
-                return dict(json.loads(get(emulator, "/chart.json", range="1h")))
-
-            until(lambda: chart()["complete"], "the past")
-            assert (sum(chart()["fetched"]), sum(chart()["acked"])) == (60, 60)
-            assert [mark["kind"] for mark in chart()["marks"]] == ["restart"]
-            of_tenant = json.loads(
-                get(emulator, "/chart.json", range="24h", integration="acme", tenant=DEFAULT_TENANT_ID)
-            )
-            assert round(sum(of_tenant["acked"]) * 60) == 60
+            until(lambda: chart(emulator)["complete"], "the past")
+            assert counted(chart(emulator)) == (60, 60)
+            assert [mark["kind"] for mark in chart(emulator)["marks"]] == ["restart"]
+            assert re.search(r"The connector was started, <time [^>]*>[^<]+</time>", get(emulator, "/"))
+            for length in ("1h", "3h", "24h", "7d"):
+                assert counted(chart(emulator, range=length, **OF_TENANT)) == (60, 60)
+                assert counted(chart(emulator, range=length, stream="events", **OF_TENANT)) == (60, 60)
+                assert counted(chart(emulator, range=length, stream="alerts", **OF_TENANT)) == (0, 0)
             found.central.emit(5)
-            until(lambda: sum(chart()["acked"]) == 65, "what is new", seconds=20)
+            until(lambda: counted(chart(emulator))[1] == 65, "what is new")
+            assert counted(chart(emulator, stream="events", **OF_TENANT)) == (65, 65)
+
+
+def test_charts_of_an_older_version_are_made_again_from_the_receipts() -> None:
+    with site(every="1h") as found:
+        found.central.fill(60)
+        found.results("fetch-page")
+        found.results("forward-batch")
+        store, now = found.state.store, datetime.now(UTC)
+        wrong = {str(int(now.timestamp()) // 3600): [7, 7]}
+        older = {
+            "layout": 1,
+            "day": f"{now:%Y-%m-%d}",
+            "until": now.timestamp(),
+            "minutes": {"acme": {str(int(now.timestamp()) // 60): [7, 7]}},
+            "hours": {"acme": {DEFAULT_TENANT_ID: wrong}},
+            "samples": {str(int(now.timestamp()) // 60): {"acme": [41.0, 0, 3]}},
+        }
+        store.write(f"charts/{now:%Y-%m-%d}.json", json.dumps(older).encode(), expected=ABSENT)
+        marks = {"layout": 1, "seen": now.timestamp(), "marks": []}
+        store.write("charts/marks.json", json.dumps(marks).encode(), expected=ABSENT)
+        with Emulator(found) as emulator:
+            until(lambda: emulator.status() is not None, "the page")
+            until(lambda: chart(emulator)["complete"], "the past")
+            assert counted(chart(emulator)) == (60, 60)
+            assert counted(chart(emulator, range="24h", stream="events", **OF_TENANT)) == (60, 60)
+            assert 41.0 in chart(emulator)["lag"]
+
+
+def test_an_outage_of_the_engine_is_marked_while_it_lasts_and_afterwards() -> None:
+    with site() as found:
+        found.central.fill(10)
+        with Emulator(found) as emulator:
+            until(lambda: (emulator.status() or {}).get("acked", 0) >= 10, "everything delivered")
+            found.engine.stop()
+            found.central.emit(1)
+
+            def marks() -> list[str]:
+                return [mark["text"] for mark in chart(emulator)["marks"] if mark["kind"] == "outage"]
+
+            until(lambda: marks() == ["The engine takes no events"], "the outage")
+            until(lambda: "Not to the engine" in get(emulator, "/"), "the overview's word of it")
+            found.engine.start()
+            until(lambda: marks() == ["The engine took no events"], "its end")
+
+
+def test_before_the_connector_was_there_nothing_is_called_not_counted() -> None:
+    with site(every="1h") as found, Emulator(found) as emulator:
+        until(lambda: emulator.status() is not None, "the page")
+        until(lambda: chart(emulator)["complete"], "the past")
+        for path in ("/", "/completeness"):
+            shown = get(emulator, path)
+            assert "not counted" not in shown
+            assert "No day with events is over yet" in shown
+        assert chart(emulator)["fetched"][0] is None
+        assert chart(emulator, range="90d")["fetched"].count(None) >= 88
+
+
+def test_the_settings_tell_how_large_the_store_is_and_where_fetching_pauses() -> None:
+    with site(every="1h", limits={"max_pending_bytes": 64 << 20}) as found, Emulator(found) as emulator:
+        until(lambda: emulator.status() is not None, "the page")
+        until(lambda: chart(emulator)["complete"], "the past, which is kept in the store")
+        until(lambda: "The whole store takes" in get(emulator, "/settings"), "the count")
+        shown = get(emulator, "/settings")
+        assert "At 64.0 MiB fetching pauses" in shown
+        assert re.search(r"are free on its disk", shown)
+        (told,) = re.findall(r"<tr><td>charts</td>.*?<td class=\"n\">(\d+)</td>", shown)
+        assert int(told) >= 1
+
+
+def test_script_and_style_are_small(hourly: tuple[Site, Emulator]) -> None:
+    _, emulator = hourly
+    sizes = {
+        name: len(requests.get(emulator.url(f"/static/{name}"), timeout=10).content) for name in ("page.js", "page.css")
+    }
+    assert all(size > 1_000 for size in sizes.values())
+    assert sum(sizes.values()) < 40_000
 
 
 FILTER = "pipeline:\n  - dataTypes: [sophos-central]\n    steps:\n      - json: {source: raw}\n"

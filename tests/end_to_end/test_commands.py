@@ -15,27 +15,35 @@ import pytest
 import requests
 
 from emulator.central import CentralServer, Credential, Tenant
+from tests.fakes import forks
 from tests.site import Emulator, Site, free_port, site, until
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def command(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "emulator", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **(env or {})},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
+    done = forks.run(["-m", "emulator", *arguments], env)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 
 
 def told(done: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "--no-environment", "--config", "connector.example.yaml"),
+        ("status", "--config", "none"),
+        ("nonsense",),
+    ],
+)
+def test_a_command_as_a_process_of_its_own_says_the_same_as_the_forks_of_the_tests(arguments: tuple[str, ...]) -> None:
+    program = ["-m", "emulator", *arguments]
+    own = subprocess.run([sys.executable, *program], cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
+    fork = forks.run(program)
+    assert (fork.returncode, fork.stdout, fork.stderr) == (own.returncode, own.stdout, own.stderr)
 
 
 def test_check_says_that_the_example_can_be_used() -> None:
@@ -67,7 +75,7 @@ def test_check_points_at_the_place_and_tells_warnings_apart(tmp_path: Path) -> N
     done = command("check", "--config", str(file))
     assert done.returncode == 1
     assert "      " + lines[2] + "\n      " + " " * 15 + "^\n" in done.stdout
-    assert "warning: line 5: integrations[0].lookback: Sophos serves no more than 24h" in done.stdout
+    assert "warning: line 5: integrations[0].lookback: Sophos serves events for 24h only" in done.stdout
     assert "hunter2" not in done.stdout
     found = told(command("check", "--config", str(file), "--json"))
     assert [(each["line"], each["key"], each["text"]) for each in found["faults"]] == [
@@ -122,7 +130,7 @@ def test_status_shows_a_problem_and_its_remedy() -> None:
         done = command("status", "--config", str(found.config))
     assert done.returncode == 1
     assert "Sophos refused the client secret" in done.stdout
-    assert "→ Check client id and secret" in done.stdout
+    assert "→ Check the client id and secret" in done.stdout
 
 
 def test_what_a_tenant_is_called_is_shown_with_its_id_and_commands_no_terminal() -> None:
@@ -234,7 +242,7 @@ def test_tail_tells_a_refusal_from_nobody_who_answers() -> None:
         assert refused.stderr == "3 tails are being read already\n→ End one of them.\n"
         found.write_config(listen=f"127.0.0.1:{free_port()}")
         nobody = command("tail", "--config", str(found.config), env=found.env)
-        assert (nobody.returncode, "no emulator answers" in nobody.stderr) == (1, True)
+        assert (nobody.returncode, "no connector answers" in nobody.stderr) == (1, True)
         found.write_config(listen=found.central.url.removeprefix("http://"))
         other = command("tail", "--config", str(found.config), env=found.env)
         assert (other.returncode, "answers 404" in other.stderr) == (1, True)
@@ -281,21 +289,21 @@ def test_what_there_is_nothing_of_is_told_with_the_reason() -> None:
         config = ["--config", str(found.config)]
         again = command("replay", "--since", "1d", *config, env=env)
         assert again.returncode == 0
-        assert again.stdout.startswith("There was nothing to send.\n`archive` is off")
+        assert again.stdout.startswith("There was no event to send.\n`archive` is off")
         assert "`archive` is off" in told(command("replay", "--since", "1d", "--json", *config, env=env))["hint"]
         none = command("missed", *config, env=env)
         assert (none.returncode, "`observe` is off" in none.stdout, "0 of 0" in none.stdout) == (0, True, False)
         answer = told(command("missed", "--json", *config, env=env))
         assert (answer["ok"], answer["missed"], "`observe` is off" in answer["hint"]) == (True, 0, True)
         over = command("switch-over", "--after", "xyz", *config, env=env)
-        assert (over.returncode, "nothing was observed" in over.stderr, "`observe: on`" in over.stderr) == (
+        assert (over.returncode, "no events were observed" in over.stderr, "`observe: on`" in over.stderr) == (
             2,
             True,
             True,
         )
         found.write_config(archive="7d")
         kept = command("replay", "--since", "1m", *config, env=env)
-        assert "No batch that is kept was fetched since 1m. `archive` keeps batches for 7d." in kept.stdout
+        assert "The archive holds no batch that was fetched since 1m. `archive` keeps batches for 7d." in kept.stdout
 
 
 def test_every_answer_for_machines_tells_whether_it_is_well() -> None:

@@ -24,6 +24,7 @@ from emulator.cli.arguments import commands_of, parser
 from emulator.cli.completion import taken
 from lib.config import loading as configuration
 from lib.config.schema import ConfigSchema
+from lib.version import VERSION
 from tests.site import ROOT, Site, free_port, until
 
 DOCUMENTS = sorted(
@@ -133,6 +134,8 @@ def test_a_page_is_followed_word_for_word(page: str, tmp_path: Path) -> None:
     with shell(tmp_path) as run:
         output = ""
         for block in blocks(ROOT / page):
+            if block.case == "checkout":
+                continue  # The command is there; see the next test.
             if block.language == "sh":
                 status, output = run(here(block.text))
                 assert status == 0, f"{page}:{block.line}\n{output}"
@@ -140,7 +143,22 @@ def test_a_page_is_followed_word_for_word(page: str, tmp_path: Path) -> None:
                 assert_shown(block.text, output)
 
 
-@pytest.mark.timeout(400)
+def test_the_command_of_a_checkout_works_in_another_folder(tmp_path: Path) -> None:
+    (define,) = [block.text for block in blocks(ROOT / "docs/first-run.md") if block.case == "checkout"]
+    tree, other = tmp_path / "tree", tmp_path / "other"
+    (tree / ".venv/bin").mkdir(parents=True)
+    other.mkdir()
+    (tree / ".venv/bin/python").symlink_to(sys.executable)
+    for name in ("emulator", "lib"):
+        (tree / name).symlink_to(ROOT / name)
+    with shell(tmp_path) as run:
+        status, output = run(
+            f"hash -d sophos-utmstack; rm bin/sophos-utmstack; shopt -s expand_aliases; cd {tree}\n{define}\n"
+            f"cd {other}\nsophos-utmstack --version"
+        )
+    assert (status, output.split()[-2:]) == (0, ["sophos-utmstack", VERSION]), output
+
+
 def test_the_readme_is_followed_word_for_word(tmp_path: Path) -> None:
     """`make run` for real, in a copy with packages installed; `make test` would be this test again: it is planned."""
     tree, port = tmp_path / "tree", free_port()
@@ -349,6 +367,14 @@ def test_a_symptom_is_what_the_page_says(case: str, tmp_path: Path) -> None:
                     assert_shown(block.text, output)
 
 
+def test_the_command_for_one_test_selects_a_test() -> None:
+    (command,) = re.findall(r"`\.venv/bin/python -m (pytest [^`]+)`", (ROOT / "CONTRIBUTING.md").read_text())
+    done = subprocess.run(
+        [sys.executable, "-m", *command.split(), "--collect-only"], cwd=ROOT, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
 # Names and links exist
 
 
@@ -374,6 +400,11 @@ def test_every_relative_link_leads_somewhere(document: Path) -> None:
         assert not anchor or anchor in _anchors(target), f"{named(document)}: {link}"
 
 
+def test_the_readme_leads_to_every_page() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert [named(each) for each in sorted((ROOT / "docs").glob("*.md")) if f"({named(each)})" not in readme] == []
+
+
 @cache
 def _options() -> dict[str, set[str]]:
     """Every command with its options."""
@@ -392,6 +423,16 @@ def test_every_command_and_option_exists(document: Path) -> None:
         assert name in _options(), f"{named(document)}: no command {name!r}"
         for option in OPTION.findall(rest):
             assert option in _options()[name] | {"--help"}, f"{named(document)}: {name} has no {option}"
+
+
+@pytest.mark.parametrize("document", [each for each in DOCUMENTS if "decisions" not in each.parts], ids=named)
+def test_every_path_of_the_sources_exists(document: Path) -> None:
+    """With what is named behind a file in the same cell or sentence: `lib/a.py` `name`."""
+    text = BLOCK.sub("", document.read_text())
+    for path in re.findall(r"`((?:lib|emulator|functions|infra|tests|proto|docs|package)/[\w./-]*)`", text):
+        assert (ROOT / path).exists(), f"{named(document)}: {path}"
+    for path, name in re.findall(r"`([\w/]+\.py)` `(\w+)`", text):
+        assert re.search(rf"\b{name}\b", (ROOT / path).read_text()), f"{named(document)}: {path} has no {name}"
 
 
 @cache
@@ -433,6 +474,38 @@ def test_every_metric_key_and_code_exists(document: Path) -> None:
         head = span.split(".")[0].replace("[]", "")
         if re.fullmatch(r"[a-z_]+(\[\])?(\.[a-z_]+)+", span) and head in sections and not span.endswith(".tf"):
             assert _known_key(span), f"{named(document)}: no key {span}"
+
+
+def test_every_metric_of_alerts_and_dashboard_is_explained() -> None:
+    table = (ROOT / "docs/operations.md").read_text().partition("## Metrics and alerts")[2].partition("\n## ")[0]
+    prefix = "sophos_utmstack"
+    told = {prefix + span.removeprefix(prefix) for span in re.findall(r"`((?:sophos_utmstack)?_\w+)`", table)}
+    files = ("infra/prometheus/alerts.yml", "infra/grafana/sophos-utmstack.json")
+    used = {name for file in files for name in re.findall(rf"{prefix}_\w+", (ROOT / file).read_text())}
+    used = {re.sub(r"_(bucket|sum|count)$", "", name) for name in used}
+    assert len(used) > 20
+    assert used <= told, used - told
+
+
+def test_the_store_page_names_who_uses_an_object() -> None:
+    section = (ROOT / "docs/store.md").read_text().partition("## Who uses them\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("| `")]
+    assert len(rows) > 10
+    for key, file, *users, _ in rows:
+        module = Path(file.strip(" `")).stem
+        assert (ROOT / file.strip(" `")).exists(), key
+        for name in re.findall(r"`(\w+)`", " ".join(users)):
+            elsewhere = {"advance": "lib/state/advance.py", "status": "emulator/web/status.py"}
+            text = (ROOT / elsewhere.get(name, f"lib/pipeline/{name}.py")).read_text()
+            assert re.search(rf"lib\.state\.{module}\b|\.{module}\b", text), f"{name} does not use {key}"
+
+
+def test_the_store_page_names_every_kind_of_object() -> None:
+    page = (ROOT / "docs/store.md").read_text()
+    sources = "".join(path.read_text() for path in (ROOT / "lib/state").glob("*.py"))
+    kinds = set(re.findall(r'"([a-z]+)/["{]', sources))
+    assert {"batches", "ledger", "cursors", "leases"} <= kinds
+    assert [kind for kind in sorted(kinds) if f"`{kind}/" not in page] == []
 
 
 def _configurations() -> list[tuple[Path, Block]]:

@@ -15,6 +15,7 @@ import pytest
 
 from emulator.drill import site
 from emulator.drill.drill import CUTS, Cut, Drill, Result
+from emulator.drill.parts import free_port
 from emulator.drill.report import page
 from lib.config.loading import parse
 from tests.site import ROOT
@@ -54,7 +55,6 @@ def drill(config: Path, *arguments: str, status: int) -> dict[str, Any]:
     return answer
 
 
-@pytest.mark.timeout(600)
 def test_nothing_is_lost_and_the_site_is_not_touched(config: Path) -> None:
     report = config.with_name("report.html")
     told = drill(config, "--minutes", "0.4", "--seed", "7", "--report", str(report), status=0)
@@ -82,11 +82,10 @@ def tried(config: Path) -> Iterator[Drill]:
     """A drill whose parts run, with less to read; in a folder with a short path, for the socket's sake."""
     folder = Path(tempfile.mkdtemp(prefix="dr-"))
     integrations = site.copied(parse(config.read_text()))
-    yield Drill(integrations, folder, minutes=0, seed=1, tell=lambda _: None, backlog=EVENTS)
+    yield Drill(integrations, folder, minutes=0, seed=1, on_progress=lambda _: None, backlog=EVENTS)
     shutil.rmtree(folder)
 
 
-@pytest.mark.timeout(300)
 def test_what_the_engine_never_got_is_lost_and_what_it_got_twice_or_changed_is_told(tried: Drill) -> None:
     record = tried._folder / "engine.jsonl"
     whole = tried.run()
@@ -101,6 +100,12 @@ def test_what_the_engine_never_got_is_lost_and_what_it_got_twice_or_changed_is_t
     result = tried.result
     assert (result.lost, result.doubled, result.altered, result.ok) == (1, 1, 1, False)
     assert result.arrived == result.events - 1
+
+
+def test_a_drills_ports_are_none_that_linux_gives_to_others_while_they_are_cut_off() -> None:
+    ports = [free_port() for _ in range(50)]
+    assert len(set(ports)) == 50
+    assert max(ports) < 32_768
 
 
 def test_a_type_that_is_left_out_is_not_expected(config: Path) -> None:

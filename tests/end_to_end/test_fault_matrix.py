@@ -33,8 +33,8 @@ CHANGES = ("write batches/", "write cursors/", "write leases/", "write ledger/",
 
 @pytest.fixture(scope="module")
 def central() -> Iterator[CentralServer]:
-    with CentralServer(settings=Settings(page_cap=150)) as server:
-        server.fill(300)
+    with CentralServer(settings=Settings(page_cap=75)) as server:
+        server.fill(150)
         yield server
 
 

@@ -3,7 +3,10 @@
 The simulator, the store and the engine are the real ones; only the clock is modelled, so that leases and cursors age.
 """
 
+import itertools
 import json
+import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -17,16 +20,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from emulator.central import CentralServer, Fault, Settings
 from lib.state.checkpoints import from_body
+from lib.state.ledger import KEPT
 from lib.state.state import State
 from lib.store.directory import DirectoryStore
 from tests.audited import audit
 from tests.fakes.dying import Died, Life, live
 from tests.fakes.picky import PickyEngine
 
-# Many lives in one test: on a busy machine they take a while.
-pytestmark = pytest.mark.timeout(300)
-
 LEASE_SECONDS = 13.0
+ARCHIVE_DAYS = 2
+"""As `live` configures it."""
 COUNTS = st.integers(0, 60)
 SOPHOS_FAULTS = ["close", "cut", "not_json", "same_cursor", "empty_page", "repeat", "revoke_tokens"]
 ENGINE_FAULTS = [
@@ -46,6 +49,8 @@ FORWARD = [
     "write ledger/",
     "write archive/",
     "delete batches/",
+    "delete archive/",
+    "delete ledger/",
 ]
 CHANGES = {
     "fetch": ["", "write batches/", "write cursors/"],
@@ -86,9 +91,12 @@ class Protocol(RuleBasedStateMachine):
         try:
             self.end_well()
         finally:
-            self.engine.close()
-            self.central.close()
-            self.folder.cleanup()
+            self.close()
+
+    def close(self) -> None:
+        self.engine.close()
+        self.central.close()
+        self.folder.cleanup()
 
     def life(self, dies_at: int = 0, *, after: bool = False) -> Life:
         return Life(
@@ -232,6 +240,27 @@ class Protocol(RuleBasedStateMachine):
         self.central.emit(count)
         live(self.life())
 
+    @rule(count=COUNTS, days=st.sampled_from([1, 4]), at=st.integers(0, 60), after=st.booleans())
+    def days_pass(self, count: int, days: int, at: int, *, after: bool) -> None:
+        """Each with a run that packs the receipts of days gone by, and removes what was kept too long; it may die."""
+        self.is_calm = self.is_calm and not at
+        for _ in range(days):
+            live(self.life())
+            self.pass_day(count)
+            with suppress(Died):
+                live(self.life(at, after=after))
+            self.ahead += LEASE_SECONDS
+        live(self.life())
+        archived = {path.parent.name for path in Path(self.store).glob("archive/*/*/*/*/*")}
+        assert len(archived) <= 1 + ARCHIVE_DAYS
+
+    def pass_day(self, count: int) -> None:
+        """Nothing is lost: Sophos serves what is not older than a day."""
+        self.central.faults.clear()
+        self.central.clock.advance(23 * 3600)
+        self.ahead += 23 * 3600
+        self.central.emit(count)
+
     @invariant()
     def the_cursor_never_moves_back(self) -> None:
         for path in Path(self.store).glob("cursors/*/*/*.json"):
@@ -286,3 +315,47 @@ def test_calls_in_any_order_lose_nothing(cap: int, count: int, lives: list[tuple
         protocol.central.emit(1)
     finally:
         protocol.teardown()
+
+
+@pytest.fixture
+def aged() -> Iterator[Protocol]:
+    """A store 92 days old, with events of its first two days and its last, that is about to be tidied."""
+    protocol = Protocol()
+    protocol.begin(cap=40)
+    try:
+        live(protocol.life())
+        protocol.pass_day(3)
+        live(protocol.life())
+        for _ in range(int((KEPT.days + 1) * 24 / 23)):
+            protocol.pass_day(0)
+            live(replace(protocol.life(), steps=["fetch"]))
+        protocol.pass_day(3)
+        yield protocol
+    finally:
+        protocol.close()
+
+
+def test_what_is_old_goes_wherever_the_run_dies_that_removes_it(aged: Protocol) -> None:
+    store, tenant = Path(aged.store), aged.central.default_tenant
+    template = store.rename(store.with_name("template"))
+    shutil.copytree(template, store)
+    calls, _ = live(aged.life())
+    changes = [number for number, name in enumerate(calls, 1) if name.startswith(("write ", "delete "))]
+    assert {"write ledger", "delete ledger", "delete archive"} <= {name.partition("/")[0] for name in calls}
+    for number, after in itertools.product(changes, (False, True)):
+        shutil.rmtree(store)
+        shutil.copytree(template, store)
+        aged.engine.received.clear()
+        with suppress(Died):
+            live(aged.life(number, after=after))
+        live(replace(aged.life(), ahead=aged.ahead + LEASE_SECONDS))
+        state = State.of(DirectoryStore(store))
+        where = (calls[number - 1], after)
+        assert {json.loads(log.raw)["id"] for log in aged.engine.received} == set(aged.central.ids(tenant)[-3:]), where
+        (stream,) = state.ledger.streams()
+        assert [receipt.sequence for _, receipt, _ in state.ledger.receipts(stream)] == [3], where
+        assert [key.rpartition("/")[2] for key in state.batches.archived()] == [f"{3:020d}.ndjson.gz"], where
+        assert audit(state)["ok"], (where, audit(state))
+        assert audit(state, "2026-01-01")["ok"], where
+        live(replace(aged.life(), ahead=aged.ahead + 2 * LEASE_SECONDS))
+        assert not list(state.batches.waiting()), where

@@ -11,16 +11,18 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
+import yaml
 
-from emulator.central import CentralServer, Credential, Fault, Tenant
+from emulator.central import CentralServer, Credential, Fault, Settings, Tenant
 from lib.model.stream import Stream
 from tests.site import ROOT, SECRET, Emulator, Site, site, until
 
-EVENTS = 5300
+EVENTS = 1060
+"""More than the five pages that the emulator lets a call fetch."""
 
 
 def filled() -> CentralServer:
-    central = CentralServer()
+    central = CentralServer(settings=Settings(page_cap=200))
     central.fill(EVENTS)
     return central
 
@@ -84,13 +86,15 @@ def kill_function(emulator: Emulator, name: str) -> None:
 @pytest.mark.parametrize("name", ["fetch-page", "forward-batch"])
 def test_a_killed_function_is_started_again_and_repeats_only_what_was_in_flight(name: str) -> None:
     with site(filled()) as found, Emulator(found) as emulator:
-        found.engine.faults["delay"] = "0.001"
-        for part in (500, 2700):
+        for part in (100, 540):
+            found.engine.faults["delay"] = "0.005"
             until(lambda: len(found.raws()) >= part, f"{part} events")  # noqa: B023
+            found.engine.faults["delay"] = "0.05"  # It is still at work when the kill comes.
             kill_function(emulator, name)
             done, count = settled(found), len(found.engine.received)
             until(lambda: len(found.raws()) > count, "more events")  # noqa: B023
             assert not {log.id[:24] for log in found.engine.received[count:]} & done
+        found.engine.faults.clear()
         until(lambda: len(set(found.raws())) == EVENTS, "all events")
         until(lambda: len(settled(found)) == EVENTS, "all receipts")
         assert emulator.end() == 0
@@ -101,16 +105,18 @@ def test_a_killed_function_is_started_again_and_repeats_only_what_was_in_flight(
 
 def test_a_machine_that_dies_twice_repeats_only_what_was_in_flight() -> None:
     with site(filled()) as found:
-        found.engine.faults["delay"] = "0.001"
         done: set[str] = set()
         count = 0
         for _ in range(2):
+            found.engine.faults["delay"] = "0.005"
             with Emulator(found) as emulator:
-                until(lambda: len(found.raws()) > count + 400, "more events")  # noqa: B023
+                until(lambda: len(found.raws()) > count + 80, "more events")  # noqa: B023
+                found.engine.faults["delay"] = "0.05"  # It is still at work when the kill comes.
                 assert not {log.id[:24] for log in found.engine.received[count:]} & done
                 kill(emulator.process.pid)
                 emulator.process.wait()
             done, count = settled(found), len(found.engine.received)
+        found.engine.faults.clear()
         with Emulator(found) as emulator:
             until(lambda: len(settled(found)) == EVENTS, "all receipts")
             assert emulator.end() == 0
@@ -164,7 +170,7 @@ def test_an_engine_that_comes_and_goes_loses_nothing() -> None:
             assert status is not None
             assert status["ok"], "it may be back within two minutes"
             assert "missing" in status["engine_problem"]["detail"] or "refused" in status["engine_problem"]["detail"]
-            for part in (700, 2900):
+            for part in (140, 580):
                 found.engine.start()
                 until(lambda: len(found.raws()) >= part, f"{part} events")  # noqa: B023
                 found.engine.stop()
@@ -193,6 +199,31 @@ def test_two_emulators_on_one_store_neither_lose_nor_double() -> None:
         until(lambda: len(settled(found)) == EVENTS + 50, "all new receipts")
         assert (one.end(), two.end()) == (0, 0)
         assert found.raws() == found.central.raws(found.central.default_tenant)
+
+
+def test_an_edit_of_every_counts_at_once_and_one_of_the_store_is_told_to_need_a_restart() -> None:
+    with site(every="1h") as found, Emulator(found) as emulator:
+        until(lambda: bool((emulator.status() or {}).get("integrations")), "the first tick")
+
+        def edit(**settings: object) -> None:
+            read = yaml.safe_load(emulator.config.read_text())
+            emulator.config.write_text(yaml.safe_dump(read | settings))
+
+        found.central.emit(3)
+        edit(every="1s")
+        until(lambda: len(found.raws()) == 3, "the events of a second tick")
+        edit(every="1s", store=f"file:{found.folder}/another")
+        until(lambda: (emulator.status() or {})["reasons"] != [], "a reason")
+        found.central.emit(3)
+        until(lambda: (emulator.status() or {})["acked"] == 6, "the events of a later tick")
+        status = emulator.status()
+        assert status is not None
+        assert status["store"] == found.settings["store"]
+        (reason,) = status["reasons"]
+        assert (status["health"], reason["code"]) == ("attention", "config_edit_broken")
+        assert "the change of `store` needs a restart" in str(reason)
+        edit(every="2s", store=found.settings["store"])
+        until(lambda: (emulator.status() or {})["ok"], "the edit taken back")
 
 
 def test_paths_of_the_configuration_are_relative_to_where_it_is_started() -> None:
@@ -239,7 +270,7 @@ def test_nothing_that_is_written_or_shown_holds_a_secret() -> None:
     ]
     with site() as found:
         found.central.fill(1500)
-        with Emulator(found) as emulator:
+        with Emulator(found, ROOT) as emulator:
             body = {"client_id": "demo-client", "client_secret": "another-secret-value"}
             until(lambda: emulator.status() is not None, "the status")
             shown = [requests.post(emulator.url("/test-connection"), json=body, timeout=60).content]

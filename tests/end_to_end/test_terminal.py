@@ -58,14 +58,14 @@ def test_status_fits_the_window_verdict_first(count: int, columns: int) -> None:
         status, terminal = shown("status", "--config", str(found.config), columns=columns)
     lines = terminal.text.split("\n")
     assert status == 0, terminal.text
-    assert lines[0] == f"OK  all is well; {count} stream{'s' * (count > 1)} of 1 integration: {count} ok"
+    assert lines[0] == f"OK  no problems; {count} stream{'s' * (count > 1)} of 1 integration: {count} ok"
     assert lines[1].startswith(f"{count * 1000:,} events fetched")
     assert fits(terminal, columns)
     assert sum(-(-cell_len(line) // columns) for line in lines) <= 40
     header = next(line for line in lines if line.startswith("STREAM"))
     assert ("WAITING" in header, "TENANT" in header) == (True, columns == 200)
     assert sum(WIDE[:2] in line for line in lines) >= min(count, 20)
-    assert ("more: `--integration`" in terminal.text) == (count == 300)
+    assert ("more: use `--integration`" in terminal.text) == (count == 300)
     # What stands below HEALTH begins in its column, wide as the names are.
     at = cell_len(header[: header.index("HEALTH")])
     row = next(line for line in lines if WIDE[:2] in line)
@@ -83,7 +83,7 @@ def test_problems_are_told_by_kind_with_their_remedy_and_the_streams(columns: in
     assert text.startswith("FAILING  1 kind of problem; 300 streams of 1 integration: 7 failing, 293 ok")
     assert "The credential lacks a permission (7 streams, since " in text
     assert text.count("Sophos answered 403") == 5
-    assert "… and 2 more: `status --problems` names all" in text
+    assert "… and 2 more: `status --problems` lists all" in text
     assert text.index("→ ") < text.index("STREAM")
     assert problems.text.count("Sophos answered 403") == FAILING
     assert "STREAM" not in problems.text
@@ -151,7 +151,7 @@ def test_watch_shows_it_again_until_ctrl_c() -> None:
         standing(1) as found,
         Terminal(sys.executable, "-m", "emulator", "status", "--watch", "--config", str(found.config)) as terminal,
     ):
-        terminal.until(lambda text: text.count("all is well") >= 2, "the second look")
+        terminal.until(lambda text: text.count("no problems") >= 2, "the second look")
         terminal.press("\x03")
         assert terminal.end() == 0
 

@@ -185,7 +185,7 @@ def live(life: Life) -> tuple[list[str], list[dict[str, Any]]]:
                 "store": life.store if life.store.startswith("gs://") else f"file:{life.store}",
                 "engine": f"unix:{life.socket}",
                 "sophos": {"auth_url": life.url, "api_url": life.url},
-                "archive": "7d",
+                "archive": "2d",
                 "gap_data_type": "gaps",
                 "integrations": [
                     {

@@ -23,7 +23,7 @@ from lib.utmstack.engine import Engine
 from tests.fakes.authority import Authority
 
 TOKEN = "a-token-of-this-test"
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Running:

@@ -1,8 +1,8 @@
-"""A release is made, and installed by the words of docs/: `python -m tests.install here bookworm trixie image`.
+"""A release is made, and installed by the words of docs/: `python -m tests.install here bookworm trixie image service`.
 
 `here` needs no root: the same bytes twice, sources, signature, wheel, one file, the older version's store. The name
 of a suite makes a fresh Debian of it, as root and with Debian's packages in reach, for package, pipx and one file.
-`image` makes the container image twice and runs it with Podman.
+`image` makes the container image twice and runs it with Podman. `service` boots fresh Debians with systemd.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lib.version import VERSION
+from tests.install.booted import serve
 from tests.install.life import Installed, live
 from tests.install.releases import LATER, TOOLS, Release, check_signature, check_sources, copied, digests, made
 from tests.site import ROOT, Site
@@ -42,7 +43,7 @@ def main() -> int:
             assert digests(first) == digests(second), set(digests(first).items()) ^ set(digests(second).items())
         later = made(tree, work / "3", LATER, image=image)
         for each in asked:
-            {"here": _here, "image": _image}.get(each, _debian(each))(work, first, later)
+            {"here": _here, "image": _image, "service": _service}.get(each, _debian(each))(work, first, later)
     print(f"{' '.join(asked)}: passed")
     return 0
 
@@ -121,11 +122,18 @@ def _debian(suite: str) -> Callable[[Path, Release, Release], None]:
     return run
 
 
+def _service(work: Path, first: Release, later: Release) -> None:
+    for suite in PYTHONS:
+        root = work / f"{suite}-service"
+        with _told(f"the service under the systemd of {suite}"):
+            _bootstrap(suite, root, "systemd-sysv")
+            serve(root, first, later)
+
+
 @contextmanager
 def _fresh(suite: str, root: Path) -> Iterator[list[str]]:
     """A Debian that nothing was installed in; this machine's /tmp is its own too."""
-    subprocess.run(["mmdebstrap", "--quiet", "--variant=apt", "--skip=cleanup/apt/lists", suite, root], check=True)
-    shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
+    _bootstrap(suite, root)
     mounts = [root / "tmp", root / "proc", root / "dev"]
     for mount, source in zip(mounts, ("/tmp", "/proc", "/dev"), strict=True):  # noqa: S108 - where the sites are
         subprocess.run(["mount", "--rbind", source, mount], check=True)
@@ -135,6 +143,12 @@ def _fresh(suite: str, root: Path) -> Iterator[list[str]]:
     finally:
         for mount in mounts:
             subprocess.run(["umount", "--lazy", mount], check=True)
+
+
+def _bootstrap(suite: str, root: Path, *packages: str) -> None:
+    command = ["mmdebstrap", "--quiet", "--variant=apt", "--skip=cleanup/apt/lists", f"--include={','.join(packages)}"]
+    subprocess.run([*command, suite, root], check=True)
+    shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
 
 
 def _misses_a_venv(prefix: list[str], tree: Path) -> None:

@@ -37,19 +37,19 @@ def live(how: Installed, old: Release, new: Release, before: Installed | None = 
         _prepare(site, how.user)
         first.install(old)
         with _running(first, site):
-            _deliver(site, 30)
-            _wait_with(site, 20)
+            deliver(site, 30)
+            wait_with(site, 20)
         how.install(new)
         _look(how, site, new.version)
         with _running(how, site):
-            _deliver(site, 10)
-            _wait_with(site, 20)
+            deliver(site, 10)
+            wait_with(site, 20)
         _refuses_a_newer_store(how, site)
         first.install(old)
         with _running(first, site):
-            _deliver(site, 10)
+            deliver(site, 10)
         _ask(first, site, "audit")
-        _every_event_once(site, 90)
+        every_event_once(site, 90)
         first.remove()
 
 
@@ -80,7 +80,7 @@ def _running(how: Installed, site: Site) -> Iterator[None]:
         raise
 
 
-def _status(site: Site) -> dict[str, Any]:
+def status(site: Site) -> dict[str, Any]:
     try:
         found: dict[str, Any] = requests.get(f"http://{site.settings['listen']}/status", timeout=10).json()
     except requests.RequestException:
@@ -88,21 +88,22 @@ def _status(site: Site) -> dict[str, Any]:
     return found
 
 
-def _deliver(site: Site, count: int) -> None:
+def deliver(site: Site, count: int) -> None:
     """The engine takes what waited and so many new events, and every batch has its receipt."""
     if site.engine.count:
+        site.engine.stop()
         site.engine.start()
         site.engine.socket.chmod(0o777)
     site.central.emit(count)
     total = len(site.central.ids(site.central.default_tenant, "events"))
-    until(lambda: _status(site).get("acked") == total, f"{total} events acknowledged", 120)
+    until(lambda: status(site).get("acked") == total, f"{total} events acknowledged", 120)
 
 
-def _wait_with(site: Site, count: int) -> None:
+def wait_with(site: Site, count: int) -> None:
     """The engine goes, and so many events come to wait."""
     site.engine.stop()
     site.central.emit(count)
-    until(lambda: _status(site).get("pending_batches", 0) > 0, "events that wait", 120)
+    until(lambda: status(site).get("pending_batches", 0) > 0, "events that wait", 120)
 
 
 def _ask(how: Installed, site: Site, *arguments: str, status: int = 0) -> str:
@@ -142,7 +143,7 @@ def _refuses_a_newer_store(how: Installed, site: Site) -> None:
     marker.write_bytes(good)
 
 
-def _every_event_once(site: Site, count: int) -> None:
+def every_event_once(site: Site, count: int) -> None:
     served = site.central.ids(site.central.default_tenant, "events")
     taken = [json.loads(log.raw)["id"] for log in site.engine.received]
     assert len(served) == count

@@ -1,10 +1,8 @@
 """A day's attestation says what became of every event, and openssl verifies it without any of our code."""
 
 import json
-import os
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +17,8 @@ from lib.model.stream import Stream
 from lib.pipeline import attest, signature
 from lib.state.gaps import CURSOR_EXPIRED, Gap
 from lib.state.looks import day_counts
-from tests.site import ROOT, SECRET, Site, free_port, site
+from tests.fakes import forks
+from tests.site import SECRET, Site, free_port, site
 
 DAY = timedelta(days=1)
 
@@ -29,15 +28,7 @@ def today() -> str:
 
 
 def emulator(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "emulator", *map(str, arguments), "--json"],
-        cwd=ROOT,
-        env={**os.environ, "SITE_SECRET": SECRET},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
+    return forks.run(["-m", "emulator", *map(str, arguments), "--json"], {"SITE_SECRET": SECRET})
 
 
 def openssl(*arguments: str | Path) -> int:
@@ -173,6 +164,9 @@ def test_the_statements_of_two_days_are_one_chain_and_a_day_that_is_over_is_well
         assert sum(line["delivered"] for line in lines) >= 20
         assert len(lines) == 2
         assert lines[1]["ledger"]["previous"] == lines[0]["ledger"]["head"]
+        streams = attest.streams_of(found.state)
+        alone = {day: attest.counted(found.state, [day], streams)[day] for day in days}
+        assert attest.counted(found.state, days[::-1], streams) == alone, "many at once are what each is alone"
 
 
 def test_a_gap_takes_its_share_from_each_day_that_it_touches() -> None:
@@ -182,11 +176,14 @@ def test_a_gap_takes_its_share_from_each_day_that_it_touches() -> None:
         found.central.emit(1)
         found.results("fetch-page")
         found.state.gaps.record(Gap(stream, 1, CURSOR_EXPIRED, noon, noon + DAY / 4 * 3, noon + DAY, 90))
-        lost = {day: attest.days_of(found.state, day)[0].lost for day in ("2026-03-09", "2026-03-10", "2026-03-11")}
+        days = ("2026-03-09", "2026-03-10", "2026-03-11")
+        counted = attest.counted(found.state, days, attest.streams_of(found.state))
+        lost = {day: counted[day][0].lost for day in days}
         assert lost == {"2026-03-09": 0, "2026-03-10": 60, "2026-03-11": 30}
-        assert attest.completeness(attest.days_of(found.state, "2026-03-10")) == 0.0
+        assert attest.completeness(counted["2026-03-10"]) == 0.0
         found.state.gaps.record(Gap(stream, 2, CURSOR_EXPIRED, noon + DAY, noon + DAY, noon + DAY, None))
-        assert attest.completeness(attest.days_of(found.state, "2026-03-11")) is None
+        counted = attest.counted(found.state, days, attest.streams_of(found.state))
+        assert attest.completeness(counted["2026-03-11"]) is None
 
 
 def test_what_cannot_be_attested_is_refused(tmp_path: Path, key: Path) -> None:
@@ -197,12 +194,12 @@ def test_what_cannot_be_attested_is_refused(tmp_path: Path, key: Path) -> None:
     with site(every="1h") as found:
         found.results("fetch-page")
         tomorrow = day_of(datetime.now(UTC) + DAY)
-        for day, why in ((tomorrow, "has not begun"), ("2026-02-30", "is no day")):
+        for day, why in ((tomorrow, "has not begun"), ("2026-02-30", "is not a day")):
             told = found.command("attest", "--day", day, "--key", str(key), "--out", str(tmp_path / "s"), status=2)
             assert why in told["problem"]["detail"]
         public = str(key.with_name("site.key.pub"))
         told = found.command("attest", "--day", today(), "--key", public, "--out", str(tmp_path / "s"), status=2)
-        assert "no Ed25519 private key" in told["problem"]["detail"]
+        assert "not an Ed25519 private key" in told["problem"]["detail"]
         with pytest.raises(NotFoundError):
             attest.statement(found.state, tomorrow, now=datetime.now(UTC), measured=(), versions={}, key="")
     assert not (tmp_path / "s").exists()

@@ -309,3 +309,17 @@ def test_a_record_of_an_instance_that_died_ahead_of_time_is_forgotten(tmp_path: 
         other.reserve(1, 60.0)
         world.sleep(40.0)
     assert other.used().last_minute == 0
+
+
+def test_what_is_told_of_a_refused_turn_is_why(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    rate_limiter = world.rate_limiter(per_minute=5)
+    rate_limiter.refused(30.0)
+    with pytest.raises(OverBudgetError, match="throttled this credential") as told:
+        rate_limiter.acquire("stream", world.monotonic() + 1)
+    assert (told.value.retry_after or 0.0) > 1.0
+    world.sleep(60.0)
+    for _ in range(5):
+        rate_limiter.acquire("", world.monotonic() + 60)
+    with pytest.raises(OverBudgetError, match="the 5 calls a minute"):
+        rate_limiter.acquire("", world.monotonic() + 1)

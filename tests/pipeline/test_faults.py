@@ -190,7 +190,7 @@ def test_the_connection_to_sophos_is_refused(tmp_path: Path, central: CentralSer
     assert works.problem()["code"] == "connection_refused"
 
 
-def test_the_proxy_does_not_let_us_through(
+def test_the_proxy_refuses_the_connection(
     tmp_path: Path, central: CentralServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SITE_PROXY", f"http://user:{SECRET}@127.0.0.1:{free_port()}")

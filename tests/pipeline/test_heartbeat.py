@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emulator.__main__ import main
+from lib.config.environment import CONFIG
 from lib.config.loading import parse
 from lib.errors import ConfigError
 from lib.http.cloud_events import FINALIZED
@@ -119,8 +120,8 @@ def test_it_goes_the_whole_way_and_counts_as_nobodys_event() -> None:
         assert (told["every"], told["late"], told["waiting"]) == ("1h", False, 0)
         assert 0 <= told["round_trip_seconds"] < 3600
         assert audit(found.state)["ok"]
-        today = attest.days_of(found.state, log.timestamp[:10])
-        assert sum(day.received for day in today if day.stream == heartbeat.STREAM) == 0
+        (today,) = attest.counted(found.state, [log.timestamp[:10]], [heartbeat.STREAM]).values()
+        assert sum(day.received for day in today) == 0
 
 
 def test_one_that_does_not_arrive_is_late(state: State) -> None:
@@ -158,18 +159,33 @@ def test_without_the_setting_there_is_none_and_a_wrong_one_is_refused() -> None:
             parse(text + wrong)
 
 
-def test_the_rule_for_utmstack_reads_what_the_heartbeat_says() -> None:
-    (rule,) = yaml.safe_load((ROOT / "infra/utmstack/heartbeat-rule.yml").read_text())
-    (filters,) = yaml.safe_load((ROOT / "infra/utmstack/heartbeat-filter.yml").read_text())["pipeline"]
-    assert rule["dataTypes"] == filters["dataTypes"] == [heartbeat.DATA_TYPE]
-    well = json.loads(heartbeat.event_of(NOON, EVERY, missed=0, waiting=0))
-    ill = json.loads(heartbeat.event_of(NOON, EVERY, missed=1, waiting=0))
-    asked = [
-        part.split('", "') for part in rule["where"].removeprefix('equals("').removesuffix('")').split('") && equals("')
+def test_the_rule_for_utmstack_matches_a_heartbeat_after_an_interruption_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `preview` sees it, with the filter beside it."""
+    monkeypatch.delenv(CONFIG, raising=False)
+    told = [(0, 0), (1, 0), (0, 2)]
+    raws = [
+        heartbeat.event_of(NOON + number * EVERY, EVERY, missed=missed, waiting=waits).decode()
+        for number, (missed, waits) in enumerate(told)
     ]
-    wanted = {path.removeprefix("log."): value for path, value in asked}
-    assert all(ill[name] == value for name, value in wanted.items())
-    assert any(well[name] != value for name, value in wanted.items())
+    fields = {"data_source": heartbeat.DATA_SOURCE, "timestamp": "2026-03-10T12:07:00Z", "tenant_id": "t"}
+    events = tmp_path / "events.jsonl"
+    lines = [
+        fields | {"id": f"log-{number}", "data_type": heartbeat.DATA_TYPE, "raw": raw}
+        for number, raw in enumerate(raws)
+    ]
+    events.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    files = ["--filter", "infra/utmstack/heartbeat-filter.yml", "--rules", "infra/utmstack/heartbeat-rule.yml"]
+    named = [each if each.startswith("--") else str(ROOT / each) for each in files]
+    assert main(["preview", *named, "--events", str(events), "--each"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    name = "Sophos Central connector heartbeat interrupted"
+    assert [each["rules"] for each in found] == [[], [name], [name]]
+    assert [each["fields"].get("log.missed") for each in found] == [0, 1, 0]
+    main(["preview", *named, "--events", str(events), "--json"])
+    (rule,) = json.loads(capsys.readouterr().out)["rules"]
+    assert (rule["name"], rule["matches"], rule["never"]) == (name, 2, None)
 
 
 def test_hosted_the_clocks_call_makes_it_and_the_calls_for_streams_do_not() -> None:

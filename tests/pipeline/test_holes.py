@@ -1,16 +1,14 @@
 """A hole is an event too: never silent, never claimed where nothing was lost, never a reason for doubles."""
 
 import json
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from emulator.central import Fault
-from lib.model.batch import Envelope
-from lib.sophos.pages import event_fields
-from lib.state.advance import announce
-from lib.state.gaps import Gap
 from tests.audited import audit
 from tests.site import Site, site
 
@@ -150,27 +148,53 @@ def test_a_damaged_batch_whose_cursor_did_not_move_is_fetched_again() -> None:
         assert gaps(found) == []
 
 
-@pytest.mark.parametrize("is_delivered", [True, False])
-def test_a_cursor_that_is_made_again_behind_an_event_of_ours_goes_on_from_the_last_page(*, is_delivered: bool) -> None:
+@pytest.mark.parametrize("lose", [lambda path: path.write_bytes(b"rubbish"), Path.unlink], ids=["damaged", "removed"])
+def test_what_a_lost_batch_held_is_read_again_at_once(lose: Callable[[Path], object]) -> None:
     with site() as found:
-        found.central.emit(10)
+        found.central.emit(3)
         read(found)
-        (stream,) = found.state.checkpoints.streams()
-        envelope = Envelope("gaps", "acme", "ce66672c-e36d-4761-a8c8-90058fee1a24")
-        gap = Gap(stream, 9, "batch_missing", None, datetime.now().astimezone(), datetime.now().astimezone())
-        assert announce(found.state, gap, envelope, event_fields)
-        if is_delivered:
-            found.results("forward-batch")
-        before = found.state.checkpoints.read(stream).checkpoint
+        found.central.emit(2)
+        (line,) = found.results("fetch-page")
+        lose(found.folder / "store" / line["batches"][0])
+        found.central.clock.advance(60)
+        found.central.emit(1)
+        read(found)
+        assert len(natives(found)) == 4
+        read(found)
+        assert sorted(natives(found)) == sorted(found.central.ids(found.central.default_tenant))
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_cursor_that_was_edited_by_hand_gives_no_number_twice(number: int) -> None:
+    with site() as found:
+        for _ in range(2):
+            found.central.emit(3)
+            read(found)
         (path,) = (found.folder / "store/cursors").rglob("*.json")
-        path.unlink()
-        after = found.state.checkpoints.read(stream).checkpoint
-        assert (after.sequence, after.cursor, after.day) == (before.sequence, before.cursor, before.day)
-        assert (after.batch_cursor, after.as_of) == (before.batch_cursor, before.as_of)
-        found.central.emit(5)
+        path.write_text(json.dumps(json.loads(path.read_bytes()) | {"sequence": number}))
+        found.central.emit(2)
         read(found)
         assert natives(found) == found.central.ids(found.central.default_tenant)
-        assert audit(found.state)["streams"][0]["findings"] == []
+
+
+@pytest.mark.parametrize("rounds", [2, 4])
+def test_an_older_copy_of_the_cursor_that_is_put_back_loses_nothing(rounds: int) -> None:
+    with site() as found:
+        found.central.emit(3)
+        read(found)
+        (path,) = (found.folder / "store/cursors").rglob("*.json")
+        old = path.read_bytes()
+        for _ in range(rounds):
+            found.central.emit(3)
+            read(found)
+        path.write_bytes(old)
+        found.central.emit(2)
+        read(found)
+        read(found)
+        assert natives(found) == found.central.ids(found.central.default_tenant), "each once, and in order"
+        found.central.emit(2)
+        read(found)
+        assert natives(found) == found.central.ids(found.central.default_tenant)
 
 
 def test_a_gap_says_how_many_events_the_day_before_it_would_have_brought() -> None:

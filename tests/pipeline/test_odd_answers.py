@@ -13,7 +13,7 @@ import pytest
 from lib.errors import ProxyDownError
 from lib.model.families import FAMILIES, LONGEST, NEEDED
 from lib.model.stream import Stream
-from lib.sophos.reach import Way
+from lib.sophos.reach import NetworkPath
 from tests.fakes.sophos import PAGE_PATH, TENANT, TOKEN_PATH, Sophos
 from tests.site import SECRET, Site
 
@@ -88,7 +88,9 @@ def test_a_password_that_the_proxy_echoes_is_not_repeated() -> None:
 
         thread = threading.Thread(target=refuse)
         thread.start()
-        way = Way("https://id.sophos.com", f"http://user:{SECRET}@127.0.0.1:{proxy.getsockname()[1]}", verify=True)
+        way = NetworkPath(
+            "https://id.sophos.com", f"http://user:{SECRET}@127.0.0.1:{proxy.getsockname()[1]}", verify=True
+        )
         with pytest.raises(ProxyDownError) as refused:
             way.secure()
         thread.join()
@@ -176,7 +178,7 @@ def test_events_name_another_customer(own: Site, sophos: Sophos) -> None:
     assert own.state.checkpoints.read(Stream("acme", TENANT, "events")).checkpoint.other_customers == 2
     told = own.command("status", status=1)
     assert [(each["code"], each["count"]) for each in told["reasons"]] == [("wrong_customer", 1)]
-    assert "2 event(s) name another customer" in told["reasons"][0]["detail"]
+    assert "2 events of another customer" in told["reasons"][0]["detail"]
 
 
 def test_an_event_comes_again_with_another_text(own: Site, sophos: Sophos) -> None:

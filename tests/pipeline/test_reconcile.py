@@ -231,7 +231,7 @@ def test_what_was_found_is_told_though_the_engine_takes_nothing() -> None:
 def test_a_window_that_sophos_does_not_serve_is_refused_with_the_reason() -> None:
     with site() as found:
         problem = found.command("backfill", "--since", "48h", status=2)["problem"]
-    assert "Sophos serves the events of the last 24 hours only" in problem["detail"]
+    assert "Sophos serves only the last 24 hours" in problem["detail"]
     assert "replay" in problem["remedy"]
 
 

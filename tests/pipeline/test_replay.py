@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,41 @@ def test_what_was_set_aside_is_sent_once_the_engine_takes_it() -> None:
         }
         assert large in found.raws()
         assert [json.loads(line)["raw"] for line in dead.read_text().splitlines()] == ["7"]
+
+
+def test_all_that_was_set_aside_in_a_time_is_sent_again_and_once() -> None:
+    with site(archive="7d", listen=f"127.0.0.1:{free_port()}") as found:
+        found.engine.stop()
+        found.engine.faults["max_bytes"] = "300000"
+        found.engine.start()
+        for number in range(3):
+            large = b'{"id": "large-%d", "name": "%s"}' % (number, b"x" * 400_000)
+            found.central.append(found.central.default_tenant, "events", [b'{"id": "ok-%d"}' % number, large])
+            read(found)
+        letters = sorted((found.folder / "store/dead").rglob("*.ndjson"))
+        assert len(letters) == 3
+        os.utime(letters[0], (0, 0))
+        body = letters[1].read_bytes()
+        letters[1].write_bytes(b"{}\n")
+        found.engine.stop()
+        del found.engine.faults["max_bytes"]
+        found.engine.start()
+
+        def replayed(*arguments: str, status: int = 0) -> tuple[int, int, int]:
+            found.engine.received.clear()
+            told = found.command("replay", "--since", "1h", *arguments, status=status)
+            return told["batches"], told["acked"], len(told["damaged"])
+
+        assert replayed("--dead-letters", status=1) == (1, 1, 1), "the first one is older, the second damaged"
+        letters[1].write_bytes(body)
+        assert replayed() == (4, 6, 0)
+        sent = [json.loads(raw)["id"] for raw in found.raws()]
+        assert sorted(sent) == sorted(set(sent)), "what is kept and set aside goes once"
+        assert sorted((found.folder / "store/dead").rglob("*.ndjson")) == letters[:1]
+        assert replayed("--dead-letters") == (0, 0, 0)
+        assert "no dead letters" in found.command("replay", "--since", "1h", "--dead-letters")["hint"]
+        refused = found.command("replay", "--batch", "dead/x", "--dead-letters", status=2)
+        assert "`--since`" in refused["problem"]["detail"]
 
 
 def test_a_name_that_is_nothing_is_told() -> None:

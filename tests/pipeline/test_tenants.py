@@ -126,3 +126,12 @@ def test_what_is_announced_to_a_customer_is_no_warning_to_the_partner() -> None:
         assert integration["warnings"] == []
         record = json.loads((found.folder / "store/integrations/acme.json").read_bytes())
         assert record["life"]["end_announced"] is None
+
+
+def test_a_function_s_entry_names_the_tenant(capfd: pytest.CaptureFixture[str]) -> None:
+    with partner_site([Tenant(id="t-1", name="Customer 1")]) as found:
+        found.central.append("t-1", "events", [b'"no object"'])
+        found.results("fetch-page")
+        found.results("forward-batch")
+        found.end("forward-batch")
+    assert "acme/Customer 1 (t-1)/events: 1 events of batch 1 " in capfd.readouterr().err

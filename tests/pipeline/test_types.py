@@ -75,6 +75,16 @@ def test_types_are_counted_by_family_with_what_leaving_out_each_saves(small: Sit
     assert audit(small.state)["ok"]
 
 
+def test_types_of_the_others_are_counted_where_one_credential_is_refused(small: Site) -> None:
+    small.write_config(integrations=[integration(), integration() | {"name": "other", "client_secret": "wrong"}])
+    told = small.command("types", "--hours", "24", status=1)
+    read, refused = told["results"]
+    assert (told["ok"], read["complete"], refused["complete"]) == (False, True, False)
+    assert read["events"] == len(small.central.raws(small.central.default_tenant))
+    (problem,) = refused["problems"]
+    assert (problem["tenant"], problem["code"], refused["events"]) == (None, "credentials_refused", 0)
+
+
 def test_what_is_excluded_is_shown(small: Site) -> None:
     small.write_config(integrations=[integration(WEB)])
     assert small.command("check")["exclude_types"] == {"acme": list(expanded([WEB]))}

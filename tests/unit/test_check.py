@@ -61,7 +61,7 @@ def test_a_store_that_cannot_be_is_a_fault(read: Read, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for place in ("file", "file/store", "file/a/b"):
         missing, _ = read(f"{ONE}store: file:{tmp_path}/{place}\n")
-        assert "no folder" in missing["store"]
+        assert "not a folder" in missing["store"]
     (tmp_path / "newer").mkdir(mode=0o700)
     (tmp_path / "newer/.layout").write_text('{"layout": 99}')
     assert "layout 99" in read(f"{ONE}store: file:newer\n")[0]["store"]
@@ -81,7 +81,7 @@ def test_a_folder_of_another_user_is_a_fault() -> None:
 
 
 def test_the_sockets_folder_has_to_be_there(read: Read, tmp_path: Path) -> None:
-    assert f"{tmp_path}/none is not there" in read(f"{ONE}engine: unix:{tmp_path}/none/x.sock\n")[0]["engine"]
+    assert f"{tmp_path}/none does not exist" in read(f"{ONE}engine: unix:{tmp_path}/none/x.sock\n")[0]["engine"]
 
 
 @pytest.mark.parametrize(
@@ -98,10 +98,12 @@ def test_the_sockets_folder_has_to_be_there(read: Read, tmp_path: Path) -> None:
             "integrations[0].exclude_types[0]",
             "'Event::Endpoint::UpdateSuccess'",
         ),
+        (ONE + "    data_source: '{integration}/{tennant}'\n", "integrations[0].data_source", "did you mean {tenant}?"),
+        (ONE + "    data_source: 'x {y} {z}'\n", "integrations[0].data_source", "sent as it stands"),
         (ONE + "every: 0 9 * * 1-5\n", "every", "over 24h apart"),
         (ONE + "every: 0 0 29 2 *\n", "every", "over 24h apart"),
         (ONE + "every: '*/5 * * 2-12 *'\n", "every", "over 24h apart"),
-        (ONE + "listen: 0.0.0.0:8080\n", "listen", "everybody"),
+        (ONE + "listen: 0.0.0.0:8080\n", "listen", "anyone"),
         (ONE + "access: {keys: [a-key-of-some-length]}\n", "access", "local: key"),
     ],
 )
@@ -110,7 +112,8 @@ def test_what_is_likely_to_be_a_mistake_is_a_warning(read: Read, text: str, key:
 
 
 def test_what_is_no_mistake_is_none(read: Read) -> None:
-    more = "    lookback: 24h\n    calls_per_minute: 100\n    exclude_types: ['Event::New::Kind', family:system]\n"
+    more = "    data_source: '{integration}|{tenant}|{tenant_id} {'\n"
+    more += "    lookback: 24h\n    calls_per_minute: 100\n    exclude_types: ['Event::New::Kind', family:system]\n"
     access = "access: {keys: ['${env:TEST_CLIENT_SECRET}'], local: key}\n"
     for every in ("24h", "'*/5 * * * *'", "0 6 * * *", "0 6,18 * * *", "'* * * * * *'"):
         assert read(f"{ONE}{more}{access}every: {every}\n") == ({}, {})
@@ -126,7 +129,7 @@ def test_who_else_can_read_is_told(read: Read, tmp_path: Path) -> None:
     assert "" not in read(plain)[1]
     (tmp_path / "var/store").mkdir(parents=True)
     (tmp_path / "var/store").chmod(0o755)
-    assert "can look into it" in read(ONE)[1]["store"]
+    assert "can read the store" in read(ONE)[1]["store"]
 
 
 @pytest.mark.parametrize(
@@ -135,12 +138,12 @@ def test_who_else_can_read_is_told(read: Read, tmp_path: Path) -> None:
         ("    exclude_types: [web_control]\n", "integrations[0].exclude_types[0]", "'family:web_control'"),
         ("    region: eu1\n", "integrations[0].region", "did you mean 'eu01'"),
         ("archive: 9999999d\n", "archive", "at most"),
-        ("every: 200000d\n", "every", "longest"),
+        ("every: 200000d\n", "every", "at most 1d"),
         ("limits: {deadline: 9999999d}\n", "limits.deadline", "at most"),
         ("    reconcile: 9999999d\n", "integrations[0].reconcile", "at most"),
         ("    calls_per_minute: 0100\n", "integrations[0].calls_per_minute", "octal"),
         ("    alerts_data_type: 'x'\n    nmae: y\n", "integrations[0].nmae", "'name'"),
-        ("access: {local: key}\n", "access.local", "nobody could call"),
+        ("access: {local: key}\n", "access.local", "no caller would be allowed"),
     ],
 )
 def test_a_typed_in_value_out_of_bounds_is_told_with_what_to_write(text: str, path: str, words: str) -> None:
@@ -150,7 +153,7 @@ def test_a_typed_in_value_out_of_bounds_is_told_with_what_to_write(text: str, pa
 
 
 def test_a_name_too_long_for_the_store_is_refused() -> None:
-    with pytest.raises(InvalidConfigError, match="shorten"):
+    with pytest.raises(InvalidConfigError, match="too long"):
         parse(ONE.replace("acme", "\N{THUMBS UP SIGN}" * 400))
     assert parse(ONE.replace("acme", "\N{THUMBS UP SIGN}" * 50)).integrations
 
@@ -216,4 +219,4 @@ def test_no_credential_of_plain_characters_is_refused(value: str) -> None:
 def test_a_socket_counts_as_no_configuration_and_no_folder(tmp_path: Path, read: Read) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "x.sock"))
-        assert "no folder" in read(f"{ONE}store: file:x.sock/y\n")[0]["store"]
+        assert "not a folder" in read(f"{ONE}store: file:x.sock/y\n")[0]["store"]

@@ -38,14 +38,17 @@ def test_every_command_stands_in_one_group_of_the_help() -> None:
 @pytest.mark.parametrize(
     ("typed", "told"),
     [
-        (["statsu"], "there is no command 'statsu'; did you mean 'status'?"),
+        (["statsu"], "unknown command 'statsu'; did you mean 'status'?"),
         (["test-conection", "--json"], "did you mean 'test-connection'?"),
-        (["xyzzy"], "there is no command 'xyzzy'; `--help` lists what there is"),
-        (["audit", "--sinse", "7d"], "audit takes no '--sinse'; did you mean '--since'?"),
+        (["xyzzy"], "unknown command 'xyzzy'; `--help` lists them all"),
+        (["audit", "--sinse", "7d"], "audit does not accept '--sinse'; did you mean '--since'?"),
         (["audit", "--sinse=7d"], "did you mean '--since'?"),
-        (["types", "--hours", "abc"], "argument --hours: 'abc' is no number of hours: write 6, or 0.5"),
-        (["types", "--hours", "48"], "argument --hours: 48 hours cannot be read: Sophos serves the last 24 hours"),
-        (["types", "--hours", "nan"], "nan hours cannot be read"),
+        (["types", "--hours", "abc"], "argument --hours: 'abc' is not a number of hours: write 6, or 0.5"),
+        (
+            ["types", "--hours", "48"],
+            "argument --hours: must be between 0 and 24, not 48: Sophos serves the last 24 hours",
+        ),
+        (["types", "--hours", "nan"], "must be between 0 and 24, not nan"),
         ([], "the following arguments are required: COMMAND"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.model.credential import AHEAD, ESTABLISHED, RENEWAL, InUse, Life, warnings
+from lib.model.credential import AHEAD, ESTABLISHED, RENEWAL, InUse, Life, left_out, warnings
 from lib.model.page import Whoami
 from lib.state.accounts import ACCOUNT, Account
 
@@ -65,3 +65,14 @@ def test_only_what_is_announced_to_the_credentials_own_tenant_is_told_with_its_n
     found = account.warnings(START)
     assert [each.code for each in found] == (["credential_ending"] if told else [])
     assert all("tenant t-1 " in each.text and f"{START:%Y-%m-%d}" in each.text for each in found)
+
+
+def test_tenants_that_are_left_out_are_told_once_however_often_they_are_listed() -> None:
+    odd = {"t-2": "unusable fields: apiHost"}
+    assert left_out({}, START) == []
+    (first,), (later,) = left_out(odd, START), left_out(odd, START + timedelta(days=3))
+    assert "t-2 (unusable fields: apiHost)" in first.text
+    assert first.mark == later.mark, "what was acknowledged stays so"
+    (found,) = left_out({f"t-{number}": "odd" for number in range(9)}, START)
+    assert found.mark != first.mark
+    assert found.text.endswith("and 4 more")

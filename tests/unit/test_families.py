@@ -99,8 +99,8 @@ def test_the_rules_agree_with_the_table() -> None:
     ("excluded", "message"),
     [
         (["family:web"], "family:endpoint_protection, family:threat, family:data_control, family:web_control"),
-        (["Event::A,Event::B"], "has to be one type"),
-        ([" "], "has to be one type"),
+        (["Event::A,Event::B"], "must be one type"),
+        ([" "], "must be one type"),
     ],
 )
 def test_what_cannot_be_left_out_is_refused_at_load(excluded: list[str], message: str) -> None:

@@ -389,10 +389,10 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a goaway within headers": (
         lambda: answer(BEGINNING) + HeadersFrame(1, b"\x88").serialize() + GoAwayFrame(0, 1).serialize(),
-        "broke HTTP/2: a GOAWAY that is none",
+        "broke HTTP/2: an invalid GOAWAY",
     ),
-    "a goaway cut short": (lambda: b"\0\0\4\7\0\0\0\0\0\0\0\0\1", "broke HTTP/2: a GOAWAY that is none"),
-    "a goaway before the stream": (lambda: GoAwayFrame(0, 0).serialize(), "takes no more streams (NO_ERROR)"),
+    "a goaway cut short": (lambda: b"\0\0\4\7\0\0\0\0\0\0\0\0\1", "broke HTTP/2: an invalid GOAWAY"),
+    "a goaway before the stream": (lambda: GoAwayFrame(0, 0).serialize(), "accepts no more streams (NO_ERROR)"),
     "an end without a status": (
         lambda: answer(BEGINNING) + answer(((b"x", b"y"),), ends=True),
         "ended the stream without a status",
@@ -406,15 +406,15 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "a window of nothing": (lambda: WindowUpdateFrame(1, 1).serialize()[:-4] + bytes(4), "broke HTTP/2"),
     "settings of the wrong size": (lambda: b"\0\0\5\4\0\0\0\0\0" + bytes(5), "broke HTTP/2"),
     "a ping of the wrong size": (lambda: b"\0\0\5\6\0\0\0\0\0" + bytes(5), "broke HTTP/2"),
-    "a flood of pings": (lambda: PingFrame(0, bytes(8)).serialize() * 20_000, "sent more control frames than"),
-    "a flood of settings": (lambda: SettingsFrame(0).serialize() * 40_000, "sent more control frames than"),
+    "a flood of pings": (lambda: PingFrame(0, bytes(8)).serialize() * 20_000, "sent control frames faster than"),
+    "a flood of settings": (lambda: SettingsFrame(0).serialize() * 40_000, "sent control frames faster than"),
     "a flood of empty frames": (
         lambda: answer(BEGINNING) + DataFrame(1, b"").serialize() * (MAX_IDLE_FRAMES + 1),
-        "sent too many frames that bring nothing",
+        "sent too many frames without data",
     ),
     "a flood of goaways": (
         lambda: GoAwayFrame(0, 1).serialize() * (MAX_IDLE_FRAMES + 1),
-        "sent too many frames that bring nothing",
+        "sent too many frames without data",
     ),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -61,7 +62,13 @@ CAUSES = {
     "config_invalid": (with_integration(problem=problem("config_invalid", timedelta(0))), Health.FAILING),
     **{
         code: (with_integration(warnings=[Warned(code, "text", "remedy", NOW)]), Health.ATTENTION)
-        for code in ("credential_ending", "credential_ended", "credential_old", "next_credential_used")
+        for code in (
+            "credential_ending",
+            "credential_ended",
+            "credential_old",
+            "next_credential_used",
+            "tenant_left_out",
+        )
     },
 }
 
@@ -75,6 +82,26 @@ def test_each_kind_of_reason_has_its_cause_and_its_health(code: str) -> None:
     assert (reason.code, reason.title) == (code, KINDS[code].title)
     assert reason.remedy, "says what to do"
     assert reason.detail
+
+
+@pytest.mark.parametrize(
+    ("site", "waits", "expected"),
+    [
+        (CAUSES["engine_down"][0], 5.0, Health.FAILING),
+        (CAUSES["engine_down"][0], 0.0, Health.OK),
+        (CAUSES["store_full"][0], 5.0, Health.FAILING),
+        (CAUSES["store_unavailable"][0], 0.0, Health.FAILING),
+        (CAUSES["observing"][0], 0.0, Health.ATTENTION),
+    ],
+)
+def test_what_stops_the_whole_stops_its_streams_and_integrations(
+    site: SiteFacts, waits: float, expected: Health
+) -> None:
+    found = assess(replace(site, streams=[replace(SITE.streams[0], undelivered_seconds=waits)]))
+    assert found.streams == {"acme/t/events": expected}
+    assert found.integrations == {"acme": expected}
+    (reason,) = found.reasons
+    assert (reason.streams, reason.count) == ((), 1), "it is one reason, of the whole"
 
 
 def test_every_error_that_a_person_has_to_mend_is_failing_at_once() -> None:
@@ -149,3 +176,19 @@ def test_the_whole_is_as_bad_as_its_worst_part_and_more_facts_never_make_it_bett
     assert assess(replace(site, streams=[*streams, *others])).health >= found.health
     for reason in found.reasons:
         assert set(reason.streams) <= {stream.name for stream in streams}
+
+
+@pytest.mark.parametrize(
+    ("facts", "detail"),
+    [
+        ({"gaps": 1}, "1 interval can no longer be fetched"),
+        ({"gaps": 2}, "2 intervals can no longer be fetched"),
+        ({"dead_letters": 1}, "1 event could not be delivered"),
+        ({"lag_seconds": 7204.0}, "Not read for 2 h"),
+        ({"lag_seconds": 1200.0}, "Not read for 20 min"),
+        ({"undelivered_seconds": 700.0}, "The oldest batch has waited for 11 min"),
+    ],
+)
+def test_a_detail_is_a_sentence_in_the_units_of_people(facts: dict[str, Any], detail: str) -> None:
+    found = assess(SiteFacts(now=NOW, tick_seconds=60.0, streams=[StreamFacts("acme/t/events", "acme", **facts)]))
+    assert [each.detail for each in found.reasons] == [detail]

@@ -57,7 +57,7 @@ def test_every_other_url_is_refused(url: str) -> None:
 
 def test_another_host_has_to_be_named_and_needs_https() -> None:
     check_url("https://proxy.example.com", allow_hosts=["Proxy.Example.com"])
-    with pytest.raises(HostRefusedError, match="not https"):
+    with pytest.raises(HostRefusedError, match="not an https URL"):
         check_url("http://proxy.example.com", allow_hosts=["proxy.example.com"])
 
 

@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
+import yaml
 from marshmallow import fields as kinds
 
 from lib.config import settings
+from lib.config.loading import parse
 from lib.config.schema import ConfigSchema
 from lib.config.settings import Config
 
@@ -59,3 +61,33 @@ def test_the_documents_name_the_key(key: str) -> None:
     # What a section of its own explains in the example alone needs no row for each of its keys.
     explained = name if section in ("", "integrations") else section
     assert any(re.search(rf"`[^`\n]*\b{explained}\b[^`\n]*`", text) for text in DOCUMENTS), key
+
+
+EXAMPLE = (ROOT / "connector.example.yaml").read_text()
+SAMPLES = {"name", "client_id", "client_secret"}
+"""Keys of an integration that have no default."""
+
+
+def test_the_example_shows_the_defaults() -> None:
+    config = parse(EXAMPLE)
+    (one,) = config.integrations
+    assert replace(config, integrations=()) == Config(())
+    plain = settings.IntegrationConfig(**{name: getattr(one, name) for name in SAMPLES})
+    assert one == plain
+    relay = parse(re.sub("(?m)^# ?", "", EXAMPLE[EXAMPLE.index("# relay:") : EXAMPLE.index("\nintegrations:")])).relay
+    assert relay is not None
+    given = {name: getattr(relay, name) for name in ("certificate", "key", "client_ca", "tokens")}
+    assert relay == settings.RelaySettings(**given)
+
+
+def test_the_table_of_the_documents_has_the_defaults_of_the_example() -> None:
+    values = yaml.safe_load(EXAMPLE)
+    rows = re.findall(r"(?m)^\| `([\w.\[\]]+)` \| `([^`|]+)` \|", (ROOT / "docs/configuration.md").read_text())
+    assert len(rows) > 15
+    for key, told in rows:
+        value: Any = values
+        for part in key.replace("[]", ".0").split("."):
+            value = value[int(part)] if part.isdigit() else value.get(part)
+        if value is not None:  # A key that is not set falls back to what the cell names.
+            shown = "off" if value is False else f"[{', '.join(value)}]" if isinstance(value, list) else str(value)
+            assert told == shown, key

@@ -1,6 +1,7 @@
 """Search, filters, order, pages and charts of the operator's page."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
@@ -8,12 +9,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emulator.web.actions import local
-from emulator.web.charts import DAY, RANGES, Day, Mark, bucketed, day_name, days_of, within
+from emulator.web.charts import (
+    DAY,
+    HOUR,
+    RANGES,
+    Day,
+    Mark,
+    Range,
+    Scope,
+    StreamSamples,
+    bucketed,
+    counts_of,
+    day_name,
+    days_of,
+    samples_of,
+    within,
+)
 from emulator.web.exports import FORMULA, _cell
 from emulator.web.formatting import coded, pretty, seconds
 from emulator.web.listing import HEALTHS, SORTS, Query, find, matches, ordered, tiles, waits
 from emulator.web.settings import told
 from lib.config.secrets import Reference
+from lib.model.stream import Stream
 
 LINES: st.SearchStrategy[list[dict[str, Any]]] = st.lists(
     st.fixed_dictionaries(
@@ -95,23 +112,72 @@ def test_the_tiles_count_what_their_filters_show(lines: list[dict[str, Any]]) ->
     assert found["waiting"] == sum(waits(line) for line in lines if line["state"] != "retired")
 
 
+ONE = Stream("acme", "t-1", "events")
+WHOLE = Scope()
+
+
+def chart(
+    days: Iterable[Day], chosen: Range, now: float, scope: Scope = WHOLE, **options: float
+) -> dict[str, list[Any]]:
+    step = scope.step(chosen)
+    samples = samples_of(days, scope.integration)
+    return bucketed(counts_of(days, scope), samples, chosen=chosen, step=step, now=now, **options)
+
+
 @given(st.lists(st.tuples(st.integers(0, 3 * 3600 - 60), st.integers(0, 500), st.integers(0, 500)), max_size=50))
 def test_a_chart_holds_each_event_of_its_range_once(counted: list[tuple[int, int, int]]) -> None:
     now = 1_800_000_000.0
     days = {name: Day(name) for name in days_of(RANGES["3h"], now)}
     for back, fetched, acked in counted:
         at = now - back
-        days[day_name(at)].add("acme", "t-1", at, fetched=fetched, acked=acked)
+        days[day_name(at)].add(ONE, at, fetched=fetched, acked=acked)
+    kept = [Day.of(json.loads(json.dumps(each.fields()))) for each in days.values()]
     for name in ("3h", "24h", "7d", "90d"):
         chosen = RANGES[name]
-        found = bucketed([Day.of(json.loads(json.dumps(each.fields()))) for each in days.values()], chosen, now)
+        found = chart(kept, chosen, now)
         minutes = chosen.step / 60
         assert abs(sum(found["fetched"]) * minutes - sum(each[1] for each in counted)) <= 0.005 * minutes * len(
             found["t"]
         )
         assert found["t"] == sorted(found["t"])
-    of_tenant = bucketed(days.values(), RANGES["24h"], now, "acme", "t-1")
-    assert abs(sum(of_tenant["acked"]) * 60 - sum(each[2] for each in counted)) <= 0.3 * len(of_tenant["t"])
+        if chosen.step >= HOUR:
+            assert chart([each.coarse() for each in kept], chosen, now) == found
+    for scope in (Scope("acme", "t-1"), Scope("acme", "t-1", "events")):
+        of_stream = chart(kept, RANGES["24h"], now, scope)
+        assert abs(sum(of_stream["acked"]) * 60 - sum(each[2] for each in counted)) <= 0.3 * len(of_stream["t"])
+    assert not any(chart(kept, RANGES["24h"], now, Scope("acme", "t-1", "alerts"))["acked"])
+
+
+def test_what_was_before_anything_is_known_is_no_zero() -> None:
+    now = 10 * DAY + 3600.0
+    found = chart([], RANGES["1h"], now, known_since=now - 600)
+    assert [found["fetched"].count(None), found["fetched"].count(0)] == [49, 11]
+
+
+def test_of_an_older_layout_only_the_samples_count() -> None:
+    day = Day("1970-01-11", 5.0, samples={1: {"acme": [1.0, 2, 3]}})
+    day.add(ONE, 10 * DAY, fetched=3)
+    older = Day.of(json.loads(json.dumps(day.fields() | {"layout": 1})))
+    assert (older.until, older.minutes, older.hours) == (0.0, {}, {})
+    assert older.samples == day.samples
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 900), st.integers(0, 9000))), max_size=5))
+def test_a_streams_samples_are_the_worst_of_its_lines(taken: list[list[tuple[int, int, int]]]) -> None:
+    samples, expected = StreamSamples(), []
+    streams = [Stream("acme", "t-1", "events"), Stream("acme", "t-1", "alerts")]
+    for minute, lines in enumerate(taken):
+        seen = {number: (lag, waiting) for number, lag, waiting in lines}
+        told = [
+            {"integration": "acme", "tenant": f"t-{number // 2}", "stream": ("events", "alerts")[number % 2]}
+            | {"lag_seconds": lag, "pending_bytes": waiting}
+            for number, (lag, waiting) in seen.items()
+        ]
+        samples.take(minute, told)
+        own = [seen[number] for number in (2, 3) if number in seen]
+        if own:
+            expected.append((minute, [float(max(each[0] for each in own)), float(sum(each[1] for each in own))]))
+    assert [*samples.of(streams)] == expected
 
 
 def test_a_buckets_sample_is_its_worst() -> None:
@@ -121,7 +187,7 @@ def test_a_buckets_sample_is_its_worst() -> None:
         int(now) // 60 - 5: {"acme": [10.0, 100, 3], "msp": [70.0, 1, 1]},
         int(now) // 60 - 4: {"acme": [1.0, 900, 9]},
     }
-    found = bucketed([day], RANGES["24h"], now)
+    found = chart([day], RANGES["24h"], now)
     assert [(found["lag"][at], found["waiting"][at], found["calls"][at]) for at in (-2,)] == [(70.0, 900, 9)]
     assert found["lag"][-30] is None
 

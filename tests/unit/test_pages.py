@@ -190,7 +190,7 @@ def test_a_page_of_too_many_items_is_refused_before_they_are_made(item: bytes) -
     assert len(pages.split(body % b",".join([item] * 10_000), None).items) == 10_000
     for count in (10_001, 300_000):
         for split in (pages.split, pages.split_devices):
-            with pytest.raises(TooLargeError, match="over 10000 items"):
+            with pytest.raises(TooLargeError, match="more than 10000 items"):
                 split(body % b",".join([item] * count), None)
 
 

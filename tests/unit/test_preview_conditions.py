@@ -129,7 +129,7 @@ def test_it_does_not_hold(text: str) -> None:
         ('log.type =~ "x"', "regexMatch"),
         ('log.name contains "x"', "write contains"),
         ('exists("log.type") and true', "write &&"),
-        ('oneof("log.type", ["x"])', "is oneOf"),
+        ('oneof("log.type", ["x"])', "did you mean oneOf"),
         ('exists("log.type") || oneOfAny("log.type", "x")', "no function oneOfAny"),
         ('equals("log.type")', "there is no equals(text)"),
         ('equals("log.type", ["x"])', "there is no equals(text, list)"),
@@ -167,8 +167,8 @@ def test_an_error_on_a_value_is_no_match(text: str) -> None:
     ("text", "remark"),
     [
         ('regexMatch("log.type", "[") || exists("log.type")', "matches nothing"),
-        ('inCIDR("log.ip", "10.0.0.300/8")', "no network"),
-        ('safe(log.type, "") == "x" || exists(log.name)', "without quotes: log.type, log.name"),
+        ('inCIDR("log.ip", "10.0.0.300/8")', "not a network"),
+        ('safe(log.type, "") == "x" || exists(log.name)', "needs quotes: log.type, log.name"),
     ],
 )
 def test_what_can_never_be_so_is_remarked(text: str, remark: str) -> None:

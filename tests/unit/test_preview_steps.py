@@ -356,9 +356,9 @@ def test_a_value_that_utmstack_s_event_cannot_hold_is_named(tmp_path: Path) -> N
     ("step", "what"),
     [
         ({"dynamic": {"plugin": "com.example.geo", "params": {"source": "a", "destination": "b"}}}, "com.example.geo"),
-        ({"xml": {"source": "raw"}}, "no step 'xml'"),
-        ({"where": 'exists("log.id")'}, "write it within the step"),
-        ({"renane": {"from": ["a"], "to": "b"}}, "is 'rename' meant"),
+        ({"xml": {"source": "raw"}}, "unknown step 'xml'"),
+        ({"where": 'exists("log.id")'}, "write the `where` within the step"),
+        ({"renane": {"from": ["a"], "to": "b"}}, "did you mean 'rename'"),
         ({"cast": {"fields": ["log.a"], "to": "int64"}}, "int64"),
         ({"trim": {"fields": ["log.a"], "function": "both", "substring": "x"}}, "both"),
         ({"add": {"function": "uuid", "params": {"key": "log.a"}}}, "uuid"),

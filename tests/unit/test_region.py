@@ -32,7 +32,7 @@ def test_a_code_or_its_host_in_any_case_is_right_for_its_own_region_only(code: s
 def test_any_text_is_judged_without_failing_and_what_is_named_can_be_stated(text: str) -> None:
     for stated in (text, f"https://{text}"):
         fault = region_fault(stated)
-        assert fault is None or "Known are" in fault
+        assert fault is None or "Use one of" in fault
         right = mismatch(stated, host("us03"))
         assert right in (None, "us03")
         assert mismatch("us", f"https://{text}") in (None, region_of(f"https://{text}"))

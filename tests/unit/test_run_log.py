@@ -59,7 +59,7 @@ def test_an_outage_is_told_once_with_what_it_concerns_and_its_end_once(told: Tol
     told.now += 10
     assert told.forward(0, 1, 2, 3, problem=None) == []
     (over,) = told.forward(4, problem=None)
-    assert "It is over" in over
+    assert "Resolved" in over
     assert "3 min 30 s" in over
     assert "505 tries" in over
     assert "5 streams" in over
@@ -121,7 +121,7 @@ def test_a_stream_that_no_answer_names_any_more_keeps_no_outage_open(told: Told)
     told.forward(1)
     told.now += FORGOTTEN_AFTER / 2
     (over,) = told.forward(1, problem=None)
-    assert "It is over" in over
+    assert "Resolved" in over
 
 
 def test_a_part_of_the_connector_has_outages_too(told: Told) -> None:
@@ -143,7 +143,7 @@ def test_what_flows_is_summed_up_at_the_first_delivery_and_once_an_hour(told: To
         return told.lines()
 
     (first,) = minute()
-    assert "7 events fetched from 1 streams, 5 acknowledged, 0 observed, 2 set aside" in first
+    assert "7 events fetched from 1 streams, 5 acknowledged, 0 observed, 2 dead letters" in first
     hours = [each for _ in range(180) for each in minute()]
     assert len(hours) == 180 * 60 / SUMMED_UP_EVERY
     assert "in 1 h 0 min: 420 events fetched" in hours[0]

@@ -3,10 +3,12 @@
 import contextlib
 import io
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+from emulator.cli import standing
 from emulator.cli.terminal import show, width
 
 WORDS = st.text(st.sampled_from("aé日本한ｶ ß😀\u0301\u0308"), max_size=8)
@@ -29,3 +31,18 @@ def test_the_names_of_customers_move_no_column() -> None:
         show([("NAME", "EVENTS"), ("株式会社テスト", "1"), ("Northwind", "2")])
     # By another's measure than ours.
     assert {cell_len(line.rstrip("ENTVS12")) for line in told.getvalue().splitlines()} == {16}
+
+
+def test_a_reason_that_concerns_the_whole_names_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    reason = {
+        "health": "failing",
+        "title": "The engine takes no events",
+        "detail": "nobody listens",
+        "remedy": "Start it.",
+        "since": "2026-03-10T01:02:03.000000Z",
+        "count": 1,
+        "streams": [],
+        "integrations": [],
+    }
+    standing._print_reason(reason, {}, None)
+    assert "FAILING  The engine takes no events (since 2026-03-10T01:02Z)\n" in capsys.readouterr().out

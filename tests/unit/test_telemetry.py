@@ -13,8 +13,10 @@ import pytest
 from lib import telemetry
 from lib.config.loading import InvalidConfigError, parse
 from lib.config.reloading import ReloadingConfig
+from lib.model.stream import Stream
 
 ONE = "integrations: [{name: acme, client_id: id-1, client_secret: s}]\n"
+STREAM = Stream("acme", "t-1", "events")
 CODE = """
 import logging
 from lib import telemetry
@@ -31,21 +33,20 @@ except ValueError:
 """
 
 
-def written(*, is_journal: bool) -> list[str]:
-    """What a process writes to a pipe that systemd names as its journal, or names another one."""
+def written(*command: str, is_journal: bool) -> list[str]:
+    """What a Python process writes to a pipe that systemd names as its journal, or names another one."""
     read, write = os.pipe()
     found = os.fstat(write)
     stream = f"{found.st_dev}:{found.st_ino if is_journal else found.st_ino + 1}"
     with os.fdopen(read) as lines:
-        subprocess.run(
-            [sys.executable, "-c", CODE], stderr=write, env={**os.environ, "JOURNAL_STREAM": stream}, check=True
-        )
+        env = {**os.environ, "JOURNAL_STREAM": stream}
+        subprocess.run([sys.executable, *command], stderr=write, env=env, check=False)
         os.close(write)
         return lines.read().splitlines()
 
 
 def test_in_the_journal_each_line_has_its_priority_and_no_secret() -> None:
-    found = written(is_journal=True)
+    found = written("-c", CODE, is_journal=True)
     assert [line[:5] for line in found[:4]] == ["<7>x:", "<6>x:", "<4>x:", "<3>x:"]
     assert "a debug" in found[0]
     assert "not a second entry" in found[0]
@@ -55,8 +56,18 @@ def test_in_the_journal_each_line_has_its_priority_and_no_secret() -> None:
 
 
 def test_what_is_no_journal_gets_json() -> None:
-    entries = [json.loads(line) for line in written(is_journal=False)]
+    entries = [json.loads(line) for line in written("-c", CODE, is_journal=False)]
     assert [each["severity"] for each in entries] == ["DEBUG", "INFO", "WARNING", "ERROR", "ERROR"]
+
+
+@pytest.mark.parametrize("command", ["run", "relay"])
+def test_in_the_journal_a_service_that_cannot_start_says_why_as_an_error(command: str, tmp_path: Path) -> None:
+    config = tmp_path / "connector.yaml"
+    config.write_text(ONE + "every: soon\n")
+    found = written("-m", "emulator", command, "--config", str(config), is_journal=True)
+    assert len(found) == 3
+    assert all(line.startswith("<3>") for line in found)
+    assert "every: 'soon'" in found[1]
 
 
 @pytest.fixture
@@ -92,5 +103,37 @@ def test_the_level_changes_with_the_configuration(tmp_path: Path, monkeypatch: p
 
 
 def test_an_unknown_level_is_a_fault() -> None:
-    with pytest.raises(InvalidConfigError, match=r"log\.level.*has to be one of: debug, info, warning, error"):
+    with pytest.raises(InvalidConfigError, match=r"log\.level.*must be one of: debug, info, warning, error"):
         parse(f"{ONE}log: {{level: verbose}}\n")
+
+
+def test_an_entry_names_a_stream_s_tenant_and_reads_its_name_rarely() -> None:
+    asked: list[str] = []
+
+    def names(integration: str) -> dict[str, str]:
+        asked.append(integration)
+        logging.getLogger("lib.x").warning("%s: while it is read", STREAM)
+        return {"t-1": "Customer 1", "t-2": ""}
+
+    texts = []
+    handler = logging.Handler()
+    handler.emit = lambda record: texts.append(record.getMessage())  # type: ignore[method-assign]
+    handler.addFilter(telemetry.TenantNames(names))
+    logger = logging.getLogger("lib.x")
+    logger.addHandler(handler)
+    try:
+        for tenant in ("t-1", "t-2", "t-3"):
+            logger.warning("%s: %d batches are missing", Stream("acme", tenant, "events"), 2)
+        logger.warning("no stream")
+        logger.warning("%(a)s", {"a": 1})
+    finally:
+        logger.removeHandler(handler)
+    assert texts == [
+        "acme/t-1/events: while it is read",
+        "acme/Customer 1 (t-1)/events: 2 batches are missing",
+        "acme/t-2/events: 2 batches are missing",
+        "acme/t-3/events: 2 batches are missing",
+        "no stream",
+        "1",
+    ]
+    assert asked == ["acme"]

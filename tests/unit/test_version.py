@@ -41,7 +41,14 @@ def test_the_command_line_tells_the_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["Dockerfile", "infra/utmstack/compose.override.yaml", "infra/knative/services.yaml", "docs/utmstack.md"]
+    "name",
+    [
+        "Dockerfile",
+        "infra/utmstack/compose.override.yaml",
+        "infra/knative/services.yaml",
+        "infra/knative/README.md",
+        "docs/utmstack.md",
+    ],
 )
 def test_every_image_that_is_named_is_of_this_version(name: str) -> None:
     tags = re.findall(r"\bsophos-utmstack:(\d[\w.]*)", (ROOT / name).read_text())

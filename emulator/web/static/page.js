@@ -20,12 +20,9 @@ function ago(at) {
 function tick(root) {
   for (const time of root.querySelectorAll("time[datetime]")) {
     if (time.closest(".log")) continue;
-    const text = ago(Date.parse(time.dateTime));
+    const at = Date.parse(time.dateTime);
+    const text = "lasts" in time.dataset ? lasts(Math.max(0, (Date.now() + skew - at) / 1000)) : ago(at);
     if (time.textContent !== text) time.textContent = text;
-  }
-  for (const time of root.querySelectorAll("time[data-unix]")) {
-    time.textContent = ago(time.dataset.unix * 1000);
-    time.title = new Date(time.dataset.unix * 1000).toISOString().slice(0, 19).replace("T", " ") + " UTC";
   }
 }
 
@@ -59,16 +56,40 @@ function markOf(node) {
 
 // Live: a small answer of what has changed; nothing is asked in a tab that nobody sees.
 const view = document.body.dataset.live, stale = document.getElementById("stale");
-let etag = "", heard = Date.now(), wait = 3, timer = 0, asking = false;
+const [said, ticket] = stale.children;
+let etag = "", heard = Date.now(), wait = 3, timer = 0, asking = false, failed = "";
 
+// Said once: the same text is not set again, so that a screen reader does not repeat it.
 function judge() {
   const silent = (Date.now() - heard) / 1000;
-  const old = failed ? true : silent > 5 * wait + 25 && !document.hidden;
+  const old = failed || (silent > 5 * wait + 25 && !document.hidden);
   stale.hidden = !old;
-  document.body.classList.toggle("is-stale", old);
-  if (old) stale.textContent = `✖ The connector has not answered for ${lasts(silent)}. What you see below is old.`;
+  document.body.classList.toggle("is-stale", Boolean(old));
+  const text = old ? `✖ The connector has not answered since ${utc(heard + skew)}. What you see below is from then.` : "";
+  if (said.textContent !== text) {
+    said.textContent = text;
+    ticket.textContent = "Copy as text for a ticket";
+  }
 }
-let failed = false;
+const utc = (at) => new Date(at).toISOString().slice(11, 19) + " UTC";
+const line = (node) => [...node.childNodes].map((each) => each.textContent.trim().replace(/\s+/g, " ")).filter(Boolean).join(" · ");
+async function copied(button, text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+  } catch { // No clipboard without TLS: a person copies it.
+    const area = button.parentNode.querySelector("textarea") ?? document.createElement("textarea");
+    area.value = text;
+    area.rows = 6;
+    area.setAttribute("aria-label", "As text for a ticket");
+    button.after(area);
+    area.select();
+  }
+}
+const heading = (title) => [title, `connector ${document.getElementById("version").textContent} at ${location.href}`, `written ${new Date().toISOString()}`];
+ticket.addEventListener("click", () => copied(ticket, [
+  ...heading("The connector does not answer"), `last answer ${new Date(heard + skew).toISOString()}`, `what the browser says: ${failed || "no answer"}`, "", "What it said last:",
+  ...[...document.querySelectorAll(".pill, .reason")].map(line)].join("\n")));
 
 async function ask() {
   clearTimeout(timer);
@@ -86,13 +107,13 @@ async function ask() {
       }
       const updated = document.getElementById("updated");
       if (updated) updated.dateTime = told.at;
-    } else if (answer.status !== 304) throw new Error(answer.status);
+    } else if (answer.status !== 304) throw new Error(`HTTP status ${answer.status}`);
     const date = Date.parse(answer.headers.get("Date"));
     if (Math.abs(date - Date.now()) > 5000) skew = date - Date.now();
     heard = Date.now();
-    failed = false;
-  } catch {
-    failed = true;
+    failed = "";
+  } catch (error) {
+    failed = error.message;
   }
   asking = false;
   judge();
@@ -120,10 +141,10 @@ function bytes(value) {
 }
 const plain = (value) => value.toLocaleString("en", { maximumFractionDigits: 1 });
 const PLOTS = [
-  { title: "Events a minute", unit: plain, height: 200, lines: [["fetched", "Fetched", "--bar", true], ["acked", "Acknowledged", "--bar2"]] },
-  { title: "Highest lag", unit: lasts, height: 110, lines: [["lag", "Lag", "--warn", true]] },
-  { title: "Bytes that wait", unit: bytes, height: 110, lines: [["waiting", "Waiting", "--bar", true]] },
-  { title: "Calls a minute", unit: plain, height: 110, lines: [["calls", "Calls", "--bar2", true], ["budget", "Budget", "--bad"]] },
+  { title: "Events a minute", unit: plain, height: 200, least: 5, lines: [["fetched", "Fetched", "--bar", true], ["acked", "Acknowledged", "--bar2"]] },
+  { title: "Highest lag", unit: lasts, height: 110, least: 60, steps: [10, 30, 60, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400], lines: [["lag", "Lag", "--warn", true]] },
+  { title: "Waiting to be delivered", unit: bytes, height: 110, least: 1024, steps: [...Array(32).keys()].map((power) => 2 ** (power + 8)), lines: [["waiting", "Waiting", "--bar", true]] },
+  { title: "Calls a minute", unit: plain, height: 110, least: 10, lines: [["calls", "used", "--bar2", true], ["budget", "steady limit", "--bad"]] },
 ];
 
 // Gaps and outages as bands, restarts as lines.
@@ -136,8 +157,8 @@ function marked(marks) {
     ctx.clip();
     for (const mark of marks) {
       const left = u.valToPos(mark.from, "x", true), right = Math.max(left + 2, u.valToPos(mark.to, "x", true));
-      ctx.globalAlpha = mark.kind === "restart" ? 0.8 : 0.22;
-      ctx.fillStyle = css(mark.kind === "restart" ? "--dim" : mark.kind === "gap" ? "--bad" : "--warn");
+      ctx.globalAlpha = mark.kind === "gap" || mark.kind === "outage" ? 0.22 : 0.8;
+      ctx.fillStyle = css({ gap: "--bad", outage: "--warn", late: "--good", restart: "--dim" }[mark.kind]);
       ctx.fillRect(left, bbox.top, right - left, bbox.height);
       if (mark.kind === "gap") ctx.fillRect(left, bbox.top, right - left, 6);
     }
@@ -153,25 +174,29 @@ function draw(told) {
   const step = told.t[1] - told.t[0], last = told.t.length - 1, lasted = (Date.now() + skew) / 1000 - told.t[last];
   for (const key of ["fetched", "acked"]) {
     if (step > 60 && lasted > 60 && lasted < step) told[key][last] *= step / lasted;
-    else if (!told[key][last]) told[key][last] = null;
+    else if (lasted < step && (told[key][last - 1] ?? null) !== null) told[key][last] = null;
   }
+  // What was before the connector takes no room: ten buckets at least are drawn.
+  const columns = ["t", "fetched", "acked", "lag", "waiting", "calls"], known = told.fetched.findIndex((value) => value !== null);
+  const first = Math.min(known < 0 ? 0 : known, told.t.length - 10);
+  for (const key of columns) told[key] = told[key].slice(Math.max(0, first));
   if (told.budget) told.budget = told.t.map(() => told.budget);
   for (const [place, plot] of PLOTS.entries()) {
     const lines = plot.lines.filter(([key]) => told[key] && told[key].some((value) => value !== null));
     if (!lines.length) continue;
     const cell = document.createElement("div");
     cell.className = "plot";
-    const title = document.createElement("h3");
-    title.textContent = `${plot.title} `;
-    cell.append(title);
+    const title = document.createElement("h3"), legend = document.createElement("p");
+    title.textContent = plot.title;
+    cell.append(title, legend);
     const keys = lines.map(([, label, colour]) => {
       const key = document.createElement("span");
       key.style.color = css(colour);
-      title.append(key, " ");
-      return (value) => { key.textContent = (lines.length > 1 ? `■ ${label} ` : "") + (value === undefined || value === null ? "" : plot.unit(value)); };
+      legend.append(key, " ");
+      return (value) => { key.textContent = `■ ${label} ` + (value === undefined || value === null ? "" : plot.unit(value)); };
     });
     const when = document.createElement("span");
-    title.append(when);
+    legend.append(when);
     const told_at = (u) => {
       const at = u.cursor.idx;
       keys.forEach((key, index) => key(at === null || at === undefined ? null : u.data[index + 1][at]));
@@ -185,14 +210,18 @@ function draw(told) {
       plugins: [marked(told.marks), { hooks: { setCursor: [told_at] } }],
       legend: { show: false },
       cursor: { sync: { key: "all" }, y: false },
-      scales: { y: { range: (_, __, most) => [0, Math.max(1, most * 1.1)] } },
-      axes: [{ ...axis, size: 28, space: 70, values: (_, splits, __, ___, step) => splits.map((at) => clock(at, step)) }, { ...axis, size: 64, space: 28, values: (_, splits) => splits.map(plot.unit) }],
-      series: [{}, ...lines.map(([, label, colour, fill]) => ({ label, stroke: css(colour), width: 1.5, fill: fill ? css(colour) + "26" : undefined }))],
+      scales: { y: { range: (_, __, most) => [0, Math.max(plot.least, most * 1.1)] } },
+      axes: [{ ...axis, size: 28, space: 70, values: (_, splits, __, ___, step) => splits.map((at) => clock(at, step)) }, { ...axis, size: 64, space: 28, ...(plot.steps && { incrs: plot.steps }), values: (_, splits) => splits.map(plot.unit) }],
+      // A figure between two that are not known is a point: a line needs two.
+      series: [{}, ...lines.map(([key, label, colour, fill]) => ({ label, stroke: css(colour), width: 1.5, fill: fill ? css(colour) + "26" : undefined,
+        points: { size: 5, filter: () => told[key].flatMap((value, at, all) => value !== null && (all[at - 1] ?? null) === null && (all[at + 1] ?? null) === null ? [at] : []), show: true } }))],
     }, [told.t, ...lines.map(([key]) => told[key])], cell);
   }
   plots.setAttribute("role", "img");
   plots.setAttribute("aria-label", "Charts of the events, the lag, the bytes that wait, and the calls; the table below holds the figures.");
   box.replaceChildren(plots);
+  renew(document.getElementById("rows"), told.rows);
+  renew(document.getElementById("happened"), told.happened);
 }
 // Axes in UTC, as every other time on the page.
 function clock(at, step) {
@@ -237,8 +266,8 @@ function shown(check) {
   };
   line.className = check.outcome;
   part("b", check.outcome);
-  line.append(check.name + " ");
-  part("span", check.milliseconds + " ms");
+  line.append(check.title + " ");
+  if (check.outcome !== "skipped") part("span", check.milliseconds + " ms");
   part("p", check.detail);
   if (check.remedy) part("p", "→ " + check.remedy);
   return line;
@@ -249,9 +278,8 @@ function say(text, kind) {
   verdict.hidden = false;
 }
 function judged(told) {
-  if (!told.ok) return say("Something does not work.", "failing");
   const warned = told.checks.some((check) => check.outcome === "warning");
-  say(warned ? "It works, with a warning." : "Everything works.", warned ? "attention" : "ok");
+  say(told.verdict, !told.ok ? "failing" : warned ? "attention" : "ok");
 }
 async function test() {
   const answer = await fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)), headers: { Accept: "application/x-ndjson" } });
@@ -285,21 +313,10 @@ if (form) {
     } catch {
       say("The connector does not answer: is it being started again?", "failing");
     }
+    copy.textContent = "Copy as text for a ticket";
     copy.hidden = false;
   });
-  const asText = () => [document.querySelector("h1").textContent, verdict.textContent, new Date().toISOString(), "",
-    ...[...checks.children].map((each) => [...each.childNodes].map((node) => node.textContent.trim()).filter(Boolean).join(" · "))].join("\n");
-  copy.addEventListener("click", async () => {
-    try {
-      await navigator.clipboard.writeText(asText());
-      copy.textContent = "Copied";
-    } catch {
-      const area = document.createElement("textarea");
-      area.value = asText();
-      area.setAttribute("aria-label", "The test as text");
-      copy.after(area);
-      area.select();
-    }
-  });
+  copy.addEventListener("click", () => copied(copy, [
+    ...heading(document.querySelector("h1").textContent), "", verdict.textContent, ...[...checks.children].map(line)].join("\n")));
   copy.hidden = !checks.children.length;
 }

@@ -239,9 +239,9 @@ def test_a_stream_goes_on_when_the_engine_wants_its_connection_back(
 def test_a_stream_of_an_old_connection_comes_to_its_end(
     folder: Path, authority: Authority, server: tuple[Path, Path], tokens: Path, engine: StandInEngine
 ) -> None:
-    with relay(folder, server, tokens=tokens, age=0.4) as relayed, client(relayed.port, authority, tries=1) as remote:
-        engine.faults["delay"] = "0.03"
-        # Over a second and more: the farewell comes in the midst of it.
+    with relay(folder, server, tokens=tokens, age=1.5) as relayed, client(relayed.port, authority, tries=1) as remote:
+        engine.faults["delay"] = "0.05"
+        # Over three seconds: the farewell comes in the midst of it.
         assert list(remote.deliver(log(number) for number in range(60)))[-1] == 60
         assert remote.counts == {"streams": 1}
         del engine.faults["delay"]

@@ -24,8 +24,9 @@ from hypothesis import strategies as st
 
 from emulator.engine import StandInEngine
 from emulator.relay import Relay
-from emulator.relay.caller import HEALTH, STREAM_WINDOW, _Health
+from emulator.relay.caller import HEALTH, _Health
 from emulator.relay.http2 import INPUT
+from emulator.relay.stream import STREAM_WINDOW
 from tests.fakes.authority import Authority
 from tests.fakes.raw_http2 import RawCaller, RawEngine
 from tests.fakes.relay import PATIENCE, TOKEN, Open, caller, delivers, field, relay, status, stream
@@ -213,7 +214,7 @@ def test_what_nobody_has_shown_a_token_for_takes_no_memory(relayed: Relay, autho
 def test_connections_that_never_begin_end_soon_and_are_few(
     folder: Path, authority: Authority, server: tuple[Path, Path], tokens: Path, engine: StandInEngine
 ) -> None:
-    with relay(folder, server, tokens=tokens, streams=1, handshake=0.5) as relayed:
+    with relay(folder, server, tokens=tokens, streams=1, handshake=2.0) as relayed:
         silent = [socket.create_connection(("127.0.0.1", relayed.port), PATIENCE) for _ in range(100)]
         # 66 at the most; those that came first are hung up on at once, the others when their time is over.
         until(lambda: len(relayed._greetings) <= 66, "the oldest to go", PATIENCE)
@@ -232,7 +233,7 @@ def test_an_old_connection_takes_no_new_streams_and_its_caller_makes_another(
     folder: Path, authority: Authority, server: tuple[Path, Path], tokens: Path, engine: StandInEngine
 ) -> None:
     with (
-        relay(folder, server, tokens=tokens, age=0.4) as relayed,
+        relay(folder, server, tokens=tokens, age=1.5) as relayed,
         closing(RawCaller(relayed.port, authority.ca)) as raw,
         caller(relayed.port, authority) as channel,
     ):
@@ -282,7 +283,7 @@ def test_a_caller_that_does_not_read_is_not_read_from_and_then_hung_up_on(
     folder: Path, authority: Authority, server: tuple[Path, Path], tokens: Path, engine: StandInEngine
 ) -> None:
     with (
-        relay(folder, server, tokens=tokens, keepalive=0.5) as relayed,
+        relay(folder, server, tokens=tokens, keepalive=1.5) as relayed,
         closing(RawCaller(relayed.port, authority.ca)) as raw,
     ):
         raw.socket.settimeout(PATIENCE)
@@ -322,12 +323,14 @@ def test_what_a_refused_stream_goes_on_sending_takes_no_room_from_others(
             assert raw.refusal() == b"8", sent
         raw.h2.reset_stream(1, h2.errors.ErrorCodes.CANCEL)
         raw.ask(2001, AUTHORIZED)
-        raw.tell(2001, framed(field(1, b"still-ok")))
+        raw.tell(2001, framed(field(1, b"still-ok")) + bytes(3))
         assert raw.hear(h2.events.DataReceived)
         (connection,) = relayed._callers
         inbound = connection.h2._inbound_flow_control_window_manager
         until(lambda: inbound.current_window_size + inbound._bytes_processed == inbound.max_window_size, "all room")
-        passed = 5 + 100_000 + len(framed(field(1, b"still-ok")))
+        raw.h2.reset_stream(2001, h2.errors.ErrorCodes.CANCEL)
+        raw.flush()
+        passed = 5 + 100_000 + len(framed(field(1, b"still-ok"))) + 3
         until(lambda: connection._window._passed == passed, "what was held is given back too")
 
 
@@ -464,7 +467,7 @@ def test_connections_without_a_stream_make_room_for_others(
 def test_an_idle_connection_is_told_to_leave_and_its_caller_comes_again(
     folder: Path, authority: Authority, server: tuple[Path, Path], tokens: Path, engine: StandInEngine
 ) -> None:
-    with relay(folder, server, tokens=tokens, idle=0.4) as relayed, caller(relayed.port, authority) as channel:
+    with relay(folder, server, tokens=tokens, idle=1.5) as relayed, caller(relayed.port, authority) as channel:
         with closing(RawCaller(relayed.port, authority.ca)) as raw:
             assert list(stream(channel, iter([field(1, b"a")]))) == [field(1, b"a")]
             assert raw.hear(h2.events.ConnectionTerminated)

@@ -1,0 +1,104 @@
+"""A chart as it is shown: as JSON for the browser to draw, and as bars and a table where there is no script."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import Flask, Response, request
+
+from emulator.web.charts import DEFAULT, HOUR, RANGES, Range, Scope
+from emulator.web.context import HEADERS, Context
+from emulator.web.formatting import utc_now
+from lib.model.clock import to_text
+
+SCOPE = {"integration": "integration", "tenant": "tenant", "stream": "kind"}
+"""What a chart is of: the URL's word for each, and ours."""
+COLUMNS = ("fetched", "acked", "lag", "waiting", "calls")
+ROWS = 24
+
+Values = dict[str, Any]
+
+
+class Drawing:
+    """The route `/chart.json`, and what a page with a chart is made of."""
+
+    def __init__(self, app: Flask, context: Context) -> None:
+        self._app = app
+        self._context = context
+        app.add_url_rule("/chart.json", "chart", self._chart)
+
+    def of(self, arguments: Mapping[str, str], scope: Scope) -> Values:
+        """What a template shows the chart with. `drawn` makes it: only a whole page holds one, not what renews it."""
+        chosen = self._range(arguments)
+        query = urlencode({key: value for key in SCOPE if (value := getattr(scope, SCOPE[key])) is not None})
+
+        def drawn() -> Values:
+            found = self._context.history.chart(chosen, scope)
+            return {"bars": bars(found), "rows": rows(found), "marks": found["marks"]}
+
+        return {"chosen": chosen, "chart_query": query, "drawn": drawn}
+
+    def _chart(self) -> Response:
+        chosen = self._range(request.args)
+        scope = Scope(*(request.args.get(key) or None for key in SCOPE))
+        found = self._context.history.chart(chosen, scope)
+        budgets = [
+            line["calls"]["per_minute"]
+            for line in self._context.snapshot.status()["integrations"]
+            if "calls" in line and scope.integration in (None, line["name"])
+        ]
+        macros = self._app.jinja_env.get_template("macros.html").module
+        found |= {
+            "budget": sum(budgets) or None if scope.tenant is None else None,
+            "rows": macros.chart_rows(rows(found)),  # type: ignore[attr-defined]  # a template's macro
+            "happened": macros.happened(found["marks"], utc_now()),  # type: ignore[attr-defined]  # likewise
+        }
+        return Response(json.dumps(found, ensure_ascii=False), content_type="application/json", headers=HEADERS)
+
+    def _range(self, arguments: Mapping[str, str]) -> Range:
+        """The range of the URL; else an hour of a connector that has not run for longer."""
+        since = self._context.history.known_since
+        is_young = since is not None and time.time() - since < HOUR
+        return RANGES.get(arguments.get("range", ""), RANGES["1h" if is_young else DEFAULT])
+
+
+def bars(chart: Mapping[str, Any]) -> Values:
+    """The chart as bars of a drawing that is 720 wide and 120 high: at most ninety, several buckets in one."""
+    fetched = [each or 0 for each in chart["fetched"]]
+    group = max(1, -(-len(fetched) // 90))
+    sums = [max(fetched[at : at + group], default=0) for at in range(0, len(fetched), group)]
+    most = max(sums, default=0)
+    width = 720 / max(1, len(sums))
+    return {
+        "most": most,
+        "width": round(width * 0.8, 2),
+        "all": [
+            {"x": round(at * width, 2), "h": round(120 * value / most, 1)}
+            for at, value in enumerate(sums)
+            if value and most
+        ],
+    }
+
+
+def rows(chart: Mapping[str, Any]) -> list[Values]:
+    """The chart as a table of at most ROWS rows, newest first; without what lies before anything is known."""
+    times = chart["t"]
+    group = max(1, -(-len(times) // ROWS))
+    step = times[1] - times[0]
+    found = []
+    for at in range(0, len(times), group):
+        part = slice(at, at + group)
+        known = {key: [each for each in chart[key][part] if each is not None] for key in COLUMNS}
+        end = times[at] + group * step
+        if known["fetched"]:
+            sums = {key: round(sum(known[key]) * step / 60) for key in ("fetched", "acked")}
+            worst = {key: max(known[key], default=None) for key in ("lag", "waiting", "calls")}
+            marks = [each["text"] for each in chart["marks"] if times[at] <= each["from"] < end]
+            begin = to_text(datetime.fromtimestamp(times[at], UTC))
+            found.append({"at": begin, **sums, **worst, "marks": marks})
+    return found[::-1]

@@ -1,0 +1,96 @@
+"""What the store holds: objects and bytes of each part, counted beside the page and not while somebody waits."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lib.errors import ConnectorError
+from lib.model.clock import to_text
+from lib.store.base import ObjectStore
+
+log = logging.getLogger(__name__)
+
+FRESH_SECONDS = 60.0
+DEAR = 100.0
+"""A count that took long is made anew only after so many times its own time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the store's folders."""
+
+    name: str
+    objects: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The store as it was counted."""
+
+    at: str
+    parts: tuple[Part, ...]
+    """The largest first."""
+    free: int | None
+    """Bytes that are free on the store's disk; None of a bucket."""
+
+    @property
+    def bytes(self) -> int:
+        """All of them."""
+        return sum(each.bytes for each in self.parts)
+
+    @property
+    def objects(self) -> int:
+        """All of them."""
+        return sum(each.objects for each in self.parts)
+
+
+class Footprint:
+    """The newest count; a look at an old one has a new one made."""
+
+    def __init__(self, store: Callable[[], ObjectStore], location: Callable[[], str]) -> None:
+        """`location`: the store as the configuration names it."""
+        self._store = store
+        self._location = location
+        self._lock = threading.Lock()
+        self._size: Size | None = None
+        self._due = 0.0
+        """Monotonic time."""
+
+    def size(self) -> Size | None:
+        """The newest count; None while the first one is made."""
+        with self._lock:
+            is_due, self._due = time.monotonic() >= self._due, max(self._due, time.monotonic() + FRESH_SECONDS)
+        if is_due:
+            threading.Thread(target=self._count, name="footprint", daemon=True).start()
+        return self._size
+
+    def _count(self) -> None:
+        began, found = time.monotonic(), dict[str, tuple[int, int]]()
+        try:
+            for entry in self._store().list(""):
+                name = entry.key.partition("/")[0]
+                objects, bytes_ = found.get(name, (0, 0))
+                found[name] = (objects + 1, bytes_ + entry.size)
+        except ConnectorError as error:
+            log.warning("the store cannot be counted: %s", error)
+            return
+        parts = sorted((Part(name, *sums) for name, sums in found.items()), key=lambda each: -each.bytes)
+        self._size = Size(to_text(datetime.now(UTC)), tuple(parts), self._free())
+        self._due = time.monotonic() + max(FRESH_SECONDS, DEAR * (time.monotonic() - began))
+
+    def _free(self) -> int | None:
+        location = self._location()
+        if not location.startswith("file:"):
+            return None
+        try:
+            return shutil.disk_usage(Path(location.removeprefix("file:"))).free
+        except OSError:
+            return None
