@@ -156,7 +156,7 @@ class Caller(Connection):
     def data_received(self, data: bytes) -> None:
         """Process received bytes."""
         self.heard, self.pinged = time.monotonic(), None
-        is_behind = bool(self._unread) or self._is_resting
+        is_behind = bool(self._unread)
         self._unread += data
         if not is_behind:
             self._work()
@@ -182,10 +182,7 @@ class Caller(Connection):
 
     def _go_on(self) -> None:
         self._is_resting = False
-        if self._unread:
-            self._work()
-        else:
-            self._read_or_not()
+        self._read_or_not()
 
     def _read_or_not(self) -> None:
         # A caller that does not read must not be read from: answers to its pings alone could fill the memory.
