@@ -28,7 +28,6 @@ from typing import Any
 
 from lib.errors import (
     ConflictError,
-    ConnectorError,
     DamagedError,
     EngineDownError,
     EngineRefusedError,
@@ -40,7 +39,8 @@ from lib.model.lease import Overtaken
 from lib.model.log import Log
 from lib.model.missed import windows_of
 from lib.model.receipt import DELIVERED, OBSERVED, LastReceipt, NotAcknowledged
-from lib.model.stream import ENDPOINTS, Stream
+from lib.model.stream import ENDPOINTS
+from lib.pipeline.delivery_result import DeliveryResult
 from lib.pipeline.estimates import not_delivered
 from lib.pipeline.leftovers import take_up
 from lib.pipeline.outgoing_batch import OutgoingBatch, outgoing_of
@@ -66,27 +66,6 @@ may be a restart, a slow worker, or a lost answer; each takes a minute at most."
 
 MOST_BATCHES = 32
 """The most batches in flight. A store with 150 ms a call settles them within GRACE."""
-
-IDLE = "idle"
-BUSY = "busy"
-FAILED = "failed"
-ENGINE_UNAVAILABLE = "engine_unavailable"
-
-
-@dataclass(slots=True)
-class DeliveryResult:
-    """The result of one call for one stream."""
-
-    stream: Stream
-    outcome: str = IDLE
-    batches: int = 0
-    acked: int = 0
-    """Events that the engine acknowledged."""
-    observed: int = 0
-    pending: int = 0
-    """Batches that still wait; while it is delivered, of those that were known at its begin."""
-    set_aside: int = 0
-    error: ConnectorError | None = None
 
 
 @dataclass(frozen=True, slots=True)
