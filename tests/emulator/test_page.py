@@ -239,7 +239,7 @@ def test_reconcile_finds_what_came_late_and_the_page_says_how_late(hourly: tuple
 def test_replay_sends_again_what_was_kept(hourly: tuple[Site, Emulator]) -> None:
     found, emulator = hourly
     ended = act(emulator, "replay", since="1d")
-    assert re.fullmatch(r"\d+ events of \d+ batches sent again\.", ended)
+    assert re.fullmatch(r"\d+ events? of \d+ batch(es)? sent again\.", ended)
     assert found.raws().count(event(EVIL)) == 2
 
 
