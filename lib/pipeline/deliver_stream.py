@@ -395,7 +395,7 @@ class StreamDelivery:
 
     def _set_refused(self, error: LogRefusedError) -> None:
         for outgoing in self._outgoing:
-            if any(each.id == error.log_id for each in outgoing.logs):
+            if any(log.id == error.log_id for log in outgoing.logs):
                 self._refused[outgoing.batch.header.sequence, error.log_id] = str(error)
                 return
         raise error
