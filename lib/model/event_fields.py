@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import NamedTuple
+from typing import Protocol
 
 
-class EventFields(NamedTuple):
-    """The fields of an item that decide how it is handled; None if a field is missing or has another type.
+class EventFields(Protocol):
+    """The fields of an item that decide how it is handled; None if a field is missing or has another type."""
 
-    A named tuple: one is made for every event at each step, and a frozen dataclass takes three times as long.
-    """
+    @property
+    def id(self) -> str | None:
+        """Sophos's id of the event; never empty."""
 
-    id: str | None = None
-    created_at: datetime | None = None
-    """The time at which Sophos Central stored the event, UTC."""
-    type: str | None = None
-    customer_id: str | None = None
-    """The tenant that the event belongs to."""
-    is_object: bool = True
-    """Whether the item is a JSON object that is not nested too deep for common parsers."""
+    @property
+    def created_at(self) -> datetime | None:
+        """The time at which Sophos Central stored the event, UTC."""
+
+    @property
+    def type(self) -> str | None:
+        """The type of the event."""
+
+    @property
+    def customer_id(self) -> str | None:
+        """The tenant that the event belongs to; never empty."""
+
+    @property
+    def is_object(self) -> bool:
+        """Whether the item is a JSON object that is not nested too deep for common parsers."""

@@ -13,6 +13,7 @@ from enum import IntEnum
 
 from lib.errors import title_of
 from lib.model.checkpoint import Problem
+from lib.model.text import several, span
 
 ENGINE_GRACE = timedelta(minutes=2)
 """How long the engine may be unreachable before the health is `failing`. A restart of UTMStack takes less."""
@@ -98,11 +99,7 @@ KINDS = {
     "credential_old": Kind(_WARNS, "A credential is old", ""),
     "next_credential_used": Kind(_WARNS, "The second credential is in use", ""),
     "tenant_left_out": Kind(_WARNS, "A tenant is not read", ""),
-    "late": Kind(
-        _WARNS,
-        "A stream is late",
-        "Run `status` for the reason. Sophos keeps events for 24 hours; nothing is lost yet.",
-    ),
+    "late": Kind(_WARNS, "A stream is late", "Run `status` for the reason. Sophos keeps events for 24 hours."),
     "silent": Kind(
         _WARNS,
         "A stream that usually has events has none",
@@ -117,9 +114,7 @@ KINDS = {
     "stale": Kind(
         _WARNS, "The figures are old", "Nothing has been fetched for several ticks. Check that the connector runs."
     ),
-    "object_damaged": Kind(
-        _WARNS, "An object of the store is damaged", "Run `audit` to see which. Restore it from a backup, or remove it."
-    ),
+    "object_damaged": Kind(_WARNS, "An object of the store is damaged", "`audit` names it. Restore it, or remove it."),
     "heartbeat_late": Kind(
         _WARNS,
         "The heartbeat is late",
@@ -267,13 +262,11 @@ def assess(site: SiteFacts) -> Assessment:
             integrations[finding.integration] = max(integrations[finding.integration], finding.health)
         for stream in _struck(finding, site):
             streams[stream.name] = max(streams[stream.name], finding.health)
-            if stream.integration in integrations:
-                integrations[stream.integration] = max(integrations[stream.integration], finding.health)
+            integrations[stream.integration] = max(integrations.get(stream.integration, Health.OK), finding.health)
+    reasons = sorted(_grouped(findings, names, site.now), key=lambda each: (-each.health, -each.count, each.code))
     return Assessment(
         health=max((finding.health for finding in findings), default=Health.OK),
-        reasons=tuple(
-            sorted(_grouped(findings, names, site.now), key=lambda reason: (-reason.health, -reason.count, reason.code))
-        ),
+        reasons=tuple(reasons),
         streams=streams,
         integrations=integrations,
         waiting=tuple(_waiting(site)),
@@ -282,10 +275,10 @@ def assess(site: SiteFacts) -> Assessment:
 
 def _struck(finding: Finding, site: SiteFacts) -> Iterator[StreamFacts]:
     """The streams that a problem of the whole connector stops from being fetched or delivered."""
-    if finding.stream is None and finding.integration is None:
-        for stream in site.streams:
-            if finding.code in STOPS_ALL or (finding.code == "engine_down" and stream.undelivered_seconds > 0):
-                yield stream
+    is_whole = finding.stream is None and finding.integration is None
+    for stream in site.streams if is_whole else ():
+        if finding.code in STOPS_ALL or (finding.code == "engine_down" and stream.undelivered_seconds > 0):
+            yield stream
 
 
 def _findings(site: SiteFacts) -> Iterator[Finding]:
@@ -334,10 +327,9 @@ def _of_figures(site: SiteFacts) -> Iterator[Finding]:
 
 
 def _of_integration(integration: IntegrationFacts, now: datetime) -> Iterator[Finding]:
-    if integration.problem is not None:
-        finding = _of_problem(integration.problem, now, integration=integration.name)
-        if finding is not None:
-            yield finding
+    problem = integration.problem
+    if problem is not None and (found := _of_problem(problem, now, integration=integration.name)) is not None:
+        yield found
     if integration.paused_at is not None:
         yield _finding("paused", "Nothing is fetched", integration.paused_at, integration=integration.name)
     for warning in integration.warnings:
@@ -358,27 +350,17 @@ def _of_stream(
         if of_problem is not None:
             yield of_problem
     if stream.gaps:
-        yield finding("gap", f"{_several(stream.gaps, 'interval')} can no longer be fetched", stream.gap_since)
+        yield finding("gap", f"{several(stream.gaps, 'interval')} can no longer be fetched", stream.gap_since)
     if stream.dead_letters:
-        yield finding("dead_letters", f"{_several(stream.dead_letters, 'event')} could not be delivered", None)
+        yield finding("dead_letters", f"{several(stream.dead_letters, 'event')} could not be delivered", None)
     if stream.undelivered_seconds > UNDELIVERED_SECONDS:
-        yield finding("undelivered", f"The oldest batch has waited for {_span(stream.undelivered_seconds)}", None)
+        yield finding("undelivered", f"The oldest batch has waited for {span(stream.undelivered_seconds)}", None)
     if stream.silent_since is not None:
         yield finding("silent", "No event has come since", stream.silent_since)
     if stream.other_customers:
-        yield finding("wrong_customer", f"{_several(stream.other_customers, 'event')} of another customer", None)
+        yield finding("wrong_customer", f"{several(stream.other_customers, 'event')} of another customer", None)
     if not is_paused and is_late(stream.lag_seconds, stream.interval_seconds):
-        yield finding("late", f"Not read for {_span(stream.lag_seconds or 0.0)}", None)
-
-
-def _several(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _span(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds // 60:.0f} min" if seconds < 7200 else f"{seconds // 3600:.0f} h"
+        yield finding("late", f"Not read for {span(stream.lag_seconds or 0.0)}", None)
 
 
 def is_late(lag_seconds: float | None, interval_seconds: float | None) -> bool:
@@ -444,7 +426,6 @@ def _grouped(findings: Sequence[Finding], names: Mapping[str, Sequence[str]], no
 def _waiting(site: SiteFacts) -> Iterator[str]:
     problems = {integration.name: integration.problem for integration in site.integrations}
     for stream in site.streams:
-        for problem in (stream.problem, problems.get(stream.integration)):
-            if problem is not None and _of_problem(problem, site.now) is None:
-                yield stream.name
-                break
+        known = (stream.problem, problems.get(stream.integration))
+        if any(problem is not None and _of_problem(problem, site.now) is None for problem in known):
+            yield stream.name

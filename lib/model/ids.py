@@ -36,17 +36,19 @@ def log_id(group: str, kind: str, native_id: str | None, raw: bytes) -> str:
 
     An alert carries the native id of its event, so for kinds other than `events` the kind is hashed too.
     """
-    return _hashed(_scope_of(group, kind), native_id, raw)
+    return _hashed(_heads_of(group, kind), native_id, raw)
 
 
-def _scope_of(group: str, kind: str) -> bytes:
-    return (group if kind == EVENTS else f"{group}|{kind}").encode("utf-8", "surrogatepass")
+def _heads_of(group: str, kind: str) -> tuple[bytes, bytes]:
+    """What is hashed before a native id, and before a text."""
+    scope = (group if kind == EVENTS else f"{group}|{kind}").encode("utf-8", "surrogatepass")
+    return b"id|%b|" % scope, b"raw|%b|" % scope
 
 
-def _hashed(scope: bytes, native_id: str | None, raw: bytes) -> str:
+def _hashed(heads: tuple[bytes, bytes], native_id: str | None, raw: bytes) -> str:
     if native_id is None:
-        return sha256(b"raw|%b|%b" % (scope, raw)).hexdigest()
-    return sha256(b"id|%b|%b" % (scope, native_id.encode("utf-8", "surrogatepass"))).hexdigest()
+        return sha256(heads[1] + raw).hexdigest()
+    return sha256(heads[0] + native_id.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +67,11 @@ class IdScope:
 
     def log_id(self, native_id: str | None, raw: bytes) -> str:
         """The id under which the engine gets an item."""
-        scope = _scope(self.tenant_id, self.integration, self.kind)
-        return _hashed(scope, None if self.is_by_text else native_id, raw)
+        heads = _heads(self.tenant_id, self.integration, self.kind)
+        return _hashed(heads, None if self.is_by_text else native_id, raw)
 
 
 @lru_cache(maxsize=256)
-def _scope(tenant_id: str, integration: str, kind: str) -> bytes:
-    """The hashed prefix that all items of a batch share."""
-    return _scope_of(group_key(tenant_id, integration), kind)
+def _heads(tenant_id: str, integration: str, kind: str) -> tuple[bytes, bytes]:
+    """The hashed prefixes that all items of a batch share."""
+    return _heads_of(group_key(tenant_id, integration), kind)

@@ -44,16 +44,17 @@ class PendingBytes:
                     self._stored = 0
                 self._listed_at = self._monotonic()
                 self._listed = sum(waiting.entry.size for waiting in batches.waiting())
-            return self._counted >= most
+            return self.counted >= most
 
     @property
-    def _counted(self) -> int:
+    def counted(self) -> int:
+        """Those of the latest listing, and all that this process has stored since."""
         return self._listed + self._stored
 
     def _is_old(self, most: int) -> bool:
-        if self._listed_at is None or self._counted >= most:
+        if self._listed_at is None or self.counted >= most:
             return True
-        bound = LISTED_SECONDS if 2 * self._counted < most else LISTED_CLOSE_SECONDS
+        bound = LISTED_SECONDS if 2 * self.counted < most else LISTED_CLOSE_SECONDS
         return self._monotonic() - self._listed_at >= bound
 
 
@@ -71,6 +72,10 @@ class Room:
         """Whether the limit is reached: no further page is requested."""
         self._is_used_up = self._is_used_up or self._pending.reach(self._most, self._batches)
         return self._is_used_up
+
+    def has_room_for(self, size: int) -> bool:
+        """Whether a further page is asked for once so many bytes are stored, as far as is known without a listing."""
+        return not self._is_used_up and self._pending.counted + size < self._most
 
     def take(self, size: int) -> None:
         """Count a stored batch. Each stream may exceed the limit by one page."""

@@ -44,10 +44,12 @@ from lib.pipeline.accounts import Accounts, wait_after
 from lib.pipeline.devices import DeviceScan, is_due
 from lib.pipeline.estimates import not_fetched
 from lib.pipeline.integration import Integration, Target
+from lib.pipeline.page_ahead import LARGEST_BYTES, PageAhead
 from lib.pipeline.pending import Room
 from lib.pipeline.read_result import BUSY, FAILED, FETCHED, PAUSED, ReadResult, outcome_of
 from lib.pipeline.reconcile import Reconcile
 from lib.pipeline.repeats import StoredIds, changed_of, fresh_of
+from lib.pipeline.stale import StalePages
 from lib.pipeline.unexpected import unexpected
 from lib.state.advance import Item, ReadFields, adopt, advance, announce, item_of, newest_of
 from lib.state.checkpoints import SavedCheckpoint
@@ -57,10 +59,10 @@ from lib.store.base import ABSENT
 
 log = logging.getLogger(__name__)
 
+Read = tuple[Page, list[Item]]
+"""A page, and its items."""
 CLOCK_TOLERANCE = timedelta(minutes=1)
 """A shorter gap is ignored: the clocks behind an answer may differ by this much."""
-STALE_PAGES = 5
-"""After so many pages in a row that tell nothing new, though each says that there is more, a call ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ class StreamReader:
         self._settings = integration.settings
         self._target = target
         self._stream = target.stream
+        self._ids = ids_of(target.stream, integration.settings.utmstack_tenant_id)
         self._room = bounds.room
         self._max_pages = bounds.max_pages
         self._deadline = bounds.deadline
@@ -108,12 +111,8 @@ class StreamReader:
         self._result = ReadResult.of(target.stream)
         self._before: Problem | None = None
         """The stream's problem before this call."""
-        self._asked: set[str | None] = set()
-        """The cursors that pages were read with since the last one with anything new."""
-        self._seen: set[str] = set()
-        """The keys of the events in those pages."""
-        self._stale_pages = 0
-        """How many of those pages, the last in a row, held none that the others had not."""
+        self._stale = StalePages()
+        self._ahead = PageAhead[Read]()
         self._in_run = False
         """Whether this call's last page had `has_more`: the next page follows it without a gap."""
 
@@ -141,7 +140,8 @@ class StreamReader:
             elif self._stream.kind == ENDPOINTS:
                 self._devices()
             else:
-                self._read(self._next_page)
+                with self._ahead:
+                    self._read(self._next_page)
                 self._reconcile()
         except ConflictError:
             # Another call moved the checkpoint first. Its batch counts; this call's is dropped, or adopted later.
@@ -190,22 +190,26 @@ class StreamReader:
 
     def _next_page(self) -> bool:
         result = self._result
-        page, cursor = self._ask()
+        (page, items), cursor = self._ask()
         result.pages += 1
+        if self._is_next_wanted(page, cursor):
+            self._ahead.begin(page.next_cursor, self._asking(page.next_cursor, None, self._excluded(cursor)))
         events = result.events
-        keys = self._take(page, cursor)
+        keys = self._take(page, items, cursor)
         result.has_more = self._in_run = page.has_more
-        if result.events > events:
-            self._asked.clear()
-            self._seen.clear()
-        self._asked.add(cursor)
-        self._stale_pages = 0 if keys - self._seen else self._stale_pages + 1
-        self._seen |= keys
-        if page.has_more and page.next_cursor in self._asked:
-            return self._stuck("returns a cursor that it was sent")
-        if page.has_more and self._stale_pages >= STALE_PAGES:
-            return self._stuck(f"sends nothing new, {STALE_PAGES} pages in a row")
-        return page.has_more
+        fault = self._stale.fault(page, cursor, keys, has_new=result.events > events)
+        return page.has_more if fault is None else self._stuck(fault)
+
+    def _is_next_wanted(self, page: Page, cursor: str | None) -> bool:
+        """Whether the page after this one will be asked for, as far as can be told before this one is stored."""
+        size = sum(map(len, page.items))
+        return (
+            self._stale.may_follow(page, cursor)
+            and (self._max_pages is None or self._result.pages < self._max_pages)
+            and size <= LARGEST_BYTES
+            and self._room.has_room_for(size)
+            and self._context.monotonic() < self._deadline
+        )
 
     def _devices(self) -> None:
         """Scan the tenant's devices if a scan is due and the credential has calls that no other stream needs."""
@@ -256,29 +260,39 @@ class StreamReader:
             result.reconciled = self._context.reconcile.run(self._integration, self._target, deadline=self._deadline)
             result.batches += result.reconciled.batches
 
-    def _ask(self) -> tuple[Page, str | None]:
-        """The next page, and the cursor that it was read with."""
+    def _ask(self) -> tuple[Read, str | None]:
+        """The next page with its items, and the cursor that it was read with."""
         checkpoint = self._saved.checkpoint
         if checkpoint.cursor is not None:
+            cursor = checkpoint.cursor
             try:
-                return self._page(checkpoint.cursor, None), checkpoint.cursor
+                return self._ahead.take(cursor) or self._asking(cursor, None, self._excluded(cursor))(), cursor
             except CursorRefusedError as error:
                 log.warning("%s: %s; reading continues from the oldest time that Sophos serves", self._stream, error)
         # After a refused cursor, everything that Sophos still has is read again. Duplicates are dropped by id.
         lookback = self._settings.lookback if checkpoint.as_of is None else HORIZON
-        return self._page(None, self._integration.start(lookback, self._context.now, deadline=self._deadline)), None
+        start = self._integration.start(lookback, self._context.now, deadline=self._deadline)
+        return self._asking(None, start, self._excluded(None))(), None
 
-    def _page(self, cursor: str | None, from_date: datetime | None) -> Page:
-        return self._source.page(
+    def _asking(self, cursor: str | None, from_date: datetime | None, excluded: Sequence[str]) -> Callable[[], Read]:
+        """What asks for a page and reads its items, in whatever thread."""
+        ask = partial(
+            self._source.page,
             self._target.host,
             self._stream.tenant,
             self._stream.kind,
             cursor=cursor,
             from_date=from_date,
-            exclude_types=self._excluded(cursor),
+            exclude_types=excluded,
             offset_minutes=int(self._settings.settle.total_seconds()) // 60,
             deadline=self._deadline,
         )
+
+        def read() -> Read:
+            page = ask()
+            return page, [item_of(raw, self._ids, self._context.event_fields) for raw in page.items]
+
+        return read
 
     def _excluded(self, cursor: str | None) -> tuple[str, ...]:
         """The types to exclude. They stay the same throughout a run of pages, even if the configuration changes.
@@ -289,17 +303,15 @@ class StreamReader:
         begun = self._saved.checkpoint.excluded
         return self._settings.excluded_types if cursor is None or begun is None else begun
 
-    def _take(self, page: Page, cursor: str | None) -> set[str]:
+    def _take(self, page: Page, items: Sequence[Item], cursor: str | None) -> set[str]:
         """Store the page's new events, then move the checkpoint; returns the keys of all its events."""
         result = self._result
         excluded = self._excluded(cursor) if page.has_more else None
         served_at = self._served_at(page)
         now = self._context.now()
-        ids = ids_of(self._stream, self._settings.utmstack_tenant_id)
-        items = [item_of(raw, ids, self._context.event_fields) for raw in page.items]
         self._note_hole(served_at, items)
         checkpoint = self._saved.checkpoint
-        fresh = fresh_of(items, ids, checkpoint, self._stored_ids, served_at=served_at, now=now)
+        fresh = fresh_of(items, self._ids, checkpoint, self._stored_ids, served_at=served_at, now=now)
         changed, others = changed_of(items, fresh, checkpoint), self._others(fresh)
         checkpoint = replace(
             checkpoint,

@@ -14,7 +14,6 @@ from urllib.parse import unquote, urlencode, urlsplit
 
 import requests
 import urllib3
-from requests.auth import AuthBase
 from requests.utils import select_proxy
 
 from lib.errors import ProtocolError, SophosDownError, ThrottledError, TlsBrokenError
@@ -22,6 +21,7 @@ from lib.model.backoff import full_jitter, retry_after
 from lib.model.clock import believed, from_http_date
 from lib.model.families import URL_SAFE
 from lib.model.host import check_url, is_loopback
+from lib.sophos.bodies import ACCEPTED, Body, TooLongError
 from lib.sophos.connections import Adapter
 from lib.sophos.failures import failure_of
 from lib.sophos.reach import NetworkPath
@@ -37,6 +37,13 @@ MAX_BODY_BYTES = 64 << 20
 TRIES = 4
 LONGEST_PAUSE_SECONDS = 8.0
 _CHUNK = 1 << 16
+MOST_CONNECTIONS = 16
+"""To one host: two for each stream that is read at the same time."""
+_HEADERS = {
+    "User-Agent": f"sophos-utmstack/{VERSION}",
+    "Accept": "application/json",
+    "Accept-Encoding": ACCEPTED,
+}
 _DIRECT: Any = {"http": None, "https": None, "all": None}
 """No proxy for loopback, whatever the environment says: the proxy's loopback is another machine."""
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -98,21 +105,8 @@ class RequestLimiter(Protocol):
         """Take note of an answer 429; return the seconds until the next call."""
 
 
-class Bearer(AuthBase):
-    """Adds a token to a request. An auth object also keeps `requests` from reading ~/.netrc."""
-
-    def __init__(self, token: str | None) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Add the header."""
-        if self._token is not None:
-            request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
-
-
 class Http:
-    """A pooled session. A request is retried a few times if a retry can help. Safe between threads."""
+    """Pooled connections. A request is retried a few times if a retry can help. Safe between threads."""
 
     def __init__(
         self,
@@ -135,16 +129,10 @@ class Http:
         self._monotonic = monotonic
         self._sleep = sleep
         self._random = random
-        self._session = requests.Session()
-        self._session.cookies.set_policy(_NoCookies())
-        adapter = Adapter(pool_maxsize=16)
-        self._session.mount("https://", adapter)
-        self._session.mount("http://", adapter)
-        self._session.headers["User-Agent"] = f"sophos-utmstack/{VERSION}"
-        self._session.headers["Accept"] = "application/json"
-        # A second session reads the environment, once for each host. Reading it at each request takes a quarter of the
-        # time of an idle stream.
-        self._session.trust_env = False
+        # No session of `requests`: merging settings, cookies and redirects takes a third of the time of
+        # an idle stream, and none of it is wanted.
+        self._adapter = Adapter(pool_maxsize=MOST_CONNECTIONS)
+        # This session only reads the environment, once for each host.
         self._environment = requests.Session()
         self._routes: dict[tuple[object, ...], Mapping[str, Any]] = {}
         self._lock = threading.Lock()
@@ -183,16 +171,8 @@ class Http:
             if token is not None:
                 self._rate_limiter.acquire(stream, end)
             try:
-                answer = self._once(
-                    method,
-                    url,
-                    end,
-                    max_bytes,
-                    auth=Bearer(token),
-                    headers=headers,
-                    params=urlencode(params or {}, safe=URL_SAFE),
-                    data=form,
-                )
+                request = _prepared(method, url, token, headers=headers, params=params, form=form)
+                answer = self._once(request, url, end, max_bytes)
                 status = answer.status
                 self._refuse_server_faults(answer, method, url)
                 return read(answer)
@@ -240,31 +220,23 @@ class Http:
             self._routes[key] = {"proxies": merged["proxies"], "verify": merged["verify"]}
         return self._routes[key]
 
-    def _once(self, method: str, url: str, end: float, max_bytes: int, **options: Any) -> Answer:
+    def _once(self, request: requests.PreparedRequest, url: str, end: float, max_bytes: int) -> Answer:
         parts = urlsplit(url)
         started = self._monotonic()
         left = max(1.0, min(end - started, TOTAL_SECONDS))
-        name = f"{method} {parts.path} at {parts.netloc}"
+        name = f"{request.method} {parts.path} at {parts.netloc}"
+        timeout = min(CONNECT_SECONDS, left), min(READ_SECONDS, left)
         try:
-            with closing(
-                self._session.request(
-                    method,
-                    url,
-                    timeout=(min(CONNECT_SECONDS, left), min(READ_SECONDS, left)),
-                    allow_redirects=False,
-                    stream=True,
-                    **self._route(url),
-                    **options,
-                )
-            ) as response:
-                body = bytearray()
+            with closing(self._adapter.send(request, stream=True, timeout=timeout, **self._route(url))) as response:
+                body = Body(response.headers.get("Content-Encoding"), max_bytes)
                 # iter_content would wait for a whole chunk, and a slow body would never reach the check of the time.
-                while chunk := response.raw.read1(_CHUNK, decode_content=True):
-                    body += chunk
-                    if len(body) > max_bytes:
-                        raise TooLargeError(f"{name}: the answer is larger than {max_bytes >> 20} MiB")
+                while chunk := response.raw.read1(_CHUNK, decode_content=False):
+                    body.add(chunk)
                     if self._monotonic() - started > left:
                         raise SophosDownError(f"{name}: the answer took longer than {left:.0f} s")
+                whole = body.whole()
+        except TooLongError:
+            raise TooLargeError(f"{name}: the answer is larger than {max_bytes >> 20} MiB") from None
         except (OSError, urllib3.exceptions.HTTPError) as error:  # `requests` passes errors of urllib3 through.
             self.path_to(url).check()
             failure = failure_of(name, error)
@@ -273,7 +245,7 @@ class Http:
             raise failure from None
         self._count(str(response.status_code))
         secrets = () if response.status_code == 200 else self._secrets_shown(url)
-        answer = Answer(response.status_code, response.headers, bytes(body), secrets)
+        answer = Answer(response.status_code, response.headers, whole, secrets)
         if answer.date is not None and answer.status < 500:  # A gateway that answers 5xx has its own clock.
             shown = believed([answer.date], self._now(), self.clock())
             self._shown = self._shown if shown is None else (shown, self._monotonic())
@@ -307,8 +279,22 @@ class Http:
             self.counts[outcome] = self.counts.get(outcome, 0) + 1
 
 
-class _NoCookies(requests.cookies.cookielib.DefaultCookiePolicy):  # type: ignore[name-defined,misc]
-    """Refuses all cookies: a gateway's cookie must not influence later requests."""
-
-    def set_ok(self, *_: object) -> bool:
-        return False
+def _prepared(
+    method: str,
+    url: str,
+    token: str | None,
+    *,
+    headers: Mapping[str, str] | None,
+    params: Mapping[str, str] | None,
+    form: Mapping[str, str] | None,
+) -> requests.PreparedRequest:
+    """The request as it is sent."""
+    request = requests.PreparedRequest()
+    request.method = method
+    request.url = f"{url}?{urlencode(params, safe=URL_SAFE)}" if params else url
+    request.prepare_headers({**_HEADERS, **(headers or {})})
+    if form is not None:
+        request.prepare_body(form, None)
+    if token is not None:
+        request.headers["Authorization"] = f"Bearer {token}"
+    return request

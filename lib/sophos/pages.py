@@ -7,7 +7,7 @@ import re
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 
@@ -16,8 +16,12 @@ from lib.model.event_fields import EventFields
 from lib.model.page import DevicePage, Page
 from lib.sophos.http import TooLargeError
 
+T = TypeVar("T")
+
 MAX_ITEMS = 10_000
 """The limit of items in a page. Sophos documents at most 1,000. An item takes far more memory than its bytes."""
+SHORT_BODY_BYTES = 2 << 20
+"""Such a body has room for a million items. The decoder makes them in less memory than the largest body takes."""
 MAX_DEPTH = 500
 """The limit of an event's nesting. Common JSON parsers read this depth without reaching their recursion limit."""
 
@@ -42,13 +46,26 @@ class _DevicePage(msgspec.Struct, gc=False):
     pages: _Keys
 
 
-class _Facts(msgspec.Struct, gc=False):
-    """The fields with their usual types. Items with other types are read by the standard library."""
+_Named = Annotated[str, msgspec.Meta(min_length=1)]
 
-    id: str | None = None
-    created_at: str | None = None
+
+class Fields(msgspec.Struct, gc=False):
+    """EventFields with their usual types. Items with other types are read by the standard library.
+
+    One is made for every event at each step: by msgspec alone, and without work for the garbage collector.
+    """
+
+    id: _Named | None = None
+    created_at: datetime | None = None
     type: str | None = None
-    customer_id: str | None = None
+    customer_id: _Named | None = None
+    is_object: ClassVar[bool] = True
+
+
+class _NoObject(Fields):
+    """The fields of an item that is not a JSON object, or is nested too deep."""
+
+    is_object: ClassVar[bool] = False
 
 
 _SPACE = " \t\r\n"
@@ -58,7 +75,8 @@ _marks = re.compile(_MARKS, re.DOTALL).finditer
 _byte_marks = re.compile(_MARKS.encode(), re.DOTALL).finditer
 _pages = msgspec.json.Decoder(_Page)
 _device_pages = msgspec.json.Decoder(_DevicePage)
-_event_fields = msgspec.json.Decoder(_Facts)
+_fields = msgspec.json.Decoder(Fields)
+NO_OBJECT = _NoObject()
 
 
 def split(body: bytes, served_at: datetime | None) -> Page:
@@ -70,7 +88,7 @@ def split(body: bytes, served_at: datetime | None) -> Page:
     try:
         page = _pages.decode(body)
         # Each item is copied: a view would keep the whole body in memory.
-        items, next_cursor, has_more = [bytes(item) for item in page.items], page.next_cursor, page.has_more
+        items, next_cursor, has_more = list(map(bytes, _few(page.items))), page.next_cursor, page.has_more
     except msgspec.ValidationError as error:
         raise ProtocolError(f"the answer is not a page of the SIEM API: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -81,7 +99,7 @@ def split(body: bytes, served_at: datetime | None) -> Page:
         next_cursor, has_more = cursor, more
     if not next_cursor:
         raise ProtocolError("the answer is not a page of the SIEM API: its next_cursor is empty")
-    return Page(_few(items), next_cursor, has_more, served_at)
+    return Page(tuple(items), next_cursor, has_more, served_at)
 
 
 def split_devices(body: bytes, served_at: datetime | None) -> DevicePage:
@@ -89,7 +107,7 @@ def split_devices(body: bytes, served_at: datetime | None) -> DevicePage:
     body = _bounded(body.removeprefix(BOM_UTF8))
     try:
         page = _device_pages.decode(body)
-        items = [bytes(item) for item in page.items]
+        items = list(map(bytes, _few(page.items)))
         next_key, max_size = page.pages.nextKey, page.pages.maxSize
     except msgspec.ValidationError as error:
         raise ProtocolError(f"the answer is not a page of the endpoint API: {error}") from None
@@ -101,7 +119,7 @@ def split_devices(body: bytes, served_at: datetime | None) -> DevicePage:
             raise ProtocolError("the answer is not a page of the endpoint API: it has no `pages`") from None
         next_key, max_size = keys.get("nextKey"), keys.get("maxSize")
     return DevicePage(
-        _few(items),
+        tuple(items),
         next_key if isinstance(next_key, str) and next_key else None,
         max_size if isinstance(max_size, int) else None,
         served_at,
@@ -110,7 +128,8 @@ def split_devices(body: bytes, served_at: datetime | None) -> DevicePage:
 
 def _bounded(body: bytes) -> bytes:
     """The body; TooLargeError if it has too many items. They are counted before any item is created."""
-    if body.count(b",") >= 20 * MAX_ITEMS:  # A body with fewer commas is cheap; its items are counted later.
+    # A body with fewer commas is cheap; its items are counted later.
+    if len(body) > SHORT_BODY_BYTES and body.count(b",") >= 20 * MAX_ITEMS:
         depth = items = 0
         for mark in _byte_marks(body):
             depth += (mark[0] in b"[{") - (mark[0] in b"]}")
@@ -120,10 +139,10 @@ def _bounded(body: bytes) -> bytes:
     return body
 
 
-def _few(items: list[bytes]) -> tuple[bytes, ...]:
+def _few(items: list[T]) -> list[T]:
     if len(items) > MAX_ITEMS:
         raise _too_many()
-    return tuple(items)
+    return items
 
 
 def _too_many() -> TooLargeError:
@@ -143,7 +162,8 @@ def _split_odd(body: bytes, api: str) -> tuple[list[bytes], dict[str, Any]]:
     try:
         for name, start, end in _members(text):
             if name == "items":
-                items = [text[at:to].encode("utf-8", "surrogateescape") for at, to in _elements(text, start)]
+                places = _few(list(_elements(text, start)))
+                items = [text[at:to].encode("utf-8", "surrogateescape") for at, to in places]
             else:
                 fields[name] = json.loads(text[start:end])
     except (ValueError, IndexError, RecursionError):
@@ -220,12 +240,12 @@ _scan = json.JSONDecoder(parse_int=str, parse_float=str, strict=False).raw_decod
 def event_fields(raw: bytes) -> EventFields:
     """The fields of an item; a field of an unexpected type counts as missing. Raises nothing."""
     if raw[:1] != b"{" or _is_deep(raw):
-        return EventFields(is_object=False)
+        return NO_OBJECT
     try:
-        read = _event_fields.decode(raw)
-        return EventFields(read.id or None, _moment(read.created_at), read.type, read.customer_id or None)
+        read = _fields.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _facts_of_odd(raw)
+        return _fields_of_odd(raw)
+    return read if read.created_at is None or read.created_at.tzinfo is UTC else _fields_of_odd(raw)
 
 
 def _is_deep(raw: bytes) -> bool:
@@ -249,19 +269,22 @@ def _no_constant(_: str) -> None:
     raise _NoJsonError
 
 
-def _facts_of_odd(raw: bytes) -> EventFields:
-    """The fields of an item that msgspec refuses, for lone surrogates in escapes or bytes that are not UTF-8."""
+def _fields_of_odd(raw: bytes) -> EventFields:
+    """The fields of an item that msgspec refuses: lone surrogates, bytes that are not UTF-8, other types.
+
+    Times of other zones become UTC here.
+    """
     try:
         fields = json.loads(raw.decode("utf-8", "surrogateescape"), parse_constant=_no_constant)
     except _NoJsonError:
-        return EventFields(is_object=False)
+        return NO_OBJECT
     except (ValueError, RecursionError):
-        return EventFields()
+        return Fields()
     return _made(*(fields.get(name) for name in ("id", "created_at", "type", "customer_id")))
 
 
-def _made(native_id: object, created_at: object, kind: object, customer_id: object) -> EventFields:
-    return EventFields(
+def _made(native_id: object, created_at: object, kind: object, customer_id: object) -> Fields:
+    return Fields(
         id=native_id if isinstance(native_id, str) and native_id else None,
         created_at=_moment(created_at),
         type=kind if isinstance(kind, str) else None,
@@ -273,9 +296,15 @@ def _moment(text: object) -> datetime | None:
     if not isinstance(text, str):
         return None
     try:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is UTC:
-            return moment
+        moment = _time_of(text)
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         return None
+
+
+def _time_of(text: str) -> datetime:
+    """As it is read of an event that is not odd; forms that are not RFC 3339's by the standard library."""
+    try:
+        return msgspec.convert(text, datetime)
+    except msgspec.ValidationError:
+        return datetime.fromisoformat(text)

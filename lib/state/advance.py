@@ -16,7 +16,8 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from hashlib import sha256
-from typing import NamedTuple
+
+import msgspec
 
 from lib.errors import ConflictError, DamagedError
 from lib.model.batch import GAP, OWN, Envelope, Header, ids_of
@@ -43,8 +44,8 @@ NEWEST_LOOKED_AT = 32
 ReadFields = Callable[[bytes], EventFields]
 
 
-class Item(NamedTuple):
-    """An event of a page or a batch, with what decides whether it is new."""
+class Item(msgspec.Struct, gc=False):
+    """An event of a page or a batch, with what decides whether it is new; no work for the garbage collector."""
 
     raw: bytes
     key: str

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.errors import ProtocolError
-from lib.model.event_fields import EventFields
 from lib.sophos import pages
 from lib.sophos.http import TooLargeError
 
@@ -130,25 +129,30 @@ def test_a_cut_page_is_never_taken_for_a_whole_one(data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     ("raw", "event_fields"),
     [
-        (b"{}", EventFields()),
-        (b"[]", EventFields(is_object=False)),
-        (b'"text"', EventFields(is_object=False)),
-        (b'{"id": 7, "created_at": 1, "type": null}', EventFields()),
-        (b'{"id": ""}', EventFields()),
-        (b'{"id": "a", "id": "b"}', EventFields(id="b")),
-        (b'{"id": "a", "name": "\\ud800"}', EventFields(id="a")),
-        (b'{"id": "\\ud800"}', EventFields(id="\ud800")),
-        (b'{"id": "a", "name": "\xff"}', EventFields(id="a")),
-        (b'{"created_at": "yesterday"}', EventFields()),
-        (b'{"created_at": "2026-03-10T01:02:03Z"}', EventFields(created_at=datetime(2026, 3, 10, 1, 2, 3, tzinfo=UTC))),
+        (b"{}", pages.Fields()),
+        (b"[]", pages.NO_OBJECT),
+        (b'"text"', pages.NO_OBJECT),
+        (b'{"id": 7, "created_at": 1, "type": null}', pages.Fields()),
+        (b'{"id": ""}', pages.Fields()),
+        (b'{"customer_id": "", "is_object": false}', pages.Fields()),
+        (b'{"id": "a", "id": "b"}', pages.Fields(id="b")),
+        (b'{"id": "a", "name": "\\ud800"}', pages.Fields(id="a")),
+        (b'{"id": "\\ud800"}', pages.Fields(id="\ud800")),
+        (b'{"id": "a", "name": "\xff"}', pages.Fields(id="a")),
+        (b'{"created_at": "yesterday"}', pages.Fields()),
+        (
+            b'{"created_at": "2026-03-10T01:02:03Z"}',
+            pages.Fields(created_at=datetime(2026, 3, 10, 1, 2, 3, tzinfo=UTC)),
+        ),
         (
             b'{"created_at": "2026-03-10T02:02:03.5+01:00"}',
-            EventFields(created_at=datetime(2026, 3, 10, 1, 2, 3, 500_000, UTC)),
+            pages.Fields(created_at=datetime(2026, 3, 10, 1, 2, 3, 500_000, UTC)),
         ),
     ],
 )
-def test_odd_fields_count_as_missing(raw: bytes, event_fields: EventFields) -> None:
+def test_odd_fields_count_as_missing(raw: bytes, event_fields: pages.Fields) -> None:
     assert pages.event_fields(raw) == event_fields
+    assert pages.event_fields(raw).is_object == event_fields.is_object
 
 
 TIMES = st.from_regex(
