@@ -20,15 +20,13 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from itertools import count
 from typing import Any
 
 from lib.errors import (
     ConflictError,
-    ConnectorError,
     DamagedError,
     EngineDownError,
     EngineRefusedError,
@@ -39,18 +37,17 @@ from lib.model.batch import OWN, Envelope, Header
 from lib.model.lease import Overtaken
 from lib.model.log import Log
 from lib.model.missed import windows_of
-from lib.model.receipt import DELIVERED, OBSERVED, LastReceipt, NotAcknowledged
-from lib.model.stream import ENDPOINTS, Stream
+from lib.model.receipt import LastReceipt, NotAcknowledged
+from lib.model.stream import ENDPOINTS
+from lib.pipeline.delivery import DeliveryContext, DeliveryResult
 from lib.pipeline.estimates import not_delivered
 from lib.pipeline.leftovers import take_up
 from lib.pipeline.outgoing_batch import OutgoingBatch, outgoing_of
-from lib.pipeline.ports import Engine
-from lib.state.advance import ReadFields, adopt, announce
+from lib.state.advance import adopt, announce
 from lib.state.batches import StoredBatch
 from lib.state.dead_letters import copy_to_dead
 from lib.state.gaps import BATCH_DAMAGED, BATCH_MISSING, Gap
 from lib.state.leases import HeldLease
-from lib.state.state import State
 
 log = logging.getLogger(__name__)
 
@@ -66,58 +63,6 @@ may be a restart, a slow worker, or a lost answer; each takes a minute at most."
 
 MOST_BATCHES = 32
 """The most batches in flight. A store with 150 ms a call settles them within GRACE."""
-
-IDLE = "idle"
-BUSY = "busy"
-FAILED = "failed"
-ENGINE_UNAVAILABLE = "engine_unavailable"
-
-
-@dataclass(slots=True)
-class DeliveryResult:
-    """The result of one call for one stream."""
-
-    stream: Stream
-    outcome: str = IDLE
-    batches: int = 0
-    acked: int = 0
-    """Events that the engine acknowledged."""
-    observed: int = 0
-    pending: int = 0
-    """Batches that still wait; while it is delivered, of those that were known at its begin."""
-    set_aside: int = 0
-    error: ConnectorError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class DeliveryContext:
-    """The environment for delivering any stream."""
-
-    state: State
-    engine: Engine
-    event_fields: ReadFields
-    now: Callable[[], datetime]
-    monotonic: Callable[[], float]
-    gap_data_type: str | None
-    """The data type of an event about a gap; None: no such event is sent."""
-    utmstack_tenant_id: str
-    """The UTMStack tenant of an event about a gap, if no batch names one."""
-    archive: timedelta | None = None
-    """The retention of delivered batches; None: they are not kept."""
-    observes: bool = False
-    """Whether batches are only counted (observe mode): `engine` is a NullEngine then."""
-
-    @property
-    def outcome(self) -> str:
-        """The outcome of a batch without errors."""
-        return OBSERVED if self.observes else DELIVERED
-
-    def gap_envelope(self, integration: str, beside: Envelope | None) -> Envelope | None:
-        """The envelope of an event about a gap. `beside`: the envelope of the batch that was being delivered."""
-        if self.gap_data_type is None:
-            return None
-        tenant = beside.tenant_id if beside else self.utmstack_tenant_id
-        return Envelope(self.gap_data_type, beside.data_source if beside else integration, tenant)
 
 
 class StreamDelivery:
@@ -141,7 +86,7 @@ class StreamDelivery:
         self._stream = result.stream
         self._lease = lease
         self._first, self._known = waiting[0], waiting[-1]
-        """The lowest and the highest number that are known to wait."""
+        """The lowest and the highest known number of a waiting batch."""
         self._deadline = deadline
         self._tail = LastReceipt()
         self._not_acknowledged = NotAcknowledged()
@@ -160,9 +105,9 @@ class StreamDelivery:
         self._has_more = False
         """Whether the round ended before the last waiting batch, with time left."""
         self._lists = False
-        """Whether the next round lists what waits: the numbers have a hole, or one is behind the last receipt."""
+        """Whether the next round lists the batches: a number is missing, or one has a receipt already."""
         self._is_drained = False
-        """Whether the round came to the end of what waits."""
+        """Whether the round reached the last waiting batch."""
         self._pace = 0.0
         """The seconds that settling the last batch took."""
 
@@ -171,10 +116,10 @@ class StreamDelivery:
 
         Returns whether nothing waits any more. False at the deadline, or if another call took the rest.
         """
-        told = self._lease.state
-        self._find_tail(is_last=told.tail_is_last is True)
+        lease = self._lease.state
+        self._find_tail(is_last=lease.tail_is_last is True)
         # The batch of a receipt that the lease does not know may still exist.
-        self._lists = self._first <= self._tail.sequence or told.tail.sequence < self._tail.sequence
+        self._lists = self._first <= self._tail.sequence or lease.tail.sequence < self._tail.sequence
         while self._round():
             pass
         return self._is_drained
@@ -188,7 +133,7 @@ class StreamDelivery:
         """Send the next batches on one gRPC stream and settle them; whether there is more to do."""
         self._outgoing.clear()
         if self._lists:
-            # Before a hole counts as one: a run that was overtaken may have written a receipt later than that.
+            # Before a number counts as missing: a slower run may have written its receipt meanwhile.
             self._find_tail(is_last=False)
         self._obstacle, self._has_more, self._is_drained = None, False, False
         self._early = set()
@@ -247,7 +192,7 @@ class StreamDelivery:
             if outgoing is None:
                 if lists:
                     return
-                # Nothing more waits, unless a higher number is known to wait: then there is a hole.
+                # The end, unless a higher number is known to wait: then a number is missing.
                 self._lists = self._has_more = sequence <= self._known
                 self._is_drained = not self._lists
                 break
@@ -260,7 +205,7 @@ class StreamDelivery:
             place = outgoing.end
             expected = sequence + 1
         else:
-            # All that was listed is under way, and what was stored since follows it.
+            # All listed batches are in flight. Batches stored since the listing follow them.
             self._known, self._has_more = 0, True
         witness = self._witness()
         if witness is not None:
