@@ -20,8 +20,9 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from itertools import count
 from typing import Any
 
@@ -37,17 +38,19 @@ from lib.model.batch import OWN, Envelope, Header
 from lib.model.lease import Overtaken
 from lib.model.log import Log
 from lib.model.missed import windows_of
-from lib.model.receipt import LastReceipt, NotAcknowledged
+from lib.model.receipt import DELIVERED, OBSERVED, LastReceipt, NotAcknowledged
 from lib.model.stream import ENDPOINTS
-from lib.pipeline.delivery import DeliveryContext, DeliveryResult
+from lib.pipeline.delivery_result import DeliveryResult
 from lib.pipeline.estimates import not_delivered
 from lib.pipeline.leftovers import take_up
 from lib.pipeline.outgoing_batch import OutgoingBatch, outgoing_of
-from lib.state.advance import adopt, announce
+from lib.pipeline.ports import Engine
+from lib.state.advance import ReadFields, adopt, announce
 from lib.state.batches import StoredBatch
 from lib.state.dead_letters import copy_to_dead
 from lib.state.gaps import BATCH_DAMAGED, BATCH_MISSING, Gap
 from lib.state.leases import HeldLease
+from lib.state.state import State
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +66,37 @@ may be a restart, a slow worker, or a lost answer; each takes a minute at most."
 
 MOST_BATCHES = 32
 """The most batches in flight. A store with 150 ms a call settles them within GRACE."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryContext:
+    """The environment for delivering any stream."""
+
+    state: State
+    engine: Engine
+    event_fields: ReadFields
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float]
+    gap_data_type: str | None
+    """The data type of an event about a gap; None: no such event is sent."""
+    utmstack_tenant_id: str
+    """The UTMStack tenant of an event about a gap, if no batch names one."""
+    archive: timedelta | None = None
+    """The retention of delivered batches; None: they are not kept."""
+    observes: bool = False
+    """Whether batches are only counted (observe mode): `engine` is a NullEngine then."""
+
+    @property
+    def outcome(self) -> str:
+        """The outcome of a batch without errors."""
+        return OBSERVED if self.observes else DELIVERED
+
+    def gap_envelope(self, integration: str, beside: Envelope | None) -> Envelope | None:
+        """The envelope of an event about a gap. `beside`: the envelope of the batch that was being delivered."""
+        if self.gap_data_type is None:
+            return None
+        tenant = beside.tenant_id if beside else self.utmstack_tenant_id
+        return Envelope(self.gap_data_type, beside.data_source if beside else integration, tenant)
 
 
 class StreamDelivery:

@@ -11,8 +11,8 @@ from datetime import timedelta
 from lib.errors import ConflictError, ConnectorError, EngineDownError, EngineRefusedError, EngineSlowError
 from lib.model.clock import day_of, from_text
 from lib.model.stream import Stream
-from lib.pipeline.deliver_stream import StreamDelivery
-from lib.pipeline.delivery import BUSY, ENGINE_UNAVAILABLE, FAILED, DeliveryContext, DeliveryResult
+from lib.pipeline.deliver_stream import DeliveryContext, StreamDelivery
+from lib.pipeline.delivery_result import BUSY, ENGINE_UNAVAILABLE, FAILED, DeliveryResult
 from lib.pipeline.expiry import Expiry
 from lib.pipeline.observe import KEPT as OBSERVED_KEPT
 from lib.pipeline.unexpected import unexpected
