@@ -86,7 +86,7 @@ class AuditReport:
     @property
     def ok(self) -> bool:
         """Whether no chain has a fault."""
-        return all(each.ok for each in self.streams)
+        return all(stream.ok for stream in self.streams)
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,7 @@ class StreamDelivery:
         self._stream = result.stream
         self._lease = lease
         self._first, self._known = waiting[0], waiting[-1]
-        """The lowest and the highest number that are known to wait."""
+        """The lowest and the highest known number of a waiting batch."""
         self._deadline = deadline
         self._tail = LastReceipt()
         self._not_acknowledged = NotAcknowledged()
@@ -139,9 +139,9 @@ class StreamDelivery:
         self._has_more = False
         """Whether the round ended before the last waiting batch, with time left."""
         self._lists = False
-        """Whether the next round lists what waits: the numbers have a hole, or one is behind the last receipt."""
+        """Whether the next round lists the batches: a number is missing, or one has a receipt already."""
         self._is_drained = False
-        """Whether the round came to the end of what waits."""
+        """Whether the round reached the last waiting batch."""
         self._pace = 0.0
         """The seconds that settling the last batch took."""
 
@@ -150,10 +150,10 @@ class StreamDelivery:
 
         Returns whether nothing waits any more. False at the deadline, or if another call took the rest.
         """
-        told = self._lease.state
-        self._find_tail(is_last=told.tail_is_last is True)
+        lease = self._lease.state
+        self._find_tail(is_last=lease.tail_is_last is True)
         # The batch of a receipt that the lease does not know may still exist.
-        self._lists = self._first <= self._tail.sequence or told.tail.sequence < self._tail.sequence
+        self._lists = self._first <= self._tail.sequence or lease.tail.sequence < self._tail.sequence
         while self._round():
             pass
         return self._is_drained
@@ -167,7 +167,7 @@ class StreamDelivery:
         """Send the next batches on one gRPC stream and settle them; whether there is more to do."""
         self._outgoing.clear()
         if self._lists:
-            # Before a hole counts as one: a run that was overtaken may have written a receipt later than that.
+            # Before a number counts as missing: a slower run may have written its receipt meanwhile.
             self._find_tail(is_last=False)
         self._obstacle, self._has_more, self._is_drained = None, False, False
         self._early = set()
@@ -226,7 +226,7 @@ class StreamDelivery:
             if outgoing is None:
                 if lists:
                     return
-                # Nothing more waits, unless a higher number is known to wait: then there is a hole.
+                # The end, unless a higher number is known to wait: then a number is missing.
                 self._lists = self._has_more = sequence <= self._known
                 self._is_drained = not self._lists
                 break
@@ -239,7 +239,7 @@ class StreamDelivery:
             place = outgoing.end
             expected = sequence + 1
         else:
-            # All that was listed is under way, and what was stored since follows it.
+            # All listed batches are in flight. Batches stored since the listing follow them.
             self._known, self._has_more = 0, True
         witness = self._witness()
         if witness is not None:
@@ -427,7 +427,7 @@ class StreamDelivery:
 
     def _set_refused(self, error: LogRefusedError) -> None:
         for outgoing in self._outgoing:
-            if any(each.id == error.log_id for each in outgoing.logs):
+            if any(log.id == error.log_id for log in outgoing.logs):
                 self._refused[outgoing.batch.header.sequence, error.log_id] = str(error)
                 return
         raise error

@@ -73,22 +73,22 @@ class DeviceScan:
         self._saved = saved
         self._event_fields = event_fields
         self._now = now
-        self._known, self._generation = state.inventories.read(target.stream)
+        self._inventory, self._generation = state.inventories.read(target.stream)
         self._is_dirty = False
         self._day = ""
         """The ledger's day, by Sophos's clock."""
-        if self._known.folded >= saved.checkpoint.sequence:
+        if self._inventory.folded >= saved.checkpoint.sequence:
             # The inventory contains a batch that is gone: it was damaged and moved to `dead/` before the checkpoint
             # was written. Its number is used again, so its records must be sent again.
-            self._known = self._known.forgotten()
+            self._inventory = self._inventory.forgotten()
         self._fold_waiting()
 
     def page(self, deadline: float) -> ScannedPage:
         """Read the next page, and store the records that changed."""
         if self._saved.checkpoint.cursor is None:
-            self._known = self._known.begun(self._lost())
+            self._inventory = self._inventory.begun(self._lost())
         page, key = self._ask(deadline)
-        known, changed = self._known.shown(page.items)
+        inventory, changed = self._inventory.shown(page.items)
         if page.next_key == key and key is not None:
             log.warning(
                 "%s: Sophos returned the same page key as the next one; the scan of devices ends here", self._stream
@@ -97,16 +97,16 @@ class DeviceScan:
         self._set_right(page)
         unchanged = len(page.items) - len(changed)
         if page.next_key is None:
-            known, gone = known.shown(known.gone())
+            inventory, gone = inventory.shown(inventory.gone())
             changed += gone
         header = self._header(page, key, unchanged, len(changed))
         if not changed:
-            self._known, self._is_dirty = known, True
+            self._inventory, self._is_dirty = inventory, True
             self._idle(header)
             return ScannedPage(self._saved, None, 0, header.has_more)
         # Batch, inventory, checkpoint: the module's docstring says what a crash between two of them leaves.
         header, size = self._state.batches.create(header, changed)
-        self._keep(replace(known, folded=header.sequence))
+        self._keep(replace(inventory, folded=header.sequence))
         items = [item_of(raw, header.id_scope, self._event_fields) for raw in changed]
         self._saved = advance(self._state.checkpoints, self._saved, header, items)
         return ScannedPage(self._saved, header, size, header.has_more)
@@ -128,11 +128,11 @@ class DeviceScan:
         A batch that is gone already needs nothing: forward-batch added it before it removed it.
         """
         for waiting in self._state.batches.waiting(self._stream):
-            if self._known.folded < waiting.sequence < self._saved.checkpoint.sequence:
+            if self._inventory.folded < waiting.sequence < self._saved.checkpoint.sequence:
                 with suppress(DamagedError):  # Its records are sent again after a gap names the batch.
                     batch = self._state.batches.read(self._stream, waiting.sequence)
                     if batch is not None and batch.header.origin == POLL:
-                        self._known = self._known.folding(waiting.sequence, batch.items)
+                        self._inventory = self._inventory.folding(waiting.sequence, batch.items)
 
     def pause(self) -> SavedCheckpoint:
         """Write the inventory and the checkpoint, if pages without changes have moved them since the last write.
@@ -140,7 +140,7 @@ class DeviceScan:
         A crash between the two writes leaves the checkpoint at an earlier page. That page is read again.
         """
         if self._is_dirty:
-            self._keep(self._known)
+            self._keep(self._inventory)
             checkpoint = self._saved.checkpoint
             self._saved = self._state.checkpoints.write(self._stream, checkpoint, expected=self._saved.generation)
         return self._saved
@@ -154,15 +154,15 @@ class DeviceScan:
             except CursorRefusedError as error:
                 log.warning("%s: %s; the scan of devices starts again", self._stream, error)
         page = self._page(None, deadline)
-        larger = self._known.asking(page.max_size)
-        if page.next_key is not None and larger.page_size > self._known.page_size:
-            self._known = larger
+        larger = self._inventory.asking(page.max_size)
+        if page.next_key is not None and larger.page_size > self._inventory.page_size:
+            self._inventory = larger
             page = self._page(None, deadline)
         return page, None
 
     def _page(self, key: str | None, deadline: float) -> DevicePage:
         return self._integration.source.devices(
-            self._target.host, self._stream.tenant, page_key=key, page_size=self._known.page_size, deadline=deadline
+            self._target.host, self._stream.tenant, page_key=key, page_size=self._inventory.page_size, deadline=deadline
         )
 
     def _header(self, page: DevicePage, key: str | None, unchanged: int, changed: int) -> Header:
@@ -189,9 +189,9 @@ class DeviceScan:
         checkpoint = self._saved.checkpoint.idle(header.next_cursor, header.as_of, header.repeats)
         self._saved = SavedCheckpoint(checkpoint, self._saved.generation)
 
-    def _keep(self, known: Inventory) -> None:
-        self._generation = self._state.inventories.write(self._stream, known, self._generation)
-        self._known, self._is_dirty = known, False
+    def _keep(self, inventory: Inventory) -> None:
+        self._generation = self._state.inventories.write(self._stream, inventory, self._generation)
+        self._inventory, self._is_dirty = inventory, False
 
     def _lost(self) -> int:
         """The number of gaps with lost batches: more than at the last scan makes the inventory send all records."""

@@ -100,7 +100,7 @@ class FetchPage:
                 begun.append(pool.submit(self.in_flight.alone, stream.path, reader.run, otherwise))
 
             plan = self.plan(integration=integration, tenant=tenant, kind=kind, deadline=deadline, begin=begin)
-        done = [each.result() for each in begun]
+        done = [future.result() for future in begun]
         # In the order of the configuration, not in the order of the answers.
         order = list(self.integrations)
         results = sorted([*plan.results, *done], key=lambda result: order.index(result.integration))
@@ -110,8 +110,8 @@ class FetchPage:
     def calls_used(self) -> list[CallsUsed]:
         """Each integration's calls since this process started."""
         return [
-            CallsUsed(name, each.rate_limiter.used(), dict(each.source.counts))
-            for name, each in self.integrations.items()
+            CallsUsed(name, integration.rate_limiter.used(), dict(integration.source.counts))
+            for name, integration in self.integrations.items()
         ]
 
     def plan(

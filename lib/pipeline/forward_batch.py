@@ -61,7 +61,7 @@ class ForwardBatch:
             and tenant in (None, stream.tenant)
             and kind in (None, stream.kind)
         ]
-        deliver = lambda each: self._stream(each, waiting.get(each, []), deadline, is_listed=batch is None)  # noqa: E731
+        deliver = lambda stream: self._stream(stream, waiting.get(stream, []), deadline, is_listed=batch is None)  # noqa: E731
         with ThreadPoolExecutor(self.workers) as pool:
             results = list(pool.map(deliver, streams))
         if (integration, tenant, kind) == (None, None, None):
@@ -83,7 +83,7 @@ class ForwardBatch:
             unexpected("expiry", error)
 
     def _stream(self, stream: Stream, waiting: Sequence[int], deadline: float, *, is_listed: bool) -> DeliveryResult:
-        """Deliver what waits in the stream; `is_listed`: `waiting` is all of it, rather than one batch."""
+        """Deliver the stream's waiting batches. `is_listed`: `waiting` names all of them, not just one."""
         result = DeliveryResult(stream, pending=len(waiting))
         if not waiting:
             return result
@@ -109,7 +109,7 @@ class ForwardBatch:
         return result
 
     def _deliver(self, result: DeliveryResult, waiting: Sequence[int], deadline: float) -> bool:
-        """Deliver what waits; whether that came to its end."""
+        """Deliver the waiting batches; returns whether none is left."""
         context, stream = self.context, result.stream
         with held(context.state.store, stream, self.holder(), context.now) as lease:
             if lease is None:

@@ -201,7 +201,7 @@ class StreamReader:
         return page.has_more if fault is None else self._stuck(fault)
 
     def _is_next_wanted(self, page: Page, cursor: str | None) -> bool:
-        """Whether the page after this one will be asked for, as far as can be told before this one is stored."""
+        """Whether the page after this one will be requested, as far as is known before this one is stored."""
         size = sum(map(len, page.items))
         return (
             self._stale.may_follow(page, cursor)
@@ -261,7 +261,7 @@ class StreamReader:
             result.batches += result.reconciled.batches
 
     def _ask(self) -> tuple[Read, str | None]:
-        """The next page with its items, and the cursor that it was read with."""
+        """The next page with its items, and the cursor it was read with."""
         checkpoint = self._saved.checkpoint
         if checkpoint.cursor is not None:
             cursor = checkpoint.cursor
@@ -275,7 +275,7 @@ class StreamReader:
         return self._asking(None, start, self._excluded(None))(), None
 
     def _asking(self, cursor: str | None, from_date: datetime | None, excluded: Sequence[str]) -> Callable[[], Read]:
-        """What asks for a page and reads its items, in whatever thread."""
+        """A function that requests a page and reads its items, for use in any thread."""
         ask = partial(
             self._source.page,
             self._target.host,

@@ -372,9 +372,9 @@ class _Comparison:
         """The report so far, with the error that stopped it."""
         progress = self._progress
         ended = progress.began_at is None
-        found = progress.last if ended and progress.last else _sums(progress)
+        sums = progress.last if ended and progress.last else _sums(progress)
         outcome = FAILED if error else RECONCILED if ended else UNDER_WAY
-        return ReconcileReport(self._stream, outcome, tuple(self._batches), found, error)
+        return ReconcileReport(self._stream, outcome, tuple(self._batches), sums, error)
 
 
 def _sums(progress: Progress) -> dict[str, Any]:

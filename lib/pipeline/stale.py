@@ -1,4 +1,4 @@
-"""Pages in a row that tell nothing new, though each says that there is more."""
+"""Detect pages in a row without anything new, although each reports more pages."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Set as AbstractSet
 from lib.model.page import Page
 
 STALE_PAGES = 5
-"""After so many of them a call ends."""
+"""The number of such pages after which a call ends."""
 
 
 class StalePages:
-    """The pages since the last one with anything to store."""
+    """The pages since the last page with a new event."""
 
     def __init__(self) -> None:
         self._cursors: set[str | None] = set()
-        """What they were read with."""
+        """The cursors that these pages were read with."""
         self._seen: set[str] = set()
-        """The keys of the events in them."""
+        """The keys of the events in these pages."""
         self._count = 0
-        """How many of them, the last in a row, held none that the others had not."""
+        """The number of the last of these pages, in a row, without a key that the others lack."""
 
     def fault(self, page: Page, cursor: str | None, keys: AbstractSet[str], *, has_new: bool) -> str | None:
-        """Count a page that was read with the cursor; what is wrong with going on after it, None where nothing is."""
+        """Count a page that was read with the cursor; returns the reason to stop after it, or None."""
         if has_new:
             self._cursors.clear()
             self._seen.clear()
@@ -36,5 +36,5 @@ class StalePages:
         return None
 
     def may_follow(self, page: Page, cursor: str | None) -> bool:
-        """Whether nothing is wrong with going on after the page, whatever it holds."""
+        """Whether reading continues after the page, whatever events it contains."""
         return page.has_more and page.next_cursor not in {*self._cursors, cursor} and self._count + 1 < STALE_PAGES

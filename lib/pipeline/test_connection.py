@@ -150,11 +150,11 @@ class _Examination:
             return Check(step.name, SKIPPED, f"Not tried, because {blamed} failed.", ok=False)
         began = self._monotonic()
         try:
-            found = step.make()
-            if isinstance(found, PartlyOk):
-                check = _of_error(step.name, WARNING, found.detail, found.why)
+            result = step.make()
+            if isinstance(result, PartlyOk):
+                check = _of_error(step.name, WARNING, result.detail, result.why)
             else:
-                check = Check(step.name, OK, found, ok=True)
+                check = Check(step.name, OK, result, ok=True)
         except NotNeededError as reason:
             check = Check(step.name, SKIPPED, str(reason), ok=True)
         except ConnectorError as error:

@@ -132,7 +132,7 @@ class Batches:
                 yield waiting
 
     def numbers(self, stream: Stream | None = None) -> dict[Stream, list[int]]:
-        """The numbers of the batches that wait, in order, by stream."""
+        """The numbers of the waiting batches, in order, by stream."""
         found: dict[Stream, list[int]] = {}
         for waiting in self.waiting(stream):
             found.setdefault(waiting.stream, []).append(waiting.sequence)

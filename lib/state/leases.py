@@ -68,11 +68,11 @@ class HeldLease:
         return self._state
 
     def found(self, tail: LastReceipt) -> None:
-        """Keep which receipt the ledger ends with."""
+        """Record the ledger's last receipt."""
         self._note(tail=tail, tail_is_last=True)
 
     def in_doubt(self) -> None:
-        """Keep that a receipt is being written: where nobody hears how that ended, the ledger has to be listed."""
+        """Record that a receipt is being written. After a crash here, the next holder lists the ledger."""
         self._note(tail_is_last=None)
 
     def delivered(self, tail: LastReceipt, refused: Collection[str]) -> None:
@@ -181,7 +181,7 @@ def held(store: ObjectStore, stream: Stream, holder: str, now: Callable[[], date
     if state.is_held(now()):
         yield None
         return
-    # Who did not give it back may have died behind a receipt that the lease does not tell of.
+    # A holder that did not give it back may have crashed after writing a receipt that the lease does not name.
     is_last = state.tail_is_last if state.holder is None else None
     taken = replace(state, holder=holder, until=now() + TERM, tail_is_last=is_last)
     try:
