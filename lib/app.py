@@ -1,8 +1,7 @@
 """The object graph: every use case, built from settings, clock, store, engine and Sophos.
 
 Only this file and `lib/parts.py` connect adapters with protocols. Adapters are imported where they are built, so that a
-function loads only what it uses. This file reads no environment and has no global state. Deployed functions use the
-`App` of `lib/current.py`; a command or a test builds its own.
+function loads only what it uses. Deployed functions use the `App` of `lib/current.py`; a command or a test builds one.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property, partial
@@ -22,7 +20,7 @@ from lib.errors import ConnectorError, NotFoundError
 from lib.http.access import Access, Rules
 from lib.model.integration import UTMSTACK_TENANT
 from lib.model.rate_policy import PUBLISHED
-from lib.parts import ClientCredential, Kept, Parts, connect_sophos, credentials_of
+from lib.parts import ClientCredential, Kept, Parts, connect_sophos, credentials_of, made_expiry
 from lib.pipeline.in_flight import InFlight
 from lib.pipeline.pending import PendingBytes
 from lib.store.base import ObjectStore
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     from lib.pipeline.checks import CheckContext, Subject
     from lib.pipeline.count_types import TypesReport
     from lib.pipeline.deliver_stream import DeliveryResult
-    from lib.pipeline.expiry import Expiry
     from lib.pipeline.fan_out import FanOut
     from lib.pipeline.fetch_page import Fetched, FetchPage
     from lib.pipeline.forward_batch import ForwardBatch
@@ -69,7 +66,7 @@ class App:
         self._engine = Kept[tuple[str, EngineAccess, timedelta], "ProbedEngine"](lambda of: self.parts.engine(*of))
         self._access = Kept(self._made_access)
         self._accounts = Kept(self._made_accounts)
-        self._expiry = Kept(_made_expiry)
+        self._expiry = Kept(made_expiry)
         self._integrations: dict[tuple[IntegrationConfig, SophosHosts], Integration] = {}
         """The integrations of the last call, by everything that they are built from."""
         self._in_flight = InFlight()
@@ -82,14 +79,6 @@ class App:
     def store(self) -> ObjectStore:
         """The configured store."""
         return self._store.of(self.config().store)
-
-    def tenant_names(self, integration: str) -> dict[str, str]:
-        """The names of an integration's tenants by id, as far as they are known."""
-        from lib.state.accounts import StoredAccounts
-
-        with suppress(ConnectorError):
-            return StoredAccounts(self.store).tenant_names(integration)
-        return {}
 
     @property
     def state(self) -> State:
@@ -294,8 +283,7 @@ class App:
 
     def deadline(self) -> float:
         """The monotonic time at which a call that begins now must stop, well before the platform ends it."""
-        seconds = self.config().limits.deadline.total_seconds()
-        timeout = self.parts.platform.timeout
+        seconds, timeout = self.config().limits.deadline.total_seconds(), self.parts.platform.timeout
         if timeout is not None:
             seconds = min(seconds, max(1.0, timeout.total_seconds() - HAND_OVER_SECONDS))
         return self.parts.monotonic() + seconds
@@ -358,8 +346,7 @@ class App:
             from lib.store.gcs import place_of
 
             name = name.removeprefix(place_of(location)[1])  # The bucket's event names the object with the prefix.
-        batch = batch_of(name)
-        if batch is None:
+        if (batch := batch_of(name)) is None:
             return []
         stream, number = batch
         named = {"integration": stream.integration, "tenant": stream.tenant, "kind": stream.kind}
@@ -384,10 +371,7 @@ class App:
         )
 
     def count_types(
-        self,
-        integration: str | None,
-        window: timedelta,
-        on_progress: OnStreamProgress = lambda _, __, ___: None,
+        self, integration: str | None, window: timedelta, on_progress: OnStreamProgress = lambda _, __, ___: None
     ) -> list[TypesReport]:
         """The types of events of a window, by family, and what excluding them would save."""
         from lib.pipeline.count_types import CountTypes
@@ -407,7 +391,7 @@ class App:
         """Let the next tick try the integration again, without waiting. A wait that Sophos asked for (429) stays."""
         self.require(integration)
         self.accounts.retry_now(integration)
-        self.state.checkpoints.lift(integration)
+        self.state.checkpoints.retry_now(integration)
 
     def examine(
         self, integration: str, *, deadline: float, on_progress: Callable[[Check], None] = lambda _: None
@@ -444,12 +428,6 @@ class App:
     def require(self, integration: str | None) -> None:
         """Raise NotFoundError for an integration that is not configured."""
         names = [config.name for config in self.config().integrations]
-        if integration is not None and integration not in names:
+        if integration not in (None, *names):
             listed = ", ".join(map(repr, names)) or "none"
             raise NotFoundError(f"no integration is named {integration!r}; the configured ones are: {listed}")
-
-
-def _made_expiry(_location: str) -> Expiry:
-    from lib.pipeline.expiry import Expiry
-
-    return Expiry()

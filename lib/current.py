@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from functools import cache
+from contextlib import suppress
+from functools import cache, partial
 
 from lib import telemetry
 from lib.app import App
 from lib.config import environment
 from lib.config.loading import located
 from lib.config.reloading import ReloadingConfig
+from lib.errors import ConnectorError
 from lib.parts import Parts, PlatformFacts
+from lib.state.accounts import StoredAccounts
 
 
 @cache
@@ -22,5 +25,11 @@ def current() -> App:
         is_behind_emulator=environment.is_behind_emulator(),
     )
     app = App(config.current, Parts(platform=platform))
-    telemetry.name_tenants(app.tenant_names)
+    telemetry.name_tenants(partial(_tenant_names, app))
     return app
+
+
+def _tenant_names(app: App, integration: str) -> dict[str, str]:
+    with suppress(ConnectorError):
+        return StoredAccounts(app.store).tenant_names(integration)
+    return {}

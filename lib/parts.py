@@ -24,6 +24,7 @@ from lib.store.base import ObjectStore
 
 if TYPE_CHECKING:
     from lib.config.secrets import Reference
+    from lib.pipeline.expiry import Expiry
     from lib.pipeline.ports import ProbedEngine, Source
     from lib.pipeline.rate_limiter import RateLimiter
     from lib.sophos.client import Central
@@ -170,3 +171,10 @@ class Kept(Generic[S, T]):
             if self._made is None or self._made[0] != settings:
                 self._made = settings, self._make(settings)
             return self._made[1]
+
+
+def made_expiry(_location: str) -> Expiry:
+    """What looks for old objects in one store."""
+    from lib.pipeline.expiry import Expiry
+
+    return Expiry()

@@ -225,10 +225,12 @@ def _add_readers(add: Callable[..., argparse.ArgumentParser]) -> None:
     replay = add("replay", "send archived batches or dead letters to the engine again", _replay, config=True, json=True)
     which = replay.add_mutually_exclusive_group(required=True)
     which.add_argument(
-        "--since", metavar="TIME", help="what was fetched or set aside since a time, or a duration such as 3d"
+        "--since",
+        metavar="TIME",
+        help="batches fetched and dead letters written since a time, or a duration such as 3d",
     )
     which.add_argument("--batch", metavar="NAME", help="an object below archive/ or dead/")
-    replay.add_argument("--dead-letters", action="store_true", help="with --since: only what was set aside")
+    replay.add_argument("--dead-letters", action="store_true", help="with --since: only dead letters")
     missed = add(
         "missed",
         "count the events that UTMStack's own plugin missed in observe mode, by hour",

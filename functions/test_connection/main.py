@@ -10,6 +10,7 @@ from marshmallow import Schema, ValidationError, fields, validate, validates_sch
 from lib import answers
 from lib.current import current
 from lib.http.handler import answer
+from lib.model.region import region_fault
 from lib.model.stream import KINDS
 
 
@@ -19,13 +20,20 @@ def sendable(text: str) -> None:
         raise ValidationError("holds characters that a credential cannot hold")
 
 
+def known_region(text: str) -> None:
+    """Refuse a region that there cannot be."""
+    fault = region_fault(text)
+    if fault is not None:
+        raise ValidationError(fault)
+
+
 class TestConnectionRequest(Schema):
     """A configured integration, or a credential, which is not saved."""
 
     integration = fields.String()
     client_id = fields.String(validate=[validate.Length(1, 200), sendable])
     client_secret = fields.String(validate=[validate.Length(1, 1000), sendable], load_only=True)
-    region = fields.String()
+    region = fields.String(validate=known_region)
     tenant = fields.String(validate=validate.Length(min=1))
     streams = fields.List(fields.String(validate=validate.OneOf(KINDS)), validate=validate.Length(min=1))
 

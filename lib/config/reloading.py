@@ -108,7 +108,7 @@ def read_followed(path: Path) -> list[IntegrationConfig]:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}", remedy="Start the emulator again.") from None
     except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{path} is damaged", remedy="Start the emulator again; it writes the file anew.") from None
+        raise ConfigError(f"{path} is damaged", remedy="Start the emulator again; it writes the file again.") from None
 
 
 def _integration(fields: dict[str, Any]) -> IntegrationConfig:

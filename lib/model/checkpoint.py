@@ -54,7 +54,7 @@ class Problem:
             return False
         return self.tried_at is None or self.tried_at <= now + SKEW
 
-    def lifted(self) -> Problem:
+    def without_wait(self) -> Problem:
         """The problem without a wait. A wait that Sophos asked for (429) stays."""
         return self if self.code == ThrottledError.code else replace(self, retry_at=None)
 

@@ -13,6 +13,7 @@ from enum import IntEnum
 
 from lib.errors import title_of
 from lib.model.checkpoint import Problem
+from lib.model.text import several, span
 
 ENGINE_GRACE = timedelta(minutes=2)
 """How long the engine may be unreachable before the health is `failing`. A restart of UTMStack takes less."""
@@ -98,11 +99,7 @@ KINDS = {
     "credential_old": Kind(_WARNS, "A credential is old", ""),
     "next_credential_used": Kind(_WARNS, "The second credential is in use", ""),
     "tenant_left_out": Kind(_WARNS, "A tenant is not read", ""),
-    "late": Kind(
-        _WARNS,
-        "A stream is late",
-        "Run `status` for the reason. Sophos keeps events for 24 hours; nothing is lost yet.",
-    ),
+    "late": Kind(_WARNS, "A stream is late", "Run `status` for the reason. Sophos keeps events for 24 hours."),
     "silent": Kind(
         _WARNS,
         "A stream that usually has events has none",
@@ -117,25 +114,21 @@ KINDS = {
     "stale": Kind(
         _WARNS, "The figures are old", "Nothing has been fetched for several ticks. Check that the connector runs."
     ),
-    "object_damaged": Kind(
-        _WARNS, "An object of the store is damaged", "Run `audit` to see which. Restore it from a backup, or remove it."
-    ),
+    "object_damaged": Kind(_WARNS, "An object of the store is damaged", "`audit` names it. Restore it, or remove it."),
     "heartbeat_late": Kind(
         _WARNS,
         "The heartbeat is late",
         "UTMStack has had no heartbeat for two intervals. Check the engine. The next heartbeat counts the missed ones.",
     ),
     "wrong_customer": Kind(
-        _WARNS,
-        "Events of another customer",
-        "Check the proxy between this machine and Sophos. It may mix up answers.",
+        _WARNS, "Events of another customer", "Check the proxy between this machine and Sophos. It may mix up answers."
     ),
 }
 """The reasons by code. An empty remedy means that the problem brings its own. A code not in here is `attention`."""
 WAITING = ("over_budget",)
 """Codes of problems that end by themselves, within the limits that Sophos sets."""
 STOPS_ALL = ("store_full", "store_unavailable", "observing")
-"""Codes of problems of the whole that concern every stream too."""
+"""Codes of problems of the whole connector that stop every stream."""
 ACKNOWLEDGED = ("gap", "dead_letters", "credential_ending")
 """Codes of what a person can acknowledge. It stays listed, and is no longer a reason."""
 
@@ -269,25 +262,23 @@ def assess(site: SiteFacts) -> Assessment:
             integrations[finding.integration] = max(integrations[finding.integration], finding.health)
         for stream in _struck(finding, site):
             streams[stream.name] = max(streams[stream.name], finding.health)
-            if stream.integration in integrations:
-                integrations[stream.integration] = max(integrations[stream.integration], finding.health)
+            integrations[stream.integration] = max(integrations.get(stream.integration, Health.OK), finding.health)
+    reasons = sorted(_grouped(findings, names, site.now), key=lambda each: (-each.health, -each.count, each.code))
     return Assessment(
         health=max((finding.health for finding in findings), default=Health.OK),
-        reasons=tuple(
-            sorted(_grouped(findings, names, site.now), key=lambda reason: (-reason.health, -reason.count, reason.code))
-        ),
+        reasons=tuple(reasons),
         streams=streams,
         integrations=integrations,
         waiting=tuple(_waiting(site)),
     )
 
 
-def _struck(found: Finding, site: SiteFacts) -> Iterator[StreamFacts]:
-    """The streams that something of the whole keeps from being fetched or delivered."""
-    if found.stream is None and found.integration is None:
-        for stream in site.streams:
-            if found.code in STOPS_ALL or (found.code == "engine_down" and stream.undelivered_seconds > 0):
-                yield stream
+def _struck(finding: Finding, site: SiteFacts) -> Iterator[StreamFacts]:
+    """The streams that a problem of the whole connector stops from being fetched or delivered."""
+    is_whole = finding.stream is None and finding.integration is None
+    for stream in site.streams if is_whole else ():
+        if finding.code in STOPS_ALL or (finding.code == "engine_down" and stream.undelivered_seconds > 0):
+            yield stream
 
 
 def _findings(site: SiteFacts) -> Iterator[Finding]:
@@ -297,7 +288,8 @@ def _findings(site: SiteFacts) -> Iterator[Finding]:
     integration_codes = {facts.name: facts.problem.code for facts in site.integrations if facts.problem}
     paused = {facts.name for facts in site.integrations if facts.paused_at is not None}
     for stream in site.streams:
-        yield from _of_stream(stream, site.now, integration_codes.get(stream.integration), stream.integration in paused)
+        code, is_paused = integration_codes.get(stream.integration), stream.integration in paused
+        yield from _of_stream(stream, site.now, code, is_paused=is_paused)
 
 
 def _of_site(site: SiteFacts) -> Iterator[Finding]:
@@ -329,17 +321,15 @@ def _of_objects(site: SiteFacts) -> Iterator[Finding]:
 
 
 def _of_figures(site: SiteFacts) -> Iterator[Finding]:
-    """The finding that the figures are old."""
     bound = max(STALE_SECONDS, STALE_TICKS * site.tick_seconds)
     if site.read_at is not None and (site.now - site.read_at).total_seconds() > bound:
         yield _finding("stale", "No tick has finished", site.read_at)
 
 
 def _of_integration(integration: IntegrationFacts, now: datetime) -> Iterator[Finding]:
-    if integration.problem is not None:
-        finding = _of_problem(integration.problem, now, integration=integration.name)
-        if finding is not None:
-            yield finding
+    problem = integration.problem
+    if problem is not None and (found := _of_problem(problem, now, integration=integration.name)) is not None:
+        yield found
     if integration.paused_at is not None:
         yield _finding("paused", "Nothing is fetched", integration.paused_at, integration=integration.name)
     for warning in integration.warnings:
@@ -347,10 +337,7 @@ def _of_integration(integration: IntegrationFacts, now: datetime) -> Iterator[Fi
 
 
 def _of_stream(
-    stream: StreamFacts,
-    now: datetime,
-    integration_code: str | None,
-    is_paused: bool,  # noqa: FBT001
+    stream: StreamFacts, now: datetime, integration_code: str | None, *, is_paused: bool
 ) -> Iterator[Finding]:
     """The findings of a stream. A problem that its integration has too is reported there, once."""
 
@@ -363,27 +350,17 @@ def _of_stream(
         if of_problem is not None:
             yield of_problem
     if stream.gaps:
-        yield finding("gap", f"{_several(stream.gaps, 'interval')} can no longer be fetched", stream.gap_since)
+        yield finding("gap", f"{several(stream.gaps, 'interval')} can no longer be fetched", stream.gap_since)
     if stream.dead_letters:
-        yield finding("dead_letters", f"{_several(stream.dead_letters, 'event')} could not be delivered", None)
+        yield finding("dead_letters", f"{several(stream.dead_letters, 'event')} could not be delivered", None)
     if stream.undelivered_seconds > UNDELIVERED_SECONDS:
-        yield finding("undelivered", f"The oldest batch has waited for {_span(stream.undelivered_seconds)}", None)
+        yield finding("undelivered", f"The oldest batch has waited for {span(stream.undelivered_seconds)}", None)
     if stream.silent_since is not None:
         yield finding("silent", "No event has come since", stream.silent_since)
     if stream.other_customers:
-        yield finding("wrong_customer", f"{_several(stream.other_customers, 'event')} of another customer", None)
+        yield finding("wrong_customer", f"{several(stream.other_customers, 'event')} of another customer", None)
     if not is_paused and is_late(stream.lag_seconds, stream.interval_seconds):
-        yield finding("late", f"Not read for {_span(stream.lag_seconds or 0.0)}", None)
-
-
-def _several(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _span(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds // 60:.0f} min" if seconds < 7200 else f"{seconds // 3600:.0f} h"
+        yield finding("late", f"Not read for {span(stream.lag_seconds or 0.0)}", None)
 
 
 def is_late(lag_seconds: float | None, interval_seconds: float | None) -> bool:
@@ -449,7 +426,6 @@ def _grouped(findings: Sequence[Finding], names: Mapping[str, Sequence[str]], no
 def _waiting(site: SiteFacts) -> Iterator[str]:
     problems = {integration.name: integration.problem for integration in site.integrations}
     for stream in site.streams:
-        for problem in (stream.problem, problems.get(stream.integration)):
-            if problem is not None and _of_problem(problem, site.now) is None:
-                yield stream.name
-                break
+        known = (stream.problem, problems.get(stream.integration))
+        if any(problem is not None and _of_problem(problem, site.now) is None for problem in known):
+            yield stream.name

@@ -1,4 +1,4 @@
-"""Text from outside, made safe for a terminal."""
+"""Text for people: what comes from outside made safe for a terminal, counts with their noun, durations."""
 
 from __future__ import annotations
 
@@ -11,3 +11,15 @@ _COMMANDS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u206
 def printable(text: str) -> str:
     r"""The text as one line without control characters. Each becomes an escape such as `\u001b`, as in JSON."""
     return _COMMANDS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def several(count: int, noun: str) -> str:
+    """The count with its noun, which takes an s in the plural."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def span(seconds: float) -> str:
+    """A duration in its largest unit that is not too coarse: seconds up to two minutes, minutes up to two hours."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds // 60:.0f} min" if seconds < 7200 else f"{seconds // 3600:.0f} h"

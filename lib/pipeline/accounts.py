@@ -122,8 +122,8 @@ class Accounts:
     def retry_now(self, name: str) -> None:
         """Allow a try at once in every process. If another run writes the account now, it has just tried."""
         account, generation = self._stored.read(name)
-        if account.problem is not None and account.problem.lifted() != account.problem:
-            self._stored.write(name, replace(account, problem=account.problem.lifted()), generation)
+        if account.problem is not None and account.problem.without_wait() != account.problem:
+            self._stored.write(name, replace(account, problem=account.problem.without_wait()), generation)
 
     def worked(self, name: str, in_use: InUse | None = None) -> None:
         """Remove the integration's problem if its wait is over, and store since when the credential works."""

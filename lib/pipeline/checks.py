@@ -195,6 +195,8 @@ class Checks:
         wrong = wrong_region(self._subject.region, host)
         if wrong is not None:
             raise wrong
+        if region_of(host) is None and "://" not in self._subject.region:
+            return f"{host} names no region: {self._subject.region!r} cannot be compared with it."
         return f"Region {self._subject.region!r} matches the tenant."
 
     def _readable_tenants(self) -> str | PartlyOk:

@@ -1,4 +1,19 @@
-"""Delivers one stream: its waiting batches in order, each settled only after all its acknowledgements."""
+"""Deliver one stream: send its waiting batches in order, and settle each after all its acknowledgements.
+
+Settling a batch takes these writes, in this order:
+
+1. Devices only: the inventory. Forward-batch is the last that reads the batch.
+2. The checkpoint, if it has not passed the batch: its number must not be used again.
+3. The gap, if batches before it are missing. After the receipt, the missing numbers would no longer be noticed.
+4. The lease with the refused logs, then the dead letters.
+5. The archived batch, if batches are kept.
+6. The receipt.
+7. Removal of the batch.
+
+A crash before 6 leaves the batch without a receipt. The next call sends the logs again whose acknowledgements the
+lease had not recorded, and repeats the writes. Each write is safe to repeat. A crash after 6 leaves a batch with a
+receipt. The next call finds all its events delivered, sends nothing, and removes it (leftovers.py).
+"""
 
 from __future__ import annotations
 
@@ -31,7 +46,7 @@ from lib.pipeline.outgoing_batch import OutgoingBatch, outgoing_of
 from lib.pipeline.ports import Engine
 from lib.state.advance import ReadFields, adopt, announce
 from lib.state.batches import StoredBatch
-from lib.state.dead_letters import set_aside
+from lib.state.dead_letters import copy_to_dead
 from lib.state.gaps import BATCH_DAMAGED, BATCH_MISSING, Gap
 from lib.state.leases import HeldLease
 from lib.state.state import State
@@ -39,17 +54,17 @@ from lib.state.state import State
 log = logging.getLogger(__name__)
 
 GRACE = 5.0
-"""Seconds past the deadline for the acknowledgements of what was sent before it."""
+"""Seconds after the deadline to wait for acknowledgements of logs sent before it."""
 
 REFUSALS = 20
-"""After so many refused logs in a row, none acknowledged between, it is the engine that does not work."""
+"""Refused logs in a row, without an acknowledgement, after which the engine itself is considered faulty."""
 
 OVERTAKEN_CALLS = 5
-"""In so many calls the engine acknowledges later logs and not this one, before it is set aside: four may be a restart,
-a slow worker, or an answer that was lost on the way, and each is a minute's work at most."""
+"""Calls in which the engine acknowledges later logs but not this one, before it becomes a dead letter. Four such calls
+may be a restart, a slow worker, or a lost answer; each takes a minute at most."""
 
 MOST_BATCHES = 32
-"""So many batches may be in flight: a store of 150 ms a call settles them within the grace."""
+"""The most batches in flight. A store with 150 ms a call settles them within GRACE."""
 
 IDLE = "idle"
 BUSY = "busy"
@@ -59,7 +74,7 @@ ENGINE_UNAVAILABLE = "engine_unavailable"
 
 @dataclass(slots=True)
 class DeliveryResult:
-    """What one call did with one stream."""
+    """The result of one call for one stream."""
 
     stream: Stream
     outcome: str = IDLE
@@ -74,7 +89,7 @@ class DeliveryResult:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryContext:
-    """What delivering any stream needs."""
+    """The environment for delivering any stream."""
 
     state: State
     engine: Engine
@@ -82,21 +97,21 @@ class DeliveryContext:
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
     gap_data_type: str | None
-    """Under which data type the engine is told of a gap; None: it is not told."""
+    """The data type of an event about a gap; None: no such event is sent."""
     utmstack_tenant_id: str
-    """Whose events about gaps are, where no batch tells."""
+    """The UTMStack tenant of an event about a gap, if no batch names one."""
     archive: timedelta | None = None
-    """How long delivered batches are kept; None: not at all."""
+    """The retention of delivered batches; None: they are not kept."""
     observes: bool = False
-    """Whether batches are only counted: `engine` hands them to nobody then."""
+    """Whether batches are only counted (observe mode): `engine` is a NullEngine then."""
 
     @property
     def outcome(self) -> str:
-        """What becomes of a batch that all is well with."""
+        """The outcome of a batch without errors."""
         return OBSERVED if self.observes else DELIVERED
 
     def gap_envelope(self, integration: str, beside: Envelope | None) -> Envelope | None:
-        """The envelope of an event about a gap, found while `beside` was delivered."""
+        """The envelope of an event about a gap. `beside`: the envelope of the batch that was being delivered."""
         if self.gap_data_type is None:
             return None
         tenant = beside.tenant_id if beside else self.utmstack_tenant_id
@@ -107,7 +122,7 @@ class StreamDelivery:
     """One stream's batches under one lease."""
 
     def __init__(self, context: DeliveryContext, result: DeliveryResult, lease: HeldLease, deadline: float) -> None:
-        """`result` is filled as delivery goes on, so that it holds what was done before a failure."""
+        """`result` is filled during delivery, so that after an error it contains what was done before."""
         self._context = context
         self._state = context.state
         self._result = result
@@ -117,24 +132,24 @@ class StreamDelivery:
         self._tail = LastReceipt()
         self._not_acknowledged = NotAcknowledged()
         self._folded = 0
-        """Up to which batch the inventory knows of."""
+        """The last batch whose records are in the inventory."""
         self._moved_to = 0
         self._refused: dict[tuple[int, str], str] = {}
-        """Why the engine has refused logs, by batch and id."""
+        """The engine's reasons for refusing logs, by batch number and log id."""
         self._in_a_row = lease.state.refused_in_a_row or 0
-        """Logs that the engine has refused since it acknowledged one, in this call and those before."""
+        """Logs refused since the last acknowledgement, in this call and earlier ones."""
         self._outgoing: deque[OutgoingBatch] = deque()
         self._early: set[int] = set()
-        """Which logs of the round are acknowledged though one before them is not."""
+        """The numbers of the round's logs that are acknowledged before an earlier log is."""
         self._obstacle: int | None = None
-        """A damaged batch that the round has come to."""
+        """The number of a damaged batch that ended the round."""
         self._has_more = False
         """Whether the round ended before the last waiting batch, with time left."""
         self._pace = 0.0
-        """How many seconds it took to settle the last batch."""
+        """The seconds that settling the last batch took."""
 
     def drain(self) -> None:
-        """Send what waits, batch by batch, and settle each; what cannot be sent is set aside on the way."""
+        """Send the waiting batches in order and settle each. Events that cannot be sent become dead letters."""
         self._tail, _, self._not_acknowledged = self._state.ledger.last(self._stream, self._lease.state.tail)
         while self._round():
             pass
@@ -171,11 +186,11 @@ class StreamDelivery:
     def _count_refusal(self, error: LogRefusedError, acked: int) -> None:
         self._in_a_row = 1 if acked else self._in_a_row + 1
         if self._in_a_row > REFUSALS:
-            # Nothing more goes to `dead/`; the next call tries again, and one acknowledgement ends it.
+            # No more logs go to `dead/`. The next call tries again; one acknowledgement resets the count.
             raise EngineRefusedError(
                 f"the engine has refused {self._in_a_row} events in a row, the last one with: {error}",
-                remedy="Look in the engine's log. The events wait; send those that are in dead/ again with "
-                "`replay --since 1d --dead-letters` once it works.",
+                remedy="See the engine's log. The events wait. When the engine works again, send the events in dead/ "
+                "with `replay --since 1d --dead-letters`.",
             ) from None
 
     def _logs(self) -> Iterator[Log]:
@@ -183,10 +198,10 @@ class StreamDelivery:
         place = 0
         expected = self._tail.sequence + 1
         for waiting in self._state.batches.waiting(self._stream):
-            # What is read has to be settled in time too, or the engine would be blamed for a slow store.
+            # Leave time to settle the batches that were read. Otherwise a slow store would look like a slow engine.
             if self._context.monotonic() + self._pace * len(self._outgoing) >= self._deadline:
                 return
-            if sum(1 for each in self._outgoing if each.logs) >= MOST_BATCHES:
+            if sum(1 for outgoing in self._outgoing if outgoing.logs) >= MOST_BATCHES:
                 self._has_more = True
                 return
             if waiting.sequence < expected:
@@ -202,8 +217,8 @@ class StreamDelivery:
                 return
             self._outgoing.append(outgoing)
             if outgoing.end == 0:
-                # All of it was acknowledged before, and its receipt could not be written. As long as that fails,
-                # nothing more is sent: it would be sent again at each call.
+                # All its logs were acknowledged before, but its receipt could not be written. Settle it before
+                # anything else is sent: as long as the store fails, each call would send the same logs again.
                 self._settle(0)
             yield from outgoing.logs
             place = outgoing.end
@@ -213,12 +228,12 @@ class StreamDelivery:
             yield witness
 
     def _witness(self) -> Log | None:
-        """A log that was acknowledged before, to be sent again behind nothing but logs that it has overtaken.
+        """A log that was acknowledged before, to be sent again if all other logs of the round are overtaken ones.
 
-        On a quiet stream nothing else tells an engine that passes over one log from an engine that does nothing.
+        On a quiet stream, only its acknowledgement shows whether the engine skips one log or does nothing at all.
         """
         overtaken = self._lease.state.overtaken or {}
-        sent = [each.id for outgoing in self._outgoing for each in outgoing.logs]
+        sent = [log.id for outgoing in self._outgoing for log in outgoing.logs]
         if sent and all(log_id in overtaken for log_id in sent):
             for outgoing in reversed(self._outgoing):
                 if outgoing.before:
@@ -243,44 +258,44 @@ class StreamDelivery:
         )
 
     def _given_up(self, log_id: str) -> str | None:
-        """Why a log is not sent any more that the engine did not acknowledge, though it acknowledged later ones."""
-        found = (self._lease.state.overtaken or {}).get(log_id)
-        if found is None or found.calls < OVERTAKEN_CALLS:
+        """The reason for a dead letter, if the engine has acknowledged later logs in OVERTAKEN_CALLS calls."""
+        overtaken = (self._lease.state.overtaken or {}).get(log_id)
+        if overtaken is None or overtaken.calls < OVERTAKEN_CALLS:
             return None
         return (
-            f"the engine did not acknowledge it in {found.calls} calls, but acknowledged later ones; "
-            f"the last call ended with: {found.reason}"
+            f"the engine did not acknowledge it in {overtaken.calls} calls, but acknowledged later ones; "
+            f"the last call ended with: {overtaken.reason}"
         )
 
     def _note_overtaken(self, acked: int, error: EngineDownError) -> None:
-        """Count the call for the first logs that were sent in vain, though the engine acknowledged later ones.
+        """Count this call for the first logs that were not acknowledged although later ones were.
 
-        An engine that acknowledges nothing proves nothing about a log.
+        If the engine acknowledged nothing, no log is counted: the fault may be the engine's.
         """
         early = self._early
         if not early:
             return
         sent = (pair for outgoing in self._outgoing for pair in enumerate(outgoing.logs, outgoing.first + 1))
-        vain = [each.id for number, each in sent if acked < number < max(early) and number not in early]
+        missed = [log.id for number, log in sent if acked < number < max(early) and number not in early]
         before = self._lease.state.overtaken or {}
-        given_up = {log_id: found for log_id, found in before.items() if found.calls >= OVERTAKEN_CALLS}
-        for log_id in vain[:REFUSALS]:
+        overtaken = {log_id: counted for log_id, counted in before.items() if counted.calls >= OVERTAKEN_CALLS}
+        for log_id in missed[:REFUSALS]:
             calls = before[log_id].calls + 1 if log_id in before else 1
-            given_up[log_id] = Overtaken(calls, str(error))
+            overtaken[log_id] = Overtaken(calls, str(error))
             log.warning(
                 "%s: the engine did not acknowledge log %s in %d of %d calls, but acknowledged later ones",
                 *(self._stream, log_id, calls, OVERTAKEN_CALLS),
             )
-        self._lease.overtaken(given_up)
+        self._lease.overtaken(overtaken)
 
     def _settle(self, acked: int) -> None:
         while self._outgoing and self._outgoing[0].end <= acked:
             began = self._context.monotonic()
             self._note_progress(acked)
-            # It stays in its place until all is done: a store that fails in between must not have the next batch's
-            # progress noted in its stead, or this one would be sent again at each call.
+            # The batch stays first in the queue until it is settled. If the store fails before that, the progress of
+            # this batch is recorded, not the next one's; otherwise each call would send this batch again.
             outgoing = self._outgoing[0]
-            # The batch goes last: until then a crash anywhere here leaves what the next call settles anew.
+            # Remove the batch last. After a crash before that, the next call settles it again.
             self._finish(outgoing.batch, outgoing.keys, outgoing.refused)
             self._state.batches.delete(outgoing.batch)
             self._outgoing.popleft()
@@ -293,26 +308,27 @@ class StreamDelivery:
             self._result.outcome = self._context.outcome
 
     def _finish(self, batch: StoredBatch, keys: Sequence[str], refused: list[dict[str, Any]]) -> None:
-        """Write what must be durable before a batch may go: cursor, dead letters, the kept batch, the receipt."""
+        """Write all that must be durable before a batch is removed. The module's docstring explains the order."""
         header = batch.header
-        # The inventory and the cursor first: both are told by the batch, which nobody reads after its receipt.
+        # Both are computed from the batch, and only before its receipt: after it, the next call just removes the batch.
         self._note_devices(batch)
         self._move_cursor(header.sequence)
-        # The gap before the receipt that closes over it, or nobody would see the missing number again.
+        # Before the receipt: with it the chain continues, and the missing numbers are not noticed again.
         self._note_missing(header)
         if refused:
-            # First, so that a call that comes after a crash here does not send again what `dead/` holds.
+            # Record the refusals in the lease first. After a crash, the next call then does not send these logs again,
+            # which the engine might accept this time although they are in `dead/`.
             self._lease.write()
             lines = "".join(json.dumps(line) + "\n" for line in refused)
-            set_aside(self._state.store, f"{self._stream.path}/{header.sequence:020d}.ndjson", lines.encode())
+            copy_to_dead(self._state.store, f"{self._stream.path}/{header.sequence:020d}.ndjson", lines.encode())
             self._result.set_aside += len(refused)
-            log.warning("%s: %d events of batch %d were set aside", self._stream, len(refused), header.sequence)
+            log.warning("%s: %d events of batch %d are now dead letters", self._stream, len(refused), header.sequence)
         if self._context.archive is not None:
-            # Before the receipt, behind which a batch that a crash has left is removed unread.
+            # Before the receipt: after it, a batch that a crash has left is removed without being archived.
             try:
                 self._state.batches.archive(batch)
-            except StoreError as error:  # A full disk must not keep the batch from going, which makes room.
-                log.warning("%s: batch %d is delivered and not kept: %s", self._stream, header.sequence, error)
+            except StoreError as error:  # On a full disk the batch is still removed, which frees space.
+                log.warning("%s: batch %d is delivered, but not archived: %s", self._stream, header.sequence, error)
         outcome = self._context.outcome
         not_acknowledged = self._not_acknowledged.after(header.events, len(refused), outcome)
         self._tail = self._state.ledger.write(
@@ -329,17 +345,17 @@ class StreamDelivery:
         self._lease.delivered(self._tail, {line["id"] for line in refused})
 
     def _windows(self, batch: StoredBatch) -> dict[str, int]:
-        """What the old plugin would have seen of it; of our own events, nothing."""
+        """The batch's events by hour, as UTMStack's plugin would see them; none for the connector's own events."""
         items = batch.items if batch.header.origin not in OWN else ()
         return windows_of(self._context.event_fields(raw).created_at for raw in items)
 
     def _note_devices(self, batch: StoredBatch) -> None:
-        """See that the inventory knows the batch's records as sent: once the batch is gone, nobody could tell it."""
+        """Add the batch's records to the inventory, unless they are in it, before the batch is removed."""
         if self._stream.kind == ENDPOINTS and batch.header.sequence > self._folded:
             self._folded = self._state.inventories.fold(batch)
 
     def _move_cursor(self, sequence: int) -> None:
-        """See that the cursor has moved past the batch, so that its number is never given again."""
+        """Move the checkpoint past the batch if a crashed run has not, so that its number is never used again."""
         while self._moved_to <= sequence:
             saved = self._state.checkpoints.read(self._stream)
             self._moved_to = saved.checkpoint.sequence
@@ -351,16 +367,16 @@ class StreamDelivery:
             try:
                 adopt(self._state.checkpoints, saved, batch, self._context.event_fields)
             except ConflictError:
-                continue  # fetch-page has just moved it: look again.
+                continue  # fetch-page has just moved it: read it again.
 
     def _note_missing(self, header: Header) -> None:
-        """A number that has neither batch nor receipt was removed by hand; its events are named as a gap."""
+        """Announce a gap for numbers with neither batch nor receipt: these batches were removed by hand."""
         first = self._tail.sequence + 1
         if header.sequence > first:
             self._announce(first, BATCH_MISSING, header.as_of, header.envelope)
 
     def _move_to_dead_letters(self, sequence: int) -> None:
-        """A damaged batch goes to `dead/`; the stream goes on with the next one."""
+        """Move a damaged batch to `dead/`. The stream continues with the next batch."""
         if self._state.checkpoints.read(self._stream).checkpoint.sequence > sequence:
             self._announce(sequence, BATCH_DAMAGED, None, None)
         # Otherwise nothing is lost: the cursor has not moved, and fetch-page asks for the same page again.

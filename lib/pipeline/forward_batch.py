@@ -1,4 +1,4 @@
-"""forward-batch: send each stream's waiting batches in order; a batch goes only after all its acknowledgements."""
+"""forward-batch: send each stream's waiting batches in order. A batch is removed after all its acknowledgements."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class ForwardBatch:
 
     context: DeliveryContext
     holder: Callable[[], str]
-    """Names each holder of a lease."""
+    """Returns a new name for each holder of a lease."""
     expiry: Expiry = field(default_factory=Expiry)
-    """Removes what is old, when every stream is forwarded; lives as long as the process."""
+    """Removes old batches and receipts after a call for all streams. Its state is kept for the process's lifetime."""
     workers: int = 4
 
     def run(
@@ -49,7 +49,7 @@ class ForwardBatch:
         batch: int | None = None,
         deadline: float,
     ) -> list[DeliveryResult]:
-        """Forward every stream's waiting batches, or those named; one result a stream.
+        """Forward the waiting batches of every stream, or of the named ones; one result for each stream.
 
         `batch` is the number of one that has just been stored, which saves a listing of the named stream's.
         `deadline` is a monotonic time: no batch is begun after it.
@@ -122,18 +122,18 @@ class ForwardBatch:
             return lease.state.tail.sequence + 1 if context.monotonic() < deadline else None
 
     def _tidy(self, stream: Stream, lease: HeldLease, deadline: float) -> None:
-        """Once a day: pack the receipts of the days that are over, and remove those that are too old."""
+        """Once a day: pack the receipts of past days, and remove old ones."""
         tail = place_of(lease.state.tail.key)
         if tail is None or tail.day == lease.state.tidied:
             return
         goes_on = lambda: self.context.monotonic() < deadline  # noqa: E731
-        # By both clocks: the last receipt is filed by Sophos's, and this machine's may be far ahead.
+        # The earlier of both clocks: receipts are filed by Sophos's clock, and this machine's may be far ahead.
         oldest = day_of(min(self.context.now(), from_text(f"{tail.day}T00:00Z") + timedelta(days=1)) - KEPT)
         if self.context.state.ledger.tidy(stream, closed=tail.day, oldest=oldest, goes_on=goes_on):
             lease.tidied(tail.day)
 
     def _pending(self, stream: Stream, waiting: int) -> int:
-        """How many batches still wait; as many as before, where even that cannot be told."""
+        """The number of batches that still wait; `waiting` if the listing fails unexpectedly."""
         try:
             return sum(1 for _ in self.context.state.batches.waiting(stream))
         except ConnectorError:

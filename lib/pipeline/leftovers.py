@@ -1,7 +1,11 @@
-"""A batch that waits under a number that has a receipt: whose events it holds, and what becomes of them.
+"""A waiting batch whose number has a receipt already: store its new events, then remove it.
 
-Nearly always a run was overtaken: it stored its page again, and everything in it is delivered or waits. Where an older
-copy of the cursor was put back, numbers are given a second time, and the events under them are new.
+Usually a crash left it after its receipt was written, or a slow run stored its page again: all its events are
+delivered or wait. If an operator restored an older copy of the cursor, numbers are used a second time, and the events
+of such a batch may be new.
+
+The new events are stored before the batch is removed. A crash between the two leaves both. The next call finds the
+events stored, and only removes the batch.
 """
 
 from __future__ import annotations
@@ -25,10 +29,10 @@ log = logging.getLogger(__name__)
 
 
 def take_up(state: State, waiting: Waiting, expected: int, now: datetime, event_fields: ReadFields) -> None:
-    """Store what the batch alone holds under a new number, `expected` or later, and remove the batch."""
-    with suppress(DamagedError):  # Nobody can tell what it holds, and its number is delivered.
+    """Store the events that only this batch contains under a new number, `expected` or later; remove the batch."""
+    with suppress(DamagedError):  # Its events cannot be read, and its number is delivered: only remove it.
         batch = state.batches.read(waiting.stream, waiting.sequence)
-        # What is left out of an inventory, the next look brings.
+        # Devices are left out: the next scan of the inventory finds their changes again.
         if batch is not None and waiting.stream.kind != ENDPOINTS:
             _number_on(state, batch, expected)
             _insert(state, batch, now, event_fields)
@@ -36,18 +40,18 @@ def take_up(state: State, waiting: Waiting, expected: int, now: datetime, event_
 
 
 def _number_on(state: State, batch: StoredBatch, expected: int) -> None:
-    """See that no number is given a third time."""
+    """Move the checkpoint's number up to `expected`, so that no delivered number is used again."""
     saved = state.checkpoints.read(batch.header.stream)
     if saved.checkpoint.sequence < expected:
         checkpoint = replace(saved.checkpoint, sequence=expected)
-        with suppress(ConflictError):  # Another run has moved it: the next batch tells whether that was enough.
+        with suppress(ConflictError):  # Another run has moved it. If not far enough, the next batch repeats this.
             state.checkpoints.write(batch.header.stream, checkpoint, expected=saved.generation)
 
 
 def _insert(state: State, batch: StoredBatch, now: datetime, event_fields: ReadFields) -> None:
     header = batch.header
     day = day_before(min(header.as_of, now) - HORIZON)
-    known = stored_since(state, header.stream, day, event_fields, beside=header.sequence)
+    stored = stored_since(state, header.stream, day, event_fields, beside=header.sequence)
 
     def header_of(checkpoint: Checkpoint, items: Sequence[Item]) -> Header:
         return replace(
@@ -70,11 +74,11 @@ def _insert(state: State, batch: StoredBatch, now: datetime, event_fields: ReadF
         batch.items,
         ids=header.id_scope,
         header_of=header_of,
-        known=lambda _: known.keys,
+        known=lambda _: stored.keys,
         event_fields=event_fields,
     )
     if key is not None:
         log.warning(
-            "%s: batch %d had the number of a delivered one; its events go on as %s",
+            "%s: batch %d had the number of a delivered batch; its new events are now in %s",
             *(header.stream, header.sequence, key),
         )

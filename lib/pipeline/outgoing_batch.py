@@ -1,4 +1,4 @@
-"""A batch on its way to the engine: which of its items are sent, and which are done with."""
+"""A batch on its way to the engine: the logs to send, and the items that are delivered or refused already."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from lib.state.batches import StoredBatch
 
 @dataclass(slots=True)
 class OutgoingBatch:
-    """A batch, its logs that are still to be sent, and what of it cannot be sent."""
+    """A batch, the logs to send, and the events that cannot be sent."""
 
     batch: StoredBatch
     first: int
-    """The place of its first log among those of the delivery."""
+    """The index of its first log among all logs of the round."""
     logs: list[Log] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
-    """Which of the batch's items each log is."""
+    """The index of each log's item in the batch."""
     before: set[int] = field(default_factory=set)
-    """The items that earlier calls delivered."""
+    """The indexes of items that earlier calls delivered."""
     refused: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
 
     @property
     def end(self) -> int:
-        """How many logs of the delivery are acknowledged when all of this batch is."""
+        """The number of acknowledged logs of the round when this batch is acknowledged completely."""
         return self.first + len(self.logs)
 
     @property
     def acked(self) -> int:
-        """How many of its items the engine has acknowledged when it is settled."""
+        """The number of its items that the engine has acknowledged when it is settled."""
         return len(self.logs) + len(self.before)
 
     def log_at(self, place: int, event_fields: ReadFields) -> Log:
-        """The log of one of the batch's items, whether it is to be sent or not."""
+        """The log of the item with the index `place`, also if it is not sent."""
         return next(made for at, (_, made, _) in enumerate(logs_of(self.batch, event_fields)) if at == place)
 
     def done(self, acked: int) -> int:

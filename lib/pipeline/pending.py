@@ -1,4 +1,4 @@
-"""How many bytes wait in the store, without listing them at each call."""
+"""The size of the waiting batches, without a listing at each call."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     from lib.state.batches import Batches
 
 LISTED_SECONDS = 600.0
-"""How old the listing may be: only what other processes store is missing in it."""
+"""The longest use of a listing. It lacks only what other processes have stored since."""
 LISTED_CLOSE_SECONDS = 60.0
-"""The same, where over half of the bound is used up."""
+"""The same, when more than half of the limit is used."""
 
 
 class PendingBytes:
-    """A process's count of the bytes that wait: those of its latest listing, and all that it has stored since.
+    """The bytes that wait: those of this process's latest listing, and all it has stored since.
 
-    What is delivered meanwhile is still counted, so that the count is too high rather than too low. Before it says
-    that there is no room, it lists anew; what it counts cannot drift. Safe between threads.
+    Delivered bytes stay in the count until the next listing, so it is rather too high than too low. Before it reports
+    the limit as reached, it makes a new listing, so errors do not accumulate. Safe for use from several threads.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
@@ -27,17 +27,17 @@ class PendingBytes:
         self._listed = 0
         self._listed_at: float | None = None
         self._stored = 0
-        """Since the latest listing began; what was stored while it lasted may be counted twice."""
+        """Bytes stored since the latest listing began. Those stored during the listing may be counted twice."""
         self._listing = threading.Lock()
         self._counting = threading.Lock()
 
     def add(self, size: int) -> None:
-        """Count what this process has stored."""
+        """Count bytes that this process has stored."""
         with self._counting:
             self._stored += size
 
     def reach(self, most: int, batches: Batches) -> bool:
-        """Whether so many bytes wait, or more."""
+        """Whether at least `most` bytes wait."""
         with self._listing:
             if self._is_old(most):
                 with self._counting:
@@ -59,7 +59,7 @@ class PendingBytes:
 
 
 class Room:
-    """The room for one call's pages: once it is used up, it is for the whole call. Safe between threads."""
+    """The room for one call's pages. Once used up, it stays so for the call. Safe for use from several threads."""
 
     def __init__(self, pending: PendingBytes, most: int, batches: Batches) -> None:
         self._pending = pending
@@ -69,7 +69,7 @@ class Room:
 
     @property
     def is_used_up(self) -> bool:
-        """Whether no further page is asked for."""
+        """Whether the limit is reached: no further page is requested."""
         self._is_used_up = self._is_used_up or self._pending.reach(self._most, self._batches)
         return self._is_used_up
 
@@ -78,5 +78,5 @@ class Room:
         return not self._is_used_up and self._pending.counted + size < self._most
 
     def take(self, size: int) -> None:
-        """Count what was stored: each stream may go a page beyond, no more."""
+        """Count a stored batch. Each stream may exceed the limit by one page."""
         self._pending.add(size)

@@ -1,4 +1,9 @@
-"""Reads one stream: page by page, each made durable before the cursor moves."""
+"""Read one stream page by page. Each page is stored as a batch before the cursor moves.
+
+The writes for a page with new events are: first the batch, then the checkpoint. `lib/state/advance.py` says why, and
+what a crash between them leaves. A gap before the page is announced before both, so the lost interval is known before
+the checkpoint's `as_of` moves past it.
+"""
 
 from __future__ import annotations
 
@@ -57,36 +62,36 @@ log = logging.getLogger(__name__)
 Read = tuple[Page, list[Item]]
 """A page, and its items."""
 CLOCK_TOLERANCE = timedelta(minutes=1)
-"""A hole shorter than this is within what the two clocks of an answer can differ by."""
+"""A shorter gap is ignored: the clocks behind an answer may differ by this much."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadContext:
-    """What reading any stream needs."""
+    """The environment for reading any stream."""
 
     state: State
     accounts: Accounts
     reconcile: Reconcile
     event_fields: ReadFields
     gap_data_type: str | None
-    """Under which data type the engine is told of a gap; None: it is not told."""
+    """The data type of an event about a gap; None: no such event is sent."""
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
 class ReadBounds:
-    """How far one call reads."""
+    """The limits of one call."""
 
     room: Room
     max_pages: int | None
-    """Of each stream; None: all that there are."""
+    """For each stream; None: no limit."""
     deadline: float
-    """A monotonic time: no page is begun after it."""
+    """A monotonic time. No page is requested after it."""
 
 
 class StreamReader:
-    """One call's reading of one stream."""
+    """Reads one stream in one call."""
 
     def __init__(self, context: ReadContext, integration: Integration, target: Target, bounds: ReadBounds) -> None:
         self._context = context
@@ -105,14 +110,14 @@ class StreamReader:
         self._saved = SavedCheckpoint(Checkpoint(), ABSENT)
         self._result = ReadResult.of(target.stream)
         self._before: Problem | None = None
-        """What the stream's trouble was."""
+        """The stream's problem before this call."""
         self._stale = StalePages()
         self._ahead = PageAhead[Read]()
         self._in_run = False
-        """Whether this call's last page said that there is more: the next one follows it without a hole."""
+        """Whether this call's last page had `has_more`: the next page follows it without a gap."""
 
     def run(self) -> ReadResult:
-        """Read until Sophos has no more, or pages, room or time are used up; every failure is an answer."""
+        """Read until Sophos has no more pages, or a limit is reached. Every error becomes part of the result."""
         try:
             self._read_or_fail()
         except Exception as error:  # noqa: BLE001 - logged with its trace; the other streams' lines stand
@@ -139,17 +144,17 @@ class StreamReader:
                     self._read(self._next_page)
                 self._reconcile()
         except ConflictError:
-            # Another call moved the stream meanwhile: what it stored counts, and ours is dropped or adopted.
+            # Another call moved the checkpoint first. Its batch counts; this call's is dropped, or adopted later.
             result.outcome = BUSY
         except OverBudgetError as error:
-            # Nothing is wrong: reading goes on when the credential may be used again.
+            # Not an error: reading continues when the credential has calls again.
             result.put_off(error, self._context.now())
         except (CredentialsError, ThrottledError) as error:
             if isinstance(error, TokenRefusedError) and self._target.one_of_many:
-                # Sophos has just issued a token for the others.
+                # The token works for the credential's other tenants, so the fault is this tenant's.
                 self._failed(WrongTenantError(f"{error}: this tenant does not take the credential's tokens"))
                 return
-            # These concern the whole credential: its other streams wait too.
+            # The error concerns the whole credential: its other streams wait too.
             log.debug("%s: %s", self._stream, error)
             result.problem = self._context.accounts.failed(self._settings.name, error)
             result.outcome = outcome_of(result.problem)
@@ -157,13 +162,13 @@ class StreamReader:
             self._failed(error)
 
     def _healed(self, saved: SavedCheckpoint) -> SavedCheckpoint:
-        """Rule 3: a batch that was stored before its cursor moved is adopted, without asking Sophos again."""
+        """Rule 3: if a crash left a batch that the checkpoint has not passed, adopt it without asking Sophos again."""
         sequence = saved.checkpoint.sequence
         try:
             batch = self._state.batches.read(self._stream, sequence)
         except DamagedError as error:
             log.warning("%s: %s", self._stream, error)
-            # Its cursor has not moved: the same page is asked for again, under the same number.
+            # The cursor has not moved, so nothing is lost: the same page is read again, with the same number.
             self._state.batches.move_to_dead_letters(self._stream, sequence)
             return saved
         if batch is None:
@@ -171,7 +176,7 @@ class StreamReader:
         return adopt(self._state.checkpoints, saved, batch, self._context.event_fields)
 
     def _read(self, step: Callable[[], bool]) -> None:
-        """Page by page, until there are no more, or pages, room or time are used up; `step` says whether to go on."""
+        """Call `step` for each page until it returns False, or pages, room or time are used up."""
         result = self._result
         while self._max_pages is None or result.pages < self._max_pages:
             result.has_more = True
@@ -196,7 +201,7 @@ class StreamReader:
         return page.has_more if fault is None else self._stuck(fault)
 
     def _is_next_wanted(self, page: Page, cursor: str | None) -> bool:
-        """Whether the page after this one will be asked for, as far as can be told before this one is stored."""
+        """Whether the next page will be asked for, as far as that is known before this page is stored."""
         size = sum(map(len, page.items))
         return (
             self._stale.may_follow(page, cursor)
@@ -207,14 +212,14 @@ class StreamReader:
         )
 
     def _devices(self) -> None:
-        """On its own slow clock, and only with calls that nothing else needs: a look at the tenant's devices."""
+        """Scan the tenant's devices if a scan is due and the credential has calls that no other stream needs."""
         result, context, every = self._result, self._context, self._settings.inventory
         if not is_due(self._saved.checkpoint, every, context.now()):
             return
         if not self._rate_limiter.has_room:
             result.has_more = True
             return
-        look = DeviceScan(
+        scan = DeviceScan(
             self._state,
             self._integration,
             self._target,
@@ -223,22 +228,22 @@ class StreamReader:
             now=context.now,
         )
         try:
-            self._read(partial(self._next_devices, look))
+            self._read(partial(self._next_devices, scan))
         finally:
-            # What was read stays read, should the credential's calls be used up here.
-            self._saved = look.pause()
+            # Also after an error, such as used-up calls: the pages read so far are not read again.
+            self._saved = scan.pause()
 
-    def _next_devices(self, look: DeviceScan) -> bool:
+    def _next_devices(self, scan: DeviceScan) -> bool:
         result = self._result
-        looked = look.page(self._deadline)
+        scanned = scan.page(self._deadline)
         result.pages += 1
-        if looked.header is not None:
-            self._stored(looked.header, looked.size)
-        result.has_more = looked.has_more
-        return looked.has_more
+        if scanned.header is not None:
+            self._stored(scanned.header, scanned.size)
+        result.has_more = scanned.has_more
+        return scanned.has_more
 
     def _stored(self, header: Header, size: int) -> None:
-        """Count a batch that is durable."""
+        """Count a stored batch."""
         result = self._result
         self._room.take(size)
         result.outcome = FETCHED
@@ -247,7 +252,7 @@ class StreamReader:
         result.batches.append(header.key)
 
     def _reconcile(self) -> None:
-        """Where nothing new waits at Sophos: on the slower clock, look for what lies behind the cursor."""
+        """Reconcile the stream if that is due, and fetching has read everything that Sophos has."""
         every, result = self._settings.reconcile, self._result
         if every is None or result.has_more or result.problem is not None or self._room.is_used_up:
             return
@@ -263,14 +268,14 @@ class StreamReader:
             try:
                 return self._ahead.take(cursor) or self._asking(cursor, None, self._excluded(cursor))(), cursor
             except CursorRefusedError as error:
-                log.warning("%s: %s; reading goes on from the oldest time that Sophos serves", self._stream, error)
-        # After a refused cursor all that Sophos still has is read again: what repeats is dropped by id.
+                log.warning("%s: %s; reading continues from the oldest time that Sophos serves", self._stream, error)
+        # After a refused cursor, everything that Sophos still has is read again. Duplicates are dropped by id.
         lookback = self._settings.lookback if checkpoint.as_of is None else HORIZON
         start = self._integration.start(lookback, self._context.now, deadline=self._deadline)
         return self._asking(None, start, self._excluded(None))(), None
 
     def _asking(self, cursor: str | None, from_date: datetime | None, excluded: Sequence[str]) -> Callable[[], Read]:
-        """What asks for a page and reads its items, in whatever thread."""
+        """A call that asks for a page and reads its items, in any thread."""
         ask = partial(
             self._source.page,
             self._target.host,
@@ -290,15 +295,16 @@ class StreamReader:
         return read
 
     def _excluded(self, cursor: str | None) -> tuple[str, ...]:
-        """The types to leave out: throughout a run of pages the same ones, whatever is configured meanwhile.
+        """The types to exclude. They stay the same throughout a run of pages, even if the configuration changes.
 
-        What a cursor in mid-run holds is not documented; that of a last page names a time and nothing else.
+        Sophos does not document whether a cursor within a run contains them. The cursor of a last page contains only
+        a time.
         """
         begun = self._saved.checkpoint.excluded
         return self._settings.excluded_types if cursor is None or begun is None else begun
 
     def _take(self, page: Page, items: Sequence[Item], cursor: str | None) -> set[str]:
-        """Store what is new in the page, then move the position; the keys of all its events."""
+        """Store the page's new events, then move the checkpoint; returns the keys of all its events."""
         result = self._result
         excluded = self._excluded(cursor) if page.has_more else None
         served_at = self._served_at(page)
@@ -334,7 +340,7 @@ class StreamReader:
         )
         if fresh:
             self._note_announced_end(fresh, served_at)
-            # The batch first, the cursor after it: a crash between the two leaves a batch that the next call adopts.
+            # The batch before the checkpoint: a crash between the two leaves a batch that the next call adopts.
             header, size = self._state.batches.create(header, [item.raw for item in fresh])
             self._saved = advance(self._state.checkpoints, self._saved, header, fresh)
             self._stored(header, size)
@@ -344,29 +350,29 @@ class StreamReader:
         return {item.key for item in items}
 
     def _others(self, items: Sequence[Item]) -> int:
-        """How many events name another customer than the tenant: answers may be mixed up on the way."""
+        """The number of events with another customer id than the tenant's: a proxy may have mixed up answers."""
         tenant = self._stream.tenant.lower()
         others = sum(item.customer_id is not None and item.customer_id.lower() != tenant for item in items)
         if others:
-            log.error("%s: %d events name another customer; check the proxy on the way to Sophos", self._stream, others)
+            log.error("%s: %d events name another customer; check the proxy to Sophos", self._stream, others)
         return others
 
     def _served_at(self, page: Page) -> datetime:
-        """Sophos's time of the answer, else this machine's; a position that lies in the future is set right."""
+        """Sophos's time of the answer, or else this machine's. Times of the checkpoint in the future are corrected."""
         saved, now = self._saved, self._context.now()
         served_at = believed(times_told(page), now, saved.checkpoint.as_of)
         if served_at is None:
             return now
         checkpoint = saved.checkpoint.brought_back(served_at, now)
         if checkpoint != saved.checkpoint:
-            log.warning("%s: its times lay in the future; they are set to Sophos's", self._stream)
+            log.warning("%s: its stored times were in the future; they are set to Sophos's time", self._stream)
             self._saved = self._state.checkpoints.write(self._stream, checkpoint, expected=saved.generation)
         return served_at
 
     def _note_announced_end(self, items: Sequence[Item], served_at: datetime) -> None:
-        """Remember an event that is meant for us: the announcement that a credential of our own tenant is about to end.
+        """Store Sophos's announcement that the tenant's own credential expires soon.
 
-        What a partner's customer is told is about the customer's credentials.
+        An announcement to a partner's customer is about the customer's credentials, and is ignored here.
         """
         if self._target.one_of_many:
             return
@@ -375,10 +381,10 @@ class StreamReader:
             self._context.accounts.end_announced(self._settings.name, max(announced))
 
     def _note_hole(self, served_at: datetime, items: Sequence[Item]) -> None:
-        """Write a gap down, unless the answer itself shows that there is none.
+        """Announce a gap if the cursor is older than Sophos serves, unless the page shows that nothing is missing.
 
-        A page that follows another of the same run leaves nothing out. An event from within the gap shows that Sophos
-        still serves what the cursor points to.
+        A page that follows another of the same run misses nothing. An event from within the interval shows that Sophos
+        still serves the events after the cursor.
         """
         lost = lost_interval(self._saved.checkpoint.as_of, served_at)
         if lost is None or lost[1] - lost[0] < CLOCK_TOLERANCE or self._in_run:
@@ -396,7 +402,10 @@ class StreamReader:
             self._saved = self._state.checkpoints.read(self._stream)
 
     def _idle(self, page: Page, header: Header) -> None:
-        """Nothing new: the cursor moves in memory, and in the store when that is worth a write."""
+        """Move the cursor without new events: in memory, and in the store only if the change is worth a write.
+
+        A crash before the write leaves the older cursor. The next call reads the same empty pages again.
+        """
         before = self._saved.checkpoint
         checkpoint = before.idle(page.next_cursor or before.cursor, header.as_of, header.repeats)
         stale = before.as_of is None or header.as_of - before.as_of >= IDLE_WRITE
@@ -406,10 +415,10 @@ class StreamReader:
             self._saved = SavedCheckpoint(checkpoint, self._saved.generation)
 
     def _stuck(self, how: str) -> bool:
-        """Write the trouble down again, which the page itself has ended: it lasts until there is something new."""
+        """Write the problem again, which storing the page has removed. It stays until a page has new events."""
         error = ProtocolError(
-            f"{self._stream}: Sophos says that there is more, and {how}",
-            remedy="Fetching goes on with the next tick. If it lasts, open a case with Sophos support.",
+            f"{self._stream}: Sophos reports more pages, but {how}",
+            remedy="Fetching continues with the next tick. If the problem persists, open a case with Sophos support.",
         )
         log.debug("%s", error)
         self._result.problem = problem_after(self._before, error, self._context.now(), None)
@@ -420,7 +429,7 @@ class StreamReader:
         return False
 
     def _failed(self, error: ConnectorError) -> None:
-        """Write the trouble down, where that tells anything new; the cursor stays."""
+        """Write the problem to the checkpoint if it is new. The cursor does not move."""
         log.debug("%s: %s", self._stream, error)
         now = self._context.now()
         try:
@@ -435,7 +444,7 @@ class StreamReader:
                 checkpoint = replace(saved.checkpoint, problem=problem)
                 self._state.checkpoints.write(self._stream, checkpoint, expected=saved.generation)
         except ConnectorError:
-            # The store itself fails, or another run is writing: the answer tells the trouble all the same.
+            # The store fails, or another run is writing the checkpoint: the problem is in the result only.
             problem = problem_after(None, error, now, None)
         self._result.problem = problem
         self._result.outcome = outcome_of(problem)

@@ -29,7 +29,7 @@ from lib.pipeline.accounts import Accounts, known_targets
 from lib.pipeline.integration import Integration, Target
 from lib.pipeline.unexpected import unexpected
 from lib.state.advance import Item, ReadFields, insert, is_stored, item_of, newest_of, stored_since
-from lib.state.ledger import Known
+from lib.state.ledger import StoredKeys
 from lib.state.looks import HourCounts
 from lib.state.state import State
 from lib.store.base import ABSENT
@@ -216,7 +216,7 @@ class _Comparison:
         self._progress, self._generation = self._kept.read(target.stream)
         self._since = since
         self._hour_counts = HourCounts(None)
-        self._stored = Known()
+        self._stored = StoredKeys()
         self._as_of: datetime | None = None
         self._whole: tuple[datetime, datetime] | None = None
         """The interval that was read to the end; None before the end."""
@@ -260,7 +260,7 @@ class _Comparison:
         except ConflictError:
             log.info("%s: another run reconciles it", self._stream)
 
-    def _stored_ids(self) -> Known:
+    def _stored_ids(self) -> StoredKeys:
         """The events stored within the time that Sophos serves, delivered or waiting."""
         # Not the checkpoint's recent ids: they include the ids of a lost batch.
         # Receipts are filed under the day by Sophos's clock. This machine's clock may be far ahead of it.

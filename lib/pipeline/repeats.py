@@ -10,7 +10,7 @@ from lib.model.clock import day_before
 from lib.model.ids import IdScope
 from lib.model.stream import Stream
 from lib.state.advance import Item, ReadFields, is_stored, stored_since
-from lib.state.ledger import Known
+from lib.state.ledger import StoredKeys
 from lib.state.state import State
 
 
@@ -21,7 +21,7 @@ class StoredIds:
         self._state = state
         self._stream = stream
         self._event_fields = event_fields
-        self._stored: Known | None = None
+        self._stored: StoredKeys | None = None
 
     def holds(self, item: Item, ids: IdScope, served_at: datetime, now: datetime) -> bool:
         """Whether the event has a receipt or waits in a batch."""

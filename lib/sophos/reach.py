@@ -151,7 +151,7 @@ class NetworkPath:
         return connection
 
     def _refused(self, error: ssl.SSLCertVerificationError) -> TlsBrokenError:
-        text = f"the certificate of {self.host} is not accepted: {error.verify_message}; its issuer is"
+        text = f"the certificate of {self.host} is not accepted: {error.verify_message}; it was issued by"
         if error.verify_code in _CLOCK:
             remedy = f"Check this machine's clock; it shows {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC."
         elif error.verify_code in _OTHER_NAME:

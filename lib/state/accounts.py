@@ -15,7 +15,7 @@ from lib.model.credential import Life, Warned, left_out, warnings
 from lib.model.page import Tenant, Whoami
 from lib.model.stream import encode_segment
 from lib.state.codec import Codec, text_of
-from lib.state.dead_letters import set_damaged_aside
+from lib.state.dead_letters import copy_damaged_to_dead
 from lib.store.base import ABSENT, ObjectStore
 
 PREFIX = "integrations/"
@@ -73,7 +73,7 @@ class StoredAccounts:
         try:
             return ACCOUNT.decode(stored.body), stored.generation
         except DamagedError as error:
-            set_damaged_aside(self._store, account_key(name), stored.body, error)
+            copy_damaged_to_dead(self._store, account_key(name), stored.body, error)
             return Account(), stored.generation
 
     def tenant_names(self, name: str) -> dict[str, str]:

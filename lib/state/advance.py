@@ -1,4 +1,11 @@
-"""Moving a stream's position past a stored batch: by whoever stored it, or by whoever finds it stored."""
+"""Store a batch, then move the stream's checkpoint past it.
+
+The batch is written first and the checkpoint second. In the other order, a crash between the two would lose the page:
+the cursor would have moved past events that are not stored. In this order a crash leaves a batch with the checkpoint's
+number. Its header contains the next cursor, so any later run moves the checkpoint past it (`adopt`) without asking
+Sophos again. Two runs at the same time are safe too: both writes are conditional, and the second run gets a
+ConflictError.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +30,16 @@ from lib.state import receipts
 from lib.state.batches import StoredBatch
 from lib.state.checkpoints import Checkpoints, SavedCheckpoint
 from lib.state.gaps import Gap
-from lib.state.ledger import Known
+from lib.state.ledger import StoredKeys
 from lib.state.state import State
 
 log = logging.getLogger(__name__)
 
 INSERT_TRIES = 5
 LARGEST_OWN = 8192
-"""No batch with one event of our own has more bytes."""
+"""The largest size in bytes of a batch with one event of the connector's own."""
 NEWEST_LOOKED_AT = 32
-"""An event of our own is looked for in so many of the last receipts: the run that stored it has just died."""
+"""The last receipts in which an event of the connector's own is searched. The run that stored it has just crashed."""
 
 ReadFields = Callable[[bytes], EventFields]
 
@@ -48,49 +55,50 @@ class Item(msgspec.Struct, gc=False):
 
     @property
     def mark(self) -> str:
-        """Tells one text of the event from another."""
+        """A short hash of the event's text: it differs if the text differs."""
         return sha256(self.raw).hexdigest()[:MARK_LENGTH]
 
 
 def item_of(raw: bytes, ids: IdScope, event_fields: ReadFields) -> Item:
-    """The item that the bytes are in a batch with those ids."""
+    """The item of an event's bytes, with its key in the id scope."""
     read = event_fields(raw)
     return Item(raw, ids.log_id(read.id, raw)[:KEY_LENGTH], read.created_at, read.type, read.customer_id)
 
 
-def is_stored(item: Item, ids: IdScope, known: Known, event_fields: ReadFields) -> bool:
-    """Whether the item, with those ids, is among the known ones, be it from before `utmstack_tenant_id` was changed."""
-    if item.key in known.keys:
+def is_stored(item: Item, ids: IdScope, stored: StoredKeys, event_fields: ReadFields) -> bool:
+    """Whether the item is among the stored ones, also under an earlier `utmstack_tenant_id`."""
+    if item.key in stored.keys:
         return True
-    scopes = (replace(ids, tenant_id=tenant) for tenant in known.tenants - {ids.tenant_id})
-    return any(item_of(item.raw, scope, event_fields).key in known.keys for scope in scopes)
+    scopes = (replace(ids, tenant_id=tenant) for tenant in stored.tenants - {ids.tenant_id})
+    return any(item_of(item.raw, scope, event_fields).key in stored.keys for scope in scopes)
 
 
-def stored_since(state: State, stream: Stream, day: str, event_fields: ReadFields, *, beside: int = 0) -> Known:
-    """All events of the stream that wait, but for those of batch `beside`, or have a receipt of that day or later."""
-    known = Known()
-    # The batches first: what is delivered meanwhile is found in one of the two.
+def stored_since(state: State, stream: Stream, day: str, event_fields: ReadFields, *, beside: int = 0) -> StoredKeys:
+    """All events of the stream that wait, except in batch `beside`, or have a receipt of the day or later."""
+    stored = StoredKeys()
+    # The batches before the receipts: delivery writes the receipt before it removes the batch. In this order, a batch
+    # delivered meanwhile is in at least one of the two; in the other order it could be in neither.
     for waiting in state.batches.waiting(stream):
         if waiting.sequence == beside:
             continue
-        # The events of a damaged one are not known to be delivered: it is set aside, and a repeat is welcome.
+        # Events of a damaged batch do not count as stored: the batch moves to `dead/`, and they are stored again.
         with suppress(DamagedError):
             batch = state.batches.read(stream, waiting.sequence)
             if batch is not None:
                 keys = (item_of(raw, batch.header.id_scope, event_fields).key for raw in batch.items)
-                known.add(keys, batch.header.envelope.tenant_id)
-    told = state.ledger.known_since(stream, day)
-    return Known(known.keys | told.keys, known.tenants | told.tenants)
+                stored.add(keys, batch.header.envelope.tenant_id)
+    delivered = state.ledger.known_since(stream, day)
+    return StoredKeys(stored.keys | delivered.keys, stored.tenants | delivered.tenants)
 
 
 def newest_of(items: Sequence[Item], until: datetime | None = None) -> datetime | None:
-    """The newest time among the items, but for what is dated later than `until`."""
+    """The newest time among the items; times after `until` are ignored."""
     times = (item.created_at for item in items if item.created_at)
-    return max((each for each in times if until is None or each <= until), default=None)
+    return max((time for time in times if until is None or time <= until), default=None)
 
 
 def advance(checkpoints: Checkpoints, saved: SavedCheckpoint, header: Header, items: Sequence[Item]) -> SavedCheckpoint:
-    """Move the saved position past a batch that is durable; ConflictError when another run moved it first."""
+    """Move the checkpoint past a stored batch; ConflictError if another run moved it first."""
     checkpoint = saved.checkpoint.after(
         replace(header, count=len(items)),
         [item.key for item in items],
@@ -103,7 +111,7 @@ def advance(checkpoints: Checkpoints, saved: SavedCheckpoint, header: Header, it
 def adopt(
     checkpoints: Checkpoints, saved: SavedCheckpoint, batch: StoredBatch, event_fields: ReadFields
 ) -> SavedCheckpoint:
-    """Move the position past a batch that somebody else stored: the cursor is in its header."""
+    """Move the checkpoint past a batch that another run stored. The next cursor is in the batch's header."""
     return advance(
         checkpoints, saved, batch.header, [item_of(raw, batch.header.id_scope, event_fields) for raw in batch.items]
     )
@@ -119,16 +127,19 @@ def insert(
     known: Callable[[Checkpoint], Collection[str]],
     event_fields: ReadFields,
 ) -> str | None:
-    """Store items beside those that are polled, as the stream's next batch; its key, or None where none is new.
+    """Store items that were not polled as the stream's next batch; its key, or None if no item is new.
 
-    `header_of` makes the header of the batch that follows the checkpoint and holds those items.
-    `known` tells the keys of what was stored before; it is asked anew after another run was quicker. The cursor stays
-    where it is. Raises ConflictError when other runs are quicker again and again.
+    `header_of` returns the header of the batch that follows the checkpoint. `known` returns the keys of the stored
+    events. It is called again after another run has stored a batch first. The cursor does not move. Raises
+    ConflictError if other runs store a batch first INSERT_TRIES times.
+
+    A crash after the batch is written leaves it with the checkpoint's number. The next run of any kind adopts it.
     """
     for _ in range(INSERT_TRIES):
         saved = state.checkpoints.read(stream)
         waiting = state.batches.read(stream, saved.checkpoint.sequence)
         if waiting is not None:
+            # A crash, or a run that is between its two writes, left this batch: the number is taken.
             adopt(state.checkpoints, saved, waiting, event_fields)
             continue
         before = known(saved.checkpoint)
@@ -138,17 +149,19 @@ def insert(
         try:
             header, _size = state.batches.create(header_of(saved.checkpoint, fresh), [item.raw for item in fresh])
         except ConflictError:
-            continue
-        with suppress(ConflictError):  # Another run found the stored batch, and moved the checkpoint past it.
+            continue  # Another run has taken the number since it was read.
+        with suppress(ConflictError):  # Another run has adopted the batch already.
             advance(state.checkpoints, saved, header, fresh)
         return header.key
-    raise ConflictError(f"{stream}: other runs were quicker {INSERT_TRIES} times")
+    raise ConflictError(f"{stream}: other runs stored a batch first, {INSERT_TRIES} times")
 
 
 def announce(state: State, gap: Gap, envelope: Envelope | None, event_fields: ReadFields) -> str | None:
-    """Write a gap down, after its event has been stored for the engine; the event's batch, where one was made.
+    """Store the gap's event for the engine, then record the gap; returns the key of the event's batch, if any.
 
-    The event comes first, so that a crash between the two does not keep it back; who notices the gap again finds it.
+    The event before the record: the record stops any later announcement, so in the other order a crash between the
+    two would lose the event. In this order the next run notices the gap again, finds the event stored (`known`), and
+    writes only the record.
     """
 
     def header_of(checkpoint: Checkpoint, items: Sequence[Item], beside: Envelope) -> Header:
@@ -179,7 +192,7 @@ def announce(state: State, gap: Gap, envelope: Envelope | None, event_fields: Re
             event,
             ids=ids_of(gap.stream, envelope.tenant_id, GAP),
             header_of=partial(header_of, beside=envelope),
-            known=partial(_told, state, gap.stream, event_fields),
+            known=partial(_own_keys, state, gap.stream, event_fields),
             event_fields=event_fields,
         )
     if state.gaps.record(gap):
@@ -187,12 +200,12 @@ def announce(state: State, gap: Gap, envelope: Envelope | None, event_fields: Re
     return key
 
 
-def _told(state: State, stream: Stream, event_fields: ReadFields, checkpoint: Checkpoint) -> set[str]:
-    """The keys of the events of our own that were stored lately, and of all that the position remembers."""
+def _own_keys(state: State, stream: Stream, event_fields: ReadFields, checkpoint: Checkpoint) -> set[str]:
+    """The keys of the connector's own events that were stored lately, and of the checkpoint's recent events."""
     keys = set(checkpoint.recent)
     if checkpoint.recent_since is None:
         return keys
-    # The position has forgotten some, or was made again from what lies beside it, and remembers none.
+    # The checkpoint no longer lists all events, or was rebuilt and lists none: read batches and receipts.
     for waiting in state.batches.waiting(stream):
         if waiting.entry.size <= LARGEST_OWN:
             with suppress(DamagedError):

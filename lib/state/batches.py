@@ -1,12 +1,12 @@
-"""`batches/`: pages that wait for delivery; `archive/`: delivered ones that are kept, compressed.
+"""`batches/`: batches that wait for delivery. `archive/`: delivered batches that are kept, compressed.
 
-A batch is one object of JSON lines that is its own write-ahead record. The first line is the header: the cursor the
-page was read with, and the one that follows. Every other line is one event, as the very bytes that Sophos sent. Bytes
-that cannot stand on a line of their own (a line break between two tokens, or no object at all) are kept as a JSON
-string of the same text; such a line begins with a quote.
+A batch is one object of JSON lines, and its own write-ahead record. The first line is the header, with the cursor the
+page was read with and the next cursor. Each other line is one event, byte for byte as Sophos sent it. An event that
+does not fit on one line (it contains a line break, or is not a JSON object) is stored as a JSON string of its text.
+Such a line begins with a quote.
 
-A damaged batch moves to `dead/`, a gap names what was lost, and its stream goes on. A damaged archive stays where it
-is: `replay` names it.
+A damaged batch moves to `dead/`, a gap names the lost events, and the stream continues. A damaged archived batch stays
+where it is, and `replay` names it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lib.errors import ConflictError, DamagedError
 from lib.model.batch import Header, archive_key, batch_key
 from lib.model.stream import Stream, stream_of
 from lib.state.codec import Codec
-from lib.state.dead_letters import set_aside
+from lib.state.dead_letters import copy_to_dead
 from lib.store.base import ABSENT, Entry, ObjectStore
 
 STREAM = {"integration": "integration", "tenant": "tenant", "kind": "kind"}
@@ -38,7 +38,7 @@ _BATCH = re.compile(r"batches/([^/]+/[^/]+/[^/]+)/(\d{20})\.ndjson", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class StoredBatch:
-    """A batch as it lies in the store."""
+    """A batch read from the store."""
 
     header: Header
     items: list[bytes]
@@ -47,7 +47,7 @@ class StoredBatch:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A batch of a listing."""
+    """A waiting batch from a listing, not read yet."""
 
     stream: Stream
     sequence: int
@@ -62,7 +62,7 @@ def to_line(item: bytes) -> bytes:
 
 
 def from_line(line: bytes) -> bytes:
-    """The exact bytes that `to_line` was given; DamagedError where no item can be read."""
+    """The exact bytes of the item that `to_line` wrote; DamagedError if the line cannot be read."""
     if line[:1] != b'"':
         return line
     try:
@@ -73,7 +73,7 @@ def from_line(line: bytes) -> bytes:
 
 
 def to_body(header: Header, items: Sequence[bytes]) -> tuple[Header, bytes]:
-    """The batch's bytes, and its header completed with their count and digest."""
+    """The header completed with the items' count and digest, and the batch's bytes."""
     lines = _lines(items)
     header = replace(header, count=len(items), digest=sha256(lines).hexdigest())
     return header, HEADER.encode(header) + lines
@@ -85,7 +85,7 @@ def _lines(items: Sequence[bytes]) -> bytes:
 
 
 def from_body(body: bytes) -> tuple[Header, list[bytes]]:
-    """Header and items of a stored batch; DamagedError where they are not what was written."""
+    """Header and items of a stored batch; DamagedError if they differ from what was written."""
     first, _, lines = body.partition(b"\n")
     header = HEADER.decode(first)
     if sha256(lines).hexdigest() != header.digest:
@@ -103,7 +103,7 @@ class Batches:
         self._store = store
 
     def read(self, stream: Stream, sequence: int) -> StoredBatch | None:
-        """The batch, or None; DamagedError where the object is not what was written."""
+        """The batch, or None; DamagedError if the object differs from what was written."""
         stored = self._store.read(batch_key(stream, sequence))
         if stored is None:
             return None
@@ -113,46 +113,50 @@ class Batches:
         return StoredBatch(header, items, stored.generation)
 
     def is_there(self, stream: Stream, sequence: int) -> bool:
-        """Whether there is a batch of that number: a read, which a bucket bills at a tenth of a listing."""
+        """Whether the batch exists. This reads it: a bucket bills a read at a tenth of a listing."""
         return self._store.read(batch_key(stream, sequence)) is not None
 
     def create(self, header: Header, items: Sequence[bytes]) -> tuple[Header, int]:
-        """Store the batch; its completed header and its size. ConflictError where its number is taken."""
+        """Store the batch; returns its completed header and its size. ConflictError if its number is taken."""
         header, body = to_body(header, items)
         self._store.write(header.key, body, expected=ABSENT)
         return header, len(body)
 
     def waiting(self, stream: Stream | None = None) -> Iterator[Waiting]:
-        """The batches that wait, of one stream or of all, in order."""
+        """The waiting batches of one stream or of all, in order."""
         prefix = "batches/" if stream is None else f"batches/{stream.path}/"
         for entry in self._store.list(prefix):
-            found = waiting_of(entry)
-            if found is not None:
-                yield found
+            waiting = waiting_of(entry)
+            if waiting is not None:
+                yield waiting
 
     def move_to_dead_letters(self, stream: Stream, sequence: int) -> None:
-        """Move a damaged batch to `dead/`."""
+        """Move a damaged batch to `dead/`.
+
+        The copy is written before the batch is removed. A crash between the two leaves both. The next run finds the
+        same copy there, and removes the batch.
+        """
         key = batch_key(stream, sequence)
         stored = self._store.read(key)
         if stored is not None:
-            set_aside(self._store, key, stored.body)
+            copy_to_dead(self._store, key, stored.body)
             self._store.delete(key, expected=stored.generation)
 
     def archive(self, batch: StoredBatch) -> None:
-        """Keep a delivered batch, compressed; keeping it twice keeps one."""
+        """Store a delivered batch in the archive, compressed. A second call changes nothing."""
         body = to_body(batch.header, batch.items)[1]
         with suppress(ConflictError):
-            # No time in it: the same batch is the same object.
+            # mtime=0, so that the same batch always gives the same bytes.
             self._store.write(archive_key(batch.header), gzip.compress(body, 6, mtime=0), expected=ABSENT)
 
     def archived(self, since: str = "", stream: Stream | None = None) -> Iterator[str]:
-        """The keys of the batches that were kept, from a day on, of one stream or stream by stream, in order."""
+        """The keys of the archived batches from the day `since` on, of one stream or of all, in order."""
         for entry in self._store.list("archive/" if stream is None else f"archive/{stream.path}/"):
             if entry.key.split("/")[-2] >= since:
                 yield entry.key
 
     def kept(self, key: str) -> StoredBatch | None:
-        """The batch that was kept under the key, or None; DamagedError where it is damaged."""
+        """The archived batch with the key, or None; DamagedError if it is damaged."""
         stored = self._store.read(key)
         if stored is None:
             return None
@@ -160,12 +164,12 @@ class Batches:
             header, items = from_body(gzip.decompress(stored.body))
         except (OSError, EOFError, zlib.error, DamagedError):
             raise DamagedError(
-                f"{key} is not what was written", remedy="It lies where it was; put it back from a copy, or remove it."
+                f"the archived batch {key} is damaged", remedy="Restore it from a backup, or remove it from the store."
             ) from None
         return StoredBatch(header, items, stored.generation)
 
     def expire(self, stream: Stream, before: str, most: int) -> int:
-        """Remove batches that were kept from days before that one, at most so many; how many were."""
+        """Remove at most `most` archived batches of days before `before`; returns how many were removed."""
         removed = 0
         for entry in self._store.list(f"archive/{stream.path}/"):
             if entry.key.split("/")[-2] >= before or removed == most:
@@ -176,21 +180,21 @@ class Batches:
         return removed
 
     def delete(self, batch: StoredBatch) -> None:
-        """Remove a delivered batch; one that is gone already is no matter."""
+        """Remove a delivered batch. It may be gone already."""
         try:
             self._store.delete(batch.header.key, expected=batch.generation)
         except ConflictError:
-            # Whoever replaced or removed it did so after our receipt: the next listing shows what there is.
+            # Another run removed or replaced it after the receipt was written. The next listing shows which.
             return
 
 
 def waiting_of(entry: Entry) -> Waiting | None:
-    """The batch that a listed object is, or None for a foreign object."""
+    """The waiting batch of a listed object, or None for a foreign object."""
     batch = batch_of(entry.key)
     return None if batch is None else Waiting(*batch, entry)
 
 
 def batch_of(key: str) -> tuple[Stream, int] | None:
-    """The stream and number of the batch with this key; None for any other key."""
+    """The stream and number in a batch's key; None for any other key."""
     match = _BATCH.fullmatch(key)
     return (stream_of(match[1]), int(match[2])) if match else None

@@ -1,6 +1,6 @@
-"""`cursors/`: where each stream stands.
+"""`cursors/`: each stream's checkpoint, with the cursor for the next page and the number of the next batch.
 
-A damaged one moves to `dead/`, and is made again from the newest batch or receipt beside it.
+A damaged checkpoint is copied to `dead/`, and is rebuilt from the newest batch or receipt of the stream.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lib.model.clock import to_text
 from lib.model.stream import Stream, stream_of
 from lib.state.batches import HEADER
 from lib.state.codec import Codec, text_of
-from lib.state.dead_letters import set_damaged_aside
+from lib.state.dead_letters import copy_damaged_to_dead
 from lib.state.ledger import Ledger, last_of, place_of
 from lib.store.base import ABSENT, ObjectStore
 
@@ -35,93 +35,93 @@ CHECKPOINT = Codec(
 
 @dataclass(frozen=True, slots=True)
 class SavedCheckpoint:
-    """A position and the generation of its object."""
+    """A checkpoint and the generation of its object."""
 
     checkpoint: Checkpoint
     generation: int
 
 
 def checkpoint_key(stream: Stream) -> str:
-    """Where the stream's position is."""
+    """The key of the stream's checkpoint."""
     return f"{PREFIX}{stream.path}.json"
 
 
 def to_body(stream: Stream, checkpoint: Checkpoint) -> bytes:
-    """The position as a stored object."""
+    """The checkpoint's stored form."""
     fields = CHECKPOINT.fields(checkpoint)
     fields |= {"integration": stream.integration, "tenant": stream.tenant, "kind": stream.kind}
     return text_of(fields | {"digest": _digest(fields)})
 
 
 def from_body(body: bytes) -> Checkpoint:
-    """The position that an object holds; DamagedError where it holds none, LayoutError for a newer one."""
+    """The checkpoint of a stored object; DamagedError if it cannot be read, LayoutError if a newer version wrote it."""
     return _decoded(body)[0]
 
 
 def _decoded(body: bytes) -> tuple[Checkpoint, bool]:
-    """The position, and whether it is another than the one that was written."""
+    """The checkpoint, and whether it was edited by hand: its digest does not match then."""
     fields = CHECKPOINT.load(body)
     checkpoint = CHECKPOINT.value(fields)
     if not is_number(checkpoint.sequence):
-        raise DamagedError(f"a cursor cannot be read: no batch has the number {checkpoint.sequence}")
+        raise DamagedError(f"a cursor cannot be read: {checkpoint.sequence} is not a valid batch number")
     if fields.get("digest") == _digest(fields):
         return checkpoint, False
     return replace(checkpoint, edits=checkpoint.edits + 1), True
 
 
 def _digest(fields: dict[str, Any]) -> str:
-    """Of everything else: an object that was edited by hand has another one."""
+    """The digest of all other fields. It does not match after an edit by hand."""
     rest = {name: value for name, value in fields.items() if name != "digest"}
     return sha256(json.dumps(rest, sort_keys=True, default=to_text).encode()).hexdigest()
 
 
 class Checkpoints:
-    """A store's positions."""
+    """A store's checkpoints."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 
     def read(self, stream: Stream) -> SavedCheckpoint:
-        """The saved position, or a new stream's; a damaged one is set aside and made again from what lies beside it."""
+        """The saved checkpoint, or a new stream's. A damaged one is copied to `dead/` and rebuilt."""
         stored = self._store.read(checkpoint_key(stream))
         if stored is None:
             return SavedCheckpoint(self._recovered(stream), ABSENT)
         try:
             checkpoint, is_edited = _decoded(stored.body)
             if is_edited:
-                # A batch whose number was given before would be taken for the delivered one, and removed.
+                # Not a number that was used before: delivery would take the new batch for a delivered one.
                 number = max(checkpoint.sequence, self._recovered(stream).sequence)
                 checkpoint = replace(checkpoint, sequence=number)
             return SavedCheckpoint(checkpoint, stored.generation)
         except DamagedError as error:
-            set_damaged_aside(self._store, checkpoint_key(stream), stored.body, error)
+            copy_damaged_to_dead(self._store, checkpoint_key(stream), stored.body, error)
             return SavedCheckpoint(self._recovered(stream), stored.generation)
 
     def write(self, stream: Stream, checkpoint: Checkpoint, *, expected: int) -> SavedCheckpoint:
-        """Move the position; ConflictError when another run moved it first."""
+        """Write the checkpoint; ConflictError if another run wrote it first."""
         body = to_body(stream, checkpoint)
         return SavedCheckpoint(checkpoint, self._store.write(checkpoint_key(stream), body, expected=expected))
 
     def streams(self) -> Iterator[Stream]:
-        """Every stream that has a position; foreign objects are none."""
+        """Every stream with a checkpoint. Foreign objects are skipped."""
         for entry in self._store.list(PREFIX):
             path = entry.key.removeprefix(PREFIX).removesuffix(".json")
             if entry.key.endswith(".json") and path.count("/") == 2:
                 yield stream_of(path)
 
-    def lift(self, integration: str) -> None:
-        """Let the integration's streams be tried at once; one that another run has just tried needs it no more."""
+    def retry_now(self, integration: str) -> None:
+        """Allow all the integration's streams to be tried at once. A stream that another run writes now is skipped."""
         for stream in self.streams():
             if stream.integration == integration:
                 saved = self.read(stream)
                 problem = saved.checkpoint.problem
-                if problem is not None and problem.lifted() != problem:
+                if problem is not None and problem.without_wait() != problem:
                     with suppress(ConflictError):
-                        lifted = replace(saved.checkpoint, problem=problem.lifted())
-                        self.write(stream, lifted, expected=saved.generation)
+                        checkpoint = replace(saved.checkpoint, problem=problem.without_wait())
+                        self.write(stream, checkpoint, expected=saved.generation)
 
     def _recovered(self, stream: Stream) -> Checkpoint:
-        """The position that follows the newest batch or receipt; a new stream's where there is neither."""
+        """The checkpoint after the newest batch or receipt; a new stream's if there is neither."""
         headers = self._headers(stream)
         last = next(headers, None)
         if last is None:
@@ -130,10 +130,10 @@ class Checkpoints:
         for header in chain([last], headers):
             polled = polled or (header if header.origin == POLL else None)
             newest = max(filter(None, (newest, header.newest)), default=None)
-            # Events may be dated ahead, but not by more than this: no older page has one newer than the last page.
+            # An event's time may be ahead by HORIZON at most, so no older page has a newer event than the last page.
             if polled is not None and last.as_of - header.as_of > HORIZON:
                 break
-        # Nothing is known of what was stored before: every event up to now is looked up in the ledger.
+        # The recent ids are lost, so every event up to this time is looked up in the ledger.
         return Checkpoint(
             sequence=last.sequence + 1,
             cursor=polled.next_cursor if polled else None,
@@ -145,7 +145,7 @@ class Checkpoints:
         )
 
     def _headers(self, stream: Stream) -> Iterator[Header]:
-        """The headers of the stream's waiting batches, then of its receipts, the newest first; of damaged ones none."""
+        """The headers of the stream's waiting batches, then of its receipts, newest first. Damaged ones are skipped."""
         for entry in reversed(list(self._store.list(f"batches/{stream.path}/"))):
             stored = self._store.read(entry.key)
             if stored is not None:
@@ -156,7 +156,7 @@ class Checkpoints:
                 yield HEADER.decode(body)
 
     def _behind_last_receipt(self, stream: Stream) -> Checkpoint:
-        """The position where at most the last receipt's key can be read: what Sophos still has is read again."""
+        """The checkpoint after the last receipt's key, if no header can be read. Sophos's events are all read again."""
         last = last_of(self._store.list(f"ledger/{stream.path}/"))
         place = place_of(last.key) if last else None
         if last is None or place is None:

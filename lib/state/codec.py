@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
+from threading import Lock
 from typing import Any, Generic, NoReturn, TypeVar, get_args, get_type_hints
 
 import msgspec
@@ -21,6 +22,8 @@ from lib.model.clock import to_text
 from lib.store.base import LAYOUT
 
 T = TypeVar("T")
+
+_LEARNING = Lock()
 
 UNREADABLE = (DamagedError, LayoutError)
 """The errors of `decode` for an object that this version cannot read."""
@@ -52,6 +55,10 @@ class Codec(Generic[T]):
             del self._names[name]
         self._required = {*self._names.values(), *(name for inner in self._flat.values() for name in inner.values())}
         self._required -= self._later
+        # msgspec keeps what it learns of a class on the class, and shows it to other threads before it is complete:
+        # two threads that read the first objects of a kind at the same time would crash the process.
+        with _LEARNING:
+            msgspec.json.Decoder(kind)
 
     def encode(self, value: T) -> bytes:
         """The value as a stored object: one line of JSON."""

@@ -42,7 +42,7 @@ class DeadLetter:
 
 def dead_letters_by_stream(store: ObjectStore) -> dict[Stream, list[DeadLetter]]:
     """All dead letters of each stream, in order."""
-    keys = set_aside_by_stream(store)
+    keys = dead_keys_by_stream(store)
     seen = Acknowledgements(store).all() if keys else {}
     return {
         stream: [DeadLetter(key, *_content(store, key), seen.get(key)) for key in of_stream]
@@ -61,7 +61,7 @@ def _content(store: ObjectStore, key: str) -> tuple[int, Counter[str]]:
         return max(1, len(lines) - 1), Counter(["a damaged batch; a gap names the lost events"])
 
 
-def set_aside(store: ObjectStore, key: str, body: bytes) -> bool:
+def copy_to_dead(store: ObjectStore, key: str, body: bytes) -> bool:
     """Copy an unusable object to `dead/`; return whether the copy is new. Repeating it after a crash adds no copy.
 
     Another object that was there before under the same key keeps its place: the new copy's key gets a `~`.
@@ -70,20 +70,20 @@ def set_aside(store: ObjectStore, key: str, body: bytes) -> bool:
         store.write(PREFIX + key, body, expected=ABSENT)
     except ConflictError:
         present = store.read(PREFIX + key)
-        return (present is None or present.body != body) and set_aside(store, f"{key}~", body)
+        return (present is None or present.body != body) and copy_to_dead(store, f"{key}~", body)
     return True
 
 
-def set_damaged_aside(store: ObjectStore, key: str, body: bytes, error: ConnectorError) -> None:
+def copy_damaged_to_dead(store: ObjectStore, key: str, body: bytes, error: ConnectorError) -> None:
     """Copy a damaged object to `dead/`. The caller then continues without it and may overwrite it.
 
     The copy comes first, so that no crash between the two loses the evidence of the damage.
     """
-    if set_aside(store, key, body):
+    if copy_to_dead(store, key, body):
         log.warning("%s: %s; a copy is in dead/", key, error)
 
 
-def set_aside_by_stream(store: ObjectStore) -> dict[Stream, list[str]]:
+def dead_keys_by_stream(store: ObjectStore) -> dict[Stream, list[str]]:
     """The keys below `dead/` of each stream: undeliverable events of a batch, or a damaged batch."""
     by_stream: dict[Stream, list[str]] = {}
     for entry in store.list(PREFIX):

@@ -13,7 +13,7 @@ from lib.model.inventory import Inventory
 from lib.model.stream import Stream
 from lib.state.batches import StoredBatch
 from lib.state.codec import Codec
-from lib.state.dead_letters import set_damaged_aside
+from lib.state.dead_letters import copy_damaged_to_dead
 from lib.store.base import ABSENT, ObjectStore
 
 PREFIX = "devices/"
@@ -39,7 +39,7 @@ class Inventories:
         try:
             return INVENTORY.decode(stored.body), stored.generation
         except DamagedError as error:
-            set_damaged_aside(self._store, inventory_key(stream), stored.body, error)
+            copy_damaged_to_dead(self._store, inventory_key(stream), stored.body, error)
             return Inventory(), stored.generation
 
     def write(self, stream: Stream, inventory: Inventory, generation: int) -> int:

@@ -1,6 +1,10 @@
-"""`leases/`: one forwarder a stream, so that a stream's logs reach the engine in order; how far delivery has come.
+"""`leases/`: each stream's lease and the progress of its delivery.
 
-A damaged lease is made again: the ledger tells the last receipt, and a batch that was delivered in part is sent again.
+Only the holder of a stream's lease forwards its batches, so the logs reach the engine in order.
+
+The progress is kept in memory and written with the next renewal or when the lease is given back. A crash loses the
+progress since the last write. The ledger then names the last receipt, and a batch that was delivered in part is sent
+again from the last written progress. A damaged lease is rebuilt the same way, without any progress.
 """
 
 from __future__ import annotations
@@ -19,30 +23,30 @@ from lib.model.lease import RENEWAL, TERM, Lease, Overtaken, PartOfBatch
 from lib.model.receipt import LastReceipt
 from lib.model.stream import Stream
 from lib.state.codec import Codec
-from lib.state.dead_letters import set_damaged_aside
+from lib.state.dead_letters import copy_damaged_to_dead
 from lib.store.base import ABSENT, ObjectStore
 
 PREFIX = "leases/"
 MOST_PARTS = 500
-"""Of so many batches a lease remembers parts; what it does not remember is sent again."""
+"""The batches with partial progress that a lease records. Further ones are sent again from their beginning."""
 _NOTHING_ACKED: Mapping[str, Any] = {"acked_sequence": 0, "acked_digest": None, "acked": 0, "refused": {}}
 LEASE = Codec(Lease, "a lease", later=("refused", "refused_in_a_row", "acked_digest", "parts", "overtaken", "tidied"))
 
 
 def lease_key(stream: Stream) -> str:
-    """Where the stream's lease is."""
+    """The key of the stream's lease."""
     return f"{PREFIX}{stream.path}.json"
 
 
 def from_body(body: bytes) -> Lease:
-    """The lease that an object holds; DamagedError where it holds none, LayoutError for a newer one."""
+    """The lease of a stored object; DamagedError if it cannot be read, LayoutError if a newer version wrote it."""
     fields = LEASE.load(body)
-    # Without the refused it counted without them, too: the batch is sent from its beginning.
+    # An old version without `refused` did not count refused logs in `acked`: send the batch from its beginning.
     return LEASE.value(fields if "refused" in fields else fields | {"acked": 0})
 
 
 class HeldLease:
-    """A lease that this call holds; renewed by a thread of its own, since an engine may be silent for long."""
+    """A lease that this call holds. A thread renews it, since an engine may take long to answer."""
 
     def __init__(
         self, store: ObjectStore, stream: Stream, state: Lease, generation: int, now: Callable[[], datetime]
@@ -59,21 +63,18 @@ class HeldLease:
 
     @property
     def state(self) -> Lease:
-        """What the lease says."""
+        """The lease's content, including progress that is not written yet."""
         return self._state
 
     def delivered(self, tail: LastReceipt, refused: Collection[str]) -> None:
-        """Keep that a whole batch is settled, and those logs set aside.
-
-        It is written with the next renewal, or at the end, as all that is kept here is.
-        """
+        """Record that a batch is settled up to the receipt `tail`, with the refused logs in `dead/`."""
         self._note(tail=tail, **_NOTHING_ACKED, parts=self._parts_after(tail.sequence))
         self.overtaken({key: each for key, each in (self._state.overtaken or {}).items() if key not in refused})
 
     def delivered_in_part(
         self, header: Header, acked: int, refused: Mapping[str, str], parts: Sequence[PartOfBatch], last: int
     ) -> None:
-        """Keep how far into a batch delivery has come, what was refused of it, and the parts up to the last batch."""
+        """Record the progress in a batch, its refused logs, and the parts of later batches up to the batch `last`."""
         self._note(
             acked_sequence=header.sequence,
             acked_digest=header.digest,
@@ -83,26 +84,26 @@ class HeldLease:
         )
 
     def replaced(self, sequence: int) -> None:
-        """Keep nothing of a batch whose number another one gets."""
+        """Drop the progress of a batch whose number will be used again."""
         self._note(**_NOTHING_ACKED, parts=self._parts_after(sequence))
 
     def overtaken(self, logs: Mapping[str, Overtaken]) -> None:
-        """Keep which logs later ones have overtaken."""
+        """Record the logs that the engine did not acknowledge although it acknowledged later ones."""
         self._note(overtaken=logs or None)
 
     def _parts_after(self, sequence: int) -> tuple[PartOfBatch, ...] | None:
         return tuple(part for part in self._state.parts or () if part.sequence > sequence) or None
 
     def refused_in_a_row(self, count: int) -> None:
-        """Keep how many logs the engine has refused since it acknowledged one."""
+        """Record how many logs the engine has refused since its last acknowledgement."""
         self._note(refused_in_a_row=count or None)
 
     def tidied(self, day: str) -> None:
-        """Keep up to which day the ledger is tidy."""
+        """Record the day up to which the ledger is packed."""
         self._note(tidied=day)
 
     def write(self) -> None:
-        """Write what is kept now; ConflictError when another call has taken the lease."""
+        """Write the progress now; ConflictError if another call has taken the lease."""
         with self._lock:
             self._write(replace(self._state, until=self._now() + TERM))
 
@@ -111,7 +112,7 @@ class HeldLease:
             self._state = replace(self._state, **changes)
 
     def check(self) -> None:
-        """Raise ConflictError when another call has taken the lease."""
+        """Raise ConflictError if another call has taken the lease."""
         if self._lost:
             raise ConflictError("another run forwards this stream now")
 
@@ -129,7 +130,7 @@ class HeldLease:
                 try:
                     self._write(replace(self._state, holder=None, until=None))
                 except ConnectorError:
-                    # Whoever comes next waits for the end of the term, and reads the ledger for what is missing here.
+                    # The next holder waits until the term ends, and reads the last receipt from the ledger.
                     self._lost = True
 
     def _renew(self) -> None:
@@ -141,7 +142,7 @@ class HeldLease:
                     self._lost = True
                     return
                 except ConnectorError:
-                    continue  # The store fails just now: there are three more renewals before the term ends.
+                    continue  # The store fails at the moment. There are three more renewals before the term ends.
 
     def _write(self, state: Lease) -> None:
         self._generation = self._store.write(self._key, LEASE.encode(state), expected=self._generation)
@@ -149,20 +150,20 @@ class HeldLease:
 
 
 def lease_of(store: ObjectStore, stream: Stream) -> tuple[Lease, int]:
-    """The stream's lease and the generation of its object; a damaged one is an empty one: the ledger tells the rest."""
+    """The stream's lease and its generation. A damaged lease is copied to `dead/` and read as empty."""
     stored = store.read(lease_key(stream))
     if stored is None:
         return Lease(), ABSENT
     try:
         return from_body(stored.body), stored.generation
     except DamagedError as error:
-        set_damaged_aside(store, lease_key(stream), stored.body, error)
+        copy_damaged_to_dead(store, lease_key(stream), stored.body, error)
         return Lease(), stored.generation
 
 
 @contextmanager
 def held(store: ObjectStore, stream: Stream, holder: str, now: Callable[[], datetime]) -> Iterator[HeldLease | None]:
-    """The stream's lease for the time of the block, or None while somebody else has it."""
+    """The stream's lease for the time of the block, or None if another call holds it."""
     state, present = lease_of(store, stream)
     if state.is_held(now()):
         yield None

@@ -1,7 +1,11 @@
-"""`ledger/`: receipts, one object each; those of a day that is over are packed, and removed after 90 days.
+"""`ledger/`: one receipt for each delivered batch. The receipts of past days are packed, and removed after 90 days.
 
-A damaged receipt stays where it is: `audit` names it, and `status` once delivery has met it as a stream's last one.
-Delivery goes on, since its key tells all that the next receipt needs. Of a damaged beginning nothing more is removed.
+A damaged receipt stays where it is. `audit` names it, and so does `status` if it is the stream's last one. Delivery
+continues, since the key contains all that the next receipt needs. If a day's receipts are damaged, that day and later
+days are not removed.
+
+Packing and removing can stop after any step. An object is removed only after its content is written elsewhere, so a
+reader may meet a receipt twice and skips the second one; it never misses one.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from lib.model.receipt import LastReceipt, NotAcknowledged, Receipt
 from lib.model.stream import Stream, stream_of
 from lib.state import receipts
 from lib.state.codec import UNREADABLE, Codec
-from lib.state.dead_letters import set_damaged_aside
+from lib.state.dead_letters import copy_damaged_to_dead
 from lib.state.receipts import receipt_key
 from lib.store.base import ABSENT, Entry, ObjectStore
 
@@ -30,13 +34,13 @@ log = logging.getLogger(__name__)
 
 KEPT = timedelta(days=90)
 PACKED = 500
-"""Receipts a pack: up to half a million ids, some ten megabytes."""
+"""Receipts in a pack: up to half a million ids, about 10 MB."""
 _NAME = re.compile(r".*/(\d{4}-\d\d-\d\d)/(\d{20})(?:-(\d{20})\.jsonl\.gz|\.json)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What the key of a receipt, or of a pack of them, says."""
+    """The day and the batch numbers in the key of a receipt or a pack."""
 
     day: str
     first: int
@@ -45,7 +49,7 @@ class Place:
 
 
 def place_of(key: str) -> Place | None:
-    """The place that a key in the ledger names; None for a foreign object."""
+    """The place in a ledger key; None for a foreign object."""
     match = _NAME.fullmatch(key)
     if match is None:
         return None
@@ -54,7 +58,7 @@ def place_of(key: str) -> Place | None:
 
 @dataclass(frozen=True, slots=True)
 class PrunePoint:
-    """The last receipt of those that were removed for their age: the chain goes on from it."""
+    """The last receipt that was removed because of its age. The chain continues from it."""
 
     sequence: int
     day: str
@@ -63,18 +67,18 @@ class PrunePoint:
     next_cursor: str | None
 
 
-PRUNE_POINT = Codec(PrunePoint, "what was removed from the ledger for its age")
+PRUNE_POINT = Codec(PrunePoint, "the ledger's prune point")
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """Events that are stored: their keys, and for which of UTMStack's tenants, since the keys hang on that."""
+class StoredKeys:
+    """The keys of stored events, and the UTMStack tenants they were stored for. The keys depend on the tenant."""
 
     keys: set[str] = field(default_factory=set)
     tenants: set[str] = field(default_factory=set)
 
     def add(self, keys: Iterable[str], tenant: str) -> None:
-        """Count a batch in."""
+        """Add a batch's keys."""
         self.keys.update(keys)
         self.tenants.add(tenant)
 
@@ -86,7 +90,7 @@ class Ledger:
         self._store = store
 
     def tail(self, stream: Stream, known: LastReceipt) -> LastReceipt:
-        """The stream's last receipt, looked for from the last known one on."""
+        """The stream's last receipt, searched from the receipt `known` on."""
         return self.last(stream, known)[0]
 
     def last(self, stream: Stream, known: LastReceipt) -> tuple[LastReceipt, str | None, NotAcknowledged]:
@@ -100,23 +104,23 @@ class Ledger:
         return tail, to_text(receipt.acked_at), counted
 
     def _not_acknowledged(self, stream: Stream) -> NotAcknowledged:
-        """Added up from the receipts that there are: an older version's last one does not tell."""
-        found = NotAcknowledged()
+        """The sum over all receipts, for a last receipt of an older version without totals."""
+        total = NotAcknowledged()
         for _, body in self.bodies(stream):
             with suppress(DamagedError):
                 receipt = receipts.from_body(body)
                 if receipt.set_aside_total is not None and receipt.observed_total is not None:
-                    found = NotAcknowledged(receipt.set_aside_total, receipt.observed_total)
+                    total = NotAcknowledged(receipt.set_aside_total, receipt.observed_total)
                 else:
-                    found = found.after(receipt.events, receipt.set_aside, receipt.outcome)
-        return found
+                    total = total.after(receipt.events, receipt.set_aside, receipt.outcome)
+        return total
 
     def _newest(self, stream: Stream, known: LastReceipt) -> tuple[LastReceipt, Receipt | None]:
         newest = last_of(self._store.list(f"ledger/{stream.path}/", after=known.key))
         key = newest.key if newest else known.key
         stored = self._store.read(key) if key else None
         if stored is None and known.key:
-            # The last known one was moved to an earlier day, by a run that died before it told so.
+            # A run moved the known receipt to an earlier day (`_file_earlier`), and crashed before it wrote the lease.
             newest = last_of(self._store.list(f"ledger/{stream.path}/"))
             place = place_of(newest.key) if newest else None
             key = newest.key if newest and place and place.last >= known.sequence else ""
@@ -127,8 +131,8 @@ class Ledger:
         try:
             receipt = receipts.from_body(stored.body)
         except DamagedError as error:
-            set_damaged_aside(self._store, key, stored.body, error)
-            # Its key tells all that delivery needs; audit names what is wrong with it.
+            copy_damaged_to_dead(self._store, key, stored.body, error)
+            # The key contains all that delivery needs. `audit` reports the damage.
             return LastReceipt(int(key.rpartition("/")[2].partition(".")[0]), key, digest, known.total), None
         return LastReceipt(receipt.sequence, key, digest, receipt.total), receipt
 
@@ -144,9 +148,9 @@ class Ledger:
         outcome: str,
         windows: Mapping[str, int] | None = None,
     ) -> LastReceipt:
-        """Write the receipt that follows `tail`; the new tail. ConflictError where another run wrote one.
+        """Write the receipt that follows `tail`, and return the new tail. ConflictError if another run wrote one.
 
-        For the holder of the stream's lease alone.
+        Only the holder of the stream's lease calls this.
         """
         body = receipts.to_body(
             header,
@@ -166,9 +170,10 @@ class Ledger:
         return LastReceipt(header.sequence, key, receipts.digest(body), tail.total + header.events)
 
     def _file_earlier(self, stream: Stream, day: str) -> None:
-        """Move the receipts of all later days to that day, as they are: they were filed by a clock that was ahead.
+        """Move the receipts of all later days to the day, unchanged. A clock that was ahead filed them too late.
 
-        In order, and each is written before it is removed: a reader meets each at least once, wherever it stops.
+        They are moved in order. Each is written under its new key before the old one is removed, so a crash leaves at
+        most one receipt under two keys, and a reader misses none.
         """
         for place, entry in list(self._entries(stream, f"{day}~")):
             stored = self._store.read(entry.key)
@@ -178,111 +183,111 @@ class Ledger:
                     self._store.write(moved, stored.body, expected=ABSENT)
                 self._delete([entry])
 
-    def known_since(self, stream: Stream, day: str) -> Known:
-        """All events with a receipt of that day or later."""
-        found = Known()
+    def known_since(self, stream: Stream, day: str) -> StoredKeys:
+        """All events with a receipt of the day or later."""
+        stored = StoredKeys()
         for _, body in self.bodies(stream, day):
-            # What a damaged receipt told is not known: a repeat is welcome, and audit names the receipt.
+            # Events of a damaged receipt do not count as stored: better a duplicate than a loss. `audit` reports it.
             with suppress(DamagedError):
                 receipt = receipts.from_body(body)
-                found.add(receipt.ids, receipt.envelope.tenant_id)
-        return found
+                stored.add(receipt.ids, receipt.envelope.tenant_id)
+        return stored
 
     def streams(self) -> Iterator[Stream]:
-        """Every stream that has receipts."""
+        """Every stream with receipts."""
         after = ""
         while (entry := next(self._store.list("ledger/", after=after), None)) is not None:
             after = entry.key
-            if entry.key.count("/") > 3:  # Another one is foreign.
+            if entry.key.count("/") > 3:  # Any other key is a foreign object.
                 stream = stream_of(entry.key.removeprefix("ledger/"))
                 yield stream
-                # The next key behind all of this stream's: "0" is the character after the slash.
+                # Skip the stream's other keys: "0" is the character after "/".
                 after = f"ledger/{stream.path}0"
 
     def bodies(self, stream: Stream, since: str = "") -> Iterator[tuple[Place, bytes]]:
-        """Every receipt of the stream in order, from a day on: place and bytes; a pack that cannot be read as it is."""
+        """Place and bytes of the stream's receipts from the day `since` on, in order. A damaged pack is one item."""
         done, day, hole = 0, since, 1
         while True:
             for place, entry in self._entries(stream, day):
                 if place.last <= done:
-                    continue  # Packed, and not yet removed.
+                    continue  # It is in a pack already, and was not removed yet.
                 is_new_hole = place.first not in (done + 1, hole)
                 stored = None if is_new_hole else self._store.read(entry.key)
                 if stored is None:
-                    # Perhaps packed since the listing was made: another one shows the pack, or the same hole.
+                    # It may have been packed since the listing. A new listing shows the pack, or the same hole again.
                     hole = place.first if is_new_hole else hole
                     break
-                for each, body in _unpacked(place, stored.body):
-                    if each.last > done:
-                        yield each, body
-                        done, day = each.last, each.day
+                for receipt_place, body in _unpacked(place, stored.body):
+                    if receipt_place.last > done:
+                        yield receipt_place, body
+                        done, day = receipt_place.last, receipt_place.day
             else:
                 return
 
     def before(self, stream: Stream, day: str) -> Iterator[tuple[Place, bytes]]:
-        """The receipts before a day, the newest first; a pack that cannot be read as it is."""
+        """Place and bytes of the receipts before the day, newest first. A damaged pack is one item."""
         below: int | None = None
         while True:
             entries = takewhile(lambda pair: pair[0].day < day, self._entries(stream))
             for place, entry in reversed([pair for pair in entries if below is None or pair[0].first < below]):
                 stored = self._store.read(entry.key)
                 if stored is None:
-                    break  # Packed since the listing was made: another one shows the pack.
-                for each, body in reversed(list(_unpacked(place, stored.body))):
-                    if below is None or each.last < below:
-                        yield each, body
-                        below = each.first
+                    break  # It was packed since the listing. A new listing shows the pack.
+                for receipt_place, body in reversed(list(_unpacked(place, stored.body))):
+                    if below is None or receipt_place.last < below:
+                        yield receipt_place, body
+                        below = receipt_place.first
             else:
                 return
 
     def newest(
         self, stream: Stream, day: str, *, most: int | None = None, written: datetime | None = None
     ) -> list[bytes]:
-        """The newest receipts, in order, of a day or later: at most so many, in objects of that time or later.
+        """The newest receipts of the day or later, in order: at most `most`, in objects written at `written` or later.
 
-        Only those are read, so that a look at the end costs the same however long the ledger is.
+        Only these are read, so the cost does not depend on the length of the ledger.
         """
         entries = (pair for pair in self._entries(stream, day) if written is None or pair[1].updated >= written)
-        found: dict[int, bytes] = {}
+        by_number: dict[int, bytes] = {}
         for place, entry in deque(entries, maxlen=most):
             stored = self._store.read(entry.key)
-            # Packed meanwhile: the next look shows it again.
-            found |= {each.last: body for each, body in _unpacked(place, stored.body)} if stored else {}
-        bodies = [found[number] for number in sorted(found)]
+            # None: it was packed meanwhile. The next call reads it.
+            by_number |= {at.last: body for at, body in _unpacked(place, stored.body)} if stored else {}
+        bodies = [by_number[number] for number in sorted(by_number)]
         return bodies if most is None else bodies[-most:]
 
     def receipts(self, stream: Stream) -> Iterator[tuple[Place, Receipt, str]]:
-        """Every receipt of the stream in order, but for damaged ones: place, receipt, digest."""
+        """Place, receipt and digest of the stream's readable receipts, in order."""
         for place, body in self.bodies(stream):
             with suppress(DamagedError):
                 yield place, receipts.from_body(body), receipts.digest(body)
 
     def prune_point(self, stream: Stream) -> PrunePoint | None:
-        """What the oldest receipt follows; None where none was removed. DamagedError where it cannot be read."""
+        """The last removed receipt, which the oldest one follows; None if none was removed. May raise DamagedError."""
         stored = self._store.read(_prune_point_key(stream))
         return PRUNE_POINT.decode(stored.body) if stored else None
 
     def has_expired(self, stream: Stream, oldest: str) -> bool:
-        """Whether a day before `oldest` could be removed; the last one never is, since the chain goes on from it."""
+        """Whether a day before `oldest` can be removed. The last day never is, since the chain continues from it."""
         days = (place.day for place, _ in self._entries(stream))
         first = next(days, None)
         return first is not None and first < oldest and any(day != first for day in days)
 
     def tidy(self, stream: Stream, *, closed: str, oldest: str, goes_on: Callable[[], bool]) -> bool:
-        """Pack the days before `closed`, remove those before `oldest`; whether that came to its end.
+        """Pack the days before `closed`, remove the days before `oldest`; returns whether it finished.
 
-        For the holder of the stream's lease alone, once the last receipt is of the day `closed`: no receipt is written
-        to an earlier day then. Any step may be the last before a crash.
+        Only the holder of the stream's lease calls this, and only when the last receipt is of the day `closed`: no
+        receipt is written to an earlier day then. After a crash, the next call continues.
         """
         removes = True
         for day, entries in groupby(self._entries(stream), key=lambda pair: pair[0].day):
             if day >= closed:
                 break
-            found = list(entries)
-            # Behind a day that cannot be removed, none is: the chain would have a hole.
-            removes = removes and day < oldest and self._remove(stream, day, [entry for _, entry in found])
+            of_day = list(entries)
+            # After a day that cannot be removed, no later day is: the chain would have a hole.
+            removes = removes and day < oldest and self._remove(stream, day, [entry for _, entry in of_day])
             if not removes:
-                self._pack(stream, day, found)
+                self._pack(stream, day, of_day)
             if not goes_on():
                 return False
         return True
@@ -294,21 +299,28 @@ class Ledger:
             if place is not None:
                 yield place, entry
 
-    def _pack(self, stream: Stream, day: str, found: Sequence[tuple[Place, Entry]]) -> None:
-        packed = max((place.last for place, _ in found if place.is_pack), default=0)
-        self._delete(entry for place, entry in found if not place.is_pack and place.last <= packed)
-        left = [(place, entry) for place, entry in found if place.last > packed]
+    def _pack(self, stream: Stream, day: str, of_day: Sequence[tuple[Place, Entry]]) -> None:
+        """Pack a day's receipts. Each pack is written before its receipts are removed."""
+        packed = max((place.last for place, _ in of_day if place.is_pack), default=0)
+        # A crash between writing a pack and removing its receipts left these.
+        self._delete(entry for place, entry in of_day if not place.is_pack and place.last <= packed)
+        left = [(place, entry) for place, entry in of_day if place.last > packed]
         for group in (left[at : at + PACKED] for at in range(0, len(left), PACKED)):
             bodies = [stored.body for _, entry in group if (stored := self._store.read(entry.key))]
             if len(bodies) < len(group) or not all(map(_stands, group, bodies)):
-                return  # Left as it is, so that audit names what is wrong with it.
+                return  # A receipt is missing or damaged: not packed, so that `audit` reports it.
             key = f"ledger/{stream.path}/{day}/{group[0][0].first:020d}-{group[-1][0].last:020d}.jsonl.gz"
             with suppress(ConflictError):
                 self._store.write(key, receipts.pack(bodies), expected=ABSENT)
             self._delete(entry for _, entry in group)
 
     def _remove(self, stream: Stream, day: str, entries: Sequence[Entry]) -> bool:
-        """Remove a day, once the end of its chain is written down; False where its receipts cannot be read."""
+        """Remove a day's receipts; False if they cannot be read.
+
+        The prune point is written before the receipts are removed. A crash between the two leaves receipts before the
+        prune point; `audit` skips them, and the next call removes them. In the other order a crash would break the
+        chain.
+        """
         try:
             prune_point = self.prune_point(stream)
             next_cursor = prune_point.next_cursor if prune_point else None
@@ -319,7 +331,7 @@ class Ledger:
                 next_cursor = receipt.next_cursor if receipt.origin == POLL else next_cursor
                 prune_point = PrunePoint(place.last, day, receipts.digest(body), receipt.total, next_cursor)
         except UNREADABLE as error:
-            log.warning("%s: the receipts of %s are kept, though old: %s", stream, day, error)
+            log.warning("%s: the old receipts of %s are not removed: %s", stream, day, error)
             return False
         if prune_point is not None:
             self._keep(stream, prune_point)
@@ -344,15 +356,15 @@ def last_of(entries: Iterable[Entry]) -> Entry | None:
 
 
 def _prune_point_key(stream: Stream) -> str:
-    # Sorts before every day.
+    # The name sorts before every day's.
     return f"ledger/{stream.path}/0-removed.json"
 
 
 def _unpacked(place: Place, body: bytes) -> Iterator[tuple[Place, bytes]]:
-    """The receipts of an object: of a pack each, with its place; one that cannot be read as it is.
+    """The receipts in an object, with their places. A damaged pack is yielded as one item.
 
-    A pack that does not hold the numbers of its name is damaged, an empty one too: whoever reads on takes the name for
-    what was read, and would otherwise come back to it for ever.
+    A pack is damaged if its first and last numbers differ from its name, or if it is empty. A reader continues after
+    the last number of the name; without this rule it would read such a pack again and again.
     """
     if not place.is_pack:
         yield place, body
@@ -370,7 +382,7 @@ def _unpacked(place: Place, body: bytes) -> Iterator[tuple[Place, bytes]]:
 
 
 def _stands(pair: tuple[Place, Entry], body: bytes) -> bool:
-    """Whether a receipt is one, on a line of its own, in its place."""
+    """Whether the body is a readable receipt on one line, under its own number."""
     try:
         receipt = receipts.from_body(body)
     except UNREADABLE:

@@ -16,7 +16,7 @@ from lib.model.clock import day_of
 from lib.model.lateness import UNKNOWN, bound_of
 from lib.model.stream import Stream
 from lib.state.codec import Codec
-from lib.state.dead_letters import set_damaged_aside
+from lib.state.dead_letters import copy_damaged_to_dead
 from lib.state.ledger import KEPT
 from lib.store.base import ABSENT, ObjectStore
 
@@ -62,7 +62,7 @@ def _load(store: ObjectStore, key: str) -> tuple[DayCounts, int]:
     try:
         return DAY.decode(stored.body), stored.generation
     except DamagedError as error:
-        set_damaged_aside(store, key, stored.body, error)
+        copy_damaged_to_dead(store, key, stored.body, error)
         return DayCounts(), stored.generation
 
 

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from lib.errors import DamagedError
 from lib.state.codec import Codec
-from lib.state.dead_letters import set_damaged_aside
+from lib.state.dead_letters import copy_damaged_to_dead
 from lib.store.base import ABSENT, ObjectStore
 
 PREFIX = "budgets/"
@@ -67,7 +67,7 @@ class RateLimits:
         try:
             return RATE_LIMIT.decode(stored.body), stored.generation
         except DamagedError as error:
-            set_damaged_aside(self._store, key, stored.body, error)
+            copy_damaged_to_dead(self._store, key, stored.body, error)
             return RateLimit(), stored.generation
 
     def write(self, client_id: str, limit: RateLimit, generation: int) -> int:

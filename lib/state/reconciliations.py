@@ -12,7 +12,7 @@ from lib.errors import ConflictError, DamagedError
 from lib.model.reconciliation import Progress
 from lib.model.stream import Stream
 from lib.state.codec import Codec
-from lib.state.dead_letters import set_damaged_aside
+from lib.state.dead_letters import copy_damaged_to_dead
 from lib.store.base import ABSENT, ObjectStore
 
 PREFIX = "reconciliations/"
@@ -42,7 +42,7 @@ class Reconciliations:
         try:
             return PROGRESS.decode(stored.body), stored.generation
         except DamagedError as error:
-            set_damaged_aside(self._store, key, stored.body, error)
+            copy_damaged_to_dead(self._store, key, stored.body, error)
             return Progress(), stored.generation
 
     def hasten(self, stream: Stream) -> None:

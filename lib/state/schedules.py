@@ -14,7 +14,7 @@ from lib.errors import ConflictError, DamagedError
 from lib.model.schedule import Asked, choose
 from lib.model.stream import encode_segment
 from lib.state.codec import Codec
-from lib.state.dead_letters import set_damaged_aside
+from lib.state.dead_letters import copy_damaged_to_dead
 from lib.store.base import ABSENT, ObjectStore
 
 PREFIX = "schedules/"
@@ -76,7 +76,7 @@ class Schedules:
         try:
             return dict(SCHEDULE.decode(stored.body).streams), stored.generation
         except DamagedError as error:
-            set_damaged_aside(self._store, _key(name), stored.body, error)
+            copy_damaged_to_dead(self._store, _key(name), stored.body, error)
             return {}, stored.generation
 
     def _write(self, name: str, asked: Mapping[str, Asked], generation: int) -> None:

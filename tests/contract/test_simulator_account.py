@@ -265,12 +265,12 @@ def test_an_account_file_describes_everything(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("account", "told"),
     [
-        ([], "an account is a mapping"),
+        ([], "an account must be a mapping"),
         ({"tenant": []}, r"an account has no \['tenant'\]"),
         ({"tenants": []}, "at least one tenant"),
         ({"tenants": [{"nme": "x"}]}, r"a tenant has no \['nme'\]"),
-        ({"tenants": [{"name": 7}]}, "name is of type str"),
-        ({"tenants": [{"forbidden": "yes"}]}, "forbidden is of type bool"),
+        ({"tenants": [{"name": 7}]}, "name must be of type str"),
+        ({"tenants": [{"forbidden": "yes"}]}, "forbidden must be of type bool"),
         ({"tenants": [{"id": "a"}, {"id": "a"}]}, "tenant 'a' is there twice"),
         ({"credentials": [{"permissions": ["everything"]}]}, "permissions must be of"),
         ({"credentials": [{"id_type": "admin"}]}, "id_type must be one of"),

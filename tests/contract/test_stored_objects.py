@@ -213,7 +213,7 @@ def test_a_cursor_and_a_lease_of_0_1_are_read_to_the_letter() -> None:
 
 @pytest.mark.parametrize("number", [-2, 0, 10**20])
 def test_a_cursor_with_a_number_that_no_batch_can_have_is_damaged(number: int) -> None:
-    with pytest.raises(DamagedError, match=f"no batch has the number {number}"):
+    with pytest.raises(DamagedError, match=f"{number} is not a valid batch number"):
         checkpoints.from_body(body_of(fields_of("cursors") | {"sequence": number}))
 
 

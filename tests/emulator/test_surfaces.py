@@ -390,7 +390,9 @@ def followed_config(well: Surfaces) -> None:
     watcher.look()
     well.followed = watcher.problems
     watcher.close()
-    well.configure(utmstack={"workdir": str(well.site.folder)})
+    well.site.write_config(utmstack={"workdir": str(well.site.folder)})
+    well.live = ReloadingConfig(str(well.site.config))  # This key counts from the next start.
+    well.config = well.live.current()
 
 
 def silent(well: Surfaces) -> None:
@@ -518,7 +520,7 @@ CAUSES = [
         LASTS,
         "the connection to Sophos is refused",
     ),
-    Cause(proxy_down, {"proxy_failed": "attention"}, LASTS, "the proxy does not let us through"),
+    Cause(proxy_down, {"proxy_failed": "attention"}, LASTS, "the proxy refuses the connection"),
     Cause(tls_inspected, {"tls_broken": "attention"}, LASTS, "a proxy inspects TLS"),
     Cause(
         fails("status", status=429, retry_after=90), {"rate_limited": "attention"}, LASTS, "Sophos asks to slow down"

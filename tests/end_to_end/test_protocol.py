@@ -223,7 +223,7 @@ class Protocol(RuleBasedStateMachine):
         self.central.emit(count)
         live(self.life())
 
-    @rule(count=COUNTS, days=st.sampled_from([1, 4]), at=st.integers(0, 60), after=st.booleans())
+    @rule(count=COUNTS, days=st.sampled_from([1, 3]), at=st.integers(0, 60), after=st.booleans())
     def days_pass(self, count: int, days: int, at: int, *, after: bool) -> None:
         """Each with a run that packs the receipts of days gone by, and removes what was kept too long; it may die."""
         self.is_calm = self.is_calm and not at

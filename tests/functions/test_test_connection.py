@@ -213,6 +213,21 @@ def test_a_host_that_sophos_names_and_that_is_none_of_sophos_is_never_asked(tmp_
     assert (checks["tenant_hosts"]["code"], checks["siem_events"]["outcome"]) == ("host_refused", "skipped")
 
 
+def test_a_region_that_cannot_be_compared_is_not_called_the_tenants_own(bench: Bench) -> None:
+    for region, words in (("eu", "cannot be compared"), (bench.central.url, "matches the tenant"), ("auto", "is used")):
+        lines = {line["name"]: line for line in bench.run(bench.subject(region=region))["checks"]}
+        assert words in lines["region"]["detail"]
+
+
+def test_a_region_that_there_cannot_be_is_a_bad_request() -> None:
+    with site() as found:
+        request = {"client_id": "demo-client", "client_secret": SECRET, "region": "narnia"}
+        answer = found.post("test-connection", request)
+        assert answer.status == 400
+        (error,) = json.loads(answer.body)["errors"]
+        assert (error["pointer"], "'narnia' is not a region" in error["detail"]) == ("/region", True)
+
+
 def test_used_up_calls_are_told(bench: Bench) -> None:
     bench.central.faults.add(Fault("status", status=429, retry_after=30))
     checks = bench.checks(bench.subject())

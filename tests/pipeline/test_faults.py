@@ -206,7 +206,7 @@ def test_a_proxy_inspects_tls(tmp_path: Path) -> None:
         central.emit(3)
         works = Connector(tmp_path, central)
         found = works.problem()
-        assert (found["code"], "issued by" in found["detail"]) == ("tls_broken", True)
+        assert (found["code"], "its issuer is" in found["detail"]) == ("tls_broken", True)
         assert "sophos.ca_bundle" in found["remedy"]
         trusting = Connector(tmp_path, central, ca_bundle=str(ca))
         trusting.tick()
