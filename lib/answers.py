@@ -12,7 +12,7 @@ from lib.model.stream import Stream
 if TYPE_CHECKING:
     from lib.pipeline.audit import AuditReport, DaySums, StreamAudit
     from lib.pipeline.count_types import Seen, SeenFamily, SeenType, Share, TypesReport
-    from lib.pipeline.deliver_stream import DeliveryResult
+    from lib.pipeline.delivery_result import DeliveryResult
     from lib.pipeline.fetch_page import CallsUsed, Fetched
     from lib.pipeline.observe import MissedEvents
     from lib.pipeline.read_result import ReadResult

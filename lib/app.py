@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lib.pipeline.accounts import Accounts
     from lib.pipeline.checks import CheckContext, Subject
     from lib.pipeline.count_types import TypesReport
-    from lib.pipeline.deliver_stream import DeliveryResult
+    from lib.pipeline.delivery_result import DeliveryResult
     from lib.pipeline.fan_out import FanOut
     from lib.pipeline.fetch_page import Fetched, FetchPage
     from lib.pipeline.forward_batch import ForwardBatch

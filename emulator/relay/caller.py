@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import NoReturn
 
 import h2.errors
 import h2.events
@@ -14,13 +15,25 @@ import h2.exceptions
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.settings import SettingCodes, Settings
-from hyperframe.frame import GoAwayFrame
+from hyperframe.frame import DataFrame, GoAwayFrame, WindowUpdateFrame
 
 from emulator.relay.bounds import Gate
-from emulator.relay.frames import DATA, GOAWAY, HEADERS, PREFACE, Frame, Frames
+from emulator.relay.frames import (
+    DATA,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    PADDED,
+    PREFACE,
+    Frame,
+    Frames,
+    ReceiveWindow,
+    opened_by,
+    unpadded,
+)
 from emulator.relay.http2 import INPUT, Connection, ending
 from emulator.relay.messages import PREFIX, MessageBuffer
-from emulator.relay.stream import Stream
+from emulator.relay.stream import STREAM_WINDOW, Stream
 from lib.grpc_stream import Headers, Status
 
 log = logging.getLogger(__name__)
@@ -35,10 +48,15 @@ MOST_STREAMS = 1024
 """The hard limit of a connection's open streams. A caller learns the real limit only after it has begun to send."""
 STRANGE_REQUESTS, STRANGE_PER_SECOND = 100.0, 10.0
 """Useless requests that a connection may send at once, and a second over time."""
+REST_SECONDS = 0.005
+"""Nothing more is read for so long after a turn, while a stream has more than one message under way.
+
+What comes meanwhile is passed on together. A turn costs as much as several messages, and some callers send each message
+by itself.
+"""
 AT_ONCE_BYTES = 16 << 10
 """Bytes of one connection that are processed before other connections have their turn."""
-STREAM_WINDOW = 256 << 10
-"""Bytes that a caller may send on a stream before they are passed on."""
+MAX_WINDOW = (1 << 31) - 1
 MAX_HEADER_BYTES = 16 << 10
 STRANGERS_FRAMES, STRANGERS_PER_SECOND = 200.0, 20.0
 """Frames without a message that a connection may send at once, and a second, before its first accepted stream.
@@ -78,9 +96,12 @@ class Caller(Connection):
         """Whether the caller is authenticated."""
         self.address = ""
         """The caller's IP address."""
-        self._is_leaving = False
+        self._is_leaving = self._is_resting = False
         self._unread = bytearray()
         self._frames = Frames()
+        self._window = ReceiveWindow(STREAM_WINDOW)
+        """The connection's: it is opened as often as a stream's, though it has room for all of them."""
+        self._updates = b""
         self._strange, self._idle = _Bucket(), _Bucket()
 
     @property
@@ -118,6 +139,7 @@ class Caller(Connection):
     def connection_lost(self, _: Exception | None) -> None:
         """Abandon all streams."""
         self._went(self)
+        self._unread.clear()
         self._abandon()
 
     def pause_writing(self) -> None:
@@ -153,63 +175,118 @@ class Caller(Connection):
             self.transport.close()
         if self._unread:
             asyncio.get_running_loop().call_soon(self._work)
+        elif any(isinstance(each, Stream) and each.is_busy for each in self.streams.values()):
+            self._is_resting = True
+            asyncio.get_running_loop().call_later(REST_SECONDS, self._go_on)
+        self._read_or_not()
+
+    def _go_on(self) -> None:
+        self._is_resting = False
         self._read_or_not()
 
     def _read_or_not(self) -> None:
         # A caller that does not read must not be read from: answers to its pings alone could fill the memory.
-        if self.is_writable and not self._unread:
+        if self.is_writable and not self._unread and not self._is_resting:
             self.transport.resume_reading()
         else:
             self.transport.pause_reading()
 
     def _look_at(self, data: bytes) -> None:
         touched: dict[int, Stream | _Health] = {}
+        opened: dict[int, int] = {}
         says_farewell = False
         for frame in self._frames.add(data):
-            self._count(frame)
+            stream = self.streams.get(frame.stream) if frame.kind == DATA else None
+            whole = frame.whole
+            if isinstance(stream, Stream) and not stream.has_ended and not self._frames.is_in_headers:
+                touched[frame.stream] = stream
+                self._take_data(frame, stream)
+                if not frame.flags & END_STREAM:
+                    continue
+                whole = DataFrame(frame.stream, flags=["END_STREAM"]).serialize()
+            else:
+                self._count(frame)
             if frame.kind == GOAWAY:
                 # For h2 the connection would end here. In HTTP/2 open streams continue (RFC 9113, 6.8).
                 says_farewell = True
+            elif not self._frames.is_in_headers and self._opens(frame, opened):
                 continue
-            for event in self.h2.receive_data(frame.whole):
-                self._take(event, touched)
+            else:
+                self._tell(whole, opened, touched)
+        self._tell(b"", opened, touched)
         self._go(touched.values())
         if says_farewell:
             # The caller has said that it opens no more streams. It needs no GOAWAY in return.
             self._is_leaving = True
             self.leave()
 
+    def _opens(self, frame: Frame, opened: dict[int, int]) -> bool:
+        """Whether it opens a window, and h2 hears of it with those that follow."""
+        size = opened_by(frame)
+        total = opened.get(frame.stream, 0) + size
+        if not size or total > MAX_WINDOW:
+            return False
+        opened[frame.stream] = total
+        return True
+
+    def _tell(self, frame: bytes, opened: dict[int, int], touched: dict[int, Stream | _Health]) -> None:
+        """Let h2 hear of windows that were opened, and of a frame."""
+        updates = b"".join(WindowUpdateFrame(number, size).serialize() for number, size in opened.items())
+        opened.clear()
+        if data := updates + frame:
+            for event in self.h2.receive_data(data):
+                self._take(event, touched)
+
     def _count(self, frame: Frame) -> None:
         """Count a frame; ProtocolError if too many carry no message."""
-        size = len(frame.whole)
         if frame.kind == HEADERS:
-            cost = 2.0
+            self._bear(2.0)
         elif frame.kind != DATA:
-            cost = 1.0 + size / FRAME_BYTES
-        elif size < FULL_BYTES or frame.stream not in self.streams:
-            cost = 1.0
-        else:
-            return
+            self._bear(1.0 + len(frame.whole) / FRAME_BYTES)
+        elif len(frame.whole) < FULL_BYTES or frame.stream not in self.streams:
+            self._bear(1.0)
+
+    def _bear(self, cost: float) -> None:
         most, a_second = (KNOWN_FRAMES, KNOWN_PER_SECOND) if self.is_known else (STRANGERS_FRAMES, STRANGERS_PER_SECOND)
         if self._idle.add(cost, a_second) > most:
-            self.h2.close_connection(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
-            raise h2.exceptions.ProtocolError("too many frames without a message")
+            self._break_off(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM, "too many frames that bring nothing")
 
-    def brought(self, messages: int) -> None:
-        """Allow more frames, because so many messages came on accepted streams."""
-        self._idle.take(messages * FRAMES_PER_MESSAGE)
+    def _break_off(self, code: h2.errors.ErrorCodes, why: str) -> NoReturn:
+        self.h2.close_connection(code)
+        raise h2.exceptions.ProtocolError(why)
+
+    def _take_data(self, frame: Frame, stream: Stream) -> None:
+        """Data of a stream that is let in; ProtocolError where it may not come."""
+        body = frame.body
+        data = unpadded(body) if frame.flags & PADDED else body
+        if data is None:
+            self._break_off(h2.errors.ErrorCodes.PROTOCOL_ERROR, "a frame of padding alone")
+        if not stream.window.came(len(body)):
+            self._break_off(h2.errors.ErrorCodes.FLOW_CONTROL_ERROR, "more data than the window allows")
+        if messages := stream.came(data):
+            self._idle.take(messages * FRAMES_PER_MESSAGE)
+        elif len(body) < FULL_BYTES:
+            self._bear(1.0)
+        if data is not body:
+            self.passed(len(body) - len(data), frame.stream)
+
+    def passed(self, size: int, number: int) -> None:
+        """So many bytes of what came on the stream have gone on, or go no farther: the caller may send as many more."""
+        stream = self.streams.get(number)
+        if isinstance(stream, Stream) and not stream.has_ended and (opened := stream.window.passed(size)):
+            self._updates += WindowUpdateFrame(number, opened).serialize()
+        if opened := self._window.passed(size):
+            self._updates += WindowUpdateFrame(0, opened).serialize()
 
     def _take(self, event: h2.events.Event, touched: dict[int, Stream | _Health]) -> None:
         match event:
             case h2.events.DataReceived(stream_id=number, data=data, flow_controlled_length=length):
                 stream = self.streams.get(number)
-                if stream is not None:
+                if isinstance(stream, _Health):
                     stream.came(data)
                     touched[number] = stream
-                unheld = length if stream is None else length - len(data)
-                if unheld:
-                    # These bytes are padding, or belong to a refused stream.
-                    self.h2.acknowledge_received_data(unheld, number)
+                if length:
+                    self.h2.acknowledge_received_data(length, number)
             case h2.events.RequestReceived(stream_id=number, headers=headers):
                 self._request(number, dict(headers))
             case h2.events.StreamEnded(stream_id=number) if number in self.streams:
@@ -225,8 +302,9 @@ class Caller(Connection):
                 touched |= self.streams
 
     def flush(self) -> None:
-        """Send the bytes that h2 has prepared."""
-        if data := self.h2.data_to_send():
+        """Send the bytes that h2 has prepared, after the windows that were opened."""
+        data, self._updates = self._updates + self.h2.data_to_send(), b""
+        if data:
             self.transport.write(data)
 
     def send(self, buffer: MessageBuffer, number: int) -> None:
@@ -273,8 +351,7 @@ class Caller(Connection):
     def _count_strange(self) -> None:
         """Count a useless request; ProtocolError if there are too many."""
         if self._strange.add(1.0, STRANGE_PER_SECOND) > STRANGE_REQUESTS:
-            self.h2.close_connection(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
-            raise h2.exceptions.ProtocolError("too many useless requests")
+            self._break_off(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM, "too many useless requests")
 
     def _refuse(self, number: int, code: Status, text: str) -> None:
         self.gate.ended[code.name] += 1
@@ -350,7 +427,6 @@ class _Health:
     def came(self, data: bytes) -> None:
         """Take a part of the request. The rest of a request that is too long is dropped; it matches no service."""
         self._request += data[: MAX_HEALTH_BYTES - len(self._request)]
-        self._caller.h2.acknowledge_received_data(len(data), self._number)
 
     def abandon(self) -> None:
         """Cancel the answer: the caller has gone."""

@@ -1,28 +1,39 @@
-"""Splits a caller's bytes into HTTP/2 frames before `h2` reads them, so that each can be counted or held back."""
+"""Splits a caller's bytes into HTTP/2 frames before `h2` reads them, so that each can be counted or held back.
+
+DATA is held back: a caller sends one small frame a message, and in h2 each costs several times what it costs here. So
+the receive windows are kept here too, and h2 never hears of the bytes. WINDOW_UPDATE, of which callers send nearly as
+many, is added up: h2 hears of the sum.
+"""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from h2.exceptions import FrameTooLargeError, ProtocolError
 
 MAX_FRAME_BYTES = 16 << 10
 MAX_HEADER_FRAMES = 4
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, GOAWAY, CONTINUATION = 0, 1, 7, 9
+DATA, HEADERS, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 7, 8, 9
+END_STREAM, END_HEADERS, PADDED = 1, 4, 8
 _HEADER = struct.Struct(">HBBBL")
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """A complete frame."""
 
     kind: int
+    flags: int
     stream: int
     whole: bytes
     """The frame's bytes with its header of nine bytes."""
+
+    @property
+    def body(self) -> bytes:
+        """What follows its header, padding included."""
+        return self.whole[_HEADER.size :]
 
 
 class Frames:
@@ -32,13 +43,15 @@ class Frames:
         self._unread = b""
         self._preface_left = PREFACE
         self._continuations = 0
+        self.is_in_headers = False
+        """Whether headers have begun whose end is not there: nothing else may come before it."""
 
     def add(self, data: bytes) -> Iterator[Frame]:
         """The frames that are complete now; ProtocolError for invalid bytes or a frame that is too large."""
         data = self._unread + self._after_preface(data)
         at, size = 0, len(data)
         while size - at >= _HEADER.size:
-            high, low, kind, _, stream = _HEADER.unpack_from(data, at)
+            high, low, kind, flags, stream = _HEADER.unpack_from(data, at)
             length = high << 8 | low
             if length > MAX_FRAME_BYTES:
                 raise FrameTooLargeError(f"a frame of {length} bytes")
@@ -48,7 +61,9 @@ class Frames:
             self._continuations = self._continuations + 1 if kind == CONTINUATION else 0
             if self._continuations >= MAX_HEADER_FRAMES:
                 raise FrameTooLargeError("headers in too many frames")
-            yield Frame(kind, stream & 0x7FFFFFFF, data[at:end])
+            yield Frame(kind, flags, stream & 0x7FFFFFFF, data[at:end])
+            if kind in (HEADERS, CONTINUATION):
+                self.is_in_headers = not flags & END_HEADERS
             at = end
         self._unread = data[at:]
 
@@ -58,3 +73,37 @@ class Frames:
             raise ProtocolError("this is not HTTP/2")
         self._preface_left = self._preface_left[len(expected) :]
         return data[len(expected) :]
+
+
+def unpadded(body: bytes) -> bytes | None:
+    """What a padded frame of DATA carries; None where its padding is longer than itself."""
+    return body[1 : len(body) - body[0]] if body and body[0] < len(body) else None
+
+
+def opened_by(frame: Frame) -> int:
+    """By how much a frame opens a window; 0 where it is no WINDOW_UPDATE, or none that may be."""
+    is_whole = frame.kind == WINDOW_UPDATE and len(frame.whole) == _HEADER.size + 4
+    return int.from_bytes(frame.whole[-4:], "big") & 0x7FFFFFFF if is_whole else 0
+
+
+class ReceiveWindow:
+    """What a caller may send ahead of what was passed on; it is opened again by halves."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._left = size
+        self._passed = 0
+
+    def came(self, size: int) -> bool:
+        """So much has come; whether the caller was allowed it."""
+        self._left -= size
+        return self._left >= 0
+
+    def passed(self, size: int) -> int:
+        """So much was passed on; by how much the window is opened now."""
+        self._passed += size
+        if self._passed < self._size // 2:
+            return 0
+        opened, self._passed = self._passed, 0
+        self._left += opened
+        return opened

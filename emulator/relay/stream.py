@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import h2.errors
 
+from emulator.relay.frames import ReceiveWindow
 from emulator.relay.http2 import INPUT, Connection, ending
 from emulator.relay.messages import PREFIX, MessageBuffer
 from lib.grpc_stream import Answered, Broken, ClientStream, Data, Ended, Event, Headers, Status
@@ -20,6 +21,8 @@ from lib.model.log import MAX_LOG_BYTES
 if TYPE_CHECKING:
     from emulator.relay.caller import Caller
 
+STREAM_WINDOW = 256 << 10
+"""What a caller may send on a stream ahead of what has been passed on, in bytes."""
 BACKLOG_BYTES = 64 << 10
 """Bytes that may wait in one direction before reading from the other end pauses."""
 
@@ -34,6 +37,7 @@ class Stream:
         self._number = number
         self._encoding = encoding
         self._forth, self._back = MessageBuffer(), MessageBuffer()
+        self.window = ReceiveWindow(STREAM_WINDOW)
         self.has_ended = False
         """Whether the caller has ended its direction."""
         self.in_flight = 0
@@ -50,16 +54,21 @@ class Stream:
         self._gate.streams.add(self)
         self._connecting = asyncio.create_task(self._connect())
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether more than one message is under way: its caller does not wait for each acknowledgement."""
+        return len(self._sizes) > 1
+
     # From the caller
 
-    def came(self, data: bytes) -> None:
-        """Take bytes of messages."""
+    def came(self, data: bytes) -> int:
+        """Take bytes of messages; the number of messages that begin in them."""
         if self._is_over:
-            self._caller.h2.acknowledge_received_data(len(data), self._number)
-        else:
-            before = len(self._forth.held)
-            self._forth.add(data)
-            self._caller.brought(len(self._forth.held) - before)
+            self._caller.passed(len(data), self._number)
+            return 0
+        before = len(self._forth.held)
+        self._forth.add(data)
+        return len(self._forth.held) - before
 
     def abandon(self) -> None:
         """Close the stream: the caller has gone."""
@@ -139,7 +148,8 @@ class Stream:
     def _go_forth(self) -> None:
         now = time.monotonic()
         held = self._forth.held
-        while held and self.in_flight < self._gate.bounds.share and self._may_pass(now):
+        share, is_unbound = self._gate.bounds.share, self._gate.bounds.rate is None
+        while held and self.in_flight < share and (is_unbound or self._may_pass(now)):
             size = held[0]
             if size > MAX_LOG_BYTES:
                 text = f"the message is larger than max ({size} vs. {MAX_LOG_BYTES})"
@@ -156,7 +166,7 @@ class Stream:
         elif self._engine is not None:
             # Send until the engine's connection is full; `resume` is called when it has room again.
             while sent := self._engine.send(self._forth):
-                self._caller.h2.acknowledge_received_data(sent, self._number)
+                self._caller.passed(sent, self._number)
                 self._engine.flush()
             if self.has_ended and not self._forth.waiting:
                 self._engine.end()
@@ -225,7 +235,7 @@ class Stream:
             self._engine.leave()
             self._engine = None
         # Bytes that are not passed on must not occupy the connection's window.
-        self._caller.h2.acknowledge_received_data(self._forth.waiting, self._number)
+        self._caller.passed(self._forth.waiting, self._number)
 
 
 class _ToEngine(Connection):

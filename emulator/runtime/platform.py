@@ -43,6 +43,8 @@ POLL_SECONDS = 10.0
 """The interval of listing the store if another platform fetches, and so no call here reports new batches."""
 LOOK_SECONDS = 1.0
 """The interval of listing the store during a call of fetch-page, which reports its batches only at its end."""
+LOOK_SHARE = 20
+"""With very many waiting batches the interval grows, so that these listings take a twentieth of one core."""
 EVERY_SECONDS = 1.0
 """The interval of reading `every` again between two ticks."""
 OVERDUE_SECONDS = 5.0
@@ -252,11 +254,14 @@ class Platform:
 
     def _look(self) -> None:
         """Forward stored batches during a long call of fetch-page."""
-        while not self._over.wait(LOOK_SECONDS):
+        delay = LOOK_SECONDS
+        while not self._over.wait(delay):
+            began = time.thread_time()
             if max(self._fetches.under_way().values(), default=0.0) > LOOK_SECONDS:
                 with suppress(StoreError):
                     for waiting in self._state.batches.waiting():
                         self._stored(waiting.entry.key, again=False)
+            delay = max(LOOK_SECONDS, LOOK_SHARE * (time.thread_time() - began))
 
     def _sweep(self) -> None:
         while not self._over.is_set():

@@ -15,7 +15,7 @@ from lib.http.handler import Refused, answer
 from lib.model.stream import KINDS
 
 if TYPE_CHECKING:
-    from lib.pipeline.deliver_stream import DeliveryResult
+    from lib.pipeline.delivery_result import DeliveryResult
 
 
 class ForwardBatchRequest(Schema):

@@ -46,6 +46,8 @@ class Lease:
     until: datetime | None = None
     tail: LastReceipt = field(default_factory=LastReceipt)
     """The last receipt that the last holder wrote or read. A later receipt may exist."""
+    tail_is_last: bool | None = None
+    """Whether no later receipt exists, as long as nobody holds the lease; None: that is not known."""
     acked_sequence: int = 0
     """The number of the first batch without a receipt, if it was delivered in part."""
     acked_digest: str | None = None

@@ -30,29 +30,30 @@ class Log(NamedTuple):
 
     def to_wire(self) -> bytes:
         """The serialised message, byte for byte as protobuf writes it; UnicodeError if a field is not UTF-8."""
-        self.raw.decode()
-        between = _between(self.data_type, self.data_source, self.timestamp, self.tenant_id)
-        return b"".join((_field(1, self.id.encode()), between, _field(6, self.raw)))
+        log_id, _, _, _, _, raw = self
+        raw.decode()
+        key = log_id.encode()
+        return b"".join((_head(1, len(key)), key, _between(*self[1:5]), _head(6, len(raw)), raw))
 
 
 @lru_cache(maxsize=256)
 def _between(data_type: str, data_source: str, timestamp: str, tenant_id: str) -> bytes:
     """Fields 2 to 5, which all logs of a batch share."""
     texts = (data_type, data_source, timestamp, tenant_id)
-    return b"".join(_field(number, text.encode()) for number, text in enumerate(texts, 2))
+    return b"".join(_head(number, len(text.encode())) + text.encode() for number, text in enumerate(texts, 2))
 
 
-def _field(number: int, value: bytes) -> bytes:
-    """A field's tag, its length as protobuf's varint, and its bytes; nothing for an empty field."""
-    length = len(value)
-    if length < 0x80:
-        return bytes((number << 3 | 2, length)) + value if length else b""
+@lru_cache(maxsize=4096)
+def _head(number: int, length: int) -> bytes:
+    """A field's tag, and the length of its bytes as protobuf's varint; nothing for an empty field."""
+    if not length:
+        return b""
     head = bytearray((number << 3 | 2,))
     while length >= 0x80:
         head.append(length & 0x7F | 0x80)
         length >>= 7
     head.append(length)
-    return bytes(head) + value
+    return bytes(head)
 
 
 def unacceptable(raw: bytes, *, is_object: bool) -> str | None:

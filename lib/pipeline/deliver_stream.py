@@ -23,11 +23,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import count
 from typing import Any
 
 from lib.errors import (
     ConflictError,
-    ConnectorError,
     DamagedError,
     EngineDownError,
     EngineRefusedError,
@@ -39,7 +39,8 @@ from lib.model.lease import Overtaken
 from lib.model.log import Log
 from lib.model.missed import windows_of
 from lib.model.receipt import DELIVERED, OBSERVED, LastReceipt, NotAcknowledged
-from lib.model.stream import ENDPOINTS, Stream
+from lib.model.stream import ENDPOINTS
+from lib.pipeline.delivery_result import DeliveryResult
 from lib.pipeline.estimates import not_delivered
 from lib.pipeline.leftovers import take_up
 from lib.pipeline.outgoing_batch import OutgoingBatch, outgoing_of
@@ -65,26 +66,6 @@ may be a restart, a slow worker, or a lost answer; each takes a minute at most."
 
 MOST_BATCHES = 32
 """The most batches in flight. A store with 150 ms a call settles them within GRACE."""
-
-IDLE = "idle"
-BUSY = "busy"
-FAILED = "failed"
-ENGINE_UNAVAILABLE = "engine_unavailable"
-
-
-@dataclass(slots=True)
-class DeliveryResult:
-    """The result of one call for one stream."""
-
-    stream: Stream
-    outcome: str = IDLE
-    batches: int = 0
-    acked: int = 0
-    """Events that the engine acknowledged."""
-    observed: int = 0
-    pending: int = 0
-    set_aside: int = 0
-    error: ConnectorError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +102,25 @@ class DeliveryContext:
 class StreamDelivery:
     """One stream's batches under one lease."""
 
-    def __init__(self, context: DeliveryContext, result: DeliveryResult, lease: HeldLease, deadline: float) -> None:
-        """`result` is filled during delivery, so that after an error it contains what was done before."""
+    def __init__(
+        self,
+        context: DeliveryContext,
+        result: DeliveryResult,
+        lease: HeldLease,
+        waiting: Sequence[int],
+        deadline: float,
+    ) -> None:
+        """`waiting`: the numbers of waiting batches, in order. Batches between them and after them are looked for.
+
+        `result` is filled during delivery, so that after an error it contains what was done before.
+        """
         self._context = context
         self._state = context.state
         self._result = result
         self._stream = result.stream
         self._lease = lease
+        self._first, self._known = waiting[0], waiting[-1]
+        """The lowest and the highest number that are known to wait."""
         self._deadline = deadline
         self._tail = LastReceipt()
         self._not_acknowledged = NotAcknowledged()
@@ -145,19 +138,38 @@ class StreamDelivery:
         """The number of a damaged batch that ended the round."""
         self._has_more = False
         """Whether the round ended before the last waiting batch, with time left."""
+        self._lists = False
+        """Whether the next round lists what waits: the numbers have a hole, or one is behind the last receipt."""
+        self._is_drained = False
+        """Whether the round came to the end of what waits."""
         self._pace = 0.0
         """The seconds that settling the last batch took."""
 
-    def drain(self) -> None:
-        """Send the waiting batches in order and settle each. Events that cannot be sent become dead letters."""
-        self._tail, _, self._not_acknowledged = self._state.ledger.last(self._stream, self._lease.state.tail)
+    def drain(self) -> bool:
+        """Send the waiting batches in order and settle each. Events that cannot be sent become dead letters.
+
+        Returns whether nothing waits any more. False at the deadline, or if another call took the rest.
+        """
+        told = self._lease.state
+        self._find_tail(is_last=told.tail_is_last is True)
+        # The batch of a receipt that the lease does not know may still exist.
+        self._lists = self._first <= self._tail.sequence or told.tail.sequence < self._tail.sequence
         while self._round():
             pass
+        return self._is_drained
+
+    def _find_tail(self, *, is_last: bool) -> None:
+        known = self._lease.state.tail
+        self._tail, _, self._not_acknowledged = self._state.ledger.last(self._stream, known, is_last=is_last)
+        self._lease.found(self._tail)
 
     def _round(self) -> bool:
         """Send the next batches on one gRPC stream and settle them; whether there is more to do."""
         self._outgoing.clear()
-        self._obstacle, self._has_more = None, False
+        if self._lists:
+            # Before a hole counts as one: a run that was overtaken may have written a receipt later than that.
+            self._find_tail(is_last=False)
+        self._obstacle, self._has_more, self._is_drained = None, False, False
         self._early = set()
         acked = 0
         try:
@@ -197,24 +209,27 @@ class StreamDelivery:
         """The waiting batches' logs in order, read as the engine takes them."""
         place = 0
         expected = self._tail.sequence + 1
-        for waiting in self._state.batches.waiting(self._stream):
+        lists, self._lists = self._lists, False
+        for sequence in self._listed() if lists else count(expected):
             # Leave time to settle the batches that were read. Otherwise a slow store would look like a slow engine.
             if self._context.monotonic() + self._pace * len(self._outgoing) >= self._deadline:
                 return
             if sum(1 for outgoing in self._outgoing if outgoing.logs) >= MOST_BATCHES:
                 self._has_more = True
                 return
-            if waiting.sequence < expected:
-                take_up(self._state, waiting, expected, self._context.now(), self._context.event_fields)
-                continue
             try:
-                outgoing = self._prepare(waiting.sequence, place, expected)
+                outgoing = self._prepare(sequence, place, expected)
             except DamagedError as error:
                 log.warning("%s: %s", self._stream, error)
-                self._obstacle = waiting.sequence
+                self._obstacle = sequence
                 return
             if outgoing is None:
-                return
+                if lists:
+                    return
+                # Nothing more waits, unless a higher number is known to wait: then there is a hole.
+                self._lists = self._has_more = sequence <= self._known
+                self._is_drained = not self._lists
+                break
             self._outgoing.append(outgoing)
             if outgoing.end == 0:
                 # All its logs were acknowledged before, but its receipt could not be written. Settle it before
@@ -222,10 +237,23 @@ class StreamDelivery:
                 self._settle(0)
             yield from outgoing.logs
             place = outgoing.end
-            expected = waiting.sequence + 1
+            expected = sequence + 1
+        else:
+            # All that was listed is under way, and what was stored since follows it.
+            self._known, self._has_more = 0, True
         witness = self._witness()
         if witness is not None:
             yield witness
+
+    def _listed(self) -> Iterator[int]:
+        """The numbers of the waiting batches, in order, from a listing."""
+        expected = self._tail.sequence + 1
+        for waiting in self._state.batches.waiting(self._stream):
+            if waiting.sequence >= expected:
+                yield waiting.sequence
+            else:
+                take_up(self._state, waiting, expected, self._context.now(), self._context.event_fields)
+                self._result.pending -= 1
 
     def _witness(self) -> Log | None:
         """A log that was acknowledged before, to be sent again if all other logs of the round are overtaken ones.
@@ -249,11 +277,12 @@ class StreamDelivery:
         lease, digest = self._lease.state, batch.header.digest
         for log_id, reason in lease.refusals(sequence, digest).items():
             self._refused.setdefault((sequence, log_id), reason)
+        refusal = lambda log_id: self._refused.get((sequence, log_id)) or self._given_up(log_id)  # noqa: E731
         return outgoing_of(
             batch,
             first,
             before=lease.done(sequence, digest, len(batch.items)),
-            refusal=lambda log_id: self._refused.get((sequence, log_id)) or self._given_up(log_id),
+            refusal=refusal if self._refused or lease.overtaken else None,
             event_fields=self._context.event_fields,
         )
 
@@ -299,6 +328,7 @@ class StreamDelivery:
             self._finish(outgoing.batch, outgoing.keys, outgoing.refused)
             self._state.batches.delete(outgoing.batch)
             self._outgoing.popleft()
+            self._result.pending -= 1
             self._pace = self._context.monotonic() - began
             self._result.batches += 1
             if self._context.observes:
@@ -330,6 +360,7 @@ class StreamDelivery:
             except StoreError as error:  # On a full disk the batch is still removed, which frees space.
                 log.warning("%s: batch %d is delivered, but not archived: %s", self._stream, header.sequence, error)
         outcome = self._context.outcome
+        self._lease.in_doubt()
         not_acknowledged = self._not_acknowledged.after(header.events, len(refused), outcome)
         self._tail = self._state.ledger.write(
             header,
@@ -383,6 +414,7 @@ class StreamDelivery:
         # Then another batch gets its number: how far delivery came into this one tells nothing of that one.
         self._lease.replaced(sequence)
         self._state.batches.move_to_dead_letters(self._stream, sequence)
+        self._result.pending -= 1
 
     def _announce(self, sequence: int, reason: str, end: datetime | None, beside: Envelope | None) -> None:
         lost = not_delivered(self._state, self._stream, self._tail)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,14 +11,8 @@ from datetime import timedelta
 from lib.errors import ConflictError, ConnectorError, EngineDownError, EngineRefusedError, EngineSlowError
 from lib.model.clock import day_of, from_text
 from lib.model.stream import Stream
-from lib.pipeline.deliver_stream import (
-    BUSY,
-    ENGINE_UNAVAILABLE,
-    FAILED,
-    DeliveryContext,
-    DeliveryResult,
-    StreamDelivery,
-)
+from lib.pipeline.deliver_stream import DeliveryContext, StreamDelivery
+from lib.pipeline.delivery_result import BUSY, ENGINE_UNAVAILABLE, FAILED, DeliveryResult
 from lib.pipeline.expiry import Expiry
 from lib.pipeline.observe import KEPT as OBSERVED_KEPT
 from lib.pipeline.unexpected import unexpected
@@ -51,15 +44,16 @@ class ForwardBatch:
     ) -> list[DeliveryResult]:
         """Forward the waiting batches of every stream, or of the named ones; one result for each stream.
 
-        `batch` is the number of one that has just been stored, which saves a listing of the named stream's.
+        `batch` is the number of one that has just been stored in the named stream: the batches are not listed then,
+        and where that one is gone nothing is done.
         `deadline` is a monotonic time: no batch is begun after it.
         """
         state = self.context.state
         only = Stream(integration, tenant, kind) if integration and tenant and kind else None
-        if only is not None and batch is not None and state.batches.is_there(only, batch):
-            waiting = Counter([only])
+        if only is not None and batch is not None:
+            waiting = {only: [batch]} if state.batches.is_there(only, batch) else {}
         else:
-            waiting = Counter(found.stream for found in state.batches.waiting(only))
+            waiting = state.batches.numbers(only)
         streams = [
             stream
             for stream in sorted({*state.checkpoints.streams(), *waiting} if only is None else {only})
@@ -67,8 +61,9 @@ class ForwardBatch:
             and tenant in (None, stream.tenant)
             and kind in (None, stream.kind)
         ]
+        deliver = lambda each: self._stream(each, waiting.get(each, []), deadline, is_listed=batch is None)  # noqa: E731
         with ThreadPoolExecutor(self.workers) as pool:
-            results = list(pool.map(lambda stream: self._stream(stream, waiting[stream], deadline), streams))
+            results = list(pool.map(deliver, streams))
         if (integration, tenant, kind) == (None, None, None):
             self._expire(streams, deadline)
         return results
@@ -87,13 +82,14 @@ class ForwardBatch:
         except Exception as error:  # noqa: BLE001 - logged with its trace; what was delivered stands
             unexpected("expiry", error)
 
-    def _stream(self, stream: Stream, waiting: int, deadline: float) -> DeliveryResult:
-        result = DeliveryResult(stream)
-        if waiting == 0:
+    def _stream(self, stream: Stream, waiting: Sequence[int], deadline: float, *, is_listed: bool) -> DeliveryResult:
+        """Deliver what waits in the stream; `is_listed`: `waiting` is all of it, rather than one batch."""
+        result = DeliveryResult(stream, pending=len(waiting))
+        if not waiting:
             return result
-        following = None
+        is_drained = False
         try:
-            following = self._deliver(result, deadline)
+            is_drained = self._deliver(result, waiting, deadline)
         except ConflictError:
             result.outcome = BUSY
         except EngineSlowError as error:
@@ -106,20 +102,22 @@ class ForwardBatch:
             result.outcome, result.error = FAILED, error
         except Exception as error:  # noqa: BLE001 - logged with its trace; the other streams' lines stand
             result.outcome, result.error = FAILED, unexpected(stream, error)
-        if following is None or self.context.state.batches.is_there(stream, following):
-            result.pending = self._pending(stream, waiting)
+        if is_drained:
+            result.pending = 0
+        elif result.pending <= 0 or not is_listed:
+            result.pending = self._pending(stream, len(waiting))
         return result
 
-    def _deliver(self, result: DeliveryResult, deadline: float) -> int | None:
-        """Deliver what waits; where that came to its end, the number that the stream's next batch has."""
+    def _deliver(self, result: DeliveryResult, waiting: Sequence[int], deadline: float) -> bool:
+        """Deliver what waits; whether that came to its end."""
         context, stream = self.context, result.stream
         with held(context.state.store, stream, self.holder(), context.now) as lease:
             if lease is None:
                 result.outcome = BUSY
-                return None
-            StreamDelivery(context, result, lease, deadline).drain()
+                return False
+            is_drained = StreamDelivery(context, result, lease, waiting, deadline).drain()
             self._tidy(stream, lease, deadline)
-            return lease.state.tail.sequence + 1 if context.monotonic() < deadline else None
+            return is_drained
 
     def _tidy(self, stream: Stream, lease: HeldLease, deadline: float) -> None:
         """Once a day: pack the receipts of past days, and remove old ones."""

@@ -76,14 +76,17 @@ def outgoing_of(
     first: int,
     *,
     before: Collection[int],
-    refusal: Callable[[str], str | None],
+    refusal: Callable[[str], str | None] | None,
     event_fields: ReadFields,
 ) -> OutgoingBatch:
-    """The batch, to be sent but for what is done `before`; `refusal` tells why the engine refuses a log of that id."""
+    """The batch, to be sent but for what is done `before`.
+
+    `refusal` tells why the engine refuses a log of that id; None: it refuses none.
+    """
     outgoing = OutgoingBatch(batch, first)
     for place, (raw, made, is_object) in enumerate(logs_of(batch, event_fields)):
         outgoing.keys.append(made.id[:KEY_LENGTH])
-        reason = refusal(made.id) or unacceptable(raw, is_object=is_object)
+        reason = (refusal(made.id) if refusal else None) or unacceptable(raw, is_object=is_object)
         if reason is None and len(raw) > MAX_LOG_BYTES // 2 and made.wire_size() > MAX_LOG_BYTES:
             reason = f"{made.wire_size()} bytes; the engine takes {MAX_LOG_BYTES}"
         if reason is not None:

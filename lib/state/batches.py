@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from hashlib import sha256
 
 from lib.errors import ConflictError, DamagedError
@@ -130,6 +131,13 @@ class Batches:
             if waiting is not None:
                 yield waiting
 
+    def numbers(self, stream: Stream | None = None) -> dict[Stream, list[int]]:
+        """The numbers of the batches that wait, in order, by stream."""
+        found: dict[Stream, list[int]] = {}
+        for waiting in self.waiting(stream):
+            found.setdefault(waiting.stream, []).append(waiting.sequence)
+        return found
+
     def move_to_dead_letters(self, stream: Stream, sequence: int) -> None:
         """Move a damaged batch to `dead/`.
 
@@ -197,4 +205,8 @@ def waiting_of(entry: Entry) -> Waiting | None:
 def batch_of(key: str) -> tuple[Stream, int] | None:
     """The stream and number in a batch's key; None for any other key."""
     match = _BATCH.fullmatch(key)
-    return (stream_of(match[1]), int(match[2])) if match else None
+    return (_stream_of(match[1]), int(match[2])) if match else None
+
+
+_stream_of = lru_cache(maxsize=4096)(stream_of)
+"""A listing names each stream as often as it has batches."""

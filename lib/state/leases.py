@@ -30,7 +30,8 @@ PREFIX = "leases/"
 MOST_PARTS = 500
 """The batches with partial progress that a lease records. Further ones are sent again from their beginning."""
 _NOTHING_ACKED: Mapping[str, Any] = {"acked_sequence": 0, "acked_digest": None, "acked": 0, "refused": {}}
-LEASE = Codec(Lease, "a lease", later=("refused", "refused_in_a_row", "acked_digest", "parts", "overtaken", "tidied"))
+LATER = ("tail_is_last", "refused", "refused_in_a_row", "acked_digest", "parts", "overtaken", "tidied")
+LEASE = Codec(Lease, "a lease", later=LATER)
 
 
 def lease_key(stream: Stream) -> str:
@@ -66,9 +67,21 @@ class HeldLease:
         """The lease's content, including progress that is not written yet."""
         return self._state
 
+    def found(self, tail: LastReceipt) -> None:
+        """Keep which receipt the ledger ends with."""
+        self._note(tail=tail, tail_is_last=True)
+
+    def in_doubt(self) -> None:
+        """Keep that a receipt is being written: where nobody hears how that ended, the ledger has to be listed."""
+        self._note(tail_is_last=None)
+
     def delivered(self, tail: LastReceipt, refused: Collection[str]) -> None:
-        """Record that a batch is settled up to the receipt `tail`, with the refused logs in `dead/`."""
-        self._note(tail=tail, **_NOTHING_ACKED, parts=self._parts_after(tail.sequence))
+        """Record that a batch is settled up to the receipt `tail`, with the refused logs in `dead/`.
+
+        The next renewal writes it, or the release at the end, as with all that is recorded here.
+        """
+        self.found(tail)
+        self._note(**_NOTHING_ACKED, parts=self._parts_after(tail.sequence))
         self.overtaken({key: each for key, each in (self._state.overtaken or {}).items() if key not in refused})
 
     def delivered_in_part(
@@ -168,7 +181,9 @@ def held(store: ObjectStore, stream: Stream, holder: str, now: Callable[[], date
     if state.is_held(now()):
         yield None
         return
-    taken = replace(state, holder=holder, until=now() + TERM)
+    # Who did not give it back may have died behind a receipt that the lease does not tell of.
+    is_last = state.tail_is_last if state.holder is None else None
+    taken = replace(state, holder=holder, until=now() + TERM, tail_is_last=is_last)
     try:
         generation = store.write(lease_key(stream), LEASE.encode(taken), expected=present)
     except ConflictError:

@@ -93,9 +93,14 @@ class Ledger:
         """The stream's last receipt, searched from the receipt `known` on."""
         return self.last(stream, known)[0]
 
-    def last(self, stream: Stream, known: LastReceipt) -> tuple[LastReceipt, str | None, NotAcknowledged]:
-        """The stream's last receipt, when its batch was acknowledged (text), and what was never acknowledged so far."""
-        tail, receipt = self._newest(stream, known)
+    def last(
+        self, stream: Stream, known: LastReceipt, *, is_last: bool = False
+    ) -> tuple[LastReceipt, str | None, NotAcknowledged]:
+        """The stream's last receipt, when its batch was acknowledged (text), and what was never acknowledged so far.
+
+        `is_last`: none follows the known one, which saves a listing.
+        """
+        tail, receipt = self._newest(stream, known, is_last=is_last)
         if receipt is None:
             return tail, None, self._not_acknowledged(stream) if tail.key else NotAcknowledged()
         if receipt.set_aside_total is None or receipt.observed_total is None:
@@ -115,8 +120,8 @@ class Ledger:
                     total = total.after(receipt.events, receipt.set_aside, receipt.outcome)
         return total
 
-    def _newest(self, stream: Stream, known: LastReceipt) -> tuple[LastReceipt, Receipt | None]:
-        newest = last_of(self._store.list(f"ledger/{stream.path}/", after=known.key))
+    def _newest(self, stream: Stream, known: LastReceipt, *, is_last: bool) -> tuple[LastReceipt, Receipt | None]:
+        newest = None if is_last else last_of(self._store.list(f"ledger/{stream.path}/", after=known.key))
         key = newest.key if newest else known.key
         stored = self._store.read(key) if key else None
         if stored is None and known.key:

@@ -185,7 +185,7 @@ class DirectoryStore:
                 continue
             with suppress(FileNotFoundError):
                 # The status is read now, not with the listing: the object may have been replaced or removed since.
-                status = Path(entry.path).stat()
+                status = os.stat(entry.path)  # noqa: PTH116 - without a path object for each of 60,000 entries
                 updated = datetime.fromtimestamp(status.st_mtime, UTC)
                 yield Entry(key, status.st_mtime_ns, status.st_size, updated)
 

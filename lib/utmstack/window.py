@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from lib.grpc_stream import framed
 from lib.model.log import Log
@@ -12,9 +13,8 @@ LARGE = 64 * 1024
 """Bytes. No engine refuses a smaller log for its size; RESOURCE_EXHAUSTED for one means that the engine is full."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A log that is read but not settled."""
+class Entry(NamedTuple):
+    """A log that is read but not settled; a tuple, as logs are."""
 
     number: int
     """The log's number in the delivery, from 1."""
@@ -141,12 +141,18 @@ class Window:
             flight.odd_id = log_id
             return False
         flight.acks += 1
-        self._early.add(entry.number)
-        while self.settled + 1 in self._early:
-            self.settled += 1
-            self._early.remove(self.settled)
-            self._bytes -= self._entries.pop(self.settled).size
+        if entry.number != self.settled + 1:
+            self._early.add(entry.number)
+            return True
+        self._settle()
+        while self._early and self.settled + 1 in self._early:
+            self._early.remove(self.settled + 1)
+            self._settle()
         return True
+
+    def _settle(self) -> None:
+        self.settled += 1
+        self._bytes -= self._entries.pop(self.settled).size
 
     def small(self) -> int:
         """The number of the first small log after the oldest one; 0 if none can be read now."""

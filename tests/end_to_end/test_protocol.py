@@ -40,20 +40,22 @@ ENGINE_FAULTS = [
     {"twice": "1"},
     {"shuffle": "4"},
 ]
+FORWARD = [
+    "",
+    "",
+    "write leases/",
+    "ack ",
+    "write cursors/",
+    "write ledger/",
+    "write archive/",
+    "delete batches/",
+    "delete archive/",
+    "delete ledger/",
+]
 CHANGES = {
     "fetch": ["", "write batches/", "write cursors/"],
-    "forward": [
-        "",
-        "",
-        "write leases/",
-        "ack ",
-        "write cursors/",
-        "write ledger/",
-        "write archive/",
-        "delete batches/",
-        "delete archive/",
-        "delete ledger/",
-    ],
+    "forward": FORWARD,
+    "event": FORWARD,
     "reconcile": ["", "write batches/", "write cursors/"],
 }
 """Where each call is killed, if it is."""
@@ -61,7 +63,7 @@ LIVES = st.lists(
     st.sampled_from(
         [(step, call, after) for step, calls in CHANGES.items() for call in calls for after in (True, False)]
     )
-    | st.sampled_from([("fetch", "write batches/", True), ("forward", "", False)]),
+    | st.sampled_from([("fetch", "write batches/", True), ("forward", "", False), ("event", "", False)]),
     max_size=10,
 )
 REFUSAL_FAULTS = st.sampled_from([{}, {"hang_up_after": "3"}, {"abort_after": "1"}])
@@ -109,10 +111,10 @@ class Protocol(RuleBasedStateMachine):
             calls_per_minute=100_000,
         )
 
-    @rule(count=COUNTS)
-    def tick(self, count: int) -> None:
+    @rule(count=COUNTS, step=st.sampled_from(["forward", "event"]))
+    def tick(self, count: int, step: str) -> None:
         self.central.emit(count)
-        live(self.life())
+        live(replace(self.life(), steps=["fetch", step]))
 
     @rule(count=COUNTS)
     def two_at_once(self, count: int) -> None:
@@ -142,6 +144,21 @@ class Protocol(RuleBasedStateMachine):
             self.ahead += LEASE_SECONDS
         self.engine.faults = {}
         live(self.life())
+
+    @rule(count=st.integers(1, 60), again=st.booleans(), step=st.sampled_from(["forward", "event"]))
+    def an_overtaken_run_writes_a_receipt_late(self, count: int, *, again: bool, step: str) -> None:
+        """The lease that was given back does not tell of it; the run dies before it removes the batch, or after."""
+        live(self.life())
+        leases = {path: path.read_bytes() for path in Path(self.store).glob("leases/*/*/*.json")}
+        self.central.emit(count)
+        self.is_calm = False
+        live(replace(self.life(), steps=["fetch"]))
+        batches = {path: path.read_bytes() for path in Path(self.store).glob("batches/*/*/*/*.ndjson")}
+        live(replace(self.life(), steps=["forward"]))
+        for path, body in {**leases, **(batches if again else {})}.items():
+            path.write_bytes(body)
+        self.central.emit(count)
+        live(replace(self.life(), steps=["fetch", step]))
 
     @rule(count=st.integers(1, 60), forwards=st.booleans())
     def a_batch_is_damaged_before_its_cursor_moved(self, count: int, *, forwards: bool) -> None:

@@ -26,6 +26,7 @@ from lib.model.page import DevicePage, Page, Tenant, Whoami
 from lib.model.rate_policy import PUBLISHED
 from lib.parts import Parts, connect_sophos, open_store
 from lib.sophos.client import Central
+from lib.state.state import State
 from lib.store.base import Entry, ObjectStore, Stored
 from lib.utmstack.engine import Engine
 
@@ -47,7 +48,7 @@ class Life:
     after: bool = False
     """Killed right after the call, else right before."""
     steps: Sequence[str] = ("fetch", "forward")
-    """What it does, in order: `fetch`, `forward`, `reconcile`."""
+    """What it does, in order: `fetch`, `forward`, `event` (each stream's newest batch is told of), `reconcile`."""
     dies_at_call: str = ""
     """Killed at the first call whose name begins so."""
     kills: bool = True
@@ -216,6 +217,10 @@ def live(life: Life) -> tuple[list[str], list[dict[str, Any]]]:
             found += answers.fetched(app.fetch_page.run(deadline=time.monotonic() + 60))["results"]
         elif step == "forward":
             found += answers.delivered(app.forward_batch.run(deadline=time.monotonic() + 60))
+        elif step == "event":
+            newest = {each.stream: each.entry.key for each in State.of(open_store(config.store)).batches.waiting()}
+            for key in newest.values():
+                found += answers.delivered(app.forward_object(key))
         else:
             app.reconcile_all()
     engine.close()

@@ -68,4 +68,7 @@ def test_a_tick_costs_the_operations_that_the_documents_say(gcs: FakeGcs, hosted
     gcs.calls.clear()
     names, outcomes = deliver(gcs, hosted)
     assert (len(names), outcomes) == (5, ["delivered"])
-    assert gcs.calls == {"list": 2, "get": 7 + 6, "upload": 2 + 3, "delete": 1}
+    assert gcs.calls == {"get": 7 + 6, "upload": 2 + 3, "delete": 1}
+    gcs.calls.clear()
+    answer = hosted.function("forward-batch").call(*event({"name": names[0], "bucket": "again", "generation": 1}))
+    assert (answer.status, gcs.calls) == (200, {"get": 1})

@@ -20,7 +20,9 @@ from lib.parts import open_store
 from lib.pipeline.deliver_stream import MOST_BATCHES, OVERTAKEN_CALLS, REFUSALS
 from lib.state import leases, receipts
 from lib.state.leases import lease_key
+from lib.store.base import ObjectStore
 from lib.store.directory import DirectoryStore
+from tests.audited import audit
 from tests.fakes.gcs import Call, FakeGcs, Reply
 from tests.fakes.picky import PickyEngine
 from tests.pipeline.test_faults import Connector
@@ -36,6 +38,19 @@ class Failing(Broken):
     def _touch(self, what: str, key: str) -> None:
         if self._breaks(what, key):
             raise StoreError(f"{what} {key}")
+
+
+class Deaf(Broken):
+    """A store that writes receipts, but whose answer does not arrive."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        super().__init__(store, lambda _, __: False)
+
+    def write(self, key: str, body: bytes, *, expected: int) -> int:
+        generation = super().write(key, body, expected=expected)
+        if key.startswith("ledger/"):
+            raise StoreError(f"no answer: {key}")
+        return generation
 
 
 @pytest.fixture
@@ -194,6 +209,87 @@ def test_a_batch_that_gets_a_buried_ones_number_is_sent_whole(works: Connector) 
         works.tick()
         works.forward()
         assert arrived(works) == works.central.ids(works.central.default_tenant)
+
+
+def news(works: Connector, size: int) -> int:
+    """The number of a new batch with so many events."""
+    batches(works, size)
+    return [waiting.sequence for waiting in works.state.batches.waiting()][-1]
+
+
+def forward_event(works: Connector, number: int) -> dict[str, Any]:
+    """What forward-batch says of the event of that batch, of the only stream."""
+    (stream,) = works.state.checkpoints.streams()
+    named = {"integration": stream.integration, "tenant": stream.tenant, "kind": stream.kind}
+    (line,) = works.forward(**named, batch=number)
+    return line
+
+
+def holds(works: Connector) -> None:
+    """Nothing is missing, nothing is claimed to be, and the chain of receipts is whole."""
+    assert list(dict.fromkeys(arrived(works))) == works.central.ids(works.central.default_tenant)
+    assert not list(works.state.gaps.all())
+    assert audit(works.state)["ok"]
+    assert not list(works.state.batches.waiting())
+
+
+@pytest.mark.parametrize("is_removed", [True, False])
+def test_a_receipt_that_an_overtaken_run_writes_late_is_found(works: Connector, *, is_removed: bool) -> None:
+    """The lease was given back and does not tell of it; the run removed the batch, or died before that."""
+    with works.engine:
+        forward_event(works, news(works, 2))
+        (lease,) = (works.folder / "store/leases").rglob("*.json")
+        given_back = lease.read_bytes()
+        second = news(works, 3)
+        (path,) = (works.folder / "store/batches").rglob("*.ndjson")
+        batch = path.read_bytes()
+        forward_event(works, second)
+        lease.write_bytes(given_back)
+        if not is_removed:
+            path.write_bytes(batch)
+        third = news(works, 4)
+        outcomes = [forward_event(works, third)["outcome"] for _ in range(1 if is_removed else 2)]
+        assert outcomes == (["delivered"] if is_removed else ["busy", "delivered"])
+        assert len(arrived(works)) == 9 or not is_removed
+        holds(works)
+
+
+def test_a_receipt_whose_answer_is_lost_has_nothing_sent_again(works: Connector) -> None:
+    with works.engine:
+        forward_event(works, news(works, 2))
+        number = news(works, 3)
+        parts = replace(works.app.parts, store=lambda location: Deaf(open_store(location)))
+        works.app = App(lambda: works.config, parts)
+        assert forward_event(works, number)["outcome"] == "failed"
+        break_store(works, lambda _, __: False)
+        forward_event(works, number)
+        assert len(arrived(works)) == 5
+        holds(works)
+
+
+def test_an_event_leads_over_a_hole_to_what_waits_behind_it(works: Connector) -> None:
+    with works.engine:
+        first, second, third, _ = (news(works, size) for size in (1, 2, 3, 4))
+        (path,) = (works.folder / "store/batches").rglob(f"*{second}.ndjson")
+        path.unlink()
+        line = forward_event(works, third)
+        assert (line["outcome"], line["batches"], line["pending"]) == ("delivered", 3 + 1, 0)
+        (gap,) = works.state.gaps.all()
+        assert (gap.sequence, gap.reason) == (second, "batch_missing")
+        assert first < second
+
+
+def test_an_event_of_a_batch_that_was_stored_again_behind_its_receipt_removes_it(works: Connector) -> None:
+    with works.engine:
+        number = news(works, 2)
+        (path,) = (works.folder / "store/batches").rglob("*.ndjson")
+        batch = path.read_bytes()
+        forward_event(works, number)
+        path.write_bytes(batch)
+        line = forward_event(works, number)
+        assert (line["acked"], line["pending"]) == (0, 0)
+        assert len(arrived(works)) == 2
+        holds(works)
 
 
 def stuck(works: Connector, native: str, way: str) -> PickyEngine:

@@ -84,13 +84,13 @@ class Connector:
         }
         return found
 
-    def forward(self) -> list[Line]:
-        """What forward-batch says; the engine answers in real time."""
+    def forward(self, **named: Any) -> list[Line]:
+        """What forward-batch says of all streams, or of what is named; the engine answers in real time."""
         use_case = self.app.forward_batch
         engine = Engine(f"unix:{self.folder}/e", ack_timeout=0.3)
         context = replace(use_case.context, engine=engine, monotonic=time.monotonic)
         try:
-            return answers.delivered(replace(use_case, context=context).run(deadline=time.monotonic() + 20))
+            return answers.delivered(replace(use_case, context=context).run(**named, deadline=time.monotonic() + 20))
         finally:
             engine.close()
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from emulator.central import CentralServer
 from emulator.engine import StandInEngine
 from lib.errors import ConflictError
@@ -14,7 +16,7 @@ from lib.model.lease import TERM
 from lib.model.stream import Stream
 from lib.state.leases import LEASE, lease_key, lease_of
 from lib.state.state import State
-from tests.fakes.dying import Life, live
+from tests.fakes.dying import Died, Life, live
 from tests.site import site, until
 
 EVENTS = 1000
@@ -35,6 +37,24 @@ def test_a_forwarder_whose_clock_is_ahead_keeps_its_lease(tmp_path: Path) -> Non
             assert ahead.result()[1][-1]["outcome"] == "delivered"
         ids = [json.loads(log.raw)["id"] for log in engine.received]
         assert ids == central.ids(central.default_tenant)
+
+
+@pytest.mark.parametrize(
+    ("call", "after"), [("write ledger/", True), ("delete batches/", False), ("write leases/", False)]
+)
+def test_what_has_a_receipt_is_not_sent_again_after_a_kill(tmp_path: Path, call: str, *, after: bool) -> None:
+    """The dead holder's lease does not tell of the receipt."""
+    with CentralServer() as central, StandInEngine(tmp_path / "s") as engine:
+        life = Life(str(tmp_path / "store"), str(engine.socket), central.url, kills=False)
+        for ahead in (0.0, 1.0):
+            central.emit(5)
+            live(replace(life, ahead=ahead, steps=["fetch", "event"]))
+        central.emit(5)
+        live(replace(life, ahead=2.0, steps=["fetch"]))
+        with suppress(Died):
+            live(replace(life, ahead=2.0, steps=["event"], dies_at_call=call, after=after))
+        live(replace(life, ahead=20.0, steps=["event", "forward"]))
+        assert [json.loads(log.raw)["id"] for log in engine.received] == central.ids(central.default_tenant)
 
 
 def test_a_forwarder_that_has_lost_its_lease_stops_sending() -> None:

@@ -17,7 +17,7 @@ from infra import stage
 from lib import telemetry
 from lib.config import environment
 from lib.config.schema import ConfigSchema
-from lib.pipeline import deliver_stream, read_result
+from lib.pipeline import delivery_result, read_result
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
 MODULES = (INFRA, INFRA / "connector")
@@ -185,6 +185,6 @@ def test_metrics_read_what_the_functions_log(monkeypatch: pytest.MonkeyPatch) ->
     assert set(re.findall(r"\w{4,}", outcomes)) == {
         read_result.FAILED,
         read_result.PAUSED,
-        deliver_stream.ENGINE_UNAVAILABLE,
+        delivery_result.ENGINE_UNAVAILABLE,
     }
-    assert read_result.FAILED == deliver_stream.FAILED
+    assert read_result.FAILED == delivery_result.FAILED

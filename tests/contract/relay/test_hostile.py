@@ -24,8 +24,9 @@ from hypothesis import strategies as st
 
 from emulator.engine import StandInEngine
 from emulator.relay import Relay
-from emulator.relay.caller import HEALTH, STREAM_WINDOW, _Health
+from emulator.relay.caller import HEALTH, _Health
 from emulator.relay.http2 import INPUT
+from emulator.relay.stream import STREAM_WINDOW
 from tests.fakes.authority import Authority
 from tests.fakes.raw_http2 import RawCaller, RawEngine
 from tests.fakes.relay import PATIENCE, TOKEN, Open, caller, delivers, field, relay, status, stream
@@ -322,10 +323,80 @@ def test_what_a_refused_stream_goes_on_sending_takes_no_room_from_others(
             assert raw.refusal() == b"8", sent
         raw.h2.reset_stream(1, h2.errors.ErrorCodes.CANCEL)
         raw.ask(2001, AUTHORIZED)
-        raw.tell(2001, framed(field(1, b"still-ok")))
+        raw.tell(2001, framed(field(1, b"still-ok")) + bytes(3))
         assert raw.hear(h2.events.DataReceived)
-        inbound = next(iter(relayed._callers)).h2._inbound_flow_control_window_manager
+        (connection,) = relayed._callers
+        inbound = connection.h2._inbound_flow_control_window_manager
         until(lambda: inbound.current_window_size + inbound._bytes_processed == inbound.max_window_size, "all room")
+        raw.h2.reset_stream(2001, h2.errors.ErrorCodes.CANCEL)
+        raw.flush()
+        passed = 5 + 100_000 + len(framed(field(1, b"still-ok"))) + 3
+        until(lambda: connection._window._passed == passed, "what was held is given back too")
+
+
+def test_a_caller_that_sends_more_than_its_window_is_hung_up_on(
+    folder: Path, authority: Authority, server: tuple[Path, Path], tokens: Path, engine: StandInEngine
+) -> None:
+    with (
+        relay(folder, server, tokens=tokens, bytes_in_flight=1, streams=1) as relayed,
+        closing(RawCaller(relayed.port, authority.ca)) as raw,
+    ):
+        engine.faults["silent_after"] = "0"  # so that the first message is in flight, and nothing else is passed on
+        raw.hear(h2.events.RemoteSettingsChanged)
+        raw.ask(1, AUTHORIZED)
+        raw.flush()
+        most = STREAM_WINDOW - 10 * len(framed(field(1, b"0")))
+        raw.send(b"".join(frames.DataFrame(1, framed(field(1, b"%d" % number))).serialize() for number in range(10)))
+        raw.send(b"".join(frames.DataFrame(1, bytes(16_384)).serialize() for _ in range(most // 16_384)))
+        raw.send(frames.DataFrame(1, bytes(most % 16_384)).serialize())
+        until(lambda: len(relayed.gate.streams) == 1, "the stream")
+        raw.h2.ping(b"answered")
+        raw.flush()
+        assert raw.hear(h2.events.PingAckReceived), "so much is allowed"
+        raw.send(frames.DataFrame(1, bytes(20)).serialize())
+        told = raw.hear(h2.events.ConnectionTerminated)
+        assert isinstance(told, h2.events.ConnectionTerminated)
+        assert told.error_code == h2.errors.ErrorCodes.FLOW_CONTROL_ERROR
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (b"\0\0\1\0\x08\0\0\0\1\x05", "PROTOCOL_ERROR"),  # five bytes of padding in a frame of one
+        (b"\0\0\0\0\x08\0\0\0\1", "PROTOCOL_ERROR"),
+        (frames.HeadersFrame(3, b"").serialize() + frames.DataFrame(1, b"within").serialize(), "PROTOCOL_ERROR"),
+    ],
+    ids=["padding alone", "no padding", "within headers"],
+)
+def test_data_that_is_none_ends_its_connection(relayed: Relay, authority: Authority, sent: bytes, code: str) -> None:
+    with closing(RawCaller(relayed.port, authority.ca)) as raw:
+        raw.hear(h2.events.RemoteSettingsChanged)
+        raw.ask(1, AUTHORIZED)
+        raw.tell(1, framed(field(1, b"first")))
+        assert raw.hear(h2.events.DataReceived)
+        raw.send(sent)
+        told = raw.hear(h2.events.ConnectionTerminated)
+        assert isinstance(told, h2.events.ConnectionTerminated)
+        assert told.error_code == h2.errors.ErrorCodes[code]
+
+
+def test_padded_data_and_an_end_with_data_are_passed_on_and_data_after_the_end_is_refused(
+    relayed: Relay, authority: Authority, engine: StandInEngine
+) -> None:
+    with closing(RawCaller(relayed.port, authority.ca)) as raw:
+        raw.hear(h2.events.RemoteSettingsChanged)
+        raw.ask(1, AUTHORIZED)
+        raw.flush()
+        raw.send(frames.DataFrame(1, framed(field(1, b"padded")), pad_length=200, flags=["PADDED"]).serialize())
+        raw.send(frames.DataFrame(1, framed(field(1, b"last")), flags=["END_STREAM"]).serialize())
+        assert raw.hear(h2.events.StreamEnded)
+        assert [log.id for log in engine.received] == ["padded", "last"]
+        raw.send(frames.DataFrame(1, framed(field(1, b"late"))).serialize())
+        raw.h2.ping(b"answered")
+        with suppress(OSError):
+            raw.flush()
+            raw.hear(h2.events.PingAckReceived)
+        assert [log.id for log in engine.received] == ["padded", "last"]
 
 
 def test_acknowledgements_wait_for_a_caller_with_a_small_window_and_go_on_once_it_has_room(
