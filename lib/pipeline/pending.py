@@ -40,10 +40,11 @@ class PendingBytes:
         """Whether at least `most` bytes wait."""
         with self._listing:
             if self._is_old(most):
+                began, stored = self._monotonic(), self._stored
+                listed = sum(waiting.entry.size for waiting in batches.waiting())
+                # Only now: if the listing fails, the next call lists again.
                 with self._counting:
-                    self._stored = 0
-                self._listed_at = self._monotonic()
-                self._listed = sum(waiting.entry.size for waiting in batches.waiting())
+                    self._listed_at, self._listed, self._stored = began, listed, self._stored - stored
             return self.counted >= most
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from lib.errors import StoreError
 from lib.pipeline.pending import LISTED_CLOSE_SECONDS, LISTED_SECONDS, PendingBytes, Room
 from lib.state.batches import Batches
 from lib.store.base import ABSENT, Entry
@@ -13,11 +14,14 @@ from tests.fakes.memory_store import MemoryStore
 
 
 class Store(MemoryStore):
-    """Counts the listings."""
+    """Counts the listings, which may fail."""
 
     listings = 0
+    fails = False
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
+        if self.fails:
+            raise StoreError("no listing")
         self.listings += 1
         return super().list(prefix, after=after)
 
@@ -88,6 +92,17 @@ def test_what_others_store_is_seen_in_time(waiting: Waiting, size: int, seconds:
     assert not waiting.reach(1_000)
     assert waiting.store.listings == listings
     waiting.now += 1
+    assert waiting.reach(1_000)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_after_a_listing_that_fails_nothing_counts_as_delivered(waiting: Waiting, *, is_first: bool) -> None:
+    assert is_first or not waiting.reach(1_000)
+    waiting.put(1_000)
+    waiting.store.fails = True
+    with pytest.raises(StoreError):
+        waiting.reach(1_000)
+    waiting.store.fails = False
     assert waiting.reach(1_000)
 
 
