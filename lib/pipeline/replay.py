@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from lib.errors import DamagedError, LogRefusedError, NotFoundError
-from lib.model.clock import day_of
+from lib.model.clock import day_before
 from lib.model.log import MAX_LOG_BYTES, Log, unacceptable
 from lib.model.stream import Stream
 from lib.pipeline.observe import Observations
@@ -66,7 +66,8 @@ class Replay:
         letters = list(self._dead_letters(since, damaged))
         batches: Iterator[StoredBatch] = iter(())
         if not only_dead_letters:
-            archived = self._archived(damaged, since=day_of(since) if since else "")
+            # Batches are filed by Sophos's clock, and this machine's may be ahead by a midnight.
+            archived = self._archived(damaged, since=day_before(since) if since else "")
             batches = (batch for batch in archived if since is None or batch.header.fetched_at >= since)
         report = self._sent(batches, damaged, on_batch, without={log.id for _, logs in letters for log in logs})
         count, acked, refused = report.batches, report.acked, report.refused

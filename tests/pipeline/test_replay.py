@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,17 @@ def test_kept_batches_are_sent_again_as_they_were() -> None:
         assert found.command("replay", "--batch", name)["acked"] == 500
         assert len(found.engine.received) == 3500
         assert [line["outcome"] for line in found.results("forward-batch")] == ["idle"]
+
+
+def test_what_was_fetched_since_then_is_sent_again_though_it_is_filed_a_day_earlier() -> None:
+    """Batches are filed by Sophos's clock, and are chosen by this machine's, which may have passed midnight."""
+    with site(archive="7d") as found:
+        found.central.emit(3)
+        read(found)
+        (path,) = kept(found)
+        before = path.parent.with_name(str(date.fromisoformat(path.parent.name) - timedelta(days=1)))
+        path.parent.rename(before)
+        assert found.command("replay", "--since", "5m")["acked"] == 3
 
 
 @pytest.mark.parametrize("body", [b"x", gzip.compress(b"{}\n", mtime=0)])
