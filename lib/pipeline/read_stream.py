@@ -162,7 +162,7 @@ class StreamReader:
             self._failed(error)
 
     def _healed(self, saved: SavedCheckpoint) -> SavedCheckpoint:
-        """Rule 3: if a crash left a batch that the checkpoint has not passed, adopt it without asking Sophos again."""
+        """If a crash left a batch that the checkpoint has not passed, adopt it without asking Sophos again."""
         sequence = saved.checkpoint.sequence
         try:
             batch = self._state.batches.read(self._stream, sequence)
@@ -263,12 +263,12 @@ class StreamReader:
     def _ask(self) -> tuple[Read, str | None]:
         """The next page with its items, and the cursor it was read with."""
         checkpoint = self._saved.checkpoint
-        if checkpoint.cursor is not None:
-            cursor = checkpoint.cursor
+        if (cursor := checkpoint.cursor) is not None:
             try:
                 return self._ahead.take(cursor) or self._asking(cursor, None, self._excluded(cursor))(), cursor
             except CursorRefusedError as error:
                 log.warning("%s: %s; reading continues from the oldest time that Sophos serves", self._stream, error)
+                self._in_run = False
         # After a refused cursor, everything that Sophos still has is read again. Duplicates are dropped by id.
         lookback = self._settings.lookback if checkpoint.as_of is None else HORIZON
         start = self._integration.start(lookback, self._context.now, deadline=self._deadline)
