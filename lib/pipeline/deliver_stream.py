@@ -221,7 +221,8 @@ class StreamDelivery:
                 outgoing = self._prepare(sequence, place, expected)
             except DamagedError as error:
                 log.warning("%s: %s", self._stream, error)
-                self._obstacle = sequence
+                # The gap's event, and whatever else waits, follows the hole that this batch leaves.
+                self._obstacle, self._known = sequence, max(self._known, sequence)
                 return
             if outgoing is None:
                 if lists:
@@ -239,8 +240,9 @@ class StreamDelivery:
             place = outgoing.end
             expected = sequence + 1
         else:
-            # All listed batches are in flight. Batches stored since the listing follow them.
-            self._known, self._has_more = 0, True
+            # All listed batches are in flight. Batches stored since the listing follow the last one. If the engine
+            # refuses a log, the next round sends the listed ones again, and they may follow a hole.
+            self._known, self._has_more = expected - 1, True
         witness = self._witness()
         if witness is not None:
             yield witness
@@ -408,6 +410,8 @@ class StreamDelivery:
 
     def _move_to_dead_letters(self, sequence: int) -> None:
         """Move a damaged batch to `dead/`. The stream continues with the next batch."""
+        if not self._state.batches.is_damaged(self._stream, sequence):
+            return  # fetch-page has moved it, and may have stored the page again under the number.
         if self._state.checkpoints.read(self._stream).checkpoint.sequence > sequence:
             self._announce(sequence, BATCH_DAMAGED, None, None)
         # Otherwise nothing is lost: the cursor has not moved, and fetch-page asks for the same page again.

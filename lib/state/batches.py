@@ -26,7 +26,7 @@ from lib.model.batch import Header, archive_key, batch_key
 from lib.model.stream import Stream, stream_of
 from lib.state.codec import Codec
 from lib.state.dead_letters import copy_to_dead
-from lib.store.base import ABSENT, Entry, ObjectStore
+from lib.store.base import ABSENT, Entry, ObjectStore, Stored
 
 STREAM = {"integration": "integration", "tenant": "tenant", "kind": "kind"}
 HEADER_PARTS = {
@@ -106,16 +106,19 @@ class Batches:
     def read(self, stream: Stream, sequence: int) -> StoredBatch | None:
         """The batch, or None; DamagedError if the object differs from what was written."""
         stored = self._store.read(batch_key(stream, sequence))
-        if stored is None:
-            return None
-        header, items = from_body(stored.body)
-        if (header.stream, header.sequence) != (stream, sequence):
-            raise DamagedError(f"batch {sequence} of {stream} holds another batch")
-        return StoredBatch(header, items, stored.generation)
+        return None if stored is None else _read(stored, stream, sequence)
 
     def is_there(self, stream: Stream, sequence: int) -> bool:
         """Whether the batch exists. This reads it: a bucket bills a read at a tenth of a listing."""
         return self._store.read(batch_key(stream, sequence)) is not None
+
+    def is_damaged(self, stream: Stream, sequence: int) -> bool:
+        """Whether the batch exists and differs from what was written."""
+        try:
+            self.read(stream, sequence)
+        except DamagedError:
+            return True
+        return False
 
     def create(self, header: Header, items: Sequence[bytes]) -> tuple[Header, int]:
         """Store the batch; returns its completed header and its size. ConflictError if its number is taken."""
@@ -139,14 +142,18 @@ class Batches:
         return found
 
     def move_to_dead_letters(self, stream: Stream, sequence: int) -> None:
-        """Move a damaged batch to `dead/`.
+        """Move a damaged batch to `dead/`. Does nothing if another run has replaced it with a readable one.
 
         The copy is written before the batch is removed. A crash between the two leaves both. The next run finds the
         same copy there, and removes the batch.
         """
         key = batch_key(stream, sequence)
         stored = self._store.read(key)
-        if stored is not None:
+        if stored is None:
+            return
+        try:
+            _read(stored, stream, sequence)
+        except DamagedError:
             copy_to_dead(self._store, key, stored.body)
             self._store.delete(key, expected=stored.generation)
 
@@ -194,6 +201,13 @@ class Batches:
         except ConflictError:
             # Another run removed or replaced it after the receipt was written. The next listing shows which.
             return
+
+
+def _read(stored: Stored, stream: Stream, sequence: int) -> StoredBatch:
+    header, items = from_body(stored.body)
+    if (header.stream, header.sequence) != (stream, sequence):
+        raise DamagedError(f"batch {sequence} of {stream} holds another batch")
+    return StoredBatch(header, items, stored.generation)
 
 
 def waiting_of(entry: Entry) -> Waiting | None:

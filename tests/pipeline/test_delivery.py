@@ -20,7 +20,7 @@ from lib.parts import open_store
 from lib.pipeline.deliver_stream import MOST_BATCHES, OVERTAKEN_CALLS, REFUSALS
 from lib.state import leases, receipts
 from lib.state.leases import lease_key
-from lib.store.base import ObjectStore
+from lib.store.base import ObjectStore, Stored
 from lib.store.directory import DirectoryStore
 from tests.audited import audit
 from tests.fakes.gcs import Call, FakeGcs, Reply
@@ -51,6 +51,21 @@ class Deaf(Broken):
         if key.startswith("ledger/"):
             raise StoreError(f"no answer: {key}")
         return generation
+
+
+class Torn(Broken):
+    """A store whose first answer with a batch is damaged on its way."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        super().__init__(store, lambda _, __: False)
+        self._is_torn = False
+
+    def read(self, key: str) -> Stored | None:
+        stored = super().read(key)
+        if stored is None or self._is_torn or not key.startswith("batches/"):
+            return stored
+        self._is_torn = True
+        return replace(stored, body=stored.body[:-2])
 
 
 @pytest.fixture
@@ -277,6 +292,41 @@ def test_an_event_leads_over_a_hole_to_what_waits_behind_it(works: Connector) ->
         (gap,) = works.state.gaps.all()
         assert (gap.sequence, gap.reason) == (second, "batch_missing")
         assert first < second
+
+
+def test_a_log_that_is_refused_behind_a_hole_holds_up_nothing(works: Connector) -> None:
+    _, second, third = (news(works, size) for size in (1, 2, 3))
+    (path,) = (works.folder / "store/batches").rglob(f"*{second}.ndjson")
+    path.unlink()
+    refused = works.central.ids(works.central.default_tenant)[-2]
+    works.engine = PickyEngine(works.folder / "e", lambda native: REFUSED if native == refused else None)
+    with works.engine:
+        line = forward_event(works, third)
+    assert (line["outcome"], line["pending"], line["set_aside"]) == ("delivered", 0, 1)
+    assert not list(works.state.batches.waiting())
+
+
+def test_what_follows_a_damaged_batch_is_sent_by_the_same_call(works: Connector) -> None:
+    first, second = news(works, 1), news(works, 2)
+    (path,) = (works.folder / "store/batches").rglob(f"*{second}.ndjson")
+    path.write_bytes(b"rubbish")
+    with works.engine:
+        line = forward_event(works, first)
+    assert (line["outcome"], line["batches"], line["pending"]) == ("delivered", 1 + 1, 0)
+    assert [gap.reason for gap in works.state.gaps.all()] == ["batch_damaged"]
+    assert not list(works.state.batches.waiting())
+
+
+def test_a_batch_that_is_damaged_only_on_its_way_is_no_damaged_batch(works: Connector) -> None:
+    number = news(works, 3)
+    (stream,) = works.state.checkpoints.streams()
+    # As by a run that read it when it was damaged, before another run stored the page again.
+    works.state.batches.move_to_dead_letters(stream, number)
+    parts = replace(works.app.parts, store=lambda location: Torn(open_store(location)))
+    works.app = App(lambda: works.config, parts)
+    with works.engine:
+        works.forward()
+        holds(works)
 
 
 def test_an_event_of_a_batch_that_was_stored_again_behind_its_receipt_removes_it(works: Connector) -> None:
