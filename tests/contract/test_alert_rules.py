@@ -22,7 +22,6 @@ UP = 'up{job="sophos-utmstack"}'
 WELL = {HEALTH: "0x120", UP: "1x120"}
 BACK = {HEALTH: "0x30 _x1800 1x120", UP: "1x30 0x1800 1x120"}
 """Up, down for 30 hours, and up again: what a rule needs an earlier sample for, it never sees."""
-RESTARTED = {HEALTH: "0x30 _x5 1x60", UP: "1x30 0x5 1x60"}
 STREAM = {"integration": "acme", "tenant": "t", "stream": "events"}
 OF_STREAM = '{integration="acme",tenant="t",stream="events"}'
 GAPS = f"sophos_utmstack_gaps_unacknowledged{OF_STREAM}"
