@@ -18,7 +18,8 @@ from lib.state.accounts import StoredAccounts
 @cache
 def current() -> App:
     """The graph of this process, built once; ConfigError if the environment names no configuration."""
-    config = ReloadingConfig(located(), environment.followed(), lambda read: telemetry.set_level(read.log.level))
+    hear = lambda read: telemetry.set_level(read.log.level)  # noqa: E731
+    config = ReloadingConfig(located(), environment.followed(), hear, store=environment.store())
     platform = PlatformFacts(
         timeout=environment.platform_timeout(),
         is_cloud_run=environment.on_cloud_run(),

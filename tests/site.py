@@ -222,5 +222,5 @@ def site(central: CentralServer | None = None, **settings: Any) -> Iterator[Site
 
 def platform_for(config: Config, location: str) -> Platform:
     """The emulator's platform over a configuration, with functions that nobody has started."""
-    env = config_env(location)
+    env = config_env(location, config.store)
     return Platform(config, functions_of(config, env), env)

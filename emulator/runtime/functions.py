@@ -18,7 +18,7 @@ from http.client import HTTPConnection, HTTPException
 from typing import Any, Literal
 
 from emulator.runtime import process
-from lib.config.environment import BEHIND_EMULATOR, CONFIG, FOLLOWED
+from lib.config.environment import BEHIND_EMULATOR, CONFIG, FOLLOWED, STORE
 from lib.config.settings import Config
 from lib.errors import RetryableError
 from lib.model.backoff import full_jitter
@@ -250,9 +250,9 @@ class Function:
             return 0.0
 
 
-def config_env(location: str, followed: str | None = None) -> dict[str, str]:
-    """The environment variables with the locations of the configuration and of the followed integrations."""
-    return {CONFIG: location} | ({FOLLOWED: followed} if followed else {})
+def config_env(location: str, store: str, followed: str | None = None) -> dict[str, str]:
+    """The environment variables with the locations of the configuration, the store and the followed integrations."""
+    return {CONFIG: location, STORE: store} | ({FOLLOWED: followed} if followed else {})
 
 
 def functions_of(config: Config, env: Mapping[str, str], only: str | None = None) -> dict[str, Function]:

@@ -80,7 +80,7 @@ class Platform:
     ) -> None:
         """`functions` are running with the same configuration; `stop` stops them.
 
-        `config_env` tells other processes of this site the location of the configuration.
+        `config_env` tells other processes of this site the locations of the configuration and the store.
         `probe` raises ConnectorError if the engine is unreachable; None: nothing is delivered to an engine.
         `every` returns the ticks of the configuration as it is now; None: as in `config`.
         """

@@ -43,7 +43,7 @@ def _with_functions(stop: EndRequest, config: Config, location: str, only: str |
         from emulator.utmstack.watcher import SettingsWatcher  # noqa: PLC0415 - only sites that follow UTMStack need it
 
         watcher = SettingsWatcher(config.utmstack.workdir)
-    env = config_env(location, watcher.path if watcher else None)
+    env = config_env(location, config.store, watcher.path if watcher else None)
     functions = functions_of(config, env, only)
     for function in functions.values():
         function.start()

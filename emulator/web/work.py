@@ -48,7 +48,7 @@ def main(place: Path) -> int:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     order = json.loads((place / ORDER).read_text("utf-8"))
     try:
-        config = ReloadingConfig(located(), environment.followed()).current()
+        config = ReloadingConfig(located(), environment.followed(), store=environment.store()).current()
         answer: dict[str, Any] = {"found": ORDERS[order["work"]](config, order, _teller(place))}
     except ConnectorError as error:
         answer = {"problem": {"detail": str(error), "remedy": error.remedy}}

@@ -9,6 +9,8 @@ CONFIG = "SOPHOS_UTMSTACK_CONFIG"
 """The variable with the configuration's location."""
 FOLLOWED = "SOPHOS_UTMSTACK_FOLLOWED"
 """The variable with the path of a file of further integrations. The emulator sets it for its functions."""
+STORE = "SOPHOS_UTMSTACK_STORE"
+"""The variable with the store that the site began with. The emulator sets it for its processes."""
 
 BEHIND_EMULATOR = "SOPHOS_UTMSTACK_BEHIND_EMULATOR"
 """The variable that the emulator sets for its functions, because only the emulator calls them."""
@@ -58,3 +60,8 @@ def secret_manager_emulator() -> str | None:
 def followed() -> str | None:
     """The path of the file with the integrations that the emulator follows; None if there is no such file."""
     return os.environ.get(FOLLOWED) or None
+
+
+def store() -> str | None:
+    """The store that the emulator began with, in a process of it; None: that of the configuration."""
+    return os.environ.get(STORE) or None

@@ -44,14 +44,23 @@ class ReloadingConfig:
     """
 
     def __init__(
-        self, location: str, followed: str | None = None, heard: Callable[[Config], None] = lambda _: None
+        self,
+        location: str,
+        followed: str | None = None,
+        heard: Callable[[Config], None] = lambda _: None,
+        *,
+        store: str | None = None,
     ) -> None:
-        """`heard` is called with each new configuration."""
+        """`heard` is called with each new configuration.
+
+        `store` replaces the configuration's: a process that starts after an edit shares the store of the others.
+        """
         self.location = location
         self.problem: ConnectorError | None = None
         """Why the current files are not in use, or not wholly."""
         self._followed = Path(followed) if followed else None
         self._heard = heard
+        self._store = store
         self._lock = threading.Lock()
         self._seen: tuple[Signature, Signature] | None = None
         self._config: Config | None = None
@@ -71,6 +80,8 @@ class ReloadingConfig:
 
     def _read(self) -> Config:
         config = configuration.load(self.location)
+        if self._store is not None:
+            config = replace(config, store=self._store)
         return with_followed(config, read_followed(self._followed)) if self._followed else config
 
     def _refresh(self, before: Config) -> None:

@@ -214,6 +214,8 @@ def test_an_edit_of_every_counts_at_once_and_one_of_the_store_is_told_to_need_a_
         until(lambda: len(found.raws()) == 3, "the events of a second tick")
         edit(every="1s", store=f"file:{found.folder}/another")
         until(lambda: (emulator.status() or {})["reasons"] != [], "a reason")
+        for name in ("fetch-page", "forward-batch"):
+            kill_function(emulator, name)  # One that starts now has the store of the others.
         found.central.emit(3)
         until(lambda: (emulator.status() or {})["acked"] == 6, "the events of a later tick")
         status = emulator.status()
