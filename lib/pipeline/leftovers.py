@@ -20,7 +20,6 @@ from lib.errors import ConflictError, DamagedError
 from lib.model.batch import OWN, RECONCILE, Header
 from lib.model.checkpoint import HORIZON, Checkpoint
 from lib.model.clock import day_before
-from lib.model.stream import ENDPOINTS
 from lib.state.advance import Item, ReadFields, insert, newest_of, stored_since
 from lib.state.batches import StoredBatch, Waiting
 from lib.state.state import State
@@ -32,8 +31,7 @@ def take_up(state: State, waiting: Waiting, expected: int, now: datetime, event_
     """Store the events that only this batch contains under a new number, `expected` or later; remove the batch."""
     with suppress(DamagedError):  # Its events cannot be read, and its number is delivered: only remove it.
         batch = state.batches.read(waiting.stream, waiting.sequence)
-        # Devices are left out: the next scan of the inventory finds their changes again.
-        if batch is not None and waiting.stream.kind != ENDPOINTS:
+        if batch is not None:
             _number_on(state, batch, expected)
             _insert(state, batch, now, event_fields)
     state.store.delete(waiting.entry.key, expected=waiting.entry.generation)

@@ -210,6 +210,27 @@ def test_a_process_that_dies_at_any_call_loses_no_change_and_sends_none_in_two_v
         assert place.is_whole(), where
 
 
+def test_an_older_copy_of_the_cursor_that_is_put_back_loses_no_change(place: Place) -> None:
+    place.look()
+    (cursor,) = (place.store / "cursors").rglob("*.json")
+    old = cursor.read_bytes()
+    first = ids(place.central.devices())[0]
+    for hours, name in ((7, "SECOND"), (14, "THIRD")):
+        place.hours = hours
+        place.central.clock.advance(7 * HOURS)
+        place.central.put_device({"id": first, "hostname": name})
+        place.look()
+    cursor.write_bytes(old)
+    place.sent()
+    place.hours = 21
+    place.central.clock.advance(7 * HOURS)
+    place.central.put_device({"id": first, "hostname": "FOURTH"})
+    for _ in range(3):
+        place.look()
+    assert "FOURTH" in [each["hostname"] for each in place.sent()]
+    assert place.is_whole()
+
+
 def test_records_of_a_batch_that_was_lost_are_sent_again(place: Place) -> None:
     place.engine.stop()
     line = place.look()
