@@ -9,6 +9,7 @@ import pytest
 
 from emulator.central import CentralServer, Settings
 from lib.model.families import FAMILIES, NEEDED, expanded, family_of
+from lib.store.directory import DirectoryStore
 from tests.audited import audit
 from tests.site import SECRET, Site, free_port, site
 
@@ -28,6 +29,7 @@ def small() -> Iterator[Site]:
         site(central, integrations=[integration()], listen=f"127.0.0.1:{free_port()}") as found,
     ):
         central.fill(350)
+        DirectoryStore(found.folder / "store")  # `types` makes none
         yield found
 
 
