@@ -35,6 +35,7 @@ def small() -> Iterator[Site]:
 
 def test_a_changed_exclusion_holds_from_the_next_run_on_and_loses_nothing_else(small: Site) -> None:
     central = small.central
+    small.write_config(integrations=[integration()])
     first = small.results("fetch-page", {"max_pages": 1, "integration": "acme"})[0]
     assert (first["pages"], first["has_more"]) == (1, True)
     small.write_config(integrations=[integration(WEB)])
