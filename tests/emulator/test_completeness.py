@@ -26,7 +26,7 @@ def day(back: int) -> str:
     return day_of(datetime.now(UTC) - back * DAY)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def served() -> Iterator[tuple[Site, Emulator]]:
     """Five days ago all went well, four days ago there was a dead letter, and then nothing for a day."""
     with CentralServer(clock=Clock(start=BEGAN.timestamp())) as central, site(central, every="1h") as found:

@@ -378,7 +378,7 @@ def asked(url: str, headers: dict[str, str]) -> int:
         return answer.status_code
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def emulator(guarded: Site) -> Iterator[str]:
     """The emulator's own web, in front of test-connection."""
     with Emulator(guarded) as found:

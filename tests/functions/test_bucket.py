@@ -11,7 +11,7 @@ from tests.fakes.gcs import FakeGcs
 from tests.site import Site, site
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def hosted(gcs: FakeGcs) -> Iterator[Site]:
     with site(store=f"{gcs.bucket()}/connector") as found:
         found.central.fill(5)

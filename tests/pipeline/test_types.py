@@ -9,6 +9,7 @@ import pytest
 
 from emulator.central import CentralServer, Settings
 from lib.model.families import FAMILIES, NEEDED, expanded, family_of
+from lib.store.directory import DirectoryStore
 from tests.audited import audit
 from tests.site import SECRET, Site, free_port, site
 
@@ -28,11 +29,13 @@ def small() -> Iterator[Site]:
         site(central, integrations=[integration()], listen=f"127.0.0.1:{free_port()}") as found,
     ):
         central.fill(350)
+        DirectoryStore(found.folder / "store")  # `types` makes none
         yield found
 
 
 def test_a_changed_exclusion_holds_from_the_next_run_on_and_loses_nothing_else(small: Site) -> None:
     central = small.central
+    small.write_config(integrations=[integration()])
     first = small.results("fetch-page", {"max_pages": 1, "integration": "acme"})[0]
     assert (first["pages"], first["has_more"]) == (1, True)
     small.write_config(integrations=[integration(WEB)])

@@ -104,7 +104,7 @@ def test_an_integration_whose_streams_cannot_be_told_for_an_unknown_reason_is_it
 
 
 @pytest.mark.parametrize(
-    "place", ["read batches/acme", "write ledger/acme", "delete batches/acme", "write leases/acme", "list batches/acme"]
+    "place", ["read batches/acme", "write ledger/acme", "delete batches/acme", "write leases/acme", "list ledger/acme"]
 )
 def test_a_stream_that_cannot_be_delivered_for_an_unknown_reason_is_one_line(
     works: Connector, caplog: pytest.LogCaptureFixture, place: str
