@@ -12,7 +12,6 @@ from lib.config.loading import located
 from lib.config.reloading import ReloadingConfig
 from lib.errors import ConnectorError
 from lib.parts import Parts, PlatformFacts
-from lib.state.accounts import StoredAccounts
 
 
 @cache
@@ -31,6 +30,8 @@ def current() -> App:
 
 
 def _tenant_names(app: App, integration: str) -> dict[str, str]:
+    from lib.state.accounts import StoredAccounts  # noqa: PLC0415 - the first call may not need it
+
     with suppress(ConnectorError):
         return StoredAccounts(app.store).tenant_names(integration)
     return {}

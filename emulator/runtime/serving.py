@@ -32,7 +32,6 @@ from lib.config.environment import CONFIG, FOLLOWED
 from lib.config.reloading import ReloadingConfig
 from lib.config.settings import Config
 from lib.model.checkpoint import problem_after
-from lib.model.clock import to_text
 from lib.model.stream import Stream
 from lib.parts import Parts, PlatformFacts
 from lib.store.base import ObjectStore
@@ -159,9 +158,6 @@ def _status(  # noqa: PLR0917 - the first five are bound once
         }
         for name, function in platform.functions.items()
     ]
-    if platform.engine_problem is not None:
-        since = to_text(platform.engine_problem.since)
-        fields["engine_problem"] = platform.engine_problem.as_problem() | {"since": since}
     if alone := links.shown():
         fields["links"] = alone
     if watcher is not None:

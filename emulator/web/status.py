@@ -117,7 +117,7 @@ def status(
 ) -> dict[str, Any]:
     """Every stream and every integration, with their health. `followed`: faults of UTMStack's own configuration."""
     running = running or Running()
-    latest = running.latest
+    latest, engine = running.latest, running.engine
     pending: dict[Stream, _Pending] = {}
     for waiting in state.batches.waiting():
         one = pending.setdefault(waiting.stream, _Pending())
@@ -166,7 +166,7 @@ def status(
             tick_seconds=config.every.seconds_around(now),
             integrations=[_integration_facts(line, known[line["name"]]) for line in integrations],
             streams=[facts for _, facts in shown if facts is not None],
-            engine=running.engine,
+            engine=engine,
             functions=running.functions,
             config_edit=running.config_edit,
             followed=followed,
@@ -206,6 +206,7 @@ def status(
         "integrations": integrations,
         "streams": lines,
         **({} if beat is None else {"heartbeat": beat}),
+        **({} if engine is None else {"engine_problem": engine.as_problem() | {"since": to_text(engine.since)}}),
     }
 
 

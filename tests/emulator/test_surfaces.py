@@ -77,10 +77,7 @@ class Surfaces:
             ticked_at=self.ticked_at,
         )
         followed = [problem_after(None, each, now, None) for each in self.followed]
-        told = status(self.config, self.app.state, self.app.accounts, now=now, running=running, followed=followed)
-        if self.platform.engine_problem is not None:
-            told["engine_problem"] = self.platform.engine_problem.as_problem()
-        return told
+        return status(self.config, self.app.state, self.app.accounts, now=now, running=running, followed=followed)
 
     def post(self, name: str) -> None:
         """As the emulator calls it; the function's process is the site's."""
