@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from lib.errors import title_of
 from lib.model.health import KINDS, WAITING
+from lib.model.text import several
 
 log = logging.getLogger(__name__)
 
@@ -153,8 +154,7 @@ class Outages:
         named = [self._named(*stream, with_id=with_id) for stream in streams[:NAMED]]
         if len(streams) > NAMED:
             named.append(f"{len(streams) - NAMED} more")
-        count = "1 stream" if len(streams) == 1 else f"{len(streams)} streams"
-        return f"; {count}: {', '.join(named)}"
+        return f"; {several(len(streams), 'stream')}: {', '.join(named)}"
 
     def _named(self, integration: str, tenant: str, kind: str, *, with_id: bool) -> str:
         if not tenant:

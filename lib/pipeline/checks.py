@@ -15,6 +15,8 @@ from lib.model.inventory import FIRST_PAGE_SIZE
 from lib.model.page import OddTenant, Page, Tenant, Whoami
 from lib.model.region import AUTO, region_of
 from lib.model.region import refusal as wrong_region
+from lib.model.text import several
+from lib.model.text import span as span_text
 from lib.pipeline.accounts import listed
 from lib.pipeline.ports import CallLimiter, ExaminedSophos, NetworkPath
 
@@ -208,7 +210,7 @@ class Checks:
         self._tenants = [
             tenant for tenant in by_id.values() if tenant.api_host and (wanted is None or tenant.id in wanted)
         ]
-        readable = f"The credential can read {_count(len(self._tenants), 'tenant')}."
+        readable = f"The credential can read {several(len(self._tenants), 'tenant')}."
         missing = [id_ for id_ in wanted or () if id_ not in by_id or by_id[id_].api_host is None]
         if missing:
             error = WrongTenantError(
@@ -259,7 +261,7 @@ class Checks:
         self._pages[kind] = pages
         count, minutes = sum(len(page.items) for page in pages), int(span.total_seconds()) // 60
         self._streams[kind] = {"readable": True, "sample": count, "sample_minutes": minutes}
-        return tried.outcome(f"Read {_count(count, kind.removesuffix('s'))} of the last {_span(span)}.")
+        return tried.outcome(f"Read {several(count, kind.removesuffix('s'))} of the last {_span(span)}.")
 
     def _endpoints(self) -> str | PartlyOk:
         self._streams["endpoints"] = {"readable": False}
@@ -271,7 +273,7 @@ class Checks:
         )
         count = sum(len(page.items) for page in pages)
         self._streams["endpoints"] = {"readable": True, "sample": count}
-        return tried.outcome(f"Read {_count(count, 'device')} from the first page of the inventory.")
+        return tried.outcome(f"Read {several(count, 'device')} from the first page of the inventory.")
 
     def _sample(self, tenant: Tenant, kind: str, span: timedelta) -> Page:
         here, shown = self._context.now(), self._shown()
@@ -299,7 +301,7 @@ class Checks:
         complete = sum(1 for event in events if event.id and event.created_at)
         types = len({event.type for event in events})
         without = "" if complete == len(events) else f"; {len(events) - complete} of them without id or time"
-        return f"Parsed {_count(len(events), 'item')} of {_count(types, 'type')}{without}."
+        return f"Parsed {several(len(events), 'item')} of {several(types, 'type')}{without}."
 
     def _newest_event(self) -> str:
         if "events" not in self._pages:
@@ -316,7 +318,7 @@ class Checks:
     def _rate(self) -> str:
         used, available = self._subject.rate_limiter.used(), self._subject.rate_limiter.available()
         text = (
-            f"{_count(used.last_minute, 'call')} in the last minute; "
+            f"{several(used.last_minute, 'call')} in the last minute; "
             f"{used.per_minute} a minute are allowed on average, {available} at once now"
         )
         if available == 0:
@@ -379,12 +381,5 @@ class _TriedTenants:
         return error
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
 def _span(age: timedelta) -> str:
-    seconds = int(age.total_seconds())
-    if seconds < 120:
-        return f"{seconds} s"
-    return f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"
+    return span_text(int(age.total_seconds()))
