@@ -42,8 +42,6 @@ _REPORTED = (
     "pending",
     "set_aside",
 )
-JOURNAL_ERROR = "<3>"
-"""In front of a line, it makes the line an error in systemd's journal (sd-daemon(3))."""
 NAMES_KEPT = 600.0
 """Seconds for which the names of tenants are not read again."""
 _PLAIN = "\033[0m"
@@ -86,16 +84,17 @@ class JournalFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line; a stack trace takes several."""
-        before = f"<{_priority(record.levelno)}>"
+        before = journal_mark(record.levelno)
         lines = map(printable, (redact(record.getMessage()), *redact(_trace(record)).splitlines()))
         return "\n".join(f"{before}{self._service}: {line}" for line in lines)
 
 
-def _priority(level: int) -> int:
-    """The priority of syslog(3): 3 error, 4 warning, 6 information, 7 debugging."""
-    return next(
+def journal_mark(level: int) -> str:
+    """What a line for systemd's journal begins with (sd-daemon(3)): 3 error, 4 warning, 6 information, 7 debugging."""
+    priority = next(
         (of for least, of in ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6)) if level >= least), 7
     )
+    return f"<{priority}>"
 
 
 class TerminalFormatter(logging.Formatter):

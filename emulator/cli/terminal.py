@@ -5,6 +5,7 @@ On a terminal, `rich` adds colours and tables that fit the window. It is importe
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 import unicodedata
@@ -51,7 +52,7 @@ def complain(*lines: str) -> None:
     """Print the lines to standard error, as errors in systemd's journal."""
     from lib import telemetry  # noqa: PLC0415 - most commands report no error
 
-    before = telemetry.JOURNAL_ERROR if telemetry.is_journal(sys.stderr) else ""
+    before = telemetry.journal_mark(logging.ERROR) if telemetry.is_journal(sys.stderr) else ""
     say(*(f"{before}{line}" for line in lines), file=sys.stderr)
 
 
