@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 
 from lib.errors import ConnectorError
@@ -67,7 +68,9 @@ class Footprint:
     def size(self) -> Size | None:
         """The newest count; None while the first one is made."""
         with self._lock:
-            is_due, self._due = time.monotonic() >= self._due, max(self._due, time.monotonic() + FRESH_SECONDS)
+            is_due = time.monotonic() >= self._due
+            if is_due:
+                self._due = inf  # Until this count has ended: a large bucket takes long.
         if is_due:
             threading.Thread(target=self._count, name="footprint", daemon=True).start()
         return self._size
@@ -79,12 +82,12 @@ class Footprint:
                 name = entry.key.partition("/")[0]
                 objects, bytes_ = found.get(name, (0, 0))
                 found[name] = (objects + 1, bytes_ + entry.size)
+            parts = sorted((Part(name, *sums) for name, sums in found.items()), key=lambda each: -each.bytes)
+            self._size = Size(to_text(datetime.now(UTC)), tuple(parts), self._free())
         except ConnectorError as error:
             log.warning("the store cannot be counted: %s", error)
-            return
-        parts = sorted((Part(name, *sums) for name, sums in found.items()), key=lambda each: -each.bytes)
-        self._size = Size(to_text(datetime.now(UTC)), tuple(parts), self._free())
-        self._due = time.monotonic() + max(FRESH_SECONDS, DEAR * (time.monotonic() - began))
+        finally:
+            self._due = time.monotonic() + max(FRESH_SECONDS, DEAR * (time.monotonic() - began))
 
     def _free(self) -> int | None:
         location = self._location()
