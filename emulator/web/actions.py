@@ -29,12 +29,12 @@ from lib.state.acknowledgements import Acknowledgements
 TEST_SECONDS = 60.0
 BY = "page"
 
-Tell = Callable[[str], None]
+OnProgress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a person is asked before an action."""
+    """What a person is question before an action."""
 
     title: str
     text: str
@@ -62,14 +62,14 @@ class Actions:
     def _confirm(self, name: str) -> Response:
         integration = request.args.get("integration") or None
         self._app.require(integration)
-        asked = _question(name, integration, request.args)
-        if asked is None:
+        question = _question(name, integration, request.args)
+        if question is None:
             return problem(404, "not_found", f"there is no action {name!r}")
         fields = {key: request.args[key] for key in ("integration", "key", "since") if request.args.get(key)}
         return page(
             "confirm.html",
             name=name,
-            asked=asked,
+            question=question,
             fields=fields,
             back=local(request.args.get("back")),
             **self._around(),
@@ -79,17 +79,17 @@ class Actions:
         return {"s": self._context.snapshot.status(), "nav": ""}
 
     def _action(self, name: str) -> AnyResponse:
-        self._context.let_act()
+        self._context.authorize_action()
         integration = request.form.get("integration") or None
         self._app.require(integration)
-        what, do, wait = self._work(name, integration, request.form)
-        job = self._context.jobs.run(what, local(request.form.get("back")), do, wait=wait)
+        title, do, wait = self._work(name, integration, request.form)
+        job = self._context.jobs.run(title, local(request.form.get("back")), do, wait=wait)
         self._context.snapshot.expire()
         return redirect(f"/job?id={job.number}", 303)
 
     def _work(
         self, name: str, integration: str | None, form: Mapping[str, str]
-    ) -> tuple[str, Callable[[Tell], str], bool]:
+    ) -> tuple[str, Callable[[OnProgress], str], bool]:
         """What to call the work, the work, and whether it is done at once; NotFoundError for an unknown action."""
         key = form.get("key", "")
         match name:
@@ -97,15 +97,23 @@ class Actions:
                 return f"Run {integration or 'all'} now", lambda _: self._run(integration), True
             case "pause" | "resume" if integration:
                 resume = name == "resume"
-                what = f"{'Resume' if resume else 'Pause'} {integration}"
-                return what, lambda _: self._pause(integration, resume=resume), True
+                title = f"{'Resume' if resume else 'Pause'} {integration}"
+                return title, lambda _: self._pause(integration, resume=resume), True
             case "reconcile":
-                return f"Reconcile {integration or 'all'}", lambda tell: self._reconcile(integration, tell), False
+                return (
+                    f"Reconcile {integration or 'all'}",
+                    lambda on_progress: self._reconcile(integration, on_progress),
+                    False,
+                )
             case "replay" if key:
                 return f"Replay {key}", lambda _: self._replay_one(key), False
             case "replay":
                 since = _since(form.get("since", ""))
-                return f"Replay since {to_text(since)[:16]}Z", lambda tell: self._replay(since, tell), False
+                return (
+                    f"Replay since {to_text(since)[:16]}Z",
+                    lambda on_progress: self._replay(since, on_progress),
+                    False,
+                )
             case "acknowledge" if key:
                 return f"Acknowledge {key}", lambda _: self._acknowledge(key), True
             case _:
@@ -115,7 +123,7 @@ class Actions:
         if integration:
             self._app.retry_now(integration)
         self._context.platform.tick()
-        return f"{integration or 'Every integration'} is being asked now. New events show within seconds."
+        return f"{integration or 'Every integration'} is being question now. New events show within seconds."
 
     def _pause(self, integration: str, *, resume: bool) -> str:
         self._app.pause(integration, resume=resume)
@@ -124,26 +132,30 @@ class Actions:
             return f"{integration} is fetched again."
         return f"{integration} is paused. Sophos keeps its events for 24 hours; resume it before then."
 
-    def _reconcile(self, integration: str | None, tell: Tell) -> str:
+    def _reconcile(self, integration: str | None, on_progress: OnProgress) -> str:
         read: dict[str, int] = {}
 
         def heard(stream: str, events: int, _: datetime | None) -> None:
             read[stream] = events
-            tell(f"{plural(sum(read.values()), 'event')} of {plural(len(read), 'stream')} read so far")
+            on_progress(f"{plural(sum(read.values()), 'event')} of {plural(len(read), 'stream')} read so far")
 
-        tell("Asking Sophos")
+        on_progress("Asking Sophos")
         reports = self._app.reconcile_all(integration, on_progress=heard)
         self._context.platform.deliver()
         self._context.snapshot.expire()
-        total, missing = sum(each.read for each in reports), sum(each.missing for each in reports)
-        found = f"{plural(missing, 'event')} had been missing and will be delivered" if missing else "none was missing"
-        failed = [each for each in reports if each.error is not None]
-        rest = f" {plural(len(failed), 'stream')} could not be read to the end: {failed[0].error}." if failed else ""
-        return f"{plural(total, 'event')} of {plural(len(reports), 'stream')} read again: {found}.{rest}"
+        total, missing = sum(report.read for report in reports), sum(report.missing for report in reports)
+        outcome = (
+            f"{plural(missing, 'event')} had been missing and will be delivered" if missing else "none was missing"
+        )
+        failed = [report for report in reports if report.error is not None]
+        failures = (
+            f" {plural(len(failed), 'stream')} could not be read to the end: {failed[0].error}." if failed else ""
+        )
+        return f"{plural(total, 'event')} of {plural(len(reports), 'stream')} read again: {outcome}.{failures}"
 
-    def _replay(self, since: datetime, tell: Tell) -> str:
-        tell("Reading the archive")
-        report = self._app.replay.since(since, lambda sent: tell(f"{plural(sent, 'event')} sent so far"))
+    def _replay(self, since: datetime, on_progress: OnProgress) -> str:
+        on_progress("Reading the archive")
+        report = self._app.replay.since(since, lambda sent: on_progress(f"{plural(sent, 'event')} sent so far"))
         if not report.batches:
             return (
                 "There was nothing to send: no batch of that time is kept, and nothing was set aside. "
@@ -170,22 +182,22 @@ class Actions:
     def _warnings(self) -> set[str]:
         """The keys of what is to be said of credentials."""
         integrations = self._context.snapshot.status()["integrations"]
-        return {each["key"] for line in integrations for each in line["warnings"]}
+        return {warning["key"] for line in integrations for warning in line["warnings"]}
 
     def _test(self) -> Response:
         name = request.args.get("integration", "")
         self._app.require(name)
         if request.method == "GET":
             return page("test.html", name=name, checks=[], answer=None, verdict="", **self._around())
-        self._context.let_act(rare=True)
+        self._context.authorize_action(rare=True)
         if "ndjson" in request.headers.get("Accept", ""):
-            return Response(_told(self._app, name), content_type="application/x-ndjson", headers=HEADERS)
+            return Response(_check_lines(self._app, name), content_type="application/x-ndjson", headers=HEADERS)
         report = self._app.examine(name, deadline=time.monotonic() + TEST_SECONDS)
-        told = verdict([(check.name, check.outcome) for check in report.checks])
-        return page("test.html", name=name, checks=report.checks, answer=report, verdict=told, **self._around())
+        sentence = verdict([(check.name, check.outcome) for check in report.checks])
+        return page("test.html", name=name, checks=report.checks, answer=report, verdict=sentence, **self._around())
 
 
-def _named(check: Mapping[str, Any]) -> dict[str, Any]:
+def _with_title(check: Mapping[str, Any]) -> dict[str, Any]:
     """The check with what people call it."""
     return {**check, "title": CHECK_WORDS.get(check["name"], check["name"])}
 
@@ -252,7 +264,7 @@ def verdict(checks: Sequence[tuple[str, str]]) -> str:
     """What a connection's checks (name, outcome) come to, in a sentence that names those that did not pass."""
 
     def named(outcome: str) -> str:
-        return ", ".join(CHECK_WORDS.get(name, name) for name, each in checks if each == outcome)
+        return ", ".join(CHECK_WORDS.get(name, name) for name, result in checks if result == outcome)
 
     if failed := named("failed"):
         return f"Something does not work: {failed}."
@@ -261,21 +273,23 @@ def verdict(checks: Sequence[tuple[str, str]]) -> str:
     return "Everything works."
 
 
-def _told(app: App, name: str) -> Iterator[str]:
+def _check_lines(app: App, name: str) -> Iterator[str]:
     """Each check once it is made, then the verdict, as JSON lines."""
-    told: queue.Queue[dict[str, Any] | None] = queue.Queue()
+    lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
 
     def run() -> None:
         try:
             end = time.monotonic() + TEST_SECONDS
-            report = app.examine(name, deadline=end, on_progress=lambda check: told.put(_named(answers.check(check))))
+            report = app.examine(
+                name, deadline=end, on_progress=lambda check: lines.put(_with_title(answers.check(check)))
+            )
             sentence = verdict([(check.name, check.outcome) for check in report.checks])
-            told.put(answers.connection(report) | {"verdict": sentence})
+            lines.put(answers.connection(report) | {"verdict": sentence})
         except ConnectorError as error:
-            told.put({"detail": f"{error} {error.remedy}"})
+            lines.put({"detail": f"{error} {error.remedy}"})
         finally:
-            told.put(None)
+            lines.put(None)
 
     threading.Thread(target=run, name=f"test {name}", daemon=True).start()
-    while (line := told.get()) is not None:
+    while (line := lines.get()) is not None:
         yield json.dumps(line, ensure_ascii=False) + "\n"

@@ -20,7 +20,7 @@ from emulator.runtime import process
 from lib.errors import ConnectorError
 
 ORDER, PROGRESS, ANSWER, LOG = "order.json", "progress.txt", "answer.json", "log.txt"
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 
 class WorkError(ConnectorError):
@@ -44,7 +44,7 @@ def work(
     env: Mapping[str, str],
     *,
     seconds: float,
-    tell: Callable[[str], None],
+    on_progress: Callable[[str], None],
     is_over: Callable[[], bool] = lambda: False,
 ) -> Any:
     """Have the order carried out in the folder; the answer. WorkError where there is none in time.
@@ -54,12 +54,12 @@ def work(
     (place / ORDER).write_text(json.dumps(order), "utf-8")
     command = [sys.executable, "-P", "-m", "emulator.web.work", str(place)]
     child = process.launch(command, env, place / LOG)
-    end, told = time.monotonic() + seconds, ""
+    end, reported = time.monotonic() + seconds, ""
     try:
         while not _has_ended(child):
             with suppress(OSError):
-                if (text := (place / PROGRESS).read_text("utf-8")) != told:
-                    tell(told := text)
+                if (text := (place / PROGRESS).read_text("utf-8")) != reported:
+                    on_progress(reported := text)
             if is_over():
                 raise WorkError("The connector is ending.")
             if time.monotonic() > end:
@@ -72,17 +72,17 @@ def work(
 
 def _has_ended(child: subprocess.Popen[bytes]) -> bool:
     with suppress(subprocess.TimeoutExpired):
-        child.wait(LOOK_SECONDS)
+        child.wait(POLL_SECONDS)
         return True
     return False
 
 
 def _answer(place: Path) -> Any:
     try:
-        told = json.loads((place / ANSWER).read_text("utf-8"))
+        answer = json.loads((place / ANSWER).read_text("utf-8"))
     except (OSError, ValueError):
         log = (place / LOG).read_text("utf-8", "replace").strip().splitlines()
         raise WorkError(f"It ended without an answer: {log[-1][:300] if log else 'nothing is known'}.") from None
-    if "problem" in told:
-        raise WorkError(told["problem"]["detail"], remedy=told["problem"]["remedy"])
-    return told["found"]
+    if "problem" in answer:
+        raise WorkError(answer["problem"]["detail"], remedy=answer["problem"]["remedy"])
+    return answer["found"]

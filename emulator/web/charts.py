@@ -38,8 +38,8 @@ class Range:
 
 
 RANGES = {
-    each.name: each
-    for each in (
+    range_.name: range_
+    for range_ in (
         Range("1h", HOUR, MINUTE, "1 hour"),
         Range("3h", 3 * HOUR, MINUTE, "3 hours"),
         Range("24h", DAY, 10 * MINUTE, "24 hours"),
@@ -121,8 +121,8 @@ class Day:
         samples: dict[int, dict[str, list[float]]] = {}
         for minute, by_name in self.samples.items():
             hour = samples.setdefault(minute // 60 * 60, {})
-            for name, one in by_name.items():
-                hour[name] = _worst(hour.get(name), one)
+            for name, sample in by_name.items():
+                hour[name] = _worst(hour.get(name), sample)
         return Day(self.day, self.until, minutes, self.hours, samples)
 
     def fields(self) -> dict[str, Any]:
@@ -149,9 +149,9 @@ class Day:
         return cls(
             day,
             float(fields["until"]),
-            {name: numbered(each) for name, each in fields["minutes"].items()},
+            {name: numbered(counts) for name, counts in fields["minutes"].items()},
             {
-                name: {place: numbered(each) for place, each in places.items()}
+                name: {place: numbered(counts) for place, counts in places.items()}
                 for name, places in fields["hours"].items()
             },
             samples,
@@ -170,20 +170,20 @@ class StreamSamples:
 
     def take(self, minute: int, lines: Iterable[Mapping[str, Any]]) -> None:
         """Keep what the streams' lines say now."""
-        found = {self._places.setdefault(Stream.of(line), len(self._places)): line for line in lines}
+        by_place = {self._places.setdefault(Stream.of(line), len(self._places)): line for line in lines}
         pairs = (
-            (found[at]["lag_seconds"] or 0.0, found[at]["pending_bytes"]) if at in found else (-1.0, 0.0)
+            (by_place[at]["lag_seconds"] or 0.0, by_place[at]["pending_bytes"]) if at in by_place else (-1.0, 0.0)
             for at in range(len(self._places))
         )
         self._taken.append((minute, array("f", (value for pair in pairs for value in pair))))
 
     def of(self, streams: Sequence[Stream]) -> Iterator[tuple[int, list[float]]]:
         """The highest lag and the bytes that wait of these streams, by minute."""
-        places = [self._places[each] for each in streams if each in self._places]
+        places = [self._places[stream] for stream in streams if stream in self._places]
         for minute, values in [*self._taken]:
-            known = [at for at in places if 2 * at < len(values) and values[2 * at] >= 0.0]
-            if known:
-                yield minute, [max(values[2 * at] for at in known), sum(values[2 * at + 1] for at in known)]
+            sampled = [at for at in places if 2 * at < len(values) and values[2 * at] >= 0.0]
+            if sampled:
+                yield minute, [max(values[2 * at] for at in sampled), sum(values[2 * at + 1] for at in sampled)]
 
 
 def count_in(counts: dict[int, list[int]], number: int, fetched: int, acked: int) -> None:
@@ -201,7 +201,7 @@ def day_name(at: float) -> str:
 def days_of(chosen: Range, now: float) -> list[str]:
     """The days that a range touches, oldest first."""
     first = (now - chosen.seconds) // DAY
-    return [day_name(each * DAY) for each in range(int(first), int(now // DAY) + 1)]
+    return [day_name(number * DAY) for number in range(int(first), int(now // DAY) + 1)]
 
 
 def bucketed(
@@ -227,17 +227,17 @@ def bucketed(
         if index is not None:
             before = sums[index] or [0, 0]
             sums[index] = [before[0] + fetched, before[1] + acked]
-    for at, one in samples:
+    for at, sample in samples:
         index = place.get(at // step * step)
         if index is not None:
-            worst[index] = _worst(worst[index], one)
+            worst[index] = _worst(worst[index], sample)
     minutes = step / MINUTE
     columns = {
-        name: [None if each is None else round(each[at] / minutes, 2) for each in sums]
+        name: [None if bucket is None else round(bucket[at] / minutes, 2) for bucket in sums]
         for at, name in enumerate(("fetched", "acked"))
     }
     columns |= {
-        name: [None if each is None or at >= len(each) else each[at] for each in worst]
+        name: [None if bucket is None or at >= len(bucket) else bucket[at] for bucket in worst]
         for at, name in enumerate(("lag", "waiting", "calls"))
     }
     return {"t": list(times), **columns}
@@ -245,34 +245,34 @@ def bucketed(
 
 def counts_of(days: Iterable[Day], scope: Scope) -> Iterator[tuple[int, Sequence[float]]]:
     """What was counted of the scope, by time: the whole and an integration by the minute, a stream by the hour."""
-    places = [f"{each.tenant}/{each.kind}" for each in scope.streams]
+    places = [f"{stream.tenant}/{stream.kind}" for stream in scope.streams]
     for day in days:
         for name in [scope.integration] if scope.integration is not None else [*day.minutes]:
             if not places:
-                for minute, each in [*day.minutes.get(name, {}).items()]:
-                    yield minute * MINUTE, each
+                for minute, pair in [*day.minutes.get(name, {}).items()]:
+                    yield minute * MINUTE, pair
             for place in places:
-                for hour, each in [*day.hours.get(name, {}).get(place, {}).items()]:
-                    yield hour * HOUR, each
+                for hour, pair in [*day.hours.get(name, {}).get(place, {}).items()]:
+                    yield hour * HOUR, pair
 
 
 def samples_of(days: Iterable[Day], integration: str | None) -> Iterator[tuple[int, Sequence[float]]]:
     """An integration's samples by time; of all, each minute's highest lag with the sums of bytes and calls."""
     for day in days:
         for minute, by_name in [*day.samples.items()]:
-            chosen = [each for key, each in by_name.items() if integration in (None, key)]
+            chosen = [sample for key, sample in by_name.items() if integration in (None, key)]
             if chosen:
                 lags, waiting, calls = zip(*chosen, strict=True)
                 yield minute * MINUTE, [max(lags), sum(waiting), sum(calls)]
 
 
-def _worst(before: Sequence[float] | None, one: Sequence[float]) -> list[float]:
+def _worst(before: Sequence[float] | None, sample: Sequence[float]) -> list[float]:
     """Of a bucket the highest lag and calls, and the most bytes, are shown."""
-    return [*one] if before is None else [max(pair) for pair in zip(before, one, strict=True)]
+    return [*sample] if before is None else [max(pair) for pair in zip(before, sample, strict=True)]
 
 
 def within(marks: Iterable[Mark], chosen: Range, now: float) -> list[Mark]:
     """The marks that a range touches, oldest first."""
     return sorted(
-        (each for each in marks if each.end >= now - chosen.seconds and each.begin <= now), key=lambda each: each.begin
+        (mark for mark in marks if mark.end >= now - chosen.seconds and mark.begin <= now), key=lambda mark: mark.begin
     )

@@ -56,7 +56,7 @@ WORDS = {
     "unknown": "not counted",
     "today": "under way",
 }
-TOLD = WORDS | {
+PHRASES = WORDS | {
     "gap": "with a gap",
     "letters": "with dead letters",
     "fault": "with a ledger fault",
@@ -123,7 +123,7 @@ class Completeness:
         """The last days, oldest first, without those of which nothing is known. `count`: count what is missing."""
         now = datetime.now(UTC)
         gaps = gaps_by_day(self._lines())
-        self._look()
+        self._refresh()
         days = [day_name(now.timestamp() - back * DAY) for back in range(DAYS - 1, -1, -1)]
         began = [day for day in days[:-1] if day >= self._first_day() or day in gaps]
         missing = [day for day in reversed(began) if self._is_missing(day, gaps.get(day, ""), now)]
@@ -135,7 +135,7 @@ class Completeness:
 
     def day(self, day: str) -> Fields | None:
         """What was counted of the day; None where nothing was yet."""
-        self._look()
+        self._refresh()
         return self._read[day][1] if day in self._read else None
 
     def proposals(self) -> tuple[str, list[Fields]]:
@@ -157,7 +157,7 @@ class Completeness:
         since = self._known_since()
         return self._first or (NEVER if since is None else day_name(since))
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         with self._lock:
             if time.monotonic() - self._listed_at < LIST_SECONDS:
                 return
@@ -187,13 +187,13 @@ class Completeness:
             self._counting.start()
 
     def _run(self, days: Sequence[Fields]) -> None:
-        def tell(text: str) -> None:
+        def on_progress(text: str) -> None:
             self.progress = text
             self._listed_at = -LIST_SECONDS
 
         try:
             with folder() as place:
-                work(place, {"work": "attest", "days": days}, self._env, seconds=COUNT_SECONDS, tell=tell)
+                work(place, {"work": "attest", "days": days}, self._env, seconds=COUNT_SECONDS, on_progress=on_progress)
         except ConnectorError as error:
             self._failed_at = time.monotonic()
             log.warning("the days cannot be counted: %s", error)
@@ -209,7 +209,7 @@ def gaps_by_day(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         for gap in line["gaps"]:
             is_interval = gap["reason"] == CURSOR_EXPIRED and gap["from"] and gap["to"]
             bounds = (gap["from"], gap["to"]) if is_interval else (gap["noticed_at"], gap["noticed_at"])
-            at, end = (from_text(str(each)).timestamp() for each in bounds)
+            at, end = (from_text(str(bound)).timestamp() for bound in bounds)
             for number in range(int(at // DAY), min(int(end // DAY), int(at // DAY) + 2 * DAYS) + 1):
                 touched.setdefault(day_name(number * DAY), []).append(f"{gap['key']} {gap['estimated_events']}")
     return {day: sha256("\n".join(sorted(keys)).encode()).hexdigest()[:16] for day, keys in touched.items()}
@@ -246,12 +246,12 @@ def summary(statement: Mapping[str, Any], gaps: str, now: datetime) -> Fields:
         "final": now - over > FINAL and not statement["totals"]["waiting"],
         "faults": sum(not line["ledger"]["whole"] for line in lines),
         "remarks": statement["remarks"][:LISTED],
-        "streams": [{**line, "gaps": len(line["gaps"])} for line in lines if _tells(line)][:LISTED],
+        "streams": [{**line, "gaps": len(line["gaps"])} for line in lines if _has_content(line)][:LISTED],
         "stream_count": len(lines),
     }
 
 
-def _tells(line: Mapping[str, Any]) -> bool:
+def _has_content(line: Mapping[str, Any]) -> bool:
     """Whether there is anything to say of a stream's day."""
     return bool(line["received"] or line["gaps"] or line["late"]["events"] or line["ledger"]["receipts"])
 
@@ -265,7 +265,7 @@ def in_words(cells: Sequence[Cell]) -> str:
     """The strip in one sentence."""
     counts = Counter(cell.kind for cell in cells)
     counts.pop("today", None)
-    told = [f"{counts[kind]} {TOLD[kind]}" for kind in WORDS if counts[kind] and kind != "nothing"]
-    if not told:
+    phrases = [f"{counts[kind]} {PHRASES[kind]}" for kind in WORDS if counts[kind] and kind != "nothing"]
+    if not phrases:
         return "No day with events is over yet"
-    return f"Days of the last {DAYS}: {', '.join(told)}"
+    return f"Days of the last {DAYS}: {', '.join(phrases)}"

@@ -18,12 +18,12 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # it has no types
     """A connection, before which an older one gives way."""
 
     def __init__(self, server: TcpWSGIServer, *args: Any, **options: Any) -> None:
-        others = [each for each in server.active_channels.values() if not each.will_close]
-        if len(others) >= KEPT:
+        open_channels = [channel for channel in server.active_channels.values() if not channel.will_close]
+        if len(open_channels) >= KEPT:
             # One whose request is whole has an answer to come, or is being given it.
-            silent = [each for each in others if not is_busy(each)]
+            silent = [channel for channel in open_channels if not is_busy(channel)]
             if silent:
-                min(silent, key=lambda each: each.last_activity).will_close = True
+                min(silent, key=lambda channel: channel.last_activity).will_close = True
         super().__init__(server, *args, **options)
 
 
@@ -31,7 +31,7 @@ def listening(app: Flask, host: str, port: int) -> Any:
     """A server of the application that listens already, and has yet to `run`; OSError where it cannot."""
     channels: dict[int, Any] = {}
     server = server_of(app, channels, host=host, port=port)
-    for each in [*channels.values()]:
-        if isinstance(each, TcpWSGIServer):
-            each.channel_class = Channel
+    for dispatcher in [*channels.values()]:
+        if isinstance(dispatcher, TcpWSGIServer):
+            dispatcher.channel_class = Channel
     return server

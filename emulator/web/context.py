@@ -92,32 +92,32 @@ class Jobs:
 
     def get(self, number: int) -> Job | None:
         """The job with the number, while it is remembered."""
-        return next((each for each in [*self._jobs] if each.number == number), None)
+        return next((job for job in [*self._jobs] if job.number == number), None)
 
-    def run(self, what: str, back: str, do: Callable[[Callable[[str], None]], str], *, wait: bool = False) -> Job:
+    def run(self, title: str, back: str, do: Callable[[Callable[[str], None]], str], *, wait: bool = False) -> Job:
         """Do it; `do` is given what tells of progress, and answers the sentence that it ends in."""
-        job = Job(next(self._numbers), what, to_text(datetime.now(UTC)), back)
+        job = Job(next(self._numbers), title, to_text(datetime.now(UTC)), back)
         self._jobs.append(job)
         self.changes += 1
 
-        def tell(text: str) -> None:
+        def on_progress(text: str) -> None:
             job.progress = text
             self.changes += 1
 
         def run() -> None:
             try:
-                job.result = do(tell)
+                job.result = do(on_progress)
             except ConnectorError as error:
                 job.failed, job.result = True, f"{error} {error.remedy}"
             except Exception:
-                log.exception("%s", what)
+                log.exception("%s", title)
                 job.failed, job.result = True, "That failed unexpectedly; the log says why."
             self.changes += 1
 
         if wait:
             run()
         else:
-            threading.Thread(target=run, name=what, daemon=True).start()
+            threading.Thread(target=run, name=title, daemon=True).start()
         return job
 
 
@@ -165,21 +165,21 @@ class Context:
         """Who may do more than look."""
         return self.app.access
 
-    def admits(self) -> bool:
+    def may_read(self) -> bool:
         """Whether the caller may see more than how things stand."""
         try:
-            self.let_read()
+            self.authorize_reading()
         except AccessError:
             return False
         return True
 
-    def let_read(self) -> None:
+    def authorize_reading(self) -> None:
         """Let who may see events in; AccessError for anybody else, and for another site's page."""
         if request.headers.get("Sec-Fetch-Site") in ELSEWHERE:
             raise ForeignPageError("Events are not shown to a page of another site.")
         authorize(request, self.access)
 
-    def let_act(self, *, rare: bool = False) -> None:
+    def authorize_action(self, *, rare: bool = False) -> None:
         """Let who may act in, with a form of ours."""
         authorize(request, self.access, rare=rare)
         if not secrets.compare_digest(request.form.get("token", "").encode(), self.token.encode()):

@@ -38,27 +38,27 @@ class Drawing:
         query = urlencode({key: value for key in SCOPE if (value := getattr(scope, SCOPE[key])) is not None})
 
         def drawn() -> Values:
-            found = self._context.history.chart(chosen, scope)
-            return {"bars": bars(found), "rows": rows(found), "marks": found["marks"]}
+            chart = self._context.history.chart(chosen, scope)
+            return {"bars": bars(chart), "rows": rows(chart), "marks": chart["marks"]}
 
         return {"chosen": chosen, "chart_query": query, "drawn": drawn}
 
     def _chart(self) -> Response:
         chosen = self._range(request.args)
         scope = Scope(*(request.args.get(key) or None for key in SCOPE))
-        found = self._context.history.chart(chosen, scope)
+        chart = self._context.history.chart(chosen, scope)
         budgets = [
             line["calls"]["per_minute"]
             for line in self._context.snapshot.status()["integrations"]
             if "calls" in line and scope.integration in (None, line["name"])
         ]
         macros = self._app.jinja_env.get_template("macros.html").module
-        found |= {
+        chart |= {
             "budget": sum(budgets) or None if scope.tenant is None else None,
-            "rows": macros.chart_rows(rows(found)),  # type: ignore[attr-defined]  # a template's macro
-            "happened": macros.happened(found["marks"], utc_now()),  # type: ignore[attr-defined]  # likewise
+            "rows": macros.chart_rows(rows(chart)),  # type: ignore[attr-defined]  # a template's macro
+            "happened": macros.happened(chart["marks"], utc_now()),  # type: ignore[attr-defined]  # likewise
         }
-        return Response(json.dumps(found, ensure_ascii=False), content_type="application/json", headers=HEADERS)
+        return Response(json.dumps(chart, ensure_ascii=False), content_type="application/json", headers=HEADERS)
 
     def _range(self, arguments: Mapping[str, str]) -> Range:
         """The range of the URL; else an hour of a connector that has not run for longer."""
@@ -69,7 +69,7 @@ class Drawing:
 
 def bars(chart: Mapping[str, Any]) -> Values:
     """The chart as bars of a drawing that is 720 wide and 120 high: at most ninety, several buckets in one."""
-    fetched = [each or 0 for each in chart["fetched"]]
+    fetched = [value or 0 for value in chart["fetched"]]
     group = max(1, -(-len(fetched) // 90))
     sums = [max(fetched[at : at + group], default=0) for at in range(0, len(fetched), group)]
     most = max(sums, default=0)
@@ -90,15 +90,15 @@ def rows(chart: Mapping[str, Any]) -> list[Values]:
     times = chart["t"]
     group = max(1, -(-len(times) // ROWS))
     step = times[1] - times[0]
-    found = []
+    lines = []
     for at in range(0, len(times), group):
-        part = slice(at, at + group)
-        known = {key: [each for each in chart[key][part] if each is not None] for key in COLUMNS}
+        buckets = slice(at, at + group)
+        values = {key: [value for value in chart[key][buckets] if value is not None] for key in COLUMNS}
         end = times[at] + group * step
-        if known["fetched"]:
-            sums = {key: round(sum(known[key]) * step / 60) for key in ("fetched", "acked")}
-            worst = {key: max(known[key], default=None) for key in ("lag", "waiting", "calls")}
-            marks = [each["text"] for each in chart["marks"] if times[at] <= each["from"] < end]
+        if values["fetched"]:
+            sums = {key: round(sum(values[key]) * step / 60) for key in ("fetched", "acked")}
+            worst = {key: max(values[key], default=None) for key in ("lag", "waiting", "calls")}
+            marks = [mark["text"] for mark in chart["marks"] if times[at] <= mark["from"] < end]
             begin = to_text(datetime.fromtimestamp(times[at], UTC))
-            found.append({"at": begin, **sums, **worst, "marks": marks})
-    return found[::-1]
+            lines.append({"at": begin, **sums, **worst, "marks": marks})
+    return lines[::-1]

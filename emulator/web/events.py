@@ -55,7 +55,7 @@ class Events:
         return [one_line(raw).decode("utf-8", "replace") for raw in reversed(raws)]
 
     def _events(self) -> Response:
-        self._context.let_read()
+        self._context.authorize_reading()
         parts = request.args.get("stream", "").rsplit("/", 2)
         if len(parts) != 3:
             return problem(400, "invalid_request", "name a stream: /events?stream=INTEGRATION/TENANT/KIND")
@@ -64,12 +64,12 @@ class Events:
 
     def _links(self) -> Response:
         """Alerts without their event, and the reverse, by tenant."""
-        self._context.let_read()
+        self._context.authorize_reading()
         alone = self._context.snapshot.status().get("links", [])
         return Response(json.dumps(alone, ensure_ascii=False), content_type="application/json", headers=HEADERS)
 
     def _tail(self) -> Response:
-        self._context.let_read()
+        self._context.authorize_reading()
         if len(self._tails) >= TAILS:
             return problem(429, "busy", f"{TAILS} tails are being read already", remedy="End one of them.")
         return Response(self._passing(), content_type="application/x-ndjson", headers=HEADERS)
@@ -97,8 +97,8 @@ class Events:
             # A bucket charges for reading, and so is read for those only who wait for it.
             if not self._tails and self._context.app.config().store.startswith("gs://"):
                 return
-            found = self._context.app.state.batches.read(*batch)
-            items = found.items if found else []
+            stored = self._context.app.state.batches.read(*batch)
+            items = stored.items if stored else []
             kept = self._newest.setdefault(batch[0], deque(maxlen=EVENTS))
             kept.extend(raw for raw in items[-EVENTS:] if len(raw) <= EVENT_BYTES)
             for tail in [*self._tails]:
@@ -115,22 +115,22 @@ def one_line(raw: bytes) -> bytes:
 def last_receipts(state: State, stream: Stream) -> list[dict[str, Any]]:
     """The stream's newest receipts of today and yesterday, newest first."""
     since = day_of(datetime.now(UTC) - timedelta(days=1))
-    found = []
+    receipts = []
     for body in reversed(state.ledger.newest(stream, since, most=RECEIPTS)):
         with suppress(*UNREADABLE):
             fields = RECEIPT.load(body)
             RECEIPT.value(fields)
-            found.append({**fields, "digest": digest(body)[:16]})
-    return found
+            receipts.append({**fields, "digest": digest(body)[:16]})
+    return receipts
 
 
 def stored_events(state: State, stream: Stream) -> list[bytes]:
     """The newest events that the store still has: of a batch that waits, else of one that was kept."""
     items: list[bytes] = []
-    for each in [*state.batches.waiting(stream)][-1:]:
+    for waiting in [*state.batches.waiting(stream)][-1:]:
         with suppress(*UNREADABLE):
-            found = state.batches.read(stream, each.sequence)
-            items = found.items if found else []
+            batch = state.batches.read(stream, waiting.sequence)
+            items = batch.items if batch else []
     if not items:
         newest = last_of(state.store.list(f"archive/{stream.path}/"))
         with suppress(*UNREADABLE):
@@ -142,9 +142,9 @@ def stored_events(state: State, stream: Stream) -> list[bytes]:
 def dead_events(store: ObjectStore, key: str, most: int = EVENTS) -> list[dict[str, Any]]:
     """The first events of a dead letter, each with its reason; none where the object is damaged."""
     stored = store.read(key)
-    found = []
+    events = []
     with suppress(ValueError, KeyError, TypeError):
         for line in (stored.body.splitlines() if stored else [])[:most]:
             fields = json.loads(line)
-            found.append({"reason": str(fields["reason"]), "raw": str(fields.get("raw", ""))[:EVENT_BYTES]})
-    return found
+            events.append({"reason": str(fields["reason"]), "raw": str(fields.get("raw", ""))[:EVENT_BYTES]})
+    return events

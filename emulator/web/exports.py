@@ -70,9 +70,9 @@ class Exports:
 
 def gap_lines(lines: Sequence[Mapping[str, Any]]) -> list[Line]:
     """Every gap with the names of its stream: those that nobody acknowledged first, then the newest."""
-    found = [{**_names(line), **gap} for line in lines for gap in line["gaps"]]
-    found.sort(key=lambda each: each["noticed_at"] or "", reverse=True)
-    return sorted(found, key=lambda each: each["acknowledged"] is not None)
+    gaps = [{**_names(line), **gap} for line in lines for gap in line["gaps"]]
+    gaps.sort(key=lambda gap: gap["noticed_at"] or "", reverse=True)
+    return sorted(gaps, key=lambda gap: gap["acknowledged"] is not None)
 
 
 def dead_letter_lines(store: ObjectStore, lines: Sequence[Mapping[str, Any]], only: Stream | None = None) -> list[Line]:
@@ -81,20 +81,20 @@ def dead_letter_lines(store: ObjectStore, lines: Sequence[Mapping[str, Any]], on
     if not names:
         return []
     by_stream = dead_letters_by_stream(store)
-    found = [
+    letters = [
         {
-            "id": each.id,
-            "key": each.key,
+            "id": letter.id,
+            "key": letter.key,
             **names[stream],
-            "events": each.events,
-            "reasons": dict(each.reasons),
-            "acknowledged": each.acknowledged.fields() if each.acknowledged else None,
+            "events": letter.events,
+            "reasons": dict(letter.reasons),
+            "acknowledged": letter.acknowledged.fields() if letter.acknowledged else None,
         }
         for stream in sorted(by_stream)
         if only in (None, stream) and stream in names
-        for each in by_stream[stream]
+        for letter in by_stream[stream]
     ]
-    return sorted(found, key=lambda each: each["acknowledged"] is not None)
+    return sorted(letters, key=lambda letter: letter["acknowledged"] is not None)
 
 
 def _names(line: Mapping[str, Any]) -> Line:

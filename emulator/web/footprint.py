@@ -45,12 +45,12 @@ class Size:
     @property
     def bytes(self) -> int:
         """All of them."""
-        return sum(each.bytes for each in self.parts)
+        return sum(part.bytes for part in self.parts)
 
     @property
     def objects(self) -> int:
         """All of them."""
-        return sum(each.objects for each in self.parts)
+        return sum(part.objects for part in self.parts)
 
 
 class Footprint:
@@ -76,13 +76,13 @@ class Footprint:
         return self._size
 
     def _count(self) -> None:
-        began, found = time.monotonic(), dict[str, tuple[int, int]]()
+        began, counts = time.monotonic(), dict[str, tuple[int, int]]()
         try:
             for entry in self._store().list(""):
                 name = entry.key.partition("/")[0]
-                objects, bytes_ = found.get(name, (0, 0))
-                found[name] = (objects + 1, bytes_ + entry.size)
-            parts = sorted((Part(name, *sums) for name, sums in found.items()), key=lambda each: -each.bytes)
+                objects, bytes_ = counts.get(name, (0, 0))
+                counts[name] = (objects + 1, bytes_ + entry.size)
+            parts = sorted((Part(name, *sums) for name, sums in counts.items()), key=lambda part: -part.bytes)
             self._size = Size(to_text(datetime.now(UTC)), tuple(parts), self._free())
         except ConnectorError as error:
             log.warning("the store cannot be counted: %s", error)

@@ -111,7 +111,7 @@ def spaced(text: str) -> str:
     """A duration as the configuration has it (5s, 1h30m), with a space between numbers and units; else the text."""
     if not re.fullmatch(r"(\d+[smhd])+", text):
         return text
-    return re.sub(r"(\d+)([smhd])", lambda found: f"{found[1]} {'min' if found[2] == 'm' else found[2]} ", text).strip()
+    return re.sub(r"(\d+)([smhd])", lambda match: f"{match[1]} {'min' if match[2] == 'm' else match[2]} ", text).strip()
 
 
 def pretty(raw: str) -> str | None:
@@ -129,7 +129,7 @@ def headline(raw: str, most: int = 140) -> str:
         if isinstance(fields, dict):
             at = fields.get("when") or fields.get("created_at")
             parts = [str(at)[:19].replace("T", " "), *(fields.get(key) for key in ("severity", "type", "name"))]
-            named = " · ".join(str(each) for each in parts if each)
+            named = " · ".join(str(part) for part in parts if part)
             if at and fields.get("type"):
                 return named[:most] + ("…" if len(named) > most else "")
     return raw[:most] + ("…" if len(raw) > most else "")
@@ -145,9 +145,9 @@ def coded(text: str) -> Markup:
     )
 
 
-def plural(count: int, one: str, many: str | None = None) -> str:
+def plural(count: int, noun: str, many: str | None = None) -> str:
     """The count with its noun."""
-    return f"{number(count)} {one if count == 1 else many or one + 's'}"
+    return f"{number(count)} {noun if count == 1 else many or noun + 's'}"
 
 
 def utc_now() -> datetime:

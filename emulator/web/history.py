@@ -115,7 +115,7 @@ class History:
             if self.is_complete:
                 self._save()
 
-    def heard(self, name: str, results: Sequence[Mapping[str, Any]]) -> None:
+    def add_results(self, name: str, results: Sequence[Mapping[str, Any]]) -> None:
         """Count what a function answered, and note where the engine takes no events any more, or takes them again."""
         now = self._now()
         outcomes = {line["outcome"] for line in results} if name == "forward-batch" else set()
@@ -142,9 +142,9 @@ class History:
             self._read_minutes(scope.streams, now)
         days = [] if is_fine else list(self._known(days_of(chosen, now)))
         with self._lock:
-            recent = [pair for each in scope.streams if is_fine for pair in self._minutes(each, now).items()]
-            counts = [(minute * MINUTE, each) for minute, each in recent]
-            samples = [(minute * MINUTE, each) for minute, each in self._samples.of(scope.streams)]
+            recent = [pair for stream in scope.streams if is_fine for pair in self._minutes(stream, now).items()]
+            counts = [(minute * MINUTE, pair) for minute, pair in recent]
+            samples = [(minute * MINUTE, pair) for minute, pair in self._samples.of(scope.streams)]
             columns = bucketed(
                 counts if is_fine else counts_of(days, scope),
                 samples if scope.streams else samples_of(days, scope.integration),
@@ -157,25 +157,25 @@ class History:
         return {
             **columns,
             "range": chosen.name,
-            "marks": [each.fields() for each in within([*marks, *happened(self._taken().lines, scope)], chosen, now)],
+            "marks": [mark.fields() for mark in within([*marks, *happened(self._taken().lines, scope)], chosen, now)],
             "complete": self.is_complete,
         }
 
     def _minutes(self, stream: Stream, now: float) -> dict[int, list[int]]:
         """A stream's counts by the minute, without those that are too old to be shown."""
         first = int(now - RECENT) // MINUTE
-        found = self._recent.setdefault(stream, {})
-        for minute in [each for each in found if each < first]:
-            del found[minute]
-        return found
+        minutes = self._recent.setdefault(stream, {})
+        for minute in [number for number in minutes if number < first]:
+            del minutes[minute]
+        return minutes
 
     def _read_minutes(self, streams: Sequence[Stream], now: float) -> None:
         """Count, once, the receipts of the last hours that were written before this process began."""
         state, since = State.of(self._store()), now - RECENT
-        for stream in [each for each in streams if each not in self._begun and self._began > since]:
+        for stream in [candidate for candidate in streams if candidate not in self._begun and self._began > since]:
             # What waits comes first: what is delivered meanwhile shows in its receipt, and counts once.
             headers = (header for _, header in _headers(state, state.batches.waiting(stream)))
-            counted = {each.sequence: [(each.fetched_at.timestamp(), each.events, 0)] for each in headers}
+            counted = {header.sequence: [(header.fetched_at.timestamp(), header.events, 0)] for header in headers}
             written = datetime.fromtimestamp(since, UTC)
             for body in state.ledger.newest(stream, day_name(since), most=MOST_RECEIPTS, written=written):
                 with suppress(*UNREADABLE):
@@ -266,10 +266,10 @@ class History:
                 self._write(day)
                 self._read[name] = day.coarse()
         with self._lock:
-            minutes = [min(each) for day in (*made.values(), *self._days.values()) for each in day.minutes.values()]
+            minutes = [min(counts) for day in (*made.values(), *self._days.values()) for counts in day.minutes.values()]
         # Receipts are filed by Sophos's clock, and counted by ours.
         filed = from_text(f"{first}T00:00:00Z").timestamp()
-        return min([*(each * MINUTE for each in minutes), filed if first < day_name(began) else began])
+        return min([*(minute * MINUTE for minute in minutes), filed if first < day_name(began) else began])
 
     def _count_receipts(self, began: float, since: float) -> None:
         """Count the receipts that were written before this process began, and what waits."""
@@ -300,10 +300,10 @@ class History:
             line["name"]: [0.0, 0, line.get("calls", {}).get("last_minute", 0)] for line in status["integrations"]
         }
         for line in status["streams"]:
-            one = sample.get(line["integration"])
-            if one is not None and line["state"] != "retired":
-                one[0] = max(one[0], round(line["lag_seconds"] or 0.0, 1))
-                one[1] += line["pending_bytes"]
+            figures = sample.get(line["integration"])
+            if figures is not None and line["state"] != "retired":
+                figures[0] = max(figures[0], round(line["lag_seconds"] or 0.0, 1))
+                figures[1] += line["pending_bytes"]
         with self._lock:
             self._day(now).samples[int(now) // MINUTE] = sample
             self._samples.take(int(now) // MINUTE, status["streams"])
@@ -333,7 +333,7 @@ class History:
         marks: list[Mark] = []
         seen = fields.get("seen")
         with suppress(KeyError, TypeError):
-            marks = [Mark(each["kind"], each["from"], each["to"], each["text"]) for each in fields.get("marks", ())]
+            marks = [Mark(mark["kind"], mark["from"], mark["to"], mark["text"]) for mark in fields.get("marks", ())]
         if seen is not None and began - seen > DOWN_SECONDS:
             marks.append(Mark("outage", seen, began, "The connector was not running"))
         if seen is not None:
@@ -352,13 +352,13 @@ class History:
             bodies = [(day.day, json.dumps(day.fields()).encode()) for day in fresh]
             for name in [name for name in self._days if name < oldest]:
                 self._read[name] = self._days.pop(name).coarse()
-            kept = [each for each in self._marks if each.end > now - 90 * DAY][-MOST_MARKS:]
-            marks = [each.fields() for each in [*kept, *self._ongoing(now)]]
-            told = {"layout": LAYOUT, "seen": now, "known_since": self.known_since, "marks": marks}
+            kept = [mark for mark in self._marks if mark.end > now - 90 * DAY][-MOST_MARKS:]
+            marks = [mark.fields() for mark in [*kept, *self._ongoing(now)]]
+            fields = {"layout": LAYOUT, "seen": now, "known_since": self.known_since, "marks": marks}
         with suppress(ConnectorError):
             for name, body in bodies:
                 self._replace(f"{PREFIX}{name}.json", body)
-            self._replace(MARKS_KEY, json.dumps(told, ensure_ascii=False).encode())
+            self._replace(MARKS_KEY, json.dumps(fields, ensure_ascii=False).encode())
 
     def _write(self, day: Day) -> None:
         self._replace(f"{PREFIX}{day.day}.json", json.dumps(day.fields()).encode())
@@ -372,11 +372,11 @@ class History:
 
 def _headers(state: State, waiting: Iterable[Waiting]) -> Iterator[tuple[Stream, Header]]:
     """The headers of batches that wait, of the first ones at most."""
-    for each in islice(waiting, MOST_BATCHES):
-        stored = state.store.read(each.entry.key)
+    for batch in islice(waiting, MOST_BATCHES):
+        stored = state.store.read(batch.entry.key)
         with suppress(*UNREADABLE):
             if stored is not None:
-                yield each.stream, HEADER.decode(stored.body.partition(b"\n")[0])
+                yield batch.stream, HEADER.decode(stored.body.partition(b"\n")[0])
 
 
 def _counts(receipt: Receipt) -> Iterator[tuple[float, int, int]]:
@@ -420,7 +420,7 @@ def happened(lines: Iterable[Mapping[str, Any]], scope: Scope) -> Iterator[Mark]
         for gap in line["gaps"]:
             begin, end = (from_text(gap[key] or gap["noticed_at"]).timestamp() for key in ("from", "to"))
             yield Mark("gap", begin, end, f"Gap: {name}")
-        found = line.get("reconciled") or {}
-        if found.get("missing"):
-            at = from_text(found["ended_at"]).timestamp()
-            yield Mark("late", at, at, f"{plural(found['missing'], 'late event')} found: {name}")
+        report = line.get("reconciled") or {}
+        if report.get("missing"):
+            at = from_text(report["ended_at"]).timestamp()
+            yield Mark("late", at, at, f"{plural(report['missing'], 'late event')} found: {name}")

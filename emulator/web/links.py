@@ -73,7 +73,7 @@ class Links:
         with self._lock:
             try:
                 for stream in self._waits:
-                    self._look(stream)
+                    self._match(stream)
             except ConnectorError as error:
                 log.warning("alerts cannot be compared with their events: %s", error)
             lines: dict[tuple[str, str], dict[str, Any]] = {}
@@ -90,7 +90,9 @@ class Links:
         return stream.kind in _OTHER and integration is not None and {*_OTHER} <= {*integration.streams}
 
     def _integration(self, stream: Stream) -> IntegrationConfig | None:
-        return next((each for each in self._config().integrations if each.name == stream.integration), None)
+        return next(
+            (integration for integration in self._config().integrations if integration.name == stream.integration), None
+        )
 
     def _is_paired(self, stream: Stream, raw: bytes, type_: str | None) -> bool:
         """Whether the other one is to be expected: of an alert its event, unless the type is left out."""
@@ -113,17 +115,17 @@ class Links:
             while len(waits.since) > MOST:
                 waits.since.popitem(last=False)
 
-    def _look(self, stream: Stream) -> None:
+    def _match(self, stream: Stream) -> None:
         """Forget those whose other one is there; those that waited long enough are looked for in the ledger, once."""
         waits, state, now = self._waits[stream], self._state(), self._now()
-        other = Stream(stream.integration, stream.tenant, _OTHER[stream.kind])
-        recent = {*state.checkpoints.read(other).checkpoint.recent} if waits.since else set()
-        waits.since = OrderedDict((id_, each) for id_, each in waits.since.items() if each[1] not in recent)
+        counterpart = Stream(stream.integration, stream.tenant, _OTHER[stream.kind])
+        recent = {*state.checkpoints.read(counterpart).checkpoint.recent} if waits.since else set()
+        waits.since = OrderedDict((id_, wait) for id_, wait in waits.since.items() if wait[1] not in recent)
         late = {id_: key for id_, (since, key) in waits.since.items() if now - since > GRACE}
-        known = stored_since(state, other, day_before(now), event_fields).keys if late else set()
+        stored = stored_since(state, counterpart, day_before(now), event_fields).keys if late else set()
         for id_, key in late.items():
             del waits.since[id_]
-            if key not in known:
+            if key not in stored:
                 waits.alone[id_] = None
         while len(waits.alone) > MOST:
             waits.alone.popitem(last=False)

@@ -58,7 +58,7 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ResultPage:
     """One page of what a query finds."""
 
     lines: Sequence[Mapping[str, Any]]
@@ -124,12 +124,12 @@ def ordered(lines: Iterable[Mapping[str, Any]], sort: str) -> list[Mapping[str, 
             )
 
 
-def find(lines: Iterable[Mapping[str, Any]], query: Query, size: int = PAGE) -> Found:
+def find(lines: Iterable[Mapping[str, Any]], query: Query, size: int = PAGE) -> ResultPage:
     """One page of the streams that the query asks for; beyond the end, the last page."""
     chosen = ordered([line for line in lines if matches(line, query)], query.sort)
     pages = max(1, -(-len(chosen) // size))
     page = min(query.page, pages)
-    return Found(chosen[(page - 1) * size : page * size], len(chosen), page, pages)
+    return ResultPage(chosen[(page - 1) * size : page * size], len(chosen), page, pages)
 
 
 def without_stream(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -82,7 +82,7 @@ class _Metrics(Collector):
         reasons = GaugeMetricFamily(
             f"{PREFIX}reasons", "Streams that each reason concerns (or 1, where it concerns all).", labels=["code"]
         )
-        counts = dict.fromkeys(KINDS, 0) | {each["code"]: each["count"] for each in self._status["reasons"]}
+        counts = dict.fromkeys(KINDS, 0) | {reason["code"]: reason["count"] for reason in self._status["reasons"]}
         for code, count in sorted(counts.items()):
             reasons.add_metric([code], count)
         integrations = GaugeMetricFamily(f"{PREFIX}integration_health", "As `health`.", labels=INTEGRATION)
@@ -194,7 +194,7 @@ class _Metrics(Collector):
         yield from (up, restarts, calls)
 
 
-_NUMBER = {str(each): float(each) for each in Health}
+_NUMBER = {str(health): float(health) for health in Health}
 
 
 def _labels(line: dict[str, Any]) -> list[str]:

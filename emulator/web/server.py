@@ -44,7 +44,7 @@ class Web:
         quiet = BUCKET_SECONDS if graph.config().store.startswith("gs://") else QUIET_SECONDS
         self.snapshot = Snapshot(lambda: graph.store, read, quiet)
         self.history = History(lambda: graph.store, self.snapshot.current, time.time, quiet)
-        platform.hearers.append(self.history.heard)
+        platform.hearers.append(self.history.add_results)
         self.app = _application(platform, self.snapshot, self.history, graph, recent)
         """The WSGI application."""
 
@@ -66,14 +66,14 @@ def _application(platform: Platform, snapshot: Snapshot, history: History, graph
         return graph.access
 
     app.config["MAX_CONTENT_LENGTH"] = app.config["MAX_FORM_MEMORY_SIZE"] = MAX_BODY_BYTES
-    app.before_request(lambda: _look(access))
+    app.before_request(lambda: _refuse_dns_rebinding(access))
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
 
     def function() -> Response:
         name = request.path.strip("/")
         # The function is called from here, on loopback: it would let everybody in.
         authorize(request, access, rare=name == "test-connection")
-        return _proxied(platform, name, request)
+        return _forwarded(platform, name, request)
 
     for name in TARGETS:
         app.add_url_rule(f"/{name}", name, function, methods=["POST"])
@@ -86,12 +86,12 @@ def _application(platform: Platform, snapshot: Snapshot, history: History, graph
 
     @app.get("/metrics")
     def _metrics() -> Response:
-        found = generate_latest(registry_of(platform, snapshot.status()))
-        return Response(found, content_type=CONTENT_TYPE_LATEST)
+        text = generate_latest(registry_of(platform, snapshot.status()))
+        return Response(text, content_type=CONTENT_TYPE_LATEST)
 
     @app.get("/healthz")
     def _healthz() -> Response:
-        down = [name for name, each in platform.functions.items() if not each.is_up()]
+        down = [name for name, function in platform.functions.items() if not function.is_up()]
         if down:
             return problem(503, "starting", f"not running: {', '.join(down)}", retry_after=1)
         return Response('{"ok": true}', content_type="application/json")
@@ -104,20 +104,20 @@ def _application(platform: Platform, snapshot: Snapshot, history: History, graph
     Views(app, context, Events(app, context), Previews(app, context))
     Actions(app, context)
     Exports(app, context)
-    app.after_request(_for_people)
+    app.after_request(_problem_page)
     app.register_error_handler(AccessError, refusal)
     app.register_error_handler(ConnectorError, _failed)
     app.register_error_handler(HTTPException, _refused)
     return app
 
 
-def _look(access: Callable[[], Access]) -> None:
+def _refuse_dns_rebinding(access: Callable[[], Access]) -> None:
     """Whoever is elsewhere may look; a page of another site whose name was made to lead here may not."""
     if not request.path.startswith(OPEN) and is_dns_rebinding(request.remote_addr, dict(request.headers)):
         authorize(request, access)
 
 
-def _for_people(response: Response) -> Response:
+def _problem_page(response: Response) -> Response:
     """A problem as a page where a browser asks for one: it would show JSON to who has pressed a button."""
     json_type = "application/problem+json"
     if (
@@ -149,12 +149,12 @@ def _refused(error: HTTPException) -> Response | HTTPException:
     return response
 
 
-def _proxied(platform: Platform, name: str, asked: Request) -> Response:
+def _forwarded(platform: Platform, name: str, incoming: Request) -> Response:
     headers = {
-        key: value for key, value in asked.headers if key.lower() == "content-type" or key.lower().startswith("ce-")
+        key: value for key, value in incoming.headers if key.lower() == "content-type" or key.lower().startswith("ce-")
     }
     try:
-        answer = platform.call(name, asked.get_data(), headers)
+        answer = platform.call(name, incoming.get_data(), headers)
     except FunctionDownError as error:
         return problem(503, error.code, str(error), title=error.title, remedy=error.remedy, retry_after=1)
     passed = {key: answer.headers[key] for key in ("Content-Type", "Retry-After", "Allow") if key in answer.headers}

@@ -25,36 +25,40 @@ ROOT = Path(__file__).parents[2]
 
 def items(config: Any) -> list[tuple[str, Any]]:
     """The settings of a part of the configuration, in order."""
-    return [(each.name, getattr(config, each.name)) for each in fields_of(config)]
+    return [(setting.name, getattr(config, setting.name)) for setting in fields_of(config)]
 
 
-def shown(name: str, value: Any) -> str:
+def setting_text(name: str, value: Any) -> str:
     """A setting as people write it."""
     if name == "listen":
         return f"{value[0]}:{value[1]}"
     if name == "limits":
         bytes_ = formatting.size(value.max_pending_bytes)
-        rest = f"ack_timeout {told(value.ack_timeout)}, deadline {told(value.deadline)}"
-        return f"max_pending_bytes {bytes_}, {rest}"
-    return told(value)
+        times = f"ack_timeout {value_text(value.ack_timeout)}, deadline {value_text(value.deadline)}"
+        return f"max_pending_bytes {bytes_}, {times}"
+    return value_text(value)
 
 
-def told(value: object) -> str:
+def value_text(value: object) -> str:
     """A setting as text: a reference by where it leads, and never by what it stands for."""
     texts: dict[type, Callable[[Any], str]] = {
         Reference: masked,
         timedelta: duration_text,
-        Every: lambda each: each.cron or told(each.interval),
+        Every: lambda every: every.cron or value_text(every.interval),
     }
     if type(value) in texts:
         return texts[type(value)](value)
     if value is None or isinstance(value, bool):
         return {None: "–", True: "on", False: "off"}[value]
     if is_dataclass(value) and not isinstance(value, type):
-        inner = [f"{name}: {told(each)}" for name, each in items(value) if each not in (None, (), "")]
+        inner = [
+            f"{name}: {value_text(inner_value)}"
+            for name, inner_value in items(value)
+            if inner_value not in (None, (), "")
+        ]
         return ", ".join(inner) or "–"
     if isinstance(value, tuple | list):
-        return ", ".join(map(told, value)) or "–"
+        return ", ".join(map(value_text, value)) or "–"
     return str(value)
 
 
@@ -68,7 +72,7 @@ def masked(reference: Reference) -> str:
 
 def documents() -> Mapping[str, Path]:
     """The documentation that lies beside the program, by name."""
-    return {each.name: each for each in [*ROOT.glob("README.md"), *ROOT.glob("docs/*.md")]}
+    return {path.name: path for path in [*ROOT.glob("README.md"), *ROOT.glob("docs/*.md")]}
 
 
 @cache
@@ -81,8 +85,8 @@ def title_of(name: str) -> str:
 
 def versions() -> list[tuple[str, str]]:
     """What runs here."""
-    found = [("connector", VERSION), ("Python", sys_platform.python_version())]
+    pairs = [("connector", VERSION), ("Python", sys_platform.python_version())]
     for name in ("grpcio", "protobuf", "Flask", "waitress", "requests"):
         with suppress(metadata.PackageNotFoundError):
-            found.append((name, metadata.version(name)))
-    return found
+            pairs.append((name, metadata.version(name)))
+    return pairs

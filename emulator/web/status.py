@@ -120,51 +120,55 @@ def status(
     latest, engine = running.latest, running.engine
     pending: dict[Stream, _Pending] = {}
     for waiting in state.batches.waiting():
-        one = pending.setdefault(waiting.stream, _Pending())
-        one.batches += 1
-        one.bytes += waiting.entry.size
-        one.oldest = min(one.oldest or waiting.entry.updated, waiting.entry.updated)
+        waiting_sum = pending.setdefault(waiting.stream, _Pending())
+        waiting_sum.batches += 1
+        waiting_sum.bytes += waiting.entry.size
+        waiting_sum.oldest = min(waiting_sum.oldest or waiting.entry.updated, waiting.entry.updated)
     damages = damaged(
         state.store, _WHOLE.setdefault(config.store, set())
     )  # Before anything is read, since reading makes some of it again.
     seen = Acknowledgements(state.store).all()
     gaps = gaps_by_stream(state)
     dead_letters = dead_letters_by_stream(state.store)
-    known = {each.name: _account(accounts, each.name, now) for each in config.integrations}
-    read = (target for each in config.integrations for target in known_targets(each, known[each.name]))
+    accounts_by_name = {settings.name: _account(accounts, settings.name, now) for settings in config.integrations}
+    read = (
+        target
+        for settings in config.integrations
+        for target in known_targets(settings, accounts_by_name[settings.name])
+    )
     targets = {target.stream: target for target in read}
     streams = {*state.checkpoints.streams(), *pending, *latest, *targets, *dead_letters} - {heartbeat.STREAM}
     asked: dict[str, Asked] = {}
-    for each in config.integrations:
+    for integration in config.integrations:
         with suppress(LayoutError):
-            asked |= Schedules(state.store).asked(each.name)
-    unknown = {each.name for each in config.integrations} - {stream.integration for stream in targets}
+            asked |= Schedules(state.store).asked(integration.name)
+    unknown = {settings.name for settings in config.integrations} - {stream.integration for stream in targets}
     view = _View(
         record or partial(read_record, state, now),
         pending,
         gaps,
         dead_letters,
         latest,
-        known,
+        accounts_by_name,
         targets,
         # As long as nothing is known of an integration, nothing is known to be gone.
         {stream for stream in streams - targets.keys() if stream.integration not in unknown},
         asked,
         _turns(config, targets, now),
-        {each.name: each.inventory.total_seconds() for each in config.integrations},
+        {settings.name: settings.inventory.total_seconds() for settings in config.integrations},
         now,
     )
     shown = [_stream(view, stream) for stream in sorted(streams)]
     lines = [line for line, _ in shown]
-    total = sum(one.bytes for one in pending.values())
+    total = sum(of_stream.bytes for of_stream in pending.values())
     paused = total >= config.limits.max_pending_bytes
-    integrations = list(_integrations(config, known, lines, running.budgets, now=now, seen=seen))
+    integrations = list(_integrations(config, accounts_by_name, lines, running.budgets, now=now, seen=seen))
     beat = None if config.heartbeat is None else heartbeat.shown(state, config.heartbeat, now)
     verdict = assess(
         SiteFacts(
             now=now,
             tick_seconds=config.every.seconds_around(now),
-            integrations=[_integration_facts(line, known[line["name"]]) for line in integrations],
+            integrations=[_integration_facts(line, accounts_by_name[line["name"]]) for line in integrations],
             streams=[facts for _, facts in shown if facts is not None],
             engine=engine,
             functions=running.functions,
@@ -173,8 +177,8 @@ def status(
             pending_bytes=total,
             max_pending_bytes=config.limits.max_pending_bytes,
             observing=config.observe,
-            damaged=[each.key for each in damages if each.key not in seen and not each.is_newer],
-            newer=[each.key for each in damages if each.is_newer],
+            damaged=[damage.key for damage in damages if damage.key not in seen and not damage.is_newer],
+            newer=[damage.key for damage in damages if damage.is_newer],
             read_at=running.ticked_at,
             is_heartbeat_late=bool(beat and beat["late"]),
         )
@@ -186,7 +190,7 @@ def status(
     return {
         "ok": verdict.health is Health.OK,
         "health": str(verdict.health),
-        "reasons": [_reason(each) for each in verdict.reasons],
+        "reasons": [_reason(reason) for reason in verdict.reasons],
         "waiting": len(verdict.waiting),
         "version": VERSION,
         "now": to_text(now),
@@ -231,9 +235,9 @@ def _reason(reason: Reason) -> dict[str, Any]:
 
 def _integration_facts(line: Mapping[str, Any], account: Account) -> IntegrationFacts:
     warned = [
-        health.Warned(each["code"], each["text"], each["remedy"], from_text(each["date"]))
-        for each in line["warnings"]
-        if each["acknowledged"] is None
+        health.Warned(warning["code"], warning["text"], warning["remedy"], from_text(warning["date"]))
+        for warning in line["warnings"]
+        if warning["acknowledged"] is None
     ]
     return IntegrationFacts(line["name"], account.problem, account.paused_at, warned)
 
@@ -242,22 +246,22 @@ def warnings_of(
     name: str, account: Account, now: datetime, seen: Mapping[str, Acknowledgement]
 ) -> list[dict[str, Any]]:
     """What is to be said of an integration's credential, each with its id and who has acknowledged it."""
-    found = []
-    for each in account.warnings(now):
-        key = f"integrations/{encode_segment(name)}/{each.code}/{each.mark or f'{each.date:%Y-%m-%d}'}"
+    warnings = []
+    for warning in account.warnings(now):
+        key = f"integrations/{encode_segment(name)}/{warning.code}/{warning.mark or f'{warning.date:%Y-%m-%d}'}"
         acknowledged = seen.get(key)
-        told = {"id": short_id(key), "key": key, **each.as_fields()}
-        found.append(told | {"acknowledged": acknowledged.fields() if acknowledged else None})
-    return found
+        fields = {"id": short_id(key), "key": key, **warning.as_fields()}
+        warnings.append(fields | {"acknowledged": acknowledged.fields() if acknowledged else None})
+    return warnings
 
 
 def gaps_by_stream(state: State) -> dict[Stream, list[dict[str, Any]]]:
     """Every recorded gap, with its id and who has acknowledged it."""
     seen = Acknowledgements(state.store).all()
-    found: dict[Stream, list[dict[str, Any]]] = {}
+    gaps: dict[Stream, list[dict[str, Any]]] = {}
     for gap in state.gaps.all():
         fields, acknowledged = gap.fields(), seen.get(gap.key)
-        found.setdefault(gap.stream, []).append(
+        gaps.setdefault(gap.stream, []).append(
             {
                 "id": short_id(gap.key),
                 "key": gap.key,
@@ -265,7 +269,7 @@ def gaps_by_stream(state: State) -> dict[Stream, list[dict[str, Any]]]:
                 "acknowledged": acknowledged.fields() if acknowledged else None,
             }
         )
-    return found
+    return gaps
 
 
 def _integrations(
@@ -277,31 +281,31 @@ def _integrations(
     now: datetime,
     seen: Mapping[str, Acknowledgement],
 ) -> Iterator[dict[str, Any]]:
-    calls = {each["integration"]: {key: each[key] for key in each if key != "integration"} for each in budgets}
-    for each in config.integrations:
-        account = accounts[each.name]
+    calls = {budget["integration"]: {key: budget[key] for key in budget if key != "integration"} for budget in budgets}
+    for settings in config.integrations:
+        account = accounts[settings.name]
         problem = account.problem
-        own = [line for line in streams if line["integration"] == each.name and line["state"] != "retired"]
+        own = [line for line in streams if line["integration"] == settings.name and line["state"] != "retired"]
         line: dict[str, Any] = {
-            "name": each.name,
+            "name": settings.name,
             "state": _state(account, own),
             "since": text_or_none(problem.since if problem else account.paused_at),
             "credential": account.who.id_type if account.who else None,
             "tenants": len({line["tenant"] for line in own}),
-            "region": each.region,
-            "streams": list(each.streams),
-            "exclude_types": list(each.exclude_types),
-            "warnings": warnings_of(each.name, account, now, seen),
+            "region": settings.region,
+            "streams": list(settings.streams),
+            "exclude_types": list(settings.exclude_types),
+            "warnings": warnings_of(settings.name, account, now, seen),
         }
         if account.life.since is not None:
             line |= {
                 "credential_pair": "next" if account.life.is_next else "first",
                 "credential_since": to_text(account.life.since),
             }
-        if each.name in calls:
-            line["calls"] = calls[each.name]
+        if settings.name in calls:
+            line["calls"] = calls[settings.name]
         if problem is not None:
-            line |= {"problem": problem.as_problem(), "retry_at": text_or_none(_to_come(problem.retry_at, now))}
+            line |= {"problem": problem.as_problem(), "retry_at": text_or_none(_if_future(problem.retry_at, now))}
         yield line
 
 
@@ -333,8 +337,8 @@ def _turns(config: Config, streams: Collection[Stream], now: datetime) -> dict[s
     every = config.every.seconds_around(now)
     asked = Counter(stream.integration for stream in streams if stream.kind != ENDPOINTS)
     return {
-        each.name: every * max(1.0, asked[each.name] / RatePolicy(each.calls_per_minute).firsts(every))
-        for each in config.integrations
+        settings.name: every * max(1.0, asked[settings.name] / RatePolicy(settings.calls_per_minute).firsts(every))
+        for settings in config.integrations
     }
 
 
@@ -377,12 +381,11 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
     checkpoint = record.checkpoint
     target, retired = view.targets.get(stream), stream in view.retired
     account = view.accounts.get(stream.integration)
-    known = None if retired else (account.problem if account else None) or checkpoint.problem
-    if known is None and target is not None and target.refusal is not None:
-        known = problem_after(None, target.refusal, now, None)
-    if known is None and latest and not retired:
-        known = _told(latest)
-    problem = known.as_problem() if known else None
+    problem = None if retired else (account.problem if account else None) or checkpoint.problem
+    if problem is None and target is not None and target.refusal is not None:
+        problem = problem_after(None, target.refusal, now, None)
+    if problem is None and latest and not retired:
+        problem = _reported_problem(latest)
     read_at = checkpoint.as_of
     if latest and stream.kind != ENDPOINTS and latest["outcome"] in THAT_READ and not latest["has_more"]:
         # An idle tick writes nothing: the answer knows more than the store.
@@ -393,7 +396,7 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
         "tenant": stream.tenant,
         "tenant_name": target.tenant.name if target else "",
         "stream": stream.kind,
-        "state": _stream_state(latest, known, is_retired=retired),
+        "state": _stream_state(latest, problem, is_retired=retired),
         "interval_seconds": interval,
         "measured_interval_seconds": _measured(latest, interval, now),
         "lag_seconds": _lag(stream, read_at, interval, now),
@@ -414,9 +417,9 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
             round(max(0.0, (now - pending.oldest).total_seconds()), 3) if pending.oldest else 0.0
         ),
         "gaps": list(view.gaps.get(stream, ())),
-        "set_aside": sum(each.events for each in dead),
+        "set_aside": sum(letter.events for letter in dead),
         "dead_letter_objects": len(dead),
-        "dead_letters_unacknowledged": sum(each.events for each in dead if each.acknowledged is None),
+        "dead_letters_unacknowledged": sum(letter.events for letter in dead if letter.acknowledged is None),
     }
     if record.has_reconciled:
         line["reconciled"] = record.reconciled
@@ -425,40 +428,40 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
         # Sophos answers, and has nothing: neither Sophos nor the credential is down.
         line["silent_since"] = to_text(silent)
     if problem is not None:
-        line["problem"] = problem
-        retry_at = _to_come(known.retry_at, now) if known else None
+        line["problem"] = problem.as_problem()
+        retry_at = _if_future(problem.retry_at, now)
         if retry_at is not None:
             line["retry_at"] = to_text(retry_at)
-    return line, None if retired else _facts(view, stream, line, known, silent)
+    return line, None if retired else _facts(view, stream, line, problem, silent)
 
 
-def _told(latest: Mapping[str, Any]) -> Problem | None:
-    """The problem that fetch-page told of without writing it down."""
-    told = latest.get("problem")
-    if told is None:
+def _reported_problem(latest: Mapping[str, Any]) -> Problem | None:
+    """The problem that fetch-page answered and did not store."""
+    reported = latest.get("problem")
+    if reported is None:
         return None
     retry_at = from_text(latest["retry_at"]) if "retry_at" in latest else None
-    if told["code"] == ThrottledError.code:
+    if reported["code"] == ThrottledError.code:
         # The credential has worked since, or its own problem would be known: the stream waits for its turn.
         turn = OverBudgetError("Sophos had asked to slow down; the stream waits for its turn")
         return Problem(turn.code, str(turn), turn.remedy, latest["at"], 1, None)
-    return Problem(told["code"], told["detail"], told["remedy"], latest["at"], 1, retry_at)
+    return Problem(reported["code"], reported["detail"], reported["remedy"], latest["at"], 1, retry_at)
 
 
-def _to_come(moment: datetime | None, now: datetime) -> datetime | None:
+def _if_future(moment: datetime | None, now: datetime) -> datetime | None:
     """The time, unless it has passed: then nobody waits for it any more."""
     return moment if moment is not None and moment > now else None
 
 
-def _stream_state(latest: Mapping[str, Any] | None, known: Problem | None, *, is_retired: bool) -> str:
+def _stream_state(latest: Mapping[str, Any] | None, problem: Problem | None, *, is_retired: bool) -> str:
     """One word for how a stream stands."""
     if is_retired:
         return "retired"
-    if known is not None and known.code in WAITING:
+    if problem is not None and problem.code in WAITING:
         return "waiting"
     if latest:
         return str(latest["outcome"])
-    return "failed" if known else "idle"
+    return "failed" if problem else "idle"
 
 
 def _measured(latest: Mapping[str, Any] | None, interval: float | None, now: datetime) -> float | None:

@@ -19,7 +19,7 @@ from emulator.web.events import Events, dead_events, last_receipts
 from emulator.web.exports import dead_letter_lines, gap_lines
 from emulator.web.listing import BADNESS, Query, find, ordered, waits, without_stream
 from emulator.web.previews import Previews
-from emulator.web.settings import documents, items, shown, title_of, told, versions
+from emulator.web.settings import documents, items, setting_text, title_of, value_text, versions
 from emulator.web.snapshot import Taken
 from lib.errors import NotFoundError
 from lib.model.clock import to_text
@@ -111,12 +111,12 @@ class Views:
             "/job": ("job.html", self._job),
         }
         for path, (template, build) in self._views.items():
-            app.add_url_rule(path, path, self._shown(template, build))
+            app.add_url_rule(path, path, self._route(template, build))
         app.add_url_rule("/live", "live", self._live)
         app.add_url_rule("/docs/<name>", "docs", self._document)
-        self._furnish()
+        self._add_template_names()
 
-    def _furnish(self) -> None:
+    def _add_template_names(self) -> None:
         env = self._app.jinja_env
         for name in (
             "number",
@@ -149,14 +149,14 @@ class Views:
             waits=waits,
             token=self._context.token,
             health_of=lambda line: "retired" if line["state"] == "retired" else line["health"],
-            look_of=look_of,
+            shown_health=shown_health,
             stream_url=stream_url,
             tenant_url=tenant_url,
             confirm_url=confirm_url,
         )
         env.globals["ui"] = env.get_template("macros.html").module
 
-    def _shown(self, template: str, build: Callable[[Arguments], Values]) -> Callable[[], Response]:
+    def _route(self, template: str, build: Callable[[Arguments], Values]) -> Callable[[], Response]:
         def show() -> Response:
             return page(template, **self._common(request.full_path), **build(request.args))
 
@@ -187,11 +187,14 @@ class Views:
             template, build = self._views[split.path]
             arguments = dict(parse_qsl(split.query))
             values = {**self._common(f"{split.path}?{split.query}"), **build(arguments), "etag": etag}
-            found = self._app.jinja_env.get_template(template)
-            scope = found.new_context(values)
+            view_template = self._app.jinja_env.get_template(template)
+            scope = view_template.new_context(values)
             parts = {
                 name.removeprefix("part_"): "".join(block(scope))
-                for name, block in {**self._app.jinja_env.get_template("base.html").blocks, **found.blocks}.items()
+                for name, block in {
+                    **self._app.jinja_env.get_template("base.html").blocks,
+                    **view_template.blocks,
+                }.items()
                 if name.startswith("part_")
             }
             body = {"parts": parts, "health": taken.status["health"], "at": taken.status["now"], "wait": wait}
@@ -210,7 +213,7 @@ class Views:
         shown = integrations if arguments.get("all") else integrations[:INTEGRATIONS]
         return {
             "nav": "overview",
-            "look": look_of(taken.status),
+            "look": shown_health(taken.status),
             "tiles": taken.tiles,
             "integrations": shown,
             "more": len(integrations) - len(shown),
@@ -226,10 +229,10 @@ class Views:
                 key: max(line[name] or "" for line in taken.streams) if taken.streams else ""
                 for key, name in (("newest", "last_event"), ("acked", "last_ack"))
             },
-            "late": sum(found)
-            if (found := [line["reconciled"]["missing"] for line in taken.streams if line.get("reconciled")])
+            "late": sum(late)
+            if (late := [line["reconciled"]["missing"] for line in taken.streams if line.get("reconciled")])
             else None,
-            "reasons": [self._reason(taken, each) for each in taken.status["reasons"]],
+            "reasons": [self._reason(taken, reason) for reason in taken.status["reasons"]],
             **self._drawing.of(arguments, Scope(chosen)),
         }
 
@@ -240,10 +243,10 @@ class Views:
         paths = [] if whole else reason["streams"]
         named = [taken.by_path[path] for path in paths[:NAMED] if path in taken.by_path]
         warnings = [
-            {"integration": line["name"], **each}
+            {"integration": line["name"], **warning}
             for line in taken.status["integrations"]
-            for each in line["warnings"]
-            if each["code"] == reason["code"] and each["acknowledged"] is None
+            for warning in line["warnings"]
+            if warning["code"] == reason["code"] and warning["acknowledged"] is None
         ]
         return {
             **reason,
@@ -257,7 +260,7 @@ class Views:
         taken = self._context.snapshot.current()
         query = Query.of(arguments)
         code = arguments.get("reason", "")
-        reason = next((each for each in taken.status["reasons"] if each["code"] == code), None)
+        reason = next((candidate for candidate in taken.status["reasons"] if candidate["code"] == code), None)
         lines = taken.lines
         if reason is not None:
             paths = set(reason["streams"])
@@ -297,16 +300,16 @@ class Views:
         if line is None:
             raise NotFoundError(f"no stream {stream} is known")
         place = (stream.integration, stream.tenant)
-        links = [each for each in taken.status.get("links", ()) if (each["integration"], each["tenant"]) == place]
+        links = [pairs for pairs in taken.status.get("links", ()) if (pairs["integration"], pairs["tenant"]) == place]
         state = self._context.app.state
         waiting = [
-            {"sequence": each.sequence, "size": each.entry.size, "since": to_text(each.entry.updated)}
-            for _, each in zip(range(LISTED), state.batches.waiting(stream), strict=False)
+            {"sequence": batch.sequence, "size": batch.entry.size, "since": to_text(batch.entry.updated)}
+            for _, batch in zip(range(LISTED), state.batches.waiting(stream), strict=False)
         ]
-        admitted = self._context.admits()
+        admitted = self._context.may_read()
         dead = dead_letter_lines(state.store, taken.lines, stream)[:LISTED]
-        for each in dead:
-            each["lines"] = dead_events(state.store, each["key"]) if admitted else []
+        for letter in dead:
+            letter["lines"] = dead_events(state.store, letter["key"]) if admitted else []
         return {
             "nav": "streams",
             "line": line,
@@ -333,7 +336,7 @@ class Views:
 
     def _day(self, arguments: Arguments) -> Values:
         days = self._context.completeness
-        cell = next((each for each in days.cells(count=True) if each.day == arguments.get("day")), None)
+        cell = next((candidate for candidate in days.cells(count=True) if candidate.day == arguments.get("day")), None)
         if cell is None:
             raise NotFoundError(
                 "that is none of the last 90 days of which anything is known",
@@ -342,8 +345,8 @@ class Views:
         labels = {
             (line["integration"], line["tenant"]): line["label"] for line in self._context.snapshot.current().lines
         }
-        found = days.day(cell.day)
-        return {"nav": "completeness", "cell": cell, "d": found, "progress": days.progress, "labels": labels}
+        counted = days.day(cell.day)
+        return {"nav": "completeness", "cell": cell, "d": counted, "progress": days.progress, "labels": labels}
 
     def _gaps(self, arguments: Arguments) -> Values:
         return {"nav": "gaps", **paged("/gaps", gap_lines(self._context.snapshot.current().lines), arguments)}
@@ -370,12 +373,13 @@ class Views:
     def _settings(self, _: Arguments) -> Values:
         config = self._context.app.config()
         status = self._context.snapshot.status()
-        admitted = self._context.admits()
+        admitted = self._context.may_read()
         return {
             "nav": "settings",
-            "settings": [(name, shown(name, value)) for name, value in items(config) if name != "integrations"],
+            "settings": [(name, setting_text(name, value)) for name, value in items(config) if name != "integrations"],
             "integration_settings": [
-                (each.name, [(n, told(v)) for n, v in items(each)]) for each in config.integrations[:TENANTS]
+                (integration.name, [(n, value_text(v)) for n, v in items(integration)])
+                for integration in config.integrations[:TENANTS]
             ],
             "more": max(0, len(config.integrations) - TENANTS),
             "versions": versions(),
@@ -391,7 +395,7 @@ class Views:
 
 def _concerns(line: Mapping[str, Any], code: str) -> bool:
     """Whether a reason is one of the whole integration."""
-    codes = [line.get("problem", {}).get("code"), *(each["code"] for each in line["warnings"])]
+    codes = [line.get("problem", {}).get("code"), *(warning["code"] for warning in line["warnings"])]
     return code in codes or (code == "paused" and line["state"] == "paused")
 
 
@@ -410,7 +414,7 @@ def paged(path: str, lines: list[Values], arguments: Arguments) -> Values:
     }
 
 
-def look_of(status: Mapping[str, Any]) -> str:
+def shown_health(status: Mapping[str, Any]) -> str:
     """The health as it is shown: before anything was fetched, nothing is called well."""
     is_empty = status["health"] == "ok" and not any(line["read_up_to"] for line in status["streams"])
     return "waiting" if is_empty else str(status["health"])

@@ -31,7 +31,7 @@ from lib.store.base import ABSENT
 
 MEMORY = 2 << 30
 """Bytes of address space: more ends the work, and not the machine."""
-TELL_SECONDS = 0.5
+PROGRESS_SECONDS = 0.5
 DAYS_AT_ONCE = 10
 """So many days are counted in one pass over the streams: that costs little more than one, and memory by the day."""
 MOST_EVENTS = 100_000
@@ -39,7 +39,7 @@ MOST_EVENTS = 100_000
 EXAMPLE = 4_000
 """Characters of an example that are shown."""
 
-Tell = Callable[[str], None]
+OnProgress = Callable[[str], None]
 
 
 def main(place: Path) -> int:
@@ -58,16 +58,16 @@ def main(place: Path) -> int:
     return 0
 
 
-def _teller(place: Path) -> Tell:
-    told = 0.0
+def _teller(place: Path) -> OnProgress:
+    reported_at = 0.0
 
-    def tell(text: str) -> None:
-        nonlocal told
-        if time.monotonic() - told >= TELL_SECONDS:
-            told = time.monotonic()
+    def on_progress(text: str) -> None:
+        nonlocal reported_at
+        if time.monotonic() - reported_at >= PROGRESS_SECONDS:
+            reported_at = time.monotonic()
             _write(place / PROGRESS, text)
 
-    return tell
+    return on_progress
 
 
 def _write(path: Path, text: str) -> None:
@@ -76,7 +76,7 @@ def _write(path: Path, text: str) -> None:
     half.replace(path)
 
 
-def preview(config: Config, order: dict[str, Any], tell: Tell) -> dict[str, Any]:
+def preview(config: Config, order: dict[str, Any], on_progress: OnProgress) -> dict[str, Any]:
     """What the filters and rules make of events: the report of `preview`, with what people want to see beside it."""
     from emulator.preview.command import DAMAGED
     from emulator.preview.events import Event, from_simulator, from_store, site_of
@@ -84,7 +84,7 @@ def preview(config: Config, order: dict[str, Any], tell: Tell) -> dict[str, Any]
     from emulator.preview.report import report_of
     from emulator.preview.session import Session
 
-    tell("Reading filter and rules")
+    on_progress("Reading filter and rules")
     session = Session(read_filters(order["filters"]), read_rules(order["rules"]), site_of(config))
     events: Iterator[Event] = (
         from_store(config, timedelta(days=order["days"]), partial(session.remarks.add, what=DAMAGED))
@@ -95,14 +95,14 @@ def preview(config: Config, order: dict[str, Any], tell: Tell) -> dict[str, Any]
     for event in islice(events, MOST_EVENTS):
         for name in session.run(event).rules:
             examples.setdefault(name, event.raw[:EXAMPLE].decode("utf-8", "replace"))
-        tell(f"{session.events} events looked at")
-    found = report_of(session)
-    for tally, rule in zip(session.rules, found["rules"], strict=True):
+        on_progress(f"{session.events} events looked at")
+    report = report_of(session)
+    for tally, rule in zip(session.rules, report["rules"], strict=True):
         rule |= {"raw": examples.get(rule["name"]), "candidate": tally.rule.history}
-    return found | {"dropped": session.dropped, "cut": next(events, None) is not None}
+    return report | {"dropped": session.dropped, "cut": next(events, None) is not None}
 
 
-def attest(config: Config, order: dict[str, Any], tell: Tell) -> int:
+def attest(config: Config, order: dict[str, Any], on_progress: OnProgress) -> int:
     """Count days, and put each beside the charts; how many. What is proposed is measured with the newest."""
     from emulator.web.completeness import FIRST, PREFIX, removed, summary
     from lib.app import App
@@ -119,16 +119,20 @@ def attest(config: Config, order: dict[str, Any], tell: Tell) -> int:
     streams = streams_of(state)
     first = _first_day(state, streams) or day_of(datetime.now(UTC))
     put(FIRST, {"layout": 1, "day": first})
-    days = [each for each in order["days"] if each["day"] >= first or each["gaps"]]
-    measured = [Measured(each.name, each.settle, each.reconcile) for each in config.integrations]
+    days = [asked for asked in order["days"] if asked["day"] >= first or asked["gaps"]]
+    measured = [
+        Measured(integration.name, integration.settle, integration.reconcile) for integration in config.integrations
+    ]
     for begin in range(0, len(days), DAYS_AT_ONCE):
-        tell(f"{begin} of {len(days)} days counted")
-        some = {each["day"]: each["gaps"] for each in days[begin : begin + DAYS_AT_ONCE]}
-        found, now = counted(state, some, streams), datetime.now(UTC)
+        on_progress(f"{begin} of {len(days)} days counted")
+        some = {asked["day"]: asked["gaps"] for asked in days[begin : begin + DAYS_AT_ONCE]}
+        days_counted, now = counted(state, some, streams), datetime.now(UTC)
         for day, gaps in some.items():
-            if day in found:
-                told = statement(state, day, now=now, measured=measured, versions={}, key="", days=found[day])
-                put(day, summary(told, gaps, now))
+            if day in days_counted:
+                attested = statement(
+                    state, day, now=now, measured=measured, versions={}, key="", days=days_counted[day]
+                )
+                put(day, summary(attested, gaps, now))
                 measured = []
             else:
                 put(day, removed(day, gaps, now))
@@ -142,7 +146,7 @@ def _first_day(state: State, streams: Sequence[Stream]) -> str | None:
     return min((place.day for place in places if place), default=None)
 
 
-ORDERS: dict[str, Callable[[Config, dict[str, Any], Tell], Any]] = {"preview": preview, "attest": attest}
+ORDERS: dict[str, Callable[[Config, dict[str, Any], OnProgress], Any]] = {"preview": preview, "attest": attest}
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from emulator.web.charts import (
 from emulator.web.exports import FORMULA, _cell
 from emulator.web.formatting import coded, pretty, seconds
 from emulator.web.listing import HEALTHS, SORTS, Query, find, matches, ordered, tiles, waits
-from emulator.web.settings import told
+from emulator.web.settings import value_text
 from lib.config.secrets import Reference
 from lib.model.stream import Stream
 
@@ -228,8 +228,8 @@ def test_words_between_backticks_are_code_and_nothing_else_is_markup(text: str) 
 
 def test_a_secret_is_told_by_where_it_comes_from_only() -> None:
     for text in ("s3cret-value", "${env:NAME_OF_IT}", "${file:/run/secrets/it}"):
-        assert told(Reference(text, "client_secret")).startswith("••••••")
-        assert text not in told(Reference(text, "client_secret"))
+        assert value_text(Reference(text, "client_secret")).startswith("••••••")
+        assert text not in value_text(Reference(text, "client_secret"))
 
 
 def test_durations_have_two_units_at_most() -> None:
