@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
-from emulator.preview.values import MISSING, Json, parse_number, text_of, to_json
+from emulator.preview.values import MISSING, Json, parse_number, to_json
 
 Read = Callable[[Json], Json]
 _OPERATOR = re.compile(r"(==|!=|<=|>=|!%|=|<|>|%)")
@@ -21,11 +21,26 @@ _COMPARED = {
     ">": lambda a, b: a > b,
     ">=": lambda a, b: a >= b,
 }
+
+
+def _reversed(value: Json) -> Json:
+    if isinstance(value, dict):
+        return dict(reversed(value.items()))
+    return value[::-1] if isinstance(value, list) else value
+
+
+def _members(value: Json) -> list[tuple[Json, Json]]:
+    """The keys and values of an object. Anything else has values without a key."""
+    if isinstance(value, dict):
+        return list(value.items())
+    return [(None, item) for item in (value if isinstance(value, list) else [value])]
+
+
 _MODIFIERS: dict[str, Read] = {
     "@this": lambda value: value,
-    "@keys": lambda value: list(value) if isinstance(value, dict) else [],
-    "@values": lambda value: list(value.values()) if isinstance(value, dict) else [],
-    "@reverse": lambda value: value[::-1] if isinstance(value, list) else value,
+    "@keys": lambda value: [key for key, _ in _members(value)],
+    "@values": lambda value: [item for _, item in _members(value)],
+    "@reverse": _reversed,
     "@tostr": to_json,
 }
 
@@ -43,7 +58,7 @@ def reader(path: str) -> Read:
         return lambda _: MISSING
     if path[0] in "{[!":
         raise UnsupportedPathError(f"the path {path!r} builds a new value")
-    return _chain(_parts(path))
+    return _piped(_segments(path))
 
 
 def get(document: Json, path: str) -> Json:
@@ -135,23 +150,9 @@ def _assign(holder: Any, key: str, value: Json) -> None:
         holder[index] = value
 
 
-def _parts(path: str) -> list[tuple[str, str]]:
-    """The path's parts, each with what stands before it: a dot, or a pipe."""
-    found: list[tuple[str, str]] = []
-    mark = "."
-    for piece in re.split(r"(\|)", path) if "(" not in path else _pieces(path):
-        if piece == "|":
-            mark = "|"
-            continue
-        for part in _split(piece, "."):
-            found.append((mark, part))
-            mark = "."
-    return found
-
-
-def _pieces(path: str) -> list[str]:
-    pieces = _split(path, "|")
-    return [each for piece in pieces for each in (piece, "|")][:-1]
+def _segments(path: str) -> list[list[str]]:
+    """The path's parts, by the pipes between them."""
+    return [_split(segment, ".") for segment in _split(path, "|")]
 
 
 def _split(text: str, mark: str) -> list[str]:
@@ -175,37 +176,40 @@ def _split(text: str, mark: str) -> list[str]:
     return [*parts, part]
 
 
-def _chain(parts: list[tuple[str, str]]) -> Read:
-    """The reader of the parts: one for the first, and what follows applied to its value, or to each of its items."""
-    (_, part), rest = parts[0], parts[1:]
-    follow = _chain(rest) if rest else None
-    if part == "#" or (part.startswith("#(") and part.endswith(")#")):
-        chosen = _query(part[2:-2]) if part != "#" else None
-        each = follow if rest and rest[0][0] == "." else None
-        return _many(chosen, each, follow if each is None else None)
-    step = _one(part)
-    if follow is None:
-        return step
+def _piped(segments: list[list[str]]) -> Read:
+    """The reader of the segments between pipes: each reads the whole value of the one before."""
+    readers = [_dotted(parts) for parts in segments]
 
     def read(document: Json) -> Json:
-        value = step(document)
-        return MISSING if value is MISSING else follow(value)
+        for each in readers:
+            document = each(document)
+        return document
 
-    return read
+    return readers[0] if len(readers) == 1 else read
 
 
-def _many(chosen: Callable[[Json], bool] | None, each: Read | None, follow: Read | None) -> Read:
+def _dotted(parts: list[str]) -> Read:
+    """The reader of parts with dots between them: behind `#` the rest reads each item, behind `*` each member."""
+    part, rest = parts[0], parts[1:]
+    follow = _dotted(rest) if rest else None
+    if part == "#" or (part.startswith("#(") and part.endswith(")#")):
+        return _many(_query(part[2:-2]) if part != "#" else None, follow)
+    if not part.startswith("#(") and re.search(r"(?<!\\)[*?]", part):
+        return _wild(part, follow)
+    step = _one(part)
+    return step if follow is None else lambda document: follow(step(document))
+
+
+def _many(chosen: Callable[[Json], bool] | None, each: Read | None) -> Read:
     """A list's length (a bare `#` at the end), its chosen items, or what follows of each item."""
 
     def read(document: Json) -> Json:
         if not isinstance(document, list):
             return MISSING
-        if chosen is None and each is None and follow is None:
+        if chosen is None and each is None:
             return len(document)
         items = [item for item in document if chosen is None or chosen(item)]
-        if each is not None:
-            return [value for item in items if (value := each(item)) is not MISSING]
-        return items if follow is None else follow(items if chosen else len(items))
+        return items if each is None else [value for item in items if (value := each(item)) is not MISSING]
 
     return read
 
@@ -217,23 +221,23 @@ def _one(part: str) -> Read:
     if part.startswith("@"):
         if part not in _MODIFIERS:
             raise UnsupportedPathError(f"the path modifier {part!r}")
-        return _MODIFIERS[part]
-    if part.startswith("#"):
+        modify = _MODIFIERS[part]
+        return lambda document: MISSING if document is MISSING else modify(document)
+    if part.startswith(("#", "{", "[", "!")):
         raise UnsupportedPathError(f"the path part {part!r}")
-    if re.search(r"(?<!\\)[*?]", part):
-        return _wild(part)
     key = re.sub(r"\\(.)", r"\1", part)
     return lambda document: _child(document, key)
 
 
-def _wild(part: str) -> Read:
-    """The first member whose key matches."""
+def _wild(part: str, follow: Read | None) -> Read:
+    """The first member whose key matches, and in which what follows is found."""
     pattern = _glob(part)
 
     def read(document: Json) -> Json:
         if not isinstance(document, dict):
             return MISSING
-        return next((value for key, value in document.items() if pattern.fullmatch(key)), MISSING)
+        values = (value for key, value in document.items() if pattern.fullmatch(key))
+        return next((found for found in (map(follow, values) if follow else values) if found is not MISSING), MISSING)
 
     return read
 
@@ -246,36 +250,46 @@ def _glob(text: str) -> re.Pattern[str]:
 
 def _query(text: str) -> Callable[[Json], bool]:
     """What a query says of an item."""
-    found = _OPERATOR.search(_outside_quotes(text))
+    found = _OPERATOR.search(_masked(text))
     if found is None:
-        exists = reader(text.strip()) if text.strip() else (lambda _: MISSING)
+        if not text.strip():
+            raise UnsupportedPathError("a query that asks for nothing")
+        exists = reader(text.strip())
         return lambda item: exists(item) is not MISSING
     left, operator, right = text[: found.start()].strip(), found.group(), text[found.end() :].strip()
+    if right.startswith("~"):
+        raise UnsupportedPathError(f"the query {text!r}")
     read = reader(left) if left else (lambda item: item)
     return lambda item: _holds(read(item), operator, right)
 
 
-def _outside_quotes(text: str) -> str:
-    return re.sub(r'"(\\.|[^"\\])*"', lambda found: "x" * len(found.group()), text)
+def _masked(text: str) -> str:
+    """The query without what stands in quotes, or in a query of its own: its operators are not this one's."""
+    text = re.sub(r'"(\\.|[^"\\])*"', lambda found: "x" * len(found.group()), text)
+    while (masked := re.sub(r"\([^()]*\)", lambda found: "x" * len(found.group()), text)) != text:
+        text = masked
+    return text
 
 
 def _holds(value: Json, operator: str, right: str) -> bool:
-    if value is MISSING:
-        return False
     quoted = len(right) > 1 and right[0] == right[-1] == '"'
     word = re.sub(r"\\(.)", r"\1", right[1:-1]) if quoted else right
-    if operator in {"%", "!%"}:
-        return isinstance(value, str) and (_glob(word).fullmatch(value) is not None) is (operator == "%")
-    if isinstance(value, bool) or value is None:
-        same = not quoted and word == text_of(value) if isinstance(value, bool) else word == "null"
-        return same is not operator.startswith("!") and operator in {"=", "==", "!="}
+    if isinstance(value, str):
+        if operator in {"%", "!%"}:
+            return (_glob(word).fullmatch(value) is not None) is (operator == "%")
+        return _compared(value, operator, word)
+    if isinstance(value, bool):
+        if operator in _COMPARED:
+            return operator == (">=" if value else "<=") or (operator, word) == (
+                (">", "false") if value else ("<", "true")
+            )
+        return _compared("true" if value else "false", operator, word)
     if isinstance(value, (int, float)):
-        wanted = parse_number(word)
-        return wanted is not None and _compared(value, operator, wanted)
-    return isinstance(value, str) and _compared(value, operator, word)
+        return _compared(value, operator, parse_number(word) or 0)
+    return False
 
 
 def _compared(value: Any, operator: str, wanted: Any) -> bool:
     if operator in _COMPARED:
         return bool(_COMPARED[operator](value, wanted))
-    return bool((value == wanted) is (operator != "!="))
+    return operator in {"=", "==", "!="} and bool((value == wanted) is (operator != "!="))

@@ -376,7 +376,7 @@ def _unpacked(place: Place, body: bytes) -> Iterator[tuple[Place, bytes]]:
         return
     try:
         lines = receipts.unpack(body)
-        numbers = [receipts.from_body(line).sequence for line in lines]
+        numbers = [receipts.sequence_of(line) for line in lines]
     except DamagedError:
         numbers = []
     if numbers[:1] + numbers[-1:] != [place.first, place.last]:

@@ -148,8 +148,14 @@ class DirectoryStore:
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
         """Objects whose key begins with `prefix` and sorts after `after`, in order of key."""
+        # From the folder of the prefix's last slash: the folders beside it can be thousands.
+        above = prefix[: prefix.rfind("/") + 1]
         try:
-            yield from self._walk(self._root, "", prefix, after)
+            folder = self._path(above[:-1]) if above else self._root
+        except ValueError:
+            return  # No key begins like this.
+        try:
+            yield from self._walk(folder, above, prefix, after)
         except OSError as error:
             _fail(error, f"list {prefix or 'the objects'} in")
 
@@ -157,11 +163,14 @@ class DirectoryStore:
         """The objects below a folder; their keys begin with `above`."""
         members: list[tuple[str, os.DirEntry[str]]] = []
         continued: list[Iterator[Entry]] = []
+        floor = after[len(above) :].partition("/")[0] if not lead and after.startswith(above) else ""
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
+                    if f"{entry.name}/" < floor and not entry.name.endswith(CONTINUED):
+                        continue  # All its keys sort before `after`.
                     name = entry.name.removeprefix(lead)
                     if name.endswith(CONTINUED):
                         start = above + name.removesuffix(CONTINUED)

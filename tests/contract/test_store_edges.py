@@ -68,6 +68,31 @@ def test_keys_sort_by_their_own_characters_not_by_folder(store: ObjectStore) -> 
     assert keys(store, "a/b", after="a/b.d") == written[2:]
 
 
+def test_a_listing_begins_behind_any_key_of_any_prefix(store: ObjectStore) -> None:
+    long = "L" * 300
+    keys = sorted(
+        [f"p/{folder}/k" for folder in ("ab", "ab-c", "ab.c", "a", "b", long, f"{long}-m")] + ["p/ab-d", "p/z"]
+    )
+    for key in keys:
+        store.write(key, b"{}", expected=ABSENT)
+    for prefix in ("", "p", "p/", "p/a", "p/ab", "p/ab/", "p/ab-", f"p/{long}", f"p/{long}/", "p//", "q/"):
+        for after in ("", *keys, "p/ab", "p/ab/", "p/ab0", f"p/{long}"):
+            expected = [key for key in keys if key.startswith(prefix) and key > after]
+            assert [entry.key for entry in store.list(prefix, after=after)] == expected
+
+
+def test_listing_one_folder_looks_into_no_folder_beside_it(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    for number in range(3):
+        store.write(f"ledger/acme/t-{number}/events/1.json", b"{}", expected=ABSENT)
+    scanned: list[str] = []
+    is_listing = True
+    sys.addaudithook(lambda name, args: scanned.append(str(args[0])) if is_listing and name == "os.scandir" else None)
+    found = [entry.key for entry in store.list("ledger/acme/t-1/events/")]
+    is_listing = False
+    assert (found, scanned) == (["ledger/acme/t-1/events/1.json"], [str(tmp_path / "ledger/acme/t-1/events")])
+
+
 def test_a_listing_goes_on_while_what_it_names_is_removed(store: ObjectStore) -> None:
     written = [f"d{number}/{number}" for number in range(10)]
     for key in written:

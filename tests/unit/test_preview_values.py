@@ -28,6 +28,7 @@ DOCUMENT: dict[str, Any] = {
         "empty": [],
         "grid": [[1, 2], [3]],
         "nothing": None,
+        "deep": [{"n": 1, "tags": ["x", "y"], "none": None}, {"n": 2, "tags": []}],
         "first_name": "Ana",
         "last_name": "Souza",
     }
@@ -69,7 +70,23 @@ DOCUMENT: dict[str, Any] = {
         ("log.items|#", 3),
         ("log.nothing", None),
         ("log.nothing.a", MISSING),
-        ("log.@keys.#", 7),
+        ("log.@keys.#", 8),
+        ("log.items.#.type|#", 3),
+        ("log.items.#.type|1", "regkey"),
+        ("log.grid.#.0|1", 3),
+        ("log.*.1.size", 7.5),
+        ("log.*.a", 1),
+        ("*.first_name", "Ana"),
+        ("log.*name", "Ana"),
+        ("log.items.#(ok>=false).type", "file"),
+        ("log.items.#(ok>false).type", "file"),
+        ("log.items.#(ok<true).type", MISSING),
+        ("log.items.#(size>text).type", "file"),
+        ('log.deep.#(tags.#(=="x"))#.n', [1]),
+        ('log.deep.#(tags.#(=="x")=="x").n', 1),
+        ("log.deep.#(none==null).n", MISSING),
+        ("log.deep.0.tags.@keys", [None, None]),
+        ("log.deep.0.@reverse.*", None),
         ("", MISSING),
         ("log", DOCUMENT["log"]),
     ],
@@ -78,7 +95,9 @@ def test_paths_are_gjson_s(path: str, value: object) -> None:
     assert get(DOCUMENT, path) == value or get(DOCUMENT, path) is value
 
 
-@pytest.mark.parametrize("path", ["{a,b}", "a.@pretty", "[a]", "a.#x", "!true"])
+@pytest.mark.parametrize(
+    "path", ["{a,b}", "a.@pretty", "[a]", "a.#x", "!true", "a.{b,c}", "a.[b]", "a.#()", "a.#(b==~true)"]
+)
 def test_a_path_of_another_form_is_refused_and_not_guessed(path: str) -> None:
     with pytest.raises(UnsupportedPathError):
         reader(path)
