@@ -24,16 +24,15 @@ from hashlib import sha256
 from lib.errors import ConflictError, DamagedError
 from lib.model.batch import Header, archive_key, batch_key
 from lib.model.stream import Stream, stream_of
-from lib.state.codec import Codec
+from lib.state.codec import Codec, Names
 from lib.state.dead_letters import copy_to_dead
 from lib.store.base import ABSENT, Entry, ObjectStore, Stored
 
-STREAM = {"integration": "integration", "tenant": "tenant", "kind": "kind"}
-HEADER_PARTS = {
-    "stream": STREAM,
+HEADER_NAMES: Names = {
+    "stream": {},
     "envelope": {"data_type": "dataType", "data_source": "dataSource", "tenant_id": "tenantId"},
 }
-HEADER = Codec(Header, "a batch's header", flat=HEADER_PARTS)
+HEADER = Codec(Header, "a batch's header", names=HEADER_NAMES)
 _BATCH = re.compile(r"batches/([^/]+/[^/]+/[^/]+)/(\d{20})\.ndjson", re.ASCII)
 
 

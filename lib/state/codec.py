@@ -8,12 +8,13 @@ names the field).
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from threading import Lock
-from typing import Any, Generic, NoReturn, TypeVar, get_args, get_type_hints
+from typing import Any, Generic, NoReturn, TypeAlias, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -22,6 +23,9 @@ from lib.model.clock import to_text
 from lib.store.base import LAYOUT
 
 T = TypeVar("T")
+
+Names: TypeAlias = "Mapping[str, str | Names]"
+_Plan: TypeAlias = "tuple[tuple[str, str | _Plan], ...]"
 
 _LEARNING = Lock()
 
@@ -32,29 +36,25 @@ UNREADABLE = (DamagedError, LayoutError)
 class Codec(Generic[T]):
     """Encodes and decodes values of one dataclass.
 
-    `label` names the kind of object in errors. `later` names the fields that older versions did not write: each has a
-    default, and is not stored while it is None. `names` maps fields to other stored names. `flat` maps a field that
-    holds another dataclass to the stored names of that dataclass's fields, which are stored among the object's own.
+    `label` names the kind of object in errors. `names` maps fields to other stored names. A field that it maps to a
+    mapping is inlined: the field holds another dataclass, whose fields are stored among the object's own, under the
+    names of that mapping. `later` holds the stored names that older versions did not write: each has a default, and is
+    not stored while it is None.
     """
 
     def __init__(
-        self,
-        kind: type[T],
-        label: str,
-        *,
-        later: Collection[str] = (),
-        names: Mapping[str, str] | None = None,
-        flat: Mapping[str, Mapping[str, str]] | None = None,
+        self, kind: type[T], label: str, *, later: Collection[str] = (), names: Mapping[str, str | Names] | None = None
     ) -> None:
         self._kind = kind
         self.label = label
-        self._names = {name: name for name in _fields(kind)} | dict(names or {})
-        self._flat = dict(flat or {})
-        self._later = frozenset(self._names[name] for name in later)
-        for name in self._flat:
-            del self._names[name]
-        self._required = {*self._names.values(), *(name for inner in self._flat.values() for name in inner.values())}
-        self._required -= self._later
+        self._later = frozenset(later)
+        self._plan = _plan(kind, names or {})
+        self._places = dict(_places(self._plan))
+        stored_names = {"layout", *self._places.values()}
+        if len(stored_names) <= len(self._places) or not self._later <= stored_names:
+            raise ValueError(f"{label}: two fields have one stored name, or a later one is not stored")
+        self._required = stored_names - self._later
+        self._place = re.compile(rf"\$\.({'|'.join(map(re.escape, self._places))})\b")
         # msgspec keeps what it learns of a class on the class, and shows it to other threads before it is complete:
         # two threads that read the first objects of a kind at the same time would crash the process.
         with _LEARNING:
@@ -71,13 +71,15 @@ class Codec(Generic[T]):
     def fields(self, value: T) -> dict[str, Any]:
         """The value as JSON fields; times are still `datetime`."""
         stored_fields: dict[str, Any] = {"layout": LAYOUT}
-        raw = msgspec.to_builtins(value, builtin_types=(datetime,))
-        for name in self._flat:
-            stored_fields |= {stored: raw[name][inner] for inner, stored in self._flat[name].items()}
-        for name, stored in self._names.items():
-            if raw[name] is not None or stored not in self._later:
-                stored_fields[stored] = raw[name]
+        self._put(msgspec.to_builtins(value, builtin_types=(datetime,)), self._plan, stored_fields)
         return stored_fields
+
+    def _put(self, raw: Mapping[str, Any], plan: _Plan, stored_fields: dict[str, Any]) -> None:
+        for name, stored in plan:
+            if not isinstance(stored, str):
+                self._put(raw[name], stored, stored_fields)
+            elif raw[name] is not None or stored not in self._later:
+                stored_fields[stored] = raw[name]
 
     def load(self, body: bytes) -> dict[str, Any]:
         """The JSON fields of a stored object. Only the layout is checked; DamagedError, LayoutError as `decode`."""
@@ -99,13 +101,14 @@ class Codec(Generic[T]):
         missing = self._required - stored.keys()
         if missing:
             raise DamagedError(f"{self.label} cannot be read: {', '.join(sorted(missing))} is missing")
-        raw = {name: stored[stored_name] for name, stored_name in self._names.items() if stored_name in stored}
-        for name, names in self._flat.items():
-            raw[name] = {inner: stored[stored_name] for inner, stored_name in names.items()}
         try:
-            return _in_utc(msgspec.convert(raw, self._kind, strict=True))
+            return _in_utc(msgspec.convert(_grouped(stored, self._plan), self._kind, strict=True))
         except ValueError as error:
-            raise DamagedError(f"{self.label} cannot be read: {error}") from None
+            raise DamagedError(f"{self.label} cannot be read: {self._in_stored_names(error)}") from None
+
+    def _in_stored_names(self, error: ValueError) -> str:
+        """The error's text. msgspec names a field by its place in the value; people look for it in the object."""
+        return self._place.sub(lambda match: f"$.{self._places[match[1]]}", str(error))
 
 
 def text_of(stored: Mapping[str, Any]) -> bytes:
@@ -113,8 +116,31 @@ def text_of(stored: Mapping[str, Any]) -> bytes:
     return json.dumps(stored, ensure_ascii=False, default=to_text).encode("utf-8", "surrogatepass") + b"\n"
 
 
-def _fields(kind: Any) -> list[str]:
-    return [field.name for field in fields(kind)]
+def _plan(kind: Any, names: Mapping[str, str | Names]) -> _Plan:
+    """The fields in their order, each with its stored name, or with the plan of the dataclass that is inlined."""
+    hints = get_type_hints(kind)
+    places = {field.name: names.get(field.name, field.name) for field in fields(kind)}
+    return tuple((name, at if isinstance(at, str) else _plan(hints[name], at)) for name, at in places.items())
+
+
+def _places(plan: _Plan, above: str = "") -> Iterator[tuple[str, str]]:
+    """Each field's place in the value, as in `counts.events`, and its stored name."""
+    for name, stored in plan:
+        if isinstance(stored, str):
+            yield above + name, stored
+        else:
+            yield from _places(stored, f"{above}{name}.")
+
+
+def _grouped(stored: Mapping[str, Any], plan: _Plan) -> dict[str, Any]:
+    """The stored fields in the groups of the value."""
+    raw: dict[str, Any] = {}
+    for name, at in plan:
+        if not isinstance(at, str):
+            raw[name] = _grouped(stored, at)
+        elif at in stored:
+            raw[name] = stored[at]
+    return raw
 
 
 def _read(body: bytes) -> Any:
@@ -129,17 +155,17 @@ def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _in_utc(value: T) -> T:
+def _in_utc(value: T, place: str = "$") -> T:
     """The value with all times in UTC; ValueError for a time without a zone."""
     changed: dict[str, Any] = {}
     for name in _timed(type(value)):  # type: ignore[arg-type] # to mypy a class is not hashable
         part = getattr(value, name)
         if isinstance(part, datetime):
             if part.tzinfo is None:
-                raise ValueError(f"a time without a zone: {name}")
+                raise ValueError(f"a time without a zone at `{place}.{name}`")
             if part.tzinfo is not UTC:
                 changed[name] = part.astimezone(UTC)
-        elif part is not None and (inner := _in_utc(part)) is not part:
+        elif part is not None and (inner := _in_utc(part, f"{place}.{name}")) is not part:
             changed[name] = inner
     return replace(value, **changed) if changed else value  # type: ignore[type-var]
 

@@ -16,7 +16,6 @@ from typing import Any
 from lib.errors import ConflictError
 from lib.model.clock import text_or_none, to_text
 from lib.model.stream import Stream
-from lib.state.batches import STREAM
 from lib.state.codec import UNREADABLE, Codec
 from lib.store.base import ABSENT, ObjectStore
 
@@ -78,9 +77,7 @@ class Gap:
         return json.dumps(event | fields, ensure_ascii=False).encode("utf-8", "replace")
 
 
-GAP = Codec(
-    Gap, "a gap", names={"start": "from", "end": "to", "estimated": "estimated_events"}, flat={"stream": STREAM}
-)
+GAP = Codec(Gap, "a gap", names={"stream": {}, "start": "from", "end": "to", "estimated": "estimated_events"})
 
 
 class Gaps:

@@ -15,10 +15,10 @@ from lib.errors import DamagedError
 from lib.model.batch import Header
 from lib.model.receipt import DELIVERED, LastReceipt, NotAcknowledged, Receipt
 from lib.model.stream import Stream
-from lib.state.batches import HEADER_PARTS
+from lib.state.batches import HEADER_NAMES
 from lib.state.codec import Codec
 
-RECEIPT = Codec(Receipt, "a receipt", later=("windows", "set_aside_total", "observed_total"), flat=HEADER_PARTS)
+RECEIPT = Codec(Receipt, "a receipt", later=("windows", "set_aside_total", "observed_total"), names=HEADER_NAMES)
 
 
 def receipt_key(stream: Stream, day: str, sequence: int) -> str:
