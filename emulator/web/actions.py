@@ -1,4 +1,4 @@
-"""What can be done on the page. Each action says what it will do, asks where it matters, and ends in a sentence."""
+"""The actions of the page. Each one shows its effect, asks for confirmation if needed, and ends in a sentence."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OnProgress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a person is question before an action."""
+    """The confirmation of an action."""
 
     title: str
     text: str
@@ -42,7 +42,7 @@ class Question:
 
 
 class BadActionError(ConnectorError):
-    """A form that cannot be used."""
+    """The form's fields are not valid."""
 
     code = "bad_action"
     title = "The form cannot be used"
@@ -90,7 +90,7 @@ class Actions:
     def _work(
         self, name: str, integration: str | None, form: Mapping[str, str]
     ) -> tuple[str, Callable[[OnProgress], str], bool]:
-        """What to call the work, the work, and whether it is done at once; NotFoundError for an unknown action."""
+        """The action's title, its function, and whether the request waits for it; NotFoundError for an unknown one."""
         key = form.get("key", "")
         match name:
             case "run":
@@ -123,7 +123,7 @@ class Actions:
         if integration:
             self._app.retry_now(integration)
         self._context.platform.tick()
-        return f"{integration or 'Every integration'} is being question now. New events show within seconds."
+        return f"{integration or 'Every integration'} is polled now. New events show within seconds."
 
     def _pause(self, integration: str, *, resume: bool) -> str:
         self._app.pause(integration, resume=resume)
@@ -158,8 +158,8 @@ class Actions:
         report = self._app.replay.since(since, lambda sent: on_progress(f"{plural(sent, 'event')} sent so far"))
         if not report.batches:
             return (
-                "There was nothing to send: no batch of that time is kept, and nothing was set aside. "
-                "`archive` in the configuration keeps batches."
+                "There is nothing to send: the archive has no batch of that time, and there is no dead letter. "
+                "Set `archive` in the configuration to keep delivered batches."
             )
         return _sent(report)
 
@@ -173,14 +173,10 @@ class Actions:
         if not is_stored and key not in self._warnings():
             raise NotFoundError(f"there is no gap, no dead letter and no warning {key!r}")
         new = Acknowledgements(self._app.store).add(key, by=BY, at=datetime.now(UTC))
-        return (
-            "Acknowledged. It stays listed, and is no reason for attention any more."
-            if new
-            else "That was done before."
-        )
+        return "Acknowledged. It stays listed, and no longer needs attention." if new else "It was acknowledged before."
 
     def _warnings(self) -> set[str]:
-        """The keys of what is to be said of credentials."""
+        """The keys of all warnings about credentials."""
         integrations = self._context.snapshot.status()["integrations"]
         return {warning["key"] for line in integrations for warning in line["warnings"]}
 
@@ -198,7 +194,7 @@ class Actions:
 
 
 def _with_title(check: Mapping[str, Any]) -> dict[str, Any]:
-    """The check with what people call it."""
+    """The check with its title for people."""
     return {**check, "title": CHECK_WORDS.get(check["name"], check["name"])}
 
 
@@ -208,7 +204,7 @@ def _question(name: str, integration: str | None, fields: Mapping[str, str]) -> 
         case "pause" if integration:
             return Question(
                 f"Pause {integration}?",
-                f"Nothing is fetched for {integration} until somebody resumes it. What is stored is still delivered. "
+                f"Nothing is fetched for {integration} until you resume it. Stored batches are still delivered. "
                 "Sophos keeps events for 24 hours: a longer pause loses events.",
                 "Pause",
             )
@@ -216,21 +212,21 @@ def _question(name: str, integration: str | None, fields: Mapping[str, str]) -> 
             return Question(
                 f"Reconcile {whom}?",
                 f"Reads the last 24 hours of {whom} from Sophos again, compares every event with the ledger, and "
-                "delivers what is missing. It uses calls of the credential's budget, and may take minutes.",
+                "delivers missing events. It uses calls of the credential's rate limit, and may take minutes.",
                 "Reconcile",
             )
         case "replay":
-            what = f"the events of {fields['key']}" if fields.get("key") else "batches that are kept in the archive"
+            what = f"the events of {fields['key']}" if fields.get("key") else "the batches in the archive"
             return Question(
                 "Replay?",
                 f"Sends {what} to the engine again, under the same ids. The engine may show events twice that it "
-                "had taken before.",
+                "acknowledged before.",
                 "Replay",
             )
         case "acknowledge" if fields.get("key"):
             return Question(
                 "Acknowledge?",
-                f"Notes that you have seen {fields['key']}. It stays listed, and is no reason for attention any more.",
+                f"Records that you have seen {fields['key']}. It stays listed, and no longer needs attention.",
                 "Acknowledge",
             )
         case _:
@@ -238,7 +234,7 @@ def _question(name: str, integration: str | None, fields: Mapping[str, str]) -> 
 
 
 def local(path: str | None) -> str:
-    """A path of this page, or its beginning for anything else: nobody is led elsewhere."""
+    """The path, if it is one of this page, otherwise `/`: a crafted link must not redirect to another site."""
     if not path or not path.startswith("/") or path.startswith(("//", "/\\")) or any(ord(c) < 32 for c in path):
         return "/"
     return quote(path, safe="/?&=%+-_.~:@!$'()*,;#")
@@ -261,7 +257,7 @@ def _sent(report: ReplayReport) -> str:
 
 
 def verdict(checks: Sequence[tuple[str, str]]) -> str:
-    """What a connection's checks (name, outcome) come to, in a sentence that names those that did not pass."""
+    """A sentence that sums up the checks (name, outcome) and names those that did not pass."""
 
     def named(outcome: str) -> str:
         return ", ".join(CHECK_WORDS.get(name, name) for name, result in checks if result == outcome)
@@ -274,7 +270,7 @@ def verdict(checks: Sequence[tuple[str, str]]) -> str:
 
 
 def _check_lines(app: App, name: str) -> Iterator[str]:
-    """Each check once it is made, then the verdict, as JSON lines."""
+    """Each check as soon as it ends, then the verdict, as JSON lines."""
     lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
 
     def run() -> None:

@@ -1,7 +1,7 @@
-"""Heavy work beside the page: a process of its own, with low priority, a bound of time and of memory, and progress.
+"""Heavy work beside the page: a process of its own with low priority, a time limit, a memory limit, and progress.
 
-The two sides meet in a private folder: `order.json` says what is wanted, `progress.txt` how far it is, `answer.json`
-what came of it. `emulator/web/work.py` is the other side.
+The two processes share a private folder. `order.json` is the request, `progress.txt` the progress, and `answer.json`
+the result. `emulator/web/work.py` is the other process.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ POLL_SECONDS = 0.2
 
 
 class WorkError(ConnectorError):
-    """Work that came to no answer."""
+    """The work ended without a result."""
 
     code = "work_failed"
     title = "The work could not be done"
@@ -33,7 +33,7 @@ class WorkError(ConnectorError):
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """A private folder that is gone afterwards."""
+    """A private folder. It is removed at the end."""
     with tempfile.TemporaryDirectory(prefix="sophos-utmstack-") as name:
         yield Path(name)
 
@@ -47,9 +47,9 @@ def work(
     on_progress: Callable[[str], None],
     is_over: Callable[[], bool] = lambda: False,
 ) -> Any:
-    """Have the order carried out in the folder; the answer. WorkError where there is none in time.
+    """Run the order in a process and return its answer; WorkError if there is none within `seconds`.
 
-    The calling thread starts the process, and so has to live as long as it.
+    The calling thread must outlive the process: the kernel ends a child when the thread that started it ends.
     """
     (place / ORDER).write_text(json.dumps(order), "utf-8")
     command = [sys.executable, "-P", "-m", "emulator.web.work", str(place)]
@@ -61,9 +61,9 @@ def work(
                 if (text := (place / PROGRESS).read_text("utf-8")) != reported:
                     on_progress(reported := text)
             if is_over():
-                raise WorkError("The connector is ending.")
+                raise WorkError("The connector is stopping.")
             if time.monotonic() > end:
-                raise WorkError(f"It took more than {seconds:.0f} s, and was ended.", remedy="Ask for less.")
+                raise WorkError(f"It took more than {seconds:.0f} s and was stopped.", remedy="Choose fewer events.")
     finally:
         if child.poll() is None:
             process.stop(child, 1.0)

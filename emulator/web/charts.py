@@ -1,4 +1,4 @@
-"""What the charts show: buckets of counts and of samples over a range, with what happened in it. Pure."""
+"""The charts' data: counts and samples in buckets over a range, and the marks in it. Pure."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from lib.model.stream import KINDS, Stream
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 LAYOUT = 2
-"""Of a day's object. Layout 1 counted hours by tenant: its counts are made again from the receipts."""
+"""Of a day's object. Layout 1 counted hours by tenant: its counts are rebuilt from the receipts."""
 RECENT = 3 * HOUR
-"""Of each stream the minutes are known for so long; before that, its hours."""
+"""How far back a stream's counts are kept by the minute. Older counts are by the hour."""
 
 Counts = Mapping[int, list[int]]
 """Events fetched and acknowledged, by the number of the minute or hour."""
@@ -23,12 +23,12 @@ Counts = Mapping[int, list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """A range that can be chosen."""
+    """A range that a person can choose."""
 
     name: str
     seconds: int
     step: int
-    """Seconds a bucket."""
+    """Seconds of a bucket."""
     title: str
 
     @property
@@ -52,7 +52,7 @@ DEFAULT = "3h"
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Whose chart it is: the whole's, an integration's, a tenant's, or a stream's."""
+    """The subject of a chart: everything, an integration, a tenant, or a stream."""
 
     integration: str | None = None
     tenant: str | None = None
@@ -60,13 +60,13 @@ class Scope:
 
     @property
     def streams(self) -> list[Stream]:
-        """Those of a tenant, or the one; of what is larger, none."""
+        """The streams of a tenant, or the one stream; empty for a larger scope."""
         if self.integration is None or self.tenant is None:
             return []
         return [Stream(self.integration, self.tenant, kind) for kind in KINDS if self.kind in (None, kind)]
 
     def holds(self, line: Mapping[str, Any]) -> bool:
-        """Whether a stream's line is part of it."""
+        """Whether the scope contains the line's stream."""
         return (
             self.integration in (None, line["integration"])
             and self.tenant in (None, line["tenant"])
@@ -74,7 +74,7 @@ class Scope:
         )
 
     def step(self, chosen: Range) -> int:
-        """Seconds a bucket: of a stream minutes are known for a short time only."""
+        """Seconds of a bucket: a stream's minutes are kept for a short time only."""
         return max(chosen.step, HOUR) if self.streams and chosen.seconds > RECENT else chosen.step
 
 
@@ -94,17 +94,17 @@ class Mark:
 
 @dataclass(slots=True)
 class Day:
-    """What is known of one day (UTC)."""
+    """The counts and samples of one day (UTC)."""
 
     day: str
     until: float = 0.0
-    """Everything that happened before is counted."""
+    """All events before this Unix time are counted."""
     minutes: dict[str, dict[int, list[int]]] = field(default_factory=dict)
     """Fetched and acknowledged a minute of Unix time, by integration."""
     hours: dict[str, dict[str, dict[int, list[int]]]] = field(default_factory=dict)
     """The same by the hour, by integration and stream (tenant/kind)."""
     samples: dict[int, dict[str, list[float]]] = field(default_factory=dict)
-    """The highest lag (seconds), the bytes that wait, and the calls of the last minute, by minute and integration."""
+    """The highest lag (seconds), the waiting bytes and the calls of the last minute, by minute and integration."""
 
     def add(self, stream: Stream, at: float, *, fetched: int = 0, acked: int = 0) -> None:
         """Count events in."""
@@ -113,7 +113,7 @@ class Day:
         count_in(streams.setdefault(f"{stream.tenant}/{stream.kind}", {}), int(at) // HOUR, fetched, acked)
 
     def coarse(self) -> Day:
-        """The same day by the hour: who looks at more than a day back needs no minutes."""
+        """The same day by the hour: charts of more than a day need no minutes, and this saves memory."""
         minutes: dict[str, dict[int, list[int]]] = {}
         for name, counts in self.minutes.items():
             for minute, (fetched, acked) in counts.items():
@@ -169,7 +169,7 @@ class StreamSamples:
         self._taken: deque[tuple[int, array[float]]] = deque(maxlen=RECENT // MINUTE)
 
     def take(self, minute: int, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Keep what the streams' lines say now."""
+        """Keep the lag and the waiting bytes of all streams at this minute."""
         by_place = {self._places.setdefault(Stream.of(line), len(self._places)): line for line in lines}
         pairs = (
             (by_place[at]["lag_seconds"] or 0.0, by_place[at]["pending_bytes"]) if at in by_place else (-1.0, 0.0)
@@ -178,7 +178,7 @@ class StreamSamples:
         self._taken.append((minute, array("f", (value for pair in pairs for value in pair))))
 
     def of(self, streams: Sequence[Stream]) -> Iterator[tuple[int, list[float]]]:
-        """The highest lag and the bytes that wait of these streams, by minute."""
+        """The highest lag and the sum of the waiting bytes of these streams, by minute."""
         places = [self._places[stream] for stream in streams if stream in self._places]
         for minute, values in [*self._taken]:
             sampled = [at for at in places if 2 * at < len(values) and values[2 * at] >= 0.0]
@@ -187,7 +187,7 @@ class StreamSamples:
 
 
 def count_in(counts: dict[int, list[int]], number: int, fetched: int, acked: int) -> None:
-    """Count events into the minute, or the hour, of that number."""
+    """Add events to the bucket with that number."""
     bucket = counts.setdefault(number, [0, 0])
     bucket[0] += fetched
     bucket[1] += acked
@@ -199,7 +199,7 @@ def day_name(at: float) -> str:
 
 
 def days_of(chosen: Range, now: float) -> list[str]:
-    """The days that a range touches, oldest first."""
+    """The days that overlap the range, oldest first."""
     first = (now - chosen.seconds) // DAY
     return [day_name(number * DAY) for number in range(int(first), int(now // DAY) + 1)]
 
@@ -213,9 +213,9 @@ def bucketed(
     now: float,
     known_since: float = 0.0,
 ) -> dict[str, list[Any]]:
-    """Columns of the range: times, events fetched and acknowledged a minute, lag, bytes that wait, calls.
+    """Columns of the range: times, fetched and acknowledged events a minute, lag, waiting bytes, calls.
 
-    None where nothing is known. `counts` and `samples` come with their time (Unix seconds).
+    None where there is no data. Each item of `counts` and `samples` has its Unix time.
     """
     end = int(now // step + 1) * step
     times = list(range(end - -(-chosen.seconds // step) * step, end, step))
@@ -244,7 +244,7 @@ def bucketed(
 
 
 def counts_of(days: Iterable[Day], scope: Scope) -> Iterator[tuple[int, Sequence[float]]]:
-    """What was counted of the scope, by time: the whole and an integration by the minute, a stream by the hour."""
+    """The counts of the scope with their times: of a tenant or stream by the hour, otherwise by the minute."""
     places = [f"{stream.tenant}/{stream.kind}" for stream in scope.streams]
     for day in days:
         for name in [scope.integration] if scope.integration is not None else [*day.minutes]:
@@ -257,7 +257,7 @@ def counts_of(days: Iterable[Day], scope: Scope) -> Iterator[tuple[int, Sequence
 
 
 def samples_of(days: Iterable[Day], integration: str | None) -> Iterator[tuple[int, Sequence[float]]]:
-    """An integration's samples by time; of all, each minute's highest lag with the sums of bytes and calls."""
+    """An integration's samples with their times; of all integrations the highest lag and the sums of the others."""
     for day in days:
         for minute, by_name in [*day.samples.items()]:
             chosen = [sample for key, sample in by_name.items() if integration in (None, key)]
@@ -267,12 +267,12 @@ def samples_of(days: Iterable[Day], integration: str | None) -> Iterator[tuple[i
 
 
 def _worst(before: Sequence[float] | None, sample: Sequence[float]) -> list[float]:
-    """Of a bucket the highest lag and calls, and the most bytes, are shown."""
+    """A bucket shows the highest value of each figure."""
     return [*sample] if before is None else [max(pair) for pair in zip(before, sample, strict=True)]
 
 
 def within(marks: Iterable[Mark], chosen: Range, now: float) -> list[Mark]:
-    """The marks that a range touches, oldest first."""
+    """The marks that overlap the range, oldest first."""
     return sorted(
         (mark for mark in marks if mark.end >= now - chosen.seconds and mark.begin <= now), key=lambda mark: mark.begin
     )

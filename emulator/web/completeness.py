@@ -1,8 +1,8 @@
-"""The last 90 days, each as a word with its numbers: what `attest` says of them, counted once a day is over.
+"""The last 90 days, each with a word and its numbers: the statement of `attest`, counted when the day is over.
 
-What was counted lies below `charts/completeness/`, and can be counted again from the ledger. A day is final once it has
-been over for so long that reconciliation finds nothing of it any more, and nothing of it waits; it is counted again
-where the gaps that touch it are others than those that were counted in.
+The counts are stored below `charts/completeness/`. They can be counted again from the ledger.
+A day is final when reconciliation no longer reads it and none of its batches waits.
+A final day is counted again only if a gap that touches it has appeared or changed.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ log = logging.getLogger(__name__)
 
 PREFIX = f"{CHARTS}completeness/"
 FIRST = "first"
-"""The name of the object that tells the ledger's first day."""
+"""The name of the object with the ledger's first day."""
 DAYS = 90
 COUNT_SECONDS = 1800.0
 LIST_SECONDS = 30.0
-"""The store is listed at most so often."""
+"""Shortest time between two listings of the store."""
 AGAIN_SECONDS = 3600.0
-"""A day that is not final is counted again after so long; so is one that could not be counted."""
+"""Time until a day that is not final is counted again, and until a failed count is tried again."""
 FINAL = timedelta(hours=26)
-"""Reconciliation reads 24 hours back: nothing changes a day that has been over for longer, but a gap."""
+"""Reconciliation reads 24 hours back: only a gap changes a day that ended longer ago."""
 NEVER = "9999"
-"""No day: before anything is known, nothing is told."""
+"""A day after all others: no day counts until the first one is known."""
 LISTED = 200
-"""Streams of a day that are kept, those with something amiss first."""
+"""The most streams that are kept of a day. Incomplete ones come first."""
 WORDS = {
     "whole": "whole",
     "gap": "gap",
@@ -62,28 +62,28 @@ PHRASES = WORDS | {
     "fault": "with a ledger fault",
     "unknown": "not counted yet",
 }
-"""The same in a sentence, behind a number of days."""
+"""The words in a sentence, after a number of days."""
 LOOKS = {"whole": "ok", "gap": "failing", "letters": "attention", "fault": "failing", "waiting": "attention"}
-"""How each is coloured; any other like something that waits."""
+"""The colour of each kind; any other kind has the colour of `waiting`."""
 
 Fields = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One day of the strip."""
+    """One day of the view."""
 
     day: str
     kind: str
 
     @property
     def word(self) -> str:
-        """What became of the day."""
+        """The word for the day's kind."""
         return WORDS[self.kind]
 
     @property
     def look(self) -> str:
-        """How it is coloured."""
+        """The CSS class of its colour."""
         return LOOKS.get(self.kind, "waiting")
 
     @property
@@ -93,7 +93,7 @@ class Cell:
 
 
 class Completeness:
-    """What is known of each day, and the counting of what is not."""
+    """The counted days, and the thread that counts the others."""
 
     def __init__(
         self,
@@ -102,8 +102,8 @@ class Completeness:
         known_since: Callable[[], float | None],
         env: Mapping[str, str],
     ) -> None:
-        """`lines`: the streams' lines. `known_since`: when there was something first (Unix time), once that is known.
-        `env`: where another process finds the configuration.
+        """`lines`: the streams' lines. `known_since`: the time from which there is data (Unix time), when it is known.
+        `env`: the environment with which another process finds the configuration.
         """
         self._store = store
         self._lines = lines
@@ -117,10 +117,10 @@ class Completeness:
         self._failed_at = -AGAIN_SECONDS
         self._counting: threading.Thread | None = None
         self.progress = ""
-        """How far the counting is, while it runs."""
+        """The progress of the counting; empty while none runs."""
 
     def cells(self, *, count: bool = False) -> list[Cell]:
-        """The last days, oldest first, without those of which nothing is known. `count`: count what is missing."""
+        """The last days, oldest first, from the first known day on. `count`: start to count the missing ones."""
         now = datetime.now(UTC)
         gaps = gaps_by_day(self._lines())
         self._refresh()
@@ -134,12 +134,12 @@ class Completeness:
         return [*(Cell(day, kinds.get(day, "nothing")) for day in days[:-1] if day >= first), Cell(days[-1], "today")]
 
     def day(self, day: str) -> Fields | None:
-        """What was counted of the day; None where nothing was yet."""
+        """The counts of the day; None if it is not counted yet."""
         self._refresh()
         return self._read[day][1] if day in self._read else None
 
     def proposals(self) -> tuple[str, list[Fields]]:
-        """What the newest counted day proposes, and that day; nothing where none is counted."""
+        """The newest day with proposals, and the proposals; both empty if there is none."""
         for day in sorted(self._read, reverse=True):
             if "proposals" in self._read[day][1]:
                 return day, self._read[day][1]["proposals"]
@@ -153,7 +153,7 @@ class Completeness:
         return fields["gaps"] != gaps or (not fields["final"] and age > AGAIN_SECONDS)
 
     def _first_day(self) -> str:
-        """The ledger's first day; what was before is no day that was not counted."""
+        """The first day of the ledger. Earlier days are not missing: they have nothing to count."""
         since = self._known_since()
         return self._first or (NEVER if since is None else day_name(since))
 
@@ -203,7 +203,7 @@ class Completeness:
 
 
 def gaps_by_day(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """A mark of the gaps that touch each day: by the time that is missing, or by when a lost batch was noticed."""
+    """A digest of the gaps of each day: the days of the missing interval, or the day on which the loss was noticed."""
     touched: dict[str, list[str]] = {}
     for line in lines:
         for gap in line["gaps"]:
@@ -216,7 +216,7 @@ def gaps_by_day(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def kind_of(fields: Mapping[str, Any]) -> str:
-    """The one word of a counted day: the worst that is true of it."""
+    """The kind of a counted day: the worst one that applies."""
     if fields.get("removed"):
         return "removed"
     totals = fields["totals"]
@@ -233,7 +233,7 @@ def kind_of(fields: Mapping[str, Any]) -> str:
 
 
 def summary(statement: Mapping[str, Any], gaps: str, now: datetime) -> Fields:
-    """What is kept of an attestation of a day."""
+    """The stored part of a day's attestation."""
     lines = sorted(statement["streams"], key=lambda line: line["completeness"] == 1.0 and line["ledger"]["whole"])
     over = from_text(f"{statement['day']}T00:00:00Z") + timedelta(days=1)
     kept = {key: statement[key] for key in ("day", "completeness", "totals")}
@@ -252,20 +252,20 @@ def summary(statement: Mapping[str, Any], gaps: str, now: datetime) -> Fields:
 
 
 def _has_content(line: Mapping[str, Any]) -> bool:
-    """Whether there is anything to say of a stream's day."""
+    """Whether the stream has anything to show on the day."""
     return bool(line["received"] or line["gaps"] or line["late"]["events"] or line["ledger"]["receipts"])
 
 
 def removed(day: str, gaps: str, now: datetime) -> Fields:
-    """What is kept of a day whose receipts were removed for their age."""
+    """The stored record of a day whose receipts have expired."""
     return {"layout": 1, "day": day, "removed": True, "gaps": gaps, "made_at": to_text(now), "final": True}
 
 
 def in_words(cells: Sequence[Cell]) -> str:
-    """The strip in one sentence."""
+    """The days in one sentence."""
     counts = Counter(cell.kind for cell in cells)
     counts.pop("today", None)
     phrases = [f"{counts[kind]} {PHRASES[kind]}" for kind in WORDS if counts[kind] and kind != "nothing"]
     if not phrases:
-        return "No day with events is over yet"
+        return "No complete day with events yet"
     return f"Days of the last {DAYS}: {', '.join(phrases)}"

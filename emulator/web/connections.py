@@ -1,4 +1,4 @@
-"""Connections to the web server that shut nobody out: where there are many, those that ask for nothing give way."""
+"""Connections to the web server: when there are many, idle ones are closed to make room for new ones."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from waitress.server import TcpWSGIServer
 from emulator.runtime.wsgi import CONNECTIONS, is_busy, server_of
 
 KEPT = CONNECTIONS - 100
-"""So many may stand open; the next one takes the place of the one that has been silent longest."""
+"""The most open connections. The next one closes the one that has been idle longest."""
 
 
 class Channel(HTTPChannel):  # type: ignore[misc]  # it has no types
-    """A connection, before which an older one gives way."""
+    """A connection that closes the longest idle one when there are too many."""
 
     def __init__(self, server: TcpWSGIServer, *args: Any, **options: Any) -> None:
         open_channels = [channel for channel in server.active_channels.values() if not channel.will_close]
         if len(open_channels) >= KEPT:
-            # One whose request is whole has an answer to come, or is being given it.
+            # A connection with a complete request still gets its answer.
             silent = [channel for channel in open_channels if not is_busy(channel)]
             if silent:
                 min(silent, key=lambda channel: channel.last_activity).will_close = True
@@ -28,7 +28,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]  # it has no types
 
 
 def listening(app: Flask, host: str, port: int) -> Any:
-    """A server of the application that listens already, and has yet to `run`; OSError where it cannot."""
+    """A server that already listens, ready to `run`; OSError if it cannot listen."""
     channels: dict[int, Any] = {}
     server = server_of(app, channels, host=host, port=port)
     for dispatcher in [*channels.values()]:

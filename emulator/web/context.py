@@ -1,4 +1,4 @@
-"""What the page's routes share."""
+"""The state that the page's routes share."""
 
 from __future__ import annotations
 
@@ -39,46 +39,46 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
 }
 ELSEWHERE = ("cross-site", "same-site")
-"""What a browser says of a request that another site's page makes."""
+"""Values of Sec-Fetch-Site for a request of another site's page (https://www.w3.org/TR/fetch-metadata/)."""
 
 
 class StaleTokenError(ConnectorError):
-    """A form that is not from a page of this process."""
+    """The form's token is not of this process."""
 
     code = "stale_page"
     title = "The page is out of date"
     remedy = "Load the page again, and repeat what you did."
 
     def __init__(self) -> None:
-        super().__init__("This page is from before the emulator was started.")
+        super().__init__("This page was loaded before the emulator started.")
 
 
 class ForeignPageError(AccessError):
-    """A page of another site asks."""
+    """The request comes from another site's page."""
 
     code = "foreign_page"
-    title = "Another site's page asks"
+    title = "The request comes from another site"
     remedy = "Open the page itself."
     status = 403
 
 
 @dataclass(slots=True)
 class Job:
-    """What somebody asked for on the page."""
+    """An action that somebody started on the page."""
 
     number: int
     what: str
     at: str
     back: str
-    """Where the person was."""
+    """The path of the page on which it was started."""
     progress: str = ""
     result: str | None = None
-    """A sentence, once it is over."""
+    """A sentence, when it has ended."""
     failed: bool = False
 
 
 class Jobs:
-    """The newest jobs; each is a thread of its own, or done at once."""
+    """The newest jobs. Each one has a thread, unless the request waits for it."""
 
     def __init__(self) -> None:
         self._jobs: deque[Job] = deque(maxlen=JOBS)
@@ -91,11 +91,11 @@ class Jobs:
         return [*self._jobs][::-1]
 
     def get(self, number: int) -> Job | None:
-        """The job with the number, while it is remembered."""
+        """The job with that number; None if it is unknown or too old."""
         return next((job for job in [*self._jobs] if job.number == number), None)
 
     def run(self, title: str, back: str, do: Callable[[Callable[[str], None]], str], *, wait: bool = False) -> Job:
-        """Do it; `do` is given what tells of progress, and answers the sentence that it ends in."""
+        """Start `do`. It gets a function that reports progress, and returns the sentence with the result."""
         job = Job(next(self._numbers), title, to_text(datetime.now(UTC)), back)
         self._jobs.append(job)
         self.changes += 1
@@ -122,7 +122,7 @@ class Jobs:
 
 
 class RecentLog(logging.Handler):
-    """The newest lines of the log, in memory, without what looks like a secret."""
+    """The newest lines of the log, in memory, with secrets redacted."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -146,7 +146,7 @@ class RecentLog(logging.Handler):
 
 @dataclass(slots=True)
 class Context:
-    """What the page's routes share."""
+    """The state that the page's routes share."""
 
     platform: Platform
     snapshot: Snapshot
@@ -158,15 +158,15 @@ class Context:
     footprint: Footprint
     jobs: Jobs = field(default_factory=Jobs)
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
-    """Only a page of ours holds it: another site cannot make a browser act here."""
+    """Only this process's pages have it, so another site's page cannot post a form here (CSRF)."""
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def access(self) -> Access:
-        """Who may do more than look."""
+        """The rules for reading events and for actions."""
         return self.app.access
 
     def may_read(self) -> bool:
-        """Whether the caller may see more than how things stand."""
+        """Whether the caller may see events, not only the status."""
         try:
             self.authorize_reading()
         except AccessError:
@@ -174,13 +174,13 @@ class Context:
         return True
 
     def authorize_reading(self) -> None:
-        """Let who may see events in; AccessError for anybody else, and for another site's page."""
+        """AccessError unless the caller may see events and the request is not from another site's page."""
         if request.headers.get("Sec-Fetch-Site") in ELSEWHERE:
             raise ForeignPageError("Events are not shown to a page of another site.")
         authorize(request, self.access)
 
     def authorize_action(self, *, rare: bool = False) -> None:
-        """Let who may act in, with a form of ours."""
+        """AccessError unless the caller may act; StaleTokenError unless the form has this process's token."""
         authorize(request, self.access, rare=rare)
         if not secrets.compare_digest(request.form.get("token", "").encode(), self.token.encode()):
             raise StaleTokenError

@@ -1,4 +1,4 @@
-"""A chart as it is shown: as JSON for the browser to draw, and as bars and a table where there is no script."""
+"""A chart as JSON for the browser's script, and as bars and a table for a browser without script."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from emulator.web.formatting import utc_now
 from lib.model.clock import to_text
 
 SCOPE = {"integration": "integration", "tenant": "tenant", "stream": "kind"}
-"""What a chart is of: the URL's word for each, and ours."""
+"""The chart's scope: each argument of the URL, and its field of `Scope`."""
 COLUMNS = ("fetched", "acked", "lag", "waiting", "calls")
 ROWS = 24
 
@@ -25,7 +25,7 @@ Values = dict[str, Any]
 
 
 class Drawing:
-    """The route `/chart.json`, and what a page with a chart is made of."""
+    """The route `/chart.json`, and the values for a template with a chart."""
 
     def __init__(self, app: Flask, context: Context) -> None:
         self._app = app
@@ -33,7 +33,7 @@ class Drawing:
         app.add_url_rule("/chart.json", "chart", self._chart)
 
     def of(self, arguments: Mapping[str, str], scope: Scope) -> Values:
-        """What a template shows the chart with. `drawn` makes it: only a whole page holds one, not what renews it."""
+        """The values for a template. `drawn` computes the chart: only a whole page calls it, not a refresh."""
         chosen = self._range(arguments)
         query = urlencode({key: value for key in SCOPE if (value := getattr(scope, SCOPE[key])) is not None})
 
@@ -61,14 +61,14 @@ class Drawing:
         return Response(json.dumps(chart, ensure_ascii=False), content_type="application/json", headers=HEADERS)
 
     def _range(self, arguments: Mapping[str, str]) -> Range:
-        """The range of the URL; else an hour of a connector that has not run for longer."""
+        """The range in the URL; otherwise the default, which is an hour in a connector's first hour."""
         since = self._context.history.known_since
         is_young = since is not None and time.time() - since < HOUR
         return RANGES.get(arguments.get("range", ""), RANGES["1h" if is_young else DEFAULT])
 
 
 def bars(chart: Mapping[str, Any]) -> Values:
-    """The chart as bars of a drawing that is 720 wide and 120 high: at most ninety, several buckets in one."""
+    """The chart as at most 90 bars of a drawing 720 wide and 120 high. A bar is the highest of its buckets."""
     fetched = [value or 0 for value in chart["fetched"]]
     group = max(1, -(-len(fetched) // 90))
     sums = [max(fetched[at : at + group], default=0) for at in range(0, len(fetched), group)]
@@ -86,7 +86,7 @@ def bars(chart: Mapping[str, Any]) -> Values:
 
 
 def rows(chart: Mapping[str, Any]) -> list[Values]:
-    """The chart as a table of at most ROWS rows, newest first; without what lies before anything is known."""
+    """The chart as a table of at most ROWS rows, newest first, without rows that have no data."""
     times = chart["t"]
     group = max(1, -(-len(times) // ROWS))
     step = times[1] - times[0]

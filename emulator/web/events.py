@@ -1,4 +1,4 @@
-"""Events on the page: those that pass, and those that the store still has."""
+"""Events on the page: those just stored, and those that the store still has."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from lib.store.base import ObjectStore
 
 RECEIPTS = 20
 EVENTS = 20
-"""Kept of each stream, and shown."""
+"""The events of each stream that are kept in memory and shown."""
 EVENT_BYTES = 16_384
-"""Larger ones are not kept."""
+"""Larger events are not kept."""
 TAILS = 3
-"""Each holds one of the server's threads."""
+"""The most readers of `/tail`: each one occupies one of the server's threads."""
 TAIL_EVENTS = 10_000
-"""How far a slow reader of the tail may be behind, before it misses some."""
+"""The most events that wait for a slow reader of `/tail`. It misses further ones."""
 TAIL_SECONDS = 2.0
 
 
@@ -42,7 +42,7 @@ class Events:
     def __init__(self, app: Flask, context: Context) -> None:
         self._context = context
         self._newest: dict[Stream, deque[bytes]] = {}
-        """The events that have passed last: a delivered batch is gone."""
+        """The newest events in memory: a delivered batch is no longer in the store."""
         self._tails: list[queue.Queue[bytes]] = []
         context.platform.watchers.append(self._passes)
         app.add_url_rule("/events", "events", self._events)
@@ -50,7 +50,7 @@ class Events:
         app.add_url_rule("/links", "links", self._links)
 
     def newest(self, state: State, stream: Stream) -> list[str]:
-        """The stream's newest events, newest first: those that passed, else what the store still has."""
+        """The stream's newest events, newest first: from memory, otherwise from the store."""
         raws = [*self._newest.get(stream, ())] or stored_events(state, stream)
         return [one_line(raw).decode("utf-8", "replace") for raw in reversed(raws)]
 
@@ -63,7 +63,7 @@ class Events:
         return Response("".join(f"{raw}\n" for raw in raws), content_type="application/x-ndjson", headers=HEADERS)
 
     def _links(self) -> Response:
-        """Alerts without their event, and the reverse, by tenant."""
+        """Alerts without their event, and events without their alert, by tenant."""
         self._context.authorize_reading()
         alone = self._context.snapshot.status().get("links", [])
         return Response(json.dumps(alone, ensure_ascii=False), content_type="application/json", headers=HEADERS)
@@ -75,7 +75,7 @@ class Events:
         return Response(self._passing(), content_type="application/x-ndjson", headers=HEADERS)
 
     def _passing(self) -> Iterator[bytes]:
-        """Raw events as they are fetched; an empty line now and then shows whether somebody still listens."""
+        """Raw events as they are fetched. An empty line now and then fails if the reader has gone."""
         passing = queue.Queue[bytes](TAIL_EVENTS)
         self._tails.append(passing)
         try:
@@ -89,12 +89,12 @@ class Events:
             self._tails.remove(passing)
 
     def _passes(self, name: str) -> None:
-        """A batch has been stored, and is about to be forwarded."""
+        """Keep the events of a batch that was just stored. After delivery it is gone."""
         batch = batch_of(name)
         if batch is None:
             return
         with suppress(ConnectorError):
-            # A bucket charges for reading, and so is read for those only who wait for it.
+            # A bucket charges for each read: it is read only if somebody reads `/tail`.
             if not self._tails and self._context.app.config().store.startswith("gs://"):
                 return
             stored = self._context.app.state.batches.read(*batch)
@@ -108,7 +108,7 @@ class Events:
 
 
 def one_line(raw: bytes) -> bytes:
-    """The same JSON on one line: a line break stands between two of its tokens, never in a text."""
+    """The same JSON on one line. In JSON a line break can only stand between two tokens, never within a string."""
     return raw.replace(b"\r", b" ").replace(b"\n", b" ")
 
 
@@ -125,7 +125,7 @@ def last_receipts(state: State, stream: Stream) -> list[dict[str, Any]]:
 
 
 def stored_events(state: State, stream: Stream) -> list[bytes]:
-    """The newest events that the store still has: of a batch that waits, else of one that was kept."""
+    """The newest events in the store: of the newest waiting batch, otherwise of the newest archived one."""
     items: list[bytes] = []
     for waiting in [*state.batches.waiting(stream)][-1:]:
         with suppress(*UNREADABLE):
@@ -140,7 +140,7 @@ def stored_events(state: State, stream: Stream) -> list[bytes]:
 
 
 def dead_events(store: ObjectStore, key: str, most: int = EVENTS) -> list[dict[str, Any]]:
-    """The first events of a dead letter, each with its reason; none where the object is damaged."""
+    """The first events of a dead letter, each with its reason; empty if the object is damaged."""
     stored = store.read(key)
     events = []
     with suppress(ValueError, KeyError, TypeError):

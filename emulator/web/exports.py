@@ -1,4 +1,4 @@
-"""All gaps and all dead letters: as lines, CSV and JSON."""
+"""All gaps and dead letters, as lines, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lib.state.dead_letters import dead_letters_by_stream
 from lib.store.base import ObjectStore
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet would take for a formula."""
+"""First characters with which a spreadsheet takes a cell for a formula (https://owasp.org/www-community/attacks/CSV_Injection)."""
 GAP_COLUMNS = (
     "id",
     "integration",
@@ -69,14 +69,14 @@ class Exports:
 
 
 def gap_lines(lines: Sequence[Mapping[str, Any]]) -> list[Line]:
-    """Every gap with the names of its stream: those that nobody acknowledged first, then the newest."""
+    """Every gap with the names of its stream: first the unacknowledged ones, each group newest first."""
     gaps = [{**_names(line), **gap} for line in lines for gap in line["gaps"]]
     gaps.sort(key=lambda gap: gap["noticed_at"] or "", reverse=True)
     return sorted(gaps, key=lambda gap: gap["acknowledged"] is not None)
 
 
 def dead_letter_lines(store: ObjectStore, lines: Sequence[Mapping[str, Any]], only: Stream | None = None) -> list[Line]:
-    """Every dead letter, of all streams or of one: those that nobody acknowledged first."""
+    """Every dead letter, of all streams or of one: first the unacknowledged ones."""
     names = {Stream.of(line): _names(line) for line in lines if line["dead_letter_objects"]}
     if not names:
         return []
@@ -124,6 +124,6 @@ def _csv(lines: Sequence[Line], columns: Sequence[str], name: str) -> Response:
 
 
 def _cell(value: object) -> str:
-    """Text for a spreadsheet: names come from outside, and none of them is a formula."""
+    """Text for a spreadsheet. A quote keeps it from running a name from outside as a formula."""
     text = "" if value is None else str(value)
     return f"'{text}" if text.startswith(FORMULA) else text

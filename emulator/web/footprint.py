@@ -1,4 +1,4 @@
-"""What the store holds: objects and bytes of each part, counted beside the page and not while somebody waits."""
+"""The store's size: objects and bytes of each part, counted in a thread so that no request waits for it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 
 FRESH_SECONDS = 60.0
 DEAR = 100.0
-"""A count that took long is made anew only after so many times its own time."""
+"""The pause after a count, as a multiple of its own time: a large store is counted rarely."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One of the store's folders."""
+    """One folder of the store."""
 
     name: str
     objects: int
@@ -34,27 +34,27 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """The store as it was counted."""
+    """The size of the store at one time."""
 
     at: str
     parts: tuple[Part, ...]
     """The largest first."""
     free: int | None
-    """Bytes that are free on the store's disk; None of a bucket."""
+    """Free bytes on the store's disk; None for a bucket."""
 
     @property
     def bytes(self) -> int:
-        """All of them."""
+        """Of all parts together."""
         return sum(part.bytes for part in self.parts)
 
     @property
     def objects(self) -> int:
-        """All of them."""
+        """Of all parts together."""
         return sum(part.objects for part in self.parts)
 
 
 class Footprint:
-    """The newest count; a look at an old one has a new one made."""
+    """The newest count. Reading an old one starts a new one."""
 
     def __init__(self, store: Callable[[], ObjectStore], location: Callable[[], str]) -> None:
         """`location`: the store as the configuration names it."""
@@ -66,7 +66,7 @@ class Footprint:
         """Monotonic time."""
 
     def size(self) -> Size | None:
-        """The newest count; None while the first one is made."""
+        """The newest count; None until the first one has ended."""
         with self._lock:
             is_due = time.monotonic() >= self._due
             if is_due:

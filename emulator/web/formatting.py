@@ -1,4 +1,4 @@
-"""How numbers, times and links are told: one style of units and words everywhere. Pure."""
+"""Numbers, times and texts for people: one style of units and words everywhere. Pure."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ ALONE = {
         "events of high severity without an alert",
     ),
 }
-"""What is alone, by its key in `links`: its kind, and what one and several are called."""
+"""Alerts and events without their counterpart, by their key in `links`: kind, singular, plural."""
 GAP_WORDS = {
-    CURSOR_EXPIRED: "The connector was away for more than 24 hours, and Sophos keeps no more.",
+    CURSOR_EXPIRED: "The connector did not read for more than 24 hours. Sophos keeps events for 24 hours.",
     BATCH_DAMAGED: "A stored batch was damaged before it was delivered.",
     BATCH_MISSING: "A stored batch was removed before it was delivered.",
 }
-"""Why there is a gap, by its reason."""
+"""The explanation of a gap, by its reason."""
 CHECK_WORDS = {
     "dns": "Name of Sophos (DNS)",
     "tcp": "Connection to Sophos (TCP)",
@@ -48,17 +48,17 @@ CHECK_WORDS = {
     "store": "Store",
     "engine": "Engine of UTMStack",
 }
-"""What people call the checks of a connection."""
+"""Titles of the connection's checks."""
 THIN = "\u202f"
 
 
 def number(value: float | None) -> str:
-    """Thousands apart."""
+    """A number with a thin space between thousands."""
     return "–" if value is None else f"{value:,}".replace(",", THIN)
 
 
 def size(value: float) -> str:
-    """Bytes, in powers of 1,024."""
+    """Bytes in binary units."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024 or unit == "GiB":
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
@@ -67,7 +67,7 @@ def size(value: float) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """A duration in its two largest units at most."""
+    """A duration in at most two units."""
     if value is None:
         return "–"
     whole = round(value)
@@ -87,7 +87,7 @@ def short(text: str | None) -> str:
 
 
 def ago(text: str | None, now: datetime) -> str:
-    """How long a time is past, or ahead; to the minute, so that what is shown seldom changes."""
+    """The time since then, or until then. In whole minutes, so that the text seldom changes."""
     if not text:
         return "–"
     past = (now - from_text(text)).total_seconds()
@@ -97,7 +97,7 @@ def ago(text: str | None, now: datetime) -> str:
 
 
 def lasting(text: str, now: datetime) -> str:
-    """How long something has lasted that began then; to the minute."""
+    """The duration since then, in whole minutes."""
     past = (now - from_text(text)).total_seconds()
     return "less than a minute" if past < 60 else seconds(past // 60 * 60)
 
@@ -108,14 +108,14 @@ def moment(at: float) -> str:
 
 
 def spaced(text: str) -> str:
-    """A duration as the configuration has it (5s, 1h30m), with a space between numbers and units; else the text."""
+    """A duration of the configuration (5s, 1h30m) with spaces between numbers and units; other text as it is."""
     if not re.fullmatch(r"(\d+[smhd])+", text):
         return text
     return re.sub(r"(\d+)([smhd])", lambda match: f"{match[1]} {'min' if match[2] == 'm' else match[2]} ", text).strip()
 
 
 def pretty(raw: str) -> str | None:
-    """JSON with indents; None for what is none."""
+    """The JSON with indents; None if the text is not JSON."""
     try:
         return json.dumps(json.loads(raw), indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):
@@ -123,7 +123,7 @@ def pretty(raw: str) -> str | None:
 
 
 def headline(raw: str, most: int = 140) -> str:
-    """An event in one line: when it happened, how severe it is, its type and its name; else the beginning of it."""
+    """An event in one line: its time, severity, type and name; otherwise its first characters."""
     with suppress(ValueError, RecursionError):
         fields = json.loads(raw)
         if isinstance(fields, dict):
@@ -136,7 +136,7 @@ def headline(raw: str, most: int = 140) -> str:
 
 
 def coded(text: str) -> Markup:
-    """Text whose words between backticks are shown as code."""
+    """HTML of a text, with the words between backticks as code."""
     parts = text.split("`")
     if len(parts) % 2 == 0:
         return escape(text)
@@ -146,10 +146,10 @@ def coded(text: str) -> Markup:
 
 
 def plural(count: int, noun: str, many: str | None = None) -> str:
-    """The count with its noun."""
+    """The count with its noun in the right number."""
     return f"{number(count)} {noun if count == 1 else many or noun + 's'}"
 
 
 def utc_now() -> datetime:
-    """The time of day, UTC."""
+    """The current time, UTC: templates cannot import it."""
     return datetime.now(UTC)

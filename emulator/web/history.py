@@ -1,4 +1,4 @@
-"""What was fetched and acknowledged before, for the charts: receipts, added up once, and what has happened since."""
+"""The past for the charts: counts of fetched and acknowledged events, samples of lag and waiting bytes, and marks."""
 
 from __future__ import annotations
 
@@ -51,23 +51,23 @@ SAVE_SECONDS = 300.0
 SAMPLE_SECONDS = 60.0
 FIRST_SAMPLE_SECONDS = 5.0
 DOWN_SECONDS = 2 * SAVE_SECONDS
-"""A connector that has saved nothing for so long was not running."""
+"""A connector that has not saved for this long was not running."""
 MOST_MARKS = 500
 MOST_BATCHES = 2_000
-"""Waiting batches whose headers are read at the start."""
+"""The most waiting batches whose headers are read at the start."""
 OUTAGE = "The engine took no events"
 MOST_RECEIPTS = 2_000
-"""Of a stream, read for the minutes before the start."""
+"""The most receipts of a stream that are read for the minutes before the start."""
 
 
 class History:
-    """Days of counts and samples, kept below `charts/`.
+    """Days of counts and samples, stored below `charts/`.
 
-    A day's object says up to when it has counted. Behind that time receipts are read, once, after a start; from then on
-    the functions' answers are counted. All of it can be made again from the receipts: losing it loses the samples of
-    lag, bytes and calls only.
+    A day's object says up to which time its events are counted. At start, later receipts are read once. From then on,
+    the functions' answers are counted. The counts can be rebuilt from the receipts: only samples of lag, bytes and
+    calls can be lost.
 
-    Of a single stream the minutes are not saved: those before the start are read from its receipts at the first look.
+    The minutes of a single stream are not saved. Those before the start are read from its receipts when needed.
     """
 
     def __init__(
@@ -85,22 +85,22 @@ class History:
         self._lock = threading.Lock()
         self._days: dict[str, Day] = {}
         self._read: dict[str, Day] = {}
-        """Days that are over, as they lie in the store."""
+        """Past days, as they are in the store."""
         self._recent: dict[Stream, dict[int, list[int]]] = {}
-        """Counts by the minute, of the last three hours."""
+        """Counts of the last three hours, by minute."""
         self._begun: set[Stream] = set()
-        """Those of which the minutes before the start have been read."""
+        """Streams whose minutes before the start have been read."""
         self._samples = StreamSamples()
         self._marks: list[Mark] = []
         self._outage: float | None = None
-        """Since when the engine has taken no events."""
+        """The start of the engine's outage."""
         self._began = now()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
         self.is_complete = False
         """Whether the past has been read."""
         self.known_since: float | None = None
-        """Since when there is anything to tell (Unix time), once the past has been read."""
+        """The time from which there is data (Unix time); None until the past has been read."""
 
     def start(self) -> None:
         """Read the past, then take samples and save."""
@@ -116,7 +116,7 @@ class History:
                 self._save()
 
     def add_results(self, name: str, results: Sequence[Mapping[str, Any]]) -> None:
-        """Count what a function answered, and note where the engine takes no events any more, or takes them again."""
+        """Count the events in a function's answer, and note the start and the end of an outage of the engine."""
         now = self._now()
         outcomes = {line["outcome"] for line in results} if name == "forward-batch" else set()
         with self._lock:
@@ -134,7 +134,7 @@ class History:
                     count_in(self._minutes(stream, now), int(now) // MINUTE, fetched, acked)
 
     def chart(self, chosen: Range, scope: Scope = Scope()) -> dict[str, Any]:  # noqa: B008 - it is frozen
-        """The range's columns, and what happened in it."""
+        """The columns and the marks of the range."""
         now = self._now()
         step = scope.step(chosen)
         is_fine = bool(scope.streams) and step == MINUTE
@@ -162,7 +162,7 @@ class History:
         }
 
     def _minutes(self, stream: Stream, now: float) -> dict[int, list[int]]:
-        """A stream's counts by the minute, without those that are too old to be shown."""
+        """A stream's counts by minute, without those that are too old to be shown."""
         first = int(now - RECENT) // MINUTE
         minutes = self._recent.setdefault(stream, {})
         for minute in [number for number in minutes if number < first]:
@@ -170,10 +170,10 @@ class History:
         return minutes
 
     def _read_minutes(self, streams: Sequence[Stream], now: float) -> None:
-        """Count, once, the receipts of the last hours that were written before this process began."""
+        """Count the receipts of the last hours from before this process, once for each stream."""
         state, since = State.of(self._store()), now - RECENT
         for stream in [candidate for candidate in streams if candidate not in self._begun and self._began > since]:
-            # What waits comes first: what is delivered meanwhile shows in its receipt, and counts once.
+            # Waiting batches are read before receipts: a batch delivered in between is in both, and counts once.
             headers = (header for _, header in _headers(state, state.batches.waiting(stream)))
             counted = {header.sequence: [(header.fetched_at.timestamp(), header.events, 0)] for header in headers}
             written = datetime.fromtimestamp(since, UTC)
@@ -208,7 +208,7 @@ class History:
         with suppress(ValueError, KeyError, TypeError, AttributeError, ConnectorError):
             stored = self._store().read(f"{PREFIX}{name}.json")
             return None if stored is None else Day.of(json.loads(stored.body))
-        return None  # It is made again from the receipts.
+        return None  # It is rebuilt from the receipts.
 
     def _run(self) -> None:
         saved = began = self._began
@@ -227,7 +227,7 @@ class History:
                     self._save()
 
     def _load(self, began: float) -> None:
-        """Today and yesterday, and once the days before that no object tells of."""
+        """Load today and yesterday, and rebuild earlier days once if an older version left them."""
         for back in range(2):
             name = day_name(began - back * DAY)
             stored = self._stored(name)
@@ -247,7 +247,7 @@ class History:
             self._load_marks(fields, began)
 
     def _rebuild(self, state: State, oldest: str, began: float) -> float:
-        """Add up the days that an older version left, once; the time of the first receipt."""
+        """Count the days of an older version from the receipts; the time of the first event."""
         made: dict[str, Day] = {}
         last, first = day_name(began - DAY), day_name(began)
         for stream in state.ledger.streams():
@@ -267,12 +267,12 @@ class History:
                 self._read[name] = day.coarse()
         with self._lock:
             minutes = [min(counts) for day in (*made.values(), *self._days.values()) for counts in day.minutes.values()]
-        # Receipts are filed by Sophos's clock, and counted by ours.
+        # A receipt's folder is a day by Sophos's clock; the counts are by this machine's clock.
         filed = from_text(f"{first}T00:00:00Z").timestamp()
         return min([*(minute * MINUTE for minute in minutes), filed if first < day_name(began) else began])
 
     def _count_receipts(self, began: float, since: float) -> None:
-        """Count the receipts that were written before this process began, and what waits."""
+        """Count the receipts and the waiting batches from before this process that no stored day contains."""
         state = State.of(self._store())
         with self._lock:
             until = {name: day.until for name, day in self._days.items()}
@@ -318,7 +318,7 @@ class History:
             return
         last = self._marks[-1] if self._marks else None
         if last is not None and last.text == OUTAGE and at - last.end < MINUTE:
-            at = self._marks.pop().begin  # It was back for a moment only.
+            at = self._marks.pop().begin  # A break of less than a minute does not split an outage.
         self._outage = at
 
     def _end_outage(self, now: float) -> None:
@@ -371,7 +371,7 @@ class History:
 
 
 def _headers(state: State, waiting: Iterable[Waiting]) -> Iterator[tuple[Stream, Header]]:
-    """The headers of batches that wait, of the first ones at most."""
+    """The headers of the first MOST_BATCHES waiting batches."""
     for batch in islice(waiting, MOST_BATCHES):
         stored = state.store.read(batch.entry.key)
         with suppress(*UNREADABLE):
@@ -380,7 +380,7 @@ def _headers(state: State, waiting: Iterable[Waiting]) -> Iterator[tuple[Stream,
 
 
 def _counts(receipt: Receipt) -> Iterator[tuple[float, int, int]]:
-    """When a receipt's events were fetched and when they were acknowledged, each with its two counts."""
+    """The times of fetching and of acknowledgement of a receipt, each with its two counts."""
     yield receipt.fetched_at.timestamp(), receipt.events, 0
     yield receipt.acked_at.timestamp(), 0, receipt.events - receipt.set_aside if receipt.outcome == DELIVERED else 0
 
@@ -388,14 +388,14 @@ def _counts(receipt: Receipt) -> Iterator[tuple[float, int, int]]:
 def _count(
     receipt: Receipt, stream: Stream, day: Callable[[float], Day], is_new: Callable[[float], bool] = lambda _: True
 ) -> None:
-    """Count a receipt in, on the day of its fetching and on that of its acknowledgement."""
+    """Count a receipt on the day of its fetching and on the day of its acknowledgement."""
     for at, fetched, acked in _counts(receipt):
         if is_new(at):
             day(at).add(stream, at, fetched=fetched, acked=acked)
 
 
 def _sum(stored: Day, heard: Day | None) -> Day:
-    """What lies in the store, with what was heard since this process began."""
+    """The stored day plus the counts since this process began."""
     if heard is not None:
         for integration, minutes in heard.minutes.items():
             _add(stored.minutes.setdefault(integration, {}), minutes)
@@ -412,7 +412,7 @@ def _add(counts: dict[int, list[int]], more: Counts) -> None:
 
 
 def happened(lines: Iterable[Mapping[str, Any]], scope: Scope) -> Iterator[Mark]:
-    """The gaps of the scope's streams, and what reconciliation found last."""
+    """Marks of the scope's gaps, and of the late events that the last reconciliation found."""
     for line in lines:
         if not scope.holds(line):
             continue

@@ -1,7 +1,7 @@
-"""Alerts and their events: an alert carries the id of the event that caused it, so each should have the other.
+"""Alerts and their events: an alert carries the id of the event that caused it, so each should have its counterpart.
 
-Only what passes while this process runs is looked at, and only where an integration reads both. Whether the other one
-is there is told by the last ids of its stream and, once some time has passed, by its receipts.
+Only batches that are stored while this process runs are compared, and only if an integration reads both streams. The
+counterpart is looked up in the recent ids of its stream and, after `GRACE`, in its receipts.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from lib.state.state import State
 log = logging.getLogger(__name__)
 
 GRACE = timedelta(minutes=15)
-"""The two streams are read one after the other; so long the other one is waited for."""
+"""How long a counterpart is awaited: the two streams are read one after the other."""
 MOST = 1000
-"""Of each stream, so many are waited for, and so many are remembered as alone."""
+"""The most ids of each stream that await their counterpart, and the most that are kept as alone."""
 SHOWN = 5
 _OTHER = {EVENTS: ALERTS, ALERTS: EVENTS}
 
 
 @dataclass(slots=True)
 class _Waits:
-    """Those of one stream whose other one has not been seen."""
+    """The ids of one stream without a counterpart."""
 
     since: OrderedDict[str, tuple[datetime, str]] = field(default_factory=OrderedDict)
-    """By native id, when it passed, and the key under which the other stream would have it."""
+    """By native id: the time at which its batch was stored, and its key in the other stream."""
     alone: OrderedDict[str, None] = field(default_factory=OrderedDict)
-    """The native ids of those that have no other one."""
+    """The native ids that have no counterpart after `GRACE`."""
 
 
 class Links:
-    """What has passed, and what of it is alone."""
+    """The alerts and events of this process, and those without a counterpart."""
 
     def __init__(self, config: Callable[[], Config], state: Callable[[], State], now: Callable[[], datetime]) -> None:
         self._config = config
@@ -57,19 +57,19 @@ class Links:
         self._lock = threading.Lock()
 
     def passes(self, name: str) -> None:
-        """A batch of that name has been stored; of a bucket, which charges for reading, none is read."""
+        """Read a batch that was just stored. In a bucket no batch is read: each read costs money."""
         place = batch_of(name)
         if place is None or not self._has_both(place[0]) or self._config().store.startswith("gs://"):
             return
         try:
             batch = self._state().batches.read(*place)
         except ConnectorError:
-            return  # Whoever delivers it says what is wrong with it.
+            return  # The delivery reports the damage.
         if batch is not None:
             self._take(batch)
 
     def shown(self) -> list[dict[str, Any]]:
-        """Of each tenant that has any, how many are alone, with some of their ids."""
+        """The number of ids without a counterpart and some of them, for each tenant that has any."""
         with self._lock:
             try:
                 for stream in self._waits:
@@ -95,9 +95,9 @@ class Links:
         )
 
     def _is_paired(self, stream: Stream, raw: bytes, type_: str | None) -> bool:
-        """Whether the other one is to be expected: of an alert its event, unless the type is left out."""
+        """Whether a counterpart is expected: for an alert its event, unless `exclude_types` has its type."""
         if stream.kind == EVENTS:
-            # Only those of high severity are expected to raise an alert.
+            # Only an event of high severity is expected to raise an alert.
             return _severity(raw) == "high"
         integration = self._integration(stream)
         return integration is None or type_ not in expanded(integration.exclude_types)
@@ -116,7 +116,7 @@ class Links:
                 waits.since.popitem(last=False)
 
     def _match(self, stream: Stream) -> None:
-        """Forget those whose other one is there; those that waited long enough are looked for in the ledger, once."""
+        """Drop the ids whose counterpart is there. An id that waited `GRACE` is looked up in the ledger once."""
         waits, state, now = self._waits[stream], self._state(), self._now()
         counterpart = Stream(stream.integration, stream.tenant, _OTHER[stream.kind])
         recent = {*state.checkpoints.read(counterpart).checkpoint.recent} if waits.since else set()

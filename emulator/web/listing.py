@@ -1,4 +1,4 @@
-"""Which streams a view shows: search, filters, order and pages, all from the URL. Pure."""
+"""The streams of a view: search, filters, order and pages, all from the URL. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SORTS = ("trouble", "lag", "name", "events", "waiting", "last_event")
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What a URL asks for; anything unknown in it counts as left out."""
+    """The arguments of a URL. An unknown value counts as missing."""
 
     q: str = ""
     health: str = ""
@@ -38,11 +38,11 @@ class Query:
             kind=arguments.get("kind", ""),
             tenant=arguments.get("tenant", ""),
             sort=order if order in SORTS else "trouble",
-            page=int(number) if number.isascii() and number.isdigit() and 0 < len(number) < 7 else 1,
+            page=max(1, int(number)) if number.isascii() and number.isdigit() and len(number) < 7 else 1,
         )
 
     def url(self, **changes: Any) -> str:
-        """The URL of the same view with these fields changed; the page begins anew unless it is named."""
+        """The URL of the same view with these fields changed. It starts at page 1 unless `page` is given."""
         fields = asdict(self) | {"page": 1} | changes
         left = {key: value for key, value in fields.items() if value not in ("", None)}
         if left.get("page") == 1:
@@ -53,13 +53,13 @@ class Query:
 
     @property
     def is_filtered(self) -> bool:
-        """Whether it leaves anything out."""
+        """Whether any filter is set."""
         return any((self.q, self.health, self.integration, self.kind, self.tenant))
 
 
 @dataclass(frozen=True, slots=True)
 class ResultPage:
-    """One page of what a query finds."""
+    """One page of a query's results."""
 
     lines: Sequence[Mapping[str, Any]]
     total: int
@@ -68,12 +68,12 @@ class ResultPage:
 
 
 def waits(line: Mapping[str, Any]) -> bool:
-    """Whether the stream only waits for its turn, within the limits that Sophos sets."""
+    """Whether the stream only waits for its turn, within Sophos's rate limits."""
     return line["health"] == "ok" and "problem" in line
 
 
 def matches(line: Mapping[str, Any], query: Query) -> bool:
-    """Whether the query asks for the stream."""
+    """Whether the query selects the stream."""
     text = f"{line['integration']} {line['tenant_name']} {line['tenant']} {line['stream']}".casefold()
     return (
         (line["state"] == "retired") == (query.health == "retired")
@@ -100,12 +100,12 @@ def _is(line: Mapping[str, Any], health: str) -> bool:
 
 
 def name_of(line: Mapping[str, Any]) -> tuple[str, str, str]:
-    """What a stream is sorted by, where nothing else tells two apart."""
+    """The last sort key of every order: no two streams have the same."""
     return line["integration"].casefold(), (line["tenant_name"] or line["tenant"]).casefold(), line["stream"]
 
 
 def ordered(lines: Iterable[Mapping[str, Any]], sort: str) -> list[Mapping[str, Any]]:
-    """Trouble first, then the largest lag; or by what was chosen."""
+    """The lines in the chosen order; by default the worst health first, then the largest lag."""
     match sort:
         case "name":
             return sorted(lines, key=name_of)
@@ -125,7 +125,7 @@ def ordered(lines: Iterable[Mapping[str, Any]], sort: str) -> list[Mapping[str, 
 
 
 def find(lines: Iterable[Mapping[str, Any]], query: Query, size: int = PAGE) -> ResultPage:
-    """One page of the streams that the query asks for; beyond the end, the last page."""
+    """One page of the streams that the query selects. A page after the last one is the last one."""
     chosen = ordered([line for line in lines if matches(line, query)], query.sort)
     pages = max(1, -(-len(chosen) // size))
     page = min(query.page, pages)
@@ -133,12 +133,12 @@ def find(lines: Iterable[Mapping[str, Any]], query: Query, size: int = PAGE) -> 
 
 
 def without_stream(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The integrations of which no stream is known yet: what is wrong with them shows on no stream."""
+    """The integrations without a known stream: no stream can show their problem."""
     return [line for line in status["integrations"] if not line["tenants"]]
 
 
 def tiles(status: Mapping[str, Any]) -> dict[str, int]:
-    """Streams of each health, and how many gaps and dead letters there are."""
+    """The numbers of streams of each health, of gaps and of dead letters."""
     lines = [line for line in status["streams"] if line["state"] != "retired"]
     healths = Counter(line["health"] for line in lines)
     waiting = sum(map(waits, lines))

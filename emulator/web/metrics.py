@@ -1,4 +1,4 @@
-"""What Prometheus is told: a status, the functions' processes, and how long deliveries took."""
+"""Metrics for Prometheus: the status, the functions' processes, and the duration of deliveries."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INTEGRATION = ("integration",)
 
 
 def registry_of(platform: Platform, status: dict[str, Any]) -> CollectorRegistry:
-    """Everything, for one scrape."""
+    """The metrics of one scrape."""
     registry = CollectorRegistry()
     registry.register(_Metrics(platform, status))
     registry.register(platform.delivery)
@@ -33,7 +33,7 @@ class _Metrics(Collector):
         self._status = status
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric, made anew at each scrape."""
+        """Every metric, computed for this scrape."""
         yield from self._streams()
         yield from self._integrations()
         yield from self._functions()
@@ -47,7 +47,7 @@ class _Metrics(Collector):
         yield from self._heartbeat()
 
     def _deliveries(self) -> Iterator[Metric]:
-        """What is met now and then; each counter is there from the first scrape, so that its first rise is seen."""
+        """Counters of rare events. Each exists from the first scrape: `increase()` needs a sample before a rise."""
         for name, text in (
             ("resent", "Logs sent again on a new stream, since the one before broke."),
             ("odd_acks", "The engine's acknowledgements that name no log in flight."),
@@ -59,7 +59,7 @@ class _Metrics(Collector):
         yield outages
 
     def _heartbeat(self) -> Iterator[Metric]:
-        """Nothing where there is none."""
+        """The heartbeat's metrics; none unless `heartbeat` is configured."""
         beat = self._status.get("heartbeat", {})
         for name, text in (
             ("heartbeat_round_trip_seconds", "Seconds from making the last heartbeat to its acknowledgement."),
@@ -76,7 +76,7 @@ class _Metrics(Collector):
             yield late
 
     def _health(self) -> Iterator[Metric]:
-        """The verdict; every reason has a series at all times, so that an alert on it never misses its first sample."""
+        """The verdict. Every reason always has a series, so that an alert rule sees it rise from 0."""
         whole = GaugeMetricFamily(f"{PREFIX}health", "0 ok, 1 needs attention, 2 failing.")
         whole.add_metric([], _NUMBER[self._status["health"]])
         reasons = GaugeMetricFamily(
@@ -102,14 +102,14 @@ class _Metrics(Collector):
             (
                 GaugeMetricFamily,
                 "lag_seconds",
-                "Seconds not read yet; of devices, since a look was due.",
+                "Seconds not read yet; for devices, seconds since a poll was due.",
                 "lag_seconds",
             ),
-            (GaugeMetricFamily, "interval_seconds", "Seconds in which a stream is asked again.", "interval_seconds"),
+            (GaugeMetricFamily, "interval_seconds", "Seconds between two polls of a stream.", "interval_seconds"),
             (
                 GaugeMetricFamily,
                 "measured_interval_seconds",
-                "Seconds between the last two looks at a stream, or since the last one.",
+                "Seconds between the last two polls of a stream, or since the last one.",
                 "measured_interval_seconds",
             ),
             (GaugeMetricFamily, "pending_batches", "Batches that wait for delivery.", "pending_batches"),

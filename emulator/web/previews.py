@@ -1,4 +1,4 @@
-"""The page of `preview`: what UTMStack's filter and rules make of this site's events."""
+"""The page of `preview`: UTMStack's filter and rules, applied to this site's events."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from lib.version import COMMAND
 SECONDS = 300.0
 FILES = 500
 DAYS = (1, 7, 30)
-"""Of what the store holds; anything else asks for the simulator's week."""
+"""Choices of days of the store's events. Any other value means a week of simulated events."""
 LISTED = 500
-"""Rules, types and remarks that are shown."""
+"""The most rules, types and remarks that are shown."""
 WORKDIR = {"filter": "pipeline/filters", "rules": "rules"}
-"""Where UTMStack keeps them, below its work folder."""
+"""Their folders in UTMStack's work folder."""
 
 Values = dict[str, Any]
 
 
 class Previews:
-    """The route `POST /preview`, and what the view shows: one preview at a time, of which the newest is kept."""
+    """The route `POST /preview`, and the values of the view. One preview runs at a time, and the newest is kept."""
 
     def __init__(self, app: Flask, context: Context) -> None:
         self._context = context
@@ -44,7 +44,7 @@ class Previews:
         app.add_url_rule("/preview", "preview_now", self._start, methods=["POST"])
 
     def view(self, _: Mapping[str, str]) -> Values:
-        """What the page shows, to who may see events."""
+        """The values for the template. The report contains events, so it is only for callers that may see them."""
         values: Values = {"nav": "preview", "days": DAYS, "workdir": self._workdir()}
         if not self._context.may_read():
             return values | {"admitted": False, "job": None, "found": None, "asked": {}}
@@ -52,7 +52,7 @@ class Previews:
         return values | {"admitted": True, "job": self._job, "found": report and for_page(report), "asked": self._form}
 
     def _workdir(self) -> Path | None:
-        """The work folder of the UTMStack beside this connector, where the configuration names one."""
+        """UTMStack's work folder, if the configuration names one and it has filters and rules."""
         followed = self._context.app.config().utmstack
         place = Path(followed.workdir) if followed else None
         return place if place and all((place / name).is_dir() for name in WORKDIR.values()) else None
@@ -62,11 +62,11 @@ class Previews:
             self._context.authorize_action()
         except RequestEntityTooLarge:
             remedy = f"Use `{COMMAND} preview`, which reads folders of any size."
-            raise BadActionError("Filter and rules have more than the page takes: 1 MiB.", remedy=remedy) from None
+            raise BadActionError("Filter and rules are larger than 1 MiB, the page's limit.", remedy=remedy) from None
         texts = self._texts()
         with self._lock:
             if self._job is not None and self._job.result is None:
-                raise BadActionError("A preview is under way.", remedy="Wait for it to end, and start this one then.")
+                raise BadActionError("A preview is under way.", remedy="Wait until it ends, and start this one again.")
             self._form = {key: request.form.get(key, "") for key in ("filter", "rules", "events")}
             self._report = None
             days = next((choice for choice in DAYS if str(choice) == self._form["events"]), 0)
@@ -74,7 +74,7 @@ class Previews:
         return redirect("/preview", 303)
 
     def _texts(self) -> dict[str, list[tuple[str, bytes]]]:
-        """Names and contents of what was sent; of the work folder, none. BadActionError where something is missing."""
+        """The uploaded names and contents; empty for the work folder. BadActionError if filter or rules are missing."""
         if request.form.get("source") == "workdir" and self._workdir() is not None:
             return {}
         texts = {}
@@ -125,7 +125,7 @@ def _write(place: Path, files: Sequence[tuple[str, bytes]]) -> None:
 
 
 def _without(place: Path, report: Any) -> Any:
-    """What was found, without the folder in which the files lay for a moment."""
+    """The report without the path of the temporary folder."""
     text = json.dumps(report, ensure_ascii=False)
     for key in WORKDIR:
         text = text.replace(f"{place}/{key}/", "").replace(f"{place}/{key}", f"the {key}")
@@ -133,9 +133,9 @@ def _without(place: Path, report: Any) -> Any:
 
 
 def sentence(report: Mapping[str, Any]) -> str:
-    """What a preview found, in one sentence."""
+    """The result of a preview in one sentence."""
     if not report["events"]:
-        return "There was no event to look at, so nothing can be said of the rules."
+        return "There was no event, so the rules could not be tested."
     rules = report["rules"]
     matched, never = sum(bool(rule["matches"]) for rule in rules), sum(bool(rule["never"]) for rule in rules)
     matches = f"{plural(report['events'], 'event')}: {number(matched)} of {plural(len(rules), 'rule')} matched"
@@ -143,7 +143,7 @@ def sentence(report: Mapping[str, Any]) -> str:
 
 
 def for_page(report: Mapping[str, Any]) -> Values:
-    """The report as the page lists it: rules that can never match first, then those that match most."""
+    """The report in the page's order: first rules that can never match, then those with the most matches."""
     rules = sorted(report["rules"], key=lambda rule: (not rule["never"], -rule["matches"], rule["name"].casefold()))
     unmatched = {*report["unmatched_types"]}
     types = [{"name": name, **tally, "unmatched": name in unmatched} for name, tally in report["types"].items()]

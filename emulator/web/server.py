@@ -1,4 +1,4 @@
-"""What the emulator shows on `listen`: the functions, /status, /metrics, /healthz, and the operator's page."""
+"""The web server on `listen`: the functions, /status, /metrics, /healthz, and the operator's page."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from lib.http.problems import problem, refusal
 log = logging.getLogger(__name__)
 
 OPEN = ("/healthz", DESCRIPTION_PATH, "/api/v1/", "/static/")
-"""What anybody may ask under any name: it tells no status, or has a key of its own."""
+"""Paths without the check against DNS rebinding: they show no status, or need a key of their own."""
 BUCKET_SECONDS = 600.0
-"""How often a bucket is looked through while nobody looks: it charges for each listing."""
+"""Seconds between two passes over a bucket while nobody reads the page: each listing costs money."""
 
 
 class Web:
-    """Everything that `listen` shows, over the use cases of `graph`; `read` makes a status."""
+    """The server's parts over the use cases of `graph`. `read` makes a status."""
 
     def __init__(self, platform: Platform, read: Read, graph: App, recent: RecentLog) -> None:
         quiet = BUCKET_SECONDS if graph.config().store.startswith("gs://") else QUIET_SECONDS
@@ -49,12 +49,12 @@ class Web:
         """The WSGI application."""
 
     def start(self) -> None:
-        """Read the past, and keep both up to date while nobody looks."""
+        """Start the threads that read the past and refresh the status."""
         self.history.start()
         self.snapshot.start()
 
     def stop(self) -> None:
-        """Keep what was seen, and end."""
+        """Save the history, and end the threads."""
         self.snapshot.stop()
         self.history.stop()
 
@@ -71,7 +71,7 @@ def _application(platform: Platform, snapshot: Snapshot, history: History, graph
 
     def function() -> Response:
         name = request.path.strip("/")
-        # The function is called from here, on loopback: it would let everybody in.
+        # The function sees a call from loopback and would allow it, so the caller is checked here.
         authorize(request, access, rare=name == "test-connection")
         return _forwarded(platform, name, request)
 
@@ -112,13 +112,13 @@ def _application(platform: Platform, snapshot: Snapshot, history: History, graph
 
 
 def _refuse_dns_rebinding(access: Callable[[], Access]) -> None:
-    """Whoever is elsewhere may look; a page of another site whose name was made to lead here may not."""
+    """Anybody may read the status, except a site whose DNS name was pointed at this host (DNS rebinding)."""
     if not request.path.startswith(OPEN) and is_dns_rebinding(request.remote_addr, dict(request.headers)):
         authorize(request, access)
 
 
 def _problem_page(response: Response) -> Response:
-    """A problem as a page where a browser asks for one: it would show JSON to who has pressed a button."""
+    """A problem as HTML if a browser asks for HTML, otherwise as it is."""
     json_type = "application/problem+json"
     if (
         response.content_type != json_type
@@ -141,7 +141,7 @@ def _failed(error: ConnectorError) -> Response:
 
 
 def _refused(error: HTTPException) -> Response | HTTPException:
-    """What Flask itself refuses, such as an unknown path, as a problem too."""
+    """Flask's own errors, such as an unknown path, as problems too."""
     if error.code is None or error.code < 400:
         return error  # a redirection
     response = problem(error.code, error.name.lower().replace(" ", "_"), error.description or "")

@@ -1,4 +1,4 @@
-"""The configuration in force, as the settings page tells it: never the value of a secret."""
+"""The configuration in force as text for the settings page. It never contains the value of a secret."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lib.model.duration import duration_text
 from lib.version import VERSION
 
 ROOT = Path(__file__).parents[2]
-"""Where the documentation lies, in a source tree."""
+"""The root of the source tree, with the documentation."""
 
 
 def items(config: Any) -> list[tuple[str, Any]]:
@@ -29,7 +29,7 @@ def items(config: Any) -> list[tuple[str, Any]]:
 
 
 def setting_text(name: str, value: Any) -> str:
-    """A setting as people write it."""
+    """A setting in the notation of the configuration file."""
     if name == "listen":
         return f"{value[0]}:{value[1]}"
     if name == "limits":
@@ -40,7 +40,7 @@ def setting_text(name: str, value: Any) -> str:
 
 
 def value_text(value: object) -> str:
-    """A setting as text: a reference by where it leads, and never by what it stands for."""
+    """A value as text. A reference to a secret shows only the kind of place it points to."""
     texts: dict[type, Callable[[Any], str]] = {
         Reference: masked,
         timedelta: duration_text,
@@ -63,7 +63,7 @@ def value_text(value: object) -> str:
 
 
 def masked(reference: Reference) -> str:
-    """What may be shown of a secret: the kind of place that it comes from."""
+    """A secret as dots, with the kind of place it comes from."""
     text = str(getattr(reference, "text", ""))
     kinds = {"${env:": "an environment variable", "${file:": "a file", "${secret:": "Secret Manager"}
     place = next((kind for begin, kind in kinds.items() if text.startswith(begin)), None)
@@ -71,20 +71,20 @@ def masked(reference: Reference) -> str:
 
 
 def documents() -> Mapping[str, Path]:
-    """The documentation that lies beside the program, by name."""
+    """The documentation files by name."""
     return {path.name: path for path in [*ROOT.glob("README.md"), *ROOT.glob("docs/*.md")]}
 
 
 @cache
 def title_of(name: str) -> str:
-    """A document's own title, else its name."""
+    """The first line of a document as its title; its name if it cannot be read."""
     with suppress(OSError), documents()[name].open(encoding="utf-8") as file:
         return file.readline().lstrip("# ").strip() or name
     return name
 
 
 def versions() -> list[tuple[str, str]]:
-    """What runs here."""
+    """Names and versions of the connector, Python and the main packages."""
     pairs = [("connector", VERSION), ("Python", sys_platform.python_version())]
     for name in ("grpcio", "protobuf", "Flask", "waitress", "requests"):
         with suppress(metadata.PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""One status for all who look: kept up to date, instead of being read anew at each look."""
+"""One status for all readers: it is refreshed in passes, not computed for each request."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from lib.store.base import Entry, ObjectStore, Stored
 log = logging.getLogger(__name__)
 
 FRESH_SECONDS = 0.25
-"""A status is read again at the next look after so long, where that costs little."""
+"""A status older than this is refreshed at the next request, if a pass is cheap."""
 CHEAP_SECONDS = 0.05
-"""A pass of so much CPU is made while the looker waits; a dearer one beside him."""
+"""CPU of a cheap pass: the request waits for it. An expensive pass runs in the thread."""
 SHARE = 20
-"""A dear pass is made at most so often that it takes a twentieth of one core."""
+"""Expensive passes use at most one twentieth of a core."""
 QUIET_SECONDS = 60.0
-"""A pass is made after so long even if nobody looks, so that the first look finds one."""
+"""Time between two passes without requests, so that the first request finds a status."""
 OLDEST_SECONDS = 60.0
-"""Nobody is shown an older status: the look waits for a new one, or gets the error that prevents it."""
+"""An older status is never shown: the request waits for a new one, or gets the error of the pass."""
 KEPT_BYTES = 16_384
 MARKED_PREFIXES = ("cursors/", "leases/", "reconciliations/")
-"""Whose objects tell whether a stream's record has changed; each is listed once a pass."""
+"""A stream's record is read again only if an object here has changed. Each prefix is listed once a pass."""
 KEPT_PREFIXES = ("gaps/", "dead/", "acknowledged/")
 
 
 @dataclass(frozen=True)
 class Taken:
-    """A status and when it was taken; what is derived from it is made once."""
+    """A status and its time. What is derived from it is computed once."""
 
     status: dict[str, Any]
     number: int
@@ -53,7 +53,7 @@ class Taken:
     cost: float
     """CPU seconds of the pass."""
     lines: Sequence[dict[str, Any]] = field(default=())
-    """Every stream's line, with a `label` for people: the tenant's name, or what comes nearest to one."""
+    """Every stream's line, with a `label` for people: the tenant's name, or a substitute for it."""
 
     @property
     def age(self) -> float:
@@ -72,22 +72,22 @@ class Taken:
 
     @cached_property
     def by_path(self) -> Mapping[str, dict[str, Any]]:
-        """The same by the stream's path, which reasons name."""
+        """Each stream's line by the stream's path. Reasons name paths."""
         return {stream.path: line for stream, line in self.by_stream.items()}
 
     @cached_property
     def streams(self) -> Sequence[dict[str, Any]]:
-        """Those that are not retired."""
+        """The lines of streams that are not retired."""
         return [line for line in self.lines if line["state"] != "retired"]
 
     @cached_property
     def tiles(self) -> Mapping[str, int]:
-        """How many there are of each health."""
+        """The numbers of streams of each health."""
         return tiles(self.status)
 
 
 class Read(Protocol):
-    """Makes a status of the store's records; `store` and `record` are what it reads through."""
+    """Makes a status. It reads the store only through `store` and `record`."""
 
     def __call__(self, store: ObjectStore, record: Callable[[Stream], StreamRecord]) -> dict[str, Any]:
         """The status now."""
@@ -97,14 +97,14 @@ class Read(Protocol):
 class Snapshot:
     """The newest status.
 
-    A pass lists the store, and reads again only what has another generation than before: an object that changed
-    has a new one, whoever wrote it, so nothing that the store holds is missed for longer than the time between two
-    passes. That time is bounded, the age is part of what is shown, and a pass that fails is never replaced by an older
-    status: the looker gets its error. What the functions answered last is read from memory in each pass.
+    A pass lists the store, and reads only objects with a new generation. Every write changes the generation, so a
+    change is visible after the next pass, whoever made it. The time between two passes is bounded, and the status shows
+    its age. If a pass fails, the request gets the error, never an older status. The functions' last answers are in
+    memory and part of each pass.
     """
 
     def __init__(self, store: Callable[[], ObjectStore], read: Read, quiet: float = QUIET_SECONDS) -> None:
-        """`quiet`: seconds between two passes while nobody looks."""
+        """`quiet`: seconds between two passes without requests."""
         self._store = store
         self._quiet = quiet
         self._read = read
@@ -118,18 +118,18 @@ class Snapshot:
         self._thread = threading.Thread(target=self._keep, name="snapshot", daemon=True)
 
     def start(self) -> None:
-        """Keep it up to date while nobody looks."""
+        """Start the thread that makes passes."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread that `start` began."""
+        """End the thread."""
         self._over.set()
         self._wanted.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def current(self) -> Taken:
-        """The newest status; a ConnectorError where the store cannot be read."""
+        """The newest status; a ConnectorError if the store cannot be read."""
         taken = self._taken
         if taken is None or taken.age > OLDEST_SECONDS + SHARE * taken.cost:
             return self._pass(taken)
@@ -140,11 +140,11 @@ class Snapshot:
         return taken
 
     def status(self) -> dict[str, Any]:
-        """The newest status, as `/status` tells it."""
+        """The newest status, as `/status` answers it."""
         return self.current().status
 
     def expire(self) -> None:
-        """Read again at the next look: something was done just now."""
+        """Make a pass at the next request: an action has just changed the store."""
         self._edition += 1
         self._taken = None
 
@@ -154,7 +154,7 @@ class Snapshot:
             try:
                 self._pass(taken)
             except ConnectorError as error:
-                # The next look reads by itself, and tells whoever looks.
+                # Without a status the next request makes a pass, and gets the error.
                 self._taken = None
                 log.warning("%s", error)
             except Exception:
@@ -166,7 +166,7 @@ class Snapshot:
     def _pass(self, before: Taken | None) -> Taken:
         with self._passing:
             if self._taken is not None and self._taken is not before:
-                return self._taken  # Somebody else has just made it.
+                return self._taken  # Another thread made a pass while this one waited for the lock.
             edition, began, used = self._edition, time.monotonic(), time.thread_time()
             store = self._store()
             if self._listed is None or self._listed.store is not store:
@@ -178,7 +178,7 @@ class Snapshot:
             lines = labelled(status)
             taken = Taken(status, number, began, time.thread_time() - used, lines)
             self._listed.end()
-            # A pass that began before something was done may not know of it.
+            # A pass that began before `expire` may not contain the action's change.
             self._taken = taken if edition == self._edition else None
             return taken
 
@@ -192,7 +192,7 @@ class Snapshot:
             if kept is not None and kept[0] == mark:
                 return kept[1]
             record = read_record(state, datetime.now(UTC), stream)
-            # While somebody delivers, receipts are written that the lease does not name yet.
+            # During a delivery the ledger is ahead of the lease, so the marks do not show every change.
             if mark[1] and _is_free(store, stream):
                 self._records[stream] = (mark, record)
             else:
@@ -203,14 +203,14 @@ class Snapshot:
 
 
 def _is_free(store: ObjectStore, stream: Stream) -> bool:
-    """Whether nobody delivers the stream; False where that cannot be told."""
+    """Whether the stream's lease has no holder; False for a lease of a newer layout."""
     with suppress(LayoutError):
         return lease_of(store, stream)[0].holder is None
     return False
 
 
 def labelled(status: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The streams' lines, each with a name for people: of an integration's only tenant it is the integration's."""
+    """The streams' lines, each with a label. An integration's only tenant has the integration's name."""
     alone = {line["name"] for line in status["integrations"] if line["tenants"] == 1}
     return [
         line
@@ -225,7 +225,7 @@ def labelled(status: Mapping[str, Any]) -> list[dict[str, Any]]:
 class ListedStore:
     """A store for one reader: small objects are read again only when a listing shows another generation.
 
-    Within a pass a stream's small objects are read once, and one that was not listed is not there.
+    Within a pass a stream's small objects are read once. An object that is not in the pass's listing does not exist.
     """
 
     def __init__(self, store: ObjectStore) -> None:
@@ -234,11 +234,11 @@ class ListedStore:
         self._kept: dict[str, Stored] = {}
         self._lists: dict[str, list[Entry]] = {}
         self._present: dict[str, set[str]] = {}
-        """The keys of `_lists`, by prefix."""
+        """By prefix, the keys in `_lists`, as sets."""
         self._once: dict[str, Stored] = {}
 
     def begin(self) -> None:
-        """Begin a pass: what was listed before counts no more."""
+        """Begin a pass: forget the listings of the last one."""
         self._kept = {key: stored for key, stored in self._kept.items() if key in self._listed}
         self._listed.clear()
         self._lists.clear()
@@ -246,11 +246,11 @@ class ListedStore:
         self._once.clear()
 
     def end(self) -> None:
-        """End a pass: what only it needed is let go."""
+        """End a pass: free the objects that only this pass needed."""
         self._once.clear()
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
-        """As the store's own, noting generations; of streams' objects as it was earlier in this pass."""
+        """As the store's. It notes generations, and lists the MARKED_PREFIXES once a pass."""
         if prefix in MARKED_PREFIXES and not after:
             if prefix not in self._lists:
                 self._lists[prefix] = [*self.store.list(prefix)]
@@ -263,7 +263,7 @@ class ListedStore:
             yield entry
 
     def read(self, key: str) -> Stored | None:
-        """The object as it was at the last listing, or as it is now."""
+        """The object as of the last listing if it is kept, otherwise read from the store."""
         kept = self._kept.get(key)
         if kept is not None and self._listed.get(key) == kept.generation:
             return kept
@@ -290,7 +290,7 @@ class ListedStore:
         self.store.delete(key, expected=expected)
 
     def _forget(self, key: str) -> None:
-        """What is written in this pass is read again in it."""
+        """An object that is written in a pass is read again in the same pass."""
         self._once.pop(key, None)
         for keys in self._present.values():
             keys.add(key)

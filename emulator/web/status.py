@@ -1,4 +1,4 @@
-"""How things stand, stream by stream, as the store knows it; and in a running emulator, as fetch-page said last."""
+"""The status of every stream and integration: from the store and, in a running emulator, from the last answers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from lib.store.base import ABSENT, ObjectStore
 from lib.version import VERSION
 
 _WHOLE: dict[str, Whole] = {}
-"""What a process that shows the status again and again has found whole, by store."""
+"""Objects that were read without damage before, by store: each pass checks only new generations."""
 
 
 @dataclass(slots=True)
@@ -49,10 +49,10 @@ class _Pending:
 
 @dataclass(frozen=True, slots=True)
 class StreamRecord:
-    """What the store holds of one stream, as far as its status needs it."""
+    """The part of a stream's stored state that its status needs."""
 
     checkpoint: Checkpoint
-    """Without the keys of recent events, which are its bulk."""
+    """Without the keys of recent events: they take the most memory."""
     tail: LastReceipt
     acked_at: str | None
     counted: NotAcknowledged
@@ -61,7 +61,7 @@ class StreamRecord:
 
 
 def read_record(state: State, now: datetime, stream: Stream) -> StreamRecord:
-    """What the store holds of the stream; of objects that a newer version wrote, that they cannot be used."""
+    """The stream's record. An object of a newer layout becomes the record's problem."""
     tail, acked_at, counted = _delivered(state, stream)
     record = StreamRecord(_checkpoint(state, now, stream), tail, acked_at, counted)
     with suppress(LayoutError):
@@ -72,12 +72,12 @@ def read_record(state: State, now: datetime, stream: Stream) -> StreamRecord:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What only a running connector knows."""
+    """Facts that only a running connector has."""
 
     latest: Mapping[Stream, Mapping[str, Any]] = field(default_factory=dict)
     """fetch-page's last answers, with their time under `at`."""
     budgets: Sequence[Mapping[str, Any]] = ()
-    """What fetch-page told last of the credentials' calls."""
+    """The credentials' calls in fetch-page's last answer."""
     engine: Problem | None = None
     functions: Sequence[Problem] = ()
     config_edit: Problem | None = None
@@ -86,7 +86,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """What one status is made of."""
+    """The inputs of one status."""
 
     record: Callable[[Stream], StreamRecord]
     pending: Mapping[Stream, _Pending]
@@ -96,12 +96,12 @@ class _View:
     accounts: Mapping[str, Account]
     targets: Mapping[Stream, Target]
     retired: Set[Stream]
-    """Those that the configuration, or Sophos, no longer names: their cursors stay, should they come back."""
+    """Streams that the configuration or Sophos no longer names. Their checkpoints stay, in case they come back."""
     asked: Mapping[str, Asked]
     turns: Mapping[str, float]
-    """Seconds in which each integration's streams have all been asked, as far as its credential's calls go."""
+    """Seconds in which the rate limit allows one poll of each stream, by integration."""
     inventory: Mapping[str, float]
-    """Seconds between two looks at an integration's devices."""
+    """Seconds between two polls of an integration's devices."""
     now: datetime
 
 
@@ -126,7 +126,7 @@ def status(
         waiting_sum.oldest = min(waiting_sum.oldest or waiting.entry.updated, waiting.entry.updated)
     damages = damaged(
         state.store, _WHOLE.setdefault(config.store, set())
-    )  # Before anything is read, since reading makes some of it again.
+    )  # First of all: reading a damaged object may rebuild it.
     seen = Acknowledgements(state.store).all()
     gaps = gaps_by_stream(state)
     dead_letters = dead_letters_by_stream(state.store)
@@ -151,7 +151,7 @@ def status(
         latest,
         accounts_by_name,
         targets,
-        # As long as nothing is known of an integration, nothing is known to be gone.
+        # An integration without known tenants has no retired stream: its tenants may only not be read yet.
         {stream for stream in streams - targets.keys() if stream.integration not in unknown},
         asked,
         _turns(config, targets, now),
@@ -245,7 +245,7 @@ def _integration_facts(line: Mapping[str, Any], account: Account) -> Integration
 def warnings_of(
     name: str, account: Account, now: datetime, seen: Mapping[str, Acknowledgement]
 ) -> list[dict[str, Any]]:
-    """What is to be said of an integration's credential, each with its id and who has acknowledged it."""
+    """The warnings about an integration's credential, each with its id and its acknowledgement."""
     warnings = []
     for warning in account.warnings(now):
         key = f"integrations/{encode_segment(name)}/{warning.code}/{warning.mark or f'{warning.date:%Y-%m-%d}'}"
@@ -256,7 +256,7 @@ def warnings_of(
 
 
 def gaps_by_stream(state: State) -> dict[Stream, list[dict[str, Any]]]:
-    """Every recorded gap, with its id and who has acknowledged it."""
+    """Every recorded gap by stream, with its id and its acknowledgement."""
     seen = Acknowledgements(state.store).all()
     gaps: dict[Stream, list[dict[str, Any]]] = {}
     for gap in state.gaps.all():
@@ -310,7 +310,7 @@ def _integrations(
 
 
 def _state(account: Account, streams: Sequence[Mapping[str, Any]]) -> str:
-    """One word for how an integration stands."""
+    """The state of an integration in one word."""
     if account.paused_at is not None:
         return "paused"
     if account.problem is not None:
@@ -323,13 +323,13 @@ def _state(account: Account, streams: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _interval(view: _View, stream: Stream) -> float | None:
-    """Seconds between two times that the stream is asked."""
+    """Seconds between two polls of the stream."""
     if stream.kind == ENDPOINTS:
         return view.inventory.get(stream.integration)
     asked, turn = view.asked.get(stream.path), view.turns.get(stream.integration)
     if asked is None or turn is None or not asked.every:
         return turn
-    # One that speaks is asked out of turn; once it is quiet, how long that took says nothing of the next time.
+    # A stream with events is polled out of turn. When it is quiet, its turn decides again.
     return asked.every if asked.speaks(view.now.timestamp()) else max(asked.every, turn)
 
 
@@ -343,7 +343,7 @@ def _turns(config: Config, streams: Collection[Stream], now: datetime) -> dict[s
 
 
 def _lag(stream: Stream, read_at: datetime | None, interval: float | None, now: datetime) -> float | None:
-    """Seconds up to which Sophos has not been read; of an inventory, since a look was due."""
+    """Seconds that are not read yet; for an inventory, seconds since a poll was due."""
     if read_at is None:
         return None
     due = interval or 0.0 if stream.kind == ENDPOINTS else 0.0
@@ -351,7 +351,7 @@ def _lag(stream: Stream, read_at: datetime | None, interval: float | None, now: 
 
 
 def _account(accounts: Accounts, name: str, now: datetime) -> Account:
-    """What is known of an integration; of one that a newer version wrote, that it cannot be used."""
+    """An integration's record. A newer layout becomes the record's problem."""
     try:
         return accounts.read(name)
     except LayoutError as error:
@@ -359,7 +359,7 @@ def _account(accounts: Accounts, name: str, now: datetime) -> Account:
 
 
 def _checkpoint(state: State, now: datetime, stream: Stream) -> Checkpoint:
-    """Where a stream stands; of one that a newer version wrote, that it cannot be used."""
+    """A stream's checkpoint. A newer layout becomes the checkpoint's problem."""
     try:
         return replace(state.checkpoints.read(stream).checkpoint, recent=())
     except LayoutError as error:
@@ -367,14 +367,14 @@ def _checkpoint(state: State, now: datetime, stream: Stream) -> Checkpoint:
 
 
 def _delivered(state: State, stream: Stream) -> tuple[LastReceipt, str | None, NotAcknowledged]:
-    """A stream's last receipt, its time, and what was not acknowledged; nothing of what a newer version wrote."""
+    """A stream's last receipt, its time, and the events that were not acknowledged; empty for a newer layout."""
     with suppress(LayoutError):
         return state.ledger.last(stream, lease_of(state.store, stream)[0].tail)
     return LastReceipt(), None, NotAcknowledged()
 
 
 def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | None]:
-    """The stream's line, and what its health is judged by; a retired one is not judged."""
+    """The stream's line, and the facts for its health; None for a retired stream."""
     now, latest = view.now, view.latest.get(stream)
     pending = view.pending.get(stream, _Pending())
     record = view.record(stream)
@@ -388,7 +388,7 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
         problem = _reported_problem(latest)
     read_at = checkpoint.as_of
     if latest and stream.kind != ENDPOINTS and latest["outcome"] in THAT_READ and not latest["has_more"]:
-        # An idle tick writes nothing: the answer knows more than the store.
+        # An idle tick writes nothing, so the answer is newer than the checkpoint.
         read_at = max(read_at or latest["at"], latest["at"])
     interval, dead = _interval(view, stream), view.dead_letters.get(stream, ())
     line: dict[str, Any] = {
@@ -423,9 +423,9 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
     }
     if record.has_reconciled:
         line["reconciled"] = record.reconciled
+    # A problem explains the silence already.
     silent = None if problem or retired else checkpoint.silent_since(read_at)
     if silent is not None:
-        # Sophos answers, and has nothing: neither Sophos nor the credential is down.
         line["silent_since"] = to_text(silent)
     if problem is not None:
         line["problem"] = problem.as_problem()
@@ -442,19 +442,19 @@ def _reported_problem(latest: Mapping[str, Any]) -> Problem | None:
         return None
     retry_at = from_text(latest["retry_at"]) if "retry_at" in latest else None
     if reported["code"] == ThrottledError.code:
-        # The credential has worked since, or its own problem would be known: the stream waits for its turn.
+        # If the credential were still throttled, it would have a problem of its own: only this stream waits.
         turn = OverBudgetError("Sophos had asked to slow down; the stream waits for its turn")
         return Problem(turn.code, str(turn), turn.remedy, latest["at"], 1, None)
     return Problem(reported["code"], reported["detail"], reported["remedy"], latest["at"], 1, retry_at)
 
 
 def _if_future(moment: datetime | None, now: datetime) -> datetime | None:
-    """The time, unless it has passed: then nobody waits for it any more."""
+    """The time if it is in the future, otherwise None: a retry time in the past is not shown."""
     return moment if moment is not None and moment > now else None
 
 
 def _stream_state(latest: Mapping[str, Any] | None, problem: Problem | None, *, is_retired: bool) -> str:
-    """One word for how a stream stands."""
+    """The state of a stream in one word."""
     if is_retired:
         return "retired"
     if problem is not None and problem.code in WAITING:
@@ -465,7 +465,7 @@ def _stream_state(latest: Mapping[str, Any] | None, problem: Problem | None, *, 
 
 
 def _measured(latest: Mapping[str, Any] | None, interval: float | None, now: datetime) -> float | None:
-    """Seconds between the last two looks at a stream, or since the last one where that is longer already."""
+    """Seconds between the last two polls of a stream, or since the last one if that is longer."""
     if not latest or "looked_at" not in latest:
         return None
     measured: float | None = latest.get("looked_every")
@@ -502,7 +502,7 @@ def collect(
     store: ObjectStore | None = None,
     record: Callable[[Stream], StreamRecord] | None = None,
 ) -> dict[str, Any]:
-    """The status of a configuration's store, just now; read through `store` and `record`, where they are given."""
+    """The status now. `store` and `record` replace the app's own, for a reader that keeps objects."""
     return status(
         app.config(),
         app.state if store is None else State.of(store),

@@ -1,4 +1,4 @@
-"""The page's views. Each is made of the snapshot alone, or of one stream's own objects."""
+"""The page's views. A view reads the snapshot, and at most the objects of one stream."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from lib.model.stream import Stream
 from lib.version import COMMAND, VERSION
 
 INTEGRATIONS = 12
-"""So many are shown at the start; all at a click."""
+"""Integrations on the overview. A click shows all."""
 STREAMS = 10
 TENANTS = 50
 LISTED = 100
 """Gaps or dead letters a page."""
 NAMED = 3
-"""Streams that a reason names."""
+"""The most streams that a reason names."""
 ASK_AGAIN = 3.0
-"""Seconds between two questions of a page, where the answers cost little."""
+"""Seconds between two refreshes of a page, if a pass is cheap."""
 WORDS = {
     "ok": "All is well",
     "attention": "Needs attention",
@@ -50,15 +50,15 @@ PART_WORDS = {
     "gaps": "intervals that are lost",
     "cursors": "how far each stream has been read",
     "leases": "who delivers a stream",
-    "integrations": "what is known of each credential",
-    "schedules": "when each stream is asked next",
+    "integrations": "the state of each credential",
+    "schedules": "when each stream is polled next",
     "budgets": "calls that were made",
     "devices": "the device inventory",
-    "reconciliations": "what was read again",
+    "reconciliations": "progress and results of reconciliations",
     "charts": "figures for the charts",
-    "acknowledged": "what a person has acknowledged",
+    "acknowledged": "gaps, dead letters and warnings that a person acknowledged",
 }
-"""What lies in each part of the store."""
+"""The content of each part of the store."""
 SHAPES = {"ok": "●", "attention": "▲", "failing": "✖", "waiting": "◌", "retired": "–"}
 DAY_SHAPES = {
     "whole": "●",
@@ -89,7 +89,7 @@ Arguments = Mapping[str, str]
 
 
 class Views:
-    """The routes of everything that is looked at, and `/live`, which tells what has changed in one of them."""
+    """The routes of all views, and `/live`, which answers the changed parts of one view."""
 
     def __init__(self, app: Flask, context: Context, events: Events, previews: Previews) -> None:
         self._context = context
@@ -173,7 +173,7 @@ class Views:
         }
 
     def _live(self) -> Response:
-        """What a view's parts look like now; nothing where nothing has changed since the browser's ETag."""
+        """The current HTML of a view's parts; 304 if nothing has changed since the browser's ETag."""
         split = urlsplit(request.args.get("view", "/"))
         if split.path not in self._views:
             raise NotFoundError(f"there is no view {split.path!r}")
@@ -238,7 +238,7 @@ class Views:
 
     @staticmethod
     def _reason(taken: Taken, reason: Mapping[str, Any]) -> Values:
-        """A reason with the integrations that it concerns as a whole, or with the first of its streams by name."""
+        """A reason with the integrations that it concerns as a whole, or with the first of its streams."""
         whole = [line["name"] for line in taken.status["integrations"] if _concerns(line, reason["code"])]
         paths = [] if whole else reason["streams"]
         named = [taken.by_path[path] for path in paths[:NAMED] if path in taken.by_path]
@@ -339,7 +339,7 @@ class Views:
         cell = next((candidate for candidate in days.cells(count=True) if candidate.day == arguments.get("day")), None)
         if cell is None:
             raise NotFoundError(
-                "that is none of the last 90 days of which anything is known",
+                "there is no data for that day, or it is not one of the last 90 days",
                 remedy="Go to Completeness, and choose a day.",
             )
         labels = {
@@ -367,7 +367,7 @@ class Views:
         number = arguments.get("id", "")
         job = self._context.jobs.get(int(number)) if number.isascii() and number.isdigit() and len(number) < 9 else None
         if job is None:
-            raise NotFoundError("this action is no longer remembered", remedy="Go to the overview.")
+            raise NotFoundError("this action is no longer listed", remedy="Go to the overview.")
         return {"nav": "", "job": job}
 
     def _settings(self, _: Arguments) -> Values:
@@ -394,7 +394,7 @@ class Views:
 
 
 def _concerns(line: Mapping[str, Any], code: str) -> bool:
-    """Whether a reason is one of the whole integration."""
+    """Whether the reason concerns the whole integration."""
     codes = [line.get("problem", {}).get("code"), *(warning["code"] for warning in line["warnings"])]
     return code in codes or (code == "paused" and line["state"] == "paused")
 
@@ -415,21 +415,21 @@ def paged(path: str, lines: list[Values], arguments: Arguments) -> Values:
 
 
 def shown_health(status: Mapping[str, Any]) -> str:
-    """The health as it is shown: before anything was fetched, nothing is called well."""
+    """The health to show: `waiting` in place of `ok` until something was fetched."""
     is_empty = status["health"] == "ok" and not any(line["read_up_to"] for line in status["streams"])
     return "waiting" if is_empty else str(status["health"])
 
 
 def stream_url(line: Mapping[str, Any]) -> str:
-    """Where a stream is shown."""
+    """The URL of a stream's view."""
     return "/stream?" + urlencode({key: line[key] for key in ("integration", "tenant", "stream")})
 
 
 def tenant_url(line: Mapping[str, Any]) -> str:
-    """Where a tenant is shown."""
+    """The URL of a tenant's view."""
     return "/tenant?" + urlencode({key: line[key] for key in ("integration", "tenant")})
 
 
 def confirm_url(action: str, back: str, **fields: str) -> str:
-    """Where an action is asked about."""
+    """The URL of an action's confirmation. `back` is the page to return to."""
     return f"/confirm/{action}?" + urlencode({**fields, "back": back})

@@ -1,4 +1,4 @@
-"""`python -m emulator.web.work FOLDER`: carries out the order that lies in the folder (see background.py)."""
+"""`python -m emulator.web.work FOLDER`: carries out the order in the folder (see background.py)."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from lib.store.base import ABSENT
 # ruff: noqa: PLC0415 - each order loads what it needs
 
 MEMORY = 2 << 30
-"""Bytes of address space: more ends the work, and not the machine."""
+"""The most bytes of address space: a larger order fails, and the machine does not run out of memory."""
 PROGRESS_SECONDS = 0.5
 DAYS_AT_ONCE = 10
-"""So many days are counted in one pass over the streams: that costs little more than one, and memory by the day."""
+"""Days that are counted in one pass over the streams. More days save time, and take memory."""
 MOST_EVENTS = 100_000
-"""A preview looks at so many; that takes about a minute."""
+"""The most events of a preview; they take about a minute."""
 EXAMPLE = 4_000
 """Characters of an example that are shown."""
 
@@ -43,7 +43,7 @@ OnProgress = Callable[[str], None]
 
 
 def main(place: Path) -> int:
-    """Carry the order out; the answer, or the problem, lies beside it."""
+    """Carry out the order, and write the answer or the problem beside it."""
     os.nice(10)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     order = json.loads((place / ORDER).read_text("utf-8"))
@@ -53,7 +53,7 @@ def main(place: Path) -> int:
     except ConnectorError as error:
         answer = {"problem": {"detail": str(error), "remedy": error.remedy}}
     except MemoryError:
-        answer = {"problem": {"detail": "It needs more memory than it may have.", "remedy": "Ask for less."}}
+        answer = {"problem": {"detail": "It needs more memory than its limit.", "remedy": "Choose fewer events."}}
     _write(place / ANSWER, json.dumps(answer, ensure_ascii=False))
     return 0
 
@@ -77,7 +77,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def preview(config: Config, order: dict[str, Any], on_progress: OnProgress) -> dict[str, Any]:
-    """What the filters and rules make of events: the report of `preview`, with what people want to see beside it."""
+    """The report of `preview`, with an example event of each rule for the page."""
     from emulator.preview.command import DAMAGED
     from emulator.preview.events import Event, from_simulator, from_store, site_of
     from emulator.preview.files import read_filters, read_rules
@@ -95,7 +95,7 @@ def preview(config: Config, order: dict[str, Any], on_progress: OnProgress) -> d
     for event in islice(events, MOST_EVENTS):
         for name in session.run(event).rules:
             examples.setdefault(name, event.raw[:EXAMPLE].decode("utf-8", "replace"))
-        on_progress(f"{session.events} events looked at")
+        on_progress(f"{session.events} events processed")
     report = report_of(session)
     for tally, rule in zip(session.rules, report["rules"], strict=True):
         rule |= {"raw": examples.get(rule["name"]), "candidate": tally.rule.history}
@@ -103,7 +103,7 @@ def preview(config: Config, order: dict[str, Any], on_progress: OnProgress) -> d
 
 
 def attest(config: Config, order: dict[str, Any], on_progress: OnProgress) -> int:
-    """Count days, and put each beside the charts; how many. What is proposed is measured with the newest."""
+    """Count days, and store each one beside the charts; the number of days. The newest one gets the proposals."""
     from emulator.web.completeness import FIRST, PREFIX, removed, summary
     from lib.app import App
     from lib.pipeline.attest import Measured, counted, statement, streams_of
@@ -111,7 +111,7 @@ def attest(config: Config, order: dict[str, Any], on_progress: OnProgress) -> in
     state = App(lambda: config).state
 
     def put(name: str, fields: dict[str, Any]) -> None:
-        with suppress(ConflictError):  # Somebody else counts it too.
+        with suppress(ConflictError):  # Another emulator on this store has just counted the same day.
             stored = state.store.read(f"{PREFIX}{name}.json")
             body = json.dumps(fields, ensure_ascii=False).encode()
             state.store.write(f"{PREFIX}{name}.json", body, expected=stored.generation if stored else ABSENT)
@@ -140,7 +140,7 @@ def attest(config: Config, order: dict[str, Any], on_progress: OnProgress) -> in
 
 
 def _first_day(state: State, streams: Sequence[Stream]) -> str | None:
-    """The first day of the ledger; of each stream the first key tells it."""
+    """The first day of the ledger: the earliest of the streams' first keys."""
     firsts = (next(state.store.list(f"ledger/{stream.path}/"), None) for stream in streams)
     places = (place_of(entry.key) for entry in firsts if entry)
     return min((place.day for place in places if place), default=None)

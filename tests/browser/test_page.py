@@ -203,7 +203,7 @@ def test_an_action_is_done_with_the_keyboard_alone(page: Page) -> None:
 def test_run_now_and_a_reconciliation_of_all_end_in_a_sentence(page: Page) -> None:
     page.goto("/")
     page.get_by_role("region", name="Integrations").get_by_role("row", name="acme").get_by_role("button").first.click()
-    expect(page.locator("#result")).to_contain_text("acme is being asked now. New events show within seconds.")
+    expect(page.locator("#result")).to_contain_text("acme is polled now. New events show within seconds.")
     page.goto("/")
     page.get_by_role("link", name="Reconcile all integrations").click()
     expect(page.get_by_text("Reads the last 24 hours of every integration from Sophos again")).to_be_visible()
@@ -322,7 +322,7 @@ def test_a_refused_test_says_why(refused: Page) -> None:
     refused.goto("/test?integration=acme")
     refused.get_by_role("button", name="Test now").click()
     expect(refused.locator("#verdict")).to_have_text(
-        "This page is from before the emulator was started. Load the page again, and repeat what you did."
+        "This page was loaded before the emulator started. Load the page again, and repeat what you did."
     )
 
 

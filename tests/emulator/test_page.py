@@ -393,7 +393,7 @@ def test_before_the_connector_was_there_nothing_is_called_not_counted() -> None:
         for path in ("/", "/completeness"):
             shown = get(emulator, path)
             assert "not counted" not in shown
-            assert "No day with events is over yet" in shown
+            assert "No complete day with events yet" in shown
         assert chart(emulator)["fetched"][0] is None
         assert chart(emulator, range="90d")["fetched"].count(None) >= 88
 

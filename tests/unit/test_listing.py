@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from emulator.web.actions import local
@@ -87,6 +87,7 @@ def test_a_query_is_all_in_its_url(query: Query) -> None:
 
 
 @given(st.dictionaries(st.sampled_from(["page", "sort", "health", "q"]), st.text(max_size=30)))
+@example({"page": "0"})
 def test_a_url_that_means_nothing_is_the_first_page_of_everything(arguments: dict[str, str]) -> None:
     query = Query.of(arguments)
     assert query.page >= 1

@@ -1,7 +1,7 @@
 "use strict";
-// The page works without this. With it, the page stays true by itself, times count on, and charts can be read.
+// The page works without this script. The script refreshes the page, updates times, and draws charts.
 
-// Times: how long ago, exact on hover.
+// Times: relative, with the exact time on hover.
 function lasts(seconds) {
   const whole = Math.round(seconds);
   if (whole < 120) return `${whole} s`;
@@ -11,7 +11,7 @@ function lasts(seconds) {
   return `${days} days`;
 }
 
-let skew = 0; // The server's clock less this machine's: times are of the server.
+let skew = 0; // The server's clock minus this machine's: times on the page are the server's.
 function ago(at) {
   const past = (Date.now() + skew - at) / 1000;
   if (Math.abs(past) < 1) return "just now";
@@ -26,7 +26,7 @@ function tick(root) {
   }
 }
 
-// What is the same stays as it is: a screen reader tells only what is new, and what is open stays open.
+// Unchanged nodes stay in place: a screen reader reads only new text, and open details stay open.
 function renew(part, html) {
   const fresh = document.createElement("template");
   fresh.innerHTML = html;
@@ -54,12 +54,12 @@ function markOf(node) {
   return node.dataset.k || node.getAttribute("href") || node.id || node.textContent;
 }
 
-// Live: a small answer of what has changed; nothing is asked in a tab that nobody sees.
+// Refresh: fetch only what has changed, and nothing in a hidden tab.
 const view = document.body.dataset.live, stale = document.getElementById("stale");
 const [said, ticket] = stale.children;
 let etag = "", heard = Date.now(), wait = 3, timer = 0, asking = false, failed = "";
 
-// Said once: the same text is not set again, so that a screen reader does not repeat it.
+// The same text is not set again: a screen reader would repeat it.
 function judge() {
   const silent = (Date.now() - heard) / 1000;
   const old = failed || (silent > 5 * wait + 25 && !document.hidden);
@@ -77,7 +77,7 @@ async function copied(button, text) {
   try {
     await navigator.clipboard.writeText(text);
     button.textContent = "Copied";
-  } catch { // No clipboard without TLS: a person copies it.
+  } catch { // There is no clipboard API without TLS: select the text for a manual copy.
     const area = button.parentNode.querySelector("textarea") ?? document.createElement("textarea");
     area.value = text;
     area.rows = 6;
@@ -170,13 +170,13 @@ function draw(told) {
   const plots = document.createElement("div");
   plots.className = "plots";
   const width = box.clientWidth, wide = matchMedia("(min-width:60.01rem)").matches;
-  // The bucket under way is no fall: it counts for as long as it has lasted.
+  // The current bucket is incomplete: scale it to a full one, so that the line does not fall at its end.
   const step = told.t[1] - told.t[0], last = told.t.length - 1, lasted = (Date.now() + skew) / 1000 - told.t[last];
   for (const key of ["fetched", "acked"]) {
     if (step > 60 && lasted > 60 && lasted < step) told[key][last] *= step / lasted;
     else if (lasted < step && (told[key][last - 1] ?? null) !== null) told[key][last] = null;
   }
-  // What was before the connector takes no room: ten buckets at least are drawn.
+  // Cut off the time before the first data, but draw at least ten buckets.
   const columns = ["t", "fetched", "acked", "lag", "waiting", "calls"], known = told.fetched.findIndex((value) => value !== null);
   const first = Math.min(known < 0 ? 0 : known, told.t.length - 10);
   for (const key of columns) told[key] = told[key].slice(Math.max(0, first));
@@ -212,7 +212,7 @@ function draw(told) {
       cursor: { sync: { key: "all" }, y: false },
       scales: { y: { range: (_, __, most) => [0, Math.max(plot.least, most * 1.1)] } },
       axes: [{ ...axis, size: 28, space: 70, values: (_, splits, __, ___, step) => splits.map((at) => clock(at, step)) }, { ...axis, size: 64, space: 28, ...(plot.steps && { incrs: plot.steps }), values: (_, splits) => splits.map(plot.unit) }],
-      // A figure between two that are not known is a point: a line needs two.
+      // A value between two missing ones is drawn as a point: a line needs two values.
       series: [{}, ...lines.map(([key, label, colour, fill]) => ({ label, stroke: css(colour), width: 1.5, fill: fill ? css(colour) + "26" : undefined,
         points: { size: 5, filter: () => told[key].flatMap((value, at, all) => value !== null && (all[at - 1] ?? null) === null && (all[at + 1] ?? null) === null ? [at] : []), show: true } }))],
     }, [told.t, ...lines.map(([key]) => told[key])], cell);
@@ -223,7 +223,7 @@ function draw(told) {
   renew(document.getElementById("rows"), told.rows);
   renew(document.getElementById("happened"), told.happened);
 }
-// Axes in UTC, as every other time on the page.
+// Axes are in UTC, as all other times on the page.
 function clock(at, step) {
   const text = new Date(at * 1000).toISOString();
   return step >= 86400 ? text.slice(5, 10) : text.slice(11, 16) === "00:00" ? text.slice(5, 10) : text.slice(11, 16);
@@ -241,7 +241,7 @@ async function chart() {
     }
     charted = Date.now();
   } catch {
-    // What was drawn last stays; the line over the page says that it is old.
+    // The last chart stays; the banner says that it is old.
   }
 }
 if (box) {
@@ -253,7 +253,7 @@ if (box) {
   addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; again(); } });
 }
 
-// A test's checks while they are made, and as text for a ticket.
+// The checks of a connection test as they end, and as text for a ticket.
 const form = document.querySelector("form[data-live]");
 const checks = document.getElementById("checks"), verdict = document.getElementById("verdict"), copy = document.getElementById("copy");
 
