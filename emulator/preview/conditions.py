@@ -17,8 +17,8 @@ from typing import Any
 import cel
 
 from emulator.preview.draft import Draft, group_of
-from emulator.preview.expressions import Call, Field, calls, fields_of
-from emulator.preview.functions import FAILURE, FUNCTIONS, VALUE, kind_of, network
+from emulator.preview.expressions import Call, Field, calls, fields_of, tokens_of
+from emulator.preview.functions import FAILURE, FIRST_NAMES, FUNCTIONS, VALUE, kind_of, network
 from emulator.preview.paths import Read, UnsupportedPathError, reader
 from emulator.preview.patterns import PatternError, pattern
 from emulator.preview.values import MISSING, Json, to_json
@@ -145,6 +145,8 @@ class Condition:
             raise ValueError("the condition is empty")
         program = _program(self.text)
         self.calls = tuple(calls(self.text))
+        if not self._old and not any(call.name in FIRST_NAMES for call in self.calls):
+            _check_spelling(self.text)
         for call in self.calls:
             _check(call)
         self.remarks += _remarks(self.text)
@@ -288,6 +290,20 @@ def _check(call: Call) -> None:
         raise ValueError(fault)
     if call.path is not None:
         reader(call.path)
+
+
+def _check_spelling(text: str) -> None:
+    """Refuse what the engine's rewriting breaks: it puts an argument of its own behind each `NAME(`, wherever it is."""
+    tokens = tokens_of(text)
+    for before, name, bracket in zip([None, *tokens], tokens, tokens[1:], strict=False):
+        if name.kind != "name" or name.text not in FUNCTIONS or bracket.text != "(":
+            continue
+        if before is not None and before.text == ".":
+            raise ValueError(
+                f"{name.text}() is no method here: write {name.text}() with the field's path in quotes first"
+            )
+        if bracket.start > name.start + len(name.text):
+            raise ValueError(f"there is a blank between {name.text} and its bracket: the engine does not know it then")
 
 
 def _remarks(text: str) -> Iterator[str]:

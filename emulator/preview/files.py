@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,10 @@ KNOWN = {
     "dynamic": {"plugin", "params", "where"},
 }
 """The keys of each kind of step. The engine ignores all others silently."""
+OPERATORS = frozenset({"filter_term", "must_not_term", "filter_match", "must_not_match"})
+"""What a search of earlier events can ask of a field."""
+_DURATION = re.compile(r"[+-]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|ms|s|m|h))+)", re.ASCII)
+"""A duration of Go's: there is no day."""
 
 
 class LinedMapping(dict[str, Any]):
@@ -220,7 +225,7 @@ def _rule(entry: Any, path: Path) -> Rule:
         raise _refused(path, _line(entry), "is not a rule: it has neither `name` nor `where`", "Name only rule files.")
     where, variables = condition_of(entry.get("where"))
     searches = [*_searches(entry.get("afterEvents")), *_searches(entry.get("correlation"))]
-    faults = []
+    faults = [fault for search in searches for fault in _search_faults(search)]
     if entry.get("groupBy") and entry.get("deduplicateBy"):
         faults.append("the rule has both `groupBy` and `deduplicateBy`: the engine uses only one of them")
     return Rule(
@@ -244,8 +249,27 @@ def _searches(value: object) -> list[Mapping[str, Any]]:
     return found
 
 
+def _values(search: Mapping[str, Any]) -> Iterator[Any]:
+    return (term.get("value") for term in search.get("with") or [] if isinstance(term, dict))
+
+
 def _placeholders(search: Mapping[str, Any]) -> Iterator[str]:
+    """The fields whose values the search asks for: `{{.FIELD}}`, exactly."""
+    for value in _values(search):
+        if isinstance(value, str) and value.startswith("{{.") and value.endswith("}}"):
+            yield value.replace("{{.", "").replace("}}", "")
+
+
+def _search_faults(search: Mapping[str, Any]) -> Iterator[str]:
+    """What in a search of earlier events does not do what it says. The engine mentions none of it."""
+    for value in _values(search):
+        if isinstance(value, str) and value.startswith("{{") and not value.startswith("{{."):
+            field = value.strip("{} ").lstrip(".")
+            yield f"its search of earlier events asks for the text {value!r}: write '{{{{.{field}}}}}' for the field"
     for term in search.get("with") or []:
-        value = term.get("value") if isinstance(term, dict) else None
-        if isinstance(value, str) and value.startswith("{{") and value.endswith("}}"):
-            yield value[2:-2].strip().lstrip(".")
+        operator = term.get("operator") if isinstance(term, dict) else None
+        if operator not in OPERATORS:
+            yield f"the engine does not know the operator {operator!r} in a search, and leaves its term out"
+    within = search.get("within")
+    if within and not _DURATION.fullmatch(str(within)):
+        yield f"`within: {within}` is no duration: the engine searches all of the past; write for example 30m or 24h"

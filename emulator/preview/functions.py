@@ -196,6 +196,18 @@ def _listed(value: Json, args: tuple[Any, ...]) -> bool:
     return isinstance(value, str) and value in [each.strip() for each in args[0].split(",")]
 
 
+def _plain_text(test: Callable[[str, str], bool]) -> Answer:
+    def answer(value: Json, args: tuple[Any, ...]) -> bool:
+        return isinstance(value, str) and any(test(value, each.strip()) for each in args[0])
+
+    return answer
+
+
+def _one_number(value: Json, args: tuple[Any, ...]) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and any(value == each for each in args[0])
+
+
 def _value(value: Json, _: tuple[Any, ...]) -> Any:
     return FAILURE if value is MISSING else value
 
@@ -241,6 +253,12 @@ FUNCTIONS = {
     "isWeekend": Function(_moment(lambda at, _: at.isoweekday() > 5), (), "is on a weekend"),
     "isWorkDay": Function(_moment(lambda at, _: at.isoweekday() <= 5), (), "is on a work day"),
     "isBetweenTime": Function(_moment(_between), (TEXT, TEXT), "is between {}"),
+    # Names of versions in between: these look at text or numbers alone.
+    "containsAny": Function(_plain_text(lambda text, part: part in text), (_LISTS,), "contains {}"),
+    "startsWithList": Function(_plain_text(str.startswith), (_LISTS,), "starts with {}"),
+    "endsWithList": Function(_plain_text(str.endswith), (_LISTS,), "ends with {}"),
+    "oneOfInt": Function(_one_number, (frozenset({"mixed"}),), "is one of {}"),
+    "oneOfDouble": Function(_one_number, (frozenset({"mixed"}),), "is one of {}"),
     # Names of the first versions.
     "equal": Function(lambda value, args: isinstance(value, str) and value == args[0], (TEXT,), "is {}"),
     "lowerEqual": Function(_fold, (TEXT,), "is {} in any case"),
@@ -250,5 +268,7 @@ FUNCTIONS = {
     "endWith": Function(lambda value, args: isinstance(value, str) and value.endswith(args[0]), (TEXT,)),
 }
 """Every documented one, by its name."""
+FIRST_NAMES = frozenset({"equal", "lowerEqual", "contain", "inList", "startWith", "endWith"})
+"""Names of the first versions, which did not rewrite an expression before they compiled it."""
 VALUE = Function(_value, ())
 """What stands for a field that a condition names without quotes."""

@@ -253,20 +253,23 @@ def _trim(body: Mapping[str, Any], dialect: Dialect) -> Do:
         _check_written(each)
     matched = pattern(expand(cut, dialect.patterns)) if function == "regex" else None
 
-    def trimmed(text: str) -> str:
+    def trimmed(text: str) -> str | None:
+        """The text without its part; None where a regular expression matches nothing, and the engine writes nothing."""
         if function == "prefix":
             return text.removeprefix(cut)
         if function == "suffix":
             return text.removesuffix(cut)
-        for each in [cut] if matched is None else matched.all(text):
+        found = [cut] if matched is None else matched.all(text)
+        for each in found:
             text = text.replace(each, "") if each else text
-        return text
+        return text if found else None
 
     def do(draft: Draft) -> None:
         for each in fields:
             value = draft.get(each)
-            if value is not MISSING and text_of(value):
-                draft.put(each, trimmed(text_of(value).strip()).strip())
+            text = trimmed(text_of(value).strip()) if value is not MISSING and text_of(value) else None
+            if text is not None:
+                draft.put(each, text.strip())
 
     return do
 

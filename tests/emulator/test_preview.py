@@ -219,6 +219,24 @@ def test_a_match_whose_search_misses_its_field_is_no_candidate_that_could_become
     assert [count for what, count in told.items() if "candidate" in what] == [2]
 
 
+@pytest.mark.parametrize(
+    ("search", "fault"),
+    [
+        ({"with": [{"field": "a", "operator": "filter_term", "value": "{{log.type}}"}]}, "write '{{.log.type}}'"),
+        ({"with": [{"field": "a", "operator": "filter_term", "value": "{{ .log.type }}"}]}, "write '{{.log.type}}'"),
+        ({"with": [{"field": "a", "operator": "term", "value": "x"}]}, "does not know the operator 'term'"),
+        ({"within": "now-15m"}, "`within: now-15m` is no duration"),
+        ({"within": "7d"}, "`within: 7d` is no duration"),
+        ({"or": [{"within": "1 h"}]}, "`within: 1 h` is no duration"),
+    ],
+)
+def test_a_search_that_does_not_do_what_it_says_is_named(folder: Folder, search: dict[str, Any], fault: str) -> None:
+    folder.rule("r", "true", afterEvents=[{"within": "1h30m", "count": 2, **search}])
+    found = folder.json(*folder.events({"type": EXPLOIT}), status=1)
+    told = [each for each in found["not_evaluated"] if fault in each["what"]]
+    assert [(each["count"], "rules" in each["where"] or ": r" in each["where"]) for each in told] == [(1, True)]
+
+
 def test_correlation_and_plugins_are_limits_that_are_listed_and_no_faults(folder: Folder) -> None:
     folder.filter([*STEPS, {"dynamic": {"plugin": "com.utmstack.geolocation", "params": {}}}])
     folder.rule("r", 'equals("event.severity", "high")', correlation=[{"within": "5m", "count": 2}])

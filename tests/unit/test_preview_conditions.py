@@ -103,8 +103,13 @@ def holds(text: str, bag: str = "log") -> bool | None:
         'equals("log.items.#(type==file).path", "C:\\\\x")',
         # CEL itself, on fields that are named without quotes.
         'log.type == "Event::Endpoint::CoreDetection" && log.count >= 100 && severity in ["error", "critical"]',
-        "has(log.type) && !has(log.absent) && log.name.contains('Malware') && log.type.startsWith(\"Event\")",
-        'log.items.exists(each, each.type == "regkey") && size(log.items) == 2 && log.items[0].type == "file"',
+        "has(log.type) && !has(log.absent) && log.name.matches('Malware') && log.items.all(each, each.type != '')",
+        'log.items.exists_one(each, each.type == "regkey") && size(log.items) == 2 && log.items[0].type == "file"',
+        # The names of versions in between.
+        'containsAny("log.name", ["x", "Malware"]) && !containsAny("log.items", ["f"])',
+        'oneOfInt("log.count", [1, 100]) && !oneOfDouble("log.text", [100.0])',
+        'startsWithList("log.name", ["x", "Mal"]) && endsWithList("log.upper", ["ED"])',
+        'equal("severity", "error") && log.name.contains("Malware")',  # The first versions left methods alone.
         'log.more.deep.cidr.matches("^0") && (log.yes ? true : false) && log.nothing == null',
         'exists("log.type") || log.absent == "an error that does not matter"',
         # The first versions' names.
@@ -141,6 +146,11 @@ def test_it_does_not_hold(text: str) -> None:
         ('exists("{log}")', "builds a new value"),
         ('equals("log.type", "a" ', "not valid CEL"),
         ('regexMatch("log.type", "\\d")', "not valid CEL"),
+        ('log.name.contains("Malware")', "contains() is no method"),
+        ('exists("log.type") && safe("log.type", "").startsWith("Event")', "startsWith() is no method"),
+        ('log.items.exists(each, each.type == "regkey")', "exists() is no method"),
+        ('equals ("log.type", "x")', "a blank between equals"),
+        ('oneOfInt("log.count", "1")', "there is no oneOfInt(text, text)"),
     ],
 )
 def test_what_the_engine_does_not_compile_is_named_and_never_holds(text: str, fault: str) -> None:
@@ -154,7 +164,7 @@ def test_what_the_engine_does_not_compile_is_named_and_never_holds(text: str, fa
     [
         'log.absent == "x"',
         'exists("log.type") || action == "x"',  # No such field at the top: the engine cannot even compile it.
-        'log.count.contains("1")',
+        'log.count.matches("1")',
         'log.type + 1 == "x"',
         '"text"',
     ],

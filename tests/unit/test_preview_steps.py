@@ -253,6 +253,7 @@ def test_csv_fills_its_headers_in_order(tmp_path: Path) -> None:
         ("substring", "-", "a-b-c", "abc"),
         ("regex", r"\d+", "a1b22c", "abc"),
         ("regex", r"[{{.integer}}]", "x", "x"),
+        ("regex", r"\d", " x ", " x "),
         ("suffix", "0", 100, "10"),
         ("prefix", "ü", "übermäßig", "bermäßig"),
     ],
