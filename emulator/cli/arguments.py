@@ -124,6 +124,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
         "status", "show the health, the problems with their remedies, and every stream", _status, config=True, json=True
     )
     status.add_argument("--problems", action="store_true", help="show only problems, each with all its streams")
+    status.add_argument("--history", action="store_true", help="show when the health changed, and why")
     status.add_argument("--integration", metavar="NAME", help="default: all")
     status.add_argument("--tenant", metavar="ID", help="id or name; default: all")
     status.add_argument("--watch", action="store_true", help="update every two seconds, until Ctrl-C")
@@ -300,7 +301,14 @@ def _status(args: argparse.Namespace) -> int:
     from emulator.cli.standing import Choice, status
 
     choice = Choice(args.integration, args.tenant)
-    return status(args.config, choice, problems_alone=args.problems, watch=args.watch, as_json=args.json)
+    return status(
+        args.config,
+        choice,
+        problems_alone=args.problems,
+        history=args.history,
+        watch=args.watch,
+        as_json=args.json,
+    )
 
 
 def _holes(args: argparse.Namespace) -> int:

@@ -23,12 +23,13 @@ from emulator.cli.site import (
 from emulator.cli.terminal import headline, height, say, show, window
 from emulator.web import status as statuses
 from emulator.web.formatting import ALONE, plural, size
+from emulator.web.health_changes import stored_changes
 from lib.app import App
 from lib.config import loading as configuration
 from lib.config.reloading import read_followed, with_followed
 from lib.config.settings import Config
 from lib.errors import ConnectorError, NotFoundError
-from lib.model.checkpoint import problem_after
+from lib.model.checkpoint import Problem, problem_after
 from lib.model.stream import Stream
 
 WATCH_SECONDS = 2.0
@@ -76,12 +77,13 @@ class Choice:
             streams = [path for path in reason["streams"] if path in paths]
             if streams or (not reason["streams"] and (not reason["integrations"] or own & {*reason["integrations"]})):
                 reasons.append(reason | {"streams": streams, "count": len(streams) or reason["count"]})
+        changes = [each for each in whole.get("health_changes", ()) if _concerns(each, own, paths)]
         healths = {reason["health"] for reason in reasons}
         health = next((worst for worst in WORST_FIRST if worst in healths), "ok")
         sums = {name: sum(line[name] for line in lines) for name in (*_SUMS, "set_aside")}
         sums["gaps"] = sum(len(line["gaps"]) for line in lines)
         chosen = {"health": health, "ok": health == "ok", "reasons": reasons}
-        return whole | chosen | sums | {"integrations": integrations, "streams": lines}
+        return whole | chosen | sums | {"integrations": integrations, "streams": lines, "health_changes": changes}
 
     def _is_chosen(self, line: dict[str, Any]) -> bool:
         return self.integration in (None, line["integration"]) and self.tenant in (
@@ -89,6 +91,11 @@ class Choice:
             line["tenant"],
             line["tenant_name"],
         )
+
+
+def _concerns(change: dict[str, Any], integrations: set[str | None], paths: set[str]) -> bool:
+    """Whether a change of health is one of these, or may be: of many at once, not all are named."""
+    return change["count"] > len(change["names"]) or not ({*change["names"]}.isdisjoint(integrations | paths))
 
 
 _SUMS = ("events", "acked", "pending_batches", "pending_bytes")
@@ -99,6 +106,7 @@ def status(
     choice: Choice = Choice(),
     *,
     problems_alone: bool = False,
+    history: bool = False,
     watch: bool = False,
     as_json: bool,
 ) -> int:
@@ -109,13 +117,13 @@ def status(
     while True:
         if watch and window() is not None:
             print("\x1b[H\x1b[2J", end="")
-        exit_status = _shown(location, choice, problems_alone=problems_alone, as_json=as_json)
+        exit_status = _shown(location, choice, problems_alone=problems_alone, history=history, as_json=as_json)
         if not watch:
             return exit_status
         time.sleep(WATCH_SECONDS)
 
 
-def _shown(location: str | None, choice: Choice, *, problems_alone: bool, as_json: bool) -> int:
+def _shown(location: str | None, choice: Choice, *, problems_alone: bool, history: bool, as_json: bool) -> int:
     try:
         config = configuration.load(location)
         site = choice.of(running_status(config) or _stored(config))
@@ -128,6 +136,9 @@ def _shown(location: str | None, choice: Choice, *, problems_alone: bool, as_jso
     headline(site["health"], verdict)
     say(totals)
     lines = {Stream.of(line).path: line for line in site["streams"]}
+    if history:
+        _print_changes(site.get("health_changes", []), lines)
+        return 0 if site["ok"] else 1
     integrations = {line["name"]: line for line in site["integrations"]}
     printed = height(f"{site['health']}  {verdict}", totals)
     for reason in site["reasons"]:
@@ -175,6 +186,28 @@ def _print_reason(reason: dict[str, Any], lines: dict[str, dict[str, Any]], most
     text = [*detail, f"  → {reason['remedy']}", *own, *rest]
     say(*text)
     return height("", reason["title"] + whom, *text)
+
+
+def _print_changes(changes: Sequence[dict[str, Any]], lines: dict[str, dict[str, Any]]) -> None:
+    """Print when the health changed, newest first."""
+    say("")
+    if not changes:
+        say("No change of health is known. A running connector notes them.")
+        return
+    rows = [(f"{each['at'][:19]}Z", each["from"], each["to"], *_whom(each, lines)) for each in changes]
+    show([("CHANGED AT", "FROM", "TO", "OF", "WHY"), *rows])
+
+
+def _whom(change: dict[str, Any], lines: dict[str, dict[str, Any]]) -> tuple[str, str]:
+    """What changed, and why."""
+    why = "; ".join(each["title"] for each in change["reasons"]) or "-"
+    if change["of"] == "all":
+        return "all", why
+    if change["count"] != 1:
+        return plural(change["count"], change["of"].removesuffix("s")), why
+    name = change["names"][0]
+    line = lines.get(name) if change["of"] == "streams" else None
+    return (str(Stream.of(line)) if line else name), why
 
 
 def _print_passing(lines: Sequence[dict[str, Any]]) -> int:
@@ -272,7 +305,13 @@ def _stored(config: Config) -> dict[str, Any]:
     """The status from the store and UTMStack's configuration, if the connector does not run."""
     followed = followed_of(config)
     if followed is None:
-        return statuses.collect(App(lambda: config, LOOKING))
+        return _collected(App(lambda: config, LOOKING))
     problems = [problem_after(None, problem, datetime.now(UTC), None) for problem in followed.problems]
     whole = with_followed(config, read_followed(Path(followed.path)))
-    return statuses.collect(App(lambda: whole, LOOKING), followed=problems) | {"utmstack": followed.status()}
+    return _collected(App(lambda: whole, LOOKING), problems) | {"utmstack": followed.status()}
+
+
+def _collected(app: App, followed: Sequence[Problem] = ()) -> dict[str, Any]:
+    """The status, with the changes of health that the connector has kept."""
+    kept = stored_changes(app.store)
+    return statuses.collect(app, followed=followed) | {"health_changes": [each.fields() for each in kept]}

@@ -31,6 +31,7 @@ from emulator.web.charts import (
     within,
 )
 from emulator.web.formatting import plural
+from emulator.web.health_changes import HealthChanges
 from emulator.web.snapshot import Taken
 from lib.errors import ConflictError, ConnectorError
 from lib.model.batch import Header
@@ -97,6 +98,9 @@ class History:
         self._began = now()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
+        self.changes = HealthChanges(store)
+        self.heard_of: set[str] = set()
+        """The functions that have answered."""
         self.is_complete = False
         """Whether the past has been read."""
         self.known_since: float | None = None
@@ -114,10 +118,13 @@ class History:
             self._thread.join()
             if self.is_complete:
                 self._save()
+                with suppress(ConnectorError):
+                    self.changes.save()
 
     def add_results(self, name: str, results: Sequence[Mapping[str, Any]]) -> None:
         """Count the events in a function's answer, and note the start and the end of an outage of the engine."""
         now = self._now()
+        self.heard_of.add(name)
         outcomes = {line["outcome"] for line in results} if name == "forward-batch" else set()
         with self._lock:
             if "engine_unavailable" in outcomes:
@@ -158,6 +165,7 @@ class History:
             **columns,
             "range": chosen.name,
             "marks": [mark.fields() for mark in within([*marks, *happened(self._taken().lines, scope)], chosen, now)],
+            "health": self.changes.spans(scope, now - chosen.seconds, now),
             "complete": self.is_complete,
         }
 
@@ -213,6 +221,7 @@ class History:
     def _run(self) -> None:
         saved = began = self._began
         with suppress(ConnectorError):
+            self._load_changes(began)
             self._load(began)
         if self._over.is_set():
             return
@@ -221,10 +230,25 @@ class History:
         while not self._over.wait(pause):
             pause = self._every
             with suppress(ConnectorError):
+                self._load_changes(began)
                 self._sample()
+                self.changes.save()
                 if self._now() - saved >= SAVE_SECONDS:
                     saved = self._now()
                     self._save()
+
+    def _load_changes(self, began: float) -> None:
+        """Once, before the marks are written again: they tell when the connector ran last."""
+        if not self.changes.is_loaded:
+            seen = self._stored_marks().get("seen")
+            self.changes.load(seen if isinstance(seen, int | float) and began - seen > DOWN_SECONDS else None)
+
+    def _stored_marks(self) -> dict[str, Any]:
+        with suppress(ValueError):
+            stored = self._store().read(MARKS_KEY)
+            fields = json.loads(stored.body) if stored else {}
+            return fields if isinstance(fields, dict) else {}
+        return {}
 
     def _load(self, began: float) -> None:
         """Load today and yesterday, and rebuild earlier days once if an older version left them."""
@@ -235,10 +259,7 @@ class History:
                 with self._lock:
                     self._days[name] = _sum(stored, self._days.get(name))
         self._count_receipts(began, began - 2 * DAY)
-        fields: dict[str, Any] = {}
-        with suppress(ValueError):
-            stored_marks = self._store().read(MARKS_KEY)
-            fields = json.loads(stored_marks.body) if stored_marks else {}
+        fields = self._stored_marks()
         since = fields.get("known_since")
         if fields.get("layout") != LAYOUT:
             since = self._rebuild(State.of(self._store()), day_name(began - 90 * DAY), began)

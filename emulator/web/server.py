@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 from flask import Flask, Request, Response, render_template, request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -22,12 +23,15 @@ from emulator.web.history import History
 from emulator.web.metrics import registry_of
 from emulator.web.previews import Previews
 from emulator.web.snapshot import QUIET_SECONDS, Read, Snapshot
+from emulator.web.status import StreamRecord
 from emulator.web.views import Views
 from lib.app import App
 from lib.errors import ConnectorError, NotFoundError
 from lib.http.access import Access, AccessError, is_dns_rebinding
 from lib.http.handler import DESCRIPTION_PATH, MAX_BODY_BYTES, authorize, description
 from lib.http.problems import problem, refusal
+from lib.model.stream import Stream
+from lib.store.base import ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +46,26 @@ class Web:
 
     def __init__(self, platform: Platform, read: Read, graph: App, recent: RecentLog) -> None:
         quiet = BUCKET_SECONDS if graph.config().store.startswith("gs://") else QUIET_SECONDS
-        self.snapshot = Snapshot(lambda: graph.store, read, quiet)
+        self._platform = platform
+        self._read = read
+        self.snapshot = Snapshot(lambda: graph.store, self._status, quiet)
         self.history = History(lambda: graph.store, self.snapshot.current, time.time, quiet)
         platform.hearers.append(self.history.add_results)
         self.app = _application(platform, self.snapshot, self.history, graph, recent)
         """The WSGI application."""
+
+    def _status(self, store: ObjectStore, record: Callable[[Stream], StreamRecord]) -> dict[str, Any]:
+        """A status, with the changes of health up to it."""
+        changes = self.history.changes
+        try:
+            status = self._read(store, record)
+        except ConnectorError as error:
+            changes.cannot_be_read(error)
+            raise
+        if "health" in status:
+            waited_for = self._platform.functions.keys() - {"test-connection"} - self.history.heard_of
+            changes.note(status, is_settled=not waited_for and "engine_problem" not in status)
+        return status | {"health_changes": [each.fields() for each in changes.newest()]}
 
     def start(self) -> None:
         """Start the threads that read the past and refresh the status."""

@@ -17,6 +17,7 @@ from emulator.web.context import HEADERS, Context, page
 from emulator.web.drawing import Drawing
 from emulator.web.events import Events, dead_events, last_receipts
 from emulator.web.exports import dead_letter_lines, gap_lines
+from emulator.web.health_changes import together
 from emulator.web.listing import BADNESS, Query, find, ordered, waits, without_stream
 from emulator.web.previews import Previews
 from emulator.web.settings import documents, items, setting_text, title_of, value_text, versions
@@ -59,7 +60,9 @@ PART_WORDS = {
     "acknowledged": "gaps, dead letters and warnings that a person acknowledged",
 }
 """The content of each part of the store."""
-SHAPES = {"ok": "●", "attention": "▲", "failing": "✖", "waiting": "◌", "retired": "–"}
+SHAPES = {"ok": "●", "attention": "▲", "failing": "✖", "waiting": "◌", "retired": "–", "unknown": "?"}
+CHANGES = 8
+"""The most changes of health on a page."""
 DAY_SHAPES = {
     "whole": "●",
     "gap": "◇",
@@ -233,8 +236,21 @@ class Views:
             if (late := [line["reconciled"]["missing"] for line in taken.streams if line.get("reconciled")])
             else None,
             "reasons": [self._reason(taken, reason) for reason in taken.status["reasons"]],
+            "changes": self._changes(taken, Scope()),
             **self._drawing.of(arguments, Scope(chosen)),
         }
+
+    def _changes(self, taken: Taken, scope: Scope) -> list[Values]:
+        """The newest changes of health, with the names of the streams."""
+        found = together(self._context.history.changes.newest(scope))[:CHANGES]
+        return [
+            {
+                **each.fields(),
+                "is_whole": is_whole,
+                "lines": [taken.by_path[name] for name in each.names[:NAMED] if name in taken.by_path],
+            }
+            for each, is_whole in found
+        ]
 
     @staticmethod
     def _reason(taken: Taken, reason: Mapping[str, Any]) -> Values:
@@ -290,6 +306,7 @@ class Views:
             "tenant": tenant,
             "tenant_name": name,
             "integration": integration,
+            "changes": self._changes(taken, Scope(integration, tenant)),
             **self._drawing.of(arguments, Scope(integration, tenant)),
         }
 
@@ -318,6 +335,7 @@ class Views:
             "receipts": last_receipts(state, stream),
             "dead": dead,
             "newest": self._events.newest(state, stream) if admitted else None,
+            "changes": self._changes(taken, Scope(stream.integration, stream.tenant, stream.kind)),
             **self._drawing.of(arguments, Scope(stream.integration, stream.tenant, stream.kind)),
         }
 

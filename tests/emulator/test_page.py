@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from emulator.central import DEFAULT_TENANT_ID, CentralServer, Credential, Tenant
+from emulator.web.health_changes import stored_changes
 from lib.model.checkpoint import Checkpoint
 from lib.model.health import KINDS
 from lib.model.stream import Stream
@@ -384,6 +385,45 @@ def test_an_outage_of_the_engine_is_marked_while_it_lasts_and_afterwards() -> No
             until(lambda: "Not to the engine" in get(emulator, "/"), "the overview's word of it")
             found.engine.start()
             until(lambda: marks() == ["The engine took no events"], "its end")
+
+
+def _told(status: dict[str, Any]) -> list[tuple[str, str, str, list[str]]]:
+    """The changes of health, newest first."""
+    return [
+        (each["of"], each["from"], each["to"], [one["code"] for one in each["reasons"]])
+        for each in status.get("health_changes", ())
+    ]
+
+
+def test_a_restart_loses_nothing_of_when_the_health_changed() -> None:
+    with site() as found:
+        found.central.fill(10)
+
+        def changes(emulator: Emulator) -> list[tuple[str, str, str, list[str]]]:
+            return _told(emulator.status() or {})
+
+        with Emulator(found) as emulator:
+            until(lambda: changes(emulator) == [("all", "unknown", "ok", [])], "the first health")
+            found.central.append(DEFAULT_TENANT_ID, "events", [b'"no object"'])
+            until(lambda: len(changes(emulator)) == 4, "the dead letter's health")
+            before = changes(emulator)
+            assert before[-2] == ("all", "ok", "attention", ["dead_letters"])
+            until(
+                lambda: [each.after for each in stored_changes(found.state.store)].count("attention") == 3, "its saving"
+            )
+            emulator.kill()
+        assert _told(found.command("status", status=1)) == before
+        with Emulator(found) as emulator:
+            until(lambda: changes(emulator) == before, "what was kept")
+            shown = get(emulator, "/")
+            assert "Health changes" in shown
+            assert re.search(r"attention</span> <a [^>]*>acme · events</a>: Events could not be delivered", shown)
+            assert [health for *_, health in chart(emulator)["health"]] == ["ok", "attention"]
+            dead = json.loads(get(emulator, "/dead-letters.json"))
+            Acknowledgements(found.state.store).add(dead[0]["key"], by="somebody", at=datetime.now(UTC))
+            until(lambda: ("all", "attention", "ok", []) in changes(emulator), "the end of it, in the next process")
+        listed = found.command("status", status=0)["health_changes"]
+        assert [each["to"] for each in listed if each["of"] == "all"] == ["ok", "attention", "ok"]
 
 
 def test_before_the_connector_was_there_nothing_is_called_not_counted() -> None:

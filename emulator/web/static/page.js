@@ -147,8 +147,9 @@ const PLOTS = [
   { title: "Calls a minute", unit: plain, height: 110, least: 10, lines: [["calls", "used", "--bar2", true], ["budget", "steady limit", "--bad"]] },
 ];
 
-// Gaps and outages as bands, restarts as lines.
-function marked(marks) {
+// Gaps and outages as bands, restarts as lines; below them the health, the worse the higher.
+const HEALTH = { ok: ["--good", 3], attention: ["--warn", 5], failing: ["--bad", 8] };
+function marked(marks, health) {
   return { hooks: { draw: [(u) => {
     const { ctx, bbox } = u;
     ctx.save();
@@ -163,6 +164,12 @@ function marked(marks) {
       if (mark.kind === "gap") ctx.fillRect(left, bbox.top, right - left, 6);
     }
     ctx.restore();
+    const [first, last] = [bbox.left, bbox.left + bbox.width];
+    for (const [from, to, name] of health) {
+      const left = Math.max(first, u.valToPos(from, "x", true)), right = Math.min(last, u.valToPos(to, "x", true));
+      ctx.fillStyle = css(HEALTH[name][0]);
+      if (right > left) ctx.fillRect(left, bbox.top + bbox.height + 1, right - left, HEALTH[name][1] * devicePixelRatio);
+    }
   }] } };
 }
 
@@ -207,11 +214,11 @@ function draw(told) {
     const axis = { stroke: css("--dim"), grid: { stroke: css("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui" };
     new uPlot({
       width: place && wide ? (width - 32) / 3 : width, height: plot.height,
-      plugins: [marked(told.marks), { hooks: { setCursor: [told_at] } }],
+      plugins: [marked(told.marks, place ? [] : told.health), { hooks: { setCursor: [told_at] } }],
       legend: { show: false },
       cursor: { sync: { key: "all" }, y: false },
       scales: { y: { range: (_, __, most) => [0, Math.max(plot.least, most * 1.1)] } },
-      axes: [{ ...axis, size: 28, space: 70, values: (_, splits, __, ___, step) => splits.map((at) => clock(at, step)) }, { ...axis, size: 64, space: 28, ...(plot.steps && { incrs: plot.steps }), values: (_, splits) => splits.map(plot.unit) }],
+      axes: [{ ...axis, size: 32, gap: 10, space: 70, values: (_, splits, __, ___, step) => splits.map((at) => clock(at, step)) }, { ...axis, size: 64, space: 28, ...(plot.steps && { incrs: plot.steps }), values: (_, splits) => splits.map(plot.unit) }],
       // A value between two missing ones is drawn as a point: a line needs two values.
       series: [{}, ...lines.map(([key, label, colour, fill]) => ({ label, stroke: css(colour), width: 1.5, fill: fill ? css(colour) + "26" : undefined,
         points: { size: 5, filter: () => told[key].flatMap((value, at, all) => value !== null && (all[at - 1] ?? null) === null && (all[at + 1] ?? null) === null ? [at] : []), show: true } }))],

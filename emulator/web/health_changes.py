@@ -1,0 +1,322 @@
+"""When the health changed, from what to what, and why: of the whole, of integrations, and of streams.
+
+Health is compared at each look at the store. What changes between two looks, and changes back, is not seen.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+
+from emulator.web.charts import Scope
+from lib.errors import ConflictError, ConnectorError
+from lib.model.clock import from_text, to_text
+from lib.model.stream import Stream, encode_segment
+from lib.store.base import ABSENT, ObjectStore
+
+HEALTH_KEY = "charts/health.json"
+LAYOUT = 1
+MOST_CHANGES = 300
+KEPT = timedelta(days=90)
+SHOWN = 50
+WHOLE, INTEGRATIONS, STREAMS = "all", "integrations", "streams"
+NAMED = {INTEGRATIONS: 30, STREAMS: 10}
+"""Of what changed alike at once, so many are named; of more, there is their number."""
+MOST_STREAMS = 1_000
+"""Streams whose health is kept over a restart. Of more, none is: what is over after the start is then not told."""
+UNKNOWN = "unknown"
+BADNESS = {UNKNOWN: 0, "ok": 0, "attention": 1, "failing": 2}
+NOT_RUNNING = ("not_running", "The connector was not running")
+
+Status = Mapping[str, Any]
+Place = tuple[str, str, str]
+"""A stream's integration, tenant and kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChange:
+    """One change of the whole, or of all integrations or streams that changed alike at once."""
+
+    at: str
+    of: str
+    """WHOLE, INTEGRATIONS or STREAMS."""
+    before: str
+    after: str
+    reasons: Sequence[tuple[str, str]]
+    """Code and title of each reason for the new health; none for `ok`."""
+    names: Sequence[str] = ()
+    """Names of integrations, or paths of streams: the first ones."""
+    count: int = 1
+
+    def fields(self) -> dict[str, Any]:
+        """As JSON fields."""
+        return {
+            "at": self.at,
+            "of": self.of,
+            "from": self.before,
+            "to": self.after,
+            "reasons": [{"code": code, "title": title} for code, title in self.reasons],
+            "names": [*self.names],
+            "count": self.count,
+        }
+
+    @classmethod
+    def of_fields(cls, fields: Mapping[str, Any]) -> Self:
+        """The change that `fields` wrote; ValueError, KeyError, TypeError or AttributeError for anything else."""
+        if fields["of"] not in (WHOLE, INTEGRATIONS, STREAMS) or not {fields["from"], fields["to"]} <= BADNESS.keys():
+            raise ValueError("not a change of health")
+        return cls(
+            to_text(from_text(fields["at"])),
+            fields["of"],
+            fields["from"],
+            fields["to"],
+            [(str(each["code"]), str(each["title"])) for each in fields["reasons"]],
+            [str(name) for name in fields["names"]],
+            int(fields["count"]),
+        )
+
+    @property
+    def names_all(self) -> bool:
+        """Whether everything that changed is named."""
+        return self.of == WHOLE or self.count <= len(self.names)
+
+    def is_of(self, scope: Scope) -> bool:
+        """Whether it is the scope's own health that changed; a tenant has none of its own."""
+        if scope.integration is None:
+            return self.of == WHOLE
+        if scope.tenant is None:
+            return self.of == INTEGRATIONS and scope.integration in self.names
+        return self.of == STREAMS and scope.kind is not None and scope.streams[0].path in self.names
+
+    def may_be_of(self, scope: Scope) -> bool:
+        """Whether it may be the scope's: not all are named."""
+        return not self.names_all and self.of == (INTEGRATIONS if scope.tenant is None else STREAMS)
+
+    def concerns(self, scope: Scope) -> bool:
+        """Whether it is the scope's, or of something around or within it, or may be."""
+        if scope.integration is None or not self.names_all or self.of == WHOLE:
+            return True
+        if self.of == INTEGRATIONS:
+            return scope.integration in self.names
+        if scope.tenant is None:
+            return any(path.startswith(f"{encode_segment(scope.integration)}/") for path in self.names)
+        return not {each.path for each in scope.streams}.isdisjoint(self.names)
+
+
+@dataclass(slots=True)
+class _Known:
+    """The health at the last look; of streams, of those that are not `ok`."""
+
+    site: str = UNKNOWN
+    integrations: dict[str, str] = field(default_factory=dict)
+    streams: dict[Place, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_status(cls, status: Status) -> Self:
+        """What a status says."""
+        return cls(
+            status["health"],
+            {line["name"]: line["health"] for line in status["integrations"]},
+            {_place(line): line["health"] for line in status["streams"] if line["health"] != "ok"},
+        )
+
+    def of(self, scope: Scope) -> str:
+        """The scope's health."""
+        if scope.integration is None:
+            return self.site
+        if scope.tenant is None:
+            return self.integrations.get(scope.integration, UNKNOWN)
+        return UNKNOWN if scope.kind is None else self.streams.get((scope.integration, scope.tenant, scope.kind), "ok")
+
+
+class HealthChanges:
+    """The newest changes, kept in one object below `charts/`: written after a change only, at most once a sample."""
+
+    def __init__(self, store: Callable[[], ObjectStore]) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._changes: list[HealthChange] = []
+        """The oldest first."""
+        self._known = _Known()
+        self._is_changed = self._is_newer = False
+        self.is_loaded = False
+        """Whether what was kept has been read. Nothing is noted before."""
+
+    def load(self, seen: float | None) -> None:
+        """Begin with what was kept. `seen`: when the connector ran last, if it was away since (Unix seconds)."""
+        changes, known, is_newer = _read(self._store())
+        with self._lock:
+            self._changes, self._known, self._is_newer, self.is_loaded = changes, known, is_newer, True
+            if seen is not None and changes:
+                self._lose_sight(to_text(datetime.fromtimestamp(seen, UTC)), NOT_RUNNING)
+
+    def note(self, status: Status, *, is_settled: bool) -> None:
+        """Compare a status with the one before.
+
+        Nothing is called better before it is settled: after a start, what was wrong may not be known again yet.
+        """
+        with self._lock:
+            if not self.is_loaded:
+                return
+            now = _Known.of_status(status)
+            if not is_settled:
+                now = _worse(self._known, now)
+            found = [*_compared(self._known, now, status)]
+            self._known = now
+            self._add(found)
+
+    def cannot_be_read(self, error: ConnectorError) -> None:
+        """The store cannot be read: nothing is known."""
+        with self._lock:
+            if self.is_loaded and self._known.site != UNKNOWN:
+                self._lose_sight(to_text(datetime.now(UTC)), (error.code, error.title))
+
+    def newest(self, scope: Scope = Scope(), most: int = SHOWN) -> list[HealthChange]:  # noqa: B008 - it is frozen
+        """The newest changes that concern the scope, newest first."""
+        with self._lock:
+            return [each for each in reversed(self._changes) if each.concerns(scope)][:most]
+
+    def spans(self, scope: Scope, since: float, now: float) -> list[tuple[float, float, str]]:
+        """The scope's health over time, where it is known: begin and end (Unix seconds) and the health."""
+        with self._lock:
+            changes, health = [*self._changes], self._known.of(scope)
+        first = next((each for each in changes if each.is_of(scope) or each.may_be_of(scope)), None)
+        if first is not None:
+            health = first.before if first.is_of(scope) else UNKNOWN
+        found: list[tuple[float, str]] = []
+        for each in changes:
+            # While the connector did not run, nothing is known of any part of it.
+            is_dark = each.of == WHOLE and each.after == UNKNOWN
+            if each.is_of(scope) and not is_dark:
+                health = each.after
+            elif each.may_be_of(scope):
+                health = UNKNOWN
+            found.append((from_text(each.at).timestamp(), UNKNOWN if is_dark else health))
+        ends = [*(at for at, _ in found), now][1:]
+        return [
+            (max(begin, since), end, health)
+            for (begin, health), end in zip(found, ends, strict=True)
+            if end > max(begin, since) and health != UNKNOWN
+        ]
+
+    def save(self) -> None:
+        """Write the object if anything has changed since it was written."""
+        with self._lock:
+            if not self._is_changed or self._is_newer:
+                return
+            self._is_changed = False
+            oldest = to_text(datetime.now(UTC) - KEPT)
+            self._changes = [each for each in self._changes if each.at > oldest]
+            streams = self._known.streams if len(self._known.streams) <= MOST_STREAMS else {}
+            fields = {
+                "layout": LAYOUT,
+                "changes": [each.fields() for each in self._changes],
+                "site": self._known.site,
+                "integrations": self._known.integrations,
+                "streams": [[*place, health] for place, health in streams.items()],
+            }
+        body, store = json.dumps(fields, ensure_ascii=False).encode(), self._store()
+        try:
+            stored = store.read(HEALTH_KEY)
+            with suppress(ConflictError):  # Another connector on this store keeps its own.
+                store.write(HEALTH_KEY, body, expected=stored.generation if stored else ABSENT)
+        except ConnectorError:
+            self._is_changed = True
+            raise
+
+    def _lose_sight(self, at: str, reason: tuple[str, str]) -> None:
+        self._add([HealthChange(at, WHOLE, self._known.site, UNKNOWN, [reason])])
+        self._known.site = UNKNOWN
+
+    def _add(self, found: Sequence[HealthChange]) -> None:
+        self._changes = [*self._changes, *found][-MOST_CHANGES:]
+        self._is_changed = self._is_changed or bool(found)
+
+
+def stored_changes(store: ObjectStore) -> list[HealthChange]:
+    """The newest changes that a connector has kept in the store, newest first."""
+    return _read(store)[0][::-1][:SHOWN]
+
+
+def together(changes: Iterable[HealthChange]) -> list[tuple[HealthChange, bool]]:
+    """What changed at once and alike, told once: of one stream or integration by its name, else of the whole.
+
+    With each, whether the whole changed too.
+    """
+    groups: dict[tuple[str, str, str], list[HealthChange]] = {}
+    for change in changes:
+        groups.setdefault((change.at, change.before, change.after), []).append(change)
+    found = []
+    for group in groups.values():
+        whole = [each for each in group if each.of == WHOLE]
+        parts = [each for each in group if each.of == STREAMS] or [each for each in group if each.of == INTEGRATIONS]
+        told = whole if whole and sum(each.count for each in parts) != 1 else parts
+        found += [(each, bool(whole)) for each in told]
+    return found
+
+
+def _read(store: ObjectStore) -> tuple[list[HealthChange], _Known, bool]:
+    """What the object holds, and whether a newer version wrote it; nothing where there is none, or a damaged one."""
+    stored = store.read(HEALTH_KEY)
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
+        fields = json.loads(stored.body) if stored else {}
+        if fields["layout"] != LAYOUT:
+            return [], _Known(), True
+        known = _Known(
+            str(fields["site"]),
+            {str(name): str(health) for name, health in fields["integrations"].items()},
+            {(str(name), str(tenant), str(kind)): str(health) for name, tenant, kind, health in fields["streams"]},
+        )
+        if not {known.site, *known.integrations.values(), *known.streams.values()} <= BADNESS.keys():
+            raise ValueError("not a health")
+        return [HealthChange.of_fields(each) for each in fields["changes"]][-MOST_CHANGES:], known, False
+    return [], _Known(), False
+
+
+def _worse(before: _Known, now: _Known) -> _Known:
+    """Of both the worse."""
+
+    def worst(old: str, new: str) -> str:
+        return new if BADNESS[new] > BADNESS[old] else old
+
+    integrations = {name: worst(before.integrations.get(name, UNKNOWN), new) for name, new in now.integrations.items()}
+    streams = {place: worst(before.streams.get(place, "ok"), new) for place, new in now.streams.items()}
+    return _Known(worst(before.site, now.site), before.integrations | integrations, before.streams | streams)
+
+
+def _compared(before: _Known, now: _Known, status: Status) -> Iterator[HealthChange]:
+    """What is different, the widest first. What changed alike is one change: no thousand for one refused credential."""
+    at, reasons = status["now"], status["reasons"]
+    if now.site != before.site:
+        why = [(each["code"], each["title"]) for each in reasons if each["health"] == now.site]
+        yield HealthChange(at, WHOLE, before.site, now.site, why)
+    alike: dict[tuple[str, str, str, tuple[tuple[str, str], ...]], list[str]] = {}
+    concerned = [frozenset((*each["integrations"], *each["streams"])) for each in reasons]
+
+    def gather(of: str, name: str, was: str, health: str) -> None:
+        own = [each for each, names in zip(reasons, concerned, strict=True) if not names or name in names]
+        told = tuple((each["code"], each["title"]) for each in own if each["health"] == health)
+        alike.setdefault((of, was, health, told), []).append(name)
+
+    for name, health in now.integrations.items():
+        was = before.integrations.get(name, UNKNOWN)
+        # One that is well when it is seen first has not changed.
+        if health not in (was, UNKNOWN) and (was, health) != (UNKNOWN, "ok"):
+            gather(INTEGRATIONS, name, was, health)
+    changed = {place for place, _ in before.streams.items() ^ now.streams.items()}
+    here = {_place(line) for line in status["streams"] if line["state"] != "retired"} if changed else set()
+    for place in sorted(changed & here):
+        was, health = before.streams.get(place, "ok"), now.streams.get(place, "ok")
+        if health != was:
+            gather(STREAMS, Stream(*place).path, was, health)
+    for (of, was, health, told), names in alike.items():
+        yield HealthChange(at, of, was, health, told, names[: NAMED[of]], len(names))
+
+
+def _place(line: Mapping[str, Any]) -> Place:
+    return line["integration"], line["tenant"], line["stream"]
