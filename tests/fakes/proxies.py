@@ -25,7 +25,7 @@ def example(language: str) -> str:
     text = (ROOT / "docs/configuration.md").read_text()
     found = re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     (wanted,) = (each for each in found if UPSTREAM in each)
-    return wanted
+    return str(wanted)
 
 
 @contextmanager
