@@ -53,4 +53,4 @@ def not_delivered(state: State, stream: Stream, tail: LastReceipt) -> int | None
             if gap.estimated is None:
                 return None
             lost_before += gap.estimated
-    return max(0, checkpoint.events - tail.total - events_waiting - lost_before)
+    return max(0, checkpoint.counts.events - tail.total - events_waiting - lost_before)

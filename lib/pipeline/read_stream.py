@@ -316,9 +316,7 @@ class StreamReader:
         checkpoint = replace(
             checkpoint,
             excluded=excluded,
-            changed=checkpoint.changed + changed,
-            other_customers=checkpoint.other_customers + others,
-            other_customers_at=now if others else checkpoint.other_customers_at,
+            counts=checkpoint.counts.with_differences(changed, others, now),
         )
         self._saved = replace(self._saved, checkpoint=checkpoint)
         result.changed += changed

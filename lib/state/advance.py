@@ -202,8 +202,8 @@ def announce(state: State, gap: Gap, envelope: Envelope | None, event_fields: Re
 
 def _own_keys(state: State, stream: Stream, event_fields: ReadFields, checkpoint: Checkpoint) -> set[str]:
     """The keys of the connector's own events that were stored lately, and of the checkpoint's recent events."""
-    keys = set(checkpoint.recent)
-    if checkpoint.recent_since is None:
+    keys = set(checkpoint.recent.keys)
+    if checkpoint.recent.since is None:
         return keys
     # The checkpoint no longer lists all events, or was rebuilt and lists none: read batches and receipts.
     for waiting in state.batches.waiting(stream):

@@ -128,6 +128,6 @@ def test_an_event_that_was_dated_ahead_is_looked_up() -> None:
         state.batches.create(replace(header, newest=newest, origin=origin), [b'{"id": "1"}'])
     checkpoint = state.checkpoints.read(stream).checkpoint
     assert (checkpoint.sequence, checkpoint.cursor, checkpoint.batch_cursor) == (4, "c2", "c2")
-    assert checkpoint.newest == ahead
-    assert not checkpoint.remembers(ahead, now + timedelta(hours=4))
-    assert checkpoint.remembers(ahead + timedelta(seconds=1), now + timedelta(hours=4))
+    assert checkpoint.newest.at == ahead
+    assert not checkpoint.recent.remembers(ahead, now + timedelta(hours=4))
+    assert checkpoint.recent.remembers(ahead + timedelta(seconds=1), now + timedelta(hours=4))

@@ -17,7 +17,10 @@ from lib.model.checkpoint import (
     RECENT,
     SLOWEST,
     Checkpoint,
+    Counts,
+    NewestEvent,
     Problem,
+    Recent,
     lost_interval,
     newest_believed,
     oldest_request,
@@ -54,9 +57,13 @@ def header(sequence: int, newest: datetime | None, count: int = 1) -> Header:
         sequence=st.integers(1, 10**9),
         cursor=st.none() | st.text(),
         as_of=st.none() | MOMENTS,
-        newest=st.none() | MOMENTS,
-        recent=st.lists(st.text("0123456789abcdef", min_size=24, max_size=24), max_size=3).map(tuple),
-        recent_since=st.none() | MOMENTS,
+        newest=st.builds(NewestEvent, st.none() | MOMENTS, st.none() | st.floats(0, 10**6)),
+        recent=st.builds(
+            Recent,
+            st.lists(st.text("0123456789abcdef", min_size=24, max_size=24), max_size=3).map(tuple),
+            st.none() | MOMENTS,
+        ),
+        counts=st.builds(Counts, st.integers(0, 9), st.integers(0, 9), other_customers_at=st.none() | MOMENTS),
         problem=st.none()
         | st.builds(Problem, st.text(), st.text(), st.text(), MOMENTS, st.integers(1, 9), st.none() | MOMENTS),
     )
@@ -85,10 +92,10 @@ def test_whatever_it_vouches_for_it_really_remembers(pages: list[list[datetime]]
         stored.update(zip(keys, times, strict=True))
         dropped = times[: max(0, len(times) - RECENT)]
         checkpoint = checkpoint.after(header(number, max(times), len(times)), keys, max(dropped, default=None))
-    assert len(checkpoint.recent) <= RECENT
-    forgotten = set(stored) - set(checkpoint.recent)
+    assert len(checkpoint.recent.keys) <= RECENT
+    forgotten = set(stored) - set(checkpoint.recent.keys)
     assert len(forgotten) == max(0, len(stored) - RECENT)
-    assert not any(checkpoint.remembers(stored[key], max(stored.values())) for key in forgotten)
+    assert not any(checkpoint.recent.remembers(stored[key], max(stored.values())) for key in forgotten)
 
 
 @pytest.mark.parametrize("newest", [None, START])
@@ -96,15 +103,15 @@ def test_whatever_it_vouches_for_it_really_remembers(pages: list[list[datetime]]
 def test_of_events_that_are_dated_wrongly_none_is_vouched_for_once_it_is_forgotten(
     newest: datetime | None, wrong: timedelta
 ) -> None:
-    checkpoint, stored = Checkpoint(newest=newest), START + wrong
+    checkpoint, stored = Checkpoint(newest=NewestEvent(newest)), START + wrong
     for number in range(1, 4):
         keys = [f"{number}-{place}" for place in range(700)]
         bound = newest_believed(START)
         told = replace(header(number, START, len(keys)), newest=stored if stored <= bound else None)
         checkpoint = checkpoint.after(told, keys, told.newest if number > 1 else None)
-    assert "1-0" not in checkpoint.recent
-    assert not checkpoint.remembers(stored, START)
-    assert checkpoint.remembers(START + timedelta(minutes=1), START)
+    assert "1-0" not in checkpoint.recent.keys
+    assert not checkpoint.recent.remembers(stored, START)
+    assert checkpoint.recent.remembers(START + timedelta(minutes=1), START)
 
 
 @given(st.lists(MOMENTS, min_size=1, max_size=8))
@@ -164,8 +171,8 @@ def test_a_try_is_held_back_up_to_twice_the_longest_wait_and_no_longer(wait: tim
 def test_a_page_without_news_moves_cursor_and_time(
     before: datetime | None, as_of: datetime, cursor: str | None, repeats: int
 ) -> None:
-    idle = Checkpoint(cursor="a", as_of=before, repeats=1).idle(cursor, as_of, repeats)
-    assert (idle.cursor, idle.repeats) == (cursor, 1 + repeats)
+    idle = Checkpoint(cursor="a", as_of=before, counts=Counts(repeats=1)).idle(cursor, as_of, repeats)
+    assert (idle.cursor, idle.counts.repeats) == (cursor, 1 + repeats)
     assert idle.as_of == max(as_of, before or as_of)
 
 
@@ -192,4 +199,5 @@ def test_only_a_stream_that_usually_speaks_is_silent_and_only_after_its_own_pace
         assert since is None
     if quiet > 3600 and quiet > 20 * max(steps):
         assert since == now
-    assert Checkpoint(newest=now, events=9, pace_seconds=1.0).silent_since(now + timedelta(days=1)) is None
+    seldom = Checkpoint(newest=NewestEvent(now, 1.0), counts=Counts(events=9))
+    assert seldom.silent_since(now + timedelta(days=1)) is None
