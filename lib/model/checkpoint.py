@@ -176,7 +176,7 @@ class Checkpoint:
     """The number of the stream's next batch."""
     cursor: str | None = None
     batch_cursor: str | None = None
-    """The `next_cursor` of the last polled batch."""
+    """The next cursor of the last polled batch."""
     as_of: datetime | None = None
     """Time by Sophos's clock up to which everything has been read. None before the first page."""
     day: str = ""
@@ -234,7 +234,7 @@ class Checkpoint:
         )
         if header.origin != POLL:
             return moved
-        cursor, as_of = header.next_cursor, _latest(self.as_of, header.as_of)
+        cursor, as_of = header.cursors.next, _latest(self.as_of, header.as_of)
         return replace(moved, cursor=cursor, batch_cursor=cursor, as_of=as_of)
 
     def idle(self, next_cursor: str | None, as_of: datetime, repeats: int) -> Checkpoint:

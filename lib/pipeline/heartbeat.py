@@ -82,9 +82,6 @@ def beat(state: State, every: timedelta, *, now: datetime, tenant_id: str, event
             stream=STREAM,
             envelope=Envelope(DATA_TYPE, DATA_SOURCE, tenant_id),
             sequence=checkpoint.sequence,
-            cursor=None,
-            next_cursor=None,
-            has_more=False,
             fetched_at=now,
             as_of=now,
             day=max(checkpoint.day, day_of(now)),
@@ -113,7 +110,7 @@ def last_beat(state: State, now: datetime) -> Beat | None:
     with suppress(*UNREADABLE):
         for body in state.ledger.newest(STREAM, day_before(now), most=1):
             receipt = receipts.from_body(body)
-            return Beat(receipt.fetched_at, receipt.acked_at)
+            return Beat(receipt.header.fetched_at, receipt.acked_at)
     return None
 
 

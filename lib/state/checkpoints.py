@@ -141,8 +141,8 @@ class Checkpoints:
         # The recent ids are lost, so every event up to this time is looked up in the ledger.
         return Checkpoint(
             sequence=last.sequence + 1,
-            cursor=polled.next_cursor if polled else None,
-            batch_cursor=polled.next_cursor if polled else None,
+            cursor=polled.cursors.next if polled else None,
+            batch_cursor=polled.cursors.next if polled else None,
             as_of=last.as_of,
             day=last.day,
             recent=Recent(since=max(filter(None, (last.as_of, newest)))),

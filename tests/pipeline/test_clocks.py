@@ -13,7 +13,7 @@ import pytest
 from emulator.central import CentralServer, Fault
 from emulator.central.clock import Clock
 from lib.errors import StoreError
-from lib.model.batch import Envelope, Header
+from lib.model.batch import Cursors, Envelope, Header
 from lib.model.checkpoint import OLDEST_REQUEST, Checkpoint, NewestEvent
 from lib.model.integration import UTMSTACK_TENANT
 from lib.model.page import Page, Tenant
@@ -224,14 +224,12 @@ def poisoned(works: Jumping, moment: datetime, batches: int = 3) -> None:
     for number in range(batches):
         saved = works.state.checkpoints.read(stream)
         raws = [json.dumps({"id": f"old-{number}-{each}", "type": "t"}).encode() for each in range(2)]
+        read = saved.checkpoint.cursor
         header = Header(
             stream=stream,
             envelope=Envelope("sophos-central", "acme", UTMSTACK_TENANT),
             sequence=saved.checkpoint.sequence,
-            previous_cursor=saved.checkpoint.batch_cursor,
-            cursor=saved.checkpoint.cursor,
-            next_cursor=saved.checkpoint.cursor,
-            has_more=False,
+            cursors=Cursors(read, read, previous=saved.checkpoint.batch_cursor),
             fetched_at=works.now(),
             as_of=moment,
             day=day,

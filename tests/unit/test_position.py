@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.errors import CredentialsError, DamagedError
-from lib.model.batch import Envelope, Header
+from lib.model.batch import Cursors, Envelope, Header
 from lib.model.checkpoint import (
     HORIZON,
     OLDEST_REQUEST,
@@ -39,9 +39,7 @@ def header(sequence: int, newest: datetime | None, count: int = 1) -> Header:
         stream=STREAM,
         envelope=Envelope("sophos-central", "acme", "t"),
         sequence=sequence,
-        cursor="a",
-        next_cursor="b",
-        has_more=False,
+        cursors=Cursors("a", "b"),
         fetched_at=START,
         as_of=newest or START,
         day="2026-03-10",
@@ -128,9 +126,7 @@ def test_sequence_and_times_only_go_forward(times: list[datetime]) -> None:
 def test_a_batch_read_by_the_side_leaves_the_cursor_alone() -> None:
     checkpoint = Checkpoint(cursor="live", as_of=START)
     aside = header(1, START + timedelta(days=1))
-    moved = checkpoint.after(
-        Header(**{name: getattr(aside, name) for name in aside.__slots__} | {"origin": "reconcile"}), ["k"], None
-    )
+    moved = checkpoint.after(replace(aside, origin="reconcile"), ["k"], None)
     assert (moved.cursor, moved.as_of, moved.sequence) == ("live", START, 2)
 
 
