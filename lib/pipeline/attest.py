@@ -280,21 +280,22 @@ def _ledgers(state: State, stream: Stream, days: Collection[str]) -> dict[str, _
 
 def _faults(before: Chain, place: Place, receipt: Receipt) -> Iterator[str]:
     # A receipt filed while the clock was ahead was moved later, to an earlier day than its own `day`.
-    if receipt.sequence != place.first or receipt.day < place.day:
-        yield f"the key of receipt {place.first} holds receipt {receipt.sequence}"
+    if receipt.header.sequence != place.first or receipt.header.day < place.day:
+        yield f"the key of receipt {place.first} holds receipt {receipt.header.sequence}"
     if before.receipts and receipt.previous != before.head:
         yield f"receipt {place.first} does not follow receipt {before.last}"
 
 
 def _count(counts: Counter[str], sequences: dict[int, int], receipt: Receipt) -> None:
-    if not receipt.events:
+    header = receipt.header
+    if not header.events:
         return
-    counts["events"] += receipt.events
-    counts["repeats"] += receipt.repeats
-    counts["observed" if receipt.outcome == OBSERVED else "delivered"] += receipt.events - receipt.set_aside
-    counts["recovered"] += receipt.events if receipt.origin == RECONCILE else 0
+    counts["events"] += header.events
+    counts["repeats"] += header.repeats
+    counts["observed" if receipt.outcome == OBSERVED else "delivered"] += header.events - receipt.set_aside
+    counts["recovered"] += header.events if header.origin == RECONCILE else 0
     if receipt.set_aside:
-        sequences[receipt.sequence] = receipt.set_aside
+        sequences[header.sequence] = receipt.set_aside
 
 
 def _reasons(state: State, stream: Stream, sequences: Mapping[int, int]) -> dict[str, int]:

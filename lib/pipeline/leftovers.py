@@ -55,9 +55,6 @@ def _insert(state: State, batch: StoredBatch, now: datetime, event_fields: ReadF
         return replace(
             header,
             sequence=checkpoint.sequence,
-            cursor=None,
-            next_cursor=None,
-            has_more=False,
             as_of=checkpoint.as_of or header.as_of,
             day=max(checkpoint.day, header.day),
             newest=newest_of(items),

@@ -25,7 +25,7 @@ from lib.errors import (
     TokenRefusedError,
     WrongTenantError,
 )
-from lib.model.batch import Header, ids_of
+from lib.model.batch import Cursors, Header, ids_of
 from lib.model.checkpoint import (
     HORIZON,
     IDLE_WRITE,
@@ -316,9 +316,7 @@ class StreamReader:
         checkpoint = replace(
             checkpoint,
             excluded=excluded,
-            changed=checkpoint.changed + changed,
-            other_customers=checkpoint.other_customers + others,
-            other_customers_at=now if others else checkpoint.other_customers_at,
+            counts=checkpoint.counts.with_differences(changed, others, now),
         )
         self._saved = replace(self._saved, checkpoint=checkpoint)
         result.changed += changed
@@ -327,10 +325,7 @@ class StreamReader:
             stream=self._stream,
             envelope=self._settings.envelope(self._stream.kind, self._target.data_source),
             sequence=checkpoint.sequence,
-            previous_cursor=checkpoint.batch_cursor,
-            cursor=cursor,
-            next_cursor=page.next_cursor,
-            has_more=page.has_more,
+            cursors=Cursors(cursor, page.next_cursor, page.has_more, previous=checkpoint.batch_cursor),
             fetched_at=now,
             as_of=read_up_to(page, served_at, newest_of(items), checkpoint.as_of, self._settings.settle),
             day=max(checkpoint.day, day_of(served_at)),

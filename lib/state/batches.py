@@ -31,6 +31,7 @@ from lib.store.base import ABSENT, Entry, ObjectStore, Stored
 HEADER_NAMES: Names = {
     "stream": {},
     "envelope": {"data_type": "dataType", "data_source": "dataSource", "tenant_id": "tenantId"},
+    "cursors": {"read_with": "cursor", "next": "next_cursor", "previous": "previous_cursor"},
 }
 HEADER = Codec(Header, "a batch's header", names=HEADER_NAMES)
 _BATCH = re.compile(r"batches/([^/]+/[^/]+/[^/]+)/(\d{20})\.ndjson", re.ASCII)

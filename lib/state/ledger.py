@@ -117,7 +117,7 @@ class Ledger:
                 if receipt.set_aside_total is not None and receipt.observed_total is not None:
                     total = NotAcknowledged(receipt.set_aside_total, receipt.observed_total)
                 else:
-                    total = total.after(receipt.events, receipt.set_aside, receipt.outcome)
+                    total = total.after(receipt.header.events, receipt.set_aside, receipt.outcome)
         return total
 
     def _newest(self, stream: Stream, known: LastReceipt, *, is_last: bool) -> tuple[LastReceipt, Receipt | None]:
@@ -139,7 +139,7 @@ class Ledger:
             copy_damaged_to_dead(self._store, key, stored.body, error)
             # The key contains all that delivery needs. `audit` reports the damage.
             return LastReceipt(int(key.rpartition("/")[2].partition(".")[0]), key, digest, known.total), None
-        return LastReceipt(receipt.sequence, key, digest, receipt.total), receipt
+        return LastReceipt(receipt.header.sequence, key, digest, receipt.total), receipt
 
     def write(
         self,
@@ -195,7 +195,7 @@ class Ledger:
             # Events of a damaged receipt do not count as stored: better a duplicate than a loss. `audit` reports it.
             with suppress(DamagedError):
                 receipt = receipts.from_body(body)
-                stored.add(receipt.ids, receipt.envelope.tenant_id)
+                stored.add(receipt.ids, receipt.header.envelope.tenant_id)
         return stored
 
     def streams(self) -> Iterator[Stream]:
@@ -333,7 +333,7 @@ class Ledger:
                 if place.day != day:
                     break
                 receipt = receipts.from_body(body)
-                next_cursor = receipt.next_cursor if receipt.origin == POLL else next_cursor
+                next_cursor = receipt.header.cursors.next if receipt.header.origin == POLL else next_cursor
                 prune_point = PrunePoint(place.last, day, receipts.digest(body), receipt.total, next_cursor)
         except UNREADABLE as error:
             log.warning("%s: the old receipts of %s are not removed: %s", stream, day, error)
@@ -392,4 +392,4 @@ def _stands(pair: tuple[Place, Entry], body: bytes) -> bool:
         receipt = receipts.from_body(body)
     except UNREADABLE:
         return False
-    return receipt.sequence == pair[0].first and body.find(b"\n") == len(body) - 1
+    return receipt.header.sequence == pair[0].first and body.find(b"\n") == len(body) - 1

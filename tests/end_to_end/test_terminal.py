@@ -14,7 +14,7 @@ import pytest
 from rich.cells import cell_len
 
 from emulator.central import Fault
-from lib.model.checkpoint import Checkpoint, Problem
+from lib.model.checkpoint import Checkpoint, Counts, NewestEvent, Problem
 from lib.model.page import Tenant, Whoami
 from lib.model.stream import Stream
 from lib.state.accounts import Account, StoredAccounts
@@ -41,7 +41,9 @@ def standing(count: int, failing: int = 0) -> Iterator[Site]:
         )
         for at, tenant in enumerate(tenants):
             problem = refused if at >= count - failing else None
-            checkpoint = Checkpoint(sequence=2, as_of=now, newest=now, events=1000, problem=problem)
+            checkpoint = Checkpoint(
+                sequence=2, as_of=now, newest=NewestEvent(now), counts=Counts(events=1000), problem=problem
+            )
             found.state.checkpoints.write(Stream("acme", tenant.id, "events"), checkpoint, expected=0)
         yield found
 
