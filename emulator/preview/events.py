@@ -31,6 +31,11 @@ _TENANT = "894af375-a52f-4d5a-a92d-9d9c279b1489"
 Damaged = Callable[[str], None]
 
 
+def is_alert(raw: bytes) -> bool:
+    """Whether an item of Sophos is an alert, and no event."""
+    return b'"event_service_event_id"' in raw
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One event as the engine would get it."""
@@ -50,8 +55,7 @@ class Site:
         """The envelope of an event. Its page or its keys show its kind."""
         first = self.integrations[0] if self.integrations else None
         alerts = first.alerts_data_type if first else "sophos-central-alerts"
-        is_alert = kind == ALERTS if kind in {EVENTS, ALERTS} else b'"event_service_event_id"' in raw
-        data_type = alerts if is_alert else EVENTS_DATA_TYPE
+        data_type = alerts if (kind == ALERTS if kind in {EVENTS, ALERTS} else is_alert(raw)) else EVENTS_DATA_TYPE
         source = first.name if first else "sophos"
         return Envelope(data_type, source, first.utmstack_tenant_id if first else UTMSTACK_TENANT)
 

@@ -37,6 +37,7 @@ def report_of(session: Session) -> dict[str, Any]:
         "rules": rules,
         "unmatched_types": [name for name, each in types if not each.matched],
         "not_evaluated": [{"where": each.where, "what": each.what, "count": each.count} for each in remarks],
+        **({"links": session.links()} if session.links()["alerts"] else {}),
     }
 
 
@@ -66,6 +67,8 @@ def words_of(session: Session, found: dict[str, Any]) -> list[str]:
     lines = [f"{found['events']} events, {session.dropped} of them dropped by the filter."]
     if not session.events:
         lines = ["There was no event, so the rules could not be tested."]
+    if session.links()["alerts"]:
+        lines.append("{alerts} alerts, {alerts_without_event} of them without their event.".format(**session.links()))
     lines += [f"NEVER  {each['name']}: {each['never']}" for each in found["rules"] if each["never"]]
     # The lines above already name the rules that can never match.
     told = tuple(f"{each['file']}, " for each in found["rules"] if each["never"])

@@ -11,7 +11,7 @@ import msgspec
 
 from emulator.preview.conditions import Condition, of_bag
 from emulator.preview.draft import Draft
-from emulator.preview.events import Event, Site
+from emulator.preview.events import Event, Site, is_alert
 from emulator.preview.expressions import Part, calls, fields_of, logic_of
 from emulator.preview.files import Filters, Pipeline, Rule, StepText, condition_of
 from emulator.preview.paths import UnsupportedPathError, leaves, reader
@@ -109,6 +109,9 @@ class Session:
         self.dropped = 0
         self.types: dict[str, TypeTally] = {}
         self.data_types: Counter[str] = Counter()
+        self._event_ids: set[int] = set()
+        self._alert_ids: set[int] = set()
+        """Hashes of ids: an alert has the id of the event that caused it."""
         self.remarks = Remarks()
         self.excluded = site.excluded()
         self.dialect = _dialect(filters, rules)
@@ -169,6 +172,8 @@ class Session:
         tally = self.types.setdefault(kind, TypeTally())
         tally.count += 1
         self.data_types[event.envelope.data_type] += 1
+        if native:
+            (self._alert_ids if is_alert(event.raw) else self._event_ids).add(hash(native))
         if not self._filtered(draft, event.envelope.data_type):
             self.dropped += 1
             return Outcome(native, kind, {}, ())
@@ -258,6 +263,10 @@ class Session:
                 if path not in seen:
                     seen[path] = Seen()
                 seen[path].add(value)
+
+    def links(self) -> dict[str, int]:
+        """How many alerts there are, and of how many the event is not among these events."""
+        return {"alerts": len(self._alert_ids), "alerts_without_event": len(self._alert_ids - self._event_ids)}
 
     def not_evaluated(self) -> list[Remark]:
         """Everything that was not evaluated, with how many events it concerns."""
