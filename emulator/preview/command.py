@@ -71,15 +71,15 @@ def _run(args: argparse.Namespace) -> int:
         outcome = session.run(event)
         if args.each:
             print(json.dumps(line_of(outcome), ensure_ascii=False))
-    found = report_of(session)
+    report = report_of(session)
     if args.json and not args.each:
-        say(json.dumps(found, ensure_ascii=False))
+        say(json.dumps(report, ensure_ascii=False))
     elif not args.each:
-        for rows in tables_of(session, found):
+        for rows in tables_of(session, report):
             show(rows)
             say("")
-        say(*words_of(session, found))
-    return 0 if found["ok"] else 1
+        say(*words_of(session, report))
+    return 0 if report["ok"] else 1
 
 
 def _config(args: argparse.Namespace) -> Config | None:
