@@ -59,13 +59,13 @@ class Happening:
 class Generator:
     """Generates events of all five families, and alerts for some of them. Not safe between threads."""
 
-    def __init__(self, tenant_id: str, seed: int = 0, *, devices: int = 60, told: int = 0) -> None:
+    def __init__(self, tenant_id: str, seed: int = 0, *, devices: int = 60, earlier: int = 0) -> None:
         """`told` is the number of events that an earlier generator has made; they do not come again."""
         self._tenant = tenant_id
         self._random = Random(f"{seed}/{tenant_id}")
         self.devices = [self._device(number) for number in range(1, devices + 1)]
-        if told:
-            self._random.seed(f"{seed}/{tenant_id}/{told}")
+        if earlier:
+            self._random.seed(f"{seed}/{tenant_id}/{earlier}")
         self._stories = list(STORIES)
         self._weights = list(accumulate(STORIES.values()))
         self._told: deque[tuple[Device, Fields]] = deque()

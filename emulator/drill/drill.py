@@ -157,11 +157,11 @@ class Drill:
         elif name in (FETCHING, FORWARDING):
             kill_group(self._connector.pids()[name])
         else:
-            part = {SOPHOS: self._sophos, ENGINE: self._engine, CONNECTOR: self._connector}[name]
-            part.kill()
+            process = {SOPHOS: self._sophos, ENGINE: self._engine, CONNECTOR: self._connector}[name]
+            process.kill()
             self._on_progress(f"{name} is cut off for {seconds:.1f} s")
             time.sleep(seconds)
-            part.start()
+            process.start()
         restored = time.monotonic()
         cut.seconds = round(restored - started, 1)
         if self._caught_up(HEALS_WITHIN_SECONDS):

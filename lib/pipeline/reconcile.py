@@ -94,8 +94,8 @@ class Reconcile:
         progress, generation = self.state.reconciliations.read(stream)
         if generation == ABSENT:
             # Everything has just been read for the first time. The hash spreads streams that began together.
-            part = crc32(stream.path.encode()) / 2**32
-            self.state.reconciliations.write(stream, Progress(ended_at=self.now() - part * every / 2), ABSENT)
+            fraction = crc32(stream.path.encode()) / 2**32
+            self.state.reconciliations.write(stream, Progress(ended_at=self.now() - fraction * every / 2), ABSENT)
             return False
         return progress.began_at is not None or progress.due(every, self.now())
 
