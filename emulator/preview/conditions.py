@@ -1,7 +1,7 @@
 """A `where`: a CEL expression, compiled once and evaluated by a library, with UTMStack's functions on paths.
 
 The results of the functions, in call order, determine the result of an expression. So the library evaluates each
-sequence of results once, and a decision tree keeps it: a node is a call, a branch is one of its results.
+sequence of results once. A decision tree keeps it: a node is a call, a branch is one of its results.
 An event then only needs the calls on its way through the tree. CEL would make the same ones.
 """
 
