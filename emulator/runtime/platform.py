@@ -160,6 +160,7 @@ class Platform:
         stoppers = [threading.Thread(target=function.stop) for function in self.functions.values()]
         for stopper in stoppers:
             stopper.start()
+        # A call that outlasts the drain ends only with its process. So the queues are joined after the stop began.
         self._fetches.stop()
         self._forwards.stop()
         for stopper in stoppers:
@@ -183,6 +184,7 @@ class Platform:
             self._note_failure(name, error)
             raise
         self.calls[name, answer.status] += 1
+        # The page's calls come through here too, so the status misses no answer.
         self._judge(name, answer)
         results = self._results(answer)
         for hear in self.hearers:
@@ -248,8 +250,8 @@ class Platform:
 
     def _wait_for_tick(self, began: datetime, start: float) -> None:
         """Wait until the tick after the one that began then, at `start`. A changed `every` counts within a second."""
-        while (rest := start + self._every().seconds_after(began) - time.monotonic()) > 0:
-            if self._over.wait(min(rest, EVERY_SECONDS)):
+        while (seconds := start + self._every().seconds_after(began) - time.monotonic()) > 0:
+            if self._over.wait(min(seconds, EVERY_SECONDS)):
                 return
 
     def _look(self) -> None:
@@ -266,6 +268,7 @@ class Platform:
     def _sweep(self) -> None:
         while not self._over.is_set():
             self._forwards.ask(None)
+            # Without fetch-page, no answer here names new batches. So the store is listed more often.
             poll = min(POLL_SECONDS, self._every().seconds_after(datetime.now(UTC)))
             self._over.wait(SWEEP_SECONDS if "fetch-page" in self.functions else poll)
 
@@ -327,6 +330,7 @@ class Platform:
         if "forward-batch" not in self.functions:
             return
         path = name.rpartition("/")[0]
+        # Under the lock, so that each watcher gets a stream's batches once and in order.
         with self._names_lock:
             is_new = name > self._names.get(path, "")
             if is_new:

@@ -91,6 +91,7 @@ def serve(
     log.info("stopping: calls under way are finished first")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)  # A second signal ends the process at once.
+    # In this order: the watcher asks for ticks, the platform calls the page's listeners, the page saves its history.
     if watcher:
         watcher.stop()
     platform.stop()

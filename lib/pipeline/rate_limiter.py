@@ -1,7 +1,7 @@
 """The rate limit of a credential, shared by all instances that use it.
 
 Each instance counts its own calls exactly, by a monotonic clock. It publishes them in the store at most once in 20
-calls, so no object is written often, and an instance with few calls never writes. The calls of others since they last
+calls. So no object is written often, and an instance with few calls never writes. The calls of others since they last
 published are unknown. An answer 429 corrects that, and is published at once.
 """
 
@@ -138,7 +138,9 @@ class RateLimiter:
             left = deadline - self._monotonic() if first else self._patience - (self._monotonic() - began)
             if wait > left:
                 raise OverBudgetError(self._why(now), retry_after=wait)
+            # In short steps: meanwhile an answer 429 of another thread can make the wait too long.
             self._sleep(min(wait, 1.0))
+        # Outside the lock: the store may be slow, and other threads must not wait for it.
         if unpublished >= self._publish_each():
             self._publish()
 
@@ -216,7 +218,7 @@ class RateLimiter:
 
     def _publish(self) -> None:
         """Publish this instance's calls, and read the others'. A failure is harmless: a 429 corrects it."""
-        for _ in range(2):
+        for _ in range(2):  # A conflict means that another instance has just published: read it, and try once more.
             with suppress(ConflictError, StoreError, LayoutError):
                 limits, client_id = RateLimits(self._store()), self._client_id()
                 published, generation = limits.read(client_id)
@@ -278,6 +280,7 @@ class RateLimiter:
         if published.strict_at is not None:
             self._strict_at = max(self._strict_at or _NEVER, published.strict_at - ahead + shift)
         blocked = published.blocked_until - ahead + shift
+        # No 429 blocks for longer. A later time is damage or a wrong clock, and must not stop the connector.
         if blocked <= now + LONGEST_SECONDS:
             self._blocked_until = max(self._blocked_until, blocked)
 

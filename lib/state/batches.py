@@ -88,6 +88,7 @@ def from_body(body: bytes) -> tuple[Header, list[bytes]]:
     """Header and items of a stored batch; DamagedError if they differ from what was written."""
     first, _, lines = body.partition(b"\n")
     header = HEADER.decode(first)
+    # Checked before the lines are read: a batch that was cut off at the end of a line looks whole.
     if sha256(lines).hexdigest() != header.digest:
         raise DamagedError(f"batch {header.sequence} of {header.stream} is not what was written: its digest differs")
     items = lines.split(b"\n")[:-1]
@@ -122,6 +123,7 @@ class Batches:
     def create(self, header: Header, items: Sequence[bytes]) -> tuple[Header, int]:
         """Store the batch; returns its completed header and its size. ConflictError if its number is taken."""
         header, body = to_body(header, items)
+        # Create-only: of two runs with the same number, one gets a ConflictError and adopts the other's batch.
         self._store.write(header.key, body, expected=ABSENT)
         return header, len(body)
 
