@@ -68,15 +68,15 @@ class Generator:
             self._random.seed(f"{seed}/{tenant_id}/{earlier}")
         self._stories = list(STORIES)
         self._weights = list(accumulate(STORIES.values()))
-        self._told: deque[tuple[Device, Fields]] = deque()
+        self._queued: deque[tuple[Device, Fields]] = deque()
 
     def event(self, created: int) -> Happening:
         """The next event, as stored at `created` (Unix milliseconds)."""
-        if not self._told:
+        if not self._queued:
             device = self._random.choice(self.devices)
             story = self._random.choices(self._stories, cum_weights=self._weights)[0]
-            self._told.extend((device, fields) for fields in story(self._random, device))
-        device, story_fields = self._told.popleft()
+            self._queued.extend((device, fields) for fields in story(self._random, device))
+        device, story_fields = self._queued.popleft()
         fields = self._common(created, device, story_fields["type"]) | story_fields
         # The keys of real events have no fixed order.
         turn = self._random.randrange(len(fields))

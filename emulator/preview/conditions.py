@@ -57,9 +57,9 @@ class Atom:
         self.apply: Callable[[Json], Any] = function.bound(args)
         self.is_yes_or_no = plain not in {_FIELD, "safe"}
         if name != plain:
-            self._look_at(path)
+            self._read_named_field(path)
 
-    def _look_at(self, path: str) -> None:
+    def _read_named_field(self, path: str) -> None:
         """Read the field that the value at the path names: the meaning of a path without quotes."""
         named, apply = reader(path), self.apply
         self.group = ""

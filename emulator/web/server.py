@@ -50,7 +50,7 @@ class Web:
         self._read = read
         self.snapshot = Snapshot(lambda: graph.store, self._status, quiet)
         self.history = History(lambda: graph.store, self.snapshot.current, time.time, quiet)
-        platform.hearers.append(self.history.add_results)
+        platform.result_listeners.append(self.history.add_results)
         self.app = _application(platform, self.snapshot, self.history, graph, recent)
         """The WSGI application."""
 

@@ -130,7 +130,7 @@ class ClientStream:
         self._room = WINDOW_BYTES
         self._idle_frames = 0
         self._is_greeted = self._is_answered = self._in_headers = False
-        self._farewell = ""
+        self._goaway_reason = ""
 
     # To the server
 
@@ -273,7 +273,7 @@ class ClientStream:
         last, code = struct.unpack_from(">LL", frame, _FRAME.size)
         # The server chooses the length of the text, and the text goes into errors and the log.
         text = frame[_FRAME.size + 8 :][:MAX_TOLD_BYTES].decode("utf-8", "replace")
-        self._farewell = f"{_name(code)}{': ' if text else ''}{text}"
+        self._goaway_reason = f"{_name(code)}{': ' if text else ''}{text}"
         # The first bit of a stream's number is reserved (RFC 9113, 6.8). A stream after `last` is not served.
         if not self.is_open or last & 0x7FFFFFFF < _STREAM:
             raise _PeerError("accepts no more streams")
@@ -321,7 +321,7 @@ class ClientStream:
         self._end(Ended(status_of(fields[b"grpc-status"]), message, trailers))
 
     def _break(self, reason: str) -> None:
-        self._end(Broken(f"{reason} ({self._farewell})" if self._farewell else reason))
+        self._end(Broken(f"{reason} ({self._goaway_reason})" if self._goaway_reason else reason))
 
     def _end(self, event: Event) -> None:
         self._emit(event)

@@ -74,10 +74,10 @@ class RateLimiter:
         self._every = 60.0
         self._strict_at: float | None = None
         self._blocked_until = _NEVER
-        self._heard: dict[str, tuple[tuple[Step, ...], list[float]]] = {}
+        self._others_published: dict[str, tuple[tuple[Step, ...], list[float]]] = {}
         """Each other instance's last published steps, and the times of its calls by this instance's clock."""
-        self._heard_at = _NEVER
-        self._heard_limits: tuple[float | None, float] | None = None
+        self._others_read_at = _NEVER
+        self._limits_read: tuple[float | None, float] | None = None
         self._refusals = 0
         self._refused = 0
         self._made = 0
@@ -233,7 +233,7 @@ class RateLimiter:
         """This instance's calls beside the others': the object replaces the stored one."""
         now = self._time()
         ahead = self._ahead()
-        holders = {name: steps for name, (steps, times) in self._heard.items() if times}
+        holders = {name: steps for name, (steps, times) in self._others_published.items() if times}
         steps: dict[float, int] = {}
         for called_at in self._mine[bisect_right(self._mine, now - KEPT_SECONDS) :]:
             # Rounded up to the end of the step, so that no other instance takes a window for empty too early.
@@ -242,7 +242,7 @@ class RateLimiter:
         holders[self._holder] = tuple(Step(at, calls) for at, calls in steps.items())
         strict_at = None if self._strict_at is None else self._strict_at + ahead
         blocked_until = max(0.0, self._blocked_until + ahead)
-        self._heard_limits = strict_at, blocked_until
+        self._limits_read = strict_at, blocked_until
         return RateLimit(holders, strict_at, blocked_until, told_at=now + ahead)
 
     def _learn(self, published: RateLimit) -> None:
@@ -252,29 +252,29 @@ class RateLimiter:
         the other instance's clock showed.
         """
         now, ahead = self._time(), self._ahead()
-        before, self._heard_at = self._heard_at, now
-        heard = {}
+        before, self._others_read_at = self._others_read_at, now
+        by_instance = {}
         for name, steps in published.holders.items():
             if name == self._holder or not steps:
                 continue
-            last_read = self._heard.get(name)
+            last_read = self._others_published.get(name)
             if last_read is not None and last_read[0] == steps:
                 times = last_read[1]
             else:
                 last = steps[-1].at - ahead
                 shift = min(max(last, before), now + _STEP) - last
                 times = [at - ahead + shift for at, calls in steps for _ in range(calls)]
-            heard[name] = (steps, [at for at in times if at > now - KEPT_SECONDS])
-        self._heard = heard
-        self._others = sorted(at for _, times in heard.values() for at in times)
-        self._instances = sum(1 for _, times in heard.values() if times and now - 60.0 < times[-1])
+            by_instance[name] = (steps, [at for at in times if at > now - KEPT_SECONDS])
+        self._others_published = by_instance
+        self._others = sorted(at for _, times in by_instance.values() for at in times)
+        self._instances = sum(1 for _, times in by_instance.values() if times and now - 60.0 < times[-1])
         self._learn_limits(published, before, now, ahead)
 
     def _learn_limits(self, published: RateLimit, before: float, now: float, ahead: float) -> None:
         limits = published.strict_at, published.blocked_until
-        if limits == self._heard_limits:
+        if limits == self._limits_read:
             return
-        self._heard_limits = limits
+        self._limits_read = limits
         published_at = None if published.told_at is None else published.told_at - ahead
         shift = 0.0 if published_at is None else min(max(published_at, before), now) - published_at
         if published.strict_at is not None:
