@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from emulator.cli.terminal import refuse, say, show
 from lib.config import loading as configuration
-from lib.config.environment import CONFIG
+from lib.config.environment import CONFIG, variable
 from lib.config.settings import Config
 from lib.errors import ConfigError, ConnectorError
 from lib.model.duration import parse_duration
@@ -84,7 +84,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _config(args: argparse.Namespace) -> Config | None:
     """The configuration, if one is named. Reading the store needs one."""
-    if args.config is None and args.since is None and CONFIG not in os.environ:
+    if args.config is None and args.since is None and variable(CONFIG) is None:
         return None
     return configuration.load(args.config)
 

@@ -150,8 +150,8 @@ class Condition:
         for call in self.calls:
             _check(call)
         self.remarks += _remarks(self.text)
-        known = {*FUNCTIONS, *_STANDARD.split()}
-        unknown = [name for name in program.functions() if name[0].isalpha() and name not in known]
+        defined = {*FUNCTIONS, *_STANDARD.split()}
+        unknown = [name for name in program.functions() if name[0].isalpha() and name not in defined]
         if unknown:
             near = get_close_matches(unknown[0], FUNCTIONS, 1)
             raise ValueError(f"there is no function {unknown[0]}(){f'; did you mean {near[0]}()?' if near else ''}")

@@ -149,9 +149,9 @@ class HealthChanges:
 
     def load(self, seen: float | None) -> None:
         """Read the object. `seen`: the end of the last run, if the connector was down since (Unix seconds)."""
-        changes, known, is_newer = _read(self._store())
+        changes, health, is_newer = _read(self._store())
         with self._lock:
-            self._changes, self._known, self._is_newer, self.is_loaded = changes, known, is_newer, True
+            self._changes, self._known, self._is_newer, self.is_loaded = changes, health, is_newer, True
             if seen is not None and changes:
                 self._lose_sight(to_text(datetime.fromtimestamp(seen, UTC)), NOT_RUNNING)
 
@@ -269,14 +269,14 @@ def _read(store: ObjectStore) -> tuple[list[HealthChange], _Known, bool]:
         fields = json.loads(stored.body) if stored else {}
         if fields["layout"] != LAYOUT:
             return [], _Known(), True
-        known = _Known(
+        last = _Known(
             str(fields["site"]),
             {str(name): str(health) for name, health in fields["integrations"].items()},
             {(str(name), str(tenant), str(kind)): str(health) for name, tenant, kind, health in fields["streams"]},
         )
-        if not {known.site, *known.integrations.values(), *known.streams.values()} <= BADNESS.keys():
+        if not {last.site, *last.integrations.values(), *last.streams.values()} <= BADNESS.keys():
             raise ValueError("not a health")
-        return [HealthChange.of_fields(change) for change in fields["changes"]][-MOST_CHANGES:], known, False
+        return [HealthChange.of_fields(change) for change in fields["changes"]][-MOST_CHANGES:], last, False
     return [], _Known(), False
 
 

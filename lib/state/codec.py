@@ -37,8 +37,8 @@ class Codec(Generic[T]):
     """Encodes and decodes values of one dataclass.
 
     `label` names the kind of object in errors. `names` maps fields to other stored names. A field that it maps to a
-    mapping is inlined: the field holds another dataclass, whose fields are stored among the object's own, under the
-    names of that mapping. `later` holds the stored names that older versions did not write: each has a default, and is
+    mapping is inlined: it holds another dataclass, and that one's fields are stored among the object's own, under the
+    names of the mapping. `later` holds the stored names that older versions did not write. Each has a default, and is
     not stored while it is None.
     """
 
