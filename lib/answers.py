@@ -30,8 +30,8 @@ def fetched(answer: Fetched) -> Fields:
         "deferred": answer.deferred,
         "budgets": [_calls_used(budget) for budget in answer.budgets],
     }
-    rest = {"queued": answer.queued, "heartbeat": answer.heartbeat}
-    return fields | {key: value for key, value in rest.items() if value is not None}
+    optional = {"queued": answer.queued, "heartbeat": answer.heartbeat}
+    return fields | {key: value for key, value in optional.items() if value is not None}
 
 
 def read_line(result: ReadResult) -> Fields:

@@ -181,9 +181,9 @@ def _print_reason(reason: dict[str, Any], lines: dict[str, dict[str, Any]], most
     headline(reason["health"], f"{reason['title']}{f' ({place})' if place else ''}")
     own = [_concerned(line, reason["code"]) for line in concerned[:most]]
     more = len(concerned) - len(own)
-    rest = [f"  … and {more} more: `status --problems` lists all"] if more else []
+    hint = [f"  … and {more} more: `status --problems` lists all"] if more else []
     detail = [] if any(": " in line for line in own) else [f"  {reason['detail']}"]
-    text = [*detail, f"  → {reason['remedy']}", *own, *rest]
+    text = [*detail, f"  → {reason['remedy']}", *own, *hint]
     say(*text)
     return height("", reason["title"] + whom, *text)
 

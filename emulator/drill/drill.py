@@ -157,11 +157,11 @@ class Drill:
         elif name in (FETCHING, FORWARDING):
             kill_group(self._connector.pids()[name])
         else:
-            part = {SOPHOS: self._sophos, ENGINE: self._engine, CONNECTOR: self._connector}[name]
-            part.kill()
+            process = {SOPHOS: self._sophos, ENGINE: self._engine, CONNECTOR: self._connector}[name]
+            process.kill()
             self._on_progress(f"{name} is cut off for {seconds:.1f} s")
             time.sleep(seconds)
-            part.start()
+            process.start()
         restored = time.monotonic()
         cut.seconds = round(restored - started, 1)
         if self._caught_up(HEALS_WITHIN_SECONDS):
@@ -178,11 +178,11 @@ class Drill:
 
     def _caught_up(self, seconds: float) -> bool:
         """Wait until all events that Sophos holds now have arrived; return whether they did in time."""
-        self._look()
+        self._check()
         wanted = self._expected.keys() - self._arrived.keys()
 
         def has_arrived() -> bool:
-            self._look()
+            self._check()
             wanted.difference_update(self._arrived)
             return not wanted
 
@@ -192,7 +192,7 @@ class Drill:
             return False
         return True
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         """Read new records of the simulator, and new logs of the engine."""
         for tenant, kind, record in self._sophos.news():
             owner = self._integrations[tenant]
@@ -206,7 +206,7 @@ class Drill:
     def _count(self) -> None:
         from lib.parts import open_store  # noqa: PLC0415 - opens the store
 
-        self._look()
+        self._check()
         report = audit(State.of(open_store(f"file:{self._folder}/store")))
         result, expected = self.result, self._expected.keys()
         result.events = len(expected)

@@ -416,15 +416,15 @@ def _count(
             day(at).add(stream, at, fetched=fetched, acked=acked)
 
 
-def _sum(stored: Day, heard: Day | None) -> Day:
+def _sum(stored: Day, counted: Day | None) -> Day:
     """The stored day plus the counts since this process began."""
-    if heard is not None:
-        for integration, minutes in heard.minutes.items():
+    if counted is not None:
+        for integration, minutes in counted.minutes.items():
             _add(stored.minutes.setdefault(integration, {}), minutes)
-        for integration, places in heard.hours.items():
+        for integration, places in counted.hours.items():
             for place, hours in places.items():
                 _add(stored.hours.setdefault(integration, {}).setdefault(place, {}), hours)
-        stored.samples |= heard.samples
+        stored.samples |= counted.samples
     return stored
 
 

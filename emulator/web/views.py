@@ -242,14 +242,14 @@ class Views:
 
     def _changes(self, taken: Taken, scope: Scope) -> list[Values]:
         """The newest changes of health, with the names of the streams."""
-        found = together(self._context.history.changes.newest(scope))[:CHANGES]
+        changes = together(self._context.history.changes.newest(scope))[:CHANGES]
         return [
             {
-                **each.fields(),
+                **change.fields(),
                 "is_whole": is_whole,
-                "lines": [taken.by_path[name] for name in each.names[:NAMED] if name in taken.by_path],
+                "lines": [taken.by_path[name] for name in change.names[:NAMED] if name in taken.by_path],
             }
-            for each, is_whole in found
+            for change, is_whole in changes
         ]
 
     @staticmethod

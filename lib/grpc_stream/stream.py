@@ -110,6 +110,7 @@ class ClientStream:
         self.is_over = False
         """Whether `Ended` or `Broken` was emitted, or the call was cancelled."""
         self._h2 = H2Connection(H2Configuration(client_side=True, header_encoding=None))
+        # Replaced before `initiate_connection`, which sends them. Without push, the call's stream is the only one.
         self._h2.local_settings = Settings(
             client=True,
             initial_values={
@@ -129,7 +130,7 @@ class ClientStream:
         self._room = WINDOW_BYTES
         self._idle_frames = 0
         self._is_greeted = self._is_answered = self._in_headers = False
-        self._farewell = ""
+        self._goaway_reason = ""
 
     # To the server
 
@@ -148,6 +149,7 @@ class ClientStream:
 
     def cancel(self) -> None:
         """Cancel the call; no event follows."""
+        # Before the request there is no stream to reset (RFC 9113, 6.4).
         if self.is_open and not self.is_over:
             self._h2.reset_stream(_STREAM, ErrorCodes.CANCEL)
             self._outgoing += self._h2.data_to_send()
@@ -203,7 +205,8 @@ class ClientStream:
         at, size = 0, len(data)
         while size - at >= _FRAME.size and not self.is_over:
             high, low, kind, flags, number = _FRAME.unpack_from(data, at)
-            length = high << 8 | low
+            length = high << 8 | low  # 24 bits (RFC 9113, 4.1), for which `struct` has no format.
+            # The server's first frame must be SETTINGS (RFC 9113, 3.4). TLS or HTTP/1 on the port fails here.
             if not self._is_greeted and (kind != _SETTINGS or flags & _ACK or length > MAX_FRAME_BYTES):
                 raise _PeerError("does not speak HTTP/2")
             if length > MAX_FRAME_BYTES:
@@ -223,6 +226,7 @@ class ClientStream:
             raise _PeerError("sent data where headers were due")
         # Back-pressure needs no smaller window: a caller that reads slower from the connection slows the server down,
         # since the connection carries only this call.
+        # Padding counts too (RFC 9113, 6.1), so the window is reduced before it is removed.
         self._room -= len(payload)
         if self._room < WINDOW_BYTES // 2:
             self._give_room()
@@ -240,7 +244,7 @@ class ClientStream:
 
     def _give_room(self) -> None:
         given = WINDOW_BYTES - self._room
-        for number in (0, _STREAM):
+        for number in (0, _STREAM):  # The connection has a window of its own (RFC 9113, 6.9.1).
             self._outgoing += _WINDOW_UPDATE.pack(0, 4, 8, 0, number, given)
         self._room = WINDOW_BYTES
 
@@ -267,8 +271,10 @@ class ClientStream:
         if len(frame) < _FRAME.size + 8 or self._in_headers:
             raise _PeerError("broke HTTP/2: an invalid GOAWAY")
         last, code = struct.unpack_from(">LL", frame, _FRAME.size)
+        # The server chooses the length of the text, and the text goes into errors and the log.
         text = frame[_FRAME.size + 8 :][:MAX_TOLD_BYTES].decode("utf-8", "replace")
-        self._farewell = f"{_name(code)}{': ' if text else ''}{text}"
+        self._goaway_reason = f"{_name(code)}{': ' if text else ''}{text}"
+        # The first bit of a stream's number is reserved (RFC 9113, 6.8). A stream after `last` is not served.
         if not self.is_open or last & 0x7FFFFFFF < _STREAM:
             raise _PeerError("accepts no more streams")
 
@@ -286,6 +292,7 @@ class ClientStream:
                 raise _PeerError(f"reset the stream: {_name(code or 0)}")
 
     def _open(self) -> None:
+        # A server may allow no stream at first, and raise the limit with later settings (RFC 9113, 6.5.2).
         if not self.is_open and self._h2.remote_settings.max_concurrent_streams > 0:
             self._h2.send_headers(_STREAM, self._request)
             self.is_open = True
@@ -294,8 +301,10 @@ class ClientStream:
         fields = dict(headers)
         is_grpc = fields.get(b"content-type", b"").startswith(b"application/grpc")
         if is_end and b"grpc-status" in fields:
+            # Trailers-Only: a server that refuses a call at once sends a single block of headers (PROTOCOL-HTTP2.md).
             self._take_trailers(headers)
         elif fields[b":status"] != b"200" or not is_grpc:
+            # Not from a gRPC server, but for example from a proxy (http-grpc-status-mapping.md).
             message = f"HTTP status {fields[b':status'].decode('ascii', 'replace')}, which is not gRPC"
             self._end(Ended(status_of_http(fields[b":status"]), message, ()))
         elif is_end:
@@ -312,7 +321,7 @@ class ClientStream:
         self._end(Ended(status_of(fields[b"grpc-status"]), message, trailers))
 
     def _break(self, reason: str) -> None:
-        self._end(Broken(f"{reason} ({self._farewell})" if self._farewell else reason))
+        self._end(Broken(f"{reason} ({self._goaway_reason})" if self._goaway_reason else reason))
 
     def _end(self, event: Event) -> None:
         self._emit(event)

@@ -263,7 +263,9 @@ def assess(site: SiteFacts) -> Assessment:
         for stream in _struck(finding, site):
             streams[stream.name] = max(streams[stream.name], finding.health)
             integrations[stream.integration] = max(integrations.get(stream.integration, Health.OK), finding.health)
-    reasons = sorted(_grouped(findings, names, site.now), key=lambda each: (-each.health, -each.count, each.code))
+    reasons = sorted(
+        _grouped(findings, names, site.now), key=lambda reason: (-reason.health, -reason.count, reason.code)
+    )
     return Assessment(
         health=max((finding.health for finding in findings), default=Health.OK),
         reasons=tuple(reasons),
@@ -328,8 +330,8 @@ def _of_figures(site: SiteFacts) -> Iterator[Finding]:
 
 def _of_integration(integration: IntegrationFacts, now: datetime) -> Iterator[Finding]:
     problem = integration.problem
-    if problem is not None and (found := _of_problem(problem, now, integration=integration.name)) is not None:
-        yield found
+    if problem is not None and (finding := _of_problem(problem, now, integration=integration.name)) is not None:
+        yield finding
     if integration.paused_at is not None:
         yield _finding("paused", "Nothing is fetched", integration.paused_at, integration=integration.name)
     for warning in integration.warnings:
@@ -426,6 +428,6 @@ def _grouped(findings: Sequence[Finding], names: Mapping[str, Sequence[str]], no
 def _waiting(site: SiteFacts) -> Iterator[str]:
     problems = {integration.name: integration.problem for integration in site.integrations}
     for stream in site.streams:
-        known = (stream.problem, problems.get(stream.integration))
-        if any(problem is not None and _of_problem(problem, site.now) is None for problem in known):
+        candidates = (stream.problem, problems.get(stream.integration))
+        if any(problem is not None and _of_problem(problem, site.now) is None for problem in candidates):
             yield stream.name

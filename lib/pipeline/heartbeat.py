@@ -47,6 +47,7 @@ class Beat:
 
 def slot_of(now: datetime, every: timedelta) -> datetime:
     """The beginning of the slot that contains the time."""
+    # Slots count from a fixed time, so that all instances have the same ones without a stored state.
     return now - (now - _EPOCH) % every
 
 

@@ -38,7 +38,7 @@ from lib.model.checkpoint import (
 from lib.model.clock import believed, day_of
 from lib.model.credential import RENEW
 from lib.model.page import Page
-from lib.model.served import read_up_to, times_told
+from lib.model.served import answer_times, read_up_to
 from lib.model.stream import ENDPOINTS
 from lib.pipeline.accounts import Accounts, wait_after
 from lib.pipeline.devices import DeviceScan, is_due
@@ -355,7 +355,7 @@ class StreamReader:
     def _served_at(self, page: Page) -> datetime:
         """Sophos's time of the answer, or else this machine's. Times of the checkpoint in the future are corrected."""
         saved, now = self._saved, self._context.now()
-        served_at = believed(times_told(page), now, saved.checkpoint.as_of)
+        served_at = believed(answer_times(page), now, saved.checkpoint.as_of)
         if served_at is None:
             return now
         checkpoint = saved.checkpoint.brought_back(served_at, now)

@@ -29,6 +29,7 @@ CHECKPOINT = Codec(
     Checkpoint,
     "a cursor",
     later=("pace_seconds", "excluded", "recent_marks", "changed", "other_customers", "other_customers_at"),
+    # The stored names of older versions stay, so that both read each other's objects.
     names={
         "recent": {"keys": "recent", "since": "recent_since", "marks": "recent_marks"},
         "newest": {"at": "newest"},

@@ -4,8 +4,8 @@ A damaged receipt stays where it is. `audit` names it, and so does `status` if i
 continues, since the key contains all that the next receipt needs. If a day's receipts are damaged, that day and later
 days are not removed.
 
-Packing and removing can stop after any step. An object is removed only after its content is written elsewhere, so a
-reader may meet a receipt twice and skips the second one; it never misses one.
+Packing and removing can stop after any step. An object is removed only after its content is written elsewhere. So a
+reader may meet a receipt twice, and skips the second one. It never misses one.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class Ledger:
     def _file_earlier(self, stream: Stream, day: str) -> None:
         """Move the receipts of all later days to the day, unchanged. A clock that was ahead filed them too late.
 
-        They are moved in order. Each is written under its new key before the old one is removed, so a crash leaves at
+        They are moved in order. Each is written under its new key before the old one is removed. So a crash leaves at
         most one receipt under two keys, and a reader misses none.
         """
         for place, entry in list(self._entries(stream, f"{day}~")):
@@ -281,8 +281,8 @@ class Ledger:
     def tidy(self, stream: Stream, *, closed: str, oldest: str, goes_on: Callable[[], bool]) -> bool:
         """Pack the days before `closed`, remove the days before `oldest`; returns whether it finished.
 
-        Only the holder of the stream's lease calls this, and only when the last receipt is of the day `closed`: no
-        receipt is written to an earlier day then. After a crash, the next call continues.
+        Only the holder of the stream's lease calls this, when the last receipt is of the day `closed`. Then no receipt
+        is written to an earlier day. After a crash, the next call continues.
         """
         removes = True
         for day, entries in groupby(self._entries(stream), key=lambda pair: pair[0].day):
@@ -315,7 +315,7 @@ class Ledger:
             if len(bodies) < len(group) or not all(map(_stands, group, bodies)):
                 return  # A receipt is missing or damaged: not packed, so that `audit` reports it.
             key = f"ledger/{stream.path}/{day}/{group[0][0].first:020d}-{group[-1][0].last:020d}.jsonl.gz"
-            with suppress(ConflictError):
+            with suppress(ConflictError):  # Another call wrote it: the name stands for the same bytes.
                 self._store.write(key, receipts.pack(bodies), expected=ABSENT)
             self._delete(entry for _, entry in group)
 

@@ -418,7 +418,7 @@ def test_a_gap_appears_by_itself_is_explained_and_acknowledged(page: Page, serve
     page.goto("/")
     reason = page.locator(".reason", has_text="Events can no longer be fetched")
     reason.get_by_role("link", name="acme · events").click()
-    expect(page.get_by_text("away for more than 24 hours, and Sophos keeps no more")).to_be_visible()
+    expect(page.get_by_text("did not read for more than 24 hours. Sophos keeps events for 24 hours.")).to_be_visible()
     expect(page.get_by_role("region", name="Last receipts").get_by_role("row")).not_to_have_count(1)
     expect(page.locator("pre").first).to_contain_text("{")
     accessible(page)
