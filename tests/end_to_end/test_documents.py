@@ -275,7 +275,8 @@ def _wrong_region(site: Site) -> None:
 
 
 def _rate_limited(site: Site) -> None:
-    site.central.faults.add(Fault("status", status=429, times=None))
+    # The next try has to be ahead however slow this machine is.
+    site.central.faults.add(Fault("status", status=429, times=None, retry_after=600))
 
 
 def _engine_down(site: Site) -> None:

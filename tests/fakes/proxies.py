@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,10 +23,9 @@ NAME = "connector.example.com"
 def example(language: str) -> str:
     """The documents' example for a proxy."""
     text = (ROOT / "docs/configuration.md").read_text()
-    found = re.search(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    assert found, language
-    assert UPSTREAM in found[1]
-    return found[1]
+    found = re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    (wanted,) = (each for each in found if UPSTREAM in each)
+    return str(wanted)
 
 
 @contextmanager
@@ -62,9 +62,23 @@ def caddy(site: str, upstream: str, folder: Path) -> Iterator[str]:
 
 
 @contextmanager
+def traefik(dynamic: str, upstream: str, folder: Path) -> Iterator[str]:
+    """Traefik with those routers and services, under any name; its URL."""
+    port = free_port()
+    text = dynamic.replace(UPSTREAM, upstream).replace(f"Host(`{NAME}`)", "PathPrefix(`/`)")
+    (folder / "dynamic.yaml").write_text(text)
+    command = [
+        "traefik", "--global.checknewversion=false", f"--entrypoints.web.address=127.0.0.1:{port}",
+        f"--providers.file.filename={folder}/dynamic.yaml", "--providers.file.watch=false",
+    ]  # fmt: skip
+    with _running(command, f"http://127.0.0.1:{port}", {}) as url:
+        yield url
+
+
+@contextmanager
 def _running(command: Sequence[str], url: str, env: Mapping[str, str]) -> Iterator[str]:
-    everything = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin", **env}
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=everything) as process:
+    everything = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:{Path(sys.executable).parent}", **env}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=everything) as process:
         try:
             until(lambda: _answers(f"{url}/healthz"), command[0])
             yield url

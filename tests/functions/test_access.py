@@ -33,7 +33,7 @@ from lib.http.access import (
     UnauthenticatedError,
     is_local,
 )
-from tests.fakes.proxies import UPSTREAM, caddy, example, nginx
+from tests.fakes.proxies import UPSTREAM, caddy, example, nginx, traefik
 from tests.site import SECRET, Emulator, Site, free_port, site, until
 
 KEY, NEXT_KEY = "k" * 16, "n" * 24
@@ -479,7 +479,7 @@ def test_behind_an_nginx_with_its_defaults_local_key_asks_everybody(
             assert asked(f"{proxied}/status", {}) == 200
 
 
-@pytest.mark.parametrize(("language", "proxy"), [("nginx", nginx), ("caddy", caddy)])
+@pytest.mark.parametrize(("language", "proxy"), [("nginx", nginx), ("caddy", caddy), ("yaml", traefik)])
 def test_behind_a_proxy_as_documented_nobody_is_local(language: str, proxy: Proxy, tmp_path: Path) -> None:
     with site(access={"keys": ["${env:ACCESS_KEY}"]}) as found:
         found.env["ACCESS_KEY"] = KEY

@@ -76,6 +76,7 @@ def _here(work: Path, first: Release, later: Release) -> None:
     )
     _live(how, first, later)
     one_file = _one_file(work / "home", ".".join(map(str, sys.version_info[:2])), [])
+    _refuses_another_python(first, work / "home")
     tree = work / "older"
     tree.mkdir()
     archive = subprocess.run(["git", "archive", OLDER], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
@@ -109,6 +110,15 @@ def _one_file(home: Path, python: str, prefix: Sequence[str]) -> Installed:
 
     env = {"HOME": str(home), "PYTHONPATH": ""}
     return Installed(f"one file for Python {python}", install, remove, lambda _: [*prefix, str(program)], env)
+
+
+def _refuses_another_python(release: Release, home: Path) -> None:
+    """Before a compiled package fails to load."""
+    other = next(python for python in ("3.12", "3.11") if sys.version_info[:2] != tuple(map(int, python.split("."))))
+    command = [sys.executable, str(release.file(f"*-py{other}-*.pyz")), "check", "--config", "/dev/null"]
+    done = subprocess.run(command, env={**os.environ, "HOME": str(home)}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"This file needs Python {other}; {sys.executable} is Python 3."), done.stderr
 
 
 def _debian(suite: str) -> Callable[[Path, Release, Release], None]:
