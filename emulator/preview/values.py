@@ -59,13 +59,15 @@ def number(value: float) -> int | float:
 
 
 def parse_number(text: str) -> float | None:
-    """The number in a text, as Go's ParseFloat reads it; None if the text is not a number."""
-    if _NUMBER.fullmatch(text) or text.lstrip("+-").lower() in _WORDS:
-        try:
-            return float(text)
-        except ValueError:
-            return None
-    return None
+    """The number in a text, as Go's ParseFloat reads it; None if the text is not a number, or is beyond all floats."""
+    is_word = text.lstrip("+-").lower() in _WORDS
+    if not is_word and not _NUMBER.fullmatch(text):
+        return None
+    try:
+        found = float(text)
+    except ValueError:
+        return None
+    return found if is_word or math.isfinite(found) else None
 
 
 def text_of(value: Json) -> str:
