@@ -244,7 +244,7 @@ def stored_changes(store: ObjectStore) -> list[HealthChange]:
 
 
 def together(changes: Iterable[HealthChange]) -> list[HealthChange]:
-    """One entry for changes to one health at the same time: a single stream's or integration's, otherwise the site's."""
+    """One entry for changes to one health at the same time: a single stream's or integration's, else the site's."""
     groups: dict[tuple[str, str], list[HealthChange]] = {}
     for change in changes:
         groups.setdefault((change.at, change.after), []).append(change)
