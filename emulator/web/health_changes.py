@@ -243,22 +243,18 @@ def stored_changes(store: ObjectStore) -> list[HealthChange]:
     return _read(store)[0][::-1][:SHOWN]
 
 
-def together(changes: Iterable[HealthChange]) -> list[tuple[HealthChange, bool]]:
-    """One entry for equal changes at the same time: a single stream's or integration's, otherwise the site's.
-
-    Each comes with whether the site changed too.
-    """
-    groups: dict[tuple[str, str, str], list[HealthChange]] = {}
+def together(changes: Iterable[HealthChange]) -> list[HealthChange]:
+    """One entry for changes to one health at the same time: a single stream's or integration's, else the site's."""
+    groups: dict[tuple[str, str], list[HealthChange]] = {}
     for change in changes:
-        groups.setdefault((change.at, change.before, change.after), []).append(change)
-    shown = []
+        groups.setdefault((change.at, change.after), []).append(change)
+    shown: list[HealthChange] = []
     for group in groups.values():
         whole = [change for change in group if change.of == WHOLE]
         parts = [change for change in group if change.of == STREAMS] or [
             change for change in group if change.of == INTEGRATIONS
         ]
-        chosen = whole if whole and sum(change.count for change in parts) != 1 else parts
-        shown += [(change, bool(whole)) for change in chosen]
+        shown += whole if whole and sum(change.count for change in parts) != 1 else parts
     return shown
 
 

@@ -94,6 +94,12 @@ def test_the_newest_events_are_shown_though_they_are_delivered_and_nothing_is_ke
     assert len(get(emulator, "/events", stream=STREAM).splitlines()) == 20
 
 
+@pytest.mark.parametrize("health", ["failing", "attention", "waiting", "ok"])
+def test_only_the_chosen_tile_is_marked(served: tuple[Site, Emulator], health: str) -> None:
+    shown = get(served[1], f"/streams?health={health}")
+    assert re.findall(r'class="tile[^"]*" href="([^"]*)" aria-current', shown) == [f"/streams?health={health}"]
+
+
 def test_the_links_of_an_integration_lead_to_it_whatever_its_name_is(served: tuple[Site, Emulator]) -> None:
     _, emulator = served
     (of_stream,), (of_test,) = links(emulator, "/stream?"), links(emulator, "/test")
