@@ -1,9 +1,8 @@
 """The client side of one gRPC call on its own HTTP/2 connection: bytes in, events out, no I/O and no clock.
 
-Theory of operation. `h2` implements HTTP/2. It writes every frame, and it reads every frame except two kinds, which
-this module reads before h2 sees them:
+Theory of operation. `h2` implements HTTP/2. It writes and reads every frame except two kinds, which h2 does not see:
 - DATA of the call. A server sends one small frame for each message; h2 takes several times as long for each. Therefore
-  this module keeps the receive windows too, and h2 never sees these bytes.
+  this module reads and writes them. It keeps the receive windows; h2 keeps the server's, and is told what is used.
 - GOAWAY. For h2 the connection ends there; in HTTP/2 a call under way continues (RFC 9113, 6.8).
 
 The request goes out when the server's SETTINGS have arrived and allow a stream. Memory is bounded whatever the server
@@ -158,19 +157,28 @@ class ClientStream:
     def to_send(self) -> bytearray:
         """The bytes to send next. The caller reports the sent part with `sent`."""
         if self.is_open and not self.is_over:
-            while self._waiting and len(self._outgoing) < OUTGOING_BYTES:
-                # A server may allow frames of up to 16 MiB. Frames of MAX_FRAME_BYTES suit every server.
-                room = min(self._h2.local_flow_control_window(_STREAM), MAX_FRAME_BYTES)
-                if room <= 0:
-                    break
-                self._h2.send_data(_STREAM, bytes(self._waiting[:room]))
-                del self._waiting[:room]
-                self._outgoing += self._h2.data_to_send()
+            if self._waiting and len(self._outgoing) < OUTGOING_BYTES:
+                self._frame_waiting()
             if self._ends and not self._waiting and not self._has_ended:
                 self._has_ended = True
                 self._h2.end_stream(_STREAM)
                 self._outgoing += self._h2.data_to_send()
         return self._outgoing
+
+    def _frame_waiting(self) -> None:
+        """Make frames of the waiting bytes, as far as the server's windows and OUTGOING_BYTES allow."""
+        room = min(len(self._waiting), self._h2.local_flow_control_window(_STREAM))
+        at = 0
+        while at < room and len(self._outgoing) < OUTGOING_BYTES:
+            # A server may allow frames of up to 16 MiB. Frames of MAX_FRAME_BYTES suit every server.
+            end = min(at + MAX_FRAME_BYTES, room)
+            self._outgoing += _FRAME.pack(end - at >> 8, end - at & 0xFF, _DATA, 0, _STREAM)
+            self._outgoing += self._waiting[at:end]
+            at = end
+        if at:
+            del self._waiting[:at]
+            self._h2.outbound_flow_control_window -= at
+            self._h2.streams[_STREAM].outbound_flow_control_window -= at
 
     def sent(self, count: int) -> None:
         """Remove the first `count` bytes of `to_send`: they were sent."""
@@ -215,7 +223,14 @@ class ClientStream:
             if end > size:
                 break
             if kind == _DATA and number == _STREAM:
-                self._take_data(data[at + _FRAME.size : end], flags)
+                if flags or not length or self._in_headers or not self._is_answered:
+                    self._take_data(data[at + _FRAME.size : end], flags)
+                else:  # The same for what servers send nearly always: one frame for each acknowledgement.
+                    self._room -= length
+                    if self._room < WINDOW_BYTES // 2:
+                        self._give_room()
+                    self._idle_frames = 0
+                    self._chunks.append(data[at + _FRAME.size : end])
             else:
                 self._take_frame(kind, flags, data[at:end])
             at = end
