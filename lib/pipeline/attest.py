@@ -25,7 +25,7 @@ from lib.state import receipts
 from lib.state.codec import UNREADABLE
 from lib.state.gaps import CURSOR_EXPIRED, Gap
 from lib.state.ledger import Place
-from lib.state.looks import day_counts
+from lib.state.looks import DayCounts, day_counts
 from lib.state.state import State
 
 KIND = "sophos-utmstack daily attestation"
@@ -69,14 +69,14 @@ class Day:
     recovered: int = 0
     """Events that reconciliation found."""
     repeats: int = 0
-    held: int | None = None
-    """The day's events that Sophos held at reconciliation; None if an hour was not read completely."""
-    looked_at: datetime | None = None
-    late: Mapping[str, int] = field(default_factory=dict)
+    reconciled: DayCounts = field(default_factory=DayCounts)
     gaps: tuple[Gap, ...] = ()
-    lost: int | None = 0
-    """The estimated number of events lost in gaps; None if a gap has no estimate."""
     chain: Chain = Chain()
+
+    @property
+    def lost(self) -> int | None:
+        """The estimated number of events lost in gaps; None if a gap has no estimate."""
+        return _lost(self.gaps, self.day)
 
     @property
     def completeness(self) -> float | None:
@@ -102,19 +102,23 @@ class Day:
 
     def fields(self) -> dict[str, Any]:
         """The JSON fields of the statement."""
-        chain = self.chain
+        chain, sophos = self.chain, self.reconciled
         return {
             "integration": self.stream.integration,
             "tenant": self.stream.tenant,
             "stream": self.stream.kind,
             "completeness": self.completeness,
-            "held_by_sophos": {"events": self.held, "reconciled_at": text_or_none(self.looked_at)},
+            "held_by_sophos": {"events": sophos.held, "reconciled_at": text_or_none(sophos.looked_at)},
             "received": self.received,
             "delivered": self.delivered,
             "observed": self.observed,
             "waiting": self.waiting,
             "dead_letters": {"events": sum(self.dead_letters.values()), "reasons": dict(self.dead_letters)},
-            "late": {"events": sum(self.late.values()), "lateness": in_order(self.late), "recovered": self.recovered},
+            "late": {
+                "events": sum(sophos.late.values()),
+                "lateness": in_order(sophos.late),
+                "recovered": self.recovered,
+            },
             "repeats_dropped": self.repeats,
             "lost": self.lost,
             "gaps": [{name: gap.fields()[name] for name in GAP_FIELDS} for gap in self.gaps],
@@ -206,13 +210,13 @@ def statement(
 
 def _totals(days: Sequence[Day]) -> dict[str, Any]:
     lost = [day.lost for day in days]
-    held = [day.held for day in days if day.stream.kind != ENDPOINTS]
+    held = [day.reconciled.held for day in days if day.stream.kind != ENDPOINTS]
     counts = ("received", "delivered", "observed", "waiting")
     return {
         "held_by_sophos": None if None in held else sum(filter(None, held)),
         **{name: sum(getattr(day, name) for day in days) for name in counts},
         "dead_letters": sum(sum(day.dead_letters.values()) for day in days),
-        "late": sum(sum(day.late.values()) for day in days),
+        "late": sum(sum(day.reconciled.late.values()) for day in days),
         "gaps": sum(len(day.gaps) for day in days),
         "lost": None if None in lost else sum(filter(None, lost)),
     }
@@ -223,8 +227,7 @@ def _days(state: State, stream: Stream, days: Collection[str]) -> Iterator[Day]:
     ledgers = _ledgers(state, stream, days)
     gaps, waiting = list(state.gaps.all(stream)), _waiting(state, stream, days)
     for day in sorted(days):
-        ledger, reconciled = ledgers[day], day_counts(state.store, stream, day)
-        touching = tuple(gap for gap in gaps if _touches(gap, day))
+        ledger = ledgers[day]
         yield Day(
             day,
             stream,
@@ -235,11 +238,8 @@ def _days(state: State, stream: Stream, days: Collection[str]) -> Iterator[Day]:
             dead_letters=_reasons(state, stream, ledger.sequences),
             recovered=ledger.counts["recovered"],
             repeats=ledger.counts["repeats"],
-            held=reconciled.held,
-            looked_at=reconciled.looked_at,
-            late=reconciled.late,
-            gaps=touching,
-            lost=_lost(touching, day),
+            reconciled=day_counts(state.store, stream, day),
+            gaps=tuple(gap for gap in gaps if _touches(gap, day)),
             chain=replace(ledger.chain, faults=tuple(ledger.faults)),
         )
 
