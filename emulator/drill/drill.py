@@ -46,7 +46,7 @@ class Cut:
 
 
 @dataclass(slots=True)
-class Counts:
+class EventCounts:
     """The events of a drill, counted at Sophos, in the receipts and at the engine."""
 
     events: int = 0
@@ -71,7 +71,7 @@ class Result:
     streams: int
     began_at: str = ""
     ended_at: str = ""
-    counts: Counts = field(default_factory=Counts)
+    counts: EventCounts = field(default_factory=EventCounts)
     audit: bool = False
     exit_status: int | None = None
     cuts: list[Cut] = field(default_factory=list)
@@ -221,7 +221,7 @@ class Drill:
         report = audit(State.of(open_store(f"file:{self._folder}/store")))
         result, expected = self.result, self._expected.keys()
         arrived = expected & self._arrived.keys()
-        result.counts = Counts(
+        result.counts = EventCounts(
             events=len(expected),
             acked=sum(stream.events for stream in report.streams),
             arrived=len(arrived),

@@ -52,7 +52,7 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
-class Day:
+class StreamDay:
     """One stream's events of one day, by outcome."""
 
     day: str
@@ -142,9 +142,9 @@ class Measured:
     reconcile: timedelta | None
 
 
-def counted(state: State, days: Collection[str], streams: Sequence[Stream]) -> dict[str, list[Day]]:
+def counted(state: State, days: Collection[str], streams: Sequence[Stream]) -> dict[str, list[StreamDay]]:
     """The days of each stream; a day is left out if some of its receipts were removed because of their age."""
-    by_day: dict[str, list[Day]] = {day: [] for day in days}
+    by_day: dict[str, list[StreamDay]] = {day: [] for day in days}
     for stream in streams:
         prune_point = state.ledger.prune_point(stream)
         by_day = {day: by_day[day] for day in by_day if prune_point is None or prune_point.day < day}
@@ -159,7 +159,7 @@ def streams_of(state: State) -> list[Stream]:
     return sorted({*state.checkpoints.streams(), *state.ledger.streams(), *waiting})
 
 
-def completeness(days: Iterable[Day]) -> float | None:
+def completeness(days: Iterable[StreamDay]) -> float | None:
     """Delivered events divided by all events, over all streams of a day; None if a stream's share is unknown."""
     streams = list(days)
     if any(day.completeness is None for day in streams):
@@ -176,7 +176,7 @@ def statement(
     measured: Sequence[Measured],
     versions: Mapping[str, Any],
     key: str,
-    days: Sequence[Day] | None = None,
+    days: Sequence[StreamDay] | None = None,
 ) -> dict[str, Any]:
     """The attestation of a day, before it is signed. `key` is the fingerprint of the signing key.
 
@@ -208,7 +208,7 @@ def statement(
     }
 
 
-def _totals(days: Sequence[Day]) -> dict[str, Any]:
+def _totals(days: Sequence[StreamDay]) -> dict[str, Any]:
     lost = [day.lost for day in days]
     held = [day.reconciled.held for day in days if day.stream.kind != ENDPOINTS]
     counts = ("received", "delivered", "observed", "waiting")
@@ -222,13 +222,13 @@ def _totals(days: Sequence[Day]) -> dict[str, Any]:
     }
 
 
-def _days(state: State, stream: Stream, days: Collection[str]) -> Iterator[Day]:
+def _days(state: State, stream: Stream, days: Collection[str]) -> Iterator[StreamDay]:
     """The days of the stream, in one pass over its objects in the store."""
     ledgers = _ledgers(state, stream, days)
     gaps, waiting = list(state.gaps.all(stream)), _waiting(state, stream, days)
     for day in sorted(days):
         ledger = ledgers[day]
-        yield Day(
+        yield StreamDay(
             day,
             stream,
             received=ledger.counts["events"] + waiting[day],
@@ -357,7 +357,7 @@ def _part(start: datetime, end: datetime, day: str) -> float:
     return (min(end, midnight + DAY) - max(start, midnight)) / (end - start)
 
 
-def _proposals(state: State, days: Sequence[Day], day: str, measured: Sequence[Measured]) -> list[dict[str, Any]]:
+def _proposals(state: State, days: Sequence[StreamDay], day: str, measured: Sequence[Measured]) -> list[dict[str, Any]]:
     """Proposals for each integration's settings, from the lateness of the last days."""
     proposals: list[dict[str, Any]] = []
     for settings in measured:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from emulator.drill import site
-from emulator.drill.drill import CUTS, Counts, Cut, Drill, Result
+from emulator.drill.drill import CUTS, Cut, Drill, EventCounts, Result
 from emulator.drill.parts import free_port
 from emulator.drill.report import page
 from lib.config.loading import parse
@@ -121,7 +121,7 @@ def test_a_type_that_is_left_out_is_not_expected(config: Path) -> None:
 def test_a_result_is_well_only_where_everything_is() -> None:
     def result(**changes: Any) -> Result:
         ends = {name: changes.pop(name, well) for name, well in (("audit", True), ("exit_status", 0))}
-        counts = Counts(**({"events": 5, "arrived": 5, "acked": 5} | changes))
+        counts = EventCounts(**({"events": 5, "arrived": 5, "acked": 5} | changes))
         found = Result(1, 1.0, ["acme"], 1, counts=counts, **ends)
         found.cuts = [Cut("engine", "2026-03-10T00:00:00.000000Z", 1.0, 2.0, 3.0)]
         return found
