@@ -62,6 +62,8 @@ class Settings:
     """The limit of items in a page, below the requested `limit`. It makes many pages out of few events."""
     cursor_rule: CursorRule = "query"
     seed: int = 0
+    token_seconds: int = 3600
+    """How long a token is valid. `POST tokens` changes it."""
 
 
 @dataclass

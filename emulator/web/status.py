@@ -17,7 +17,7 @@ from lib.model import health
 from lib.model.checkpoint import Checkpoint, Problem, Recent, problem_after
 from lib.model.clock import from_text, text_or_none, to_text
 from lib.model.duration import duration_text
-from lib.model.health import WAITING, Health, IntegrationFacts, Reason, SiteFacts, StreamFacts, assess
+from lib.model.health import WAITING, Health, IntegrationFacts, Reason, SiteFacts, SiteProblems, StreamFacts, assess
 from lib.model.rate_policy import RatePolicy
 from lib.model.receipt import LastReceipt, NotAcknowledged
 from lib.model.schedule import Asked
@@ -170,10 +170,9 @@ def status(
             tick_seconds=config.every.seconds_around(now),
             integrations=[_integration_facts(line, accounts_by_name[line["name"]]) for line in integrations],
             streams=[facts for _, facts in shown if facts is not None],
-            engine=engine,
-            functions=running.functions,
-            config_edit=running.config_edit,
-            followed=followed,
+            problems=SiteProblems(
+                engine=engine, functions=running.functions, config_edit=running.config_edit, followed=followed
+            ),
             pending_bytes=total,
             max_pending_bytes=config.limits.max_pending_bytes,
             observing=config.observe,

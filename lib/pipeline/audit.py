@@ -34,7 +34,7 @@ CURSOR_EDITED = "cursor_edited"
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class AuditFinding:
     """One fault in a stream's chain."""
 
     code: str
@@ -63,7 +63,7 @@ class StreamAudit:
     removed_until: str | None
     """The last day whose receipts were removed because of their age."""
     gaps: Sequence[Gap]
-    findings: Sequence[Finding]
+    findings: Sequence[AuditFinding]
 
     @property
     def events(self) -> int:
@@ -102,7 +102,7 @@ class _Chain:
     """The state of the audit of one stream while its receipts are read in order."""
 
     stream: Stream
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[AuditFinding] = field(default_factory=list)
     days: dict[str, DaySums] = field(default_factory=dict)
     last: _Link | None = None
     next_cursor: str | None = None
@@ -113,7 +113,7 @@ class _Chain:
     removed_until: str | None = None
 
     def note(self, code: str, sequence: int | None, detail: str) -> None:
-        self.findings.append(Finding(code, sequence, detail))
+        self.findings.append(AuditFinding(code, sequence, detail))
 
 
 OnStream = Callable[[int, int], None]

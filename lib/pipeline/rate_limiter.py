@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 
 from lib.errors import ConflictError, LayoutError, OverBudgetError, StoreError
 from lib.model.rate_policy import KEPT_SECONDS, RatePolicy, Used, count, merged
-from lib.state.rate_limits import RateLimit, RateLimits, Step
+from lib.state.rate_limits import CallCount, RateLimit, RateLimits
 from lib.store.base import ObjectStore
 
 PUBLISH_EACH = 20
@@ -74,7 +74,7 @@ class RateLimiter:
         self._every = 60.0
         self._strict_at: float | None = None
         self._blocked_until = _NEVER
-        self._others_published: dict[str, tuple[tuple[Step, ...], list[float]]] = {}
+        self._others_published: dict[str, tuple[tuple[CallCount, ...], list[float]]] = {}
         """Each other instance's last published steps, and the times of its calls by this instance's clock."""
         self._others_read_at = _NEVER
         self._limits_read: tuple[float | None, float] | None = None
@@ -239,7 +239,7 @@ class RateLimiter:
             # Rounded up to the end of the step, so that no other instance takes a window for empty too early.
             at = ((called_at + ahead) // _STEP + 1) * _STEP
             steps[at] = steps.get(at, 0) + 1
-        holders[self._holder] = tuple(Step(at, calls) for at, calls in steps.items())
+        holders[self._holder] = tuple(CallCount(at, calls) for at, calls in steps.items())
         strict_at = None if self._strict_at is None else self._strict_at + ahead
         blocked_until = max(0.0, self._blocked_until + ahead)
         self._limits_read = strict_at, blocked_until

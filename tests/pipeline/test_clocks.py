@@ -166,7 +166,7 @@ def test_a_stream_with_pages_to_come_goes_on_when_the_clock_is_set_back(jumping:
     jumping.ahead = jump
     jumping.clock.advance(1)
     (second,) = jumping.app.fetch_page.run(max_pages=10, deadline=jumping.monotonic() + 50).results
-    assert (first.pages, second.pages, second.outcome) == (15, 10, "fetched")
+    assert (first.read.pages, second.read.pages, second.outcome) == (15, 10, "fetched")
     jumping.tick()
     assert jumping.checkpoint().counts.events == 30_020
 
