@@ -30,8 +30,8 @@ def fetched(answer: Fetched) -> Fields:
         "deferred": answer.deferred,
         "budgets": [_calls_used(budget) for budget in answer.budgets],
     }
-    rest = {"queued": answer.queued, "heartbeat": answer.heartbeat}
-    return fields | {key: value for key, value in rest.items() if value is not None}
+    optional = {"queued": answer.queued, "heartbeat": answer.heartbeat}
+    return fields | {key: value for key, value in optional.items() if value is not None}
 
 
 def read_line(result: ReadResult) -> Fields:
@@ -41,14 +41,14 @@ def read_line(result: ReadResult) -> Fields:
         "tenant": result.tenant,
         "stream": result.kind,
         "outcome": result.outcome,
-        "pages": result.pages,
-        "events": result.events,
-        "bytes": result.bytes,
-        "batches": result.batches,
+        "pages": result.read.pages,
+        "events": result.read.events,
+        "bytes": result.read.bytes,
+        "batches": result.read.batches,
         "has_more": result.has_more,
         "lag_seconds": result.lag_seconds,
-        "changed": result.changed,
-        "other_customers": result.other_customers,
+        "changed": result.read.changed,
+        "other_customers": result.read.other_customers,
     }
     if result.reconciled is not None:
         line["reconciled"] = reconciled(result.reconciled)

@@ -17,8 +17,8 @@ from lib.parts import Parts, PlatformFacts
 @cache
 def current() -> App:
     """The graph of this process, built once; ConfigError if the environment names no configuration."""
-    hear = lambda read: telemetry.set_level(read.log.level)  # noqa: E731
-    config = ReloadingConfig(located(), environment.followed(), hear, store=environment.store())
+    set_level = lambda read: telemetry.set_level(read.log.level)  # noqa: E731
+    config = ReloadingConfig(located(), environment.followed(), set_level, store=environment.store())
     platform = PlatformFacts(
         timeout=environment.platform_timeout(),
         is_cloud_run=environment.on_cloud_run(),

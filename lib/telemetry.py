@@ -124,7 +124,9 @@ class TenantNames(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Change the streams among the record's arguments. No record is dropped."""
         if isinstance(record.args, tuple):
-            record.args = tuple(self._shown(each) if isinstance(each, Stream) else each for each in record.args)
+            record.args = tuple(
+                self._shown(argument) if isinstance(argument, Stream) else argument for argument in record.args
+            )
         return True
 
     def _shown(self, stream: Stream) -> str:

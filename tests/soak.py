@@ -114,7 +114,9 @@ def main() -> int:
     soak.engine.kill()
     found = arrived(soak.record)
     days = {
-        receipt.day for stream in site.state.ledger.streams() for _, receipt, _ in site.state.ledger.receipts(stream)
+        receipt.header.day
+        for stream in site.state.ledger.streams()
+        for _, receipt, _ in site.state.ledger.receipts(stream)
     }
     broken = [day for day in ["", *sorted(days), "2199-01-01"] if not audit(site.state, day)["ok"]]
     lost = [each for each in ids if each not in found]

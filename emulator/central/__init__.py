@@ -16,9 +16,15 @@ Faults
 ------
 Faults wait in a queue. A request gets the first fault that matches it. Add faults from Python
 (`central.faults.add(Fault(…))`), from a YAML or JSON file (`--faults FILE`: one fault or a list), or by HTTP.
-Every fault may have `path` (a prefix, default `/siem/v1/`), `region`, `tenant`, `with_cursor` (true: only requests
-with a cursor, false: only those without), `skip` (matching requests that pass first), `times` (default 1; null: until
-cleared).
+Every fault may have:
+
+    path            a prefix; default `/siem/v1/`
+    region, tenant  only their requests
+    with_cursor     true: only requests with a cursor; false: only those without
+    skip            matching requests that pass first
+    times           default 1; null: until cleared
+
+An example, and the kinds of faults:
 
     {"path": "/siem/v1/events", "times": 2, "fault": "status", "status": 503, "body": "html", "retry_after": 3}
 

@@ -62,6 +62,8 @@ class Settings:
     """The limit of items in a page, below the requested `limit`. It makes many pages out of few events."""
     cursor_rule: CursorRule = "query"
     seed: int = 0
+    token_seconds: int = 3600
+    """How long a token is valid. `POST tokens` changes it."""
 
 
 @dataclass
@@ -133,9 +135,9 @@ class Account:
         """The tenant's generator of records and devices."""
         with self._lock:
             if tenant_id not in self._generators:
-                told = len(self.feed(tenant_id, "events")) if self.journal else 0
+                earlier = len(self.feed(tenant_id, "events")) if self.journal else 0
                 devices = max(self.tenants[tenant_id].devices, 1)  # Events need at least one device.
-                made = Generator(tenant_id, self.settings.seed, devices=devices, told=told)
+                made = Generator(tenant_id, self.settings.seed, devices=devices, earlier=earlier)
                 self._generators[tenant_id] = made
             return self._generators[tenant_id]
 
@@ -262,18 +264,18 @@ class Api:
 
     def _tenants(self, request: Request) -> Answer:
         credential = self._caller(request)
-        role, one = request.path.split("/")[1], request.path.split("/")[4:]
+        role, ids = request.path.split("/")[1], request.path.split("/")[4:]
         named = request.headers.get(f"X-{role.capitalize()}-ID")
         if named is None:
             raise RefusedError(401, f"X-{role.capitalize()}-ID is missing")
         if (credential.id_type, credential.id) != (role, named):
             raise RefusedError(403, "Access is denied")
         mine = [tenant for tenant in self._account.tenants.values() if credential.may_see(tenant.id)]
-        if one:
-            found = [tenant for tenant in mine if tenant.id == one[0]]
-            if not found:
+        if ids:
+            matching = [tenant for tenant in mine if tenant.id == ids[0]]
+            if not matching:
                 raise RefusedError(404, "No such tenant")
-            return _json(self._tenant_item(found[0], credential))
+            return _json(self._tenant_item(matching[0], credential))
         size = _whole(request, "pageSize", 50, 1, 100)
         number = _whole(request, "page", 1, 1)
         pages = {"current": number, "size": size, "maxSize": 100}

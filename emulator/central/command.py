@@ -29,15 +29,18 @@ def serve(args: argparse.Namespace) -> int:
         credential = account.credentials[0]
         host, _, port = args.listen.rpartition(":")
         central = CentralServer(
-            host=host or "127.0.0.1",
-            port=int(port),
+            address=(host or "127.0.0.1", int(port)),
             tenants=account.tenants,
             credentials=account.credentials,
             rate_limits=account.limits,
             retry_after=account.retry_after,
-            token_seconds=account.token_seconds,
             faults=load_faults(args.faults) if args.faults else (),
-            settings=Settings(page_cap=account.page_cap, cursor_rule=account.cursor_rule, seed=args.seed),
+            settings=Settings(
+                page_cap=account.page_cap,
+                cursor_rule=account.cursor_rule,
+                seed=args.seed,
+                token_seconds=account.token_seconds,
+            ),
             control=args.control,
             journal=args.journal,
             regions=account.regions or args.regions,

@@ -59,24 +59,24 @@ class Happening:
 class Generator:
     """Generates events of all five families, and alerts for some of them. Not safe between threads."""
 
-    def __init__(self, tenant_id: str, seed: int = 0, *, devices: int = 60, told: int = 0) -> None:
+    def __init__(self, tenant_id: str, seed: int = 0, *, devices: int = 60, earlier: int = 0) -> None:
         """`told` is the number of events that an earlier generator has made; they do not come again."""
         self._tenant = tenant_id
         self._random = Random(f"{seed}/{tenant_id}")
         self.devices = [self._device(number) for number in range(1, devices + 1)]
-        if told:
-            self._random.seed(f"{seed}/{tenant_id}/{told}")
+        if earlier:
+            self._random.seed(f"{seed}/{tenant_id}/{earlier}")
         self._stories = list(STORIES)
         self._weights = list(accumulate(STORIES.values()))
-        self._told: deque[tuple[Device, Fields]] = deque()
+        self._queued: deque[tuple[Device, Fields]] = deque()
 
     def event(self, created: int) -> Happening:
         """The next event, as stored at `created` (Unix milliseconds)."""
-        if not self._told:
+        if not self._queued:
             device = self._random.choice(self.devices)
             story = self._random.choices(self._stories, cum_weights=self._weights)[0]
-            self._told.extend((device, fields) for fields in story(self._random, device))
-        device, story_fields = self._told.popleft()
+            self._queued.extend((device, fields) for fields in story(self._random, device))
+        device, story_fields = self._queued.popleft()
         fields = self._common(created, device, story_fields["type"]) | story_fields
         # The keys of real events have no fixed order.
         turn = self._random.randrange(len(fields))

@@ -55,14 +55,12 @@ class CentralServer:
     def __init__(
         self,
         *,
-        host: str = "127.0.0.1",
-        port: int = 0,
+        address: tuple[str, int] = ("127.0.0.1", 0),
         tenants: Iterable[Tenant] = (Tenant(),),
         credentials: Iterable[Credential] = (Credential(),),
         clock: Clock | None = None,
         faults: Iterable[Fault] = (),
-        settings: Settings | None = None,
-        token_seconds: int = 3600,
+        settings: Settings = Settings(),  # noqa: B008 - it cannot change
         rate_limits: Iterable[Sequence[float]] = (),
         retry_after: bool = False,
         control: bool = True,
@@ -85,9 +83,9 @@ class CentralServer:
             tenants={},
             credentials={},
             regions=frozenset(regions),
-            tokens=Tokens(self.clock, token_seconds),
+            tokens=Tokens(self.clock, settings.token_seconds),
             limiter=self.limiter,
-            settings=settings or Settings(),
+            settings=settings,
             journal=Journal(journal) if journal else None,
         )
         self._account.put_tenants(tenants)
@@ -103,12 +101,13 @@ class CentralServer:
         self._making = threading.Lock()
         self._quiet = threading.Event()
         self._emitter: threading.Thread | None = None
+        host, port = address
         tls = _tls(host, tls_ca)
         self._listeners: list[Listener] = []
         try:
             for number, region in enumerate([GLOBAL if regions else "", *regions]):
-                address = host, port + number if port else 0
-                self._listeners.append(Listener(address, self._answer, self.clock.now, region=region, tls=tls))
+                own = host, port + number if port else 0
+                self._listeners.append(Listener(own, self._answer, self.clock.now, region=region, tls=tls))
         except OSError:
             for listener in self._listeners:
                 listener.server_close()

@@ -122,7 +122,7 @@ def malware(random: Random, device: Device) -> Iterator[Fields]:
     """A file is found, and cleaned up or not."""
     threat = random.choice(_THREATS)
     path = device.path(random.choice(("Downloads", "AppData\\Local\\Temp")), random.choice(_FILES))
-    found: Fields = {
+    event: Fields = {
         "threat": threat,
         "origin": random.choice(("ML", "SAV", "REP_MALWARE_DETECTION", "VDL_MALWARE_DETECTION")),
         "appSha256": hex_digits(random, 64),
@@ -130,26 +130,26 @@ def malware(random: Random, device: Device) -> Iterator[Fields]:
     text = f"'{threat}' at '{path}'"
     modern = random.random() < 0.8
     detected = "CoreDetection" if modern else "Threat::Detected"
-    yield _fact(detected, "MALWARE", "medium", f"Malware detected: {text}", **found, appCerts=_signed(random))
+    yield _fact(detected, "MALWARE", "medium", f"Malware detected: {text}", **event, appCerts=_signed(random))
     done = random.random() < 0.85
-    found["core_remedy_items"] = _remedy(random, path, done=done)
+    event["core_remedy_items"] = _remedy(random, path, done=done)
     if done:
         cleaned = "CoreClean" if modern else "Threat::CleanedUp"
-        yield _fact(cleaned, "MALWARE", "low", f"Malware cleaned up: {text}", **found)
+        yield _fact(cleaned, "MALWARE", "low", f"Malware cleaned up: {text}", **event)
     else:
         failed = "CoreCleanFailed" if modern else "Threat::CleanupFailed"
         manual = "Manual malware cleanup required" if modern else "Manual cleanup required"
-        yield _fact(failed, "MALWARE", "high", f"{manual}: {text}", **found)
+        yield _fact(failed, "MALWARE", "high", f"{manual}: {text}", **event)
 
 
 def unwanted_application(random: Random, device: Device) -> Iterator[Fields]:
     """A potentially unwanted application is found and cleaned up."""
     threat, path = random.choice(_PUAS), device.path("Downloads", random.choice(_FILES))
-    found = {"threat": threat, "origin": "ML_PUA_DETECTION", "appSha256": hex_digits(random, 64)}
+    event = {"threat": threat, "origin": "ML_PUA_DETECTION", "appSha256": hex_digits(random, 64)}
     text = f"'{threat}' at '{path}'"
-    yield _fact("CorePuaDetection", "PUA", "medium", f"PUA detected: {text}", **found, appCerts=_signed(random))
+    yield _fact("CorePuaDetection", "PUA", "medium", f"PUA detected: {text}", **event, appCerts=_signed(random))
     remedy = _remedy(random, path, done=True)
-    yield _fact("CorePuaClean", "PUA", "low", f"PUA cleaned up: {text}", **found, core_remedy_items=remedy)
+    yield _fact("CorePuaClean", "PUA", "low", f"PUA cleaned up: {text}", **event, core_remedy_items=remedy)
 
 
 def intrusion(random: Random, device: Device) -> Iterator[Fields]:

@@ -180,10 +180,10 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     commands = commands_of(whole)
     if name and not name.startswith("-") and name not in commands:
         whole.error(f"unknown command {name!r}{_nearest(name, commands)}")
-    args, rest = whole.parse_known_args(arguments)
-    if rest:
+    args, unknown = whole.parse_known_args(arguments)
+    if unknown:
         options = [option for action in commands[name]._actions for option in action.option_strings]  # noqa: SLF001
-        commands[name].error(f"{name} does not accept {rest[0]!r}{_nearest(rest[0].partition('=')[0], options)}")
+        commands[name].error(f"{name} does not accept {unknown[0]!r}{_nearest(unknown[0].partition('=')[0], options)}")
     return args
 
 
@@ -251,7 +251,7 @@ def _add_readers(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _examples(of: Mapping[str, Sequence[str]]) -> str:
-    lines = (f"  {COMMAND} {name} {rest}".rstrip() for name, examples in of.items() for rest in examples)
+    lines = (f"  {COMMAND} {name} {example}".rstrip() for name, examples in of.items() for example in examples)
     return "\n".join(("examples:", *lines))
 
 

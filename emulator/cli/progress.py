@@ -36,9 +36,7 @@ class Progress:
         began = self._began.setdefault(name, now)
         if not self._is_seen or now - min(self._began.values()) < AFTER_SECONDS:
             return
-        seconds = max(now - began, 0.001)
-        left = "" if not done or done < 0.01 else f", {_span(seconds / min(done, 1.0) - seconds)} left"
-        text = f"{count} {self._unit}, {count / seconds:.0f}/s{left}"
+        text = told(self._unit, count, now - began, done)
         if self._bars is None:
             self._bars = _bars()
             self._bars.start()
@@ -57,6 +55,14 @@ class Progress:
     ) -> None:
         if self._bars is not None:
             self._bars.stop()
+
+
+def told(unit: str, count: int, seconds: float, done: float | None) -> str:
+    """The count, with rate and time left once there is a second to tell them from."""
+    if seconds < 1:
+        return f"{count} {unit}"
+    left = "" if not done or done < 0.01 else f", {_span(seconds / min(done, 1.0) - seconds)} left"
+    return f"{count} {unit}, {count / seconds:.0f}/s{left}"
 
 
 def part_of(window: timedelta, up_to: datetime | None) -> float:

@@ -20,7 +20,7 @@ from emulator.cli.site import (
     refused,
     running_status,
 )
-from emulator.cli.terminal import headline, height, say, show, window
+from emulator.cli.terminal import headline, height, say, show, tell, window
 from emulator.web import status as statuses
 from emulator.web.formatting import ALONE, plural, size
 from emulator.web.health_changes import stored_changes
@@ -134,7 +134,7 @@ def _shown(location: str | None, choice: Choice, *, problems_alone: bool, histor
         return 0 if site["ok"] else 1
     verdict, totals = _verdict(site), _totals(site)
     headline(site["health"], verdict)
-    say(totals)
+    tell(totals)
     lines = {Stream.of(line).path: line for line in site["streams"]}
     if history:
         _print_changes(site.get("health_changes", []), lines)
@@ -181,10 +181,10 @@ def _print_reason(reason: dict[str, Any], lines: dict[str, dict[str, Any]], most
     headline(reason["health"], f"{reason['title']}{f' ({place})' if place else ''}")
     own = [_concerned(line, reason["code"]) for line in concerned[:most]]
     more = len(concerned) - len(own)
-    rest = [f"  … and {more} more: `status --problems` lists all"] if more else []
+    hint = [f"  … and {more} more: `status --problems` lists all"] if more else []
     detail = [] if any(": " in line for line in own) else [f"  {reason['detail']}"]
-    text = [*detail, f"  → {reason['remedy']}", *own, *rest]
-    say(*text)
+    text = [*detail, f"  → {reason['remedy']}", *own, *hint]
+    tell(*text)
     return height("", reason["title"] + whom, *text)
 
 
@@ -194,20 +194,26 @@ def _print_changes(changes: Sequence[dict[str, Any]], lines: dict[str, dict[str,
     if not changes:
         say("No change of health is known. A running connector notes them.")
         return
-    rows = [(f"{each['at'][:19]}Z", each["from"], each["to"], *_whom(each, lines)) for each in changes]
-    show([("CHANGED AT", "FROM", "TO", "OF", "WHY"), *rows])
+    for change in changes:
+        at, arrow = change["at"][:16].replace("T", " "), f"{change['from']:>9} → {change['to']:<9}"
+        tell(f"{at}Z  {arrow}  {_whom(change, lines)}")
 
 
-def _whom(change: dict[str, Any], lines: dict[str, dict[str, Any]]) -> tuple[str, str]:
+def _whom(change: dict[str, Any], lines: dict[str, dict[str, Any]]) -> str:
     """What changed, and why."""
-    why = "; ".join(each["title"] for each in change["reasons"]) or "-"
+    why = f": {'; '.join(reason['title'] for reason in change['reasons'])}" if change["reasons"] else ""
     if change["of"] == "all":
-        return "all", why
+        return f"the whole connector{why}"
     if change["count"] != 1:
-        return plural(change["count"], change["of"].removesuffix("s")), why
+        return f"{plural(change['count'], change['of'].removesuffix('s'))}{why}"
     name = change["names"][0]
     line = lines.get(name) if change["of"] == "streams" else None
-    return (str(Stream.of(line)) if line else name), why
+    return f"{_readable(line) if line else name}{why}"
+
+
+def _readable(line: dict[str, Any]) -> Stream:
+    """The stream with its tenant's name, or with the beginning of its id."""
+    return Stream.of(line | {"tenant": line["tenant_name"] or f"{line['tenant'][:8]}…"})
 
 
 def _print_passing(lines: Sequence[dict[str, Any]]) -> int:
@@ -222,7 +228,7 @@ def _print_passing(lines: Sequence[dict[str, Any]]) -> int:
         more = [f"  … and {len(concerned) - SOME} more"] if len(concerned) > SOME else []
         text += ["", "Temporary problem:", *names, *more, f"  → {concerned[0]['problem']['remedy']}"]
     if text:
-        say(*text)
+        tell(*text)
     return height(*text)
 
 
@@ -243,9 +249,7 @@ def _print_streams(lines: list[dict[str, Any]], printed: int) -> None:
         return
     worst = sorted(lines, key=lambda line: (WORST_FIRST.index(line["health"]), -(line["lag_seconds"] or 0)))
     most = max(SOME, space[1] - printed - 6)
-    named = [
-        line | {"tenant": line["tenant_name"] or line["tenant"], "tenant_name": line["tenant"]} for line in worst[:most]
-    ]
+    named = [line | {"tenant": _readable(line).tenant, "tenant_name": line["tenant"]} for line in worst[:most]]
     show([NAMES, *map(_row, named)], one_line=True)
     if len(worst) > most:
         say(f"… and {len(worst) - most} more: use `--integration`, `--tenant`, or `status | less`")

@@ -6,11 +6,12 @@ On a terminal, `rich` adds colours and tables that fit the window. It is importe
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import sys
 import unicodedata
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from lib.errors import ConnectorError
 from lib.model.text import printable
@@ -34,7 +35,7 @@ STYLES = {
     "idle": "dim",
 }
 """The colours of words that name a state."""
-NARROWEST = 24
+NARROWEST = 40
 """The least characters of a table's first column. A narrower window drops the last columns."""
 
 
@@ -77,6 +78,20 @@ def height(*lines: str) -> int:
     return len(lines) if space is None else sum(max(1, -(-width(line) // space[0])) for line in lines)
 
 
+def tell(*lines: str) -> None:
+    """Print each text. In a terminal window, words stay whole, and each next line is indented as the first."""
+    space = window()
+    for line in lines:
+        if space is None or width(line) <= space[0]:
+            say(line)
+            continue
+        from rich.padding import Padding  # noqa: PLC0415 - slow to import
+        from rich.text import Text  # noqa: PLC0415 - slow to import
+
+        text = line.lstrip()
+        _console().print(Padding(Text(printable(text)), (0, 0, 0, len(line) - len(text))))
+
+
 def headline(health: str, text: str) -> None:
     """Print a health and a text."""
     if window() is None:
@@ -107,17 +122,22 @@ def _folded(cells: Sequence[Sequence[str]]) -> Table:
     from rich.text import Text  # noqa: PLC0415 - slow to import
 
     table = _table()
-    for name in cells[0]:
-        table.add_column(Text(name), overflow="fold")
+    for at, name in enumerate(cells[0]):
+        table.add_column(Text(name), overflow="fold", justify=_side(cells, at))
     for row in cells[1:]:
         table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
     return table
 
 
+def _side(cells: Sequence[Sequence[str]], at: int) -> Literal["left", "right"]:
+    """Numbers stand on the right."""
+    return "right" if all(re.fullmatch(r"-|[\d.,]+[%s]?", row[at]) for row in cells[1:]) else "left"
+
+
 def _table() -> Table:
     from rich.table import Table  # noqa: PLC0415 - slow to import
 
-    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    return Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
 
 
 def _shortened(cells: Sequence[Sequence[str]], columns: int) -> Table:
@@ -130,7 +150,7 @@ def _shortened(cells: Sequence[Sequence[str]], columns: int) -> Table:
     table = _table()
     for at, name in enumerate(cells[0][:shown]):
         # Only the first column, with names, is shortened.
-        table.add_column(Text(name, no_wrap=True, overflow="ellipsis"), no_wrap=at > 0)
+        table.add_column(Text(name, no_wrap=True, overflow="ellipsis"), no_wrap=at > 0, justify=_side(cells, at))
     for row in cells[1:]:
         table.add_row(
             *(Text(cell, style=STYLES.get(cell, ""), no_wrap=True, overflow="ellipsis") for cell in row[:shown])

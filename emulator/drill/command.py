@@ -64,8 +64,9 @@ def _print(result: Result) -> None:
         for cut in result.cuts
     ]
     show(rows)
+    counts = result.counts
     say(
-        f"{result.events} events, {result.arrived} arrived, {result.acked} acknowledged; lost: {result.lost}; "
-        f"altered: {result.altered}; delivered again: {result.doubled}.",
+        f"{counts.events} events, {counts.arrived} arrived, {counts.acked} acknowledged; lost: {counts.lost}; "
+        f"altered: {counts.altered}; delivered again: {counts.doubled}.",
         f"The audit {'passed' if result.audit else 'FAILED'}. The drill {'passed' if result.ok else 'FAILED'}.",
     )

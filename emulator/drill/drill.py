@@ -46,15 +46,9 @@ class Cut:
 
 
 @dataclass(slots=True)
-class Result:
-    """The result of a drill."""
+class EventCounts:
+    """The events of a drill, counted at Sophos, in the receipts and at the engine."""
 
-    seed: int
-    minutes: float
-    integrations: list[str]
-    streams: int
-    began_at: str = ""
-    ended_at: str = ""
     events: int = 0
     """Events and alerts that Sophos held for these integrations."""
     acked: int = 0
@@ -65,6 +59,19 @@ class Result:
     """Repeated deliveries of events, with the same id."""
     altered: int = 0
     """Events whose bytes differ from those that Sophos sent."""
+
+
+@dataclass(slots=True)
+class Result:
+    """The result of a drill."""
+
+    seed: int
+    minutes: float
+    integrations: list[str]
+    streams: int
+    began_at: str = ""
+    ended_at: str = ""
+    counts: EventCounts = field(default_factory=EventCounts)
     audit: bool = False
     exit_status: int | None = None
     cuts: list[Cut] = field(default_factory=list)
@@ -73,13 +80,17 @@ class Result:
     def ok(self) -> bool:
         """Whether no event was lost or altered, every outage healed, and the audit passed."""
         healed = all(cut.healed_seconds is not None for cut in self.cuts)
-        complete = self.events > 0 and self.acked >= self.events
-        return not (self.lost or self.altered) and healed and complete and self.audit and self.exit_status == 0
+        counts = self.counts
+        complete = counts.events > 0 and counts.acked >= counts.events
+        return not (counts.lost or counts.altered) and healed and complete and self.audit and self.exit_status == 0
 
     def fields(self) -> dict[str, Any]:
         """The result as JSON fields."""
         healed = [cut.healed_seconds for cut in self.cuts if cut.healed_seconds is not None]
-        return {"ok": self.ok, **asdict(self), "healed_seconds": max(healed, default=0.0)}
+        flat: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            flat |= value if name == "counts" else {name: value}
+        return {"ok": self.ok, **flat, "healed_seconds": max(healed, default=0.0)}
 
 
 class Drill:
@@ -157,11 +168,11 @@ class Drill:
         elif name in (FETCHING, FORWARDING):
             kill_group(self._connector.pids()[name])
         else:
-            part = {SOPHOS: self._sophos, ENGINE: self._engine, CONNECTOR: self._connector}[name]
-            part.kill()
+            process = {SOPHOS: self._sophos, ENGINE: self._engine, CONNECTOR: self._connector}[name]
+            process.kill()
             self._on_progress(f"{name} is cut off for {seconds:.1f} s")
             time.sleep(seconds)
-            part.start()
+            process.start()
         restored = time.monotonic()
         cut.seconds = round(restored - started, 1)
         if self._caught_up(HEALS_WITHIN_SECONDS):
@@ -178,11 +189,11 @@ class Drill:
 
     def _caught_up(self, seconds: float) -> bool:
         """Wait until all events that Sophos holds now have arrived; return whether they did in time."""
-        self._look()
+        self._check()
         wanted = self._expected.keys() - self._arrived.keys()
 
         def has_arrived() -> bool:
-            self._look()
+            self._check()
             wanted.difference_update(self._arrived)
             return not wanted
 
@@ -192,7 +203,7 @@ class Drill:
             return False
         return True
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         """Read new records of the simulator, and new logs of the engine."""
         for tenant, kind, record in self._sophos.news():
             owner = self._integrations[tenant]
@@ -206,13 +217,16 @@ class Drill:
     def _count(self) -> None:
         from lib.parts import open_store  # noqa: PLC0415 - opens the store
 
-        self._look()
+        self._check()
         report = audit(State.of(open_store(f"file:{self._folder}/store")))
         result, expected = self.result, self._expected.keys()
-        result.events = len(expected)
-        result.acked = sum(stream.events for stream in report.streams)
-        result.arrived = len(expected & self._arrived.keys())
-        result.lost = result.events - result.arrived
-        result.doubled = sum(self._arrived[log_id] - 1 for log_id in expected & self._arrived.keys())
-        result.altered = len(self._altered)
+        arrived = expected & self._arrived.keys()
+        result.counts = EventCounts(
+            events=len(expected),
+            acked=sum(stream.events for stream in report.streams),
+            arrived=len(arrived),
+            lost=len(expected) - len(arrived),
+            doubled=sum(self._arrived[log_id] - 1 for log_id in arrived),
+            altered=len(self._altered),
+        )
         result.audit = report.ok

@@ -48,19 +48,20 @@ warning (SIGKILL). Real events and the real store were not touched.</p>
 
 
 def _summary(result: Result) -> str:
-    lost = "No event was lost" if not result.lost else f"{result.lost} events were LOST"
+    lost = "No event was lost" if not result.counts.lost else f"{result.counts.lost} events were LOST"
     audit = "the audit passed" if result.audit else "the audit FAILED"
-    return f"{lost} of {result.events} in {len(result.cuts)} outages, and {audit}."
+    return f"{lost} of {result.counts.events} in {len(result.cuts)} outages, and {audit}."
 
 
 def _counts(result: Result) -> list[tuple[str, int | str, str]]:
+    counts = result.counts
     return [
-        ("Events that Sophos held", result.events, "read from the simulator's own journal"),
-        ("Arrived at the engine", result.arrived, "read from the engine's own record"),
-        ("Acknowledged", result.acked, "the sum of the connector's receipts"),
-        ("Lost", result.lost, "held by Sophos but never arrived"),
-        ("Altered", result.altered, "arrived with other bytes than Sophos sent"),
-        ("Delivered again", result.doubled, "after a kill, with the same id, so that UTMStack can recognise them"),
+        ("Events that Sophos held", counts.events, "read from the simulator's own journal"),
+        ("Arrived at the engine", counts.arrived, "read from the engine's own record"),
+        ("Acknowledged", counts.acked, "the sum of the connector's receipts"),
+        ("Lost", counts.lost, "held by Sophos but never arrived"),
+        ("Altered", counts.altered, "arrived with other bytes than Sophos sent"),
+        ("Delivered again", counts.doubled, "after a kill, with the same id, so that UTMStack can recognise them"),
         ("Audit", "passed" if result.audit else "FAILED", "every receipt follows the one before"),
         (
             "Exit status",

@@ -1,5 +1,6 @@
-"""What UTMStack's own filters and rules make of this site's events: a preview, not the closed engine.
+"""A preview of UTMStack's filters and rules on this site's events. It is not UTMStack's closed engine.
 
-`files` reads UTMStack's YAML, `steps` compiles a filter's steps, `conditions` compiles CEL, `session` runs events
-through both, `reasons` says why a rule never fires, `report` shows it. `docs/preview.md` says where each fact is from.
+`files` reads UTMStack's YAML, `steps` compiles a filter's steps, and `conditions` compiles CEL. `session` applies both
+to events, `reasons` explains why a rule never matches, and `report` shows the result. `docs/preview.md` names the
+source of each fact.
 """

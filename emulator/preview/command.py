@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from emulator.cli.terminal import refuse, say, show
 from lib.config import loading as configuration
-from lib.config.environment import CONFIG
+from lib.config.environment import CONFIG, variable
 from lib.config.settings import Config
 from lib.errors import ConfigError, ConnectorError
 from lib.model.duration import parse_duration
@@ -71,20 +71,20 @@ def _run(args: argparse.Namespace) -> int:
         outcome = session.run(event)
         if args.each:
             print(json.dumps(line_of(outcome), ensure_ascii=False))
-    found = report_of(session)
+    report = report_of(session)
     if args.json and not args.each:
-        say(json.dumps(found, ensure_ascii=False))
+        say(json.dumps(report, ensure_ascii=False))
     elif not args.each:
-        for rows in tables_of(session, found):
+        for rows in tables_of(session, report):
             show(rows)
             say("")
-        say(*words_of(session, found))
-    return 0 if found["ok"] else 1
+        say(*words_of(session, report))
+    return 0 if report["ok"] else 1
 
 
 def _config(args: argparse.Namespace) -> Config | None:
     """The configuration, if one is named. Reading the store needs one."""
-    if args.config is None and args.since is None and CONFIG not in os.environ:
+    if args.config is None and args.since is None and variable(CONFIG) is None:
         return None
     return configuration.load(args.config)
 

@@ -1,8 +1,8 @@
-"""A `where`: CEL, compiled once and evaluated by a library, with UTMStack's functions on paths.
+"""A `where`: a CEL expression, compiled once and evaluated by a library, with UTMStack's functions on paths.
 
-An expression's answer follows from what its functions say, in the order in which they are called. So each way through
-it is evaluated once by the library and kept: a tree, of which every node is a call and every branch what it says.
-Walking it calls the functions alone, and no more of them than CEL itself would.
+The results of the functions, in call order, determine the result of an expression. So the library evaluates each
+sequence of results once. A decision tree keeps it: a node is a call, a branch is one of its results.
+An event then only needs the calls on its way through the tree. CEL would make the same ones.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ getMilliseconds exists exists_one all map filter
 _FIELD, _HAS, _AT = "field_", "has_", "_at_"
 UNQUOTED = "a function's path needs quotes: "
 _MOST_BRANCHES = 5_000
-"""Of one node: behind a call with as many answers as there are events, keeping them saves nothing."""
+"""The most branches of a node. If nearly every event has its own result, keeping them saves nothing."""
 
 
 _FIRST = re.compile(r"[^@{\[!#.|*?][^.|*?]*(?=[.|]|$)")
@@ -41,11 +41,11 @@ _FIRST = re.compile(r"[^@{\[!#.|*?][^.|*?]*(?=[.|]|$)")
 
 
 _MOST_ATOMS = 50_000
-"""Kept at once: an argument that is another field's value makes one for each of its values."""
+"""The most atoms kept. An argument that is another field's value makes one for each value."""
 
 
 class Atom:
-    """One call of a function on a path, the same wherever it stands."""
+    """One call of a function on a path. Equal calls share one atom, so that a draft keeps its result once."""
 
     __slots__ = ("apply", "group", "is_yes_or_no", "read")
 
@@ -57,10 +57,10 @@ class Atom:
         self.apply: Callable[[Json], Any] = function.bound(args)
         self.is_yes_or_no = plain not in {_FIELD, "safe"}
         if name != plain:
-            self._look_at(path)
+            self._read_named_field(path)
 
-    def _look_at(self, path: str) -> None:
-        """Read the field that the value at the path names: what a path without quotes comes to."""
+    def _read_named_field(self, path: str) -> None:
+        """Read the field that the value at the path names: the meaning of a path without quotes."""
         named, apply = reader(path), self.apply
         self.group = ""
         self.read = lambda fields: _at(fields, named(fields))
@@ -72,7 +72,7 @@ def _at(fields: Json, path: Json) -> Json:
         return FAILURE
     first = _FIRST.match(path)
     if first and first.group() not in fields:
-        return MISSING  # Nearly always: few values are a path, and none of them is worth keeping.
+        return MISSING  # Nearly all values are no path. Not compiling them keeps them out of the reader's cache.
     try:
         return reader.__wrapped__(path)(fields)
     except UnsupportedPathError:
@@ -80,7 +80,7 @@ def _at(fields: Json, path: Json) -> Json:
 
 
 class _Node:
-    """The next call of a decision tree, with the branch of each answer."""
+    """A call in a decision tree, with a branch for each result."""
 
     __slots__ = ("atom", "branches")
 
@@ -90,7 +90,7 @@ class _Node:
 
 
 class _Evaluator:
-    """The library with UTMStack's functions; for one thread."""
+    """The library with UTMStack's functions. It keeps the state of one evaluation, so it is for one thread."""
 
     def __init__(self) -> None:
         self.draft = Draft({})
@@ -129,10 +129,10 @@ class Condition:
         self.bag = bag
         self.fault = ""
         self.roots: tuple[str, ...] = ()
-        """Top-level fields that it names without quotes: without each of them the engine cannot compile it."""
+        """Top-level fields without quotes. If an event lacks one of them, the engine cannot compile the condition."""
         self.calls: tuple[Call, ...] = ()
         self.remarks: list[str] = []
-        """What in it can never be so, though it is evaluated."""
+        """Parts that can never be true, although they are evaluated."""
         self._old = variables
         self._tree: Any = None
         try:
@@ -150,8 +150,8 @@ class Condition:
         for call in self.calls:
             _check(call)
         self.remarks += _remarks(self.text)
-        known = {*FUNCTIONS, *_STANDARD.split()}
-        unknown = [name for name in program.functions() if name[0].isalpha() and name not in known]
+        defined = {*FUNCTIONS, *_STANDARD.split()}
+        unknown = [name for name in program.functions() if name[0].isalpha() and name not in defined]
         if unknown:
             near = get_close_matches(unknown[0], FUNCTIONS, 1)
             raise ValueError(f"there is no function {unknown[0]}(){f'; did you mean {near[0]}()?' if near else ''}")
@@ -164,11 +164,11 @@ class Condition:
         self._program = _program(self._rewritten(fields)) if self._walks else program
 
     def _rewritten(self, fields: list[Field]) -> str:
-        """The text with each field's name as a call, so that every way through it consists of calls."""
+        """The text with each field as a function call: the tree knows only calls."""
         text = self.text
         for field in reversed(fields):
             quoted = to_json(self._of_bag(field.path))
-            if field.role == "path":  # Its function's name stands before it, with a bracket between.
+            if field.role == "path":  # `outer` is the bracket after the function's name.
                 text = f"{text[: field.outer]}{_AT}{text[field.outer : field.start]}{quoted}{text[field.end :]}"
             elif field.role == "has":
                 text = f"{text[: field.outer]}{_HAS}({quoted}){text[text.index(')', field.end) + 1 :]}"
@@ -200,10 +200,10 @@ class Condition:
         _EVALUATOR.variables = self._variables(draft)
         _EVALUATOR.bag = self.bag
         try:
-            found = self._program.execute(_EVALUATOR.context)
+            result = self._program.execute(_EVALUATOR.context)
         except Exception:  # noqa: BLE001 - whatever the library raises is the engine's error: the condition fails
-            found = None
-        outcome = "error" if found is None else "yes" if found is True else "no"
+            result = None
+        outcome = "error" if result is None else "yes" if result is True else "no"
         if self._walks:
             self._keep(_EVALUATOR.trail, outcome)
         return _ANSWERS[outcome]
@@ -233,12 +233,12 @@ class Condition:
             return {_other(name) if name == self.bag else name: value for name, value in draft.fields.items()} | (
                 draft.fields
             )
-        found: dict[str, Json] = {}
+        values: dict[str, Json] = {}
         for name, path, kind in self._old:
             value = draft.get(self._of_bag(path))
-            found[f"{name}_ok"] = value is not MISSING
-            found[name] = _ZERO.get(kind, "") if value is MISSING else value
-        return found
+            values[f"{name}_ok"] = value is not MISSING
+            values[name] = _ZERO.get(kind, "") if value is MISSING else value
+        return values
 
 
 _ZERO: dict[str, Json] = {"int": 0, "double": 0.0, "bool": False}
@@ -248,7 +248,7 @@ _ATOMS: dict[tuple[str, str, str], Atom] = {}
 
 
 def of_bag(path: str, bag: str) -> str:
-    """The path with the name that this engine gives to a vendor's own fields: `log`, in the newest `event`."""
+    """The path with this engine's name for a vendor's own fields: `log`, or `event` in the newest version."""
     root, dot, rest = path.partition(".")
     return f"{bag}{dot}{rest}" if root in {"log", "event"} else path
 
@@ -263,11 +263,11 @@ def _key(answer: Any) -> Any:
 
 def _atom(name: str, path: str, args: tuple[Any, ...]) -> Atom:
     path = of_bag(path, _EVALUATOR.bag)
-    key = (name, path, repr(args))  # As text: 1, 1.0 and true are three.
-    found = _ATOMS.get(key) or Atom(name, path, args)
+    key = (name, path, repr(args))  # As text, because 1, 1.0 and true are equal in Python but not in CEL.
+    atom = _ATOMS.get(key) or Atom(name, path, args)
     if len(_ATOMS) < _MOST_ATOMS:
-        _ATOMS[key] = found
-    return found
+        _ATOMS[key] = atom
+    return atom
 
 
 def _fault(name: str, kinds: list[str]) -> str:
@@ -353,12 +353,12 @@ def _program(text: str) -> cel.Program:
 
 def _first_fault(text: str) -> str:
     """The parser's first fault, without the quoted text, with a hint for common mistakes."""
-    found = re.search(r"<input>:(\d+):(\d+): (?:Syntax error: )?([^\n|]+)", text)
-    if found is None:
+    fault = re.search(r"<input>:(\d+):(\d+): (?:Syntax error: )?([^\n|]+)", text)
+    if fault is None:
         return text[:160]
-    what = found.group(3).partition(" expecting")[0].strip()
-    hint = next((each for mark, each in _HINTS.items() if f"'{mark}'" in what), "")
-    return f"line {found.group(1)}, column {int(found.group(2)) + 1}: {what}{hint}"
+    problem = fault.group(3).partition(" expecting")[0].strip()
+    hint = next((advice for mark, advice in _HINTS.items() if f"'{mark}'" in problem), "")
+    return f"line {fault.group(1)}, column {int(fault.group(2)) + 1}: {problem}{hint}"
 
 
 _HINTS = {

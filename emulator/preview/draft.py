@@ -40,7 +40,7 @@ class Draft:
         self._forget(path)
 
     def ask(self, atom: Atom) -> Any:
-        """What a condition's function says of its path now."""
+        """The result of a condition's function for this draft."""
         answers = self._answers.get(atom.group)
         if answers is None:
             answers = self._answers[atom.group] = {}
@@ -69,7 +69,7 @@ class Draft:
 
 @lru_cache(maxsize=10_000)
 def group_of(path: str) -> str:
-    """Under what answers about a path are kept: its two outermost keys, where they are plain."""
+    """The key under which results for a path are kept: its two outermost keys; empty if they are not plain."""
     keys = path.split(".", 2)[:2]
     if any(mark in path for mark in "\\|*?@{[!") or any("#" in key for key in keys):
         return ""

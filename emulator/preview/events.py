@@ -31,6 +31,11 @@ _TENANT = "894af375-a52f-4d5a-a92d-9d9c279b1489"
 Damaged = Callable[[str], None]
 
 
+def is_alert(raw: bytes) -> bool:
+    """Whether an item of Sophos is an alert, and no event."""
+    return b'"event_service_event_id"' in raw
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One event as the engine would get it."""
@@ -50,28 +55,27 @@ class Site:
         """The envelope of an event. Its page or its keys show its kind."""
         first = self.integrations[0] if self.integrations else None
         alerts = first.alerts_data_type if first else "sophos-central-alerts"
-        is_alert = kind == ALERTS if kind in {EVENTS, ALERTS} else b'"event_service_event_id"' in raw
-        data_type = alerts if is_alert else EVENTS_DATA_TYPE
+        data_type = alerts if (kind == ALERTS if kind in {EVENTS, ALERTS} else is_alert(raw)) else EVENTS_DATA_TYPE
         source = first.name if first else "sophos"
         return Envelope(data_type, source, first.utmstack_tenant_id if first else UTMSTACK_TENANT)
 
     def data_types(self) -> set[str]:
         """The data types that the connector sends."""
-        found = {self.gap_data_type} if self.gap_data_type else set()
+        types = {self.gap_data_type} if self.gap_data_type else set()
         for integration in self.integrations:
-            types = {
+            by_kind = {
                 EVENTS: EVENTS_DATA_TYPE,
                 ALERTS: integration.alerts_data_type,
                 ENDPOINTS: integration.endpoints_data_type,
             }
-            found |= {types[kind] for kind in integration.streams}
-        return found if self.integrations else found | {EVENTS_DATA_TYPE}
+            types |= {by_kind[kind] for kind in integration.streams}
+        return types if self.integrations else types | {EVENTS_DATA_TYPE}
 
     def excluded(self) -> dict[str, tuple[str, ...]]:
         """The types that all integrations exclude, with the names of the integrations."""
         from lib.model.families import expanded  # noqa: PLC0415 - a table, where it is asked for
 
-        left = [(each.name, set(expanded(each.exclude_types))) for each in self.integrations]
+        left = [(integration.name, set(expanded(integration.exclude_types))) for integration in self.integrations]
         everywhere = set.intersection(*(types for _, types in left)) if left else set()
         return {name: tuple(integration for integration, _ in left) for name in everywhere}
 
@@ -82,9 +86,9 @@ def site_of(config: Config | None) -> Site:
 
 
 def from_file(name: str, site: Site, *, pages: bool = False) -> Iterator[Event]:
-    """The events of a file: JSON lines, a batch of the store, set-aside logs, or pages with `items` (`pages`: no else).
+    """The events of a file: JSON lines, a batch, dead letters, or pages with `items`. `pages`: only pages count.
 
-    ConfigError where the file cannot be read, or a line of it is no JSON object.
+    ConfigError if the file cannot be read, or if a line is not a JSON object.
     """
     lines = _lines(name)
     envelope: Envelope | None = None
@@ -110,8 +114,10 @@ def from_file(name: str, site: Site, *, pages: bool = False) -> Iterator[Event]:
 
 def _events_of(value: dict[str, Any], item: bytes, envelope: Envelope | None, site: Site) -> Iterator[Event]:
     if isinstance(value.get("items"), list):
-        for each in value["items"]:
-            raw = each.encode() if isinstance(each, str) else json.dumps(each, ensure_ascii=False).encode()
+        for page_item in value["items"]:
+            raw = (
+                page_item.encode() if isinstance(page_item, str) else json.dumps(page_item, ensure_ascii=False).encode()
+            )
             yield Event(raw, envelope or site.envelope(raw, value.get("kind")))
         return
     with suppress(ValueError, KeyError, TypeError, AttributeError):
@@ -133,7 +139,7 @@ def _lines(name: str) -> list[bytes]:
 def from_store(config: Config, since: timedelta, damaged: Damaged) -> Iterator[Event]:
     """The store's events since then: archived and waiting batches and dead letters, each event once.
 
-    `damaged` gets the key of each object that cannot be read. ConfigError where there is no store.
+    `damaged` gets the key of each object that cannot be read. ConfigError if there is no store.
     """
     from lib.app import App  # noqa: PLC0415 - only where the store is read
 
@@ -146,7 +152,7 @@ def from_store(config: Config, since: timedelta, damaged: Damaged) -> Iterator[E
     seen: set[bytes] = set()
     for header, items in _batches(state, after, damaged):
         if header.fetched_at >= after:
-            yield from _once(((Event(each, header.envelope)) for each in items), seen)
+            yield from _once(((Event(item, header.envelope)) for item in items), seen)
     yield from _once(_set_aside(state.store, damaged), seen)
 
 
@@ -163,7 +169,8 @@ def _batches(state: Any, after: datetime, damaged: Damaged) -> Iterator[tuple[He
         (key, partial(state.batches.kept, key)) for key in state.batches.archived(day_of(after))
     ]
     read += [
-        (each.entry.key, partial(state.batches.read, each.stream, each.sequence)) for each in state.batches.waiting()
+        (batch.entry.key, partial(state.batches.read, batch.stream, batch.sequence))
+        for batch in state.batches.waiting()
     ]
     for key, open_batch in read:
         try:
@@ -177,7 +184,7 @@ def _batches(state: Any, after: datetime, damaged: Damaged) -> Iterator[tuple[He
 
 def _set_aside(store: Any, damaged: Damaged) -> Iterator[Event]:
     for entry in store.list("dead/"):
-        if not entry.key.rstrip("~").endswith(".ndjson"):  # No logs: an object that stood in the way of others.
+        if not entry.key.rstrip("~").endswith(".ndjson"):  # A damaged object of another kind, not a file of logs.
             continue
         stored = store.read(entry.key)
         for line in filter(None, stored.body.split(b"\n") if stored else ()):

@@ -1,6 +1,7 @@
-"""The text of a CEL expression, as far as it is looked into here: tokens, calls on paths, and what joins them.
+"""The text of a CEL expression: tokens, calls on paths, and the logic between them. It is not a full parser.
 
-The library evaluates; this tells what an expression reads, so that its answers can be kept and its silence explained.
+The library evaluates expressions. This module finds what an expression reads: to keep its results, and to explain why
+it never matches.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MACROS = frozenset({"exists", "exists_one", "all", "map", "filter"})
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A piece of the text, which is not white space."""
+    """A token; white space and comments are not tokens."""
 
     kind: str
     text: str
@@ -60,15 +61,15 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field without quotes, with its place in the text."""
+    """A field without quotes, and its position in the text."""
 
     start: int
     end: int
     path: str
     role: str
-    """`value`; `has`: within `has()`; `path`: a function takes its value for a path."""
+    """`value`; `has`: within `has()`; `path`: a function uses its value as a path."""
     outer: int
-    """Where `has` begins, or the bracket behind the function's name."""
+    """The position of `has`, or of the bracket after the function's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +86,14 @@ class Part:
 def tokens_of(text: str) -> list[Token]:
     """The tokens of an expression."""
     return [
-        Token(str(found.lastgroup), found.group(), found.start())
-        for found in _TOKEN.finditer(text)
-        if found.lastgroup != "space"
+        Token(str(match.lastgroup), match.group(), match.start())
+        for match in _TOKEN.finditer(text)
+        if match.lastgroup != "space"
     ]
 
 
 def calls(text: str) -> Iterator[Call]:
-    """Every call of one of UTMStack's functions, as a function and not as a method."""
+    """Every call of one of UTMStack's functions. A method with the same name is not one."""
     tokens = tokens_of(text)
     for at in range(len(tokens) - 1):
         if _is_call(tokens, at):
@@ -105,12 +106,9 @@ def logic_of(text: str) -> Part:
 
 
 def fields_of(text: str) -> list[Field]:
-    """The fields that are named without quotes.
-
-    Empty where the expression has variables of its own, or names a field in a way that is not looked into.
-    """
+    """The fields without quotes; empty if the expression has a macro with a variable, such as `exists`."""
     tokens = tokens_of(text)
-    found: list[Field] = []
+    fields: list[Field] = []
     at = 0
     while at < len(tokens):
         if not _begins_field(tokens, at):
@@ -121,13 +119,13 @@ def fields_of(text: str) -> list[Field]:
         end, path = _field(tokens, at)
         last = tokens[end - 1]
         role, outer = _role(tokens, at, end)
-        found.append(Field(tokens[at].start, last.start + len(last.text), path, role, outer))
+        fields.append(Field(tokens[at].start, last.start + len(last.text), path, role, outer))
         at = end
-    return found
+    return fields
 
 
 def _role(tokens: Sequence[Token], at: int, end: int) -> tuple[str, int]:
-    """What a field is to the call around it: what `has` asks for, or what a function takes for a path."""
+    """The role of a field in the call around it, and the position of that call."""
     if at < 2 or tokens[at - 1].text != "(" or end == len(tokens):
         return "value", 0
     if tokens[at - 2].text == "has" and tokens[end].text == ")":
@@ -155,7 +153,7 @@ def _begins_field(tokens: Sequence[Token], at: int) -> bool:
 
 
 def _field(tokens: Sequence[Token], at: int) -> tuple[int, str]:
-    """Where the field's name ends, and its path: a method's name at its end is none of it."""
+    """The end of the field's name, and its path. A method's name at the end is not part of it."""
     keys = [tokens[at].text]
     at += 1
     while at + 1 < len(tokens) and tokens[at].text == "." and tokens[at + 1].kind == "name":
@@ -167,7 +165,7 @@ def _field(tokens: Sequence[Token], at: int) -> tuple[int, str]:
 
 
 def _closing(tokens: Sequence[Token], at: int) -> int:
-    """Where the bracket that opens at `at` is closed."""
+    """The index of the bracket that closes the one at `at`."""
     depth = 0
     for place in range(at, len(tokens)):
         depth += (tokens[place].text in "([{") - (tokens[place].text in ")]}") if tokens[place].kind == "mark" else 0
@@ -178,11 +176,11 @@ def _closing(tokens: Sequence[Token], at: int) -> int:
 
 def _call(tokens: Sequence[Token], at: int, text: str) -> Call:
     inside = tokens[at + 2 : _closing(tokens, at + 1)]
-    return Call(tokens[at].text, tuple(_argument(each, text) for each in _cut(inside, ",") if each))
+    return Call(tokens[at].text, tuple(_argument(run, text) for run in _cut(inside, ",") if run))
 
 
 def _cut(tokens: Sequence[Token], mark: str) -> list[Sequence[Token]]:
-    """The runs of tokens between marks that are in no bracket."""
+    """The tokens split at each mark outside brackets."""
     runs, start, depth = [], 0, 0
     for place, token in enumerate(tokens):
         if token.kind == "mark":
@@ -206,7 +204,7 @@ def _literal(tokens: Sequence[Token]) -> Any:
     """The value of a literal; ValueError for any other text."""
     first = tokens[0]
     if first.text == "[" and tokens[-1].text == "]":
-        return [_literal(each) for each in _cut(tokens[1:-1], ",") if each]
+        return [_literal(run) for run in _cut(tokens[1:-1], ",") if run]
     if first.text == "-" and len(tokens) == 2:
         return -_literal(tokens[1:])
     if len(tokens) != 1:
@@ -214,9 +212,9 @@ def _literal(tokens: Sequence[Token]) -> Any:
     if first.text in {"true", "false"}:
         return first.text == "true"
     if first.kind in {"int", "double", "text"}:
-        found = ast.literal_eval(first.text.rstrip("uU") if first.kind == "int" else first.text)
-        if isinstance(found, (str, int, float)):
-            return found
+        value = ast.literal_eval(first.text.rstrip("uU") if first.kind == "int" else first.text)
+        if isinstance(value, (str, int, float)):
+            return value
     raise ValueError("no literal")
 
 
@@ -227,7 +225,7 @@ def _source(tokens: Sequence[Token], text: str) -> str:
 def _part(tokens: Sequence[Token], text: str) -> Part:
     words = _source(tokens, text)
     for kind, mark in (("any", "||"), ("all", "&&")):
-        runs = [each for each in _cut(tokens, mark) if each]
+        runs = [run for run in _cut(tokens, mark) if run]
         if len(runs) > 1:
             return Part(kind, words, tuple(_part(run, text) for run in runs))
     if tokens and tokens[0].text == "!":

@@ -43,7 +43,7 @@ class LinedMapping(dict[str, Any]):
 
 @dataclass(frozen=True, slots=True)
 class StepText:
-    """A step as it is written."""
+    """A step as in the file."""
 
     kind: str
     body: Mapping[str, Any]
@@ -53,7 +53,7 @@ class StepText:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """A stage of a filter: its steps, and for which data types it runs; for every one where it names none."""
+    """A stage of a filter: its steps and its data types. Without data types it runs for all."""
 
     data_types: frozenset[str]
     steps: tuple[StepText, ...]
@@ -62,7 +62,7 @@ class Pipeline:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What filter files hold together."""
+    """The content of all filter files."""
 
     pipelines: tuple[Pipeline, ...]
     patterns: Mapping[str, str]
@@ -79,7 +79,7 @@ class Rule:
     where: str
     variables: tuple[tuple[str, str, str], ...] = ()
     history: bool = False
-    """It also searches what came before: that it matches an event makes it a candidate."""
+    """Whether it also searches earlier events: a match is then only a candidate."""
     placeholders: tuple[str, ...] = ()
     """Fields of the event that its search needs."""
     faults: tuple[str, ...] = field(default=())
@@ -90,20 +90,20 @@ def read_filters(names: Sequence[str]) -> Filters:
     pipelines: list[Pipeline] = []
     patterns: dict[str, str] = {}
     for file in files_of(names):
-        found = False
+        has_filter = False
         for document in documents_of(file):
             stages = document.get("pipeline") if isinstance(document, dict) else None
             if isinstance(document, dict) and isinstance(document.get("patterns"), dict):
                 patterns |= {str(name): str(text) for name, text in document["patterns"].items()}
-                found = True
+                has_filter = True
             if isinstance(stages, list):
                 pipelines += [_pipeline(stage, file) for stage in stages]
-                found = True
-        if not found:
+                has_filter = True
+        if not has_filter:
             raise _refused(
                 file, 1, "holds no filter: the list `pipeline` is missing", "Name a filter file of UTMStack."
             )
-    return Filters(tuple(sorted(pipelines, key=lambda each: each.order)), patterns)
+    return Filters(tuple(sorted(pipelines, key=lambda pipeline: pipeline.order)), patterns)
 
 
 def read_rules(names: Sequence[str]) -> list[Rule]:
@@ -112,18 +112,18 @@ def read_rules(names: Sequence[str]) -> list[Rule]:
     for file in files_of(names):
         for document in documents_of(file):
             entries = document.get("rules", [document]) if isinstance(document, dict) else document
-            rules += [_rule(each, file) for each in (entries if isinstance(entries, list) else [entries])]
+            rules += [_rule(entry, file) for entry in (entries if isinstance(entries, list) else [entries])]
     if not rules:
         raise ConfigError(f"there is no rule in {', '.join(names)}", remedy="Name UTMStack's rules: YAML files.")
     return rules
 
 
 def files_of(names: Sequence[str]) -> Iterator[Path]:
-    """The files that are named, and those in the folders that are."""
+    """The named files, and the YAML files in the named folders."""
     for name in names:
         path = Path(name)
         if path.is_dir():
-            yield from sorted(each for each in path.rglob("*") if each.suffix in SUFFIXES and each.is_file())
+            yield from sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
         elif path.is_file():
             yield path
         else:
@@ -134,7 +134,7 @@ def documents_of(path: Path) -> list[Any]:
     """The YAML documents in the file; ConfigError with the line if it is not YAML."""
     try:
         text = path.read_text("utf-8")
-        return [each for each in yaml.load_all(text, Loader=_Loader) if each is not None]
+        return [document for document in yaml.load_all(text, Loader=_Loader) if document is not None]
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read: {error.strerror}", remedy="Correct the path, or the permissions."
@@ -143,22 +143,24 @@ def documents_of(path: Path) -> list[Any]:
         raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})", remedy="Save it as UTF-8.") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise _refused(path, line, f"is not valid YAML: {error.problem or error.context}", "Mend that line.") from None
+        raise _refused(
+            path, line, f"is not valid YAML: {error.problem or error.context}", "Correct that line."
+        ) from None
     except (yaml.YAMLError, RecursionError) as error:
-        raise _refused(path, 1, f"is not valid YAML: {error}", "Mend the file.") from None
+        raise _refused(path, 1, f"is not valid YAML: {error}", "Correct the file.") from None
 
 
 class _Loader(yaml.SafeLoader):
-    """Mappings know their line; keys and times stay the text that they are."""
+    """Mappings know their line. Keys and times stay text."""
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> LinedMapping:
     loader.flatten_mapping(node)
-    found = LinedMapping()
-    found.line = node.start_mark.line + 1
+    mapping = LinedMapping()
+    mapping.line = node.start_mark.line + 1
     for key, value in node.value:
-        found[str(loader.construct_object(key, deep=True))] = loader.construct_object(value, deep=True)
-    return found
+        mapping[str(loader.construct_object(key, deep=True))] = loader.construct_object(value, deep=True)
+    return mapping
 
 
 def _scalar(loader: _Loader, node: yaml.ScalarNode) -> Any:
@@ -180,7 +182,7 @@ def _line(value: object) -> int:
 def _texts(value: object) -> list[str]:
     if isinstance(value, str):
         return [value]
-    return [str(each) for each in value if each is not None] if isinstance(value, list) else []
+    return [str(item) for item in value if item is not None] if isinstance(value, list) else []
 
 
 def _pipeline(stage: Any, path: Path) -> Pipeline:
@@ -200,22 +202,26 @@ def _pipeline(stage: Any, path: Path) -> Pipeline:
 
 
 def _unknown(kind: str, body: Mapping[str, Any]) -> Iterator[str]:
-    parts = [body, *(each for each in body.get("patterns") or [] if kind == "grok" and isinstance(each, dict))]
-    known = [KNOWN.get(kind, set(body)), *[{"fieldName", "pattern"}] * (len(parts) - 1)]
-    for part, allowed in zip(parts, known, strict=True):
+    parts = [body, *(entry for entry in body.get("patterns") or [] if kind == "grok" and isinstance(entry, dict))]
+    allowed_keys = [KNOWN.get(kind, set(body)), *[{"fieldName", "pattern"}] * (len(parts) - 1)]
+    for part, allowed in zip(parts, allowed_keys, strict=True):
         for key in part:
             if key not in allowed:
                 yield f"the engine does not know `{key}` in {kind}, and ignores it"
 
 
 def condition_of(where: Any) -> tuple[str, tuple[tuple[str, str, str], ...]]:
-    """A `where` as text, and its variables: the first versions name those beside the expression."""
+    """A `where` as text, and its variables. The first versions of UTMStack list them beside the expression."""
     if not isinstance(where, dict):
         return "" if where is None else str(where).lower() if isinstance(where, bool) else str(where), ()
     variables = tuple(
-        (str(each.get("as")), str(each.get("get")), str(each.get("ofType") or each.get("oftype") or "string"))
-        for each in where.get("variables") or []
-        if isinstance(each, dict)
+        (
+            str(variable.get("as")),
+            str(variable.get("get")),
+            str(variable.get("ofType") or variable.get("oftype") or "string"),
+        )
+        for variable in where.get("variables") or []
+        if isinstance(variable, dict)
     )
     return str(where.get("expression") or ""), variables
 
@@ -242,11 +248,11 @@ def _rule(entry: Any, path: Path) -> Rule:
 
 
 def _searches(value: object) -> list[Mapping[str, Any]]:
-    found: list[Mapping[str, Any]] = []
-    for each in value if isinstance(value, list) else []:
-        if isinstance(each, dict):
-            found += [each, *_searches(each.get("or"))]
-    return found
+    searches: list[Mapping[str, Any]] = []
+    for search in value if isinstance(value, list) else []:
+        if isinstance(search, dict):
+            searches += [search, *_searches(search.get("or"))]
+    return searches
 
 
 def _values(search: Mapping[str, Any]) -> Iterator[Any]:

@@ -1,8 +1,8 @@
-"""The functions that UTMStack adds to CEL: each takes a path in quotes, and says something of the value there.
+"""The functions that UTMStack adds to CEL. Each takes a path in quotes, and tests the value there.
 
-Their meaning is that of the public SDK (github.com/threatwinds/go-sdk, plugins/cel_overloads.go): a path without a
-value never fails, it is simply not so. Text functions search the JSON of an object or a list. Numbers and text that
-is a number compare as numbers.
+They work as in the public SDK (github.com/threatwinds/go-sdk, plugins/cel_overloads.go). A path without a value gives
+false, not an error. Text functions search the JSON of an object or a list. A text that is a number compares as a
+number.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ FAILURE = _Failure()
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """One function, with the allowed kinds of each argument after its path."""
+    """A function, with the allowed kinds of each argument after the path."""
 
     answer: Answer
     takes: tuple[frozenset[str], ...]
     says: str = ""
-    """In words, of a path and the argument, for people."""
+    """The test in words, with `{}` for the argument."""
 
     def bound(self, args: tuple[Any, ...]) -> Callable[[Json], Any]:
-        """The function of the value alone: where what it looks for is text and no number, by a shorter way."""
+        """The function with its arguments bound. Comparing with text that is not a number has a fast path."""
         wanted = args[0] if args else None
         words = wanted if isinstance(wanted, (list, tuple)) else [wanted]
         if self.answer in _COMPARING and all(isinstance(word, str) and parse_number(word) is None for word in words):
-            known, answer = frozenset(words), self.answer
-            return lambda value: value in known if value.__class__ is str else answer(value, args)
+            wanted_words, answer = frozenset(words), self.answer
+            return lambda value: value in wanted_words if value.__class__ is str else answer(value, args)
         return partial(_apply, self.answer, args)
 
 
@@ -59,7 +59,7 @@ def _apply(answer: Answer, args: tuple[Any, ...], value: Json) -> Any:
 def kind_of(value: Any) -> str:
     """An argument's kind: text, bool, int, double, list (of text only) or mixed (a list of anything)."""
     if isinstance(value, (list, tuple)):
-        return "list" if all(isinstance(each, str) for each in value) else "mixed"
+        return "list" if all(isinstance(item, str) for item in value) else "mixed"
     names = {str: "text", bool: "bool", int: "int", float: "double"}
     return names.get(type(value), "other")
 
@@ -72,7 +72,7 @@ def text_in(value: Json) -> str | None:
 
 
 def numeric(value: Json) -> float | None:
-    """The number that a value is, also as text."""
+    """The value as a number, also from text; None for other values."""
     if isinstance(value, bool):
         return None
     if isinstance(value, (int, float)):
@@ -81,7 +81,7 @@ def numeric(value: Json) -> float | None:
 
 
 def same(value: Json, wanted: Any) -> bool:
-    """Whether a value equals a literal, however each of them is written."""
+    """Whether a value equals a literal: as numbers if both are numbers, otherwise as text."""
     if value is MISSING:
         return False
     mine, other = numeric(value), numeric(wanted)
@@ -98,7 +98,7 @@ def _text(test: Callable[[str, str], bool], combine: Callable[[Any], bool] = any
         if text is None:
             return False
         wanted = args[0]
-        return test(text, wanted) if isinstance(wanted, str) else combine(test(text, each.strip()) for each in wanted)
+        return test(text, wanted) if isinstance(wanted, str) else combine(test(text, word.strip()) for word in wanted)
 
     return answer
 
@@ -160,10 +160,10 @@ def _fold(value: Json, args: tuple[Any, ...]) -> bool:
 @lru_cache(maxsize=4096)
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        found = None if "%" in text else ipaddress.ip_address(text)
+        address = None if "%" in text else ipaddress.ip_address(text)
     except ValueError:
         return None
-    return (found.ipv4_mapped or found) if isinstance(found, ipaddress.IPv6Address) else found
+    return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address
 
 
 @lru_cache(maxsize=4096)
@@ -187,25 +187,25 @@ def _safe(value: Json, args: tuple[Any, ...]) -> Any:
     if isinstance(default, bool):
         return value if isinstance(value, bool) else default
     if isinstance(default, float):
-        found = numeric(value)
-        return default if found is None else float(found)
+        parsed = numeric(value)
+        return default if parsed is None else float(parsed)
     return value if isinstance(value, str) else default
 
 
 def _listed(value: Json, args: tuple[Any, ...]) -> bool:
-    return isinstance(value, str) and value in [each.strip() for each in args[0].split(",")]
+    return isinstance(value, str) and value in [word.strip() for word in args[0].split(",")]
 
 
 def _plain_text(test: Callable[[str, str], bool]) -> Answer:
     def answer(value: Json, args: tuple[Any, ...]) -> bool:
-        return isinstance(value, str) and any(test(value, each.strip()) for each in args[0])
+        return isinstance(value, str) and any(test(value, word.strip()) for word in args[0])
 
     return answer
 
 
 def _one_number(value: Json, args: tuple[Any, ...]) -> bool:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and any(value == each for each in args[0])
+    return is_number and any(value == number for number in args[0])
 
 
 def _value(value: Json, _: tuple[Any, ...]) -> Any:
@@ -267,8 +267,8 @@ FUNCTIONS = {
     "startWith": Function(lambda value, args: isinstance(value, str) and value.startswith(args[0]), (TEXT,)),
     "endWith": Function(lambda value, args: isinstance(value, str) and value.endswith(args[0]), (TEXT,)),
 }
-"""Every documented one, by its name."""
+"""Every documented function by name."""
 FIRST_NAMES = frozenset({"equal", "lowerEqual", "contain", "inList", "startWith", "endWith"})
 """Names of the first versions, which did not rewrite an expression before they compiled it."""
 VALUE = Function(_value, ())
-"""What stands for a field that a condition names without quotes."""
+"""The function for a field without quotes."""

@@ -1,4 +1,4 @@
-"""Times by Go's layouts, which are an example: `2006-01-02T15:04:05Z07:00` is the 2nd of January 2006, 15:04:05."""
+"""Times in Go's layouts. A layout is an example: the time 2006-01-02 15:04:05 in that format (pkg.go.dev/time)."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _DIGITS = {
 
 
 def parse(layout: str, text: str) -> datetime:
-    """The moment that the text tells by the layout; ValueError where it does not. Without a zone it is UTC."""
-    found = _expression(layout).fullmatch(text)
-    if found is None:
+    """The time of a text in the layout, UTC without a zone; ValueError if the text does not fit."""
+    match = _expression(layout).fullmatch(text)
+    if match is None:
         raise ValueError(f"{text!r} is not a time like {layout!r}")
-    parts = {name: value for name, value in found.groupdict().items() if value}
+    parts = {name: value for name, value in match.groupdict().items() if value}
     year = int(parts.get("year") or 0) or _century(parts.get("short", "")) or 1
     month = int(parts.get("month") or 0) or _named(parts.get("name", "")) or 1
     hour = int(parts.get("hour") or 0)
@@ -41,16 +41,16 @@ def parse(layout: str, text: str) -> datetime:
 
 
 def reformat(text: str, before: str, after: str) -> str:
-    """The time that the text tells by one layout, as another has it; ValueError where it tells none."""
+    """The text in another layout; ValueError if it does not fit the first one."""
     shown = show(after, parse(before, text))
     if re.search("2006|(?<!20)06", before):
         return shown
-    # Go knows a year 0: that of a time that names none.
+    # In Go a time without a year has the year 0. Python's first year is 1.
     return shown if "2006" not in after else show(after.replace("2006", "0000"), parse(before, text))
 
 
 def show(layout: str, moment: datetime) -> str:
-    """The moment as the layout has it."""
+    """The time as text in the layout."""
     return _ELEMENT.sub(lambda element: _shown(element.group(), moment), layout)
 
 
@@ -58,12 +58,12 @@ def show(layout: str, moment: datetime) -> str:
 def _expression(layout: str) -> re.Pattern[str]:
     pieces, at, seen = [], 0, set[str]()
     elements = list(_ELEMENT.finditer(layout))
-    has_fraction = any(each.group()[0] in ".," for each in elements)
+    has_fraction = any(element.group()[0] in ".," for element in elements)
     for element in elements:
         piece = _piece(element.group())
         if has_fraction and element.group() in {"05", "5"}:
             piece = piece.partition("(?:[.,]")[0]
-        # A part that stands there twice is read once.
+        # A regular expression may name a group only once: a repeated element is matched, but not read.
         piece = re.sub(r"\?P<(\w+)>", lambda name: "?:" if name.group(1) in seen else name.group(), piece)
         seen.update(re.findall(r"\?P<(\w+)>", piece))
         pieces += [re.escape(layout[at : element.start()]), piece]

@@ -71,11 +71,11 @@ def put(document: dict[str, Any], path: str, value: Json) -> None:
     keys = keys_of(path)
     holder: Any = document
     for key, following in pairwise(keys):
-        found = _child(holder, key)
-        if not isinstance(found, dict) and not (isinstance(found, list) and _index(following) is not None):
-            found = {}
-            _assign(holder, key, found)
-        holder = found
+        child = _child(holder, key)
+        if not isinstance(child, dict) and not (isinstance(child, list) and _index(following) is not None):
+            child = {}
+            _assign(holder, key, child)
+        holder = child
     _assign(holder, keys[-1], value)
 
 
@@ -101,12 +101,12 @@ def leaves(value: Json, prefix: str = "") -> Iterator[tuple[str, Json]]:
     if isinstance(value, dict) and value:
         items: Iterator[tuple[str, Json]] = iter(value.items())
     elif isinstance(value, list) and value:
-        items = ((str(number), each) for number, each in enumerate(value))
+        items = ((str(number), item) for number, item in enumerate(value))
     else:
         yield prefix, value
         return
-    for key, each in items:
-        yield from leaves(each, f"{prefix}.{key}" if prefix else key)
+    for key, item in items:
+        yield from leaves(item, f"{prefix}.{key}" if prefix else key)
 
 
 def _is_plain(path: str) -> bool:
@@ -160,18 +160,18 @@ def _split(text: str, mark: str) -> list[str]:
     parts, part, depth, quoted = [], "", 0, False
     at = 0
     while at < len(text):
-        each = text[at]
-        if each == "\\" and at + 1 < len(text):
+        character = text[at]
+        if character == "\\" and at + 1 < len(text):
             part += text[at : at + 2]
             at += 2
             continue
-        quoted ^= each == '"' and depth > 0
-        depth += 0 if quoted else (each == "(") - (each == ")")
-        if each == mark and depth <= 0 and not quoted:
+        quoted ^= character == '"' and depth > 0
+        depth += 0 if quoted else (character == "(") - (character == ")")
+        if character == mark and depth <= 0 and not quoted:
             parts.append(part)
             part = ""
         else:
-            part += each
+            part += character
         at += 1
     return [*parts, part]
 
@@ -181,8 +181,8 @@ def _piped(segments: list[list[str]]) -> Read:
     readers = [_dotted(parts) for parts in segments]
 
     def read(document: Json) -> Json:
-        for each in readers:
-            document = each(document)
+        for read_part in readers:
+            document = read_part(document)
         return document
 
     return readers[0] if len(readers) == 1 else read
@@ -200,16 +200,16 @@ def _dotted(parts: list[str]) -> Read:
     return step if follow is None else lambda document: follow(step(document))
 
 
-def _many(chosen: Callable[[Json], bool] | None, each: Read | None) -> Read:
+def _many(chosen: Callable[[Json], bool] | None, of_item: Read | None) -> Read:
     """A list's length (a bare `#` at the end), its chosen items, or what follows of each item."""
 
     def read(document: Json) -> Json:
         if not isinstance(document, list):
             return MISSING
-        if chosen is None and each is None:
+        if chosen is None and of_item is None:
             return len(document)
         items = [item for item in document if chosen is None or chosen(item)]
-        return items if each is None else [value for item in items if (value := each(item)) is not MISSING]
+        return items if of_item is None else [value for item in items if (value := of_item(item)) is not MISSING]
 
     return read
 
@@ -237,7 +237,7 @@ def _wild(part: str, follow: Read | None) -> Read:
         if not isinstance(document, dict):
             return MISSING
         values = (value for key, value in document.items() if pattern.fullmatch(key))
-        return next((found for found in (map(follow, values) if follow else values) if found is not MISSING), MISSING)
+        return next((value for value in (map(follow, values) if follow else values) if value is not MISSING), MISSING)
 
     return read
 
@@ -250,13 +250,17 @@ def _glob(text: str) -> re.Pattern[str]:
 
 def _query(text: str) -> Callable[[Json], bool]:
     """What a query says of an item."""
-    found = _OPERATOR.search(_masked(text))
-    if found is None:
+    operator_match = _OPERATOR.search(_masked(text))
+    if operator_match is None:
         if not text.strip():
             raise UnsupportedPathError("a query that asks for nothing")
         exists = reader(text.strip())
         return lambda item: exists(item) is not MISSING
-    left, operator, right = text[: found.start()].strip(), found.group(), text[found.end() :].strip()
+    left, operator, right = (
+        text[: operator_match.start()].strip(),
+        operator_match.group(),
+        text[operator_match.end() :].strip(),
+    )
     if right.startswith("~"):
         raise UnsupportedPathError(f"the query {text!r}")
     read = reader(left) if left else (lambda item: item)
@@ -265,8 +269,8 @@ def _query(text: str) -> Callable[[Json], bool]:
 
 def _masked(text: str) -> str:
     """The query without what stands in quotes, or in a query of its own: its operators are not this one's."""
-    text = re.sub(r'"(\\.|[^"\\])*"', lambda found: "x" * len(found.group()), text)
-    while (masked := re.sub(r"\([^()]*\)", lambda found: "x" * len(found.group()), text)) != text:
+    text = re.sub(r'"(\\.|[^"\\])*"', lambda match: "x" * len(match.group()), text)
+    while (masked := re.sub(r"\([^()]*\)", lambda match: "x" * len(match.group()), text)) != text:
         text = masked
     return text
 

@@ -1,4 +1,4 @@
-"""Regular expressions as the engine has them: RE2, with names such as `{{.ipv4}}` for common ones."""
+"""The engine's regular expressions: RE2, with names such as `{{.ipv4}}` for common patterns."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NAMED = {
     "seconds": r"(?:[0-5]?\d|60)(?:[:.,]\d+)?",
     "time": r"(?:2[0-4]|[01]\d):[0-5]\d:(?:[0-5]?\d|60)(?:[:.,]\d+)?",
 }
-"""The names that UTMStack's documentation lists. A site can change them; a filter file's `patterns` wins."""
+"""The names in UTMStack's documentation. The `patterns` of a filter file replace them."""
 
 
 class PatternError(ValueError):
@@ -49,7 +49,7 @@ _WHOLE: dict[str, Callable[[str], str]] = {
     "(?s:.*)": lambda text: text,
     "[^[:space:]]": lambda text: text.strip(" \t\n\f\r\v")[:1],
 }
-"""What filters ask most, without a regular expression: the first match of each, the same."""
+"""The most frequent expressions in filters, without RE2: a function with the same first match."""
 
 
 class Pattern:
@@ -66,7 +66,7 @@ class Pattern:
             reason = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
             raise PatternError(f"the regular expression {text!r}: {reason}") from None
         self.first: Callable[[str], str] = _WHOLE.get(text) or lru_cache(maxsize=1024)(self._first)
-        """The leftmost match in a text; empty where there is none."""
+        """The leftmost match in a text; empty if there is none."""
         self.found_in: Callable[[str], bool] = lru_cache(maxsize=1024)(self._found_in)
         """Whether it matches anywhere in a text."""
         if text in _WHOLE and text != "(?s:.*)":
@@ -76,34 +76,34 @@ class Pattern:
         return self._compiled.search(_bytes(text)) is not None
 
     def _first(self, text: str) -> str:
-        found = self._compiled.search(_bytes(text))
-        return "" if found is None else _text(found.group())
+        match = self._compiled.search(_bytes(text))
+        return "" if match is None else _text(match.group())
 
     def all(self, text: str) -> list[str]:
         """Every match, from left to right."""
-        return [_text(found.group()) for found in self._compiled.finditer(_bytes(text))]
+        return [_text(match.group()) for match in self._compiled.finditer(_bytes(text))]
 
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _text(found: bytes) -> str:
-    return found.decode("utf-8", "surrogatepass")
+def _text(matched: bytes) -> str:
+    return matched.decode("utf-8", "surrogatepass")
 
 
 @lru_cache(maxsize=10_000)
 def pattern(text: str) -> Pattern:
-    """The regular expression, compiled once; PatternError where RE2 refuses it."""
+    """The regular expression, compiled once; PatternError if RE2 refuses it."""
     return Pattern(text)
 
 
 def expand(text: str, named: Mapping[str, Any]) -> str:
-    """The text with its names replaced, whose own names are replaced too; PatternError for an unknown one."""
+    """The text with its names replaced, also names within their patterns; PatternError for an unknown name."""
     for _ in range(10):
         if "{{" not in text:
             break
-        text, before = _NAME.sub(lambda found: _named(found.group(1), named), text), text
+        text, before = _NAME.sub(lambda match: _named(match.group(1), named), text), text
         if text == before:
             break
     return text

@@ -22,7 +22,7 @@ _MOST = 3
 
 
 @dataclass(frozen=True, slots=True)
-class _Looked:
+class _Evidence:
     """The values in the events to which a rule applies."""
 
     session: Session
@@ -44,49 +44,52 @@ def never(session: Session, tally: RuleTally) -> str | None:
         return f"no event of the data type {wanted} is sent; the sent data types are {', '.join(sorted(sent))}"
     if tally.condition.fault:
         return f"the engine cannot evaluate it: {tally.condition.fault}"
-    looked = [seen for name, seen in session.seen.items() if not rule.data_types or name in rule.data_types]
-    if not looked and not (session.excluded and session.events):
+    evidence = [seen for name, seen in session.seen.items() if not rule.data_types or name in rule.data_types]
+    if not evidence and not (session.excluded and session.events):
         return None
     merged: dict[str, list[Seen]] = {}
-    for each in looked:
-        for path, values in each.items():
+    for by_path in evidence:
+        for path, values in by_path.items():
             merged.setdefault(path, []).append(values)
-    found = _why_not(tally.logic, _Looked(session, merged))
+    faults = _why_not(tally.logic, _Evidence(session, merged))
     unquoted = [remark for remark in tally.condition.remarks if remark.startswith(UNQUOTED)]
-    if unquoted and any(each.startswith(UNQUOTED) for each in found):
-        found = [*unquoted, *(each for each in found if not each.startswith(UNQUOTED))]
-    return _listed(found, "; ") if found else None
+    if unquoted and any(fault.startswith(UNQUOTED) for fault in faults):
+        faults = [*unquoted, *(fault for fault in faults if not fault.startswith(UNQUOTED))]
+    return _listed(faults, "; ") if faults else None
 
 
-def _why_not(part: Part, looked: _Looked) -> list[str]:
+def _why_not(part: Part, evidence: _Evidence) -> list[str]:
     """The reasons why the part can never be true; none if it can."""
     if part.kind == "leaf":
-        return _leaf(part, looked)
+        return _leaf(part, evidence)
     if part.kind == "all":
-        return next(filter(None, (_why_not(each, looked) for each in part.parts)), [])
+        return next(filter(None, (_why_not(inner, evidence) for inner in part.parts)), [])
     if part.kind == "any":
-        found = [_why_not(each, looked) for each in part.parts]
-        return list(dict.fromkeys(reason for each in found for reason in each)) if all(found) else []
+        by_part = [_why_not(inner, evidence) for inner in part.parts]
+        return (
+            list(dict.fromkeys(reason for part_reasons in by_part for reason in part_reasons)) if all(by_part) else []
+        )
     return []
 
 
-def _leaf(part: Part, looked: _Looked) -> list[str]:
+def _leaf(part: Part, evidence: _Evidence) -> list[str]:
     if part.text == "false":
         return ["it says false"]
     if part.call is not None:
-        return _call(part.call, looked)
+        return _call(part.call, evidence)
     unquoted = [call.arguments[0].text for call in calls(part.text) if call.path is None and call.arguments]
     if unquoted:
         return [unquoted_text(unquoted)]
     absent = [
-        each.path
-        for each in fields_of(part.text)
-        if not _values(each.path, looked) and not _is_open(of_bag(each.path, looked.bag), looked)
+        unquoted_field.path
+        for unquoted_field in fields_of(part.text)
+        if not _values(unquoted_field.path, evidence)
+        and not _is_open(of_bag(unquoted_field.path, evidence.bag), evidence)
     ]
     return [_absent(absent[0])] if absent else []
 
 
-def _call(call: Call, looked: _Looked) -> list[str]:
+def _call(call: Call, evidence: _Evidence) -> list[str]:
     path, fault = call.path, literal_fault(call)
     if path is None or fault:
         return [
@@ -94,55 +97,55 @@ def _call(call: Call, looked: _Looked) -> list[str]:
             if fault
             else unquoted_text([argument.text for argument in call.arguments[:1]])
         ]
-    own = of_bag(path, looked.bag)
-    if _is_open(own, looked) or any(each.kind == "dynamic" for each in call.arguments[1:]):
+    own = of_bag(path, evidence.bag)
+    if _is_open(own, evidence) or any(argument.kind == "dynamic" for argument in call.arguments[1:]):
         return []
-    values = _values(own, looked)
-    args = tuple(each.value for each in call.arguments[1:])
-    if _is_type(own, values, looked):
-        return _type(call, values, args, looked)
-    is_whole = all(each.is_whole for each in looked.seen.get(own, ()))
-    if not is_whole or any(_holds(call, each, args) for each in (*values, *_possible(own, looked))):
+    values = _values(own, evidence)
+    args = tuple(argument.value for argument in call.arguments[1:])
+    if _is_type(own, values, evidence):
+        return _type(call, values, args, evidence)
+    is_whole = all(field_values.is_whole for field_values in evidence.seen.get(own, ()))
+    if not is_whole or any(_holds(call, value, args) for value in (*values, *_possible(own, evidence))):
         return []
     if not values:
         return [_absent(path)]
     return [f"no event has a {path} that {_wanted(call)}: {_shown(values)}"]
 
 
-def _type(call: Call, values: list[Any], args: tuple[Any, ...], looked: _Looked) -> list[str]:
-    """Of the field that holds the event's type: Sophos's own list counts too, and what is left out does not."""
-    excluded = looked.session.excluded
-    known = [each for each in {*TYPES, *looked.session.types, *(v for v in values if isinstance(v, str))} if each]
-    fitting = [each for each in known if _holds(call, each, args)]
-    if any(each not in excluded for each in fitting):
+def _type(call: Call, values: list[Any], args: tuple[Any, ...], evidence: _Evidence) -> list[str]:
+    """The reasons for a call on the event's type. Sophos's own list counts as seen, excluded types do not."""
+    excluded = evidence.session.excluded
+    types = [type_ for type_ in {*TYPES, *evidence.session.types, *(v for v in values if isinstance(v, str))} if type_]
+    fitting = [type_ for type_ in types if _holds(call, type_, args)]
+    if any(type_ not in excluded for type_ in fitting):
         return []
     if fitting:
-        who = ", ".join(sorted({name for each in fitting for name in excluded[each]}))
-        return [f"`exclude_types` of {who} leaves out {_listed(sorted(fitting))}"]
+        integrations = ", ".join(sorted({name for type_ in fitting for name in excluded[type_]}))
+        return [f"`exclude_types` of {integrations} leaves out {_listed(sorted(fitting))}"]
     return [f"Sophos sends no type that {_wanted(call)}: neither these events nor Sophos's list contain one"]
 
 
-def _is_type(own: str, values: list[Any], looked: _Looked) -> bool:
+def _is_type(own: str, values: list[Any], evidence: _Evidence) -> bool:
     texts = [value for value in values if isinstance(value, str)]
-    types = TYPES | set(looked.session.types)
-    return own == f"{looked.bag}.type" or (bool(texts) and len(texts) == len(values) and set(texts) <= types)
+    types = TYPES | set(evidence.session.types)
+    return own == f"{evidence.bag}.type" or (bool(texts) and len(texts) == len(values) and set(texts) <= types)
 
 
-def _is_open(own: str, looked: _Looked) -> bool:
-    """Whether a plugin that does not run here writes the field."""
-    return any(own == made or own.startswith(f"{made}.") for made in looked.session.made)
+def _is_open(own: str, evidence: _Evidence) -> bool:
+    """Whether the field's values are unknown: a plugin that does not run here writes it."""
+    return any(own == made or own.startswith(f"{made}.") for made in evidence.session.made)
 
 
-def _possible(own: str, looked: _Looked) -> Iterable[Any]:
+def _possible(own: str, evidence: _Evidence) -> Iterable[Any]:
     """Possible values beside those in the events."""
-    constants = looked.session.constants.get(own, set())
-    return [*constants, *(SEVERITIES if own == f"{looked.bag}.severity" else ())]
+    constants = evidence.session.constants.get(own, set())
+    return [*constants, *(SEVERITIES if own == f"{evidence.bag}.severity" else ())]
 
 
-def _values(path: str, looked: _Looked) -> list[Any]:
-    own = of_bag(path, looked.bag)
-    found = dict.fromkeys(key for each in looked.seen.get(own, ()) for key in each.values)
-    return [decode(value) if kind in {dict, list} else value for kind, value in found]
+def _values(path: str, evidence: _Evidence) -> list[Any]:
+    own = of_bag(path, evidence.bag)
+    keys = dict.fromkeys(key for field_values in evidence.seen.get(own, ()) for key in field_values.values)
+    return [decode(value) if kind in {dict, list} else value for kind, value in keys]
 
 
 def _holds(call: Call, value: Any, args: tuple[Any, ...]) -> bool:

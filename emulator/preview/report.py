@@ -13,10 +13,7 @@ _WIDTH = 44
 
 
 def report_of(session: Session) -> dict[str, Any]:
-    """The session's report; `ok` if every rule could match and everything was evaluated.
-
-    Without an event nothing was found out, so it is not well either.
-    """
+    """The session's report; `ok` if every rule could match, everything was evaluated, and there was an event."""
     remarks = session.not_evaluated()
     rules = [
         {
@@ -33,10 +30,11 @@ def report_of(session: Session) -> dict[str, Any]:
     return {
         "ok": is_well and session.events > 0,
         "events": session.events,
-        "types": {name: {"count": each.count, "fields": sorted(each.fields)} for name, each in types},
+        "types": {name: {"count": tally.count, "fields": sorted(tally.fields)} for name, tally in types},
         "rules": rules,
-        "unmatched_types": [name for name, each in types if not each.matched],
-        "not_evaluated": [{"where": each.where, "what": each.what, "count": each.count} for each in remarks],
+        "unmatched_types": [name for name, tally in types if not tally.matched],
+        "not_evaluated": [{"where": remark.where, "what": remark.what, "count": remark.count} for remark in remarks],
+        **({"links": session.links()} if session.links()["alerts"] else {}),
     }
 
 
@@ -45,33 +43,35 @@ def line_of(outcome: Outcome) -> dict[str, Any]:
     return {"id": outcome.id, "type": outcome.type, "fields": outcome.fields, "rules": list(outcome.rules)}
 
 
-def tables_of(session: Session, found: dict[str, Any]) -> list[list[tuple[str, ...]]]:
-    """The rows for people: of the rules, and of the types."""
+def tables_of(session: Session, report: dict[str, Any]) -> list[list[tuple[str, ...]]]:
+    """Two tables for people: the rules, and the types."""
     rules: list[tuple[str, ...]] = [("RULE", "MATCHES", "AS", "EXAMPLE")]
-    for tally, each in zip(session.rules, found["rules"], strict=True):
+    for tally, rule in zip(session.rules, report["rules"], strict=True):
         kind = (
-            "never" if each["never"] else "-" if not tally.matches else "candidate" if tally.rule.history else "alert"
+            "never" if rule["never"] else "-" if not tally.matches else "candidate" if tally.rule.history else "alert"
         )
-        rules.append((each["name"][:_WIDTH], str(each["matches"]), kind, each["example"] or "-"))
+        rules.append((rule["name"][:_WIDTH], str(rule["matches"]), kind, rule["example"] or "-"))
     types: list[tuple[str, ...]] = [("TYPE", "EVENTS", "FIELDS", "RULES")]
-    unmatched = set(found["unmatched_types"])
-    for name, each in found["types"].items():
-        numbers = (str(each["count"]), str(len(each["fields"])))
+    unmatched = set(report["unmatched_types"])
+    for name, counts in report["types"].items():
+        numbers = (str(counts["count"]), str(len(counts["fields"])))
         types.append((name or "(none)", *numbers, "no" if name in unmatched else "yes"))
     return [rules, types]
 
 
-def words_of(session: Session, found: dict[str, Any]) -> list[str]:
+def words_of(session: Session, report: dict[str, Any]) -> list[str]:
     """The lines below the tables."""
-    lines = [f"{found['events']} events, {session.dropped} of them dropped by the filter."]
+    lines = [f"{report['events']} events, {session.dropped} of them dropped by the filter."]
     if not session.events:
         lines = ["There was no event, so the rules could not be tested."]
-    lines += [f"NEVER  {each['name']}: {each['never']}" for each in found["rules"] if each["never"]]
+    if session.links()["alerts"]:
+        lines.append("{alerts} alerts, {alerts_without_event} of them without their event.".format(**session.links()))
+    lines += [f"NEVER  {rule['name']}: {rule['never']}" for rule in report["rules"] if rule["never"]]
     # The lines above already name the rules that can never match.
-    told = tuple(f"{each['file']}, " for each in found["rules"] if each["never"])
+    named_files = tuple(f"{rule['file']}, " for rule in report["rules"] if rule["never"])
     lines += [
-        f"NOT EVALUATED  {each['where']}: {each['what']} ({each['count']} events)"
-        for each in found["not_evaluated"]
-        if not each["where"].startswith(told)
+        f"NOT EVALUATED  {remark['where']}: {remark['what']} ({remark['count']} events)"
+        for remark in report["not_evaluated"]
+        if not remark["where"].startswith(named_files)
     ]
     return [*lines, "", NOTE]

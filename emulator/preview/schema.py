@@ -1,4 +1,4 @@
-"""UTMStack's event: which fields it has. What a filter writes elsewhere never reaches a rule.
+"""The fields of UTMStack's event. A filter can write others, but they never reach a rule.
 
 The fields are those of the public SDK's Event and Side (github.com/threatwinds/go-sdk, plugins/plugins.proto).
 """
@@ -10,7 +10,7 @@ from typing import Any
 from emulator.preview.values import Json, number, parse_number
 
 BAGS = ("log", "event")
-"""What a vendor's own fields are below: `log`, in the newest version `event`."""
+"""The field that holds a vendor's own fields: `log`, or `event` in the newest version."""
 
 
 def _all(names: str, kind: str) -> dict[str, str]:
@@ -53,31 +53,31 @@ _EVENT: dict[str, Any] = {
     **dict.fromkeys(("log", "event", "errors", "compliance", "controls"), _ANY),
 }
 ENVELOPE = frozenset({"id", "@timestamp", "tenantId", "raw"})
-"""What every event has of its own, whatever the filter does: not shown."""
+"""Fields that every event has without a filter. They are not shown."""
 
 
 def finalized(fields: dict[str, Any], lost: dict[str, str]) -> dict[str, Any]:
-    """The event that UTMStack keeps of a draft; `lost` gets each path that it does not keep, and why."""
+    """The part of a draft that UTMStack keeps. `lost` gets the reason for each path that it does not keep."""
     return _of(fields, _EVENT, "", lost)
 
 
 def _of(fields: dict[str, Any], schema: dict[str, Any], prefix: str, lost: dict[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    kept: dict[str, Any] = {}
     for key, value in fields.items():
         wanted = schema.get(key)
         path = prefix + key
         if wanted is None:
             lost.setdefault(path, "UTMStack's event has no such field; the engine drops it")
         elif wanted is _ANY:
-            found[key] = value
+            kept[key] = value
         elif isinstance(wanted, dict):
             if isinstance(value, dict):
-                found[key] = _of(value, wanted, f"{path}.", lost)
+                kept[key] = _of(value, wanted, f"{path}.", lost)
             else:
                 lost.setdefault(path, "is a value where UTMStack's event has fields; the engine refuses the event")
         else:
-            _keep(found, key, _scalar(value, wanted, path, lost))
-    return found
+            _keep(kept, key, _scalar(value, wanted, path, lost))
+    return kept
 
 
 def _scalar(value: Json, wanted: str, path: str, lost: dict[str, str]) -> Json:
@@ -93,7 +93,7 @@ def _scalar(value: Json, wanted: str, path: str, lost: dict[str, str]) -> Json:
     return value
 
 
-def _keep(found: dict[str, Any], key: str, value: Json) -> None:
+def _keep(kept: dict[str, Any], key: str, value: Json) -> None:
     """Keep a field of the event only if it has a value."""
     if value not in (None, "", 0):
-        found[key] = value
+        kept[key] = value

@@ -11,7 +11,7 @@ import msgspec
 
 from emulator.preview.conditions import Condition, of_bag
 from emulator.preview.draft import Draft
-from emulator.preview.events import Event, Site
+from emulator.preview.events import Event, Site, is_alert
 from emulator.preview.expressions import Part, calls, fields_of, logic_of
 from emulator.preview.files import Filters, Pipeline, Rule, StepText, condition_of
 from emulator.preview.paths import UnsupportedPathError, leaves, reader
@@ -38,7 +38,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class TypeTally:
-    """One event type: the number of its events, and the fields made of them."""
+    """One event type: the number of its events, and their fields after the filter."""
 
     count: int = 0
     matched: bool = False
@@ -75,8 +75,8 @@ class Remarks:
 
     def add(self, where: str, what: str, count: int = 1, *, limit: bool = False) -> None:
         """Count it."""
-        found = self._found.setdefault((where, what), Remark(where, what, 0, limit))
-        found.count += count
+        remark = self._found.setdefault((where, what), Remark(where, what, 0, limit))
+        remark.count += count
 
     def __iter__(self) -> Iterator[Remark]:
         return iter(self._found.values())
@@ -109,6 +109,9 @@ class Session:
         self.dropped = 0
         self.types: dict[str, TypeTally] = {}
         self.data_types: Counter[str] = Counter()
+        self._event_ids: set[int] = set()
+        self._alert_ids: set[int] = set()
+        """Hashes of ids: an alert has the id of the event that caused it."""
         self.remarks = Remarks()
         self.excluded = site.excluded()
         self.dialect = _dialect(filters, rules)
@@ -128,8 +131,8 @@ class Session:
     def _step(self, text: StepText) -> Step:
         where, variables = condition_of(text.body.get("where"))
         condition = Condition(where, self.dialect.bag, variables) if where else None
-        for each in (*text.remarks, *(condition.remarks if condition else ())):
-            self.remarks.add(text.where, each, 0)
+        for remark in (*text.remarks, *(condition.remarks if condition else ())):
+            self.remarks.add(text.where, remark, 0)
         step = compile_step(text.kind, text.body, text.where, condition, self.dialect)
         if step.fault:
             self.remarks.add(step.where, step.fault, 0, limit=step.kind == "dynamic")
@@ -140,8 +143,8 @@ class Session:
     def _rule(self, rule: Rule) -> RuleTally:
         condition = Condition(rule.where, self.dialect.bag, rule.variables)
         place = place_of(rule)
-        for each in (*condition.remarks, *rule.faults):
-            self.remarks.add(place, each, 0)
+        for remark in (*condition.remarks, *rule.faults):
+            self.remarks.add(place, remark, 0)
         if condition.fault:
             self.remarks.add(place, f"its `where`: {condition.fault}", 0)
         if rule.history:
@@ -151,16 +154,16 @@ class Session:
         return RuleTally(rule, condition, logic_of(rule.where))
 
     def _paths(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        readers: dict[str, Any] = {}
         for tally in self.rules:
             paths = {call.path for call in tally.condition.calls if call.path} | set(tally.rule.placeholders)
             for path in paths | set(_fields(tally.logic)):
                 own = of_bag(path, self.dialect.bag)
                 try:
-                    found[own] = reader(own)
+                    readers[own] = reader(own)
                 except UnsupportedPathError:
                     continue
-        return found
+        return readers
 
     def run(self, event: Event) -> Outcome:
         """Apply the filter and the rules to one event. An event that the filter drops has no fields."""
@@ -169,6 +172,8 @@ class Session:
         tally = self.types.setdefault(kind, TypeTally())
         tally.count += 1
         self.data_types[event.envelope.data_type] += 1
+        if native:
+            (self._alert_ids if is_alert(event.raw) else self._event_ids).add(hash(native))
         if not self._filtered(draft, event.envelope.data_type):
             self.dropped += 1
             return Outcome(native, kind, {}, ())
@@ -259,26 +264,31 @@ class Session:
                     seen[path] = Seen()
                 seen[path].add(value)
 
+    def links(self) -> dict[str, int]:
+        """How many alerts there are, and of how many the event is not among these events."""
+        return {"alerts": len(self._alert_ids), "alerts_without_event": len(self._alert_ids - self._event_ids)}
+
     def not_evaluated(self) -> list[Remark]:
         """Everything that was not evaluated, with how many events it concerns."""
         for tally in self.rules:
             for remark in self.remarks:
                 if remark.where == place_of(tally.rule) and not remark.count:
                     remark.count = tally.matches if remark.what == CANDIDATE else tally.asked
-        found = [each for each in self.remarks if each.count or not each.limit]
+        remarks = [remark for remark in self.remarks if remark.count or not remark.limit]
         if self._renamed:
-            other = next(bag for bag in BAGS if bag != self.dialect.bag)
+            other_bag = next(bag for bag in BAGS if bag != self.dialect.bag)
             what = (
-                f"they read {other}.*, the filter writes {self.dialect.bag}.*: taken as one, though no engine has both"
+                f"they read {other_bag}.*, the filter writes {self.dialect.bag}.*: "
+                "the preview treats both as the same, but no engine has both"
             )
-            found.append(Remark(f"{self._renamed} rules", what, self.events, limit=True))
-        found += [
+            remarks.append(Remark(f"{self._renamed} rules", what, self.events, limit=True))
+        remarks += [
             Remark(name, "no stage of the filter applies to this data type", count, limit=False)
             for name, count in self.data_types.items()
             if not any(name in types or not types for types, _ in self.pipelines)
         ]
-        found += [Remark(path, why, count, limit=False) for (path, why), count in sorted(self._lost.items())]
-        return found
+        remarks += [Remark(path, why, count, limit=False) for (path, why), count in sorted(self._lost.items())]
+        return remarks
 
 
 CANDIDATE = "its search of earlier events does not run here: a match is a candidate, not an alert yet"
@@ -301,11 +311,11 @@ def _facts(value: Any) -> tuple[str, str]:
 
 
 def _fields(part: Part) -> Iterator[str]:
-    """The fields that leaves name without quotes."""
+    """The fields without quotes in the leaves."""
     if part.kind == "leaf":
-        yield from (each.path for each in fields_of(part.text))
-    for each in part.parts:
-        yield from _fields(each)
+        yield from (unquoted.path for unquoted in fields_of(part.text))
+    for inner in part.parts:
+        yield from _fields(inner)
 
 
 def _other_bag(condition: Condition, rule: Rule, bag: str) -> bool:
@@ -315,13 +325,13 @@ def _other_bag(condition: Condition, rule: Rule, bag: str) -> bool:
 
 
 def _written(text: StepText) -> Iterator[str]:
-    """Every path that a step reads or writes."""
+    """The paths that a step reads or writes."""
     body = text.body
     for name in ("source", "to", "from", "fields", "headers"):
         value = body.get(name)
-        yield from (str(each) for each in (value if isinstance(value, list) else [value]) if each)
-    for each in body.get("patterns") or [] if text.kind == "grok" else []:
-        yield str(each.get("fieldName") or "") if isinstance(each, dict) else ""
+        yield from (str(path) for path in (value if isinstance(value, list) else [value]) if path)
+    for entry in body.get("patterns") or [] if text.kind == "grok" else []:
+        yield str(entry.get("fieldName") or "") if isinstance(entry, dict) else ""
     params = body.get("params")
     yield from (str(param) for param in params.values()) if isinstance(params, dict) else ()
     yield from _read(text)
@@ -335,11 +345,11 @@ def _read(text: StepText) -> Iterator[str]:
     yield from _fields(logic_of(where))
     for name in ("source", "from", "fields"):
         value = text.body.get(name)
-        yield from (str(each) for each in (value if isinstance(value, list) else [value]) if each)
+        yield from (str(path) for path in (value if isinstance(value, list) else [value]) if path)
 
 
 def _dialect(filters: Filters, rules: Sequence[Rule]) -> Dialect:
-    """The version of the engine that the filter is for, as its own paths tell it."""
+    """The version of the engine that the filter is for, derived from the filter's paths."""
     texts = [step for pipeline in filters.pipelines for step in pipeline.steps]
     paths = [path for text in texts for path in _written(text)]
     asked = [call.path for rule in rules for call in calls(rule.where) if call.path]
@@ -372,17 +382,17 @@ _UNDERSCORED = frozenset(
     }
 )
 """Keys of Sophos's events with an underscore."""
-_SQUEEZED = frozenset(each.replace("_", "") for each in _UNDERSCORED)
-"""The same in engines that keep no underscore: a filter that reads these is for one of them."""
+_SQUEEZED = frozenset(key.replace("_", "") for key in _UNDERSCORED)
+"""The same keys in engines that drop underscores: a filter that reads them is for such an engine."""
 
 
 def _constants(filters: Filters, dialect: Dialect) -> Mapping[str, set[str]]:
-    """What the filter itself may write, by the field."""
-    found: dict[str, set[str]] = {}
+    """The constants that the filter writes, by field."""
+    constants: dict[str, set[str]] = {}
     for pipeline in filters.pipelines:
         for step in pipeline.steps:
             params = step.body.get("params")
             if step.kind == "add" and isinstance(params, dict):
                 key = of_bag(str(params.get("key")), dialect.bag)
-                found.setdefault(key, set()).add(str(params.get("value")))
-    return found
+                constants.setdefault(key, set()).add(str(params.get("value")))
+    return constants

@@ -1,7 +1,7 @@
-"""The steps of a filter: each is compiled once, into what it does to a draft.
+"""The steps of a filter. Each is compiled once into a function that changes a draft.
 
-They do what the public sources show of the engine's plugins, odd as some of it is: `rename` makes text of an object,
-`grok` writes nothing unless every pattern matches, one behind the other, and `json` keeps no more of a key than
+They work as the public sources of the engine's plugins, with their oddities: `rename` turns an object into text.
+`grok` writes nothing unless all its patterns match one after the other. `json` removes all characters of a key except
 letters and digits. `docs/preview.md` names the sources.
 """
 
@@ -43,7 +43,7 @@ class DroppedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """The differences between versions of the engine, as the filter itself shows them."""
+    """The differences between versions of the engine."""
 
     bag: str = "log"
     keeps_underscores: bool = False
@@ -74,7 +74,7 @@ class Step:
 
 
 def compile_step(kind: str, body: Mapping[str, Any], where: str, condition: Condition | None, dialect: Dialect) -> Step:
-    """The step, ready to be carried out."""
+    """The compiled step. If it cannot run here, it has a `fault` instead of a function."""
     makes = ""
     try:
         if kind == "dynamic":
@@ -91,13 +91,13 @@ def _json(body: Mapping[str, Any], dialect: Dialect) -> Do:
 
     def do(draft: Draft) -> None:
         try:
-            found = decode(_text_at(draft, source), key)
+            document = decode(_text_at(draft, source), key)
         except ValueError as error:
             raise StepError(f"{source} is not JSON: {error}") from None
-        if not isinstance(found, dict):
+        if not isinstance(document, dict):
             raise StepError(f"{source} is not a JSON object")
-        draft.fill(dialect.bag, {name: value for name, value in found.items() if name and "." not in name})
-        for name, value in found.items():
+        draft.fill(dialect.bag, {name: value for name, value in document.items() if name and "." not in name})
+        for name, value in document.items():
             if name.strip(".") and "." in name:  # A dot within a key is one more level.
                 draft.put(f"{dialect.bag}.{name}", value)
 
@@ -107,8 +107,8 @@ def _json(body: Mapping[str, Any], dialect: Dialect) -> Do:
 def _rename(body: Mapping[str, Any], dialect: Dialect) -> Do:
     to = _target(body, "to", dialect)
     sources = _paths(body, "from", dialect)
-    for each in sources:
-        reader(each)
+    for source in sources:
+        reader(source)
 
     def do(draft: Draft) -> None:
         for source in sources:
@@ -121,7 +121,7 @@ def _rename(body: Mapping[str, Any], dialect: Dialect) -> Do:
 
 
 def _plain(value: Json) -> Json:
-    """A value as the engine copies it: an object or a list as its JSON, null as empty text."""
+    """A value as the engine copies it: an object or a list becomes its JSON, null becomes empty text."""
     return text_of(value) if value is None or isinstance(value, (dict, list)) else value
 
 
@@ -132,10 +132,10 @@ def _cast(body: Mapping[str, Any], dialect: Dialect) -> Do:
     fields, cast = _paths(body, "fields", dialect), _CASTS[to]
 
     def do(draft: Draft) -> None:
-        for each in fields:
-            value = draft.get(each)
+        for path in fields:
+            value = draft.get(path)
             if value is not MISSING:
-                draft.put(each, cast(value))
+                draft.put(path, cast(value))
 
     return do
 
@@ -143,15 +143,15 @@ def _cast(body: Mapping[str, Any], dialect: Dialect) -> Do:
 def _as_int(value: Json) -> int:
     if isinstance(value, (int, float)):
         return int(value) if not isinstance(value, bool) and abs(value) < _INT64 else 0
-    found = int(value) if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value, re.ASCII) else 0
-    return found if -_INT64 <= found < _INT64 else 0
+    parsed = int(value) if isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value, re.ASCII) else 0
+    return parsed if -_INT64 <= parsed < _INT64 else 0
 
 
 def _as_float(value: Json) -> Json:
     if isinstance(value, bool):
         return 0
-    found = value if isinstance(value, (int, float)) else parse_number(value) if isinstance(value, str) else None
-    return 0 if found is None else int(found) if float(found).is_integer() else found
+    parsed = value if isinstance(value, (int, float)) else parse_number(value) if isinstance(value, str) else None
+    return 0 if parsed is None else int(parsed) if float(parsed).is_integer() else parsed
 
 
 def _as_bool(value: Json) -> bool:
@@ -163,7 +163,7 @@ def _as_text(value: Json) -> str:
 
 
 def _as_texts(value: Json) -> list[str]:
-    return [_as_text(each) for each in value] if isinstance(value, list) else [_as_text(value)]
+    return [_as_text(item) for item in value] if isinstance(value, list) else [_as_text(value)]
 
 
 _CASTS: dict[Any, Callable[[Json], Json]] = {
@@ -179,8 +179,8 @@ def _delete(body: Mapping[str, Any], dialect: Dialect) -> Do:
     fields = [path for path in _paths(body, "fields", dialect) if path not in RESERVED]
 
     def do(draft: Draft) -> None:
-        for each in fields:
-            draft.remove(each)
+        for path in fields:
+            draft.remove(path)
 
     return do
 
@@ -190,18 +190,18 @@ def _grok(body: Mapping[str, Any], dialect: Dialect) -> Do:
     entries = body.get("patterns")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) and entry.get("pattern") for entry in entries):
         raise StepError("grok needs `patterns`, each with a `pattern`")
-    named = [(dialect.written(str(each.get("fieldName") or "")), each["pattern"]) for each in entries]
-    found = [(name, pattern(expand(str(text), dialect.patterns))) for name, text in named]
-    for name, _ in found:
+    named = [(dialect.written(str(entry.get("fieldName") or "")), entry["pattern"]) for entry in entries]
+    patterns = [(name, pattern(expand(str(text), dialect.patterns))) for name, text in named]
+    for name, _ in patterns:
         _check_written(name)
 
     def do(draft: Draft) -> None:
         value = draft.get(source)
         rest = "" if value is MISSING else text_of(value)
         captured: list[tuple[str, str]] = []
-        for name, each in found:
+        for name, compiled in patterns:
             rest = rest.strip()
-            match = each.first(rest) if rest else ""
+            match = compiled.first(rest) if rest else ""
             if not match or not rest.startswith(match):
                 return
             captured.append((name, match.strip()))
@@ -219,9 +219,9 @@ def _kv(body: Mapping[str, Any], dialect: Dialect) -> Do:
 
     def do(draft: Draft) -> None:
         for item in _text_at(draft, source).split(fields):
-            key, found, value = item.partition(values)
+            key, separator, value = item.partition(values)
             name = dialect.key(key)
-            if found and name.strip("."):
+            if separator and name.strip("."):
                 draft.put(f"{dialect.bag}.{name}", value.strip())
 
     return do
@@ -229,7 +229,7 @@ def _kv(body: Mapping[str, Any], dialect: Dialect) -> Do:
 
 def _csv(body: Mapping[str, Any], dialect: Dialect) -> Do:
     source, separator = _source(body, dialect, "raw"), str(body.get("separator") or ",")
-    headers = [dialect.written(str(each or "")) for each in _list(body, "headers")]
+    headers = [dialect.written(str(header or "")) for header in _list(body, "headers")]
 
     def do(draft: Draft) -> None:
         text = _text_at(draft, source)
@@ -249,27 +249,27 @@ def _trim(body: Mapping[str, Any], dialect: Dialect) -> Do:
     function, cut = body.get("function"), str(body.get("substring") or "")
     if function not in {"prefix", "suffix", "substring", "regex"}:
         raise StepError(f"trim has no function {function!r}; its functions are prefix, suffix, substring and regex")
-    for each in fields:
-        _check_written(each)
+    for path in fields:
+        _check_written(path)
     matched = pattern(expand(cut, dialect.patterns)) if function == "regex" else None
 
     def trimmed(text: str) -> str | None:
-        """The text without its part; None where a regular expression matches nothing, and the engine writes nothing."""
+        """The text without its part; None if a regular expression matches nothing: the engine writes nothing then."""
         if function == "prefix":
             return text.removeprefix(cut)
         if function == "suffix":
             return text.removesuffix(cut)
-        found = [cut] if matched is None else matched.all(text)
-        for each in found:
-            text = text.replace(each, "") if each else text
-        return text if found else None
+        parts = [cut] if matched is None else matched.all(text)
+        for part in parts:
+            text = text.replace(part, "") if part else text
+        return text if parts else None
 
     def do(draft: Draft) -> None:
-        for each in fields:
-            value = draft.get(each)
+        for path in fields:
+            value = draft.get(path)
             text = trimmed(text_of(value).strip()) if value is not MISSING and text_of(value) else None
             if text is not None:
-                draft.put(each, text.strip())
+                draft.put(path, text.strip())
 
     return do
 
@@ -292,14 +292,14 @@ def _reformat(body: Mapping[str, Any], dialect: Dialect) -> Do:
     before, after = str(body.get("fromFormat") or ""), str(body.get("toFormat") or "")
 
     def do(draft: Draft) -> None:
-        for each in fields:
-            value = draft.get(each)
+        for path in fields:
+            value = draft.get(path)
             if value is MISSING:
                 continue
             try:
-                draft.put(each, reformat(text_of(value), before, after))
+                draft.put(path, reformat(text_of(value), before, after))
             except (ValueError, OverflowError) as error:
-                raise StepError(f"{each}: {error}") from None
+                raise StepError(f"{path}: {error}") from None
 
     return do
 
@@ -382,12 +382,12 @@ def _check_written(path: str) -> None:
 
 
 def _paths(body: Mapping[str, Any], name: str, dialect: Dialect) -> list[str]:
-    found = [of_bag(str(each), dialect.bag) for each in _list(body, name)]
-    if not found:
+    paths = [of_bag(str(path), dialect.bag) for path in _list(body, name)]
+    if not paths:
         raise StepError(f"the step's list {name!r} is empty")
-    for each in found:
-        reader(each)
-    return found
+    for path in paths:
+        reader(path)
+    return paths
 
 
 def _list(body: Mapping[str, Any], name: str) -> Sequence[Any]:

@@ -1,4 +1,4 @@
-"""JSON values as the engine, which is written in Go, holds and prints them."""
+"""JSON values as the engine holds and prints them. The engine is written in Go."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 Json = Any
-"""A decoded JSON value: a number without a fraction is an int, as Go prints it."""
+"""A decoded JSON value. A number without a fraction is an int: Go prints it without one."""
 
 
 class _Missing:
@@ -25,13 +25,13 @@ MISSING = _Missing()
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _WORDS = frozenset({"inf", "infinity", "nan"})
 _EXACT = 2**53
-"""Whole numbers up to here are the same as float64, which is what Go's JSON decodes every number to."""
+"""Go's JSON decodes every number to float64. Whole numbers up to here keep all their digits."""
 _UNSAFE = re.compile("[<>&\u2028\u2029]")
 _encode = msgspec.json.Encoder().encode
 
 
 def decode(text: str | bytes, key: Callable[[str], str] | None = None) -> Json:
-    """The value of JSON text, its objects' keys as `key` has them; ValueError where it is none."""
+    """The value of JSON text, with `key` applied to every key; ValueError if it is not JSON."""
     try:
         return as_go(msgspec.json.decode(text), key)
     except (msgspec.DecodeError, RecursionError) as error:
@@ -39,17 +39,17 @@ def decode(text: str | bytes, key: Callable[[str], str] | None = None) -> Json:
 
 
 def as_go(value: Json, key: Callable[[str], str] | None = None) -> Json:
-    """The value with its numbers as float64: what has no fraction is an int again."""
+    """The value with its numbers as float64; those without a fraction as int."""
     kind = value.__class__
     if kind is str or kind is bool or value is None:
         return value
     if kind is dict:
-        return {key(name) if key else name: as_go(each, key) for name, each in value.items()}
-    return [as_go(each, key) for each in value] if kind is list else number(value)
+        return {key(name) if key else name: as_go(item, key) for name, item in value.items()}
+    return [as_go(item, key) for item in value] if kind is list else number(value)
 
 
 def number(value: float) -> int | float:
-    """A number as float64: an int where it has no fraction and every digit is exact."""
+    """A number as float64; an int if it has no fraction and every digit is exact."""
     if -_EXACT <= value <= _EXACT:
         return int(value) if float(value).is_integer() else value
     try:
@@ -59,13 +59,15 @@ def number(value: float) -> int | float:
 
 
 def parse_number(text: str) -> float | None:
-    """The number that a whole text is, as Go's ParseFloat reads it; None where it is none."""
-    if _NUMBER.fullmatch(text) or text.lstrip("+-").lower() in _WORDS:
-        try:
-            return float(text)
-        except ValueError:
-            return None
-    return None
+    """The number in a text, as Go's ParseFloat reads it; None if the text is not a number, or is beyond all floats."""
+    is_word = text.lstrip("+-").lower() in _WORDS
+    if not is_word and not _NUMBER.fullmatch(text):
+        return None
+    try:
+        found = float(text)
+    except ValueError:
+        return None
+    return found if is_word or math.isfinite(found) else None
 
 
 def text_of(value: Json) -> str:
@@ -86,7 +88,7 @@ def to_json(value: Json) -> str:
     if isinstance(value, float):
         return _float(value, smallest=-6, largest=21).replace("e-0", "e-")
     text = _encode(value).decode()
-    return _UNSAFE.sub(lambda found: f"\\u{ord(found.group()):04x}", text) if isinstance(value, str) else text
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match.group()):04x}", text) if isinstance(value, str) else text
 
 
 def printed(value: Json) -> str:
@@ -95,7 +97,7 @@ def printed(value: Json) -> str:
 
 
 def _float(value: float, *, smallest: int, largest: int) -> str:
-    """A float with as few digits as tell it from others; with an exponent outside the bounds for it."""
+    """A float with the fewest digits that identify it, and with an exponent outside the bounds."""
     if not math.isfinite(value):
         return {math.inf: "+Inf", -math.inf: "-Inf"}.get(value, "NaN")
     sign, digits, _ = Decimal(repr(value)).normalize().as_tuple()

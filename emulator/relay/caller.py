@@ -112,6 +112,7 @@ class Caller(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start HTTP/2 after the TLS handshake."""
         super().connection_made(transport)
+        # HTTP/2 over TLS must be negotiated by ALPN (RFC 9113, 3.2).
         if transport.get_extra_info("ssl_object").selected_alpn_protocol() != "h2":
             self.transport.abort()
             return
@@ -175,7 +176,7 @@ class Caller(Connection):
             self.transport.close()
         if self._unread:
             asyncio.get_running_loop().call_soon(self._work)
-        elif any(isinstance(each, Stream) and each.is_busy for each in self.streams.values()):
+        elif any(isinstance(stream, Stream) and stream.is_busy for stream in self.streams.values()):
             self._is_resting = True
             asyncio.get_running_loop().call_later(REST_SECONDS, self._go_on)
         self._read_or_not()
@@ -299,7 +300,7 @@ class Caller(Connection):
             case h2.events.WindowUpdated(stream_id=number) if number in self.streams:
                 touched[number] = self.streams[number]
             case h2.events.WindowUpdated(stream_id=0) | h2.events.RemoteSettingsChanged():
-                touched |= self.streams
+                touched |= self.streams  # Both can open every stream's window.
 
     def flush(self) -> None:
         """Send the bytes that h2 has prepared, after the windows that were opened."""
@@ -326,6 +327,7 @@ class Caller(Connection):
         if self._is_leaving or not is_grpc or headers.get(b":method") != b"POST":
             self._count_strange()
             with suppress(h2.exceptions.ProtocolError):
+                # Tells the caller that nothing was processed: it may send the request again (RFC 9113, 8.7).
                 self.h2.reset_stream(number, h2.errors.ErrorCodes.REFUSED_STREAM)
         elif path == HEALTH:
             self._count_strange()

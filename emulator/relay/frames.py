@@ -52,13 +52,14 @@ class Frames:
         at, size = 0, len(data)
         while size - at >= _HEADER.size:
             high, low, kind, flags, stream = _HEADER.unpack_from(data, at)
-            length = high << 8 | low
+            length = high << 8 | low  # 24 bits (RFC 9113, 4.1), for which `struct` has no format.
             if length > MAX_FRAME_BYTES:
                 raise FrameTooLargeError(f"a frame of {length} bytes")
             end = at + _HEADER.size + length
             if end > size:
                 break
             self._continuations = self._continuations + 1 if kind == CONTINUATION else 0
+            # An endless header block would fill the memory before its end (https://kb.cert.org/vuls/id/421644).
             if self._continuations >= MAX_HEADER_FRAMES:
                 raise FrameTooLargeError("headers in too many frames")
             yield Frame(kind, flags, stream & 0x7FFFFFFF, data[at:end])

@@ -119,6 +119,7 @@ class Relay:
     def _came(self, caller: Caller) -> None:
         self._callers.add(caller)
         strangers = [other for other in self._callers if not other.is_known and other.address == caller.address]
+        # Callers without a token from one address cannot take the places of others.
         if len(strangers) > self.gate.bounds.strangers:
             min(strangers, key=lambda stranger: stranger.made).transport.abort()
         elif len(self._callers) > self.gate.bounds.connections:

@@ -141,6 +141,7 @@ class Stream:
         except OSError as error:
             await self._explain(str(error))
 
+    # A new connection shows whether the engine is down or only ended this stream. Callers need different remedies.
     async def _explain(self, reason: str) -> None:
         problem = await self._gate.engine_problem()
         self.end(Status.UNAVAILABLE, problem or f"the engine ended the stream: {reason}")
@@ -190,7 +191,7 @@ class Stream:
 
     def _go_back(self) -> None:
         if self._caller.streams.get(self._number) is not self:
-            return
+            return  # It was ended or reset, and h2 accepts nothing more for it.
         self._caller.send(self._back, self._number)
         if self._engine is not None:
             self._engine.read_or_not(is_full=self._back.waiting >= BACKLOG_BYTES)
@@ -208,7 +209,7 @@ class Stream:
             self.in_flight -= self._sizes.popleft()
         self.moved = time.monotonic()
         self._gate.counts["acks"] += acks
-        if was_full and not self._is_over:
+        if was_full and not self._is_over:  # Otherwise nothing waits for the room.
             self._go_forth()
 
     def _finish(self, status: str, trailers: Headers) -> None:
@@ -228,6 +229,7 @@ class Stream:
         if self._is_over:
             return
         self._is_over = True
+        # The place is free before the caller has read everything: a slow reader must not keep others out.
         self._connecting.cancel()
         self._gate.streams.discard(self)
         self._gate.ended[status] += 1

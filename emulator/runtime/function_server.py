@@ -40,6 +40,7 @@ def serve(app: Any, listener: socket.socket, ready: int) -> None:
         server.accepting = False
         server.pull_trigger()
 
+    # Ready only with the handler in place: a SIGTERM before it would end the process without its answer.
     signal.signal(signal.SIGTERM, end)
     os.write(ready, b"\n")
     while server.accepting or any(map(is_busy, server.active_channels.values())):

@@ -157,6 +157,7 @@ class Function:
 
     def _post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
         with closing(HTTPConnection("127.0.0.1", self.port, timeout=CONNECTS_WITHIN_SECONDS)) as connection:
+            # Two timeouts: on loopback a connection takes no time, but an answer may take as long as a whole call.
             connection.connect()
             connection.sock.settimeout(self._timeout)
             connection.request("POST", "/", body, headers)
@@ -179,6 +180,7 @@ class Function:
                 cause = error
             if self._over or self.state == "asleep":
                 continue
+            # A process that ends again and again gets longer pauses, so that it does not fill the log and the CPU.
             failures = 1 if time.monotonic() - started > STEADY_SECONDS else failures + 1
             self.restarts += 1
             pause = full_jitter(failures, 1.0, base=0.2, cap=30.0)
@@ -221,8 +223,8 @@ class Function:
             process.stop(child)
         elif os.read(pipe, 1):
             self._become("up")
-            while (rest := self._seconds_to_rest()) is None or rest > 0:
-                if _is_readable(pipe, rest):
+            while (seconds := self._seconds_to_rest()) is None or seconds > 0:
+                if _is_readable(pipe, seconds):
                     self._become("down")
                     break
             else:
@@ -242,9 +244,9 @@ class Function:
         if self._idle is None:
             return None
         with self._change:
-            rest = self._idle if self._calls else self._called_at + self._idle - time.monotonic()
-            if rest > 0:
-                return rest
+            seconds = self._idle if self._calls else self._called_at + self._idle - time.monotonic()
+            if seconds > 0:
+                return seconds
             # Calls are counted under the same lock. So a call that comes now waits for the next process.
             self.state = "asleep"
             return 0.0

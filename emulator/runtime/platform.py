@@ -41,9 +41,9 @@ PAGES_A_CALL = 5
 SWEEP_SECONDS = 60.0
 POLL_SECONDS = 10.0
 """The interval of listing the store if another platform fetches, and so no call here reports new batches."""
-LOOK_SECONDS = 1.0
+LISTING_SECONDS = 1.0
 """The interval of listing the store during a call of fetch-page, which reports its batches only at its end."""
-LOOK_SHARE = 20
+LISTING_SHARE = 20
 """With very many waiting batches the interval grows, so that these listings take a twentieth of one core."""
 EVERY_SECONDS = 1.0
 """The interval of reading `every` again between two ticks."""
@@ -92,9 +92,9 @@ class Platform:
         """Calls by function and status; 0: no answer."""
         self.latest: dict[Stream, dict[str, Any]] = {}
         """fetch-page's last answer for each stream, with its time and the seconds between its last two reads."""
-        self.hearers: list[Callable[[str, list[dict[str, Any]]], None]] = []
+        self.result_listeners: list[Callable[[str, list[dict[str, Any]]], None]] = []
         """Each is called with the function's name and the lines of every answer."""
-        self.watchers: list[Callable[[str], None]] = []
+        self.batch_listeners: list[Callable[[str], None]] = []
         """Each is called with a new batch's name before the batch is forwarded."""
         self.bytes: Counter[tuple[str, str, str]] = Counter()
         """Bytes of stored batches, by stream."""
@@ -118,8 +118,8 @@ class Platform:
         self._names_lock = threading.Lock()
         self._state = State.of(open_store(config.store))
         self.outages = run_log.Outages(StoredAccounts(self._state.store).tenant_names)
-        self.hearers += [self.outages.hear, run_log.Summary().hear]
-        clocks = {self._tick: "fetch-page", self._look: "fetch-page", self._sweep: "forward-batch"}
+        self.result_listeners += [self.outages.add_results, run_log.Summary().add_results]
+        clocks = {self._tick: "fetch-page", self._forward_stored: "fetch-page", self._sweep: "forward-batch"}
         self._clocks = [
             threading.Thread(target=clock, name=f"clock of {name}", daemon=True)
             for clock, name in clocks.items()
@@ -160,6 +160,7 @@ class Platform:
         stoppers = [threading.Thread(target=function.stop) for function in self.functions.values()]
         for stopper in stoppers:
             stopper.start()
+        # A call that outlasts the drain ends only with its process. So the queues are joined after the stop began.
         self._fetches.stop()
         self._forwards.stop()
         for stopper in stoppers:
@@ -183,10 +184,11 @@ class Platform:
             self._note_failure(name, error)
             raise
         self.calls[name, answer.status] += 1
+        # The page's calls come through here too, so the status misses no answer.
         self._judge(name, answer)
         results = self._results(answer)
-        for hear in self.hearers:
-            hear(name, results)
+        for add_results in self.result_listeners:
+            add_results(name, results)
         if name == "fetch-page":
             self._fetched(answer, results)
         elif name == "forward-batch":
@@ -248,24 +250,25 @@ class Platform:
 
     def _wait_for_tick(self, began: datetime, start: float) -> None:
         """Wait until the tick after the one that began then, at `start`. A changed `every` counts within a second."""
-        while (rest := start + self._every().seconds_after(began) - time.monotonic()) > 0:
-            if self._over.wait(min(rest, EVERY_SECONDS)):
+        while (seconds := start + self._every().seconds_after(began) - time.monotonic()) > 0:
+            if self._over.wait(min(seconds, EVERY_SECONDS)):
                 return
 
-    def _look(self) -> None:
+    def _forward_stored(self) -> None:
         """Forward stored batches during a long call of fetch-page."""
-        delay = LOOK_SECONDS
+        delay = LISTING_SECONDS
         while not self._over.wait(delay):
             began = time.thread_time()
-            if max(self._fetches.under_way().values(), default=0.0) > LOOK_SECONDS:
+            if max(self._fetches.under_way().values(), default=0.0) > LISTING_SECONDS:
                 with suppress(StoreError):
                     for waiting in self._state.batches.waiting():
                         self._stored(waiting.entry.key, again=False)
-            delay = max(LOOK_SECONDS, LOOK_SHARE * (time.thread_time() - began))
+            delay = max(LISTING_SECONDS, LISTING_SHARE * (time.thread_time() - began))
 
     def _sweep(self) -> None:
         while not self._over.is_set():
             self._forwards.ask(None)
+            # Without fetch-page, no answer here names new batches. So the store is listed more often.
             poll = min(POLL_SECONDS, self._every().seconds_after(datetime.now(UTC)))
             self._over.wait(SWEEP_SECONDS if "fetch-page" in self.functions else poll)
 
@@ -305,7 +308,7 @@ class Platform:
             if line["tenant"] is not None:
                 stream = Stream.of(line)
                 if line["outcome"] != "busy" or stream not in self.latest:
-                    self.latest[stream] = {**line, "at": now} | _looked(self.latest.get(stream), line, now)
+                    self.latest[stream] = {**line, "at": now} | _read_times(self.latest.get(stream), line, now)
                 self.bytes[stream.integration, stream.tenant, stream.kind] += line["bytes"]
                 if line["outcome"] == "fetched":
                     log.debug("%s: %d events in %d pages", stream, line["events"], line["pages"])
@@ -327,12 +330,13 @@ class Platform:
         if "forward-batch" not in self.functions:
             return
         path = name.rpartition("/")[0]
+        # Under the lock, so that each watcher gets a stream's batches once and in order.
         with self._names_lock:
             is_new = name > self._names.get(path, "")
             if is_new:
                 self._names[path] = name
-                for watcher in [*self.watchers]:
-                    watcher(name)
+                for listener in [*self.batch_listeners]:
+                    listener(name)
         if is_new or again:
             self._waiting_since.setdefault(path, time.monotonic())
             self._forwards.ask(path)
@@ -363,7 +367,7 @@ class Platform:
         return results
 
 
-def _looked(before: Mapping[str, Any] | None, line: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+def _read_times(before: Mapping[str, Any] | None, line: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     """The time of a stream's last read (`looked_at`), and the seconds since the read before (`looked_every`)."""
     keys = ("looked_at", "looked_every", "looked_on")
     fields = {key: before[key] for key in keys if key in before} if before else {}

@@ -59,7 +59,7 @@ def launch(
             stdout=out,
             stderr=out,
             pass_fds=inherited,
-            start_new_session=True,
+            start_new_session=True,  # Ctrl-C reaches only this process, which ends its children in order.
         )
 
 

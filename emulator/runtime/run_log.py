@@ -78,7 +78,7 @@ class Outages:
         """Outages that began, by code, logged or not."""
         self._lock = threading.Lock()
 
-    def hear(self, function: str, lines: Sequence[Line]) -> None:
+    def add_results(self, function: str, lines: Sequence[Line]) -> None:
         """Process an answer's lines, and write the entries that are due."""
         whole = {line["integration"]: not line["tenant"] for line in lines}
         with self._lock:
@@ -175,7 +175,7 @@ class Summary:
         self._streams: set[Subject] = set()
         self._lock = threading.Lock()
 
-    def hear(self, function: str, lines: Sequence[Line]) -> None:
+    def add_results(self, function: str, lines: Sequence[Line]) -> None:
         """Count an answer's lines, and log the sums if they are due."""
         with self._lock:
             for line in lines:

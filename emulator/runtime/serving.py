@@ -56,8 +56,10 @@ def serve(
     logging.getLogger().addHandler(recent)
     log.info("sophos-utmstack %s", VERSION)
     # Open the store now, so that a bad one is reported once and not every minute. Wait for a store on another machine.
-    look = partial(status.collect, App(lambda: config))
-    if (look() if config.store.startswith("file:") else once_in_reach(look, stop)) is None or stop.wait(0):
+    read_status = partial(status.collect, App(lambda: config))
+    if (read_status() if config.store.startswith("file:") else once_in_reach(read_status, stop)) is None or stop.wait(
+        0
+    ):
         return 0
     if watcher:
         watcher.look()
@@ -66,7 +68,7 @@ def serve(
     app = App(live.current, Parts(platform=where))
     platform = Platform(config, functions, env, _probe_of(app), lambda: app.config().every)
     links = Links(app.config, lambda: app.state, app.parts.now)
-    platform.watchers.append(links.passes)
+    platform.batch_listeners.append(links.passes)
     host, port = config.listen
     pages = web.Web(platform, partial(_status, app, live, platform, watcher, links), app, recent)
     if watcher:
@@ -91,6 +93,7 @@ def serve(
     log.info("stopping: calls under way are finished first")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)  # A second signal ends the process at once.
+    # In this order: the watcher asks for ticks, the platform calls the page's listeners, the page saves its history.
     if watcher:
         watcher.stop()
     platform.stop()

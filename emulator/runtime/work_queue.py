@@ -72,9 +72,10 @@ class WorkQueue(Generic[K]):
                 key = ready[0]
                 del self._due[key]
                 self._busy[key] = time.monotonic()
+            # Outside the lock: the work takes seconds, and requests must not wait for it.
             delay = self._do(key)
             with self._change:
                 del self._busy[key]
                 if delay is not None:
                     self._due[key] = min(time.monotonic() + delay, self._due.get(key, float("inf")))
-                self._change.notify_all()
+                self._change.notify_all()  # Wakes `drain` too.

@@ -1,8 +1,11 @@
 """Reads UTMStack's own configuration of its Sophos module, from the three sources of its versions.
 
-The sources are a file in the pipeline folder (v12 and shortly before), a gRPC stream of the plugin `modules-config`
-(v11), and an HTTP endpoint of the backend (before). The first one that exists is used. Values read here are never
-logged.
+The sources are:
+- a file in the pipeline folder (v12 and shortly before)
+- a gRPC stream of the plugin `modules-config` (v11)
+- an HTTP endpoint of the backend (before)
+
+The first one that exists is used. Values read here are never logged.
 """
 
 from __future__ import annotations

@@ -137,11 +137,11 @@ class SettingsWatcher:
         """Read the source; return after a change, or when another source may exist."""
         seen = self._signature()
         self.base = base = settings.base_of(self._workdir)
-        found = settings.of_file(base)
-        if found is not None or self._had_file:
+        parsed = settings.of_file(base)
+        if parsed is not None or self._had_file:
             # If there was a file before, a missing file means that the module is off.
             self._had_file = True
-            self._take(found or Found(), str(base.file))
+            self._take(parsed or Found(), str(base.file))
         elif base.modules_config:
             self.source = f"modules-config at {base.modules_config}"
             end = time.monotonic() + ONCE_SECONDS if once else math.inf
@@ -179,12 +179,12 @@ class SettingsWatcher:
         paths = [path for folder in folders for kind in ("*.yaml", "*.yml") for path in folder.glob(kind)]
         return {str(path): signature_of(path) for path in paths}
 
-    def _take(self, found: Found, source: str | None) -> None:
+    def _take(self, parsed: Found, source: str | None) -> None:
         self.source = source
-        good = {group.name for group in found.groups}
-        kept = tuple(group for group in self._groups if group.name in found.faults and group.name not in good)
-        self._keep_problems(*found.faults.values())
-        groups = (*found.groups, *kept)
+        good = {group.name for group in parsed.groups}
+        kept = tuple(group for group in self._groups if group.name in parsed.faults and group.name not in good)
+        self._keep_problems(*parsed.faults.values())
+        groups = (*parsed.groups, *kept)
         if groups == self._groups:
             return
         self._groups = groups

@@ -135,12 +135,12 @@ class Actions:
     def _reconcile(self, integration: str | None, on_progress: OnProgress) -> str:
         read: dict[str, int] = {}
 
-        def heard(stream: str, events: int, _: datetime | None) -> None:
+        def on_stream(stream: str, events: int, _: datetime | None) -> None:
             read[stream] = events
             on_progress(f"{plural(sum(read.values()), 'event')} of {plural(len(read), 'stream')} read so far")
 
         on_progress("Asking Sophos")
-        reports = self._app.reconcile_all(integration, on_progress=heard)
+        reports = self._app.reconcile_all(integration, on_progress=on_stream)
         self._context.platform.deliver()
         self._context.snapshot.expire()
         total, missing = sum(report.read for report in reports), sum(report.missing for report in reports)

@@ -224,7 +224,7 @@ def bucketed(
     worst: list[list[float] | None] = [None] * len(times)
     for at, (fetched, acked) in counts:
         index = place.get(at // step * step)
-        if index is not None:
+        if index is not None and at <= now:
             before = sums[index] or [0, 0]
             sums[index] = [before[0] + fetched, before[1] + acked]
     for at, sample in samples:

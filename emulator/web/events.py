@@ -44,7 +44,7 @@ class Events:
         self._newest: dict[Stream, deque[bytes]] = {}
         """The newest events in memory: a delivered batch is no longer in the store."""
         self._tails: list[queue.Queue[bytes]] = []
-        context.platform.watchers.append(self._passes)
+        context.platform.batch_listeners.append(self._passes)
         app.add_url_rule("/events", "events", self._events)
         app.add_url_rule("/tail", "tail", self._tail)
         app.add_url_rule("/links", "links", self._links)

@@ -1,6 +1,6 @@
-"""When the health changed, from what to what, and why: of the whole, of integrations, and of streams.
+"""Changes of health of the site, of integrations and of streams: the time, the old and new health, and the reasons.
 
-Health is compared at each look at the store. What changes between two looks, and changes back, is not seen.
+Each pass over the store compares the health with the last one. A change and its end between two passes are not noticed.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ KEPT = timedelta(days=90)
 SHOWN = 50
 WHOLE, INTEGRATIONS, STREAMS = "all", "integrations", "streams"
 NAMED = {INTEGRATIONS: 30, STREAMS: 10}
-"""Of what changed alike at once, so many are named; of more, there is their number."""
+"""The most names in a change of several integrations or streams. The change has their number too."""
 MOST_STREAMS = 1_000
-"""Streams whose health is kept over a restart. Of more, none is: what is over after the start is then not told."""
+"""The most streams whose health is saved for a restart. With more, changes during the restart are not noticed."""
 UNKNOWN = "unknown"
 BADNESS = {UNKNOWN: 0, "ok": 0, "attention": 1, "failing": 2}
 NOT_RUNNING = ("not_running", "The connector was not running")
@@ -40,7 +40,7 @@ Place = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class HealthChange:
-    """One change of the whole, or of all integrations or streams that changed alike at once."""
+    """A change of the site, or one of all integrations or streams with the same change at the same time."""
 
     at: str
     of: str
@@ -67,7 +67,7 @@ class HealthChange:
 
     @classmethod
     def of_fields(cls, fields: Mapping[str, Any]) -> Self:
-        """The change that `fields` wrote; ValueError, KeyError, TypeError or AttributeError for anything else."""
+        """The change from its JSON fields; ValueError, KeyError, TypeError or AttributeError for others."""
         if fields["of"] not in (WHOLE, INTEGRATIONS, STREAMS) or not {fields["from"], fields["to"]} <= BADNESS.keys():
             raise ValueError("not a change of health")
         return cls(
@@ -75,18 +75,18 @@ class HealthChange:
             fields["of"],
             fields["from"],
             fields["to"],
-            [(str(each["code"]), str(each["title"])) for each in fields["reasons"]],
+            [(str(reason["code"]), str(reason["title"])) for reason in fields["reasons"]],
             [str(name) for name in fields["names"]],
             int(fields["count"]),
         )
 
     @property
     def names_all(self) -> bool:
-        """Whether everything that changed is named."""
+        """Whether `names` is complete."""
         return self.of == WHOLE or self.count <= len(self.names)
 
     def is_of(self, scope: Scope) -> bool:
-        """Whether it is the scope's own health that changed; a tenant has none of its own."""
+        """Whether the scope's own health changed. A tenant has no health of its own."""
         if scope.integration is None:
             return self.of == WHOLE
         if scope.tenant is None:
@@ -94,23 +94,23 @@ class HealthChange:
         return self.of == STREAMS and scope.kind is not None and scope.streams[0].path in self.names
 
     def may_be_of(self, scope: Scope) -> bool:
-        """Whether it may be the scope's: not all are named."""
+        """Whether it may be the scope's change: `names` is not complete."""
         return not self.names_all and self.of == (INTEGRATIONS if scope.tenant is None else STREAMS)
 
     def concerns(self, scope: Scope) -> bool:
-        """Whether it is the scope's, or of something around or within it, or may be."""
+        """Whether the change is, or may be, one of the scope, of its parts, or of what contains it."""
         if scope.integration is None or not self.names_all or self.of == WHOLE:
             return True
         if self.of == INTEGRATIONS:
             return scope.integration in self.names
         if scope.tenant is None:
             return any(path.startswith(f"{encode_segment(scope.integration)}/") for path in self.names)
-        return not {each.path for each in scope.streams}.isdisjoint(self.names)
+        return not {stream.path for stream in scope.streams}.isdisjoint(self.names)
 
 
 @dataclass(slots=True)
 class _Known:
-    """The health at the last look; of streams, of those that are not `ok`."""
+    """The health at the last pass. Streams that are `ok` are left out."""
 
     site: str = UNKNOWN
     integrations: dict[str, str] = field(default_factory=dict)
@@ -118,7 +118,7 @@ class _Known:
 
     @classmethod
     def of_status(cls, status: Status) -> Self:
-        """What a status says."""
+        """The health in a status."""
         return cls(
             status["health"],
             {line["name"]: line["health"] for line in status["integrations"]},
@@ -135,7 +135,7 @@ class _Known:
 
 
 class HealthChanges:
-    """The newest changes, kept in one object below `charts/`: written after a change only, at most once a sample."""
+    """The newest changes, in one object below `charts/`. It is written only after a change, at most once a sample."""
 
     def __init__(self, store: Callable[[], ObjectStore]) -> None:
         self._store = store
@@ -145,20 +145,20 @@ class HealthChanges:
         self._known = _Known()
         self._is_changed = self._is_newer = False
         self.is_loaded = False
-        """Whether what was kept has been read. Nothing is noted before."""
+        """Whether the object has been read. Before that, no change is noted."""
 
     def load(self, seen: float | None) -> None:
-        """Begin with what was kept. `seen`: when the connector ran last, if it was away since (Unix seconds)."""
-        changes, known, is_newer = _read(self._store())
+        """Read the object. `seen`: the end of the last run, if the connector was down since (Unix seconds)."""
+        changes, health, is_newer = _read(self._store())
         with self._lock:
-            self._changes, self._known, self._is_newer, self.is_loaded = changes, known, is_newer, True
+            self._changes, self._known, self._is_newer, self.is_loaded = changes, health, is_newer, True
             if seen is not None and changes:
                 self._lose_sight(to_text(datetime.fromtimestamp(seen, UTC)), NOT_RUNNING)
 
     def note(self, status: Status, *, is_settled: bool) -> None:
-        """Compare a status with the one before.
+        """Compare a status with the last one.
 
-        Nothing is called better before it is settled: after a start, what was wrong may not be known again yet.
+        Until it is settled, no health gets better: after a start, an old problem may not be known again yet.
         """
         with self._lock:
             if not self.is_loaded:
@@ -166,12 +166,12 @@ class HealthChanges:
             now = _Known.of_status(status)
             if not is_settled:
                 now = _worse(self._known, now)
-            found = [*_compared(self._known, now, status)]
+            differences = [*_compared(self._known, now, status)]
             self._known = now
-            self._add(found)
+            self._add(differences)
 
     def cannot_be_read(self, error: ConnectorError) -> None:
-        """The store cannot be read: nothing is known."""
+        """Note that the store cannot be read: the health is unknown from now on."""
         with self._lock:
             if self.is_loaded and self._known.site != UNKNOWN:
                 self._lose_sight(to_text(datetime.now(UTC)), (error.code, error.title))
@@ -179,43 +179,43 @@ class HealthChanges:
     def newest(self, scope: Scope = Scope(), most: int = SHOWN) -> list[HealthChange]:  # noqa: B008 - it is frozen
         """The newest changes that concern the scope, newest first."""
         with self._lock:
-            return [each for each in reversed(self._changes) if each.concerns(scope)][:most]
+            return [change for change in reversed(self._changes) if change.concerns(scope)][:most]
 
     def spans(self, scope: Scope, since: float, now: float) -> list[tuple[float, float, str]]:
-        """The scope's health over time, where it is known: begin and end (Unix seconds) and the health."""
+        """The intervals in which the scope's health is known: begin, end (Unix seconds) and the health."""
         with self._lock:
             changes, health = [*self._changes], self._known.of(scope)
-        first = next((each for each in changes if each.is_of(scope) or each.may_be_of(scope)), None)
+        first = next((change for change in changes if change.is_of(scope) or change.may_be_of(scope)), None)
         if first is not None:
             health = first.before if first.is_of(scope) else UNKNOWN
-        found: list[tuple[float, str]] = []
-        for each in changes:
-            # While the connector did not run, nothing is known of any part of it.
-            is_dark = each.of == WHOLE and each.after == UNKNOWN
-            if each.is_of(scope) and not is_dark:
-                health = each.after
-            elif each.may_be_of(scope):
+        begins: list[tuple[float, str]] = []
+        for change in changes:
+            # While the connector did not run, the health of all parts is unknown.
+            is_dark = change.of == WHOLE and change.after == UNKNOWN
+            if change.is_of(scope) and not is_dark:
+                health = change.after
+            elif change.may_be_of(scope):
                 health = UNKNOWN
-            found.append((from_text(each.at).timestamp(), UNKNOWN if is_dark else health))
-        ends = [*(at for at, _ in found), now][1:]
+            begins.append((from_text(change.at).timestamp(), UNKNOWN if is_dark else health))
+        ends = [*(at for at, _ in begins), now][1:]
         return [
             (max(begin, since), end, health)
-            for (begin, health), end in zip(found, ends, strict=True)
+            for (begin, health), end in zip(begins, ends, strict=True)
             if end > max(begin, since) and health != UNKNOWN
         ]
 
     def save(self) -> None:
-        """Write the object if anything has changed since it was written."""
+        """Write the object, if there was a change since the last write."""
         with self._lock:
             if not self._is_changed or self._is_newer:
                 return
             self._is_changed = False
             oldest = to_text(datetime.now(UTC) - KEPT)
-            self._changes = [each for each in self._changes if each.at > oldest]
+            self._changes = [change for change in self._changes if change.at > oldest]
             streams = self._known.streams if len(self._known.streams) <= MOST_STREAMS else {}
             fields = {
                 "layout": LAYOUT,
-                "changes": [each.fields() for each in self._changes],
+                "changes": [change.fields() for change in self._changes],
                 "site": self._known.site,
                 "integrations": self._known.integrations,
                 "streams": [[*place, health] for place, health in streams.items()],
@@ -233,53 +233,51 @@ class HealthChanges:
         self._add([HealthChange(at, WHOLE, self._known.site, UNKNOWN, [reason])])
         self._known.site = UNKNOWN
 
-    def _add(self, found: Sequence[HealthChange]) -> None:
-        self._changes = [*self._changes, *found][-MOST_CHANGES:]
-        self._is_changed = self._is_changed or bool(found)
+    def _add(self, changes: Sequence[HealthChange]) -> None:
+        self._changes = [*self._changes, *changes][-MOST_CHANGES:]
+        self._is_changed = self._is_changed or bool(changes)
 
 
 def stored_changes(store: ObjectStore) -> list[HealthChange]:
-    """The newest changes that a connector has kept in the store, newest first."""
+    """The newest stored changes, newest first."""
     return _read(store)[0][::-1][:SHOWN]
 
 
-def together(changes: Iterable[HealthChange]) -> list[tuple[HealthChange, bool]]:
-    """What changed at once and alike, told once: of one stream or integration by its name, else of the whole.
-
-    With each, whether the whole changed too.
-    """
-    groups: dict[tuple[str, str, str], list[HealthChange]] = {}
+def together(changes: Iterable[HealthChange]) -> list[HealthChange]:
+    """One entry for changes to one health at the same time: a single stream's or integration's, else the site's."""
+    groups: dict[tuple[str, str], list[HealthChange]] = {}
     for change in changes:
-        groups.setdefault((change.at, change.before, change.after), []).append(change)
-    found = []
+        groups.setdefault((change.at, change.after), []).append(change)
+    shown: list[HealthChange] = []
     for group in groups.values():
-        whole = [each for each in group if each.of == WHOLE]
-        parts = [each for each in group if each.of == STREAMS] or [each for each in group if each.of == INTEGRATIONS]
-        told = whole if whole and sum(each.count for each in parts) != 1 else parts
-        found += [(each, bool(whole)) for each in told]
-    return found
+        whole = [change for change in group if change.of == WHOLE]
+        parts = [change for change in group if change.of == STREAMS] or [
+            change for change in group if change.of == INTEGRATIONS
+        ]
+        shown += whole if whole and sum(change.count for change in parts) != 1 else parts
+    return shown
 
 
 def _read(store: ObjectStore) -> tuple[list[HealthChange], _Known, bool]:
-    """What the object holds, and whether a newer version wrote it; nothing where there is none, or a damaged one."""
+    """The object's content, and whether a newer version wrote it; empty for a missing or damaged object."""
     stored = store.read(HEALTH_KEY)
     with suppress(ValueError, KeyError, TypeError, AttributeError):
         fields = json.loads(stored.body) if stored else {}
         if fields["layout"] != LAYOUT:
             return [], _Known(), True
-        known = _Known(
+        last = _Known(
             str(fields["site"]),
             {str(name): str(health) for name, health in fields["integrations"].items()},
             {(str(name), str(tenant), str(kind)): str(health) for name, tenant, kind, health in fields["streams"]},
         )
-        if not {known.site, *known.integrations.values(), *known.streams.values()} <= BADNESS.keys():
+        if not {last.site, *last.integrations.values(), *last.streams.values()} <= BADNESS.keys():
             raise ValueError("not a health")
-        return [HealthChange.of_fields(each) for each in fields["changes"]][-MOST_CHANGES:], known, False
+        return [HealthChange.of_fields(change) for change in fields["changes"]][-MOST_CHANGES:], last, False
     return [], _Known(), False
 
 
 def _worse(before: _Known, now: _Known) -> _Known:
-    """Of both the worse."""
+    """For each part the worse health of both."""
 
     def worst(old: str, new: str) -> str:
         return new if BADNESS[new] > BADNESS[old] else old
@@ -290,22 +288,22 @@ def _worse(before: _Known, now: _Known) -> _Known:
 
 
 def _compared(before: _Known, now: _Known, status: Status) -> Iterator[HealthChange]:
-    """What is different, the widest first. What changed alike is one change: no thousand for one refused credential."""
+    """The differences, the site's first. Equal ones are one change: a refused credential is not a thousand."""
     at, reasons = status["now"], status["reasons"]
     if now.site != before.site:
-        why = [(each["code"], each["title"]) for each in reasons if each["health"] == now.site]
-        yield HealthChange(at, WHOLE, before.site, now.site, why)
+        of_site = [(reason["code"], reason["title"]) for reason in reasons if reason["health"] == now.site]
+        yield HealthChange(at, WHOLE, before.site, now.site, of_site)
     alike: dict[tuple[str, str, str, tuple[tuple[str, str], ...]], list[str]] = {}
-    concerned = [frozenset((*each["integrations"], *each["streams"])) for each in reasons]
+    concerned = [frozenset((*reason["integrations"], *reason["streams"])) for reason in reasons]
 
     def gather(of: str, name: str, was: str, health: str) -> None:
-        own = [each for each, names in zip(reasons, concerned, strict=True) if not names or name in names]
-        told = tuple((each["code"], each["title"]) for each in own if each["health"] == health)
-        alike.setdefault((of, was, health, told), []).append(name)
+        own = [reason for reason, names in zip(reasons, concerned, strict=True) if not names or name in names]
+        why = tuple((reason["code"], reason["title"]) for reason in own if reason["health"] == health)
+        alike.setdefault((of, was, health, why), []).append(name)
 
     for name, health in now.integrations.items():
         was = before.integrations.get(name, UNKNOWN)
-        # One that is well when it is seen first has not changed.
+        # A new integration that is `ok` is no change.
         if health not in (was, UNKNOWN) and (was, health) != (UNKNOWN, "ok"):
             gather(INTEGRATIONS, name, was, health)
     changed = {place for place, _ in before.streams.items() ^ now.streams.items()}
@@ -314,8 +312,8 @@ def _compared(before: _Known, now: _Known, status: Status) -> Iterator[HealthCha
         was, health = before.streams.get(place, "ok"), now.streams.get(place, "ok")
         if health != was:
             gather(STREAMS, Stream(*place).path, was, health)
-    for (of, was, health, told), names in alike.items():
-        yield HealthChange(at, of, was, health, told, names[: NAMED[of]], len(names))
+    for (of, was, health, why), names in alike.items():
+        yield HealthChange(at, of, was, health, why, names[: NAMED[of]], len(names))
 
 
 def _place(line: Mapping[str, Any]) -> Place:

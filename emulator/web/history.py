@@ -188,7 +188,7 @@ class History:
             for body in state.ledger.newest(stream, day_name(since), most=MOST_RECEIPTS, written=written):
                 with suppress(*UNREADABLE):
                     receipt = RECEIPT.decode(body)
-                    counted[receipt.sequence] = [*_counts(receipt)]
+                    counted[receipt.header.sequence] = [*_counts(receipt)]
             with self._lock:
                 if stream not in self._begun:
                     self._begun.add(stream)
@@ -402,8 +402,9 @@ def _headers(state: State, waiting: Iterable[Waiting]) -> Iterator[tuple[Stream,
 
 def _counts(receipt: Receipt) -> Iterator[tuple[float, int, int]]:
     """The times of fetching and of acknowledgement of a receipt, each with its two counts."""
-    yield receipt.fetched_at.timestamp(), receipt.events, 0
-    yield receipt.acked_at.timestamp(), 0, receipt.events - receipt.set_aside if receipt.outcome == DELIVERED else 0
+    header = receipt.header
+    yield header.fetched_at.timestamp(), header.events, 0
+    yield receipt.acked_at.timestamp(), 0, header.events - receipt.set_aside if receipt.outcome == DELIVERED else 0
 
 
 def _count(
@@ -415,15 +416,15 @@ def _count(
             day(at).add(stream, at, fetched=fetched, acked=acked)
 
 
-def _sum(stored: Day, heard: Day | None) -> Day:
+def _sum(stored: Day, counted: Day | None) -> Day:
     """The stored day plus the counts since this process began."""
-    if heard is not None:
-        for integration, minutes in heard.minutes.items():
+    if counted is not None:
+        for integration, minutes in counted.minutes.items():
             _add(stored.minutes.setdefault(integration, {}), minutes)
-        for integration, places in heard.hours.items():
+        for integration, places in counted.hours.items():
             for place, hours in places.items():
                 _add(stored.hours.setdefault(integration, {}).setdefault(place, {}), hours)
-        stored.samples |= heard.samples
+        stored.samples |= counted.samples
     return stored
 
 

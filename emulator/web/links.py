@@ -119,7 +119,7 @@ class Links:
         """Drop the ids whose counterpart is there. An id that waited `GRACE` is looked up in the ledger once."""
         waits, state, now = self._waits[stream], self._state(), self._now()
         counterpart = Stream(stream.integration, stream.tenant, _OTHER[stream.kind])
-        recent = {*state.checkpoints.read(counterpart).checkpoint.recent} if waits.since else set()
+        recent = {*state.checkpoints.read(counterpart).checkpoint.recent.keys} if waits.since else set()
         waits.since = OrderedDict((id_, wait) for id_, wait in waits.since.items() if wait[1] not in recent)
         late = {id_: key for id_, (since, key) in waits.since.items() if now - since > GRACE}
         stored = stored_since(state, counterpart, day_before(now), event_fields).keys if late else set()

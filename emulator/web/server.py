@@ -50,7 +50,7 @@ class Web:
         self._read = read
         self.snapshot = Snapshot(lambda: graph.store, self._status, quiet)
         self.history = History(lambda: graph.store, self.snapshot.current, time.time, quiet)
-        platform.hearers.append(self.history.add_results)
+        platform.result_listeners.append(self.history.add_results)
         self.app = _application(platform, self.snapshot, self.history, graph, recent)
         """The WSGI application."""
 
@@ -65,7 +65,7 @@ class Web:
         if "health" in status:
             waited_for = self._platform.functions.keys() - {"test-connection"} - self.history.heard_of
             changes.note(status, is_settled=not waited_for and "engine_problem" not in status)
-        return status | {"health_changes": [each.fields() for each in changes.newest()]}
+        return status | {"health_changes": [change.fields() for change in changes.newest()]}
 
     def start(self) -> None:
         """Start the threads that read the past and refresh the status."""

@@ -14,10 +14,10 @@ from lib.app import App
 from lib.config.settings import Config
 from lib.errors import LayoutError, OverBudgetError, ThrottledError
 from lib.model import health
-from lib.model.checkpoint import Checkpoint, Problem, problem_after
+from lib.model.checkpoint import Checkpoint, Problem, Recent, problem_after
 from lib.model.clock import from_text, text_or_none, to_text
 from lib.model.duration import duration_text
-from lib.model.health import WAITING, Health, IntegrationFacts, Reason, SiteFacts, StreamFacts, assess
+from lib.model.health import WAITING, Health, IntegrationFacts, Reason, SiteFacts, SiteProblems, StreamFacts, assess
 from lib.model.rate_policy import RatePolicy
 from lib.model.receipt import LastReceipt, NotAcknowledged
 from lib.model.schedule import Asked
@@ -170,10 +170,9 @@ def status(
             tick_seconds=config.every.seconds_around(now),
             integrations=[_integration_facts(line, accounts_by_name[line["name"]]) for line in integrations],
             streams=[facts for _, facts in shown if facts is not None],
-            engine=engine,
-            functions=running.functions,
-            config_edit=running.config_edit,
-            followed=followed,
+            problems=SiteProblems(
+                engine=engine, functions=running.functions, config_edit=running.config_edit, followed=followed
+            ),
             pending_bytes=total,
             max_pending_bytes=config.limits.max_pending_bytes,
             observing=config.observe,
@@ -361,7 +360,7 @@ def _account(accounts: Accounts, name: str, now: datetime) -> Account:
 def _checkpoint(state: State, now: datetime, stream: Stream) -> Checkpoint:
     """A stream's checkpoint. A newer layout becomes the checkpoint's problem."""
     try:
-        return replace(state.checkpoints.read(stream).checkpoint, recent=())
+        return replace(state.checkpoints.read(stream).checkpoint, recent=Recent())
     except LayoutError as error:
         return Checkpoint(problem=problem_after(None, error, now, None))
 
@@ -402,13 +401,13 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
         "lag_seconds": _lag(stream, read_at, interval, now),
         "has_more": bool(latest and latest["has_more"]),
         "read_up_to": text_or_none(read_at),
-        "last_event": text_or_none(checkpoint.newest),
+        "last_event": text_or_none(checkpoint.newest.at),
         "last_ack": record.acked_at,
-        "events": checkpoint.events,
-        "repeats": checkpoint.repeats,
-        "changed": checkpoint.changed,
-        "other_customers": checkpoint.other_customers_lately(now),
-        "other_customers_total": checkpoint.other_customers,
+        "events": checkpoint.counts.events,
+        "repeats": checkpoint.counts.repeats,
+        "changed": checkpoint.counts.changed,
+        "other_customers": checkpoint.counts.other_customers_lately(now),
+        "other_customers_total": checkpoint.counts.other_customers,
         "acked": record.tail.total - record.counted.set_aside - record.counted.observed,
         "observed": record.counted.observed,
         "pending_batches": pending.batches,

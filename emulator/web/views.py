@@ -241,15 +241,11 @@ class Views:
         }
 
     def _changes(self, taken: Taken, scope: Scope) -> list[Values]:
-        """The newest changes of health, with the names of the streams."""
-        found = together(self._context.history.changes.newest(scope))[:CHANGES]
+        """The newest changes of health, each with the line of a stream that changed alone."""
+        changes = together(self._context.history.changes.newest(scope))[:CHANGES]
         return [
-            {
-                **each.fields(),
-                "is_whole": is_whole,
-                "lines": [taken.by_path[name] for name in each.names[:NAMED] if name in taken.by_path],
-            }
-            for each, is_whole in found
+            {**change.fields(), "lines": [taken.by_path[name] for name in change.names[:1] if name in taken.by_path]}
+            for change in changes
         ]
 
     @staticmethod

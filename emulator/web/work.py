@@ -49,7 +49,7 @@ def main(place: Path) -> int:
     order = json.loads((place / ORDER).read_text("utf-8"))
     try:
         config = ReloadingConfig(located(), environment.followed(), store=environment.store()).current()
-        answer: dict[str, Any] = {"found": ORDERS[order["work"]](config, order, _teller(place))}
+        answer: dict[str, Any] = {"found": ORDERS[order["work"]](config, order, _progress_writer(place))}
     except ConnectorError as error:
         answer = {"problem": {"detail": str(error), "remedy": error.remedy}}
     except MemoryError:
@@ -58,7 +58,7 @@ def main(place: Path) -> int:
     return 0
 
 
-def _teller(place: Path) -> OnProgress:
+def _progress_writer(place: Path) -> OnProgress:
     reported_at = 0.0
 
     def on_progress(text: str) -> None:

@@ -93,12 +93,12 @@ def _names(config: Config) -> Iterator[Advice]:
 
 
 def _placeholders(config: Config) -> Iterator[Advice]:
-    for at, each in enumerate(config.integrations):
-        for found in _PLACEHOLDER.findall(each.data_source or ""):
-            if found not in PLACEHOLDERS:
-                near = get_close_matches(found, PLACEHOLDERS, n=1)
+    for at, integration in enumerate(config.integrations):
+        for placeholder in _PLACEHOLDER.findall(integration.data_source or ""):
+            if placeholder not in PLACEHOLDERS:
+                near = get_close_matches(placeholder, PLACEHOLDERS, n=1)
                 meant = f"did you mean {near[0]}?" if near else f"known are: {', '.join(PLACEHOLDERS)}"
-                yield ("integrations", at, "data_source"), f"{found} is sent as it stands; {meant}"
+                yield ("integrations", at, "data_source"), f"{placeholder} is sent as it stands; {meant}"
 
 
 def _figures(config: Config) -> Iterator[Advice]:

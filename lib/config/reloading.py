@@ -47,11 +47,11 @@ class ReloadingConfig:
         self,
         location: str,
         followed: str | None = None,
-        heard: Callable[[Config], None] = lambda _: None,
+        on_change: Callable[[Config], None] = lambda _: None,
         *,
         store: str | None = None,
     ) -> None:
-        """`heard` is called with each new configuration.
+        """`on_change` is called with each new configuration.
 
         `store` replaces the configuration's: a process that starts after an edit shares the store of the others.
         """
@@ -59,7 +59,7 @@ class ReloadingConfig:
         self.problem: ConnectorError | None = None
         """Why the current files are not in use, or not wholly."""
         self._followed = Path(followed) if followed else None
-        self._heard = heard
+        self._on_change = on_change
         self._store = store
         self._lock = threading.Lock()
         self._seen: tuple[Signature, Signature] | None = None
@@ -72,7 +72,7 @@ class ReloadingConfig:
             seen = (signature_of(Path(self.location)), signature_of(self._followed) if self._followed else None)
             if self._config is None:
                 self._config = self._read()
-                self._heard(self._config)
+                self._on_change(self._config)
             elif seen != self._seen:
                 self._refresh(self._config)
             self._seen = seen
@@ -100,7 +100,7 @@ class ReloadingConfig:
             log.warning("%s: restart the connector", self.problem)
         if self._config != before:
             log.info("the configuration has changed")
-            self._heard(self._config)
+            self._on_change(self._config)
 
 
 def with_followed(config: Config, followed: Iterable[IntegrationConfig]) -> Config:

@@ -9,6 +9,7 @@ from enum import IntEnum
 from urllib.parse import quote, unquote_to_bytes
 
 MAX_MESSAGE_CHARACTERS = 1024
+# `%` begins an escape, so it is escaped itself (PROTOCOL-HTTP2.md, Percent-Encoded).
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
 
@@ -48,6 +49,7 @@ _OF_HTTP = {
 
 def status_of(value: bytes) -> Status:
     """The status in a `grpc-status` header; UNKNOWN if it is not a status."""
+    # The server chooses the value. The length is limited before `int`, which is slow for very long numbers.
     try:
         return Status(int(value)) if value.isdigit() and len(value) <= 2 else Status.UNKNOWN
     except ValueError:

@@ -1,9 +1,8 @@
 """The client side of one gRPC call on its own HTTP/2 connection: bytes in, events out, no I/O and no clock.
 
-Theory of operation. `h2` implements HTTP/2. It writes every frame, and it reads every frame except two kinds, which
-this module reads before h2 sees them:
+Theory of operation. `h2` implements HTTP/2. It writes and reads every frame except two kinds, which h2 does not see:
 - DATA of the call. A server sends one small frame for each message; h2 takes several times as long for each. Therefore
-  this module keeps the receive windows too, and h2 never sees these bytes.
+  this module reads and writes them. It keeps the receive windows; h2 keeps the server's, and is told what is used.
 - GOAWAY. For h2 the connection ends there; in HTTP/2 a call under way continues (RFC 9113, 6.8).
 
 The request goes out when the server's SETTINGS have arrived and allow a stream. Memory is bounded whatever the server
@@ -110,6 +109,7 @@ class ClientStream:
         self.is_over = False
         """Whether `Ended` or `Broken` was emitted, or the call was cancelled."""
         self._h2 = H2Connection(H2Configuration(client_side=True, header_encoding=None))
+        # Replaced before `initiate_connection`, which sends them. Without push, the call's stream is the only one.
         self._h2.local_settings = Settings(
             client=True,
             initial_values={
@@ -129,7 +129,7 @@ class ClientStream:
         self._room = WINDOW_BYTES
         self._idle_frames = 0
         self._is_greeted = self._is_answered = self._in_headers = False
-        self._farewell = ""
+        self._goaway_reason = ""
 
     # To the server
 
@@ -148,6 +148,7 @@ class ClientStream:
 
     def cancel(self) -> None:
         """Cancel the call; no event follows."""
+        # Before the request there is no stream to reset (RFC 9113, 6.4).
         if self.is_open and not self.is_over:
             self._h2.reset_stream(_STREAM, ErrorCodes.CANCEL)
             self._outgoing += self._h2.data_to_send()
@@ -156,19 +157,28 @@ class ClientStream:
     def to_send(self) -> bytearray:
         """The bytes to send next. The caller reports the sent part with `sent`."""
         if self.is_open and not self.is_over:
-            while self._waiting and len(self._outgoing) < OUTGOING_BYTES:
-                # A server may allow frames of up to 16 MiB. Frames of MAX_FRAME_BYTES suit every server.
-                room = min(self._h2.local_flow_control_window(_STREAM), MAX_FRAME_BYTES)
-                if room <= 0:
-                    break
-                self._h2.send_data(_STREAM, bytes(self._waiting[:room]))
-                del self._waiting[:room]
-                self._outgoing += self._h2.data_to_send()
+            if self._waiting and len(self._outgoing) < OUTGOING_BYTES:
+                self._frame_waiting()
             if self._ends and not self._waiting and not self._has_ended:
                 self._has_ended = True
                 self._h2.end_stream(_STREAM)
                 self._outgoing += self._h2.data_to_send()
         return self._outgoing
+
+    def _frame_waiting(self) -> None:
+        """Make frames of the waiting bytes, as far as the server's windows and OUTGOING_BYTES allow."""
+        room = min(len(self._waiting), self._h2.local_flow_control_window(_STREAM))
+        at = 0
+        while at < room and len(self._outgoing) < OUTGOING_BYTES:
+            # A server may allow frames of up to 16 MiB. Frames of MAX_FRAME_BYTES suit every server.
+            end = min(at + MAX_FRAME_BYTES, room)
+            self._outgoing += _FRAME.pack(end - at >> 8, end - at & 0xFF, _DATA, 0, _STREAM)
+            self._outgoing += self._waiting[at:end]
+            at = end
+        if at:
+            del self._waiting[:at]
+            self._h2.outbound_flow_control_window -= at
+            self._h2.streams[_STREAM].outbound_flow_control_window -= at
 
     def sent(self, count: int) -> None:
         """Remove the first `count` bytes of `to_send`: they were sent."""
@@ -203,7 +213,8 @@ class ClientStream:
         at, size = 0, len(data)
         while size - at >= _FRAME.size and not self.is_over:
             high, low, kind, flags, number = _FRAME.unpack_from(data, at)
-            length = high << 8 | low
+            length = high << 8 | low  # 24 bits (RFC 9113, 4.1), for which `struct` has no format.
+            # The server's first frame must be SETTINGS (RFC 9113, 3.4). TLS or HTTP/1 on the port fails here.
             if not self._is_greeted and (kind != _SETTINGS or flags & _ACK or length > MAX_FRAME_BYTES):
                 raise _PeerError("does not speak HTTP/2")
             if length > MAX_FRAME_BYTES:
@@ -212,7 +223,14 @@ class ClientStream:
             if end > size:
                 break
             if kind == _DATA and number == _STREAM:
-                self._take_data(data[at + _FRAME.size : end], flags)
+                if flags or not length or self._in_headers or not self._is_answered:
+                    self._take_data(data[at + _FRAME.size : end], flags)
+                else:  # The same for what servers send nearly always: one frame for each acknowledgement.
+                    self._room -= length
+                    if self._room < WINDOW_BYTES // 2:
+                        self._give_room()
+                    self._idle_frames = 0
+                    self._chunks.append(data[at + _FRAME.size : end])
             else:
                 self._take_frame(kind, flags, data[at:end])
             at = end
@@ -223,6 +241,7 @@ class ClientStream:
             raise _PeerError("sent data where headers were due")
         # Back-pressure needs no smaller window: a caller that reads slower from the connection slows the server down,
         # since the connection carries only this call.
+        # Padding counts too (RFC 9113, 6.1), so the window is reduced before it is removed.
         self._room -= len(payload)
         if self._room < WINDOW_BYTES // 2:
             self._give_room()
@@ -240,7 +259,7 @@ class ClientStream:
 
     def _give_room(self) -> None:
         given = WINDOW_BYTES - self._room
-        for number in (0, _STREAM):
+        for number in (0, _STREAM):  # The connection has a window of its own (RFC 9113, 6.9.1).
             self._outgoing += _WINDOW_UPDATE.pack(0, 4, 8, 0, number, given)
         self._room = WINDOW_BYTES
 
@@ -267,8 +286,10 @@ class ClientStream:
         if len(frame) < _FRAME.size + 8 or self._in_headers:
             raise _PeerError("broke HTTP/2: an invalid GOAWAY")
         last, code = struct.unpack_from(">LL", frame, _FRAME.size)
+        # The server chooses the length of the text, and the text goes into errors and the log.
         text = frame[_FRAME.size + 8 :][:MAX_TOLD_BYTES].decode("utf-8", "replace")
-        self._farewell = f"{_name(code)}{': ' if text else ''}{text}"
+        self._goaway_reason = f"{_name(code)}{': ' if text else ''}{text}"
+        # The first bit of a stream's number is reserved (RFC 9113, 6.8). A stream after `last` is not served.
         if not self.is_open or last & 0x7FFFFFFF < _STREAM:
             raise _PeerError("accepts no more streams")
 
@@ -286,6 +307,7 @@ class ClientStream:
                 raise _PeerError(f"reset the stream: {_name(code or 0)}")
 
     def _open(self) -> None:
+        # A server may allow no stream at first, and raise the limit with later settings (RFC 9113, 6.5.2).
         if not self.is_open and self._h2.remote_settings.max_concurrent_streams > 0:
             self._h2.send_headers(_STREAM, self._request)
             self.is_open = True
@@ -294,8 +316,10 @@ class ClientStream:
         fields = dict(headers)
         is_grpc = fields.get(b"content-type", b"").startswith(b"application/grpc")
         if is_end and b"grpc-status" in fields:
+            # Trailers-Only: a server that refuses a call at once sends a single block of headers (PROTOCOL-HTTP2.md).
             self._take_trailers(headers)
         elif fields[b":status"] != b"200" or not is_grpc:
+            # Not from a gRPC server, but for example from a proxy (http-grpc-status-mapping.md).
             message = f"HTTP status {fields[b':status'].decode('ascii', 'replace')}, which is not gRPC"
             self._end(Ended(status_of_http(fields[b":status"]), message, ()))
         elif is_end:
@@ -312,7 +336,7 @@ class ClientStream:
         self._end(Ended(status_of(fields[b"grpc-status"]), message, trailers))
 
     def _break(self, reason: str) -> None:
-        self._end(Broken(f"{reason} ({self._farewell})" if self._farewell else reason))
+        self._end(Broken(f"{reason} ({self._goaway_reason})" if self._goaway_reason else reason))
 
     def _end(self, event: Event) -> None:
         self._emit(event)

@@ -91,8 +91,8 @@ class AccessUnknownError(AccessError):
 def is_local(address: str | None, headers: Mapping[str, str]) -> bool:
     """Whether a request is local.
 
-    A request is local if it comes from a loopback address, names a loopback host, carries no proxy header, and does not
-    come from another site's page in a browser. Names of headers are in title case, as in WSGI.
+    A local request comes from a loopback address, names a loopback host, and carries no proxy header. A request that a
+    browser sends from another site's page is not local. Names of headers are in title case, as in WSGI.
     """
     host = headers.get("Host", "")
     return (

@@ -29,17 +29,26 @@ class Envelope:
 
 
 @dataclass(frozen=True, slots=True)
+class Cursors:
+    """The place of a batch's page among the pages of its stream. An inserted batch has no page, and no cursors."""
+
+    read_with: str | None = None
+    """The cursor that the page was read with (for devices: its page key); None: read by date, or from the start."""
+    next: str | None = None
+    """The cursor of the next page; None for the last page of an inventory."""
+    has_more: bool = False
+    previous: str | None = None
+    """The `next` of the polled batch before. Pages between it and `read_with` held no new event."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
     """The first line of a batch. It holds everything that moving the checkpoint past the batch needs."""
 
     stream: Stream
     envelope: Envelope
     sequence: int
-    cursor: str | None
-    """The cursor that the page was read with (for devices: its page key); None: read by date, or from the start."""
-    next_cursor: str | None
-    """The cursor of the next page; None for an inserted batch and for the last page of an inventory."""
-    has_more: bool
+    cursors: Cursors = Cursors()
     fetched_at: datetime
     as_of: datetime
     """Time by Sophos's clock. With this batch, everything that Sophos had stored up to then has been read."""
@@ -50,8 +59,6 @@ class Header:
     count: int
     repeats: int
     """Items of the page that were stored before; the batch does not hold them."""
-    previous_cursor: str | None = None
-    """The `next_cursor` of the polled batch before. Pages between it and `cursor` held no new event."""
     origin: str = POLL
     """`poll`; `reconcile`: found by reading again; one of OWN: an event of the connector's own."""
     digest: str = ""

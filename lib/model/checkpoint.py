@@ -83,6 +83,92 @@ def problem_after(before: Problem | None, error: ConnectorError, now: datetime, 
 
 
 @dataclass(frozen=True, slots=True)
+class Recent:
+    """The events stored last, by which duplicates are recognised."""
+
+    keys: tuple[str, ...] = ()
+    """At most RECENT."""
+    since: datetime | None = None
+    """`keys` holds every stored event created after this time; None: it holds every stored event."""
+    marks: str = ""
+    """MARK_LENGTH digits of the text's digest for each of the last of `keys`; an older version wrote none.
+
+    The marks belong to the end of `keys`: the last mark is that of the last key.
+    """
+
+    def remembers(self, created_at: datetime | None, served_at: datetime) -> bool:
+        """Whether `keys` alone decides if an event of that time was stored before."""
+        if self.since is None:
+            return True
+        return created_at is not None and self.since < created_at <= newest_believed(served_at)
+
+    def marks_by_key(self) -> dict[str, str]:
+        """The marks of the events' texts by key, for the events that have one."""
+        marks = [self.marks[at : at + MARK_LENGTH] for at in range(0, len(self.marks), MARK_LENGTH)]
+        return dict(zip(reversed(self.keys), reversed(marks), strict=False))
+
+    def after(self, keys: Sequence[str], marks: Sequence[str], dropped_until: datetime) -> Recent:
+        """With the events of one more batch. No event of a key that is dropped here is newer than `dropped_until`."""
+        recent, since = (*self.keys, *keys), self.since
+        if len(recent) > RECENT:
+            since = _latest(since, dropped_until)
+        marked = (self.marks + "".join(marks))[-RECENT * MARK_LENGTH :] if marks else ""
+        return Recent(recent[-RECENT:], since, marked)
+
+
+@dataclass(frozen=True, slots=True)
+class NewestEvent:
+    """The time of a stream's newest event, and how often events usually come."""
+
+    at: datetime | None = None
+    """The newest `created_at` ever stored. Events dated later than `newest_believed` allows do not count."""
+    pace_seconds: float | None = None
+    """Usual time between the newest events of two batches; None before the second batch."""
+
+    def silent_since(self, read_up_to: datetime | None) -> datetime | None:
+        """The time of the newest event if the stream is silent for longer than its pace explains; None otherwise."""
+        if self.at is None or self.pace_seconds is None or read_up_to is None:
+            return None
+        quiet = (read_up_to - self.at).total_seconds()
+        return self.at if quiet > max(SILENCE_SECONDS, SILENCE_PACES * self.pace_seconds) else None
+
+    def after(self, newest: datetime | None) -> NewestEvent:
+        """With one more batch. The pace is a moving average in which each step counts a tenth."""
+        if self.at is None or newest is None or newest <= self.at:
+            return replace(self, at=_latest(self.at, newest))
+        step = (newest - self.at).total_seconds()
+        return NewestEvent(newest, step if self.pace_seconds is None else 0.9 * self.pace_seconds + 0.1 * step)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The events of a stream, counted since its beginning."""
+
+    events: int = 0
+    repeats: int = 0
+    changed: int = 0
+    """Repeats of recent events whose text differs from the stored text."""
+    other_customers: int = 0
+    """Events that named another customer than the stream's tenant."""
+    other_customers_at: datetime | None = None
+    """The time at which the last of them came."""
+
+    def with_differences(self, changed: int, other_customers: int, now: datetime) -> Counts:
+        """With a page's events that have another text, or name another customer, than expected."""
+        return replace(
+            self,
+            changed=self.changed + changed,
+            other_customers=self.other_customers + other_customers,
+            other_customers_at=now if other_customers else self.other_customers_at,
+        )
+
+    def other_customers_lately(self, now: datetime) -> int:
+        """The number of events that named another customer, if one came within the last day; otherwise 0."""
+        at = self.other_customers_at
+        return self.other_customers if at is not None and now - at < HORIZON else 0
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """How far one stream has been read."""
 
@@ -90,54 +176,22 @@ class Checkpoint:
     """The number of the stream's next batch."""
     cursor: str | None = None
     batch_cursor: str | None = None
-    """The `next_cursor` of the last polled batch."""
+    """The next cursor of the last polled batch."""
     as_of: datetime | None = None
     """Time by Sophos's clock up to which everything has been read. None before the first page."""
-    newest: datetime | None = None
-    """The newest `created_at` ever stored. Events dated later than `newest_believed` allows do not count."""
-    recent: tuple[str, ...] = ()
-    """Keys of the events stored last, at most RECENT."""
-    recent_since: datetime | None = None
-    """`recent` holds every stored event created after this time; None: it holds every stored event."""
     day: str = ""
-    events: int = 0
-    repeats: int = 0
-    recent_marks: str = ""
-    """MARK_LENGTH digits of the text's digest for each of the last of `recent`; an older version wrote none.
-
-    The marks belong to the end of `recent`: the last mark is that of the last key.
-    """
-    changed: int = 0
-    """Repeats of recent events whose text differs from the stored text."""
-    other_customers: int = 0
-    """Events that named another customer than the stream's tenant."""
-    other_customers_at: datetime | None = None
-    """The time at which the last of them came."""
+    recent: Recent = Recent()
+    newest: NewestEvent = NewestEvent()
+    counts: Counts = Counts()
     edits: int = 0
     """How often the object differed from the one that this program wrote."""
-    pace_seconds: float | None = None
-    """Usual time between the newest events of two batches; None before the second batch."""
     excluded: tuple[str, ...] | None = None
     """The types that the run of pages under way leaves out; None if the cursor is that of a last page."""
     problem: Problem | None = None
 
-    def other_customers_lately(self, now: datetime) -> int:
-        """The number of events that named another customer, if one came within the last day; otherwise 0."""
-        at = self.other_customers_at
-        return self.other_customers if at is not None and now - at < HORIZON else 0
-
     def silent_since(self, read_up_to: datetime | None) -> datetime | None:
         """The time of the last event if the stream is unusually silent; None otherwise."""
-        if self.newest is None or self.pace_seconds is None or read_up_to is None or self.events < SPEAKS_FROM:
-            return None
-        quiet = (read_up_to - self.newest).total_seconds()
-        return self.newest if quiet > max(SILENCE_SECONDS, SILENCE_PACES * self.pace_seconds) else None
-
-    def remembers(self, created_at: datetime | None, served_at: datetime) -> bool:
-        """Whether `recent` alone decides if an event of that time was stored before."""
-        if self.recent_since is None:
-            return True
-        return created_at is not None and self.recent_since < created_at <= newest_believed(served_at)
+        return self.newest.silent_since(read_up_to) if self.counts.events >= SPEAKS_FROM else None
 
     def brought_back(self, served_at: datetime, now: datetime) -> Checkpoint:
         """The checkpoint without times in the future, measured by Sophos's time of an answer and this machine's time.
@@ -147,22 +201,16 @@ class Checkpoint:
         """
         limit = served_at + CLOSE if abs(served_at - now) <= CLOSE else max(served_at, now + FARTHEST)
         newest = max(limit, newest_believed(served_at))
-        is_dated_ahead = self.newest is not None and self.newest > newest
+        is_as_of_ahead = self.as_of is not None and self.as_of > limit
+        is_event_ahead = self.newest.at is not None and self.newest.at > newest
+        is_since_ahead = self.recent.since is not None and self.recent.since > newest
         return replace(
             self,
-            as_of=served_at if self.as_of is not None and self.as_of > limit else self.as_of,
+            as_of=served_at if is_as_of_ahead else self.as_of,
             day="" if self.day > to_text(limit)[:10] else self.day,
-            newest=served_at if is_dated_ahead else self.newest,
-            pace_seconds=None if is_dated_ahead else self.pace_seconds,
-            recent_since=served_at
-            if self.recent_since is not None and self.recent_since > newest
-            else self.recent_since,
+            newest=NewestEvent(served_at) if is_event_ahead else self.newest,
+            recent=replace(self.recent, since=served_at) if is_since_ahead else self.recent,
         )
-
-    def marks(self) -> dict[str, str]:
-        """The marks of the recent events' texts by key, for the events that have one."""
-        marks = [self.recent_marks[at : at + MARK_LENGTH] for at in range(0, len(self.recent_marks), MARK_LENGTH)]
-        return dict(zip(reversed(self.recent), reversed(marks), strict=False))
 
     def after(
         self, header: Header, keys: Sequence[str], newest_dropped: datetime | None, marks: Sequence[str] = ()
@@ -172,27 +220,22 @@ class Checkpoint:
         `keys` are the keys of its events, in order. `newest_dropped` is the newest time among the events before the
         last RECENT. `marks` belong to the last RECENT events.
         """
-        recent = (*self.recent, *keys)
-        since = self.recent_since
-        if len(recent) > RECENT:
-            # Only a bound is kept of the keys dropped here: none is newer than the newest event stored before.
-            since = _latest(since, self.newest, newest_dropped) or max(header.as_of, header.fetched_at)
-        return replace(
+        # Only a bound is kept of the keys dropped here: none is newer than the newest event stored before.
+        dropped_until = _latest(self.recent.since, self.newest.at, newest_dropped)
+        counts = self.counts
+        moved = replace(
             self,
             sequence=header.sequence + 1,
-            cursor=header.next_cursor if header.origin == POLL else self.cursor,
-            batch_cursor=header.next_cursor if header.origin == POLL else self.batch_cursor,
-            as_of=_latest(self.as_of, header.as_of) if header.origin == POLL else self.as_of,
-            newest=_latest(self.newest, header.newest),
-            recent=recent[-RECENT:],
-            recent_marks=(self.recent_marks + "".join(marks))[-RECENT * MARK_LENGTH :] if marks else "",
-            recent_since=since,
             day=header.day,
-            events=self.events + header.events,
-            repeats=self.repeats + header.repeats,
-            pace_seconds=_pace(self, header.newest),
+            recent=self.recent.after(keys, marks, dropped_until or max(header.as_of, header.fetched_at)),
+            newest=self.newest.after(header.newest),
+            counts=replace(counts, events=counts.events + header.events, repeats=counts.repeats + header.repeats),
             problem=None,
         )
+        if header.origin != POLL:
+            return moved
+        cursor, as_of = header.cursors.next, _latest(self.as_of, header.as_of)
+        return replace(moved, cursor=cursor, batch_cursor=cursor, as_of=as_of)
 
     def idle(self, next_cursor: str | None, as_of: datetime, repeats: int) -> Checkpoint:
         """The checkpoint after a page without a new event."""
@@ -200,7 +243,7 @@ class Checkpoint:
             self,
             cursor=next_cursor,
             as_of=_latest(self.as_of, as_of),
-            repeats=self.repeats + repeats,
+            counts=replace(self.counts, repeats=self.counts.repeats + repeats),
             problem=None,
         )
 
@@ -208,14 +251,6 @@ class Checkpoint:
 def newest_believed(served_at: datetime) -> datetime:
     """The latest accepted time of an event in an answer. Clocks of computers may run ahead, but not by days."""
     return served_at + HORIZON
-
-
-def _pace(before: Checkpoint, newest: datetime | None) -> float | None:
-    """The pace with the newest batch's step: a moving average in which each step counts a tenth."""
-    if before.newest is None or newest is None or newest <= before.newest:
-        return before.pace_seconds
-    step = (newest - before.newest).total_seconds()
-    return step if before.pace_seconds is None else 0.9 * before.pace_seconds + 0.1 * step
 
 
 def _latest(*moments: datetime | None) -> datetime | None:

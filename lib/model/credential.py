@@ -60,7 +60,7 @@ class Life:
 
 
 @dataclass(frozen=True, slots=True)
-class Warned:
+class CredentialWarning:
     """A task for a person, though everything may still work."""
 
     code: str
@@ -76,7 +76,7 @@ class Warned:
         return {"code": self.code, "text": self.text, "remedy": self.remedy, "date": to_text(self.date)}
 
 
-def warnings(life: Life, refused_since: datetime | None, now: datetime, tenant: str) -> list[Warned]:
+def warnings(life: Life, refused_since: datetime | None, now: datetime, tenant: str) -> list[CredentialWarning]:
     """The warnings about a credential at `now`. `refused_since` is None if Sophos accepts it.
 
     `tenant` names the credential's own tenant.
@@ -85,7 +85,7 @@ def warnings(life: Life, refused_since: datetime | None, now: datetime, tenant: 
     if life.end_announced is not None:
         day = _day(life.end_announced)
         text = f"Sophos announced on {day} that an API credential of tenant {tenant} is about to end"
-        warned.append(Warned("credential_ending", text, _ROTATE, life.end_announced))
+        warned.append(CredentialWarning("credential_ending", text, _ROTATE, life.end_announced))
     if life.since is None:
         return warned
     if refused_since is not None and refused_since - life.since >= ESTABLISHED:
@@ -94,18 +94,18 @@ def warnings(life: Life, refused_since: datetime | None, now: datetime, tenant: 
             "expired or was deleted"
         )
         remedy = f"Create another credential ({_WHERE}) and put it into `client_id` and `client_secret`."
-        warned.append(Warned("credential_ended", text, remedy, refused_since))
+        warned.append(CredentialWarning("credential_ended", text, remedy, refused_since))
     elif now >= life.since + RENEWAL - AHEAD:
         text = f"the credential is in use since {_day(life.since)}; renew it by {_day(life.since + RENEWAL)}"
-        warned.append(Warned("credential_old", text, _ROTATE, life.since + RENEWAL))
+        warned.append(CredentialWarning("credential_old", text, _ROTATE, life.since + RENEWAL))
     if life.is_next:
         text = f"the first credential is refused; the next one is in use since {_day(life.since)}"
         remedy = "Move `next_client_id` and `next_client_secret` to `client_id` and `client_secret`."
-        warned.append(Warned("next_credential_used", text, remedy, life.since))
+        warned.append(CredentialWarning("next_credential_used", text, remedy, life.since))
     return warned
 
 
-def left_out(odd: Mapping[str, str], listed_at: datetime) -> list[Warned]:
+def left_out(odd: Mapping[str, str], listed_at: datetime) -> list[CredentialWarning]:
     """The warning about tenants whose records in Sophos's list are unusable, by id: they are not read."""
     if not odd:
         return []
@@ -114,7 +114,7 @@ def left_out(odd: Mapping[str, str], listed_at: datetime) -> list[Warned]:
     text = f"{len(odd)} of the credential's tenants are not read, since Sophos's records of them are odd: {shown}{more}"
     remedy = "Look at them in Sophos Central; if they look right there, open a case with Sophos support."
     mark = sha256(json.dumps(sorted(odd)).encode()).hexdigest()[:16]
-    return [Warned("tenant_left_out", text, remedy, listed_at, mark)]
+    return [CredentialWarning("tenant_left_out", text, remedy, listed_at, mark)]
 
 
 def _day(moment: datetime) -> str:

@@ -1,11 +1,14 @@
 """Families of event types as the documentation names them: one table, type by type.
 
 The types are those of Sophos's list (https://support.sophos.com, KB-000038309), with names of newer ones that are seen
-in production (`Core…`). Their families follow the groups that Sophos's events carry
-(https://developer.sophos.com/siem-api-schemas): MALWARE, PUA, RUNTIME_DETECTIONS, BLOCKLISTED and APP_REPUTATION are
-threats; WEB is web control; DATA_LOSS_PREVENTION, PERIPHERALS and DENC are data control; PROTECTION, POLICY,
-APPLICATION_CONTROL, ISOLATION and ENDPOINT_FIREWALL are endpoint protection; UPDATING, CONNECTIVITY, AD_SYNC, SECURITY
-and a firewall's own state are the system's.
+in production (`Core…`). Their families follow the groups of Sophos's events
+(https://developer.sophos.com/siem-api-schemas):
+
+- threat: MALWARE, PUA, RUNTIME_DETECTIONS, BLOCKLISTED, APP_REPUTATION
+- web control: WEB
+- data control: DATA_LOSS_PREVENTION, PERIPHERALS, DENC
+- endpoint protection: PROTECTION, POLICY, APPLICATION_CONTROL, ISOLATION, ENDPOINT_FIREWALL
+- system: UPDATING, CONNECTIVITY, AD_SYNC, SECURITY, and a firewall's own state
 
 A type that is not in the table gets the family that its name suggests. Sophos excludes types by exact name only. So a
 family in `exclude_types` stands for the types of the table.

@@ -174,6 +174,18 @@ class IntegrationFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteProblems:
+    """The problems of the whole connector."""
+
+    engine: Problem | None = None
+    store: Problem | None = None
+    functions: Sequence[Problem] = ()
+    config_edit: Problem | None = None
+    followed: Sequence[Problem] = ()
+    """Faults in UTMStack's own configuration, if the connector follows it."""
+
+
+@dataclass(frozen=True, slots=True)
 class SiteFacts:
     """The facts of the whole connector."""
 
@@ -182,12 +194,7 @@ class SiteFacts:
     integrations: Sequence[IntegrationFacts] = ()
     streams: Sequence[StreamFacts] = ()
     """Without retired streams."""
-    engine: Problem | None = None
-    store: Problem | None = None
-    functions: Sequence[Problem] = ()
-    config_edit: Problem | None = None
-    followed: Sequence[Problem] = ()
-    """Faults in UTMStack's own configuration, if the connector follows it."""
+    problems: SiteProblems = SiteProblems()
     damaged: Sequence[str] = ()
     """Keys of damaged objects."""
     newer: Sequence[str] = ()
@@ -263,7 +270,9 @@ def assess(site: SiteFacts) -> Assessment:
         for stream in _struck(finding, site):
             streams[stream.name] = max(streams[stream.name], finding.health)
             integrations[stream.integration] = max(integrations.get(stream.integration, Health.OK), finding.health)
-    reasons = sorted(_grouped(findings, names, site.now), key=lambda each: (-each.health, -each.count, each.code))
+    reasons = sorted(
+        _grouped(findings, names, site.now), key=lambda reason: (-reason.health, -reason.count, reason.code)
+    )
     return Assessment(
         health=max((finding.health for finding in findings), default=Health.OK),
         reasons=tuple(reasons),
@@ -293,17 +302,18 @@ def _findings(site: SiteFacts) -> Iterator[Finding]:
 
 
 def _of_site(site: SiteFacts) -> Iterator[Finding]:
-    if site.engine is not None and site.now - site.engine.since >= ENGINE_GRACE:
-        yield _finding("engine_down", site.engine.detail, site.engine.since, remedy=site.engine.remedy)
-    if site.store is not None:
-        yield _finding(site.store.code, site.store.detail, site.store.since, remedy=site.store.remedy)
-    for problem in site.functions:
+    problems = site.problems
+    if problems.engine is not None and site.now - problems.engine.since >= ENGINE_GRACE:
+        yield _finding("engine_down", problems.engine.detail, problems.engine.since, remedy=problems.engine.remedy)
+    if problems.store is not None:
+        yield _finding(problems.store.code, problems.store.detail, problems.store.since, remedy=problems.store.remedy)
+    for problem in problems.functions:
         yield _finding("function_failing", problem.detail, problem.since)
     if site.max_pending_bytes is not None and site.pending_bytes >= site.max_pending_bytes:
         yield _finding("store_full", f"{site.pending_bytes} bytes wait for the engine", None)
-    if site.config_edit is not None:
-        yield _finding("config_edit_broken", site.config_edit.detail, site.config_edit.since)
-    for problem in site.followed:
+    if problems.config_edit is not None:
+        yield _finding("config_edit_broken", problems.config_edit.detail, problems.config_edit.since)
+    for problem in problems.followed:
         yield _finding("followed_config", problem.detail, problem.since, remedy=problem.remedy)
     if site.is_heartbeat_late:
         yield _finding("heartbeat_late", "The engine has acknowledged no heartbeat for two intervals", None)
@@ -328,8 +338,8 @@ def _of_figures(site: SiteFacts) -> Iterator[Finding]:
 
 def _of_integration(integration: IntegrationFacts, now: datetime) -> Iterator[Finding]:
     problem = integration.problem
-    if problem is not None and (found := _of_problem(problem, now, integration=integration.name)) is not None:
-        yield found
+    if problem is not None and (finding := _of_problem(problem, now, integration=integration.name)) is not None:
+        yield finding
     if integration.paused_at is not None:
         yield _finding("paused", "Nothing is fetched", integration.paused_at, integration=integration.name)
     for warning in integration.warnings:
@@ -426,6 +436,6 @@ def _grouped(findings: Sequence[Finding], names: Mapping[str, Sequence[str]], no
 def _waiting(site: SiteFacts) -> Iterator[str]:
     problems = {integration.name: integration.problem for integration in site.integrations}
     for stream in site.streams:
-        known = (stream.problem, problems.get(stream.integration))
-        if any(problem is not None and _of_problem(problem, site.now) is None for problem in known):
+        candidates = (stream.problem, problems.get(stream.integration))
+        if any(problem is not None and _of_problem(problem, site.now) is None for problem in candidates):
             yield stream.name

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from lib.model.stream import EVENTS
+
+if TYPE_CHECKING:
+    from _hashlib import HASH
 
 KEY_LENGTH = 24
 """Hex digits of a log id that the ledger keeps: 96 bits. Two of a day's million events share one with p < 1e-17."""
@@ -39,16 +43,16 @@ def log_id(group: str, kind: str, native_id: str | None, raw: bytes) -> str:
     return _hashed(_heads_of(group, kind), native_id, raw)
 
 
-def _heads_of(group: str, kind: str) -> tuple[bytes, bytes]:
-    """What is hashed before a native id, and before a text."""
+def _heads_of(group: str, kind: str) -> tuple[HASH, HASH]:
+    """The hashes of what comes before a native id, and before a text. A copy of one is faster than a new hash."""
     scope = (group if kind == EVENTS else f"{group}|{kind}").encode("utf-8", "surrogatepass")
-    return b"id|%b|" % scope, b"raw|%b|" % scope
+    return sha256(b"id|%b|" % scope), sha256(b"raw|%b|" % scope)
 
 
-def _hashed(heads: tuple[bytes, bytes], native_id: str | None, raw: bytes) -> str:
-    if native_id is None:
-        return sha256(heads[1] + raw).hexdigest()
-    return sha256(heads[0] + native_id.encode("utf-8", "surrogatepass")).hexdigest()
+def _hashed(heads: tuple[HASH, HASH], native_id: str | None, raw: bytes) -> str:
+    begun = heads[native_id is None].copy()
+    begun.update(raw if native_id is None else native_id.encode("utf-8", "surrogatepass"))
+    return begun.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +68,19 @@ class IdScope:
 
     True for devices: the native id names the device, but each version of its record needs an id of its own.
     """
+    heads: tuple[HASH, HASH] = field(init=False, repr=False, compare=False)
+    """The begun hashes, looked up once for all items of a batch."""
+
+    def __post_init__(self) -> None:
+        """Look the heads up."""
+        object.__setattr__(self, "heads", _heads(self.tenant_id, self.integration, self.kind))
 
     def log_id(self, native_id: str | None, raw: bytes) -> str:
         """The id under which the engine gets an item."""
-        heads = _heads(self.tenant_id, self.integration, self.kind)
-        return _hashed(heads, None if self.is_by_text else native_id, raw)
+        return _hashed(self.heads, None if self.is_by_text else native_id, raw)
 
 
 @lru_cache(maxsize=256)
-def _heads(tenant_id: str, integration: str, kind: str) -> tuple[bytes, bytes]:
-    """The hashed prefixes that all items of a batch share."""
+def _heads(tenant_id: str, integration: str, kind: str) -> tuple[HASH, HASH]:
+    """The begun hashes that all items of a batch share."""
     return _heads_of(group_key(tenant_id, integration), kind)

@@ -30,10 +30,11 @@ class Log(NamedTuple):
 
     def to_wire(self) -> bytes:
         """The serialised message, byte for byte as protobuf writes it; UnicodeError if a field is not UTF-8."""
-        log_id, _, _, _, _, raw = self
+        log_id, data_type, data_source, timestamp, tenant_id, raw = self
         raw.decode()
         key = log_id.encode()
-        return b"".join((_head(1, len(key)), key, _between(*self[1:5]), _head(6, len(raw)), raw))
+        between = _between(data_type, data_source, timestamp, tenant_id)
+        return b"".join((_head(1, len(key)), key, between, _head(6, len(raw)), raw))
 
 
 @lru_cache(maxsize=256)

@@ -16,10 +16,11 @@ OBSERVED = "observed"
 """The batch was counted and archived, but not sent to the engine."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt(Header):
+@dataclass(frozen=True, slots=True)
+class Receipt:
     """The header of a finished batch, and its outcome."""
 
+    header: Header
     outcome: str
     acked_at: datetime
     set_aside: int

@@ -11,7 +11,7 @@ from lib.model.clock import from_text
 from lib.model.page import Page
 
 
-def times_told(page: Page) -> list[datetime]:
+def answer_times(page: Page) -> list[datetime]:
     """Sophos's times of the answer: that of its Date header, and that in a last page's cursor.
 
     The cursor's form (`V2_CURSOR|time` in base64) is not documented. A cursor of another form gives no time.

@@ -85,6 +85,7 @@ class Accounts:
         name, source, wanted = integration.name, integration.source, integration.settings.tenants
         self._tried.add(name)
         account, generation = self._stored.read(name)
+        # Without the secret: a new secret does not change the account, and the store holds nothing of a secret.
         fingerprint = sha256(f"{integration.client_id()}|{integration.api_url}".encode()).hexdigest()[:16]
         if account.fingerprint != fingerprint or not self._fresh(account):
             who = source.whoami(deadline=deadline)
@@ -107,6 +108,7 @@ class Accounts:
         before = account.problem
         failures = before.failures if before and before.code == error.code else 0
         problem = problem_after(before, error, self._now(), wait_after(error, failures, self.jitter()))
+        # A repeated error without a wait is not written again. It would cost a write at each tick.
         if before is None or before.code != error.code or problem.retry_at is not None:
             # The account may be outdated: after a refused credential, ask whoami again at the next try.
             checked_at = None if isinstance(error, CredentialsError | PermissionMissingError) else account.checked_at

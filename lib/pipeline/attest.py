@@ -25,7 +25,7 @@ from lib.state import receipts
 from lib.state.codec import UNREADABLE
 from lib.state.gaps import CURSOR_EXPIRED, Gap
 from lib.state.ledger import Place
-from lib.state.looks import day_counts
+from lib.state.looks import DayCounts, day_counts
 from lib.state.state import State
 
 KIND = "sophos-utmstack daily attestation"
@@ -52,7 +52,7 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
-class Day:
+class StreamDay:
     """One stream's events of one day, by outcome."""
 
     day: str
@@ -69,14 +69,14 @@ class Day:
     recovered: int = 0
     """Events that reconciliation found."""
     repeats: int = 0
-    held: int | None = None
-    """The day's events that Sophos held at reconciliation; None if an hour was not read completely."""
-    looked_at: datetime | None = None
-    late: Mapping[str, int] = field(default_factory=dict)
+    reconciled: DayCounts = field(default_factory=DayCounts)
     gaps: tuple[Gap, ...] = ()
-    lost: int | None = 0
-    """The estimated number of events lost in gaps; None if a gap has no estimate."""
     chain: Chain = Chain()
+
+    @property
+    def lost(self) -> int | None:
+        """The estimated number of events lost in gaps; None if a gap has no estimate."""
+        return _lost(self.gaps, self.day)
 
     @property
     def completeness(self) -> float | None:
@@ -102,19 +102,23 @@ class Day:
 
     def fields(self) -> dict[str, Any]:
         """The JSON fields of the statement."""
-        chain = self.chain
+        chain, sophos = self.chain, self.reconciled
         return {
             "integration": self.stream.integration,
             "tenant": self.stream.tenant,
             "stream": self.stream.kind,
             "completeness": self.completeness,
-            "held_by_sophos": {"events": self.held, "reconciled_at": text_or_none(self.looked_at)},
+            "held_by_sophos": {"events": sophos.held, "reconciled_at": text_or_none(sophos.looked_at)},
             "received": self.received,
             "delivered": self.delivered,
             "observed": self.observed,
             "waiting": self.waiting,
             "dead_letters": {"events": sum(self.dead_letters.values()), "reasons": dict(self.dead_letters)},
-            "late": {"events": sum(self.late.values()), "lateness": in_order(self.late), "recovered": self.recovered},
+            "late": {
+                "events": sum(sophos.late.values()),
+                "lateness": in_order(sophos.late),
+                "recovered": self.recovered,
+            },
             "repeats_dropped": self.repeats,
             "lost": self.lost,
             "gaps": [{name: gap.fields()[name] for name in GAP_FIELDS} for gap in self.gaps],
@@ -138,9 +142,9 @@ class Measured:
     reconcile: timedelta | None
 
 
-def counted(state: State, days: Collection[str], streams: Sequence[Stream]) -> dict[str, list[Day]]:
+def counted(state: State, days: Collection[str], streams: Sequence[Stream]) -> dict[str, list[StreamDay]]:
     """The days of each stream; a day is left out if some of its receipts were removed because of their age."""
-    by_day: dict[str, list[Day]] = {day: [] for day in days}
+    by_day: dict[str, list[StreamDay]] = {day: [] for day in days}
     for stream in streams:
         prune_point = state.ledger.prune_point(stream)
         by_day = {day: by_day[day] for day in by_day if prune_point is None or prune_point.day < day}
@@ -155,7 +159,7 @@ def streams_of(state: State) -> list[Stream]:
     return sorted({*state.checkpoints.streams(), *state.ledger.streams(), *waiting})
 
 
-def completeness(days: Iterable[Day]) -> float | None:
+def completeness(days: Iterable[StreamDay]) -> float | None:
     """Delivered events divided by all events, over all streams of a day; None if a stream's share is unknown."""
     streams = list(days)
     if any(day.completeness is None for day in streams):
@@ -172,7 +176,7 @@ def statement(
     measured: Sequence[Measured],
     versions: Mapping[str, Any],
     key: str,
-    days: Sequence[Day] | None = None,
+    days: Sequence[StreamDay] | None = None,
 ) -> dict[str, Any]:
     """The attestation of a day, before it is signed. `key` is the fingerprint of the signing key.
 
@@ -204,28 +208,27 @@ def statement(
     }
 
 
-def _totals(days: Sequence[Day]) -> dict[str, Any]:
+def _totals(days: Sequence[StreamDay]) -> dict[str, Any]:
     lost = [day.lost for day in days]
-    held = [day.held for day in days if day.stream.kind != ENDPOINTS]
+    held = [day.reconciled.held for day in days if day.stream.kind != ENDPOINTS]
     counts = ("received", "delivered", "observed", "waiting")
     return {
         "held_by_sophos": None if None in held else sum(filter(None, held)),
         **{name: sum(getattr(day, name) for day in days) for name in counts},
         "dead_letters": sum(sum(day.dead_letters.values()) for day in days),
-        "late": sum(sum(day.late.values()) for day in days),
+        "late": sum(sum(day.reconciled.late.values()) for day in days),
         "gaps": sum(len(day.gaps) for day in days),
         "lost": None if None in lost else sum(filter(None, lost)),
     }
 
 
-def _days(state: State, stream: Stream, days: Collection[str]) -> Iterator[Day]:
+def _days(state: State, stream: Stream, days: Collection[str]) -> Iterator[StreamDay]:
     """The days of the stream, in one pass over its objects in the store."""
     ledgers = _ledgers(state, stream, days)
     gaps, waiting = list(state.gaps.all(stream)), _waiting(state, stream, days)
     for day in sorted(days):
-        ledger, reconciled = ledgers[day], day_counts(state.store, stream, day)
-        touching = tuple(gap for gap in gaps if _touches(gap, day))
-        yield Day(
+        ledger = ledgers[day]
+        yield StreamDay(
             day,
             stream,
             received=ledger.counts["events"] + waiting[day],
@@ -235,11 +238,8 @@ def _days(state: State, stream: Stream, days: Collection[str]) -> Iterator[Day]:
             dead_letters=_reasons(state, stream, ledger.sequences),
             recovered=ledger.counts["recovered"],
             repeats=ledger.counts["repeats"],
-            held=reconciled.held,
-            looked_at=reconciled.looked_at,
-            late=reconciled.late,
-            gaps=touching,
-            lost=_lost(touching, day),
+            reconciled=day_counts(state.store, stream, day),
+            gaps=tuple(gap for gap in gaps if _touches(gap, day)),
             chain=replace(ledger.chain, faults=tuple(ledger.faults)),
         )
 
@@ -280,21 +280,22 @@ def _ledgers(state: State, stream: Stream, days: Collection[str]) -> dict[str, _
 
 def _faults(before: Chain, place: Place, receipt: Receipt) -> Iterator[str]:
     # A receipt filed while the clock was ahead was moved later, to an earlier day than its own `day`.
-    if receipt.sequence != place.first or receipt.day < place.day:
-        yield f"the key of receipt {place.first} holds receipt {receipt.sequence}"
+    if receipt.header.sequence != place.first or receipt.header.day < place.day:
+        yield f"the key of receipt {place.first} holds receipt {receipt.header.sequence}"
     if before.receipts and receipt.previous != before.head:
         yield f"receipt {place.first} does not follow receipt {before.last}"
 
 
 def _count(counts: Counter[str], sequences: dict[int, int], receipt: Receipt) -> None:
-    if not receipt.events:
+    header = receipt.header
+    if not header.events:
         return
-    counts["events"] += receipt.events
-    counts["repeats"] += receipt.repeats
-    counts["observed" if receipt.outcome == OBSERVED else "delivered"] += receipt.events - receipt.set_aside
-    counts["recovered"] += receipt.events if receipt.origin == RECONCILE else 0
+    counts["events"] += header.events
+    counts["repeats"] += header.repeats
+    counts["observed" if receipt.outcome == OBSERVED else "delivered"] += header.events - receipt.set_aside
+    counts["recovered"] += header.events if header.origin == RECONCILE else 0
     if receipt.set_aside:
-        sequences[receipt.sequence] = receipt.set_aside
+        sequences[header.sequence] = receipt.set_aside
 
 
 def _reasons(state: State, stream: Stream, sequences: Mapping[int, int]) -> dict[str, int]:
@@ -356,7 +357,7 @@ def _part(start: datetime, end: datetime, day: str) -> float:
     return (min(end, midnight + DAY) - max(start, midnight)) / (end - start)
 
 
-def _proposals(state: State, days: Sequence[Day], day: str, measured: Sequence[Measured]) -> list[dict[str, Any]]:
+def _proposals(state: State, days: Sequence[StreamDay], day: str, measured: Sequence[Measured]) -> list[dict[str, Any]]:
     """Proposals for each integration's settings, from the lateness of the last days."""
     proposals: list[dict[str, Any]] = []
     for settings in measured:

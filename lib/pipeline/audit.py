@@ -34,7 +34,7 @@ CURSOR_EDITED = "cursor_edited"
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class AuditFinding:
     """One fault in a stream's chain."""
 
     code: str
@@ -63,7 +63,7 @@ class StreamAudit:
     removed_until: str | None
     """The last day whose receipts were removed because of their age."""
     gaps: Sequence[Gap]
-    findings: Sequence[Finding]
+    findings: Sequence[AuditFinding]
 
     @property
     def events(self) -> int:
@@ -102,7 +102,7 @@ class _Chain:
     """The state of the audit of one stream while its receipts are read in order."""
 
     stream: Stream
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[AuditFinding] = field(default_factory=list)
     days: dict[str, DaySums] = field(default_factory=dict)
     last: _Link | None = None
     next_cursor: str | None = None
@@ -113,7 +113,7 @@ class _Chain:
     removed_until: str | None = None
 
     def note(self, code: str, sequence: int | None, detail: str) -> None:
-        self.findings.append(Finding(code, sequence, detail))
+        self.findings.append(AuditFinding(code, sequence, detail))
 
 
 OnStream = Callable[[int, int], None]
@@ -169,8 +169,8 @@ def _anchor(state: State, chain: _Chain, since: str) -> None:
             chain.last, chain.total = _Link(place.last, receipts.digest(body)), receipt.total if receipt else None
         # A reconciliation's batch moves no cursor, so the cursor is in the newest polled receipt before it.
         chain.knows_cursor = receipt is not None
-        if receipt is None or receipt.origin == POLL:
-            chain.next_cursor = receipt.next_cursor if receipt else None
+        if receipt is None or receipt.header.origin == POLL:
+            chain.next_cursor = receipt.header.cursors.next if receipt else None
             return
 
 
@@ -189,8 +189,8 @@ def _follow(chain: _Chain, place: Place, body: bytes, named: set[int]) -> None:
         chain.note(RECEIPT_DAMAGED, place.first, f"the receipt of batch {_range(place.first, number)} cannot be read")
         return
     # A receipt filed while the clock was ahead was moved later, to an earlier day than its own `day`.
-    if receipt.sequence != number or receipt.day < place.day:
-        chain.note(RECEIPT_MISPLACED, number, f"the key of receipt {number} holds receipt {receipt.sequence}")
+    if receipt.header.sequence != number or receipt.header.day < place.day:
+        chain.note(RECEIPT_MISPLACED, number, f"the key of receipt {number} holds receipt {receipt.header.sequence}")
         return
     first = before.sequence + 1 if before else 1
     unbroken = receipt.previous == (before.digest if before else "")
@@ -207,7 +207,7 @@ def _follow(chain: _Chain, place: Place, body: bytes, named: set[int]) -> None:
     elif not unbroken:
         altered = before.sequence if before else number
         chain.note(RECEIPT_ALTERED, altered, f"receipt {altered} was changed after receipt {number} was written")
-    _read_on(chain, receipt, first)
+    _read_on(chain, receipt.header, first)
     _count(chain, place.day, receipt)
 
 
@@ -215,23 +215,24 @@ def _read_on(chain: _Chain, header: Header, expected: int) -> None:
     """Check that a polled batch was read with the next cursor of the batch before; a stream's first batch has none."""
     chain.knows_cursor = chain.knows_cursor and header.sequence == expected
     if header.origin == POLL:
-        if expected > 1 and chain.knows_cursor and header.previous_cursor != chain.next_cursor:
+        if expected > 1 and chain.knows_cursor and header.cursors.previous != chain.next_cursor:
             chain.note(
                 CURSORS_BROKEN, header.sequence, f"batch {header.sequence} was not read from the end of the one before"
             )
-        chain.next_cursor, chain.knows_cursor = header.next_cursor, True
+        chain.next_cursor, chain.knows_cursor = header.cursors.next, True
 
 
 def _count(chain: _Chain, on: str, receipt: Receipt) -> None:
-    if len(receipt.ids) != receipt.count or chain.total not in (None, receipt.total - receipt.events):
-        chain.note(RECEIPT_ALTERED, receipt.sequence, f"the numbers of receipt {receipt.sequence} do not add up")
+    header = receipt.header
+    if len(receipt.ids) != header.count or chain.total not in (None, receipt.total - header.events):
+        chain.note(RECEIPT_ALTERED, header.sequence, f"the numbers of receipt {header.sequence} do not add up")
     chain.total = receipt.total
     day = chain.days.setdefault(on, DaySums())
     day.batches += 1
-    day.events += receipt.events
+    day.events += header.events
     day.set_aside += receipt.set_aside
-    day.repeats += receipt.repeats
-    day.observed += receipt.events if receipt.outcome == OBSERVED else 0
+    day.repeats += header.repeats
+    day.observed += header.events if receipt.outcome == OBSERVED else 0
 
 
 def _end(state: State, chain: _Chain) -> None:

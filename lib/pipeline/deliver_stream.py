@@ -159,8 +159,8 @@ class StreamDelivery:
         return self._is_drained
 
     def _find_tail(self, *, is_last: bool) -> None:
-        known = self._lease.state.tail
-        self._tail, _, self._not_acknowledged = self._state.ledger.last(self._stream, known, is_last=is_last)
+        receipt = self._lease.state.tail
+        self._tail, _, self._not_acknowledged = self._state.ledger.last(self._stream, receipt, is_last=is_last)
         self._lease.found(self._tail)
 
     def _round(self) -> bool:

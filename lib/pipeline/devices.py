@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from lib.errors import CursorRefusedError, DamagedError
-from lib.model.batch import POLL, Header
+from lib.model.batch import POLL, Cursors, Header
 from lib.model.checkpoint import Checkpoint
 from lib.model.clock import believed, day_of
 from lib.model.inventory import Inventory
@@ -103,13 +103,13 @@ class DeviceScan:
         if not changed:
             self._inventory, self._is_dirty = inventory, True
             self._idle(header)
-            return ScannedPage(self._saved, None, 0, header.has_more)
+            return ScannedPage(self._saved, None, 0, header.cursors.has_more)
         # Batch, inventory, checkpoint: the module's docstring says what a crash between two of them leaves.
         header, size = self._state.batches.create(header, changed)
         self._keep(replace(inventory, folded=header.sequence))
         items = [item_of(raw, header.id_scope, self._event_fields) for raw in changed]
         self._saved = advance(self._state.checkpoints, self._saved, header, items)
-        return ScannedPage(self._saved, header, size, header.has_more)
+        return ScannedPage(self._saved, header, size, header.cursors.has_more)
 
     def _set_right(self, page: DevicePage) -> None:
         """Bring times in the checkpoint that lie in the future back to now: the clock was ahead and jumped back."""
@@ -171,10 +171,7 @@ class DeviceScan:
             stream=self._stream,
             envelope=settings.envelope(self._stream.kind, self._target.data_source),
             sequence=checkpoint.sequence,
-            previous_cursor=checkpoint.batch_cursor,
-            cursor=key,
-            next_cursor=page.next_key,
-            has_more=page.next_key is not None,
+            cursors=Cursors(key, page.next_key, page.next_key is not None, previous=checkpoint.batch_cursor),
             fetched_at=now,
             # Only a finished scan has read everything up to a time.
             as_of=now if page.next_key is None else checkpoint.as_of or now - settings.inventory,
@@ -186,7 +183,7 @@ class DeviceScan:
 
     def _idle(self, header: Header) -> None:
         """Move the checkpoint in memory only; `pause` writes it. A crash costs requests, no events."""
-        checkpoint = self._saved.checkpoint.idle(header.next_cursor, header.as_of, header.repeats)
+        checkpoint = self._saved.checkpoint.idle(header.cursors.next, header.as_of, header.repeats)
         self._saved = SavedCheckpoint(checkpoint, self._saved.generation)
 
     def _keep(self, inventory: Inventory) -> None:

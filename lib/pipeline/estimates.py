@@ -25,10 +25,10 @@ def not_fetched(state: State, stream: Stream, start: datetime, end: datetime) ->
     for _, body in state.ledger.bodies(stream, day_before(start - SAMPLE)):
         with suppress(DamagedError):
             receipt = from_body(body)
-            as_of = receipt.as_of
-            if receipt.origin == POLL and start - SAMPLE <= as_of <= start:
+            as_of = receipt.header.as_of
+            if receipt.header.origin == POLL and start - SAMPLE <= as_of <= start:
                 # The first receipt's events came before its `as_of`, over an unknown time: not counted.
-                count += receipt.count if first else 0
+                count += receipt.header.count if first else 0
                 first = first or as_of
     if first is None or start - first < SHORTEST_SAMPLE:
         return None
@@ -53,4 +53,4 @@ def not_delivered(state: State, stream: Stream, tail: LastReceipt) -> int | None
             if gap.estimated is None:
                 return None
             lost_before += gap.estimated
-    return max(0, checkpoint.events - tail.total - events_waiting - lost_before)
+    return max(0, checkpoint.counts.events - tail.total - events_waiting - lost_before)

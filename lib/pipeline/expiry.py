@@ -119,6 +119,7 @@ def _receipts(
     if at is None:
         return False
     oldest = day_of(at - KEPT)
+    # Under the lease: only its holder writes receipts, so none is written to a day that is removed here.
     with held(state.store, stream, holder(), now) as lease:
         tail = place_of(state.ledger.tail(stream, lease.state.tail).key) if lease else None
         return tail is None or state.ledger.tidy(stream, closed=tail.day, oldest=oldest, goes_on=goes_on)

@@ -46,7 +46,7 @@ class FanOut:
             if result.tenant and (result.goes_on or (result.outcome == RATE_LIMITED and after is not None)):
                 # The name contains the newest batch, so two calls that stored the same batch add one task. The time
                 # is rounded to a tick, so two slightly different waits add one task.
-                point = [*result.batches[-1:], self._tick(after or self.now())]
+                point = [*result.read.batches[-1:], self._tick(after or self.now())]
                 stream = Stream(result.integration, result.tenant, result.kind)
                 try:
                     self._add(stream, "more", *point, not_before=after)

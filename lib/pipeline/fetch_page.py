@@ -182,7 +182,7 @@ class FetchPage:
         for name, results in by_name.items():
             if any(result.problem is None and not result.is_missed for _, result in results):
                 accounts.worked(name, self.integrations[name].source.in_use)
-            spoke = {path for path, result in results if result.events}
+            spoke = {path for path, result in results if result.read.events}
             missed = {path for path, result in results if result.is_missed}
             if name in plan.many:
                 self.schedules.answered(name, spoke=spoke, missed=missed, now=self.context.now())

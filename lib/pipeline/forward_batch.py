@@ -44,9 +44,8 @@ class ForwardBatch:
     ) -> list[DeliveryResult]:
         """Forward the waiting batches of every stream, or of the named ones; one result for each stream.
 
-        `batch` is the number of one that has just been stored in the named stream: the batches are not listed then,
-        and where that one is gone nothing is done.
-        `deadline` is a monotonic time: no batch is begun after it.
+        `batch` is the number of a batch that was just stored in the named stream. It saves a listing. If that batch is
+        gone, nothing is done. `deadline` is a monotonic time: no batch is begun after it.
         """
         state = self.context.state
         only = Stream(integration, tenant, kind) if integration and tenant and kind else None

@@ -47,6 +47,7 @@ class Beat:
 
 def slot_of(now: datetime, every: timedelta) -> datetime:
     """The beginning of the slot that contains the time."""
+    # Slots count from a fixed time, so that all instances have the same ones without a stored state.
     return now - (now - _EPOCH) % every
 
 
@@ -69,7 +70,7 @@ def event_of(slot: datetime, every: timedelta, *, missed: int, waiting: int) -> 
 def beat(state: State, every: timedelta, *, now: datetime, tenant_id: str, event_fields: ReadFields) -> str | None:
     """Store the slot's heartbeat, and return its batch's key; None if this or another run has stored it already."""
     slot = slot_of(now, every)
-    last = state.checkpoints.read(STREAM).checkpoint.newest
+    last = state.checkpoints.read(STREAM).checkpoint.newest.at
     if last is not None and last >= slot:
         return None
     missed = 0 if last is None else max(0, (slot - last) // every - 1)
@@ -82,9 +83,6 @@ def beat(state: State, every: timedelta, *, now: datetime, tenant_id: str, event
             stream=STREAM,
             envelope=Envelope(DATA_TYPE, DATA_SOURCE, tenant_id),
             sequence=checkpoint.sequence,
-            cursor=None,
-            next_cursor=None,
-            has_more=False,
             fetched_at=now,
             as_of=now,
             day=max(checkpoint.day, day_of(now)),
@@ -98,7 +96,7 @@ def beat(state: State, every: timedelta, *, now: datetime, tenant_id: str, event
 
     def stored_keys(checkpoint: Checkpoint) -> set[str]:
         # By the newest time, not by the recent keys: a checkpoint that was rebuilt from a batch has no keys.
-        is_stored = checkpoint.newest is not None and checkpoint.newest >= slot
+        is_stored = checkpoint.newest.at is not None and checkpoint.newest.at >= slot
         return {item_of(event, ids, event_fields).key} if is_stored else set()
 
     with suppress(ConflictError):
@@ -113,7 +111,7 @@ def last_beat(state: State, now: datetime) -> Beat | None:
     with suppress(*UNREADABLE):
         for body in state.ledger.newest(STREAM, day_before(now), most=1):
             receipt = receipts.from_body(body)
-            return Beat(receipt.fetched_at, receipt.acked_at)
+            return Beat(receipt.header.fetched_at, receipt.acked_at)
     return None
 
 

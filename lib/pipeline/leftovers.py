@@ -1,8 +1,8 @@
 """A waiting batch whose number has a receipt already: store its new events, then remove it.
 
 Usually a crash left it after its receipt was written, or a slow run stored its page again: all its events are
-delivered or wait. If an operator restored an older copy of the cursor, numbers are used a second time, and the events
-of such a batch may be new.
+delivered or wait. If an operator restored an older copy of the cursor, numbers are used a second time. The events of
+such a batch may be new.
 
 The new events are stored before the batch is removed. A crash between the two leaves both. The next call finds the
 events stored, and only removes the batch.
@@ -55,9 +55,6 @@ def _insert(state: State, batch: StoredBatch, now: datetime, event_fields: ReadF
         return replace(
             header,
             sequence=checkpoint.sequence,
-            cursor=None,
-            next_cursor=None,
-            has_more=False,
             as_of=checkpoint.as_of or header.as_of,
             day=max(checkpoint.day, header.day),
             newest=newest_of(items),

@@ -62,8 +62,8 @@ class Observations:
             polled: Counter[int] = Counter()
             late: Counter[int] = Counter()
             for receipt in self._receipts(stream) if stream.kind == EVENTS else ():
-                if receipt.day >= since:
-                    counts = late if receipt.origin == RECONCILE else polled
+                if receipt.header.day >= since:
+                    counts = late if receipt.header.origin == RECONCILE else polled
                     counts.update(
                         {int(start): count for start, count in (receipt.windows or {}).items() if start.isdecimal()}
                     )
@@ -74,7 +74,7 @@ class Observations:
 
     def sequences(self, stream: Stream) -> set[int]:
         """The numbers of the stream's observed batches, which were not forwarded."""
-        return {receipt.sequence for receipt in self._receipts(stream)}
+        return {receipt.header.sequence for receipt in self._receipts(stream)}
 
     def _receipts(self, stream: Stream) -> Iterator[Receipt]:
         for _, receipt, _ in self.state.ledger.receipts(stream):

@@ -57,18 +57,11 @@ class OutgoingBatch:
 def logs_of(batch: StoredBatch, event_fields: ReadFields) -> Iterator[tuple[bytes, Log, bool]]:
     """Each item of the batch, its log, and whether it is a JSON object."""
     envelope = batch.header.envelope
-    ids, timestamp = batch.header.id_scope, to_text(batch.header.fetched_at)
+    log_id, timestamp = batch.header.id_scope.log_id, to_text(batch.header.fetched_at)
+    data_type, data_source, tenant_id = envelope.data_type, envelope.data_source, envelope.tenant_id
     for raw in batch.items:
         read = event_fields(raw)
-        log = Log(
-            ids.log_id(read.id, raw),
-            envelope.data_type,
-            envelope.data_source,
-            timestamp,
-            envelope.tenant_id,
-            raw,
-        )
-        yield raw, log, read.is_object
+        yield raw, Log(log_id(read.id, raw), data_type, data_source, timestamp, tenant_id, raw), read.is_object
 
 
 def outgoing_of(

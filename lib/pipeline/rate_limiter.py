@@ -1,7 +1,7 @@
 """The rate limit of a credential, shared by all instances that use it.
 
 Each instance counts its own calls exactly, by a monotonic clock. It publishes them in the store at most once in 20
-calls, so no object is written often, and an instance with few calls never writes. The calls of others since they last
+calls. So no object is written often, and an instance with few calls never writes. The calls of others since they last
 published are unknown. An answer 429 corrects that, and is published at once.
 """
 
@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 
 from lib.errors import ConflictError, LayoutError, OverBudgetError, StoreError
 from lib.model.rate_policy import KEPT_SECONDS, RatePolicy, Used, count, merged
-from lib.state.rate_limits import RateLimit, RateLimits, Step
+from lib.state.rate_limits import CallCount, RateLimit, RateLimits
 from lib.store.base import ObjectStore
 
 PUBLISH_EACH = 20
@@ -74,10 +74,10 @@ class RateLimiter:
         self._every = 60.0
         self._strict_at: float | None = None
         self._blocked_until = _NEVER
-        self._heard: dict[str, tuple[tuple[Step, ...], list[float]]] = {}
+        self._others_published: dict[str, tuple[tuple[CallCount, ...], list[float]]] = {}
         """Each other instance's last published steps, and the times of its calls by this instance's clock."""
-        self._heard_at = _NEVER
-        self._heard_limits: tuple[float | None, float] | None = None
+        self._others_read_at = _NEVER
+        self._limits_read: tuple[float | None, float] | None = None
         self._refusals = 0
         self._refused = 0
         self._made = 0
@@ -138,7 +138,9 @@ class RateLimiter:
             left = deadline - self._monotonic() if first else self._patience - (self._monotonic() - began)
             if wait > left:
                 raise OverBudgetError(self._why(now), retry_after=wait)
+            # In short steps: meanwhile an answer 429 of another thread can make the wait too long.
             self._sleep(min(wait, 1.0))
+        # Outside the lock: the store may be slow, and other threads must not wait for it.
         if unpublished >= self._publish_each():
             self._publish()
 
@@ -216,7 +218,7 @@ class RateLimiter:
 
     def _publish(self) -> None:
         """Publish this instance's calls, and read the others'. A failure is harmless: a 429 corrects it."""
-        for _ in range(2):
+        for _ in range(2):  # A conflict means that another instance has just published: read it, and try once more.
             with suppress(ConflictError, StoreError, LayoutError):
                 limits, client_id = RateLimits(self._store()), self._client_id()
                 published, generation = limits.read(client_id)
@@ -231,16 +233,16 @@ class RateLimiter:
         """This instance's calls beside the others': the object replaces the stored one."""
         now = self._time()
         ahead = self._ahead()
-        holders = {name: steps for name, (steps, times) in self._heard.items() if times}
+        holders = {name: steps for name, (steps, times) in self._others_published.items() if times}
         steps: dict[float, int] = {}
         for called_at in self._mine[bisect_right(self._mine, now - KEPT_SECONDS) :]:
             # Rounded up to the end of the step, so that no other instance takes a window for empty too early.
             at = ((called_at + ahead) // _STEP + 1) * _STEP
             steps[at] = steps.get(at, 0) + 1
-        holders[self._holder] = tuple(Step(at, calls) for at, calls in steps.items())
+        holders[self._holder] = tuple(CallCount(at, calls) for at, calls in steps.items())
         strict_at = None if self._strict_at is None else self._strict_at + ahead
         blocked_until = max(0.0, self._blocked_until + ahead)
-        self._heard_limits = strict_at, blocked_until
+        self._limits_read = strict_at, blocked_until
         return RateLimit(holders, strict_at, blocked_until, told_at=now + ahead)
 
     def _learn(self, published: RateLimit) -> None:
@@ -250,34 +252,35 @@ class RateLimiter:
         the other instance's clock showed.
         """
         now, ahead = self._time(), self._ahead()
-        before, self._heard_at = self._heard_at, now
-        heard = {}
+        before, self._others_read_at = self._others_read_at, now
+        by_instance = {}
         for name, steps in published.holders.items():
             if name == self._holder or not steps:
                 continue
-            last_read = self._heard.get(name)
+            last_read = self._others_published.get(name)
             if last_read is not None and last_read[0] == steps:
                 times = last_read[1]
             else:
                 last = steps[-1].at - ahead
                 shift = min(max(last, before), now + _STEP) - last
                 times = [at - ahead + shift for at, calls in steps for _ in range(calls)]
-            heard[name] = (steps, [at for at in times if at > now - KEPT_SECONDS])
-        self._heard = heard
-        self._others = sorted(at for _, times in heard.values() for at in times)
-        self._instances = sum(1 for _, times in heard.values() if times and now - 60.0 < times[-1])
+            by_instance[name] = (steps, [at for at in times if at > now - KEPT_SECONDS])
+        self._others_published = by_instance
+        self._others = sorted(at for _, times in by_instance.values() for at in times)
+        self._instances = sum(1 for _, times in by_instance.values() if times and now - 60.0 < times[-1])
         self._learn_limits(published, before, now, ahead)
 
     def _learn_limits(self, published: RateLimit, before: float, now: float, ahead: float) -> None:
         limits = published.strict_at, published.blocked_until
-        if limits == self._heard_limits:
+        if limits == self._limits_read:
             return
-        self._heard_limits = limits
+        self._limits_read = limits
         published_at = None if published.told_at is None else published.told_at - ahead
         shift = 0.0 if published_at is None else min(max(published_at, before), now) - published_at
         if published.strict_at is not None:
             self._strict_at = max(self._strict_at or _NEVER, published.strict_at - ahead + shift)
         blocked = published.blocked_until - ahead + shift
+        # No 429 blocks for longer. A later time is damage or a wrong clock, and must not stop the connector.
         if blocked <= now + LONGEST_SECONDS:
             self._blocked_until = max(self._blocked_until, blocked)
 

@@ -22,6 +22,21 @@ THAT_READ = (FETCHED, UP_TO_DATE)
 
 
 @dataclass(slots=True)
+class PagesRead:
+    """The pages that one call read of one stream, and what was new in them."""
+
+    pages: int = 0
+    events: int = 0
+    bytes: int = 0
+    """The size of the stored batches."""
+    batches: list[str] = field(default_factory=list)
+    changed: int = 0
+    """Events dropped as duplicates although the text of the stored event differs."""
+    other_customers: int = 0
+    """Stored events whose customer id differs from the tenant's."""
+
+
+@dataclass(slots=True)
 class ReadResult:
     """The result of one call for one stream. Without a tenant: the result for an integration that cannot be read."""
 
@@ -29,16 +44,8 @@ class ReadResult:
     tenant: str | None
     kind: str
     outcome: str = UP_TO_DATE
-    pages: int = 0
-    events: int = 0
-    bytes: int = 0
-    """The size of the stored batches."""
-    batches: list[str] = field(default_factory=list)
+    read: PagesRead = field(default_factory=PagesRead)
     has_more: bool = False
-    changed: int = 0
-    """Events dropped as duplicates although the text of the stored event differs."""
-    other_customers: int = 0
-    """Stored events whose customer id differs from the tenant's."""
     lag_seconds: float | None = None
     reconciled: ReconcileReport | None = None
     problem: Problem | None = None
@@ -69,7 +76,7 @@ class ReadResult:
         """Record that the credential's calls are used up, and until when. It is a problem only if nothing was read."""
         wait = timedelta(seconds=error.retry_after or 0.0)
         self.retry_at = now + wait
-        if self.pages == 0:
+        if self.read.pages == 0:
             self.outcome, self.is_missed = RATE_LIMITED, True
             self.problem = problem_after(None, error, now, wait)
 

@@ -25,7 +25,7 @@ from lib.errors import (
     TokenRefusedError,
     WrongTenantError,
 )
-from lib.model.batch import Header, ids_of
+from lib.model.batch import Cursors, Header, ids_of
 from lib.model.checkpoint import (
     HORIZON,
     IDLE_WRITE,
@@ -38,7 +38,7 @@ from lib.model.checkpoint import (
 from lib.model.clock import believed, day_of
 from lib.model.credential import RENEW
 from lib.model.page import Page
-from lib.model.served import read_up_to, times_told
+from lib.model.served import answer_times, read_up_to
 from lib.model.stream import ENDPOINTS
 from lib.pipeline.accounts import Accounts, wait_after
 from lib.pipeline.devices import DeviceScan, is_due
@@ -178,12 +178,12 @@ class StreamReader:
     def _read(self, step: Callable[[], bool]) -> None:
         """Call `step` for each page until it returns False, or pages, room or time are used up."""
         result = self._result
-        while self._max_pages is None or result.pages < self._max_pages:
+        while self._max_pages is None or result.read.pages < self._max_pages:
             result.has_more = True
             if self._room.is_used_up:
                 result.outcome = PAUSED
                 return
-            if result.pages and self._context.monotonic() >= self._deadline:
+            if result.read.pages and self._context.monotonic() >= self._deadline:
                 return
             if not step():
                 return
@@ -191,13 +191,13 @@ class StreamReader:
     def _next_page(self) -> bool:
         result = self._result
         (page, items), cursor = self._ask()
-        result.pages += 1
+        result.read.pages += 1
         if self._is_next_wanted(page, cursor):
             self._ahead.begin(page.next_cursor, self._asking(page.next_cursor, None, self._excluded(cursor)))
-        events = result.events
+        events = result.read.events
         keys = self._take(page, items, cursor)
         result.has_more = self._in_run = page.has_more
-        fault = self._stale.fault(page, cursor, keys, has_new=result.events > events)
+        fault = self._stale.fault(page, cursor, keys, has_new=result.read.events > events)
         return page.has_more if fault is None else self._stuck(fault)
 
     def _is_next_wanted(self, page: Page, cursor: str | None) -> bool:
@@ -205,7 +205,7 @@ class StreamReader:
         size = sum(map(len, page.items))
         return (
             self._stale.may_follow(page, cursor)
-            and (self._max_pages is None or self._result.pages < self._max_pages)
+            and (self._max_pages is None or self._result.read.pages < self._max_pages)
             and size <= LARGEST_BYTES
             and self._room.has_room_for(size)
             and self._context.monotonic() < self._deadline
@@ -236,7 +236,7 @@ class StreamReader:
     def _next_devices(self, scan: DeviceScan) -> bool:
         result = self._result
         scanned = scan.page(self._deadline)
-        result.pages += 1
+        result.read.pages += 1
         if scanned.header is not None:
             self._stored(scanned.header, scanned.size)
         result.has_more = scanned.has_more
@@ -247,9 +247,9 @@ class StreamReader:
         result = self._result
         self._room.take(size)
         result.outcome = FETCHED
-        result.events += header.count
-        result.bytes += size
-        result.batches.append(header.key)
+        result.read.events += header.count
+        result.read.bytes += size
+        result.read.batches.append(header.key)
 
     def _reconcile(self) -> None:
         """Reconcile the stream if that is due, and fetching has read everything that Sophos has."""
@@ -258,7 +258,7 @@ class StreamReader:
             return
         if self._context.reconcile.due(self._stream, every) and self._rate_limiter.has_room:
             result.reconciled = self._context.reconcile.run(self._integration, self._target, deadline=self._deadline)
-            result.batches += result.reconciled.batches
+            result.read.batches += result.reconciled.batches
 
     def _ask(self) -> tuple[Read, str | None]:
         """The next page with its items, and the cursor it was read with."""
@@ -316,21 +316,16 @@ class StreamReader:
         checkpoint = replace(
             checkpoint,
             excluded=excluded,
-            changed=checkpoint.changed + changed,
-            other_customers=checkpoint.other_customers + others,
-            other_customers_at=now if others else checkpoint.other_customers_at,
+            counts=checkpoint.counts.with_differences(changed, others, now),
         )
         self._saved = replace(self._saved, checkpoint=checkpoint)
-        result.changed += changed
-        result.other_customers += others
+        result.read.changed += changed
+        result.read.other_customers += others
         header = Header(
             stream=self._stream,
             envelope=self._settings.envelope(self._stream.kind, self._target.data_source),
             sequence=checkpoint.sequence,
-            previous_cursor=checkpoint.batch_cursor,
-            cursor=cursor,
-            next_cursor=page.next_cursor,
-            has_more=page.has_more,
+            cursors=Cursors(cursor, page.next_cursor, page.has_more, previous=checkpoint.batch_cursor),
             fetched_at=now,
             as_of=read_up_to(page, served_at, newest_of(items), checkpoint.as_of, self._settings.settle),
             day=max(checkpoint.day, day_of(served_at)),
@@ -360,7 +355,7 @@ class StreamReader:
     def _served_at(self, page: Page) -> datetime:
         """Sophos's time of the answer, or else this machine's. Times of the checkpoint in the future are corrected."""
         saved, now = self._saved, self._context.now()
-        served_at = believed(times_told(page), now, saved.checkpoint.as_of)
+        served_at = believed(answer_times(page), now, saved.checkpoint.as_of)
         if served_at is None:
             return now
         checkpoint = saved.checkpoint.brought_back(served_at, now)
@@ -398,7 +393,7 @@ class StreamReader:
         envelope = self._settings.gap_envelope(self._target.data_source, self._context.gap_data_type)
         key = announce(self._state, gap, envelope, self._context.event_fields)
         if key is not None:
-            self._result.batches.append(key)
+            self._result.read.batches.append(key)
             self._saved = self._state.checkpoints.read(self._stream)
 
     def _idle(self, page: Page, header: Header) -> None:

@@ -94,8 +94,8 @@ class Reconcile:
         progress, generation = self.state.reconciliations.read(stream)
         if generation == ABSENT:
             # Everything has just been read for the first time. The hash spreads streams that began together.
-            part = crc32(stream.path.encode()) / 2**32
-            self.state.reconciliations.write(stream, Progress(ended_at=self.now() - part * every / 2), ABSENT)
+            fraction = crc32(stream.path.encode()) / 2**32
+            self.state.reconciliations.write(stream, Progress(ended_at=self.now() - fraction * every / 2), ABSENT)
             return False
         return progress.began_at is not None or progress.due(every, self.now())
 
@@ -297,7 +297,7 @@ class _Comparison:
         ]
         if missing:
             self._store(missing)
-        stuck = page.next_cursor == progress.cursor
+        stuck = page.next_cursor == progress.cursor  # The same page would come again and again.
         self._hour_counts.see(item.created_at for item in items)
         lateness = dict(progress.lateness)
         for item in missing:
@@ -332,6 +332,7 @@ class _Comparison:
             )
             if key is not None:
                 self._batches.append(key)
+        # A later page may contain an item again. It must not be stored twice.
         self._stored.keys.update(item.key for item in missing)
 
     def _header(self, checkpoint: Checkpoint, items: Sequence[Item]) -> Header:
@@ -340,9 +341,6 @@ class _Comparison:
             stream=self._stream,
             envelope=self._integration.settings.envelope(self._stream.kind, self._target.data_source),
             sequence=checkpoint.sequence,
-            cursor=None,
-            next_cursor=None,
-            has_more=False,
             fetched_at=now,
             as_of=checkpoint.as_of or now,
             day=max(checkpoint.day, day_of(checkpoint.as_of or now)),

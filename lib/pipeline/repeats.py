@@ -43,12 +43,12 @@ def fresh_of(
     now: datetime,
 ) -> list[Item]:
     """The items that were not stored before, without duplicates, in the order of the page."""
-    recent = set(checkpoint.recent)
+    recent = set(checkpoint.recent.keys)
     fresh: dict[str, Item] = {}
     for item in items:
         if item.key in recent or item.key in fresh:
             continue
-        if checkpoint.remembers(item.created_at, served_at) or not stored.holds(item, ids, served_at, now):
+        if checkpoint.recent.remembers(item.created_at, served_at) or not stored.holds(item, ids, served_at, now):
             fresh[item.key] = item
     return list(fresh.values())
 
@@ -57,5 +57,5 @@ def changed_of(items: Sequence[Item], fresh: Sequence[Item], checkpoint: Checkpo
     """The number of duplicates whose text differs from the stored event's. Only recent events are compared."""
     if len(items) == len(fresh):
         return 0
-    marks = checkpoint.marks() | {item.key: item.mark for item in fresh}
+    marks = checkpoint.recent.marks_by_key() | {item.key: item.mark for item in fresh}
     return sum(item.mark != marks.get(item.key, item.mark) for item in items)

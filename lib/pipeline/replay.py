@@ -69,6 +69,7 @@ class Replay:
             # Batches are filed by Sophos's clock, and this machine's may be ahead by a midnight.
             archived = self._archived(damaged, since=day_before(since) if since else "")
             batches = (batch for batch in archived if since is None or batch.header.fetched_at >= since)
+        # An archived batch contains its dead letters too. They are sent once, below, where they can be removed.
         report = self._sent(batches, damaged, on_batch, without={log.id for _, logs in letters for log in logs})
         count, acked, refused = report.batches, report.acked, report.refused
         for key, _ in letters:
@@ -200,6 +201,7 @@ class Replay:
                 for _ in self.engine.deliver(iter([log for log in logs if log.id not in refused])):
                     continue
             except LogRefusedError as error:
+                # The engine has ended the stream with it. The others go on a new one, with the same ids.
                 refused.add(error.log_id)
                 continue
             return refused

@@ -90,6 +90,7 @@ class Tokens:
         refusal: CredentialsError | None = None
         for at, credential in enumerate(self._credentials):
             try:
+                # Kept for a refused pair too: `is_replaced` then notices that an operator has corrected it.
                 self._asked[at] = pair = _pair(credential)
                 used = self._ask(pair, is_next=at > 0, deadline=deadline)
             except CredentialsError as error:
@@ -120,6 +121,7 @@ class Tokens:
             deadline=deadline,
         )
         lifetime = float(fields["expires_in"])
+        # Counted from the request: Sophos started the lifetime before its answer arrived.
         self._renew_at = asked_at + lifetime - min(EARLY_SECONDS, lifetime / 4)
         self._token = fields["access_token"]
         return InUse(client_id, is_next)

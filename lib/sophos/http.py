@@ -164,11 +164,13 @@ class Http:
         SophosDownError and ProtocolError after the last try.
         """
         check_url(url, allow_hosts=self._allow_hosts)
+        # Before the first try: no error of any try may repeat them.
         self._remember(token, (form or {}).get("client_secret"))
         end = self._monotonic() + TOTAL_SECONDS if deadline is None else deadline
         for tries in range(1, TRIES + 1):
             status = 0
             if token is not None:
+                # For each try, because Sophos counts each one.
                 self._rate_limiter.acquire(stream, end)
             try:
                 request = _prepared(method, url, token, headers=headers, params=params, form=form)
@@ -223,7 +225,7 @@ class Http:
     def _once(self, request: requests.PreparedRequest, url: str, end: float, max_bytes: int) -> Answer:
         parts = urlsplit(url)
         started = self._monotonic()
-        left = max(1.0, min(end - started, TOTAL_SECONDS))
+        left = max(1.0, min(end - started, TOTAL_SECONDS))  # urllib3 refuses a timeout of 0 or less.
         name = f"{request.method} {parts.path} at {parts.netloc}"
         timeout = min(CONNECT_SECONDS, left), min(READ_SECONDS, left)
         try:

@@ -239,19 +239,20 @@ _scan = json.JSONDecoder(parse_int=str, parse_float=str, strict=False).raw_decod
 
 def event_fields(raw: bytes) -> EventFields:
     """The fields of an item; a field of an unexpected type counts as missing. Raises nothing."""
-    if raw[:1] != b"{" or _is_deep(raw):
+    # Each opening bracket needs a closing one, so that a shorter item cannot be that deep.
+    if raw[:1] != b"{" or (len(raw) > 2 * MAX_DEPTH and _is_deep(raw)):
         return NO_OBJECT
     try:
         read = _fields.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _fields_of_odd(raw)
-    return read if read.created_at is None or read.created_at.tzinfo is UTC else _fields_of_odd(raw)
+    moment = read.created_at
+    return read if moment is None or moment.tzinfo is UTC else _fields_of_odd(raw)
 
 
 def _is_deep(raw: bytes) -> bool:
     """Whether the item is nested deeper than MAX_DEPTH."""
-    # Each opening bracket needs a closing one, so that a shorter item cannot be that deep.
-    if len(raw) <= 2 * MAX_DEPTH or raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
+    if raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
         return False
     depth = 0
     for mark in _byte_marks(raw):

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from lib.errors import ConflictError, ConnectorError, CredentialsError, DamagedError
 from lib.model.checkpoint import Problem
-from lib.model.credential import Life, Warned, left_out, warnings
+from lib.model.credential import CredentialWarning, Life, left_out, warnings
 from lib.model.page import Tenant, Whoami
 from lib.model.stream import encode_segment
 from lib.state.codec import Codec, text_of
@@ -37,7 +37,7 @@ class Account:
     left_out: dict[str, str] | None = None
     """Tenants that are not read because their record has a fault: the fault by tenant id."""
 
-    def warnings(self, now: datetime) -> list[Warned]:
+    def warnings(self, now: datetime) -> list[CredentialWarning]:
         """Warnings about the credential and its tenants. Everything may still work."""
         refused = self.problem is not None and self.problem.code == CredentialsError.code
         # An older version stored an announcement to a partner's customer as one to the partner: ignore it.

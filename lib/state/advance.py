@@ -169,9 +169,6 @@ def announce(state: State, gap: Gap, envelope: Envelope | None, event_fields: Re
             stream=gap.stream,
             envelope=beside,
             sequence=checkpoint.sequence,
-            cursor=None,
-            next_cursor=None,
-            has_more=False,
             fetched_at=gap.noticed_at,
             as_of=checkpoint.as_of or gap.noticed_at,
             day=max(checkpoint.day, day_of(checkpoint.as_of or gap.noticed_at)),
@@ -202,8 +199,8 @@ def announce(state: State, gap: Gap, envelope: Envelope | None, event_fields: Re
 
 def _own_keys(state: State, stream: Stream, event_fields: ReadFields, checkpoint: Checkpoint) -> set[str]:
     """The keys of the connector's own events that were stored lately, and of the checkpoint's recent events."""
-    keys = set(checkpoint.recent)
-    if checkpoint.recent_since is None:
+    keys = set(checkpoint.recent.keys)
+    if checkpoint.recent.since is None:
         return keys
     # The checkpoint no longer lists all events, or was rebuilt and lists none: read batches and receipts.
     for waiting in state.batches.waiting(stream):

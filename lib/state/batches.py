@@ -1,9 +1,8 @@
 """`batches/`: batches that wait for delivery. `archive/`: delivered batches that are kept, compressed.
 
 A batch is one object of JSON lines, and its own write-ahead record. The first line is the header, with the cursor the
-page was read with and the next cursor. Each other line is one event, byte for byte as Sophos sent it. An event that
-does not fit on one line (it contains a line break, or is not a JSON object) is stored as a JSON string of its text.
-Such a line begins with a quote.
+page was read with and the next cursor. Each other line is one event, byte for byte as Sophos sent it. An event with a
+line break, or one that is not a JSON object, is stored as a JSON string of its text. Such a line begins with a quote.
 
 A damaged batch moves to `dead/`, a gap names the lost events, and the stream continues. A damaged archived batch stays
 where it is, and `replay` names it.
@@ -31,6 +30,7 @@ from lib.store.base import ABSENT, Entry, ObjectStore, Stored
 HEADER_NAMES: Names = {
     "stream": {},
     "envelope": {"data_type": "dataType", "data_source": "dataSource", "tenant_id": "tenantId"},
+    "cursors": {"read_with": "cursor", "next": "next_cursor", "previous": "previous_cursor"},
 }
 HEADER = Codec(Header, "a batch's header", names=HEADER_NAMES)
 _BATCH = re.compile(r"batches/([^/]+/[^/]+/[^/]+)/(\d{20})\.ndjson", re.ASCII)
@@ -88,6 +88,7 @@ def from_body(body: bytes) -> tuple[Header, list[bytes]]:
     """Header and items of a stored batch; DamagedError if they differ from what was written."""
     first, _, lines = body.partition(b"\n")
     header = HEADER.decode(first)
+    # Checked before the lines are read: a batch that was cut off at the end of a line looks whole.
     if sha256(lines).hexdigest() != header.digest:
         raise DamagedError(f"batch {header.sequence} of {header.stream} is not what was written: its digest differs")
     items = lines.split(b"\n")[:-1]
@@ -122,6 +123,7 @@ class Batches:
     def create(self, header: Header, items: Sequence[bytes]) -> tuple[Header, int]:
         """Store the batch; returns its completed header and its size. ConflictError if its number is taken."""
         header, body = to_body(header, items)
+        # Create-only: of two runs with the same number, one gets a ConflictError and adopts the other's batch.
         self._store.write(header.key, body, expected=ABSENT)
         return header, len(body)
 
@@ -135,10 +137,10 @@ class Batches:
 
     def numbers(self, stream: Stream | None = None) -> dict[Stream, list[int]]:
         """The numbers of the waiting batches, in order, by stream."""
-        found: dict[Stream, list[int]] = {}
+        sequences: dict[Stream, list[int]] = {}
         for waiting in self.waiting(stream):
-            found.setdefault(waiting.stream, []).append(waiting.sequence)
-        return found
+            sequences.setdefault(waiting.stream, []).append(waiting.sequence)
+        return sequences
 
     def move_to_dead_letters(self, stream: Stream, sequence: int) -> None:
         """Move a damaged batch to `dead/`. Does nothing if another run has replaced it with a readable one.

@@ -15,7 +15,7 @@ from typing import Any
 
 from lib.errors import ConflictError, DamagedError
 from lib.model.batch import POLL, Header, is_number
-from lib.model.checkpoint import HORIZON, Checkpoint
+from lib.model.checkpoint import HORIZON, Checkpoint, NewestEvent, Recent
 from lib.model.clock import to_text
 from lib.model.stream import Stream, stream_of
 from lib.state.batches import HEADER
@@ -29,7 +29,13 @@ CHECKPOINT = Codec(
     Checkpoint,
     "a cursor",
     later=("pace_seconds", "excluded", "recent_marks", "changed", "other_customers", "other_customers_at"),
-    names={"problem": "trouble"},
+    # The stored names of older versions stay, so that both read each other's objects.
+    names={
+        "recent": {"keys": "recent", "since": "recent_since", "marks": "recent_marks"},
+        "newest": {"at": "newest"},
+        "counts": {},
+        "problem": "trouble",
+    },
 )
 
 
@@ -136,12 +142,12 @@ class Checkpoints:
         # The recent ids are lost, so every event up to this time is looked up in the ledger.
         return Checkpoint(
             sequence=last.sequence + 1,
-            cursor=polled.next_cursor if polled else None,
-            batch_cursor=polled.next_cursor if polled else None,
+            cursor=polled.cursors.next if polled else None,
+            batch_cursor=polled.cursors.next if polled else None,
             as_of=last.as_of,
-            newest=newest,
-            recent_since=max(filter(None, (last.as_of, newest))),
             day=last.day,
+            recent=Recent(since=max(filter(None, (last.as_of, newest)))),
+            newest=NewestEvent(newest),
         )
 
     def _headers(self, stream: Stream) -> Iterator[Header]:
@@ -161,4 +167,4 @@ class Checkpoints:
         place = place_of(last.key) if last else None
         if last is None or place is None:
             return Checkpoint()
-        return Checkpoint(sequence=place.last + 1, recent_since=last.updated, day=place.day)
+        return Checkpoint(sequence=place.last + 1, day=place.day, recent=Recent(since=last.updated))

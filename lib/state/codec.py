@@ -1,8 +1,8 @@
 """The codec of all stored objects: a JSON object with a layout number, read into a dataclass with all types checked.
 
-It reads objects of this version, of older versions (a missing field gets its default) and of newer versions with the
-same layout (unknown fields are ignored). It refuses a newer layout (LayoutError) and anything else (DamagedError, which
-names the field).
+It reads objects of this version and of older versions, where a missing field gets its default. It also reads newer
+versions with the same layout, where unknown fields are ignored. It refuses a newer layout (LayoutError) and anything
+else (DamagedError, which names the field).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Codec(Generic[T]):
     """Encodes and decodes values of one dataclass.
 
     `label` names the kind of object in errors. `names` maps fields to other stored names. A field that it maps to a
-    mapping is inlined: the field holds another dataclass, whose fields are stored among the object's own, under the
-    names of that mapping. `later` holds the stored names that older versions did not write: each has a default, and is
+    mapping is inlined: it holds another dataclass, and that one's fields are stored among the object's own, under the
+    names of the mapping. `later` holds the stored names that older versions did not write. Each has a default, and is
     not stored while it is None.
     """
 
@@ -55,8 +55,8 @@ class Codec(Generic[T]):
             raise ValueError(f"{label}: two fields have one stored name, or a later one is not stored")
         self._required = stored_names - self._later
         self._place = re.compile(rf"\$\.({'|'.join(map(re.escape, self._places))})\b")
-        # msgspec keeps what it learns of a class on the class, and shows it to other threads before it is complete:
-        # two threads that read the first objects of a kind at the same time would crash the process.
+        # msgspec stores what it learns of a class on the class, where other threads see it before it is complete. Two
+        # threads that read the first objects of a kind at once would crash the process.
         with _LEARNING:
             msgspec.json.Decoder(kind)
 

@@ -69,6 +69,7 @@ def copy_to_dead(store: ObjectStore, key: str, body: bytes) -> bool:
     try:
         store.write(PREFIX + key, body, expected=ABSENT)
     except ConflictError:
+        # The same bytes are this copy, from before a crash. Other bytes are evidence of another damage.
         present = store.read(PREFIX + key)
         return (present is None or present.body != body) and copy_to_dead(store, f"{key}~", body)
     return True

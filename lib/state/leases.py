@@ -82,7 +82,7 @@ class HeldLease:
         """
         self.found(tail)
         self._note(**_NOTHING_ACKED, parts=self._parts_after(tail.sequence))
-        self.overtaken({key: each for key, each in (self._state.overtaken or {}).items() if key not in refused})
+        self.overtaken({key: counted for key, counted in (self._state.overtaken or {}).items() if key not in refused})
 
     def delivered_in_part(
         self, header: Header, acked: int, refused: Mapping[str, str], parts: Sequence[PartOfBatch], last: int
@@ -133,6 +133,7 @@ class HeldLease:
         self._renewer.start()
         return self
 
+    # The renewer ends first: a renewal after the release would write the lease again.
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -158,6 +159,7 @@ class HeldLease:
                     continue  # The store fails at the moment. There are three more renewals before the term ends.
 
     def _write(self, state: Lease) -> None:
+        # The caller holds the lock: the generation must be the one of this instance's last write.
         self._generation = self._store.write(self._key, LEASE.encode(state), expected=self._generation)
         self._state = state
 
@@ -178,6 +180,8 @@ def lease_of(store: ObjectStore, stream: Stream) -> tuple[Lease, int]:
 def held(store: ObjectStore, stream: Stream, holder: str, now: Callable[[], datetime]) -> Iterator[HeldLease | None]:
     """The stream's lease for the time of the block, or None if another call holds it."""
     state, present = lease_of(store, stream)
+    # Compared with this machine's clock. If it is ahead, two calls hold the lease: duplicates, but no loss and no
+    # other order, because both start after the same receipt.
     if state.is_held(now()):
         yield None
         return

@@ -4,8 +4,8 @@ A damaged receipt stays where it is. `audit` names it, and so does `status` if i
 continues, since the key contains all that the next receipt needs. If a day's receipts are damaged, that day and later
 days are not removed.
 
-Packing and removing can stop after any step. An object is removed only after its content is written elsewhere, so a
-reader may meet a receipt twice and skips the second one; it never misses one.
+Packing and removing can stop after any step. An object is removed only after its content is written elsewhere. So a
+reader may meet a receipt twice, and skips the second one. It never misses one.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Ledger:
                 if receipt.set_aside_total is not None and receipt.observed_total is not None:
                     total = NotAcknowledged(receipt.set_aside_total, receipt.observed_total)
                 else:
-                    total = total.after(receipt.events, receipt.set_aside, receipt.outcome)
+                    total = total.after(receipt.header.events, receipt.set_aside, receipt.outcome)
         return total
 
     def _newest(self, stream: Stream, known: LastReceipt, *, is_last: bool) -> tuple[LastReceipt, Receipt | None]:
@@ -139,7 +139,7 @@ class Ledger:
             copy_damaged_to_dead(self._store, key, stored.body, error)
             # The key contains all that delivery needs. `audit` reports the damage.
             return LastReceipt(int(key.rpartition("/")[2].partition(".")[0]), key, digest, known.total), None
-        return LastReceipt(receipt.sequence, key, digest, receipt.total), receipt
+        return LastReceipt(receipt.header.sequence, key, digest, receipt.total), receipt
 
     def write(
         self,
@@ -177,7 +177,7 @@ class Ledger:
     def _file_earlier(self, stream: Stream, day: str) -> None:
         """Move the receipts of all later days to the day, unchanged. A clock that was ahead filed them too late.
 
-        They are moved in order. Each is written under its new key before the old one is removed, so a crash leaves at
+        They are moved in order. Each is written under its new key before the old one is removed. So a crash leaves at
         most one receipt under two keys, and a reader misses none.
         """
         for place, entry in list(self._entries(stream, f"{day}~")):
@@ -195,7 +195,7 @@ class Ledger:
             # Events of a damaged receipt do not count as stored: better a duplicate than a loss. `audit` reports it.
             with suppress(DamagedError):
                 receipt = receipts.from_body(body)
-                stored.add(receipt.ids, receipt.envelope.tenant_id)
+                stored.add(receipt.ids, receipt.header.envelope.tenant_id)
         return stored
 
     def streams(self) -> Iterator[Stream]:
@@ -281,8 +281,8 @@ class Ledger:
     def tidy(self, stream: Stream, *, closed: str, oldest: str, goes_on: Callable[[], bool]) -> bool:
         """Pack the days before `closed`, remove the days before `oldest`; returns whether it finished.
 
-        Only the holder of the stream's lease calls this, and only when the last receipt is of the day `closed`: no
-        receipt is written to an earlier day then. After a crash, the next call continues.
+        Only the holder of the stream's lease calls this, when the last receipt is of the day `closed`. Then no receipt
+        is written to an earlier day. After a crash, the next call continues.
         """
         removes = True
         for day, entries in groupby(self._entries(stream), key=lambda pair: pair[0].day):
@@ -315,7 +315,7 @@ class Ledger:
             if len(bodies) < len(group) or not all(map(_stands, group, bodies)):
                 return  # A receipt is missing or damaged: not packed, so that `audit` reports it.
             key = f"ledger/{stream.path}/{day}/{group[0][0].first:020d}-{group[-1][0].last:020d}.jsonl.gz"
-            with suppress(ConflictError):
+            with suppress(ConflictError):  # Another call wrote it: the name stands for the same bytes.
                 self._store.write(key, receipts.pack(bodies), expected=ABSENT)
             self._delete(entry for _, entry in group)
 
@@ -333,7 +333,7 @@ class Ledger:
                 if place.day != day:
                     break
                 receipt = receipts.from_body(body)
-                next_cursor = receipt.next_cursor if receipt.origin == POLL else next_cursor
+                next_cursor = receipt.header.cursors.next if receipt.header.origin == POLL else next_cursor
                 prune_point = PrunePoint(place.last, day, receipts.digest(body), receipt.total, next_cursor)
         except UNREADABLE as error:
             log.warning("%s: the old receipts of %s are not removed: %s", stream, day, error)
@@ -392,4 +392,4 @@ def _stands(pair: tuple[Place, Entry], body: bytes) -> bool:
         receipt = receipts.from_body(body)
     except UNREADABLE:
         return False
-    return receipt.sequence == pair[0].first and body.find(b"\n") == len(body) - 1
+    return receipt.header.sequence == pair[0].first and body.find(b"\n") == len(body) - 1

@@ -116,11 +116,12 @@ def _merge(store: ObjectStore, stream: Stream, day: str, new: DayCounts) -> None
     for _ in range(WRITE_TRIES):
         old, generation = _load(store, key)
         late = {bound: old.late.get(bound, 0) + new.late.get(bound, 0) for bound in {*old.late, *new.late}}
+        # Lateness adds up, because each late event is found only once. An hour is counted whole each time.
         hours = {hour: max(old.hours.get(hour, 0), new.hours.get(hour, 0)) for hour in {*old.hours, *new.hours}}
         merged = DayCounts(dict(sorted(hours.items())), late, new.looked_at)
         with suppress(ConflictError):
             store.write(key, DAY.encode(merged), expected=generation)
-            if generation == ABSENT:
+            if generation == ABSENT:  # The first write of a day: old days are looked for once a day, not at each write.
                 _expire(store, stream, day)
             return
 

@@ -22,7 +22,7 @@ _MOST = 100_000
 """The limit of calls in a step. No credential has more; a greater number is damage."""
 
 
-class Step(NamedTuple):
+class CallCount(NamedTuple):
     """The calls of a few seconds as one number."""
 
     at: float
@@ -34,7 +34,7 @@ class Step(NamedTuple):
 class RateLimit:
     """The published calls of a credential's instances."""
 
-    holders: Mapping[str, tuple[Step, ...]] = field(default_factory=dict)
+    holders: Mapping[str, tuple[CallCount, ...]] = field(default_factory=dict)
     """The calls of each instance, in order of time."""
     strict_at: float | None = None
     """The time of the last 429, after which bursts are off, in Unix seconds."""

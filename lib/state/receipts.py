@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from datetime import datetime
 from hashlib import sha256
 
@@ -18,7 +17,8 @@ from lib.model.stream import Stream
 from lib.state.batches import HEADER_NAMES
 from lib.state.codec import Codec
 
-RECEIPT = Codec(Receipt, "a receipt", later=("windows", "set_aside_total", "observed_total"), names=HEADER_NAMES)
+LATER = ("windows", "set_aside_total", "observed_total")
+RECEIPT = Codec(Receipt, "a receipt", later=LATER, names={"header": HEADER_NAMES})
 
 
 def receipt_key(stream: Stream, day: str, sequence: int) -> str:
@@ -44,7 +44,7 @@ def to_body(
 ) -> bytes:
     """The receipt of a batch as a stored object."""
     receipt = Receipt(
-        **{field.name: getattr(header, field.name) for field in fields(Header)},
+        header,
         outcome=outcome,
         acked_at=acked_at,
         set_aside=set_aside,
@@ -75,7 +75,7 @@ def sequence_of(body: bytes) -> int:
     try:
         return _NUMBERED.decode(body).sequence
     except ValueError:
-        return from_body(body).sequence
+        return from_body(body).header.sequence
 
 
 def pack(bodies: Sequence[bytes]) -> bytes:

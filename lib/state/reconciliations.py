@@ -50,6 +50,7 @@ class Reconciliations:
         for _ in range(HASTEN_TRIES):
             progress, generation = self.read(stream)
             with suppress(ConflictError):
+                # Progress without `began_at` and `ended_at` is due at once. `last` stays, because `status` shows it.
                 self.write(stream, Progress(last=progress.last), generation)
                 return
 

@@ -47,6 +47,7 @@ class Schedules:
         """
         asked, generation = self._read(name)
         chosen = choose(streams, asked, now.timestamp(), most)
+        # Streams that are gone are dropped, so that the object does not grow for ever.
         present = set(streams)
         kept = {path: times for path, times in asked.items() if path in present}
         again = {path: asked.get(path, Asked(now.timestamp())).again(now.timestamp()) for path in chosen}

@@ -28,6 +28,7 @@ from lib.errors import ConflictError, LayoutError, NoStoreError, StoreError
 from lib.store.base import ABSENT, LAYOUT, Entry, Stored, segments_of
 from lib.store.reserve import Reserve
 
+# A fixed number, because a lock file of each key could never be removed safely. Keys that share one only wait.
 LOCKS = 64
 LONGEST = 240
 """The longest part of a segment in one file name. File systems allow 255 bytes."""
@@ -69,6 +70,7 @@ class DirectoryStore:
         """The object; None if there is none."""
         try:
             with self._path(key).open("rb") as file:
+                # The generation of the open file, not of the path: a writer may have replaced the path since.
                 return Stored(file.read(), os.fstat(file.fileno()).st_mtime_ns)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
@@ -88,6 +90,8 @@ class DirectoryStore:
                 present = _generation(path)
                 if present != expected:
                     raise ConflictError(f"{key} is at generation {present}, not {expected}")
+                # Greater than before even if the clock has gone back: a generation that comes again would let an
+                # outdated write pass its precondition.
                 generation = max(time.time_ns(), present + 1)
                 try:
                     self._replace(path, body, generation)
@@ -127,6 +131,8 @@ class DirectoryStore:
             with open(temporary, "xb", opener=_private) as file:
                 file.write(body)
                 file.flush()
+                # All before the rename. Then a reader never sees the new bytes with another generation, and a power
+                # cut never leaves the new name without its bytes.
                 os.utime(file.fileno(), ns=(generation, generation))
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -142,6 +148,7 @@ class DirectoryStore:
                 if present != expected or present == ABSENT:
                     raise ConflictError(f"{key} is at generation {present}, not {expected}")
                 path.unlink()
+                # Without this, a power cut brings the object back.
                 _sync_folder(path.parent)
         except OSError as error:
             _fail(error, f"remove {key} from")
@@ -218,7 +225,7 @@ class DirectoryStore:
             folder.mkdir(exist_ok=True, mode=0o700)  # Tools that copy a store may skip empty folders.
         lock = os.open(self._locks / f"{crc32(key.encode()) % LOCKS:02d}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_EX)  # The kernel drops it when a process dies, so no lock can be left over.
             yield
         finally:
             os.close(lock)

@@ -103,6 +103,7 @@ class GcsStore:
         def remove() -> None:
             nonlocal attempts
             attempts += 1
+            # Repeated by `self._retry`, not by the library: only then the attempts are counted.
             blob.delete(if_generation_match=expected, timeout=TIMEOUT, retry=None)
 
         with _as_store_errors(key, self._name):
@@ -146,6 +147,7 @@ class GcsStore:
         mark = uuid4().hex
 
         def send() -> int:
+            # A new blob for each attempt, but one mark: after a lost answer it identifies any attempt of this call.
             blob = self._bucket.blob(name)
             blob.metadata = {MARK: mark}
             blob.upload_from_string(

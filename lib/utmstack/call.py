@@ -10,7 +10,7 @@ from lib.grpc_stream import Broken, ClientStream, Data, Ended, Event, MessageRea
 from lib.utmstack.channel import Connection
 from lib.utmstack.window import LARGE, Flight, Window
 
-FRAME_BYTES = 16 << 10
+SEND_BYTES = 32 << 10
 """Bytes that are sent as soon as they are ready, so that the engine works while further logs are read."""
 BACKLOG_BYTES = 64 << 10
 """Bytes that may wait to be sent before reading logs pauses."""
@@ -69,7 +69,7 @@ class Call:
     def fill(self) -> None:
         """Read and send logs as far as the window and the engine allow; never wait."""
         while not self.is_over:
-            if self._stream.backlog >= FRAME_BYTES:
+            if self._stream.backlog >= SEND_BYTES:
                 self._flush()
                 if self._stream.backlog >= BACKLOG_BYTES:
                     return

@@ -144,15 +144,12 @@ class Window:
         if entry.number != self.settled + 1:
             self._early.add(entry.number)
             return True
-        self._settle()
-        while self._early and self.settled + 1 in self._early:
+        while True:
+            self.settled += 1
+            self._bytes -= self._entries.pop(self.settled).size
+            if self.settled + 1 not in self._early:
+                return True
             self._early.remove(self.settled + 1)
-            self._settle()
-        return True
-
-    def _settle(self) -> None:
-        self.settled += 1
-        self._bytes -= self._entries.pop(self.settled).size
 
     def small(self) -> int:
         """The number of the first small log after the oldest one; 0 if none can be read now."""

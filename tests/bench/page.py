@@ -27,7 +27,7 @@ from emulator.web.context import RecentLog
 from emulator.web.server import Web
 from lib.app import App
 from lib.config import loading as configuration
-from lib.model.checkpoint import Checkpoint, Problem
+from lib.model.checkpoint import Checkpoint, Counts, NewestEvent, Problem
 from lib.model.lease import Lease
 from lib.model.page import Tenant, Whoami
 from lib.model.receipt import LastReceipt
@@ -76,8 +76,8 @@ def fill(folder: Path, streams: int) -> Path:
         checkpoint = Checkpoint(
             sequence=2,
             as_of=now - late,
-            newest=now - late - timedelta(minutes=5),
-            events=_events(number),
+            newest=NewestEvent(now - late - timedelta(minutes=5)),
+            counts=Counts(events=_events(number)),
             problem=problem if is_refused else None,
         )
         # Straight to disk: that each is durable does not matter here, and takes minutes.

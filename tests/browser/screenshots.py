@@ -9,6 +9,7 @@ import json
 import shutil
 import sys
 import tempfile
+import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,10 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from emulator.central import DEFAULT_TENANT_ID, CentralServer, Clock, Credential, Tenant
 from emulator.web.charts import LAYOUT, Mark
+from emulator.web.health_changes import HEALTH_KEY, STREAMS, WHOLE, HealthChange
+from emulator.web.health_changes import LAYOUT as LAYOUT_OF_HEALTH
 from emulator.web.history import MARKS_KEY, OUTAGE
+from lib.model.clock import to_text
 from lib.model.stream import Stream
 from lib.state.gaps import CURSOR_EXPIRED, Gap
 from lib.state.state import State
@@ -66,7 +70,7 @@ class Camera:
         media = options.pop("media", None)
         with self._browser.new_context(**{"viewport": WIDE, **options}) as context:
             page = context.new_page()
-            page.goto(url)
+            page.goto(url, timeout=120_000)
             if page.locator("#chart").count():
                 expect(page.locator("#chart canvas").first).to_be_visible(timeout=30_000)
             ready(page)
@@ -110,10 +114,43 @@ def take_story(camera: Camera) -> None:
         ]
         told = {"layout": LAYOUT, "known_since": at - 7 * 86_400, "marks": [each.fields() for each in marks]}
         state.store.write(MARKS_KEY, json.dumps(told).encode(), expected=ABSENT)
+        state.store.write(HEALTH_KEY, json.dumps(_health(at)).encode(), expected=ABSENT)
         with served(config) as url:
             camera.take("trouble", f"{url}/")
             camera.take("dark", f"{url}/?range=24h", color_scheme="dark")
             camera.take("phone", f"{url}/", viewport=PHONE)
+
+
+def _health(at: float) -> dict[str, Any]:
+    """What was kept of the health: an outage of the engine, a gap, and a credential that lacks a permission."""
+    engine = ("engine_down", "The engine takes no events")
+    gap = ("gap", "Events can no longer be fetched")
+    refused = ("permission_missing", "The credential lacks a permission")
+    of_gap, of_refused = (f"partner/00000000-0000-4000-8000-{number:012d}/events" for number in (30, 7))
+    told: list[tuple[float, str, str, list[tuple[str, str]], str | None]] = [
+        (180, "unknown", "ok", [], None),
+        (108, "ok", "failing", [engine], None),
+        (101, "failing", "ok", [], None),
+        (70, "ok", "attention", [gap], of_gap),
+        (12, "attention", "failing", [refused], of_refused),
+    ]
+    changes = []
+    for minutes, before, after, reasons, name in told:
+        when = to_text(datetime.fromtimestamp(at - 60 * minutes, UTC))
+        changes.append(HealthChange(when, WHOLE, before, after, reasons).fields())
+        if name is not None:
+            changes.append(HealthChange(when, STREAMS, before, after, reasons, [name], 1).fields())
+    now = [["partner", f"00000000-0000-4000-8000-{number:012d}", "events", health] for number, health in _NOW]
+    return {
+        "layout": LAYOUT_OF_HEALTH,
+        "changes": changes,
+        "site": "failing",
+        "integrations": {"partner": "failing"},
+        "streams": now,
+    }
+
+
+_NOW = ((30, "attention"), (7, "failing"))
 
 
 def take_links(camera: Camera) -> None:
@@ -166,7 +203,10 @@ def take_trouble(camera: Camera) -> None:
     """A refused credential, dead letters, a gap, a connection that is tested, and a connector that is gone."""
     tenant = Tenant(id=DEFAULT_TENANT_ID, name="Acme Manufacturing")
     with site(
-        CentralServer(tenants=[tenant], credentials=[Credential()]), integrations=INTEGRATIONS, archive="1d"
+        # Behind, so that it is now once thirty hours have passed.
+        CentralServer(tenants=[tenant], credentials=[Credential()], clock=Clock(start=time.time() - 30 * 3600)),
+        integrations=INTEGRATIONS,
+        archive="1d",
     ) as found:
         found.central.fill(600)
         with Emulator(found) as emulator:

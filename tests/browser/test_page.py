@@ -136,6 +136,19 @@ def fetched(page: Page) -> int:
     return sum(int("".join(filter(str.isdigit, cell)) or 0) for cell in cells)
 
 
+def test_when_the_health_changed_is_listed_where_it_concerns_and_drawn_below_the_chart(
+    page: Page, served: tuple[Site, Emulator]
+) -> None:
+    page.goto("/")
+    changes = page.get_by_role("heading", name="Health changes").locator("..")
+    expect(changes.get_by_role("listitem").first).to_be_visible(timeout=60_000)
+    told = page.request.get("/chart.json?range=1h").json()["health"]
+    assert told
+    assert told[-1][2] == (served[1].status() or {})["health"]
+    assert all(begin < end for begin, end, _ in told)
+    expect(page.locator("#chart canvas").first).to_be_visible()
+
+
 def test_the_table_beside_the_chart_renews_itself(page: Page, served: tuple[Site, Emulator]) -> None:
     page.goto(STREAM)
     before = fetched(page)
@@ -418,7 +431,7 @@ def test_a_gap_appears_by_itself_is_explained_and_acknowledged(page: Page, serve
     page.goto("/")
     reason = page.locator(".reason", has_text="Events can no longer be fetched")
     reason.get_by_role("link", name="acme · events").click()
-    expect(page.get_by_text("away for more than 24 hours, and Sophos keeps no more")).to_be_visible()
+    expect(page.get_by_text("did not read for more than 24 hours. Sophos keeps events for 24 hours.")).to_be_visible()
     expect(page.get_by_role("region", name="Last receipts").get_by_role("row")).not_to_have_count(1)
     expect(page.locator("pre").first).to_contain_text("{")
     accessible(page)
@@ -623,7 +636,7 @@ def test_it_is_dark_where_wanted_fits_a_phone_and_prints_without_buttons(
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 20, 27)"
         page.goto("/streams")
-        assert page.locator("tbody tr").first.evaluate("row => getComputedStyle(row).display") == "grid"
+        expect(page.locator("tbody tr").first).to_have_css("display", "grid")  # Asked again if a look replaces the row.
         accessible(page)
         page.emulate_media(media="print")
         page.goto("/")

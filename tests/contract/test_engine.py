@@ -35,6 +35,7 @@ from lib.utmstack.engine import CLOSE_SECONDS, Engine
 from lib.utmstack.pb import plugins_pb2, plugins_pb2_grpc
 from tests.fakes.go_engine import ROOT, go_engine
 from tests.fakes.listening import listening
+from tests.fakes.picky import PickyEngine
 
 Failure = TypeVar("Failure", bound=BaseException)
 PATIENCE = 60.0
@@ -986,6 +987,15 @@ def test_a_log_that_is_too_large_is_named_once_all_before_it_are_acknowledged(fo
         # Without it the rest gets through.
         assert list(engine.deliver(iter(sent[place:])))[-1:] == ([10 - place] if place < 10 else [])
         assert first_arrivals(taken_ids(other)) == ids([each for each in sent if each.id != "large"])
+
+
+def test_a_log_that_is_invalid_is_named_once_all_before_it_are_acknowledged(folder: Path) -> None:
+    sent = [log(number, b'{"id": "%d"}' % number) for number in range(1, 7)]
+    refuses = lambda native: "INVALID_ARGUMENT" if native == "4" else None  # noqa: E731
+    with PickyEngine(folder / "e.sock", refuses) as other, client(other.socket) as engine:
+        counts, error = failed(engine, iter(sent), LogRefusedError)
+    assert error.log_id == "log-4"
+    assert counts[-1] == 3
 
 
 def test_a_log_over_4_mib_is_refused_by_name_by_the_engine_in_go(folder: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ LATER: dict[str, dict[str, Any]] = {
     "budgets": {"told_at": None},
 }
 """Fields that versions before the fixture's did not write."""
+PLACES = {"pace_seconds": "newest.pace_seconds"}
+"""Fields that stand in a group of the value."""
 
 
 def sample(kind: str) -> bytes:
@@ -171,7 +174,7 @@ def test_a_field_that_an_older_version_did_not_write_gets_its_default(kind: str)
     fields = {name: value for name, value in fields_of(kind).items() if name not in LATER[kind]}
     value = READERS[kind](body_of(fields))
     for name, default in LATER[kind].items():
-        assert getattr(value, name) == (Life() if name == "life" else default)
+        assert attrgetter(PLACES.get(name, name))(value) == (Life() if name == "life" else default)
 
 
 def without_null(fields: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import requests
 
 from emulator.central import DEFAULT_TENANT_ID, CentralServer, Credential, Tenant
 from emulator.web.health_changes import stored_changes
-from lib.model.checkpoint import Checkpoint
+from lib.model.checkpoint import Checkpoint, Counts, NewestEvent
 from lib.model.health import KINDS
 from lib.model.stream import Stream
 from lib.state.acknowledgements import Acknowledgements
@@ -94,6 +94,12 @@ def test_the_newest_events_are_shown_though_they_are_delivered_and_nothing_is_ke
     assert len(get(emulator, "/events", stream=STREAM).splitlines()) == 20
 
 
+@pytest.mark.parametrize("health", ["failing", "attention", "waiting", "ok"])
+def test_only_the_chosen_tile_is_marked(served: tuple[Site, Emulator], health: str) -> None:
+    shown = get(served[1], f"/streams?health={health}")
+    assert re.findall(r'class="tile[^"]*" href="([^"]*)" aria-current', shown) == [f"/streams?health={health}"]
+
+
 def test_the_links_of_an_integration_lead_to_it_whatever_its_name_is(served: tuple[Site, Emulator]) -> None:
     _, emulator = served
     (of_stream,), (of_test,) = links(emulator, "/stream?"), links(emulator, "/test")
@@ -166,7 +172,7 @@ def hourly() -> Iterator[tuple[Site, Emulator]]:
     central = CentralServer(tenants=[Tenant(name=EVIL)], credentials=[Credential(id_type="partner", id="p-1")])
     integration = {"name": EVIL, "client_id": "demo-client", "client_secret": SECRET, "streams": ["events", "alerts"]}
     with site(central, integrations=[integration], every="1h", archive="1d") as found:
-        silent = Checkpoint(events=60, pace_seconds=1.0, newest=datetime.now(UTC) - timedelta(hours=3))
+        silent = Checkpoint(newest=NewestEvent(datetime.now(UTC) - timedelta(hours=3), 1.0), counts=Counts(events=60))
         found.state.checkpoints.write(QUIET, silent, expected=ABSENT)
         central.append(DEFAULT_TENANT_ID, "events", [event(EVIL)])
         with Emulator(found) as emulator:

@@ -219,6 +219,14 @@ def test_a_match_whose_search_misses_its_field_is_no_candidate_that_could_become
     assert [count for what, count in told.items() if "candidate" in what] == [2]
 
 
+def test_alerts_without_the_event_that_caused_them_are_counted(folder: Folder) -> None:
+    folder.rule("any", "true")
+    alerts = [{"id": id_, "data": {"event_service_event_id": id_}} for id_ in ("e-1", "e-2", "e-1")]
+    given = folder.events({"id": "e-1", "type": EXPLOIT}, *alerts)
+    assert folder.json(*given, status=1)["links"] == {"alerts": 2, "alerts_without_event": 1}
+    assert "2 alerts, 1 of them without their event." in folder.run(*given, status=1)
+
+
 @pytest.mark.parametrize(
     ("search", "fault"),
     [

@@ -179,7 +179,9 @@ def test_pages_come_when_they_were_recorded(tmp_path: Path) -> None:
     recording = load_recording(file)
     clock = Clock(start=1_800_000_000)
     credential = recording.credential
-    with CentralServer(clock=clock, tenants=recording.tenants, credentials=[credential], token_seconds=9999) as central:
+    with CentralServer(
+        clock=clock, tenants=recording.tenants, credentials=[credential], settings=Settings(token_seconds=9999)
+    ) as central:
         central.replay(recording, speed=2)
 
         def counts() -> list[int]:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from emulator.drill import site
-from emulator.drill.drill import CUTS, Cut, Drill, Result
+from emulator.drill.drill import CUTS, Cut, Drill, EventCounts, Result
 from emulator.drill.parts import free_port
 from emulator.drill.report import page
 from lib.config.loading import parse
@@ -98,8 +98,9 @@ def test_what_the_engine_never_got_is_lost_and_what_it_got_twice_or_changed_is_t
     tried._arrived.clear()
     tried._count()
     result = tried.result
-    assert (result.lost, result.doubled, result.altered, result.ok) == (1, 1, 1, False)
-    assert result.arrived == result.events - 1
+    counts = result.counts
+    assert (counts.lost, counts.doubled, counts.altered, result.ok) == (1, 1, 1, False)
+    assert counts.arrived == counts.events - 1
 
 
 def test_a_drills_ports_are_none_that_linux_gives_to_others_while_they_are_cut_off() -> None:
@@ -119,8 +120,9 @@ def test_a_type_that_is_left_out_is_not_expected(config: Path) -> None:
 
 def test_a_result_is_well_only_where_everything_is() -> None:
     def result(**changes: Any) -> Result:
-        well = {"events": 5, "arrived": 5, "acked": 5, "audit": True, "exit_status": 0}
-        found = Result(1, 1.0, ["acme"], 1, **(well | changes))
+        ends = {name: changes.pop(name, well) for name, well in (("audit", True), ("exit_status", 0))}
+        counts = EventCounts(**({"events": 5, "arrived": 5, "acked": 5} | changes))
+        found = Result(1, 1.0, ["acme"], 1, counts=counts, **ends)
         found.cuts = [Cut("engine", "2026-03-10T00:00:00.000000Z", 1.0, 2.0, 3.0)]
         return found
 

@@ -148,7 +148,7 @@ def holds(found: dict[str, bytes], folder: Path) -> None:
         lease_of(state.store, stream)
         pruned = state.ledger.prune_point(stream)
         known = set(range(1, pruned.sequence + 1)) if pruned else set()
-        known |= {receipt.sequence for _, receipt, _ in state.ledger.receipts(stream)}
+        known |= {receipt.header.sequence for _, receipt, _ in state.ledger.receipts(stream)}
         known |= {each.sequence for each in state.batches.waiting(stream) if state.batches.read(stream, each.sequence)}
         assert known >= set(range(1, sequence)), "a batch before the cursor is lost"
     for key in state.batches.archived():

@@ -297,7 +297,7 @@ class Protocol(RuleBasedStateMachine):
             assert arrived == first, "where neither a process nor the engine failed, nothing is repeated"
         told = audit(state)
         assert told["ok"], told
-        for day in {receipt.day for receipt in receipts} | {"2199-01-01"}:
+        for day in {receipt.header.day for receipt in receipts} | {"2199-01-01"}:
             assert audit(state, day)["ok"], (day, audit(state, day))
         assert not list(state.batches.waiting())
         assert not list(state.gaps.all())
@@ -358,7 +358,7 @@ def test_what_is_old_goes_wherever_the_run_dies_that_removes_it(aged: Protocol) 
         where = (calls[number - 1], after)
         assert {json.loads(log.raw)["id"] for log in aged.engine.received} == set(aged.central.ids(tenant)[-3:]), where
         (stream,) = state.ledger.streams()
-        assert [receipt.sequence for _, receipt, _ in state.ledger.receipts(stream)] == [3], where
+        assert [receipt.header.sequence for _, receipt, _ in state.ledger.receipts(stream)] == [3], where
         assert [key.rpartition("/")[2] for key in state.batches.archived()] == [f"{3:020d}.ndjson.gz"], where
         assert audit(state)["ok"], (where, audit(state))
         assert audit(state, "2026-01-01")["ok"], where

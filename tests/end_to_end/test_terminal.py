@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,11 +15,13 @@ import pytest
 from rich.cells import cell_len
 
 from emulator.central import Fault
-from lib.model.checkpoint import Checkpoint, Problem
+from emulator.web.health_changes import HEALTH_KEY, STREAMS, WHOLE, HealthChange
+from lib.model.checkpoint import Checkpoint, Counts, NewestEvent, Problem
 from lib.model.page import Tenant, Whoami
 from lib.model.stream import Stream
 from lib.state.accounts import Account, StoredAccounts
 from lib.state.gaps import BATCH_MISSING, Gap
+from lib.store.base import ABSENT
 from tests.fakes.terminal import ROOT, Terminal, shown
 from tests.site import SECRET, Site, free_port, site
 
@@ -41,7 +44,9 @@ def standing(count: int, failing: int = 0) -> Iterator[Site]:
         )
         for at, tenant in enumerate(tenants):
             problem = refused if at >= count - failing else None
-            checkpoint = Checkpoint(sequence=2, as_of=now, newest=now, events=1000, problem=problem)
+            checkpoint = Checkpoint(
+                sequence=2, as_of=now, newest=NewestEvent(now), counts=Counts(events=1000), problem=problem
+            )
             found.state.checkpoints.write(Stream("acme", tenant.id, "events"), checkpoint, expected=0)
         yield found
 
@@ -89,6 +94,42 @@ def test_problems_are_told_by_kind_with_their_remedy_and_the_streams(columns: in
     assert "STREAM" not in problems.text
     first = text[text.index("STREAM") :].split("\n")[1]
     assert " failing " in first
+
+
+def test_words_stay_whole_and_names_are_told_apart_in_a_narrow_window() -> None:
+    with standing(300, FAILING) as found:
+        gap = Gap(Stream("acme", "t-000", "events"), 7, BATCH_MISSING, None, NOW, NOW, 3456)
+        assert found.state.gaps.record(gap)
+        _, terminal = shown("status", "--config", str(found.config), columns=80)
+    lines = [line.rstrip() for line in terminal.text.split("\n")]
+    at = next(at for at, line in enumerate(lines) if line.startswith("  → Review that interval"))
+    assert f"{lines[at]} {lines[at + 1].strip()}".endswith("Then run `gaps --acknowledge ID`.")
+    assert cell_len(lines[at]) <= 80
+    assert lines[at + 1].startswith("  ")
+    names = [line.split("  ")[0] for line in lines if line.startswith("acme/") and "Sophos answered" not in line]
+    assert len(names) >= 5
+    assert len({*names}) == len(names)
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_the_history_of_health_fits_the_window_and_names_whom_it_concerns(columns: int) -> None:
+    change = HealthChange("2026-03-10T12:00:00Z", STREAMS, "ok", "failing", [("gap", "Lost")], ["acme/t-000/events"], 1)
+    whole = HealthChange("2026-03-10T11:00:00Z", WHOLE, "unknown", "ok", [])
+    kept = {"layout": 1, "site": "failing", "integrations": {}, "streams": []}
+    with standing(1) as found:
+        _, none = shown("status", "--history", "--config", str(found.config), columns=columns)
+        body = json.dumps({**kept, "changes": [whole.fields(), change.fields()]}).encode()
+        found.state.store.write(HEALTH_KEY, body, expected=ABSENT)
+        status, terminal = shown("status", "--history", "--config", str(found.config), columns=columns)
+        told = json.loads(run(found, "status", "--json"))["health_changes"]
+    assert "No change of health is known" in none.text
+    assert status == 0
+    assert all(cell_len(line.rstrip()) <= columns for line in terminal.text.split("\n"))
+    text = " ".join(terminal.text.split())
+    assert re.search(
+        r"2026-03-10 12:00Z ok → failing acme/.*/events: Lost 2026-03-10 11:00Z unknown → ok the whole", text
+    )
+    assert [each["to"] for each in told] == ["failing", "ok"]
 
 
 def run(found: Site, *arguments: str, status: int = 0, **env: str) -> str:

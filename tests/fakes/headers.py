@@ -14,7 +14,6 @@ def header_at(moment: datetime, stream: Stream, sequence: int, **fields: Any) ->
         stream=stream,
         envelope=Envelope("sophos-central", "acme", "t"),
         sequence=sequence,
-        has_more=False,
         fetched_at=moment,
         as_of=moment,
         day=day_of(moment),

@@ -112,11 +112,11 @@ def test_pages_become_batches_and_batches_reach_the_engine_once(own: Site) -> No
     assert [line["outcome"] for line in own.results("forward-batch")] == ["idle"]
     assert len(own.raws()) == 1200
     receipts = [receipt for _, receipt, _ in own.state.ledger.receipts(events_of(own))]
-    assert [(each.sequence, each.count, len(each.ids)) for each in receipts] == [
+    assert [(each.header.sequence, each.header.count, len(each.ids)) for each in receipts] == [
         (1, 1000, 1000),
         (2, 200, 200),
     ]
-    assert receipts[1].cursor == receipts[0].next_cursor
+    assert receipts[1].header.cursors.read_with == receipts[0].header.cursors.next
 
 
 def test_the_log_is_what_utmstack_expects(own: Site) -> None:

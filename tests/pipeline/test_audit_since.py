@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from lib.model.batch import POLL, RECONCILE, Header
+from lib.model.batch import POLL, RECONCILE, Cursors, Header
 from lib.model.checkpoint import Checkpoint
 from lib.model.clock import day_of
 from lib.model.receipt import DELIVERED, LastReceipt, NotAcknowledged
@@ -49,9 +49,7 @@ class Run:
             moment,
             STREAM,
             self.sequence,
-            previous_cursor=self.previous if is_polled else None,
-            cursor=self.cursor if is_polled else None,
-            next_cursor=f"c{self.sequence}" if is_polled else None,
+            cursors=Cursors(self.cursor, f"c{self.sequence}", previous=self.previous) if is_polled else Cursors(),
             count=2,
             origin=origin,
         )

@@ -13,8 +13,8 @@ import pytest
 from emulator.central import CentralServer, Fault
 from emulator.central.clock import Clock
 from lib.errors import StoreError
-from lib.model.batch import Envelope, Header
-from lib.model.checkpoint import OLDEST_REQUEST, Checkpoint
+from lib.model.batch import Cursors, Envelope, Header
+from lib.model.checkpoint import OLDEST_REQUEST, Checkpoint, NewestEvent
 from lib.model.integration import UTMSTACK_TENANT
 from lib.model.page import Page, Tenant
 from lib.model.stream import Stream
@@ -166,9 +166,9 @@ def test_a_stream_with_pages_to_come_goes_on_when_the_clock_is_set_back(jumping:
     jumping.ahead = jump
     jumping.clock.advance(1)
     (second,) = jumping.app.fetch_page.run(max_pages=10, deadline=jumping.monotonic() + 50).results
-    assert (first.pages, second.pages, second.outcome) == (15, 10, "fetched")
+    assert (first.read.pages, second.read.pages, second.outcome) == (15, 10, "fetched")
     jumping.tick()
-    assert jumping.checkpoint().events == 30_020
+    assert jumping.checkpoint().counts.events == 30_020
 
 
 @pytest.mark.parametrize("pages", [1, 5])
@@ -213,19 +213,23 @@ def poisoned(works: Jumping, moment: datetime, batches: int = 3) -> None:
     (stream,) = works.state.checkpoints.streams()
     saved = works.state.checkpoints.read(stream)
     day = f"{moment:%Y-%m-%d}"
-    checkpoint = replace(saved.checkpoint, as_of=moment, newest=moment, recent_since=moment, day=day, pace_seconds=1e9)
+    checkpoint = replace(
+        saved.checkpoint,
+        as_of=moment,
+        newest=NewestEvent(moment, 1e9),
+        recent=replace(saved.checkpoint.recent, since=moment),
+        day=day,
+    )
     works.state.checkpoints.write(stream, checkpoint, expected=saved.generation)
     for number in range(batches):
         saved = works.state.checkpoints.read(stream)
         raws = [json.dumps({"id": f"old-{number}-{each}", "type": "t"}).encode() for each in range(2)]
+        read = saved.checkpoint.cursor
         header = Header(
             stream=stream,
             envelope=Envelope("sophos-central", "acme", UTMSTACK_TENANT),
             sequence=saved.checkpoint.sequence,
-            previous_cursor=saved.checkpoint.batch_cursor,
-            cursor=saved.checkpoint.cursor,
-            next_cursor=saved.checkpoint.cursor,
-            has_more=False,
+            cursors=Cursors(read, read, previous=saved.checkpoint.batch_cursor),
             fetched_at=works.now(),
             as_of=moment,
             day=day,
@@ -247,7 +251,7 @@ def test_a_store_whose_times_lie_in_the_future_is_brought_back(jumping: Jumping,
     checkpoint = jumping.checkpoint()
     assert checkpoint.as_of is not None
     assert checkpoint.as_of <= jumping.now()
-    assert (checkpoint.day <= today, checkpoint.pace_seconds) == (True, None)
+    assert (checkpoint.day <= today, checkpoint.newest.pace_seconds) == (True, None)
     for _ in range(3):
         jumping.central.emit(2)
         assert jumping.poll()["events"] == 2
@@ -315,9 +319,9 @@ def test_an_event_of_2099_hides_no_silence_and_makes_no_tick_read_the_ledger(jum
     jumping.poll()
     assert "far" in jumping.natives()
     checkpoint = jumping.checkpoint()
-    assert checkpoint.newest is not None
-    assert checkpoint.newest <= jumping.now()
-    assert checkpoint.recent_since is None
+    assert checkpoint.newest.at is not None
+    assert checkpoint.newest.at <= jumping.now()
+    assert checkpoint.recent.since is None
     jumping.clock.advance(30 * 3600 / 60 * 30)
     jumping.poll()
     (line,) = jumping.status()["streams"]

@@ -456,7 +456,7 @@ def test_many_small_batches_in_a_slow_bucket_are_sent_once_and_nobody_is_blamed(
         first = found.state.batches.read(stream, 1)
         assert first is not None
         for number in range(2, 81):
-            header = replace(first.header, sequence=number, previous_cursor=None)
+            header = replace(first.header, sequence=number, cursors=replace(first.header.cursors, previous=None))
             found.state.batches.create(header, [b'{"id": "n%d"}' % number])
         use_case = found.app.forward_batch
         outcomes: list[tuple[str, object]] = []

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+from lib.model.batch import Cursors
 from lib.model.checkpoint import Checkpoint
 from lib.model.stream import Stream
 from lib.pipeline.expiry import EXPIRED_A_CALL, Expiry
@@ -18,7 +19,7 @@ NOW = datetime(2026, 3, 10, tzinfo=UTC)
 def archived(state: State, stream: Stream, sequence: int = 1) -> None:
     """Keep a batch of ten days ago."""
     moment = NOW - timedelta(days=10)
-    header = header_at(moment, stream, sequence, cursor=None, next_cursor="c", count=1)
+    header = header_at(moment, stream, sequence, cursors=Cursors(next="c"), count=1)
     state.batches.archive(StoredBatch(header, [b"{}"], 1))
 
 

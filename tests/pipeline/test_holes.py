@@ -52,7 +52,7 @@ def test_a_cursor_that_sophos_silently_ignores_doubles_nothing_and_claims_no_gap
         assert not gaps(found)
         assert not told(found)
         checkpoint = found.state.checkpoints.read(next(iter(found.state.checkpoints.streams()))).checkpoint
-        assert (checkpoint.events, checkpoint.repeats) == (2630, 2600)
+        assert (checkpoint.counts.events, checkpoint.counts.repeats) == (2630, 2600)
 
 
 @pytest.mark.parametrize("status", [400, 410])

@@ -12,6 +12,7 @@ from emulator.engine import StandInEngine
 from lib.app import App
 from lib.config.loading import parse
 from lib.errors import StoreError
+from lib.model.batch import Cursors
 from lib.model.checkpoint import Checkpoint
 from lib.model.clock import day_of
 from lib.model.receipt import DELIVERED, LastReceipt, NotAcknowledged
@@ -71,8 +72,7 @@ def fill(state: State) -> LastReceipt:
     for number in range(1, DAYS * A_DAY + 1):
         moment = START + timedelta(days=(number - 1) // A_DAY)
         previous = cursor if number > 1 else None
-        places = {"previous_cursor": previous, "cursor": cursor, "next_cursor": f"c{number}"}
-        header = header_at(moment, STREAM, number, **places, count=IDS)
+        header = header_at(moment, STREAM, number, cursors=Cursors(cursor, f"c{number}", previous=previous), count=IDS)
         cursor = f"c{number}"
         keys = [f"{number:020x}{each:04x}" for each in range(IDS)]
         tail = state.ledger.write(

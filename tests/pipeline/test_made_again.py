@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from emulator.central import CentralServer
-from lib.model.batch import POLL, RECONCILE
+from lib.model.batch import POLL, RECONCILE, Cursors
 from lib.model.stream import Stream
 from lib.state.state import State
 from lib.store.directory import DirectoryStore
@@ -124,10 +124,10 @@ def test_an_event_that_was_dated_ahead_is_looked_up() -> None:
     for number, (newest, origin) in enumerate([(ahead, POLL), (now, POLL), (now - timedelta(hours=5), RECONCILE)], 1):
         moment = now + timedelta(minutes=number)
         cursor = f"c{number}" if origin == POLL else None
-        header = header_at(moment, stream, number, cursor=None, next_cursor=cursor, count=1)
+        header = header_at(moment, stream, number, cursors=Cursors(next=cursor), count=1)
         state.batches.create(replace(header, newest=newest, origin=origin), [b'{"id": "1"}'])
     checkpoint = state.checkpoints.read(stream).checkpoint
     assert (checkpoint.sequence, checkpoint.cursor, checkpoint.batch_cursor) == (4, "c2", "c2")
-    assert checkpoint.newest == ahead
-    assert not checkpoint.remembers(ahead, now + timedelta(hours=4))
-    assert checkpoint.remembers(ahead + timedelta(seconds=1), now + timedelta(hours=4))
+    assert checkpoint.newest.at == ahead
+    assert not checkpoint.recent.remembers(ahead, now + timedelta(hours=4))
+    assert checkpoint.recent.remembers(ahead + timedelta(seconds=1), now + timedelta(hours=4))

@@ -175,7 +175,7 @@ def test_events_name_another_customer(own: Site, sophos: Sophos) -> None:
     assert (line["events"], line["other_customers"], "problem" in line) == (6, 2, False)
     (line,) = own.results("fetch-page")
     assert (line["events"], line["other_customers"]) == (0, 0), "a repeat is not counted again"
-    assert own.state.checkpoints.read(Stream("acme", TENANT, "events")).checkpoint.other_customers == 2
+    assert own.state.checkpoints.read(Stream("acme", TENANT, "events")).checkpoint.counts.other_customers == 2
     told = own.command("status", status=1)
     assert [(each["code"], each["count"]) for each in told["reasons"]] == [("wrong_customer", 1)]
     assert "2 events of another customer" in told["reasons"][0]["detail"]
@@ -194,7 +194,8 @@ def test_an_event_comes_again_with_another_text(own: Site, sophos: Sophos) -> No
         found.append((line["events"], line["changed"]))
     assert found == [(2, 0), (1, 2), (0, 0)]
     checkpoint = own.state.checkpoints.read(Stream("acme", TENANT, "events")).checkpoint
-    assert (checkpoint.events, checkpoint.repeats, checkpoint.changed) == (3, 4, 2)
+    counts = checkpoint.counts
+    assert (counts.events, counts.repeats, counts.changed) == (3, 4, 2)
 
 
 @pytest.mark.parametrize("count", [200, 0], ids=["the same items", "no items"])

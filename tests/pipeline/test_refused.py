@@ -80,7 +80,7 @@ class Works:
         dead, arrived = self.dead(), {json.loads(log.raw)["id"] for log in self.engine.received}
         held = self.central.ids(self.central.default_tenant)
         assert arrived | set(dead) == set(held)
-        assert sum(receipt.count for receipt in receipts) == len(held)
+        assert sum(receipt.header.count for receipt in receipts) == len(held)
         assert sum(receipt.set_aside for receipt in receipts) == len(dead) == len(set(dead))
         assert not list(state.batches.waiting())
 

@@ -45,7 +45,9 @@ class Partner:
         journal = self._folder / "journal"
         keys = Credential(id_type="partner", id="p-1", tenants=tuple(tenant.id for tenant in tenants))
         held = {tenant.id: tenant for tenant in (A, B, C, *tenants)}.values()
-        with CentralServer(port=self._port, tenants=held, credentials=[keys], journal=journal) as central:
+        with CentralServer(
+            address=("127.0.0.1", self._port), tenants=held, credentials=[keys], journal=journal
+        ) as central:
             for tenant in tenants:
                 central.emit(emit, tenant=tenant.id)
             _, lines = live(Life(f"{self._folder}/store", f"{self._folder}/s", central.url, ahead=HOUR * self.hours))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.errors import DamagedError, LayoutError
-from lib.model.batch import Envelope, Header
+from lib.model.batch import Cursors, Envelope, Header
 from lib.model.stream import Stream
 from lib.state.batches import HEADER, from_body, from_line, to_body, to_line
 
@@ -28,9 +28,7 @@ def headers() -> st.SearchStrategy[Header]:
         stream=st.builds(Stream, NAMES, NAMES, st.sampled_from(["events", "alerts"])),
         envelope=st.builds(Envelope, NAMES, NAMES, NAMES),
         sequence=st.integers(1, 10**15),
-        cursor=st.none() | st.text(max_size=60),
-        next_cursor=st.text(max_size=60),
-        has_more=st.booleans(),
+        cursors=st.builds(Cursors, st.none() | st.text(max_size=60), st.text(max_size=60), st.booleans()),
         fetched_at=MOMENTS,
         as_of=MOMENTS,
         day=st.just("2026-11-24"),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lib.errors import CredentialsError
 from lib.model.backoff import retry_after
-from lib.model.checkpoint import HORIZON, SLOWEST, Checkpoint, newest_believed, problem_after
+from lib.model.checkpoint import HORIZON, SLOWEST, Checkpoint, NewestEvent, Recent, newest_believed, problem_after
 from lib.model.clock import CLOSE, EARLIEST, FARTHEST, believed, from_http_date, from_text
 
 HERE = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -105,8 +105,8 @@ def test_nothing_is_believed_of_an_answer_that_tells_2099_alone() -> None:
     st.builds(
         Checkpoint,
         as_of=st.none() | ANY,
-        newest=st.none() | ANY,
-        recent_since=st.none() | ANY,
+        newest=st.builds(NewestEvent, st.none() | ANY),
+        recent=st.builds(Recent, since=st.none() | ANY),
         day=st.just("") | ANY.map(lambda each: f"{each:%Y-%m-%d}"),
     ),
     NEAR,
@@ -115,15 +115,15 @@ def test_no_position_lies_in_the_future_once_it_is_brought_back(checkpoint: Chec
     right = checkpoint.brought_back(served_at, HERE)
     assert right.as_of is None or right.as_of <= served_at + CLOSE
     assert right.day <= f"{served_at + CLOSE:%Y-%m-%d}"
-    assert right.newest is None or right.newest <= newest_believed(served_at)
-    assert right.recent_since is None or right.recent_since <= newest_believed(served_at)
+    assert right.newest.at is None or right.newest.at <= newest_believed(served_at)
+    assert right.recent.since is None or right.recent.since <= newest_believed(served_at)
     assert right.brought_back(served_at, HERE) == right
     if checkpoint.as_of is not None and checkpoint.as_of <= served_at:
         assert right.as_of == checkpoint.as_of
 
 
 def test_a_position_is_not_brought_back_by_a_machine_that_is_two_days_behind() -> None:
-    checkpoint = Checkpoint(as_of=HERE, newest=HERE, day="2026-03-10")
+    checkpoint = Checkpoint(as_of=HERE, newest=NewestEvent(HERE), day="2026-03-10")
     assert checkpoint.brought_back(HERE, HERE - timedelta(days=2)) == checkpoint
 
 

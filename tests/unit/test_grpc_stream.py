@@ -191,6 +191,8 @@ def test_more_than_a_window_arrives() -> None:
         server.h2.send_data(1, bytes(16384))
         total += sum(len(event.data) for event in pass_on(client, server) if isinstance(event, Data))
     assert total == 5 * WINDOW_BYTES
+    # The windows are opened by whole frames: a byte less each time, and a long call would stall.
+    assert (WINDOW_BYTES - server.h2.local_flow_control_window(1)) % 16384 == 0
 
 
 # What is sent

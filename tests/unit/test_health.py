@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lib.errors import ConnectorError, PermanentError, catalogue
 from lib.model import health
 from lib.model.checkpoint import Problem
-from lib.model.health import KINDS, Health, IntegrationFacts, SiteFacts, StreamFacts, Warned, assess
+from lib.model.health import KINDS, Health, IntegrationFacts, SiteFacts, SiteProblems, StreamFacts, Warned, assess
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 SITE = SiteFacts(NOW, 60.0, [IntegrationFacts("acme")], [StreamFacts("acme/t/events", "acme")])
@@ -25,6 +25,10 @@ def problem(code: str, age: timedelta = timedelta(hours=1)) -> Problem:
 
 def with_stream(**facts: object) -> SiteFacts:
     return replace(SITE, streams=[replace(SITE.streams[0], **facts)])  # type: ignore[arg-type]
+
+
+def with_problem(**problems: object) -> SiteFacts:
+    return replace(SITE, problems=SiteProblems(**problems))  # type: ignore[arg-type]
 
 
 def with_integration(**facts: object) -> SiteFacts:
@@ -45,16 +49,16 @@ CAUSES = {
     "wrong_customer": (with_stream(other_customers=1), Health.ATTENTION),
     "paused": (with_integration(paused_at=NOW), Health.ATTENTION),
     "observing": (replace(SITE, observing=True), Health.ATTENTION),
-    "config_edit_broken": (replace(SITE, config_edit=problem("config_invalid")), Health.ATTENTION),
-    "followed_config": (replace(SITE, followed=[problem("config_invalid")]), Health.ATTENTION),
+    "config_edit_broken": (with_problem(config_edit=problem("config_invalid")), Health.ATTENTION),
+    "followed_config": (with_problem(followed=[problem("config_invalid")]), Health.ATTENTION),
     "stale": (replace(SITE, read_at=NOW - timedelta(seconds=181)), Health.ATTENTION),
     "heartbeat_late": (replace(SITE, is_heartbeat_late=True), Health.ATTENTION),
     "object_damaged": (replace(SITE, damaged=["leases/x.json"]), Health.ATTENTION),
-    "engine_down": (replace(SITE, engine=problem("engine_unavailable", timedelta(minutes=2))), Health.FAILING),
-    "store_unavailable": (replace(SITE, store=problem("store_unavailable")), Health.FAILING),
-    "layout_newer": (replace(SITE, store=problem("layout_newer")), Health.FAILING),
+    "engine_down": (with_problem(engine=problem("engine_unavailable", timedelta(minutes=2))), Health.FAILING),
+    "store_unavailable": (with_problem(store=problem("store_unavailable")), Health.FAILING),
+    "layout_newer": (with_problem(store=problem("layout_newer")), Health.FAILING),
     "store_full": (replace(SITE, pending_bytes=10, max_pending_bytes=10), Health.FAILING),
-    "function_failing": (replace(SITE, functions=[problem("unexpected")]), Health.FAILING),
+    "function_failing": (with_problem(functions=[problem("unexpected")]), Health.FAILING),
     **{
         code: (with_integration(problem=problem(code, timedelta(0))), Health.FAILING)
         for code in ("credentials_refused", "permission_missing", "wrong_tenant", "wrong_region", "host_refused")
@@ -126,7 +130,7 @@ def test_waiting_for_the_turn_is_ok_however_long() -> None:
 
 
 def test_an_engine_that_restarts_is_no_reason_yet() -> None:
-    assert assess(replace(SITE, engine=problem("engine_unavailable", timedelta(seconds=119)))).health is Health.OK
+    assert assess(with_problem(engine=problem("engine_unavailable", timedelta(seconds=119)))).health is Health.OK
 
 
 def test_one_kind_is_counted_once_with_all_its_streams_and_the_worst_comes_first() -> None:

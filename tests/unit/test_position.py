@@ -10,14 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.errors import CredentialsError, DamagedError
-from lib.model.batch import Envelope, Header
+from lib.model.batch import Cursors, Envelope, Header
 from lib.model.checkpoint import (
     HORIZON,
     OLDEST_REQUEST,
     RECENT,
     SLOWEST,
     Checkpoint,
+    Counts,
+    NewestEvent,
     Problem,
+    Recent,
     lost_interval,
     newest_believed,
     oldest_request,
@@ -36,9 +39,7 @@ def header(sequence: int, newest: datetime | None, count: int = 1) -> Header:
         stream=STREAM,
         envelope=Envelope("sophos-central", "acme", "t"),
         sequence=sequence,
-        cursor="a",
-        next_cursor="b",
-        has_more=False,
+        cursors=Cursors("a", "b"),
         fetched_at=START,
         as_of=newest or START,
         day="2026-03-10",
@@ -54,9 +55,13 @@ def header(sequence: int, newest: datetime | None, count: int = 1) -> Header:
         sequence=st.integers(1, 10**9),
         cursor=st.none() | st.text(),
         as_of=st.none() | MOMENTS,
-        newest=st.none() | MOMENTS,
-        recent=st.lists(st.text("0123456789abcdef", min_size=24, max_size=24), max_size=3).map(tuple),
-        recent_since=st.none() | MOMENTS,
+        newest=st.builds(NewestEvent, st.none() | MOMENTS, st.none() | st.floats(0, 10**6)),
+        recent=st.builds(
+            Recent,
+            st.lists(st.text("0123456789abcdef", min_size=24, max_size=24), max_size=3).map(tuple),
+            st.none() | MOMENTS,
+        ),
+        counts=st.builds(Counts, st.integers(0, 9), st.integers(0, 9), other_customers_at=st.none() | MOMENTS),
         problem=st.none()
         | st.builds(Problem, st.text(), st.text(), st.text(), MOMENTS, st.integers(1, 9), st.none() | MOMENTS),
     )
@@ -85,10 +90,10 @@ def test_whatever_it_vouches_for_it_really_remembers(pages: list[list[datetime]]
         stored.update(zip(keys, times, strict=True))
         dropped = times[: max(0, len(times) - RECENT)]
         checkpoint = checkpoint.after(header(number, max(times), len(times)), keys, max(dropped, default=None))
-    assert len(checkpoint.recent) <= RECENT
-    forgotten = set(stored) - set(checkpoint.recent)
+    assert len(checkpoint.recent.keys) <= RECENT
+    forgotten = set(stored) - set(checkpoint.recent.keys)
     assert len(forgotten) == max(0, len(stored) - RECENT)
-    assert not any(checkpoint.remembers(stored[key], max(stored.values())) for key in forgotten)
+    assert not any(checkpoint.recent.remembers(stored[key], max(stored.values())) for key in forgotten)
 
 
 @pytest.mark.parametrize("newest", [None, START])
@@ -96,15 +101,15 @@ def test_whatever_it_vouches_for_it_really_remembers(pages: list[list[datetime]]
 def test_of_events_that_are_dated_wrongly_none_is_vouched_for_once_it_is_forgotten(
     newest: datetime | None, wrong: timedelta
 ) -> None:
-    checkpoint, stored = Checkpoint(newest=newest), START + wrong
+    checkpoint, stored = Checkpoint(newest=NewestEvent(newest)), START + wrong
     for number in range(1, 4):
         keys = [f"{number}-{place}" for place in range(700)]
         bound = newest_believed(START)
         told = replace(header(number, START, len(keys)), newest=stored if stored <= bound else None)
         checkpoint = checkpoint.after(told, keys, told.newest if number > 1 else None)
-    assert "1-0" not in checkpoint.recent
-    assert not checkpoint.remembers(stored, START)
-    assert checkpoint.remembers(START + timedelta(minutes=1), START)
+    assert "1-0" not in checkpoint.recent.keys
+    assert not checkpoint.recent.remembers(stored, START)
+    assert checkpoint.recent.remembers(START + timedelta(minutes=1), START)
 
 
 @given(st.lists(MOMENTS, min_size=1, max_size=8))
@@ -121,9 +126,7 @@ def test_sequence_and_times_only_go_forward(times: list[datetime]) -> None:
 def test_a_batch_read_by_the_side_leaves_the_cursor_alone() -> None:
     checkpoint = Checkpoint(cursor="live", as_of=START)
     aside = header(1, START + timedelta(days=1))
-    moved = checkpoint.after(
-        Header(**{name: getattr(aside, name) for name in aside.__slots__} | {"origin": "reconcile"}), ["k"], None
-    )
+    moved = checkpoint.after(replace(aside, origin="reconcile"), ["k"], None)
     assert (moved.cursor, moved.as_of, moved.sequence) == ("live", START, 2)
 
 
@@ -164,8 +167,8 @@ def test_a_try_is_held_back_up_to_twice_the_longest_wait_and_no_longer(wait: tim
 def test_a_page_without_news_moves_cursor_and_time(
     before: datetime | None, as_of: datetime, cursor: str | None, repeats: int
 ) -> None:
-    idle = Checkpoint(cursor="a", as_of=before, repeats=1).idle(cursor, as_of, repeats)
-    assert (idle.cursor, idle.repeats) == (cursor, 1 + repeats)
+    idle = Checkpoint(cursor="a", as_of=before, counts=Counts(repeats=1)).idle(cursor, as_of, repeats)
+    assert (idle.cursor, idle.counts.repeats) == (cursor, 1 + repeats)
     assert idle.as_of == max(as_of, before or as_of)
 
 
@@ -192,4 +195,5 @@ def test_only_a_stream_that_usually_speaks_is_silent_and_only_after_its_own_pace
         assert since is None
     if quiet > 3600 and quiet > 20 * max(steps):
         assert since == now
-    assert Checkpoint(newest=now, events=9, pace_seconds=1.0).silent_since(now + timedelta(days=1)) is None
+    seldom = Checkpoint(newest=NewestEvent(now, 1.0), counts=Counts(events=9))
+    assert seldom.silent_since(now + timedelta(days=1)) is None

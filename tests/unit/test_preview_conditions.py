@@ -16,6 +16,7 @@ def document() -> dict[str, Any]:
         "dataSource": "acme",
         "severity": "error",
         "log": {
+            "huge": "7e999",
             "type": "Event::Endpoint::CoreDetection",
             "name": "Malware detected: 'Mal/Generic-S' at 'C:\\Users\\jürgen\\rechnung_märz.exe'",
             "upper": "BLOCKED",
@@ -115,6 +116,7 @@ def holds(text: str, bag: str = "log") -> bool | None:
         # The first versions' names.
         'equal("severity", "error") && lowerEqual("log.upper", "Blocked") && contain("log.name", "Malware")',
         'inList("severity", "low, error") && startWith("log.name", "Mal") && endWith("log.upper", "ED")',
+        '!equals("log.huge", "8e999") && equals("log.huge", "7e999") && !greaterThan("log.huge", 1)',
         "true",
     ],
 )

@@ -30,7 +30,7 @@ class Told:
 
     def forward(self, *tenants: int, problem: Line | None = DOWN, **fields: Any) -> list[str]:
         lines = [line(f"id-{number}", problem, **fields) for number in tenants]
-        self.outages.hear("forward-batch", lines)
+        self.outages.add_results("forward-batch", lines)
         return self.lines()
 
 
@@ -97,12 +97,12 @@ def test_one_that_lasts_or_comes_and_goes_has_a_few_lines_an_hour(told: Told) ->
 
 def test_an_integration_stands_for_its_streams_and_they_for_it(told: Told) -> None:
     refused = CredentialsError("Sophos refused the client id or secret").as_problem()
-    told.outages.hear("fetch-page", [line("id-0", refused), line("id-1", refused)])
+    told.outages.add_results("fetch-page", [line("id-0", refused), line("id-1", refused)])
     (begun,) = told.lines()
     assert "2 streams" in begun
-    told.outages.hear("fetch-page", [line(None, refused)])
+    told.outages.add_results("fetch-page", [line(None, refused)])
     assert told.lines() == []
-    told.outages.hear("fetch-page", [line("id-0", None, "up_to_date")])
+    told.outages.add_results("fetch-page", [line("id-0", None, "up_to_date")])
     (over,) = told.lines()
     assert "credentials_refused" in over
 
@@ -138,8 +138,8 @@ def test_a_part_of_the_connector_has_outages_too(told: Told) -> None:
 def test_what_flows_is_summed_up_at_the_first_delivery_and_once_an_hour(told: Told) -> None:
     def minute() -> list[str]:
         told.now += 60
-        told.summary.hear("fetch-page", [line("id-0", None, "fetched", events=7)])
-        told.summary.hear("forward-batch", [line("id-0", None, acked=5, set_aside=2)])
+        told.summary.add_results("fetch-page", [line("id-0", None, "fetched", events=7)])
+        told.summary.add_results("forward-batch", [line("id-0", None, acked=5, set_aside=2)])
         return told.lines()
 
     (first,) = minute()

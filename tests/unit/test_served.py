@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lib.model.checkpoint import HORIZON
 from lib.model.page import Page
-from lib.model.served import read_up_to, times_told
+from lib.model.served import answer_times, read_up_to
 
 MOMENTS = st.timedeltas(timedelta(0), timedelta(days=365)).map(lambda after: datetime(2026, 1, 1, tzinfo=UTC) + after)
 SETTLES = st.timedeltas(timedelta(0), timedelta(hours=2))
@@ -52,10 +52,10 @@ def test_another_page_reaches_its_newest_item_and_without_times_stays(
 @given(served_at=MOMENTS | st.none(), moment=MOMENTS, has_more=st.booleans())
 def test_a_last_pages_cursor_tells_its_time(served_at: datetime | None, moment: datetime, *, has_more: bool) -> None:
     cursor = b64encode(f"V2_CURSOR|{moment.isoformat()}".encode()).decode()
-    told = times_told(page(has_more=has_more, cursor=cursor, served_at=served_at))
+    told = answer_times(page(has_more=has_more, cursor=cursor, served_at=served_at))
     assert told == [*([served_at] if served_at else []), *([] if has_more else [moment])]
 
 
 @given(st.text(), MOMENTS)
 def test_a_cursor_of_any_form_is_no_error(cursor: str, served_at: datetime) -> None:
-    assert times_told(page(has_more=False, cursor=cursor, served_at=served_at))[0] == served_at
+    assert answer_times(page(has_more=False, cursor=cursor, served_at=served_at))[0] == served_at

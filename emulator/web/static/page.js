@@ -139,7 +139,7 @@ function bytes(value) {
     value /= 1024;
   }
 }
-const plain = (value) => value.toLocaleString("en", { maximumFractionDigits: 1 });
+const plain = (value) => value.toLocaleString("en", { maximumFractionDigits: 1 }).replaceAll(",", "\u202f");
 const PLOTS = [
   { title: "Events a minute", unit: plain, height: 200, least: 5, lines: [["fetched", "Fetched", "--bar", true], ["acked", "Acknowledged", "--bar2"]] },
   { title: "Highest lag", unit: lasts, height: 110, least: 60, steps: [10, 30, 60, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400], lines: [["lag", "Lag", "--warn", true]] },
@@ -221,6 +221,7 @@ function draw(told) {
       axes: [{ ...axis, size: 32, gap: 10, space: 70, values: (_, splits, __, ___, step) => splits.map((at) => clock(at, step)) }, { ...axis, size: 64, space: 28, ...(plot.steps && { incrs: plot.steps }), values: (_, splits) => splits.map(plot.unit) }],
       // A value between two missing ones is drawn as a point: a line needs two values.
       series: [{}, ...lines.map(([key, label, colour, fill]) => ({ label, stroke: css(colour), width: 1.5, fill: fill ? css(colour) + "26" : undefined,
+        ...(place ? {} : { paths: uPlot.paths.stepped({ align: 1 }) }),
         points: { size: 5, filter: () => told[key].flatMap((value, at, all) => value !== null && (all[at - 1] ?? null) === null && (all[at + 1] ?? null) === null ? [at] : []), show: true } }))],
     }, [told.t, ...lines.map(([key]) => told[key])], cell);
   }
