@@ -17,6 +17,7 @@ from tests.install.releases import Release
 from tests.site import ROOT, SECRET, Site, free_port, until
 
 UNIT = "sophos-utmstack.service"
+AUDIT = "sophos-utmstack audit --config /etc/sophos-utmstack/connector.yaml"
 
 SHARED = Path("/srv")
 """Where the booted system sees the folder that is shared with it."""
@@ -101,11 +102,12 @@ class Host:
         command = [*self._enter, "journalctl", "--no-pager", "--output=cat", "--quiet", f"--unit={UNIT}", *options]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    def configure(self, **settings: object) -> None:
-        """Write the configuration, and the secret as the service's environment."""
-        self._site.write_config(**settings)
+    def configure(self, name: str = "acme", **settings: object) -> None:
+        """Write the configuration; its secret is where docs/install.md puts it."""
+        (one,) = self._site.settings["integrations"]
+        one |= {"name": name, "client_secret": "${file:/etc/sophos-utmstack/client_secret}"}
+        self._site.write_config(integrations=[one], **settings)
         shutil.copy(self._site.config, self._settings / "connector.yaml")
-        (self._settings / "environment").write_text(f"SITE_SECRET={SECRET}\n")
 
 
 def serve(root: Path, old: Release, new: Release) -> None:
@@ -121,13 +123,17 @@ def serve(root: Path, old: Release, new: Release) -> None:
             host.run(old.words("install.md", "Debian package")[0])
             assert host.shown("ActiveState") == "inactive", "the package starts nothing by itself"
             host.configure()
-            host.run(old.words("install.md", "Configure")[2])
+            secret, check, start, look = old.words("install.md", "Configure")
+            host.run(f"{secret.strip()} <<< {SECRET}\n{check}{start}")
             _runs(host, site)
+            host.run(look)
             _is_upgraded(host, site, old, new)
             _refuses_a_broken_configuration(host, site)
             _has_a_user_of_its_own(host, site, root)
-            host.run("sophos-utmstack audit --config /etc/sophos-utmstack/connector.yaml")
-            every_event_once(site, 70)
+            _is_restored(host, site, new)
+            host.run(AUDIT)
+            every_event_once(site, 80)
+            _forgets_a_customer(host, new)
             _is_removed(host, new)
 
 
@@ -178,6 +184,23 @@ def _has_a_user_of_its_own(host: Host, site: Site, root: Path) -> None:
     site.engine.start()
     deliver(site, 10)
     assert host.run(f"stat -c %U /proc/{host.shown('MainPID')}").strip() == "sophos-utmstack"
+
+
+def _is_restored(host: Host, site: Site, release: Release) -> None:
+    host.run(release.words("move.md", "Back up")[0])
+    host.run(
+        f"systemctl stop {UNIT}; rm -r /var/lib/sophos-utmstack /etc/sophos-utmstack\n"
+        f"tar -C / -xzf sophos-utmstack.tar.gz; {AUDIT}; systemctl start {UNIT}"
+    )
+    deliver(site, 10)
+
+
+def _forgets_a_customer(host: Host, release: Release) -> None:
+    host.configure(name="beta")
+    kept = "grep -rl acme /var/lib/sophos-utmstack/store; find /var/lib/sophos-utmstack/store -path '*acme*'"
+    assert host.run(f"{kept} | grep -c .")
+    host.run(release.words("offboard.md", "Delete the customer's data")[0])
+    assert host.run(f"{{ {kept}; }} || true") == ""
 
 
 def _is_removed(host: Host, new: Release) -> None:
