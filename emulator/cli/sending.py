@@ -64,7 +64,7 @@ def switch_over(location: str | None, after: str, *, as_json: bool) -> int:
     try:
         app, _ = graph(location)
         if running_status(app.config()):
-            raise ConfigError("the connector still runs and observes", remedy="Stop the connector first (SIGTERM).")
+            raise ConfigError("the connector still runs", remedy="Stop the connector first (SIGTERM).")
         with Progress("events") as progress:
             report = app.replay.observed_after(after, partial(progress.update, "switch-over"))
     except ConnectorError as error:

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 TARGETS = {"fetch-page": "fetch_page", "forward-batch": "forward_batch", "test-connection": "test_connection"}
 IDLE_SECONDS = {"test-connection": 60.0}
-"""The time without a call after which a function's process ends. The other functions are called every minute."""
+"""The time without a call after which a function's process ends. The others stay for the next tick or sweep."""
 MARGIN_SECONDS = 40.0
 """The time that a call may take after its own deadline: for a page under way, and for acknowledgements."""
 STARTS_WITHIN_SECONDS = 30.0

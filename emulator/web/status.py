@@ -176,7 +176,9 @@ def status(
             pending_bytes=total,
             max_pending_bytes=config.limits.max_pending_bytes,
             observing=config.observe,
-            damaged=[damage.key for damage in damages if damage.key not in seen and not damage.is_newer],
+            damaged=[
+                f"{damage.key}: {damage.what}" for damage in damages if damage.key not in seen and not damage.is_newer
+            ],
             newer=[damage.key for damage in damages if damage.is_newer],
             read_at=running.ticked_at,
             is_heartbeat_late=bool(beat and beat["late"]),

@@ -24,7 +24,7 @@ _TYPOGRAPHIC = "“”„‟‘’‚‛«»‹›"
 _SECRETS = ("client_secret", "next_client_secret")
 _KNOWN_TYPES = sorted(name for names in FAMILIES.values() for name in names)
 ALIKE = 0.9
-"""A name this similar to a known type counts as a typing error. No two of Sophos's own types are this similar."""
+"""A name this similar to a known type may be a typing error. A type that Sophos adds may be as similar: only warn."""
 
 
 def advice(config: Config, document: Document) -> list[ConfigFault]:

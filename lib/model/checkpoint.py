@@ -45,11 +45,13 @@ class Problem:
     tried_at: datetime | None = None
     """The time of the last failure; None if an older version wrote the problem."""
 
-    def holds_back(self, now: datetime) -> bool:
-        """Whether it is too early to try again.
+    def holds_back(self, now: datetime, *, changed: bool = False) -> bool:
+        """Whether it is too early to try again. Only a 429 holds back a credential that was `changed` since.
 
         A last try in the future means that the clock jumped back. The problem holds nothing back then.
         """
+        if changed and self.code != ThrottledError.code:
+            return False
         if self.retry_at is None or not now < self.retry_at <= now + 2 * SLOWEST:
             return False
         return self.tried_at is None or self.tried_at <= now + SKEW

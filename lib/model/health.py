@@ -114,7 +114,11 @@ KINDS = {
     "stale": Kind(
         _WARNS, "The figures are old", "Nothing has been fetched for several ticks. Check that the connector runs."
     ),
-    "object_damaged": Kind(_WARNS, "An object of the store is damaged", "`audit` names it. Restore it, or remove it."),
+    "object_damaged": Kind(
+        _WARNS,
+        "An object of the store is damaged",
+        "A copy in dead/: see it, then run `dead-letters --acknowledge ID`. Another object: restore it, or remove it.",
+    ),
     "heartbeat_late": Kind(
         _WARNS,
         "The heartbeat is late",
@@ -196,7 +200,7 @@ class SiteFacts:
     """Without retired streams."""
     problems: SiteProblems = SiteProblems()
     damaged: Sequence[str] = ()
-    """Keys of damaged objects."""
+    """A sentence for each damaged object: its key, and what is wrong."""
     newer: Sequence[str] = ()
     """Keys of objects that a newer version wrote."""
     pending_bytes: int = 0
@@ -324,8 +328,8 @@ def _of_site(site: SiteFacts) -> Iterator[Finding]:
 
 
 def _of_objects(site: SiteFacts) -> Iterator[Finding]:
-    for key in site.damaged:
-        yield _finding("object_damaged", f"{key} cannot be read", None)
+    for damage in site.damaged:
+        yield _finding("object_damaged", damage, None)
     for key in site.newer:
         yield _finding("layout_newer", f"{key} was written by a newer version", None)
 

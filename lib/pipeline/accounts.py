@@ -69,11 +69,13 @@ class Accounts:
         also tries when the credentials have changed since its last try.
         """
         problem = account.problem
-        if problem is None or not problem.holds_back(self._now() + SOON):
+        if problem is None:
             return None
-        if problem.code == ThrottledError.code:
-            return problem
-        return problem if integration.name in self._tried and not integration.source.is_replaced() else None
+        return problem if problem.holds_back(self._now() + SOON, changed=self.has_changed(integration)) else None
+
+    def has_changed(self, integration: Integration) -> bool:
+        """Whether this process has not tried these credentials yet. A stored refusal may then be out of date."""
+        return integration.name not in self._tried or integration.source.is_replaced()
 
     def targets(
         self, integration: Integration, *, kinds: Sequence[str] | None = None, deadline: float | None = None
@@ -127,13 +129,18 @@ class Accounts:
         if account.problem is not None and account.problem.without_wait() != account.problem:
             self._stored.write(name, replace(account, problem=account.problem.without_wait()), generation)
 
-    def worked(self, name: str, in_use: InUse | None = None) -> None:
-        """Remove the integration's problem if its wait is over, and store since when the credential works."""
+    def worked(self, name: str, in_use: InUse | None = None, *, began: datetime) -> None:
+        """Remove the integration's problem, and store since when the credential works.
+
+        A problem that was met after the call `began` stays until its wait is over: the streams of a call, and calls
+        that overlap, may differ.
+        """
         account, generation = self._stored.read(name)
         now, problem = self._now(), account.problem
+        is_newer = problem is not None and problem.holds_back(now) and (problem.tried_at or now) >= began
         after = replace(
             account,
-            problem=problem if problem is not None and problem.holds_back(now) else None,
+            problem=problem if is_newer else None,
             life=account.life if in_use is None else account.life.used(in_use, now),
         )
         if after != account:

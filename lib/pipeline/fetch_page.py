@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from lib.errors import ConflictError, ConnectorError, LayoutError, OverBudgetError
 from lib.model.checkpoint import Problem, problem_after
@@ -88,6 +89,7 @@ class FetchPage:
 
         `deadline` is a monotonic time. No page is requested after it.
         """
+        now = self.context.now()
         room = Room(self.pending, self.max_pending_bytes, self.context.state.batches)
         bounds = ReadBounds(room, max_pages, deadline)
         begun: list[Future[ReadResult]] = []
@@ -104,7 +106,7 @@ class FetchPage:
         # In the order of the configuration, not in the order of the answers.
         order = list(self.integrations)
         results = sorted([*plan.results, *done], key=lambda result: order.index(result.integration))
-        self._note(plan, done)
+        self._note(plan, done, now)
         return Fetched(results, plan.deferred)
 
     def calls_used(self) -> list[CallsUsed]:
@@ -173,7 +175,7 @@ class FetchPage:
         slow = [target for target in targets if target.stream.kind == ENDPOINTS]
         return [*(by_path[path] for path in chosen), *slow]
 
-    def _note(self, plan: Plan, done: Sequence[ReadResult]) -> None:
+    def _note(self, plan: Plan, done: Sequence[ReadResult], began: datetime) -> None:
         """Store from the results which integrations work, and which of their streams brought events."""
         accounts = self.context.accounts
         by_name: dict[str, list[tuple[str, ReadResult]]] = {}
@@ -181,7 +183,7 @@ class FetchPage:
             by_name.setdefault(integration.name, []).append((target.stream.path, result))
         for name, results in by_name.items():
             if any(result.problem is None and not result.is_missed for _, result in results):
-                accounts.worked(name, self.integrations[name].source.in_use)
+                accounts.worked(name, self.integrations[name].source.in_use, began=began)
             spoke = {path for path, result in results if result.read.events}
             missed = {path for path, result in results if result.is_missed}
             if name in plan.many:
@@ -202,7 +204,9 @@ class FetchPage:
             held_back = accounts.held_back(integration, account)
             if held_back is not None:
                 return _held_back(result, held_back)
-            return accounts.targets(integration, deadline=deadline)
+            is_changed = accounts.has_changed(integration)
+            targets = accounts.targets(integration, deadline=deadline)
+            return [replace(target, is_changed=True) for target in targets] if is_changed else targets
         except OverBudgetError as error:
             result.put_off(error, self.context.now())
         except ConnectorError as error:

@@ -45,6 +45,8 @@ class Target:
     """The reason it cannot be read, if that is certain without a request."""
     one_of_many: bool = False
     """Whether the credential also reads other tenants."""
+    is_changed: bool = False
+    """Whether this process has not tried the credential yet. A refusal stored before does not hold the stream back."""
 
     @property
     def host(self) -> str:

@@ -259,12 +259,17 @@ class DirectoryStore:
             _fail(error, f"open {self._root} as")
 
     def _make_root(self) -> None:
-        """Create the store's folder and its missing parents, each durable in its own parent."""
-        made = [folder for folder in self._root.parents if not folder.exists()]
+        """Create the store's folder and its missing parents, each durable in its own parent.
+
+        Parents that exist are synced too, up to the mount: their creator may have died before it synced them.
+        """
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for folder in (self._root, *made):
-            with suppress(PermissionError):  # This user may not be allowed to open the parent folder.
-                _sync_folder(folder.parent)
+        device = self._root.stat().st_dev
+        for folder in self._root.parents:
+            with suppress(PermissionError):  # This user may not be allowed to open the folder.
+                if folder.stat().st_dev != device:
+                    return
+                _sync_folder(folder)
 
     def _check_existing(self) -> None:
         """Raise unless there is a store that this version reads; change nothing."""

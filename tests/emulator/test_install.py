@@ -198,3 +198,14 @@ def test_the_image_runs_as_a_user_of_its_own_and_holds_what_it_copies() -> None:
                 assert (ROOT / source).exists(), source
                 assert f"!{source}" in ignored, source
     assert words[-1] == ["CMD", '["run"]']
+
+
+def test_the_image_can_be_read_by_its_user_whatever_umask_the_checkout_was_made_under(tmp_path: Path) -> None:
+    (mode,) = re.findall(r"^RUN (chmod -R \S+) /app", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    app = tmp_path / "app"
+    made = (
+        f"umask 077 && mkdir -p {app}/lib && echo > {app}/lib/a.py && echo > {app}/lib/run && chmod u+x {app}/lib/run"
+    )
+    subprocess.run(["bash", "-c", f"{made} && {mode} {app}"], check=True)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (app, *app.rglob("*"))}
+    assert modes == {"app": 0o755, "lib": 0o755, "a.py": 0o644, "run": 0o755}

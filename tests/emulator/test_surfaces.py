@@ -679,6 +679,17 @@ def test_what_is_acknowledged_stays_listed_and_is_no_reason_any_more(well: Surfa
     assert (len(stream["gaps"]), stream["set_aside"]) == (1, 2)
 
 
+def test_the_remedy_of_an_object_that_was_made_again_ends_its_reason(well: Surfaces) -> None:
+    (well.site.folder / "store/integrations/acme.json").write_bytes(b"{}")
+    well.post("fetch-page")
+    (reason,) = well.status()["reasons"]
+    assert (reason["code"], "dead/integrations/acme.json is a copy" in reason["detail"]) == ("object_damaged", True)
+    assert "`dead-letters --acknowledge ID`" in reason["remedy"]
+    (line,) = json.loads(well.command("dead-letters", "--json").stdout)
+    assert well.command("dead-letters", "--acknowledge", line["id"]).returncode == 0
+    assert well.reasons() == {}
+
+
 def test_a_warning_about_a_credential_can_be_acknowledged(well: Surfaces) -> None:
     well.site.central.announce_renewal()
     well.post("fetch-page")

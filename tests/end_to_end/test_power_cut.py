@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from emulator.central import CentralServer, Settings
 from emulator.engine import StandInEngine
 from lib.state.leases import lease_of
@@ -109,6 +111,13 @@ class Disk:
                 yield name, node.synced
 
 
+def recording(trace: Path, *arguments: str) -> list[str]:
+    """The command that runs Python and records its calls."""
+    calls = f"trace={','.join(f'?{call}' for call in CALLS)}"
+    how = ("-f", "--seccomp-bpf", "-qq", "-y", "-xx", "-s", "10000000", "-e", calls, "-e", "signal=none")
+    return ["strace", *how, "-o", str(trace), sys.executable, *arguments]
+
+
 def lines_of(trace: Path) -> Iterator[tuple[str, str]]:
     """Each call that was successful, with its arguments, in the order in which they ended."""
     begun: dict[str, str] = {}
@@ -159,11 +168,7 @@ def holds(found: dict[str, bytes], folder: Path) -> None:
 def test_a_power_cut_after_any_system_call_loses_nothing(tmp_path: Path) -> None:
     trace, root = tmp_path / "trace", str(tmp_path / "store")
     lives = subprocess.Popen(
-        [
-            *("strace", "-f", "--seccomp-bpf", "-qq", "-y", "-xx", "-s", "10000000", "-o", str(trace)),
-            *("-e", f"trace={','.join(f'?{call}' for call in CALLS)}", "-e", "signal=none"),
-            *(sys.executable, "-m", "tests.fakes.dying"),
-        ],
+        recording(trace, "-m", "tests.fakes.dying"),
         cwd=ROOT,
         env={**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0", "PYTHONDONTWRITEBYTECODE": "1"},
         stdin=subprocess.PIPE,
@@ -199,3 +204,29 @@ def test_a_power_cut_after_any_system_call_loses_nothing(tmp_path: Path) -> None
     assert any(key.endswith(".jsonl.gz") for key in keys), "receipts were packed"
     assert any(key.endswith("/0-removed.json") for key in keys), "receipts were removed"
     assert len(seen) > 60
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from lib.store.directory import DirectoryStore
+root = Path(sys.argv[1])
+if sys.argv[2] != ".":
+    DirectoryStore(root)
+(root / sys.argv[2]).mkdir(parents=True)
+DirectoryStore(root).write("batches/a/1", b"x", expected=0)
+"""
+"""A process was killed between making a folder and syncing what holds it; the next one stores an object."""
+
+
+@pytest.mark.parametrize("folder", [".", "batches", "batches/a"])
+def test_what_is_stored_in_a_folder_that_a_killed_process_made_outlives_a_power_cut(
+    folder: str, tmp_path: Path
+) -> None:
+    trace, root = tmp_path / "trace", str(tmp_path / "site" / "store")
+    subprocess.run(recording(trace, "-c", KILLED, root, folder), cwd=ROOT, check=True)
+    disk = Disk(str(tmp_path))
+    for call, rest in lines_of(trace):
+        disk.apply(call, rest)
+    found = objects(disk.cut(keeps_names=False), root)
+    assert (found["batches/a/1"], "layout" in found[".layout"].decode()) == (b"x", True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+
+import pytest
 
 from emulator.central import CentralServer, Fault, Settings
 from emulator.central.clock import Clock
@@ -50,6 +53,28 @@ def test_a_process_that_starts_tries_refused_credentials_at_once(tmp_path: Path)
         works.app = App(lambda: works.config, works.app.parts)
         works.tick(minutes=0)
         assert works.asked(token) > asked
+
+
+@pytest.mark.parametrize("path", ["/api/v2/oauth2/token", "/whoami", "/siem/v1/events"])
+def test_a_refusal_is_over_as_soon_as_a_changed_secret_works(path: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("another")
+    central = CentralServer(clock=Clock())
+    secret, token = central.credentials["demo-client"].secret, path.endswith("token")
+    with central:
+        if not token:
+            central.put_credential(replace(central.credentials["demo-client"], secret="another"))
+            central.faults.add(Fault("status", status=403, path=path, times=None))
+        works = Connector(tmp_path, central, ONE | {"client_secret": f"${{file:{tmp_path}/secret}}"})
+        code = works.problem()["code"]
+        assert code == ("credentials_refused" if token else "permission_missing")
+        central.faults.clear()
+        central.put_credential(replace(central.credentials["demo-client"], secret=secret))
+        assert works.problem(minutes=0)["code"] == code, "the same secret waits"
+        (tmp_path / "secret").write_text(secret)
+        (line,) = works.tick(minutes=0).values()
+        assert "problem" not in line
+        told = works.status()
+        assert (told["health"], told["reasons"]) == ("ok", [])
 
 
 def test_a_replay_whose_events_are_all_refused_again_leaves_the_object_as_it_is(tmp_path: Path) -> None:

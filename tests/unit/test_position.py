@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lib.errors import CredentialsError, DamagedError
@@ -156,6 +156,7 @@ def test_the_same_trouble_keeps_its_beginning_and_counts() -> None:
     assert not first.holds_back(START + timedelta(seconds=60))
 
 
+@example(timedelta(minutes=20), timedelta(0))
 @given(st.timedeltas(timedelta(seconds=-40), timedelta(hours=2)), st.timedeltas(timedelta(0), timedelta(hours=1)))
 def test_a_try_is_held_back_up_to_twice_the_longest_wait_and_no_longer(wait: timedelta, later: timedelta) -> None:
     """Sophos may ask for more than our own longest wait; what lies beyond twice of it is a clock that jumped."""
