@@ -6,6 +6,7 @@ from typing import Any
 
 from emulator.preview.reasons import never
 from emulator.preview.session import Outcome, Session
+from lib.model.text import several
 
 NOTE = "This preview uses public sources, not UTMStack's closed engine. Test a rule there before you rely on it."
 _WIDTH = 44
@@ -63,14 +64,14 @@ def tables_of(session: Session, found: dict[str, Any]) -> list[list[tuple[str, .
 
 def words_of(session: Session, found: dict[str, Any]) -> list[str]:
     """The lines below the tables."""
-    lines = [f"{found['events']} events, {session.dropped} of them dropped by the filter."]
+    lines = [f"{several(found['events'], 'event')}, {session.dropped} of them dropped by the filter."]
     if not session.events:
         lines = ["There was no event, so the rules could not be tested."]
     lines += [f"NEVER  {each['name']}: {each['never']}" for each in found["rules"] if each["never"]]
     # The lines above already name the rules that can never match.
     told = tuple(f"{each['file']}, " for each in found["rules"] if each["never"])
     lines += [
-        f"NOT EVALUATED  {each['where']}: {each['what']} ({each['count']} events)"
+        f"NOT EVALUATED  {each['where']}: {each['what']} ({several(each['count'], 'event')})"
         for each in found["not_evaluated"]
         if not each["where"].startswith(told)
     ]

@@ -300,7 +300,7 @@ def _of_site(site: SiteFacts) -> Iterator[Finding]:
     for problem in site.functions:
         yield _finding("function_failing", problem.detail, problem.since)
     if site.max_pending_bytes is not None and site.pending_bytes >= site.max_pending_bytes:
-        yield _finding("store_full", f"{site.pending_bytes} bytes wait for the engine", None)
+        yield _finding("store_full", f"Waiting for the engine: {several(site.pending_bytes, 'byte')}", None)
     if site.config_edit is not None:
         yield _finding("config_edit_broken", site.config_edit.detail, site.config_edit.since)
     for problem in site.followed:

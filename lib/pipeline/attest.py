@@ -21,6 +21,7 @@ from lib.model.clock import day_of, text_or_none, to_text
 from lib.model.lateness import in_order, propose
 from lib.model.receipt import OBSERVED, Receipt
 from lib.model.stream import ENDPOINTS, Stream
+from lib.model.text import several
 from lib.state import receipts
 from lib.state.codec import UNREADABLE
 from lib.state.gaps import CURSOR_EXPIRED, Gap
@@ -89,16 +90,16 @@ class Day:
     def remarks(self) -> Iterator[str]:
         """The reasons to look into the day."""
         yield from (f"{self.stream}: {fault}" for fault in self.chain.faults)
-        for count, state in (
-            (self.waiting, "wait for the engine"),
-            (self.observed, "were observed only"),
-            (sum(self.dead_letters.values()), "are dead letters"),
+        for count, one, many in (
+            (self.waiting, "event waits for the engine", "events wait for the engine"),
+            (self.observed, "event was observed only", "events were observed only"),
+            (sum(self.dead_letters.values()), "event is a dead letter", "events are dead letters"),
         ):
             if count:
-                yield f"{self.stream}: {count} events {state}"
+                yield f"{self.stream}: {several(count, one, many)}"
         if self.gaps:
-            lost = "an unknown number of" if self.lost is None else f"about {self.lost}"
-            yield f"{self.stream}: {len(self.gaps)} gaps with {lost} events"
+            lost = "an unknown number of events" if self.lost is None else f"about {several(self.lost, 'event')}"
+            yield f"{self.stream}: {several(len(self.gaps), 'gap')} with {lost}"
 
     def fields(self) -> dict[str, Any]:
         """The JSON fields of the statement."""

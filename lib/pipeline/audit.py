@@ -14,6 +14,7 @@ from lib.errors import LayoutError
 from lib.model.batch import POLL, Header
 from lib.model.receipt import OBSERVED, LastReceipt, Receipt
 from lib.model.stream import Stream
+from lib.model.text import several
 from lib.state import checkpoints, receipts
 from lib.state.codec import UNREADABLE
 from lib.state.gaps import CURSOR_EXPIRED, Gap
@@ -285,7 +286,7 @@ def _cursor(state: State, chain: _Chain, expected: int) -> None:
         chain.note(CURSOR_DAMAGED, None, str(error))
         return
     if checkpoint.edits:
-        chain.note(CURSOR_EDITED, None, f"the cursor was edited by hand ({checkpoint.edits} times)")
+        chain.note(CURSOR_EDITED, None, f"the cursor was edited by hand ({several(checkpoint.edits, 'time')})")
     elif checkpoint.sequence > expected:
         _missing(chain, expected, checkpoint.sequence - 1)
 
