@@ -197,6 +197,28 @@ def test_an_older_copy_of_the_cursor_that_is_put_back_loses_nothing(rounds: int)
         assert natives(found) == found.central.ids(found.central.default_tenant)
 
 
+def test_a_damaged_batch_whose_number_has_a_receipt_is_kept_and_its_events_come_again() -> None:
+    with site() as found:
+        found.central.emit(3)
+        read(found)
+        (path,) = (found.folder / "store/cursors").rglob("*.json")
+        old = path.read_bytes()
+        found.central.emit(3)
+        read(found)
+        path.write_bytes(old)
+        found.central.emit(2)
+        (key,) = found.results("fetch-page")[0]["batches"]
+        damaged = (found.folder / "store" / key).read_bytes()[:-9]
+        (found.folder / "store" / key).write_bytes(damaged)
+        found.results("forward-batch")
+        assert not (found.folder / "store" / key).exists()
+        assert (found.folder / "store/dead" / key).read_bytes() == damaged
+        for _ in range(2):
+            read(found)
+        assert sorted(natives(found)) == sorted(found.central.ids(found.central.default_tenant))
+        assert [each["key"] for each in found.command("status", status=1)["damaged"]] == [key]
+
+
 def test_a_gap_says_how_many_events_the_day_before_it_would_have_brought() -> None:
     with site() as found:
         found.central.emit(10)
