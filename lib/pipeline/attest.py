@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from lib.errors import NotFoundError
+from lib.errors import LayoutError, NotFoundError
 from lib.model.batch import RECONCILE
 from lib.model.clock import day_of, text_or_none, to_text
 from lib.model.lateness import in_order, propose
@@ -255,16 +255,15 @@ class _Ledger:
     chain: Chain = Chain()
     faults: list[str] = field(default_factory=list)
 
-    def add(self, place: Place, body: bytes) -> None:
-        digest = receipts.digest(body)
+    def add(self, place: Place, receipt: Receipt | None, digest: str) -> None:
+        """Add a receipt; None: it cannot be read."""
         previous: str | None = None
-        try:
-            receipt = receipts.from_body(body)
+        if receipt is None:
+            self.faults.append(f"the receipt of batch {place.first} cannot be read")
+        else:
             _count(self.counts, self.sequences, receipt)
             self.faults += _faults(self.chain, place, receipt)
             previous = receipt.previous
-        except UNREADABLE:
-            self.faults.append(f"the receipt of batch {place.first} cannot be read")
         begun = self.chain if self.chain.receipts else replace(self.chain, first=place.first, previous=previous)
         self.chain = replace(begun, receipts=begun.receipts + 1, last=place.last, head=digest)
 
@@ -275,7 +274,10 @@ def _ledgers(state: State, stream: Stream, days: Collection[str]) -> dict[str, _
         if place.day > max(days):
             break
         if place.day in ledgers:
-            ledgers[place.day].add(place, body)
+            receipt = None
+            with suppress(LayoutError):
+                receipt = state.ledger.receipt(stream, place, body)
+            ledgers[place.day].add(place, receipt, receipts.digest(body))
     return ledgers
 
 
