@@ -281,7 +281,8 @@ def _print_rest(site: dict[str, Any]) -> None:
     if "utmstack" in site:
         print_followed(site["utmstack"])
     for damage in site.get("damaged", ()):  # The running connector may be an older version without this field.
-        say("", f"damaged  {damage['key']}: {damage['what']}")
+        settled = " (acknowledged)" if damage.get("acknowledged") else ""
+        say("", f"damaged  {damage['key']}: {damage['what']}{settled}")
     for line in site.get("links", ()):
         _print_link(line)
     if (beat := site.get("heartbeat")) is not None:

@@ -6,8 +6,8 @@ A problem that usually passes within minutes, and a stream that waits for its tu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import IntEnum
 
@@ -114,7 +114,7 @@ KINDS = {
     "stale": Kind(
         _WARNS, "The figures are old", "Nothing has been fetched for several ticks. Check that the connector runs."
     ),
-    "object_damaged": Kind(_WARNS, "An object of the store is damaged", "`audit` names it. Restore it, or remove it."),
+    "object_damaged": Kind(_WARNS, "An object of the store is damaged", ""),
     "heartbeat_late": Kind(
         _WARNS,
         "The heartbeat is late",
@@ -125,12 +125,12 @@ KINDS = {
     ),
 }
 """The reasons by code. An empty remedy means that the problem brings its own. A code not in here is `attention`."""
+_LOST_BATCH = "The connector itself recovers events of the last 24 hours. Then run `gaps --acknowledge ID`."
+"""The remedy for a gap that is a lost batch: its bounds are not known, and Sophos may still have its events."""
 WAITING = ("over_budget",)
 """Codes of problems that end by themselves, within the limits that Sophos sets."""
 STOPS_ALL = ("store_full", "store_unavailable", "observing")
 """Codes of problems of the whole connector that stop every stream."""
-ACKNOWLEDGED = ("gap", "dead_letters", "credential_ending")
-"""Codes of what a person can acknowledge. It stays listed, and is no longer a reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +144,16 @@ class Warned:
 
 
 @dataclass(frozen=True, slots=True)
+class DamagedObject:
+    """A damaged object of the store that nobody acknowledged."""
+
+    key: str
+    what: str
+    """The damage and its consequence."""
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
 class StreamFacts:
     """The facts of one stream. Acknowledged gaps and dead letters are not counted."""
 
@@ -153,6 +163,8 @@ class StreamFacts:
     lag_seconds: float | None = None
     interval_seconds: float | None = None
     gaps: int = 0
+    lost_batches: int = 0
+    """Those of the gaps that are a lost batch."""
     gap_since: datetime | None = None
     dead_letters: int = 0
     """A number of events."""
@@ -188,8 +200,8 @@ class SiteFacts:
     config_edit: Problem | None = None
     followed: Sequence[Problem] = ()
     """Faults in UTMStack's own configuration, if the connector follows it."""
-    damaged: Sequence[str] = ()
-    """Keys of damaged objects."""
+    damaged: Sequence[DamagedObject] = ()
+    """Damaged objects, without those that a gap names."""
     newer: Sequence[str] = ()
     """Keys of objects that a newer version wrote."""
     pending_bytes: int = 0
@@ -314,8 +326,8 @@ def _of_site(site: SiteFacts) -> Iterator[Finding]:
 
 
 def _of_objects(site: SiteFacts) -> Iterator[Finding]:
-    for key in site.damaged:
-        yield _finding("object_damaged", f"{key} cannot be read", None)
+    for damaged in site.damaged:
+        yield _finding("object_damaged", f"{damaged.key}: {damaged.what}", None, remedy=damaged.remedy)
     for key in site.newer:
         yield _finding("layout_newer", f"{key} was written by a newer version", None)
 
@@ -350,7 +362,7 @@ def _of_stream(
         if of_problem is not None:
             yield of_problem
     if stream.gaps:
-        yield finding("gap", f"{several(stream.gaps, 'interval')} can no longer be fetched", stream.gap_since)
+        yield _of_gaps(stream, finding)
     if stream.dead_letters:
         yield finding("dead_letters", f"{several(stream.dead_letters, 'event')} could not be delivered", None)
     if stream.undelivered_seconds > UNDELIVERED_SECONDS:
@@ -361,6 +373,13 @@ def _of_stream(
         yield finding("wrong_customer", f"{several(stream.other_customers, 'event')} of another customer", None)
     if not is_paused and is_late(stream.lag_seconds, stream.interval_seconds):
         yield finding("late", f"Not read for {span(stream.lag_seconds or 0.0)}", None)
+
+
+def _of_gaps(stream: StreamFacts, finding: Callable[[str, str, datetime | None], Finding]) -> Finding:
+    if stream.gaps > stream.lost_batches:
+        return finding("gap", f"{several(stream.gaps, 'interval')} can no longer be fetched", stream.gap_since)
+    lost = finding("gap", f"Damaged or missing: {several(stream.gaps, 'batch', 'batches')}", stream.gap_since)
+    return replace(lost, title="A stored batch was lost before delivery", remedy=_LOST_BATCH)
 
 
 def is_late(lag_seconds: float | None, interval_seconds: float | None) -> bool:
