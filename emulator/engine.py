@@ -30,6 +30,7 @@ import grpc
 
 from emulator.ending import EndRequest
 from lib.model.log import MAX_LOG_BYTES
+from lib.model.text import several
 from lib.utmstack.pb import plugins_pb2, plugins_pb2_grpc
 
 FAULTS = (
@@ -185,8 +186,8 @@ def run(args: argparse.Namespace) -> int:
     shown = 0
     while not stop.wait(10):
         if engine.count != shown:
-            print(f"engine: {engine.count} logs taken", flush=True)
+            print(f"engine: {several(engine.count, 'log')} taken", flush=True)
             shown = engine.count
     engine.close()
-    print(f"engine: {engine.count} logs taken", flush=True)
+    print(f"engine: {several(engine.count, 'log')} taken", flush=True)
     return 0

@@ -16,7 +16,7 @@ from lib.config import loading as configuration
 from lib.errors import ConnectorError, NotFoundError
 from lib.model.stream import Stream
 from lib.parts import Parts, existing_store
-from lib.state.acknowledgements import Acknowledgements, short_id
+from lib.state.acknowledgements import Acknowledgements, same_cause, short_id
 from lib.state.damage import damaged
 from lib.state.dead_letters import DeadLetter, dead_letters_by_stream
 from lib.store.base import ObjectStore
@@ -94,7 +94,8 @@ def dead_letter_lines(app: App) -> list[dict[str, Any]]:
     """All dead letters and damaged objects, as JSON fields."""
     by_stream = dead_letters_by_stream(app.store)
     letters = [_dead_letter(stream, letter) for stream in sorted(by_stream) for letter in by_stream[stream]]
-    return [*letters, *_damages(app.store, {letter["key"] for letter in letters})]
+    listed = {key for letter in letters for key in same_cause(letter["key"])}
+    return [*letters, *_damages(app.store, listed)]
 
 
 def _damages(store: ObjectStore, listed: set[str]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from lib.app import App
 from lib.config import loading as configuration
 from lib.errors import ConnectorError
 from lib.model.stream import Stream
+from lib.model.text import several
 from lib.pipeline import audit as audits
 from lib.pipeline.observe import Observations
 
@@ -51,7 +52,7 @@ def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
     for line in answer["streams"]:
         name = str(Stream.of(line))
         for gap in line["gaps"]:
-            lost = "" if gap["estimated_events"] is None else f", about {gap['estimated_events']} events"
+            lost = "" if gap["estimated_events"] is None else f", about {several(gap['estimated_events'], 'event')}"
             say(f"gap      {name}: {gap['reason']}, from {gap['from'] or '?'} to {gap['to'] or '?'}{lost}")
         for finding in line["findings"]:
             say(f"FINDING  {name}: {finding['code']}: {finding['detail']}")
@@ -81,7 +82,8 @@ def missed(location: str | None, since: str | None, *, as_json: bool) -> int:
         for start, hour in events.hours.items():
             rows.append((name, start, str(hour.observed), str(hour.missed), str(hour.late)))
     show(rows)
-    say(f"UTMStack's own plugin missed {total} of {sum(stream.total.observed for stream in streams)} events.")
+    observed = several(sum(stream.total.observed for stream in streams), "event")
+    say(f"UTMStack's own plugin missed {total} of {observed}.")
     return 1 if total else 0
 
 

@@ -19,6 +19,7 @@ from emulator.cli.terminal import say, show
 from lib import answers
 from lib.app import App
 from lib.errors import ConfigError, ConnectorError
+from lib.model.text import several
 from lib.pipeline.reconcile import RECONCILED
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def types(location: str | None, integration: str | None, hours: float, *, as_jso
                 note = "excluded now" if seen.is_excluded else "only if named itself" if seen.is_needed else ""
                 rows.append((f"  {seen.name or '(no type)'}", *_saving(seen.share), note))
         whole = report.seen.all
-        say(f"{report.integration}: {whole.events} events, {whole.bytes} bytes in {report.hours:g} h")
+        counts = f"{several(whole.events, 'event')}, {several(whole.bytes, 'byte')}"
+        say(f"{report.integration}: {counts} in {report.hours:g} h")
         show(rows)
         for problem in report.problems:
             say(f"NOT READ  {problem.tenant or report.integration}: {problem.error}", f"→ {problem.error.remedy}")

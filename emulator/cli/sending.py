@@ -18,6 +18,7 @@ from emulator.cli.terminal import say
 from lib import answers
 from lib.errors import ConfigError, ConnectorError
 from lib.model.duration import duration_text
+from lib.model.text import several
 
 if TYPE_CHECKING:
     from lib.config.settings import Config
@@ -80,7 +81,8 @@ def _sent(report: ReplayReport, hint: str | None, *, as_json: bool) -> int:
     elif hint:
         say("There was no event to send.", hint)
     else:
-        say(f"{report.acked} events of {report.batches} batches were acknowledged; {report.refused} were refused.")
+        sent = several(report.batches, "batch", "batches")
+        say(f"{several(report.acked, 'event')} of {sent} acknowledged, {report.refused} refused.")
         for key in report.damaged:
             say(f"{key} is damaged and was not sent.")
     return 0 if report.ok else 1

@@ -168,7 +168,7 @@ def _verdict(site: dict[str, Any]) -> str:
 def _totals(site: dict[str, Any]) -> str:
     waiting = f"{plural(site['pending_batches'], 'batch', 'batches')} waiting ({size(site['pending_bytes'])})"
     lost = f"{plural(site['gaps'], 'gap')}, {plural(site['set_aside'], 'dead letter')}"
-    return f"{site['events']:,} events fetched, {site['acked']:,} acknowledged; {waiting}; {lost}"
+    return f"{plural(site['events'], 'event')} fetched, {site['acked']:,} acknowledged; {waiting}; {lost}"
 
 
 def _print_reason(reason: dict[str, Any], lines: dict[str, dict[str, Any]], most: int | None) -> int:
@@ -285,7 +285,8 @@ def _print_rest(site: dict[str, Any]) -> None:
     if "utmstack" in site:
         print_followed(site["utmstack"])
     for damage in site.get("damaged", ()):  # The running connector may be an older version without this field.
-        say("", f"damaged  {damage['key']}: {damage['what']}")
+        settled = " (acknowledged)" if damage.get("acknowledged") else ""
+        say("", f"damaged  {damage['key']}: {damage['what']}{settled}")
     for line in site.get("links", ()):
         _print_link(line)
     if (beat := site.get("heartbeat")) is not None:

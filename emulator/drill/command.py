@@ -15,6 +15,7 @@ from emulator.drill.drill import Drill, Result
 from emulator.drill.report import WORDS, page
 from lib.config import loading as configuration
 from lib.errors import ConfigError, ConnectorError
+from lib.model.text import several
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
             )
         integrations = site.copied(configuration.load(args.config))
         with tempfile.TemporaryDirectory(prefix="drill-") as folder:
-            report_progress(f"seed {seed}; {len(integrations)} integration(s) for {args.minutes:g} minutes")
+            report_progress(f"seed {seed}; {several(len(integrations), 'integration')}, {args.minutes:g} min")
             result = Drill(
                 integrations, Path(folder), minutes=args.minutes, seed=seed, on_progress=report_progress
             ).run()
@@ -66,7 +67,7 @@ def _print(result: Result) -> None:
     show(rows)
     counts = result.counts
     say(
-        f"{counts.events} events, {counts.arrived} arrived, {counts.acked} acknowledged; lost: {counts.lost}; "
-        f"altered: {counts.altered}; delivered again: {counts.doubled}.",
+        f"{several(counts.events, 'event')}, {counts.arrived} arrived, {counts.acked} acknowledged; "
+        f"lost: {counts.lost}; altered: {counts.altered}; delivered again: {counts.doubled}.",
         f"The audit {'passed' if result.audit else 'FAILED'}. The drill {'passed' if result.ok else 'FAILED'}.",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from emulator.drill.drill import CONNECTOR, ENGINE, FETCHING, FORWARDING, SOPHOS, SOPHOS_ERRORS, Cut, Result
+from lib.model.text import several
 
 WORDS = {
     SOPHOS: "Sophos Central did not answer",
@@ -27,12 +28,13 @@ def page(result: Result) -> str:
     verdict = "passed" if result.ok else "FAILED"
     kind = "ok" if result.ok else "bad"
     names = ", ".join(map(escape, result.integrations))
+    streams = several(result.streams, "stream")
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Outage drill: {verdict}</title><style>{_STYLE}</style></head><body>
 <h1>Outage drill: <span class="{kind}">{verdict}</span></h1>
 <p>{_summary(result)}</p>
-<p>The drill ran a copy of this site's configuration ({names}; {result.streams} streams) against a simulated Sophos
+<p>The drill ran a copy of this site's configuration ({names}; {streams}) against a simulated Sophos
 Central and a stand-in for UTMStack's engine. It cut each of them off and killed the connector's processes without
 warning (SIGKILL). Real events and the real store were not touched.</p>
 <p>From {escape(result.began_at)} to {escape(result.ended_at)}. Seed {result.seed} repeats the same outages.</p>
@@ -48,9 +50,10 @@ warning (SIGKILL). Real events and the real store were not touched.</p>
 
 
 def _summary(result: Result) -> str:
-    lost = "No event was lost" if not result.counts.lost else f"{result.counts.lost} events were LOST"
+    counts = result.counts
+    lost = "No event was lost" if not counts.lost else f"{several(counts.lost, 'event was', 'events were')} LOST"
     audit = "the audit passed" if result.audit else "the audit FAILED"
-    return f"{lost} of {result.counts.events} in {len(result.cuts)} outages, and {audit}."
+    return f"{lost} of {counts.events} in {several(len(result.cuts), 'outage')}, and {audit}."
 
 
 def _counts(result: Result) -> list[tuple[str, int | str, str]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from emulator.preview.reasons import never
 from emulator.preview.session import Outcome, Session
+from lib.model.text import several
 
 NOTE = "This preview uses public sources, not UTMStack's closed engine. Test a rule there before you rely on it."
 _WIDTH = 44
@@ -61,7 +62,7 @@ def tables_of(session: Session, report: dict[str, Any]) -> list[list[tuple[str, 
 
 def words_of(session: Session, report: dict[str, Any]) -> list[str]:
     """The lines below the tables."""
-    lines = [f"{report['events']} events, {session.dropped} of them dropped by the filter."]
+    lines = [f"{several(report['events'], 'event')}, {session.dropped} of them dropped by the filter."]
     if not session.events:
         lines = ["There was no event, so the rules could not be tested."]
     if session.links()["alerts"]:
@@ -70,7 +71,7 @@ def words_of(session: Session, report: dict[str, Any]) -> list[str]:
     # The lines above already name the rules that can never match.
     named_files = tuple(f"{rule['file']}, " for rule in report["rules"] if rule["never"])
     lines += [
-        f"NOT EVALUATED  {remark['where']}: {remark['what']} ({remark['count']} events)"
+        f"NOT EVALUATED  {remark['where']}: {remark['what']} ({several(remark['count'], 'event')})"
         for remark in report["not_evaluated"]
         if not remark["where"].startswith(named_files)
     ]

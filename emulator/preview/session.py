@@ -19,6 +19,7 @@ from emulator.preview.patterns import NAMED
 from emulator.preview.schema import BAGS, ENVELOPE, finalized
 from emulator.preview.steps import Dialect, DroppedError, Step, StepError, compile_step
 from emulator.preview.values import MISSING, Json, to_json
+from lib.model.text import several
 
 _QUIET = frozenset({"dataType", "dataSource", *ENVELOPE})
 """Fields that every event has, whatever the filter does."""
@@ -281,7 +282,7 @@ class Session:
                 f"they read {other_bag}.*, the filter writes {self.dialect.bag}.*: "
                 "the preview treats both as the same, but no engine has both"
             )
-            remarks.append(Remark(f"{self._renamed} rules", what, self.events, limit=True))
+            remarks.append(Remark(several(self._renamed, "rule"), what, self.events, limit=True))
         remarks += [
             Remark(name, "no stage of the filter applies to this data type", count, limit=False)
             for name, count in self.data_types.items()

@@ -21,6 +21,7 @@ from emulator.preview.layouts import reformat
 from emulator.preview.paths import UnsupportedPathError, reader
 from emulator.preview.patterns import PatternError, expand, pattern
 from emulator.preview.values import MISSING, Json, as_go, decode, parse_number, printed, text_of
+from lib.model.text import several
 
 Do = Callable[[Draft], None]
 RESERVED = frozenset({"raw", "@timestamp"})
@@ -236,7 +237,7 @@ def _csv(body: Mapping[str, Any], dialect: Dialect) -> Do:
         rows = csv.reader([text], delimiter=separator) if len(separator) == 1 else iter([text.split(separator)])
         columns = next(rows, [])
         if len(columns) > len(headers):
-            raise StepError(f"{source} has {len(columns)} columns for {len(headers)} headers")
+            raise StepError(f"{source} has {several(len(columns), 'column')} for {several(len(headers), 'header')}")
         for name, value in zip(headers, columns, strict=False):
             if name:
                 draft.put(name, value.strip())

@@ -33,6 +33,7 @@ from lib.errors import ConfigError, ConnectorError, OverBudgetError, ThrottledEr
 from lib.model.clock import to_text
 from lib.model.page import Tenant, Whoami
 from lib.model.stream import ENDPOINTS
+from lib.model.text import several
 from lib.pipeline.accounts import known_targets
 from lib.pipeline.integration import Integration, Target
 from lib.state.accounts import Account
@@ -162,7 +163,8 @@ class Recorder:
         if sys.stderr.isatty():
             events = sum(page.count for page in self.pages)
             waits = sum(not source.is_over for source in self.sources)
-            text = f"{len(self.pages)} pages, {events} events, {waits} of {len(self.sources)} streams continue"
+            counts = f"{several(len(self.pages), 'page')}, {several(events, 'event')}"
+            text = f"{counts}; streams that continue: {waits} of {len(self.sources)}"
             print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
@@ -359,4 +361,5 @@ def _print(report: dict[str, Any]) -> None:
     if report["leaks"]:
         say("Some originals were not replaced: the file was not kept.")
     else:
-        say(f"{report['out']}: {report['pages']} pages, {report['events']} events, {report['streams']} streams.")
+        counts = (several(report[f"{noun}s"], noun) for noun in ("page", "event", "stream"))
+        say(f"{report['out']}: {', '.join(counts)}.")

@@ -59,7 +59,7 @@ class Tokens:
         """
         try:
             if self._files.changed():
-                log.info("read the token file again: %d tokens are accepted", len(self._files.value))
+                log.info("read the token file again; accepted tokens: %d", len(self._files.value))
         except ConfigError as error:
             self._files.value = ()
             log.error("%s; no caller is accepted. %s", error, error.remedy)  # noqa: TRY400 - needs no trace

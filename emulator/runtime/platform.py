@@ -311,7 +311,7 @@ class Platform:
                     self.latest[stream] = {**line, "at": now} | _read_times(self.latest.get(stream), line, now)
                 self.bytes[stream.integration, stream.tenant, stream.kind] += line["bytes"]
                 if line["outcome"] == "fetched":
-                    log.debug("%s: %d events in %d pages", stream, line["events"], line["pages"])
+                    log.debug("%s: events: %d, pages: %d", stream, line["events"], line["pages"])
                 code = line["problem"]["code"] if "problem" in line else None
                 if goes_on(has_more=line["has_more"], outcome=line["outcome"], problem_code=code):
                     wait = (from_text(line["retry_at"]) - now).total_seconds() if "retry_at" in line else 0.0
@@ -349,7 +349,7 @@ class Platform:
                 if since is not None:
                     self.delivery.observe(time.monotonic() - since)
                 outcome = "acknowledged" if line["outcome"] == "delivered" else "observed"
-                log.debug("%s: %d events %s", stream, line["acked"], outcome)
+                log.debug("%s: events %s: %d", stream, outcome, line["acked"])
         if any(line["outcome"] == "engine_unavailable" for line in results):
             problem = next(line["problem"] for line in results if "problem" in line)
             code, detail, remedy = problem["code"], problem["detail"], problem["remedy"]

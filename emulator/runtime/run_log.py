@@ -138,13 +138,12 @@ class Outages:
     def _state(self, code: str, outage: _Outage, now: float) -> str:
         concerned = self._described(outage.affected, with_id=not outage.is_logged)
         if outage.is_logged:
-            lasts = _lasting(now - outage.since)
-            return f"{_title(code)}, for {lasts} and {outage.failures} tries ({code}): {outage.detail}{concerned}"
+            return f"{_title(code)}, for {_length(outage, now)} ({code}): {outage.detail}{concerned}"
         return f"{_title(code)} ({code}): {outage.detail}{concerned}. {outage.remedy}"
 
     def _end(self, code: str, outage: _Outage, now: float) -> str:
-        lasted, concerned = _lasting(now - outage.since), self._described(outage.concerned, with_id=False)
-        return f"Resolved: {_title(code)} ({code}). It lasted {lasted} and {outage.failures} tries{concerned}"
+        concerned = self._described(outage.concerned, with_id=False)
+        return f"Resolved: {_title(code)} ({code}). It lasted {_length(outage, now)}{concerned}"
 
     def _described(self, subjects: Iterable[Subject], *, with_id: bool) -> str:
         """The number of streams, and the names of the first ones; empty for a part of the connector."""
@@ -194,14 +193,15 @@ class Summary:
         if not is_first and now - (self._begun if self._logged_at is None else self._logged_at) < SUMMED_UP_EVERY:
             return
         since = self._begun if self._logged_at is None else self._logged_at
+        # A connector without fetch-page, or whose first fetch still runs, has fetched nothing that can be counted.
+        fetched = f"{several(counts['fetched'], 'event')} fetched from {several(len(self._streams), 'stream')}, "
         log.info(
-            "in %s: %d events fetched from %d streams, %d acknowledged, %d observed, %d dead letters",
+            "in %s: %s%d acknowledged, %d observed, %s",
             _lasting(now - since),
-            counts["fetched"],
-            len(self._streams),
+            fetched if self._streams or counts["fetched"] else "",
             counts["delivered"],
             counts["observed"],
-            counts["set_aside"],
+            several(counts["set_aside"], "dead letter"),
         )
         self._logged_at = now
         self._counts.clear()
@@ -210,6 +210,10 @@ class Summary:
 
 def _title(code: str) -> str:
     return KINDS[code].title if code in KINDS else title_of(code)
+
+
+def _length(outage: _Outage, now: float) -> str:
+    return f"{_lasting(now - outage.since)} and {several(outage.failures, 'try', 'tries')}"
 
 
 def _lasting(seconds: float) -> str:

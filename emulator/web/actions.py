@@ -170,8 +170,9 @@ class Actions:
 
     def _acknowledge(self, key: str) -> str:
         is_stored = key.startswith(("gaps/", "dead/")) and self._app.store.read(key) is not None
-        if not is_stored and key not in self._warnings():
-            raise NotFoundError(f"there is no gap, no dead letter and no warning {key!r}")
+        damaged = {damage["key"] for damage in self._context.snapshot.status()["damaged"]}
+        if not is_stored and key not in damaged and key not in self._warnings():
+            raise NotFoundError(f"there is no gap, no dead letter, no damaged object and no warning {key!r}")
         new = Acknowledgements(self._app.store).add(key, by=BY, at=datetime.now(UTC))
         return "Acknowledged. It stays listed, and no longer needs attention." if new else "It was acknowledged before."
 

@@ -33,14 +33,13 @@ from emulator.web.charts import (
 from emulator.web.formatting import plural
 from emulator.web.health_changes import HealthChanges
 from emulator.web.snapshot import Taken
-from lib.errors import ConflictError, ConnectorError
+from lib.errors import ConflictError, ConnectorError, LayoutError
 from lib.model.batch import Header
 from lib.model.clock import from_text
 from lib.model.receipt import DELIVERED, Receipt
 from lib.model.stream import Stream
 from lib.state.batches import HEADER, Waiting
 from lib.state.codec import UNREADABLE
-from lib.state.receipts import RECEIPT
 from lib.state.state import State
 from lib.store.base import ABSENT, ObjectStore
 
@@ -185,10 +184,11 @@ class History:
             headers = (header for _, header in _headers(state, state.batches.waiting(stream)))
             counted = {header.sequence: [(header.fetched_at.timestamp(), header.events, 0)] for header in headers}
             written = datetime.fromtimestamp(since, UTC)
-            for body in state.ledger.newest(stream, day_name(since), most=MOST_RECEIPTS, written=written):
-                with suppress(*UNREADABLE):
-                    receipt = RECEIPT.decode(body)
-                    counted[receipt.header.sequence] = [*_counts(receipt)]
+            for place, body in state.ledger.newest(stream, day_name(since), most=MOST_RECEIPTS, written=written):
+                with suppress(LayoutError):
+                    receipt = state.ledger.receipt(stream, place, body)
+                    if receipt is not None:
+                        counted[receipt.header.sequence] = [*_counts(receipt)]
             with self._lock:
                 if stream not in self._begun:
                     self._begun.add(stream)
@@ -278,8 +278,10 @@ class History:
                 first = min(first, place.day)
                 if place.day >= last:
                     break
-                with suppress(*UNREADABLE):
-                    _count(RECEIPT.decode(body), stream, lambda at: made.setdefault(day_name(at), Day(day_name(at))))
+                with suppress(LayoutError):
+                    receipt = state.ledger.receipt(stream, place, body)
+                    if receipt is not None:
+                        _count(receipt, stream, lambda at: made.setdefault(day_name(at), Day(day_name(at))))
         for name, day in made.items():
             if name < last:
                 day.until = began
@@ -304,11 +306,15 @@ class History:
             return until.get(day_name(at), 0.0) <= at < began
 
         for stream in state.checkpoints.streams():
-            for body in state.ledger.newest(stream, first, written=max(written, datetime.fromtimestamp(since, UTC))):
+            newest = state.ledger.newest(stream, first, written=max(written, datetime.fromtimestamp(since, UTC)))
+            for place, body in newest:
                 if self._over.is_set():
                     return
-                with suppress(*UNREADABLE), self._lock:
-                    _count(RECEIPT.decode(body), stream, self._day, is_new)
+                with suppress(LayoutError):
+                    receipt = state.ledger.receipt(stream, place, body)
+                    if receipt is not None:
+                        with self._lock:
+                            _count(receipt, stream, self._day, is_new)
         for stream, header in _headers(state, state.batches.waiting()):
             at = header.fetched_at.timestamp()
             if is_new(at):

@@ -13,11 +13,11 @@ from typing import Any
 from lib.app import App
 from lib.config.settings import Config
 from lib.errors import LayoutError, OverBudgetError, ThrottledError
-from lib.model import health
 from lib.model.checkpoint import Checkpoint, Problem, Recent, problem_after
 from lib.model.clock import from_text, text_or_none, to_text
 from lib.model.duration import duration_text
-from lib.model.health import WAITING, Health, IntegrationFacts, Reason, SiteFacts, SiteProblems, StreamFacts, assess
+from lib.model.health import WAITING, Health, Reason, assess
+from lib.model.health_facts import DamagedObject, IntegrationFacts, SiteFacts, SiteProblems, StreamFacts, Warned
 from lib.model.rate_policy import RatePolicy
 from lib.model.receipt import LastReceipt, NotAcknowledged
 from lib.model.schedule import Asked
@@ -27,9 +27,10 @@ from lib.pipeline.accounts import Accounts, known_targets
 from lib.pipeline.integration import Target
 from lib.pipeline.read_result import THAT_READ
 from lib.state.accounts import Account
-from lib.state.acknowledgements import Acknowledgement, Acknowledgements, short_id
+from lib.state.acknowledgements import Acknowledgement, Acknowledgements, same_cause, short_id
 from lib.state.damage import Whole, damaged
 from lib.state.dead_letters import DeadLetter, dead_letters_by_stream
+from lib.state.gaps import CURSOR_EXPIRED
 from lib.state.leases import lease_of
 from lib.state.schedules import Schedules
 from lib.state.state import State
@@ -129,6 +130,8 @@ def status(
     )  # First of all: reading a damaged object may rebuild it.
     seen = Acknowledgements(state.store).all()
     gaps = gaps_by_stream(state)
+    # A lost batch is one problem: its gap.
+    explained = {key: gap["key"] for of_stream in gaps.values() for gap in of_stream for key in same_cause(gap["key"])}
     dead_letters = dead_letters_by_stream(state.store)
     accounts_by_name = {settings.name: _account(accounts, settings.name, now) for settings in config.integrations}
     read = (
@@ -177,7 +180,9 @@ def status(
             max_pending_bytes=config.limits.max_pending_bytes,
             observing=config.observe,
             damaged=[
-                f"{damage.key}: {damage.what}" for damage in damages if damage.key not in seen and not damage.is_newer
+                DamagedObject(damage.key, damage.what, damage.remedy)
+                for damage in damages
+                if damage.key not in seen and damage.key not in explained and not damage.is_newer
             ],
             newer=[damage.key for damage in damages if damage.is_newer],
             read_at=running.ticked_at,
@@ -207,7 +212,14 @@ def status(
         "observed": sum(line["observed"] for line in lines),
         "gaps": sum(len(line["gaps"]) for line in lines),
         "set_aside": sum(line["set_aside"] for line in lines),
-        "damaged": [damage.fields() for damage in damages],
+        "damaged": [
+            damage.fields()
+            | {
+                "acknowledged": seen[damage.key].fields() if damage.key in seen else None,
+                "gap": short_id(explained[damage.key]) if damage.key in explained else None,
+            }
+            for damage in damages
+        ],
         "integrations": integrations,
         "streams": lines,
         **({} if beat is None else {"heartbeat": beat}),
@@ -236,7 +248,7 @@ def _reason(reason: Reason) -> dict[str, Any]:
 
 def _integration_facts(line: Mapping[str, Any], account: Account) -> IntegrationFacts:
     warned = [
-        health.Warned(warning["code"], warning["text"], warning["remedy"], from_text(warning["date"]))
+        Warned(warning["code"], warning["text"], warning["remedy"], from_text(warning["date"]))
         for warning in line["warnings"]
         if warning["acknowledged"] is None
     ]
@@ -420,7 +432,9 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
         "gaps": list(view.gaps.get(stream, ())),
         "set_aside": sum(letter.events for letter in dead),
         "dead_letter_objects": len(dead),
-        "dead_letters_unacknowledged": sum(letter.events for letter in dead if letter.acknowledged is None),
+        "dead_letters_unacknowledged": sum(
+            letter.events for letter in dead if letter.acknowledged is None and not letter.is_copy
+        ),
     }
     if record.has_reconciled:
         line["reconciled"] = record.reconciled
@@ -487,6 +501,7 @@ def _facts(
         lag_seconds=line["lag_seconds"],
         interval_seconds=line["interval_seconds"],
         gaps=len(gaps),
+        lost_batches=sum(gap["reason"] != CURSOR_EXPIRED for gap in gaps),
         gap_since=min((from_text(gap["noticed_at"]) for gap in gaps), default=None),
         dead_letters=line["dead_letters_unacknowledged"],
         silent_since=silent,

@@ -260,9 +260,15 @@ class Views:
             for warning in line["warnings"]
             if warning["code"] == reason["code"] and warning["acknowledged"] is None
         ]
+        objects = [
+            damage
+            for damage in taken.status["damaged"]
+            if reason["code"] == "object_damaged" and damage["acknowledged"] is None and damage["gap"] is None
+        ]
         return {
             **reason,
             "warnings": warnings[:STREAMS],
+            "objects": objects[:STREAMS],
             "whole": whole[:STREAMS],
             "named": named,
             "more": max(0, len(paths) - NAMED),

@@ -23,6 +23,7 @@ from lib.config.settings import Config
 from lib.errors import ConflictError, ConnectorError
 from lib.model.clock import day_of
 from lib.model.stream import Stream
+from lib.model.text import several
 from lib.state.ledger import place_of
 from lib.state.state import State
 from lib.store.base import ABSENT
@@ -95,7 +96,7 @@ def preview(config: Config, order: dict[str, Any], on_progress: OnProgress) -> d
     for event in islice(events, MOST_EVENTS):
         for name in session.run(event).rules:
             examples.setdefault(name, event.raw[:EXAMPLE].decode("utf-8", "replace"))
-        on_progress(f"{session.events} events processed")
+        on_progress(f"{several(session.events, 'event')} processed")
     report = report_of(session)
     for tally, rule in zip(session.rules, report["rules"], strict=True):
         rule |= {"raw": examples.get(rule["name"]), "candidate": tally.rule.history}
@@ -124,7 +125,7 @@ def attest(config: Config, order: dict[str, Any], on_progress: OnProgress) -> in
         Measured(integration.name, integration.settle, integration.reconcile) for integration in config.integrations
     ]
     for begin in range(0, len(days), DAYS_AT_ONCE):
-        on_progress(f"{begin} of {len(days)} days counted")
+        on_progress(f"{begin} of {several(len(days), 'day')} counted")
         some = {asked["day"]: asked["gaps"] for asked in days[begin : begin + DAYS_AT_ONCE]}
         days_counted, now = counted(state, some, streams), datetime.now(UTC)
         for day, gaps in some.items():

@@ -6,13 +6,14 @@ A problem that usually passes within minutes, and a stream that waits for its tu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import IntEnum
 
 from lib.errors import title_of
 from lib.model.checkpoint import Problem
+from lib.model.health_facts import IntegrationFacts, SiteFacts, StreamFacts
 from lib.model.text import several, span
 
 ENGINE_GRACE = timedelta(minutes=2)
@@ -114,11 +115,7 @@ KINDS = {
     "stale": Kind(
         _WARNS, "The figures are old", "Nothing has been fetched for several ticks. Check that the connector runs."
     ),
-    "object_damaged": Kind(
-        _WARNS,
-        "An object of the store is damaged",
-        "A copy in dead/: see it, then run `dead-letters --acknowledge ID`. Another object: restore it, or remove it.",
-    ),
+    "object_damaged": Kind(_WARNS, "An object of the store is damaged", ""),
     "heartbeat_late": Kind(
         _WARNS,
         "The heartbeat is late",
@@ -129,86 +126,12 @@ KINDS = {
     ),
 }
 """The reasons by code. An empty remedy means that the problem brings its own. A code not in here is `attention`."""
+_LOST_BATCH = "The connector itself recovers events of the last 24 hours. Then run `gaps --acknowledge ID`."
+"""The remedy for a gap that is a lost batch: its bounds are not known, and Sophos may still have its events."""
 WAITING = ("over_budget",)
 """Codes of problems that end by themselves, within the limits that Sophos sets."""
 STOPS_ALL = ("store_full", "store_unavailable", "observing")
 """Codes of problems of the whole connector that stop every stream."""
-ACKNOWLEDGED = ("gap", "dead_letters", "credential_ending")
-"""Codes of what a person can acknowledge. It stays listed, and is no longer a reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class Warned:
-    """A warning about a credential."""
-
-    code: str
-    detail: str
-    remedy: str
-    since: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StreamFacts:
-    """The facts of one stream. Acknowledged gaps and dead letters are not counted."""
-
-    name: str
-    integration: str
-    problem: Problem | None = None
-    lag_seconds: float | None = None
-    interval_seconds: float | None = None
-    gaps: int = 0
-    gap_since: datetime | None = None
-    dead_letters: int = 0
-    """A number of events."""
-    silent_since: datetime | None = None
-    undelivered_seconds: float = 0.0
-    """Age of the oldest waiting batch."""
-    other_customers: int = 0
-    """Events that name another customer than the stream's tenant."""
-
-
-@dataclass(frozen=True, slots=True)
-class IntegrationFacts:
-    """The facts of one integration."""
-
-    name: str
-    problem: Problem | None = None
-    paused_at: datetime | None = None
-    warnings: Sequence[Warned] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class SiteProblems:
-    """The problems of the whole connector."""
-
-    engine: Problem | None = None
-    store: Problem | None = None
-    functions: Sequence[Problem] = ()
-    config_edit: Problem | None = None
-    followed: Sequence[Problem] = ()
-    """Faults in UTMStack's own configuration, if the connector follows it."""
-
-
-@dataclass(frozen=True, slots=True)
-class SiteFacts:
-    """The facts of the whole connector."""
-
-    now: datetime
-    tick_seconds: float
-    integrations: Sequence[IntegrationFacts] = ()
-    streams: Sequence[StreamFacts] = ()
-    """Without retired streams."""
-    problems: SiteProblems = SiteProblems()
-    damaged: Sequence[str] = ()
-    """A sentence for each damaged object: its key, and what is wrong."""
-    newer: Sequence[str] = ()
-    """Keys of objects that a newer version wrote."""
-    pending_bytes: int = 0
-    max_pending_bytes: int | None = None
-    observing: bool = False
-    is_heartbeat_late: bool = False
-    read_at: datetime | None = None
-    """The time of the last finished tick; None if the connector does not run or has not finished a tick."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +237,7 @@ def _of_site(site: SiteFacts) -> Iterator[Finding]:
     for problem in problems.functions:
         yield _finding("function_failing", problem.detail, problem.since)
     if site.max_pending_bytes is not None and site.pending_bytes >= site.max_pending_bytes:
-        yield _finding("store_full", f"{site.pending_bytes} bytes wait for the engine", None)
+        yield _finding("store_full", f"Waiting for the engine: {several(site.pending_bytes, 'byte')}", None)
     if problems.config_edit is not None:
         yield _finding("config_edit_broken", problems.config_edit.detail, problems.config_edit.since)
     for problem in problems.followed:
@@ -328,8 +251,8 @@ def _of_site(site: SiteFacts) -> Iterator[Finding]:
 
 
 def _of_objects(site: SiteFacts) -> Iterator[Finding]:
-    for damage in site.damaged:
-        yield _finding("object_damaged", damage, None)
+    for damaged in site.damaged:
+        yield _finding("object_damaged", f"{damaged.key}: {damaged.what}", None, remedy=damaged.remedy)
     for key in site.newer:
         yield _finding("layout_newer", f"{key} was written by a newer version", None)
 
@@ -364,7 +287,7 @@ def _of_stream(
         if of_problem is not None:
             yield of_problem
     if stream.gaps:
-        yield finding("gap", f"{several(stream.gaps, 'interval')} can no longer be fetched", stream.gap_since)
+        yield _of_gaps(stream, finding)
     if stream.dead_letters:
         yield finding("dead_letters", f"{several(stream.dead_letters, 'event')} could not be delivered", None)
     if stream.undelivered_seconds > UNDELIVERED_SECONDS:
@@ -375,6 +298,13 @@ def _of_stream(
         yield finding("wrong_customer", f"{several(stream.other_customers, 'event')} of another customer", None)
     if not is_paused and is_late(stream.lag_seconds, stream.interval_seconds):
         yield finding("late", f"Not read for {span(stream.lag_seconds or 0.0)}", None)
+
+
+def _of_gaps(stream: StreamFacts, finding: Callable[[str, str, datetime | None], Finding]) -> Finding:
+    if stream.gaps > stream.lost_batches:
+        return finding("gap", f"{several(stream.gaps, 'interval')} can no longer be fetched", stream.gap_since)
+    lost = finding("gap", f"Damaged or missing: {several(stream.gaps, 'batch', 'batches')}", stream.gap_since)
+    return replace(lost, title="A stored batch was lost before delivery", remedy=_LOST_BATCH)
 
 
 def is_late(lag_seconds: float | None, interval_seconds: float | None) -> bool:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from lib.model.duration import duration_text
+from lib.model.text import several
 
 BOUNDS = {"1m": 60, "5m": 300, "15m": 900, "1h": 3600, "6h": 21_600, "24h": 86_400}
 """Upper bounds of the histogram, in seconds from `created_at` to the time of the fetch."""
@@ -61,7 +62,7 @@ def propose(
     if reconcile is None:
         why = "Reconciliation is off: late events are neither found nor counted."
         return [Proposal("settle", delay, delay, why), Proposal("reconcile", interval, "6h", why)]
-    share = f"{late} of {max(received, late)} events came late"
+    share = f"{late} of {several(max(received, late), 'event')} came late"
     if late < MANY * max(received, late, 1):
         why = f"{share}: under {MANY:.1%}, and reconciliation finds them."
         return [Proposal("settle", delay, delay, why), Proposal("reconcile", interval, interval, why)]

@@ -13,9 +13,9 @@ def printable(text: str) -> str:
     return _COMMANDS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def several(count: int, noun: str) -> str:
-    """The count with its noun, which takes an s in the plural."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def several(count: int, noun: str, many: str | None = None) -> str:
+    """The count with its noun; `many` is its plural, if that is not the noun with an s."""
+    return f"{count} {noun}" if count == 1 else f"{count} {many or f'{noun}s'}"
 
 
 def span(seconds: float) -> str:

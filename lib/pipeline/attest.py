@@ -15,12 +15,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from lib.errors import NotFoundError
+from lib.errors import LayoutError, NotFoundError
 from lib.model.batch import RECONCILE
 from lib.model.clock import day_of, text_or_none, to_text
 from lib.model.lateness import in_order, propose
 from lib.model.receipt import OBSERVED, Receipt
 from lib.model.stream import ENDPOINTS, Stream
+from lib.model.text import several
 from lib.state import receipts
 from lib.state.codec import UNREADABLE
 from lib.state.gaps import CURSOR_EXPIRED, Gap
@@ -89,16 +90,16 @@ class StreamDay:
     def remarks(self) -> Iterator[str]:
         """The reasons to look into the day."""
         yield from (f"{self.stream}: {fault}" for fault in self.chain.faults)
-        for count, state in (
-            (self.waiting, "wait for the engine"),
-            (self.observed, "were observed only"),
-            (sum(self.dead_letters.values()), "are dead letters"),
+        for count, one, many in (
+            (self.waiting, "event waits for the engine", "events wait for the engine"),
+            (self.observed, "event was observed only", "events were observed only"),
+            (sum(self.dead_letters.values()), "event is a dead letter", "events are dead letters"),
         ):
             if count:
-                yield f"{self.stream}: {count} events {state}"
+                yield f"{self.stream}: {several(count, one, many)}"
         if self.gaps:
-            lost = "an unknown number of" if self.lost is None else f"about {self.lost}"
-            yield f"{self.stream}: {len(self.gaps)} gaps with {lost} events"
+            lost = "an unknown number of events" if self.lost is None else f"about {several(self.lost, 'event')}"
+            yield f"{self.stream}: {several(len(self.gaps), 'gap')} with {lost}"
 
     def fields(self) -> dict[str, Any]:
         """The JSON fields of the statement."""
@@ -254,16 +255,15 @@ class _Ledger:
     chain: Chain = Chain()
     faults: list[str] = field(default_factory=list)
 
-    def add(self, place: Place, body: bytes) -> None:
-        digest = receipts.digest(body)
+    def add(self, place: Place, receipt: Receipt | None, digest: str) -> None:
+        """Add a receipt; None: it cannot be read."""
         previous: str | None = None
-        try:
-            receipt = receipts.from_body(body)
+        if receipt is None:
+            self.faults.append(f"the receipt of batch {place.first} cannot be read")
+        else:
             _count(self.counts, self.sequences, receipt)
             self.faults += _faults(self.chain, place, receipt)
             previous = receipt.previous
-        except UNREADABLE:
-            self.faults.append(f"the receipt of batch {place.first} cannot be read")
         begun = self.chain if self.chain.receipts else replace(self.chain, first=place.first, previous=previous)
         self.chain = replace(begun, receipts=begun.receipts + 1, last=place.last, head=digest)
 
@@ -274,7 +274,10 @@ def _ledgers(state: State, stream: Stream, days: Collection[str]) -> dict[str, _
         if place.day > max(days):
             break
         if place.day in ledgers:
-            ledgers[place.day].add(place, body)
+            receipt = None
+            with suppress(LayoutError):
+                receipt = state.ledger.receipt(stream, place, body)
+            ledgers[place.day].add(place, receipt, receipts.digest(body))
     return ledgers
 
 

@@ -14,6 +14,7 @@ from lib.errors import LayoutError
 from lib.model.batch import POLL, Header
 from lib.model.receipt import OBSERVED, LastReceipt, Receipt
 from lib.model.stream import Stream
+from lib.model.text import several
 from lib.state import checkpoints, receipts
 from lib.state.codec import UNREADABLE
 from lib.state.gaps import CURSOR_EXPIRED, Gap
@@ -140,7 +141,7 @@ def _audited(state: State, stream: Stream, since: str) -> StreamAudit:
         _anchor(state, chain, since)
     for place, body in state.ledger.bodies(stream, since):
         if chain.last is None or place.last > chain.last.sequence:
-            _follow(chain, place, body, named)
+            _follow(chain, place, body, _read(state, stream, place, body), named)
     _end(state, chain)
     return StreamAudit(stream, chain.days, chain.removed_until, gaps, chain.findings)
 
@@ -164,7 +165,7 @@ def _anchor(state: State, chain: _Chain, since: str) -> None:
     for place, body in state.ledger.before(chain.stream, since):
         if begin is not None and place.last <= begin.sequence:
             return
-        receipt = _read(body)
+        receipt = _read(state, chain.stream, place, body)
         if chain.last is begin:
             chain.last, chain.total = _Link(place.last, receipts.digest(body)), receipt.total if receipt else None
         # A reconciliation's batch moves no cursor, so the cursor is in the newest polled receipt before it.
@@ -174,15 +175,15 @@ def _anchor(state: State, chain: _Chain, since: str) -> None:
             return
 
 
-def _read(body: bytes) -> Receipt | None:
-    with suppress(*UNREADABLE):
-        return receipts.from_body(body)
+def _read(state: State, stream: Stream, place: Place, body: bytes) -> Receipt | None:
+    with suppress(LayoutError):
+        return state.ledger.receipt(stream, place, body)
     return None
 
 
-def _follow(chain: _Chain, place: Place, body: bytes, named: set[int]) -> None:
-    """Check a receipt against the receipt before it."""
-    number, receipt, before = place.last, _read(body), chain.last
+def _follow(chain: _Chain, place: Place, body: bytes, receipt: Receipt | None, named: set[int]) -> None:
+    """Check a receipt against the receipt before it. None: it cannot be read."""
+    number, before = place.last, chain.last
     chain.last = _Link(number, receipts.digest(body))
     if receipt is None:
         chain.total, chain.knows_cursor = None, False
@@ -285,7 +286,7 @@ def _cursor(state: State, chain: _Chain, expected: int) -> None:
         chain.note(CURSOR_DAMAGED, None, str(error))
         return
     if checkpoint.edits:
-        chain.note(CURSOR_EDITED, None, f"the cursor was edited by hand ({checkpoint.edits} times)")
+        chain.note(CURSOR_EDITED, None, f"the cursor was edited by hand ({several(checkpoint.edits, 'time')})")
     elif checkpoint.sequence > expected:
         _missing(chain, expected, checkpoint.sequence - 1)
 

@@ -354,7 +354,7 @@ class StreamDelivery:
             lines = "".join(json.dumps(line) + "\n" for line in refused)
             copy_to_dead(self._state.store, f"{self._stream.path}/{header.sequence:020d}.ndjson", lines.encode())
             self._result.set_aside += len(refused)
-            log.warning("%s: %d events of batch %d are now dead letters", self._stream, len(refused), header.sequence)
+            log.warning("%s: new dead letters of batch %d: %d", self._stream, header.sequence, len(refused))
         if self._context.archive is not None:
             # Before the receipt: after it, a batch that a crash has left is removed without being archived.
             try:

@@ -11,7 +11,6 @@ from lib.model.clock import day_before
 from lib.model.receipt import LastReceipt
 from lib.model.stream import Stream
 from lib.state.gaps import CURSOR_EXPIRED
-from lib.state.receipts import from_body
 from lib.state.state import State
 
 SAMPLE = timedelta(hours=24)
@@ -22,14 +21,12 @@ def not_fetched(state: State, stream: Stream, start: datetime, end: datetime) ->
     """The events of the interval at the rate of the day before; None if there are receipts of less than an hour."""
     first: datetime | None = None
     count = 0
-    for _, body in state.ledger.bodies(stream, day_before(start - SAMPLE)):
-        with suppress(DamagedError):
-            receipt = from_body(body)
-            as_of = receipt.header.as_of
-            if receipt.header.origin == POLL and start - SAMPLE <= as_of <= start:
-                # The first receipt's events came before its `as_of`, over an unknown time: not counted.
-                count += receipt.header.count if first else 0
-                first = first or as_of
+    for _, receipt, _ in state.ledger.receipts(stream, day_before(start - SAMPLE)):
+        as_of = receipt.header.as_of
+        if receipt.header.origin == POLL and start - SAMPLE <= as_of <= start:
+            # The first receipt's events came before its `as_of`, over an unknown time: not counted.
+            count += receipt.header.count if first else 0
+            first = first or as_of
     if first is None or start - first < SHORTEST_SAMPLE:
         return None
     return round(count * ((end - start) / (start - first)))

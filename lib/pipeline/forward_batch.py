@@ -17,7 +17,7 @@ from lib.pipeline.expiry import Expiry
 from lib.pipeline.observe import KEPT as OBSERVED_KEPT
 from lib.pipeline.unexpected import unexpected
 from lib.state.leases import HeldLease, held
-from lib.state.ledger import KEPT, place_of
+from lib.state.ledger import KEPT, LOOKED_OVER, number_of, place_of
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,9 @@ class ForwardBatch:
         goes_on = lambda: self.context.monotonic() < deadline  # noqa: E731
         # The earlier of both clocks: receipts are filed by Sophos's clock, and this machine's may be far ahead.
         oldest = day_of(min(self.context.now(), from_text(f"{tail.day}T00:00Z") + timedelta(days=1)) - KEPT)
-        if self.context.state.ledger.tidy(stream, closed=tail.day, oldest=oldest, goes_on=goes_on):
+        ledger = self.context.state.ledger
+        if ledger.tidy(stream, closed=tail.day, oldest=oldest, goes_on=goes_on):
+            ledger.look_over(stream, number_of(tail.day), LOOKED_OVER.days, goes_on)
             lease.tidied(tail.day)
 
     def _pending(self, stream: Stream, waiting: int) -> int:

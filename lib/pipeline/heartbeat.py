@@ -20,7 +20,6 @@ from lib.model.checkpoint import Checkpoint
 from lib.model.clock import day_before, day_of, text_or_none, to_text
 from lib.model.duration import duration_text
 from lib.model.stream import Stream
-from lib.state import receipts
 from lib.state.advance import Item, ReadFields, insert, item_of, newest_of
 from lib.state.codec import UNREADABLE
 from lib.state.state import State
@@ -109,9 +108,9 @@ def beat(state: State, every: timedelta, *, now: datetime, tenant_id: str, event
 def last_beat(state: State, now: datetime) -> Beat | None:
     """The last heartbeat with a receipt of today or yesterday; None if there is none."""
     with suppress(*UNREADABLE):
-        for body in state.ledger.newest(STREAM, day_before(now), most=1):
-            receipt = receipts.from_body(body)
-            return Beat(receipt.header.fetched_at, receipt.acked_at)
+        for place, body in state.ledger.newest(STREAM, day_before(now), most=1):
+            receipt = state.ledger.receipt(STREAM, place, body)
+            return Beat(receipt.header.fetched_at, receipt.acked_at) if receipt else None
     return None
 
 

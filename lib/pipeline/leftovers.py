@@ -5,7 +5,7 @@ delivered or wait. If an operator restored an older copy of the cursor, numbers 
 such a batch may be new.
 
 The new events are stored before the batch is removed. A crash between the two leaves both. The next call finds the
-events stored, and only removes the batch.
+events stored, and only removes the batch. A damaged batch moves to `dead/`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from lib.errors import ConflictError, DamagedError
 from lib.model.batch import OWN, RECONCILE, Header
 from lib.model.checkpoint import HORIZON, Checkpoint
 from lib.model.clock import day_before
+from lib.model.stream import ENDPOINTS
 from lib.state.advance import Item, ReadFields, insert, newest_of, stored_since
 from lib.state.batches import StoredBatch, Waiting
 from lib.state.state import State
@@ -29,11 +30,19 @@ log = logging.getLogger(__name__)
 
 def take_up(state: State, waiting: Waiting, expected: int, now: datetime, event_fields: ReadFields) -> None:
     """Store the events that only this batch contains under a new number, `expected` or later; remove the batch."""
-    with suppress(DamagedError):  # Its events cannot be read, and its number is delivered: only remove it.
-        batch = state.batches.read(waiting.stream, waiting.sequence)
-        if batch is not None:
-            _number_on(state, batch, expected)
-            _insert(state, batch, now, event_fields)
+    stream, sequence = waiting.stream, waiting.sequence
+    try:
+        batch = state.batches.read(stream, sequence)
+    except DamagedError as error:
+        # Its events may be new. Nothing is removed unread: a copy stays in `dead/`, and Sophos is asked again.
+        log.warning("%s: %s; its number has a receipt. It is now in dead/", stream, error)
+        if stream.kind != ENDPOINTS:
+            state.reconciliations.hasten(stream)
+        state.batches.move_to_dead_letters(stream, sequence)
+        return
+    if batch is not None:
+        _number_on(state, batch, expected)
+        _insert(state, batch, now, event_fields)
     state.store.delete(waiting.entry.key, expected=waiting.entry.generation)
 
 

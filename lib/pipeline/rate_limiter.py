@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 
 from lib.errors import ConflictError, LayoutError, OverBudgetError, StoreError
 from lib.model.rate_policy import KEPT_SECONDS, RatePolicy, Used, count, merged
+from lib.model.text import several
 from lib.state.rate_limits import CallCount, RateLimit, RateLimits
 from lib.store.base import ObjectStore
 
@@ -178,7 +179,7 @@ class RateLimiter:
         """Why no call may be made now."""
         if now < self._blocked_until:
             return "Sophos has throttled this credential (429): no call is made until it allows one"
-        return f"the {self._per_minute} calls a minute of this credential are used up"
+        return f"this credential's limit of {several(self._per_minute, 'call')} a minute is used up"
 
     def _wait(self, now: float, *, first: bool) -> float:
         blocked = self._blocked_until - now

@@ -349,7 +349,7 @@ class StreamReader:
         tenant = self._stream.tenant.lower()
         others = sum(item.customer_id is not None and item.customer_id.lower() != tenant for item in items)
         if others:
-            log.error("%s: %d events name another customer; check the proxy to Sophos", self._stream, others)
+            log.error("%s: events that name another customer: %d; check the proxy to Sophos", self._stream, others)
         return others
 
     def _served_at(self, page: Page) -> datetime:

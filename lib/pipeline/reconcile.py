@@ -29,7 +29,7 @@ from lib.pipeline.accounts import Accounts, known_targets
 from lib.pipeline.integration import Integration, Target
 from lib.pipeline.unexpected import unexpected
 from lib.state.advance import Item, ReadFields, insert, is_stored, item_of, newest_of, stored_since
-from lib.state.ledger import StoredKeys
+from lib.state.ledger import LOOKED_OVER, StoredKeys
 from lib.state.looks import HourCounts
 from lib.state.state import State
 from lib.store.base import ABSENT
@@ -225,6 +225,7 @@ class _Comparison:
     def run(self, deadline: float, pages: int | None) -> None:
         now, before = self._reconcile.now(), self._progress
         if not before.goes_on(now, HORIZON, self._since):
+            self._look_over(now)
             self._progress = Progress(
                 began_at=now,
                 held={},
@@ -242,6 +243,13 @@ class _Comparison:
         finally:
             self._hour_counts.keep(self._state.store, self._stream, self._whole, self._reconcile.now())
             self._keep()
+
+    def _look_over(self, now: datetime) -> None:
+        """Read a part of the stream's older receipts: so damage is named in time, on a stream without events too."""
+        every = self._integration.settings.reconcile
+        if self._since is None and every is not None:
+            turns = max(1, LOOKED_OVER // every)
+            self._state.ledger.look_over(self._stream, int(now.timestamp() // every.total_seconds()), turns)
 
     def _read(self, deadline: float, pages: int | None) -> None:
         read = 0

@@ -5,6 +5,7 @@ A damaged acknowledgement does not count: its item needs attention again.
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,9 @@ from lib.state.codec import UNREADABLE, Codec
 from lib.store.base import ABSENT, ObjectStore
 
 PREFIX = "acknowledged/"
+_LOST_BATCH = re.compile(
+    r"gaps/([^/]+/[^/]+/[^/]+)/(\d{20})-batch\.json|(?:dead/)?batches/([^/]+/[^/]+/[^/]+)/(\d{20})\.ndjson", re.ASCII
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +46,14 @@ class Acknowledgements:
         self._store = store
 
     def all(self) -> dict[str, Acknowledgement]:
-        """All acknowledgements by the key of the acknowledged object. Unreadable ones are skipped."""
-        by_key = {}
+        """All acknowledgements by the keys of what each settles (`same_cause`). Unreadable ones are skipped."""
+        by_key: dict[str, Acknowledgement] = {}
         for entry in self._store.list(PREFIX):
             stored = self._store.read(entry.key)
             if stored is not None:
                 with suppress(*UNREADABLE):
                     acknowledged = ACKNOWLEDGEMENT.decode(stored.body)
-                    by_key[acknowledged.key] = acknowledged
+                    by_key |= dict.fromkeys(same_cause(acknowledged.key), acknowledged)
         return by_key
 
     def add(self, key: str, *, by: str, at: datetime) -> bool:
@@ -60,6 +64,17 @@ class Acknowledgements:
         except ConflictError:
             return False
         return True
+
+
+def same_cause(key: str) -> tuple[str, ...]:
+    """The keys under which the damage of one object is listed: its own, its copy's, and that of a lost batch's gap."""
+    lost = _LOST_BATCH.fullmatch(key)
+    if lost:
+        path, number = lost[1] or lost[3], lost[2] or lost[4]
+        batch = f"batches/{path}/{number}.ndjson"
+        return f"gaps/{path}/{number}-batch.json", batch, f"dead/{batch}"
+    original = key.removeprefix("dead/").rstrip("~")
+    return key, original, f"dead/{original}"
 
 
 def short_id(key: str) -> str:

@@ -26,7 +26,6 @@ from lib.model.clock import day_of
 from lib.model.event_fields import EventFields
 from lib.model.ids import KEY_LENGTH, IdScope
 from lib.model.stream import Stream
-from lib.state import receipts
 from lib.state.batches import StoredBatch
 from lib.state.checkpoints import Checkpoints, SavedCheckpoint
 from lib.state.gaps import Gap
@@ -209,7 +208,7 @@ def _own_keys(state: State, stream: Stream, event_fields: ReadFields, checkpoint
                 batch = state.batches.read(stream, waiting.sequence)
                 if batch is not None and batch.header.origin in OWN:
                     keys.update(item_of(raw, batch.header.id_scope, event_fields).key for raw in batch.items)
-    for body in state.ledger.newest(stream, "", most=NEWEST_LOOKED_AT):
-        with suppress(DamagedError):
-            keys.update(receipts.from_body(body).ids)
+    for place, body in state.ledger.newest(stream, "", most=NEWEST_LOOKED_AT):
+        receipt = state.ledger.receipt(stream, place, body)
+        keys.update(receipt.ids if receipt else ())
     return keys

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from lib.errors import LayoutError
+from lib.errors import ConnectorError, LayoutError
 from lib.state import (
     accounts,
     acknowledgements,
@@ -18,6 +18,7 @@ from lib.state import (
     reconciliations,
     schedules,
 )
+from lib.state.acknowledgements import short_id
 from lib.state.codec import UNREADABLE
 from lib.state.dead_letters import PREFIX, holds_letters, letters_of, original_of
 from lib.state.receipts import RECEIPT
@@ -25,6 +26,25 @@ from lib.store.base import ObjectStore
 
 LARGEST_LETTERS = 1 << 20
 """Larger dead letters are not read. An event that is too large for the engine can be one."""
+_ACKNOWLEDGE = "Then run `dead-letters --acknowledge ID`."
+_COPIED = {
+    "batches": (
+        "was damaged; its stream continued with the next batch",
+        f"The connector reads Sophos again by itself, and recovers events of the last 24 hours. {_ACKNOWLEDGE}",
+    ),
+    "ledger": (
+        "is damaged; its events are delivered, but not proved",
+        f"Restore it from a backup, so that `audit` holds again. {_ACKNOWLEDGE}",
+    ),
+}
+"""The consequence and the remedy for a damaged object whose copy is in `dead/`, by the first part of its key."""
+_STAY = ("acknowledged", "dead", "gaps")
+_KEPT = f"Restore it from a backup, or remove it. {_ACKNOWLEDGE}"
+"""The remedy for kinds that are not made again."""
+_REBUILT = (
+    "was damaged; its stream or integration continued without it",
+    f"The connector makes it again by itself. Look for the cause, such as a failing disk. {_ACKNOWLEDGE}",
+)
 _Reader = Callable[[bytes], object]
 _READERS: dict[str, _Reader] = {
     accounts.PREFIX: accounts.ACCOUNT.decode,
@@ -46,12 +66,13 @@ class Damage:
     key: str
     what: str
     """The damage and its consequence, in words for people."""
+    remedy: str = ""
     is_newer: bool = False
     """Whether a newer version wrote the object. It is not damaged then, and must not be removed."""
 
     def fields(self) -> dict[str, str]:
         """The damage as JSON fields."""
-        return {"key": self.key, "what": self.what}
+        return {"id": short_id(self.key), "key": self.key, "what": self.what, "remedy": self.remedy}
 
 
 Whole = set[tuple[str, int]]
@@ -83,7 +104,8 @@ def _copies(store: ObjectStore) -> Iterator[Damage]:
     for entry in store.list(PREFIX):
         if not holds_letters(entry.key):
             key = original_of(entry.key)
-            yield Damage(key, f"was damaged; its stream or integration continued without it. {entry.key} is a copy")
+            what, remedy = _COPIED.get(key.partition("/")[0], _REBUILT)
+            yield Damage(key, f"{what}. {entry.key} is a copy", remedy)
         elif entry.size <= LARGEST_LETTERS:
             yield from _damage(store, entry.key, letters_of).values()
 
@@ -94,8 +116,16 @@ def _damage(store: ObjectStore, key: str, read: _Reader) -> dict[str, Damage]:
         if stored is not None:
             read(stored.body)
     except UNREADABLE as error:
-        return {key: Damage(key, str(error), isinstance(error, LayoutError))}
+        return _unreadable(key, error)
     return {}
+
+
+def _unreadable(key: str, error: ConnectorError) -> dict[str, Damage]:
+    if isinstance(error, LayoutError):
+        return {key: Damage(key, str(error), "Install the newer version again.", is_newer=True)}
+    kind = key.partition("/")[0]
+    remedy = _COPIED[kind][1] if kind in _COPIED else _KEPT if kind in _STAY else _REBUILT[1]
+    return {key: Damage(key, str(error), remedy)}
 
 
 def _lease(store: ObjectStore, key: str) -> dict[str, Damage]:
@@ -104,7 +134,7 @@ def _lease(store: ObjectStore, key: str) -> dict[str, Damage]:
     try:
         last = leases.from_body(stored.body).tail.key if stored else ""
     except UNREADABLE as error:
-        return {key: Damage(key, str(error), isinstance(error, LayoutError))}
+        return _unreadable(key, error)
     # A receipt that no longer exists was packed, or removed for its age.
     return _damage(store, last, RECEIPT.decode) if last else {}
 

@@ -35,6 +35,11 @@ class DeadLetter:
     acknowledged: Acknowledgement | None = None
 
     @property
+    def is_copy(self) -> bool:
+        """Whether it is the copy of a damaged batch: a gap or the damage itself is the reason for attention then."""
+        return not holds_letters(self.key)
+
+    @property
     def id(self) -> str:
         """A short id that people can type."""
         return short_id(self.key)
@@ -58,7 +63,7 @@ def _content(store: ObjectStore, key: str) -> tuple[int, Counter[str]]:
         reasons = Counter(str(json.loads(line)["reason"]) for line in lines)
         return reasons.total(), reasons
     except (ValueError, KeyError, TypeError, RecursionError):
-        return max(1, len(lines) - 1), Counter(["a damaged batch; a gap names the lost events"])
+        return max(1, len(lines) - 1), Counter(["a damaged batch, kept for inspection"])
 
 
 def copy_to_dead(store: ObjectStore, key: str, body: bytes) -> bool:

@@ -1,8 +1,8 @@
 """`ledger/`: one receipt for each delivered batch. The receipts of past days are packed, and removed after 90 days.
 
-A damaged receipt stays where it is. `audit` names it, and so does `status` if it is the stream's last one. Delivery
-continues, since the key contains all that the next receipt needs. If a day's receipts are damaged, that day and later
-days are not removed.
+A damaged receipt or pack stays where it is. Whoever reads it leaves a copy in `dead/`, which `status` names. `audit`
+names it too. Somebody reads each one within LOOKED_OVER (`look_over`). Delivery continues, since the key contains all
+that the next receipt needs. If a day's receipts are damaged, that day and later days are not removed.
 
 Packing and removing can stop after any step. An object is removed only after its content is written elsewhere. So a
 reader may meet a receipt twice, and skips the second one. It never misses one.
@@ -17,22 +17,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import groupby, takewhile
 
-from lib.errors import ConflictError, DamagedError
+from lib.errors import ConflictError, DamagedError, LayoutError, StoreError
 from lib.model.batch import POLL, Header
 from lib.model.clock import to_text
 from lib.model.receipt import LastReceipt, NotAcknowledged, Receipt
 from lib.model.stream import Stream, stream_of
 from lib.state import receipts
 from lib.state.codec import UNREADABLE, Codec
-from lib.state.dead_letters import copy_damaged_to_dead
+from lib.state.dead_letters import PREFIX, copy_damaged_to_dead
 from lib.state.receipts import receipt_key
 from lib.store.base import ABSENT, Entry, ObjectStore
 
 log = logging.getLogger(__name__)
 
 KEPT = timedelta(days=90)
+LOOKED_OVER = timedelta(days=7)
+"""The time in which `look_over` has read every receipt, called each day or each reconciliation."""
 PACKED = 500
 """Receipts in a pack: up to half a million ids, about 10 MB."""
 _NAME = re.compile(r".*/(\d{4}-\d\d-\d\d)/(\d{20})(?:-(\d{20})\.jsonl\.gz|\.json)", re.ASCII)
@@ -111,13 +114,11 @@ class Ledger:
     def _not_acknowledged(self, stream: Stream) -> NotAcknowledged:
         """The sum over all receipts, for a last receipt of an older version without totals."""
         total = NotAcknowledged()
-        for _, body in self.bodies(stream):
-            with suppress(DamagedError):
-                receipt = receipts.from_body(body)
-                if receipt.set_aside_total is not None and receipt.observed_total is not None:
-                    total = NotAcknowledged(receipt.set_aside_total, receipt.observed_total)
-                else:
-                    total = total.after(receipt.header.events, receipt.set_aside, receipt.outcome)
+        for _, receipt, _ in self.receipts(stream):
+            if receipt.set_aside_total is not None and receipt.observed_total is not None:
+                total = NotAcknowledged(receipt.set_aside_total, receipt.observed_total)
+            else:
+                total = total.after(receipt.header.events, receipt.set_aside, receipt.outcome)
         return total
 
     def _newest(self, stream: Stream, known: LastReceipt, *, is_last: bool) -> tuple[LastReceipt, Receipt | None]:
@@ -136,8 +137,8 @@ class Ledger:
         try:
             receipt = receipts.from_body(stored.body)
         except DamagedError as error:
-            copy_damaged_to_dead(self._store, key, stored.body, error)
-            # The key contains all that delivery needs. `audit` reports the damage.
+            self._report(key, stored.body, error)
+            # The key contains all that delivery needs.
             return LastReceipt(int(key.rpartition("/")[2].partition(".")[0]), key, digest, known.total), None
         return LastReceipt(receipt.header.sequence, key, digest, receipt.total), receipt
 
@@ -191,12 +192,40 @@ class Ledger:
     def known_since(self, stream: Stream, day: str) -> StoredKeys:
         """All events with a receipt of the day or later."""
         stored = StoredKeys()
-        for _, body in self.bodies(stream, day):
-            # Events of a damaged receipt do not count as stored: better a duplicate than a loss. `audit` reports it.
-            with suppress(DamagedError):
-                receipt = receipts.from_body(body)
-                stored.add(receipt.ids, receipt.header.envelope.tenant_id)
+        # Events of a damaged receipt do not count as stored: better a duplicate than a loss.
+        for _, receipt, _ in self.receipts(stream, day):
+            stored.add(receipt.ids, receipt.header.envelope.tenant_id)
         return stored
+
+    def receipt(self, stream: Stream, place: Place, body: bytes) -> Receipt | None:
+        """The receipt in a body of that place; None if it is damaged, which is reported. May raise LayoutError."""
+        try:
+            return receipts.from_body(body)
+        except DamagedError as error:
+            self._report(_key_of(stream, place), body, error)
+            return None
+
+    def _report(self, key: str, body: bytes, error: DamagedError) -> None:
+        """Leave a copy of a damaged object in `dead/`, where `status` finds it without reading the ledger."""
+        # A look first: a pack can be large, and it is met again and again.
+        known = any(entry.key == PREFIX + key for entry in self._store.list(PREFIX + key))
+        try:
+            if not known:
+                copy_damaged_to_dead(self._store, key, body, error)
+        except StoreError as failure:  # The reader goes on: it may only want to look.
+            log.warning("%s: %s; no copy is in dead/: %s", key, error, failure)
+
+    def look_over(self, stream: Stream, turn: int, turns: int, goes_on: Callable[[], bool] = lambda: True) -> None:
+        """Read the receipts of each `turns`th day, so that damage is reported even if nobody else reads them."""
+        for place, entry in self._entries(stream):
+            if (number_of(place.day) - turn) % turns:
+                continue
+            if not goes_on():
+                return
+            stored = self._store.read(entry.key)
+            with suppress(LayoutError):
+                for at, body in _unpacked(place, stored.body) if stored else ():
+                    self.receipt(stream, at, body)
 
     def streams(self) -> Iterator[Stream]:
         """Every stream with receipts."""
@@ -247,30 +276,35 @@ class Ledger:
 
     def newest(
         self, stream: Stream, day: str, *, most: int | None = None, written: datetime | None = None
-    ) -> list[bytes]:
+    ) -> list[tuple[Place, bytes]]:
         """The newest receipts of the day or later, in order: at most `most`, in objects written at `written` or later.
 
-        Only these are read, so the cost does not depend on the length of the ledger.
+        Each with its place. Only these are read, so the cost does not depend on the length of the ledger.
         """
         entries = (pair for pair in self._entries(stream, day) if written is None or pair[1].updated >= written)
-        by_number: dict[int, bytes] = {}
+        by_number: dict[int, tuple[Place, bytes]] = {}
         for place, entry in deque(entries, maxlen=most):
             stored = self._store.read(entry.key)
             # None: it was packed meanwhile. The next call reads it.
-            by_number |= {at.last: body for at, body in _unpacked(place, stored.body)} if stored else {}
+            by_number |= {at.last: (at, body) for at, body in _unpacked(place, stored.body)} if stored else {}
         bodies = [by_number[number] for number in sorted(by_number)]
         return bodies if most is None else bodies[-most:]
 
-    def receipts(self, stream: Stream) -> Iterator[tuple[Place, Receipt, str]]:
-        """Place, receipt and digest of the stream's readable receipts, in order."""
-        for place, body in self.bodies(stream):
-            with suppress(DamagedError):
-                yield place, receipts.from_body(body), receipts.digest(body)
+    def receipts(self, stream: Stream, since: str = "") -> Iterator[tuple[Place, Receipt, str]]:
+        """Place, receipt and digest of the stream's readable receipts from the day `since` on, in order."""
+        for place, body in self.bodies(stream, since):
+            receipt = self.receipt(stream, place, body)
+            if receipt is not None:
+                yield place, receipt, receipts.digest(body)
 
     def prune_point(self, stream: Stream) -> PrunePoint | None:
         """The last removed receipt, which the oldest one follows; None if none was removed. May raise DamagedError."""
         stored = self._store.read(_prune_point_key(stream))
-        return PRUNE_POINT.decode(stored.body) if stored else None
+        try:
+            return PRUNE_POINT.decode(stored.body) if stored else None
+        except DamagedError as error:
+            self._report(_prune_point_key(stream), stored.body if stored else b"", error)
+            raise
 
     def has_expired(self, stream: Stream, oldest: str) -> bool:
         """Whether a day before `oldest` can be removed. The last day never is, since the chain continues from it."""
@@ -312,9 +346,9 @@ class Ledger:
         left = [(place, entry) for place, entry in of_day if place.last > packed]
         for group in (left[at : at + PACKED] for at in range(0, len(left), PACKED)):
             bodies = [stored.body for _, entry in group if (stored := self._store.read(entry.key))]
-            if len(bodies) < len(group) or not all(map(_stands, group, bodies)):
+            if len(bodies) < len(group) or not all(map(partial(self._stands, stream), group, bodies)):
                 return  # A receipt is missing or damaged: not packed, so that `audit` reports it.
-            key = f"ledger/{stream.path}/{day}/{group[0][0].first:020d}-{group[-1][0].last:020d}.jsonl.gz"
+            key = _key_of(stream, Place(day, group[0][0].first, group[-1][0].last, is_pack=True))
             with suppress(ConflictError):  # Another call wrote it: the name stands for the same bytes.
                 self._store.write(key, receipts.pack(bodies), expected=ABSENT)
             self._delete(entry for _, entry in group)
@@ -332,7 +366,10 @@ class Ledger:
             for place, body in self.bodies(stream, day):
                 if place.day != day:
                     break
-                receipt = receipts.from_body(body)
+                receipt = self.receipt(stream, place, body)
+                if receipt is None:
+                    log.warning("%s: the receipts of %s stay: that of batch %d is damaged", stream, day, place.first)
+                    return False
                 next_cursor = receipt.header.cursors.next if receipt.header.origin == POLL else next_cursor
                 prune_point = PrunePoint(place.last, day, receipts.digest(body), receipt.total, next_cursor)
         except UNREADABLE as error:
@@ -342,6 +379,14 @@ class Ledger:
             self._keep(stream, prune_point)
         self._delete(entries)
         return True
+
+    def _stands(self, stream: Stream, pair: tuple[Place, Entry], body: bytes) -> bool:
+        """Whether the body is a readable receipt on one line, under its own number."""
+        try:
+            receipt = self.receipt(stream, pair[0], body)
+        except LayoutError:
+            return False
+        return receipt is not None and receipt.header.sequence == pair[0].first and body.find(b"\n") == len(body) - 1
 
     def _keep(self, stream: Stream, prune_point: PrunePoint) -> None:
         key = _prune_point_key(stream)
@@ -358,6 +403,18 @@ def last_of(entries: Iterable[Entry]) -> Entry | None:
     """The last entry of a listing."""
     newest = deque(entries, maxlen=1)
     return newest[0] if newest else None
+
+
+def _key_of(stream: Stream, place: Place) -> str:
+    if not place.is_pack:
+        return receipt_key(stream, place.day, place.first)
+    return f"ledger/{stream.path}/{place.day}/{place.first:020d}-{place.last:020d}.jsonl.gz"
+
+
+def number_of(day: str) -> int:
+    """A number that rises by one from day to day within a month; any digits have one."""
+    year, month, in_month = map(int, day.split("-"))
+    return (year * 12 + month) * 31 + in_month
 
 
 def _prune_point_key(stream: Stream) -> str:
@@ -384,12 +441,3 @@ def _unpacked(place: Place, body: bytes) -> Iterator[tuple[Place, bytes]]:
         return
     for number, line in zip(numbers, lines, strict=True):
         yield Place(place.day, number, number, is_pack=True), line
-
-
-def _stands(pair: tuple[Place, Entry], body: bytes) -> bool:
-    """Whether the body is a readable receipt on one line, under its own number."""
-    try:
-        receipt = receipts.from_body(body)
-    except UNREADABLE:
-        return False
-    return receipt.header.sequence == pair[0].first and body.find(b"\n") == len(body) - 1

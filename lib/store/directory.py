@@ -13,6 +13,7 @@ import errno
 import fcntl
 import heapq
 import json
+import logging
 import os
 import stat
 import time
@@ -28,6 +29,8 @@ from lib.errors import ConflictError, LayoutError, NoStoreError, StoreError
 from lib.store.base import ABSENT, LAYOUT, Entry, Stored, segments_of
 from lib.store.reserve import Reserve
 
+log = logging.getLogger(__name__)
+
 # A fixed number, because a lock file of each key could never be removed safely. Keys that share one only wait.
 LOCKS = 64
 LONGEST = 240
@@ -39,6 +42,8 @@ LEAD = "+"
 BULK = ("batches/", "archive/")
 """Prefixes of objects that can fill the disk. They may not use the reserve: delivery needs it to free space again."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_FILE = (errno.ELOOP, errno.ENXIO)
+"""The errors of opening what is no file: a symbolic link that leads back to itself, a socket."""
 STALE_SECONDS = 3600
 """A temporary file of this age belongs to a process that died."""
 
@@ -69,12 +74,16 @@ class DirectoryStore:
     def read(self, key: str) -> Stored | None:
         """The object; None if there is none."""
         try:
-            with self._path(key).open("rb") as file:
+            with open(self._path(key), "rb", opener=_without_waiting) as file:
                 # The generation of the open file, not of the path: a writer may have replaced the path since.
-                return Stored(file.read(), os.fstat(file.fileno()).st_mtime_ns)
+                status = os.fstat(file.fileno())
+                # A pipe or a device holds no object: it reads as an empty one, which is damaged.
+                return Stored(file.read() if stat.S_ISREG(status.st_mode) else b"", status.st_mtime_ns)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except OSError as error:
+            if error.errno in NO_FILE:
+                return Stored(b"", _generation(self._path(key)))
             _fail(error, f"read {key} in")
 
     def write(self, key: str, body: bytes, *, expected: int) -> int:
@@ -135,9 +144,19 @@ class DirectoryStore:
                 # cut never leaves the new name without its bytes.
                 os.utime(file.fileno(), ns=(generation, generation))
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            try:
+                temporary.replace(path)
+            except IsADirectoryError:
+                self._set_aside(path)
+                temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _set_aside(self, folder: Path) -> None:
+        """Move a folder away that stands where an object has to be. Nothing in it is removed."""
+        aside = self._root / ".aside"
+        aside.mkdir(exist_ok=True, mode=0o700)
+        log.error("%s is a folder in place of an object; it is now in %s", folder, folder.rename(aside / uuid4().hex))
 
     def delete(self, key: str, *, expected: int) -> None:
         """Remove the object durably if its generation is still `expected`."""
@@ -185,7 +204,7 @@ class DirectoryStore:
                             continued.append(self._walk(Path(entry.path), start, prefix, after, LEAD))
                         continue
                     # With the slash after its name, a folder sorts as its keys do.
-                    key = f"{above}{name}/" if entry.is_dir() else above + name
+                    key = f"{above}{name}/" if _is_folder(entry) else above + name
                     if _may_hold(key, prefix, after) if key.endswith("/") else key.startswith(prefix) and key > after:
                         members.append((key, entry))
         except (FileNotFoundError, NotADirectoryError):
@@ -201,7 +220,7 @@ class DirectoryStore:
                 continue
             with suppress(FileNotFoundError):
                 # The status is read now, not with the listing: the object may have been replaced or removed since.
-                status = os.stat(entry.path)  # noqa: PTH116 - without a path object for each of 60,000 entries
+                status = _status(entry.path)
                 updated = datetime.fromtimestamp(status.st_mtime, UTC)
                 yield Entry(key, status.st_mtime_ns, status.st_size, updated)
 
@@ -320,9 +339,31 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file. Opening a pipe would otherwise wait until somebody writes to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # A symbolic link that leads back to itself.
+        return False
+
+
+def _status(path: str | Path) -> os.stat_result:
+    """The status of a file; of a symbolic link that leads back to itself, the link's."""
+    try:
+        return os.stat(path)  # noqa: PTH116 - without a path object for each of 60,000 entries
+    except OSError as error:
+        if error.errno not in NO_FILE:
+            raise
+        return os.lstat(path)
+
+
 def _generation(path: Path) -> int:
     try:
-        status = path.stat()
+        status = _status(path)
     except (FileNotFoundError, NotADirectoryError):
         return ABSENT
     # A folder holds other keys; it is not an object.

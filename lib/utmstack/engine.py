@@ -17,6 +17,7 @@ from lib.errors import ConnectorError, EngineDownError, EngineRefusedError, Engi
 from lib.grpc_stream import Broken, ClientStream, Ended, Headers, Status
 from lib.model.backoff import full_jitter
 from lib.model.log import Log
+from lib.model.text import several
 from lib.utmstack.call import Call, Failure
 from lib.utmstack.channel import CONNECT_SECONDS, Credentials, RelayChannel, SocketChannel, socket_path
 from lib.utmstack.window import Flight, Window
@@ -174,7 +175,8 @@ class Engine:
             return None
         if window.is_done or not call.is_open:
             return Failure(self._error(self._silence(window, call)))
-        text = f"the engine at {self._channel.place} had not acknowledged {window.unacked} logs at the call's deadline"
+        left = several(window.unacked, "log")
+        text = f"the engine at {self._channel.place} had not acknowledged {left} at the call's deadline"
         return self._unacked(flight, EngineSlowError(text) if flight.acks else EngineDownError(text))
 
     def _ended(self, window: Window, flight: Flight, end: Ended | Broken) -> Failure | None:
@@ -185,7 +187,7 @@ class Engine:
             return Failure(self._error(text, end.status), end.status, end.message)
         if window.is_done:
             return None
-        text = f"the engine ended the stream but had not acknowledged {window.unacked} logs"
+        text = f"the engine ended the stream but had not acknowledged {several(window.unacked, 'log')}"
         return self._unacked(flight, EngineDownError(text))
 
     def _silence(self, window: Window, call: Call) -> str:

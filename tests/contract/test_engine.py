@@ -493,7 +493,7 @@ def test_a_polite_end_says_how_many_logs_are_unacknowledged(stand_in: StandInEng
     with client(stand_in.socket, tries=1) as engine:
         counts, error = failed(engine, iter(logs_to(3)), EngineDownError)
     assert counts == [1, 2]
-    assert str(error) == "the engine ended the stream but had not acknowledged 1 logs"
+    assert str(error) == "the engine ended the stream but had not acknowledged 1 log"
 
 
 def test_streams_that_bring_an_acknowledgement_do_not_use_up_the_tries(stand_in: StandInEngine) -> None:

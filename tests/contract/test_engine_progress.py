@@ -133,7 +133,7 @@ def test_acknowledgements_that_come_twice_are_not_other_ids(folder: Path) -> Non
     faults = {"twice": "1", "lose": "5"}
     with StandInEngine(folder / "e.sock", faults=faults) as other, client(other.socket, tries=1) as engine:
         _, error = failed(engine, iter(logs_to(5)), EngineDownError)
-    assert str(error) == "the engine ended the stream but had not acknowledged 1 logs"
+    assert str(error) == "the engine ended the stream but had not acknowledged 1 log"
     assert engine.counts["odd_acks"] == 4
 
 

@@ -3,9 +3,12 @@
 import json
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import chdir
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import pytest
 
 from lib.errors import ConflictError, StoreError
 from lib.model.stream import Stream, stream_of
-from lib.store.base import ABSENT, ObjectStore
+from lib.store.base import ABSENT, ObjectStore, Stored
 from lib.store.directory import DirectoryStore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -302,3 +305,48 @@ print(3 < len(stored) < 999, [entry.key for entry in store.list("batches/")])
 )
 def test_a_full_disk_still_takes_what_delivery_needs_and_empties(tmp_path: Path, options: str, body: str) -> None:
     assert in_own_mounts(f"OPTIONS = {options!r}\nBODY = {body}\n{FULL}", tmp_path) == "True []"
+
+
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def bound_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, chdir(path.parent):
+        listener.bind(path.name)
+
+
+def link_to_itself(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("make", [fifo, bound_socket, link_to_itself], ids=lambda make: make.__name__)
+def test_what_is_no_file_is_an_empty_object_that_nobody_waits_for(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    store = DirectoryStore(tmp_path)
+    store.write("gaps/a/1.json", b"before", expected=ABSENT)
+    store.write("gaps/a/3.json", b"behind", expected=ABSENT)
+    make(tmp_path / "gaps/a/2.json")
+    assert [entry.key for entry in store.list("gaps/")] == [f"gaps/a/{number}.json" for number in (1, 2, 3)]
+    stored = store.read("gaps/a/2.json")
+    assert stored is not None
+    assert stored.body == b""
+    with pytest.raises(ConflictError):
+        store.write("gaps/a/2.json", b"x", expected=ABSENT)
+    generation = store.write("gaps/a/2.json", b"again", expected=stored.generation)
+    assert store.read("gaps/a/2.json") == Stored(b"again", generation)
+    (tmp_path / "gaps/a/2.json").unlink()
+    make(tmp_path / "gaps/a/2.json")
+    stored = store.read("gaps/a/2.json")
+    assert stored is not None
+    store.delete("gaps/a/2.json", expected=stored.generation)
+    assert store.read("gaps/a/2.json") is None
+
+
+def test_a_folder_in_place_of_an_object_is_moved_away_whole(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    (tmp_path / "cursors/a/t/events.json").mkdir(parents=True)
+    (tmp_path / "cursors/a/t/events.json/note").write_bytes(b"kept")
+    assert store.read("cursors/a/t/events.json") is None
+    generation = store.write("cursors/a/t/events.json", b"x", expected=ABSENT)
+    assert store.read("cursors/a/t/events.json") == Stored(b"x", generation)
+    assert [path.read_bytes() for path in (tmp_path / ".aside").rglob("note")] == [b"kept"]

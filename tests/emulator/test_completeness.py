@@ -64,7 +64,7 @@ def test_each_day_says_in_a_word_what_became_of_it_and_leads_to_its_numbers(serv
     shown = html.unescape(requests.get(emulator.url(f"/day?day={day(4)}"), timeout=30).text)
     assert "90.0000 % of the day’s events are acknowledged" in shown
     assert "<dt>Received</dt><dd>10</dd>" in shown
-    assert "1 events are dead letters" in shown
+    assert "1 event is a dead letter" in shown
     assert "not known" in requests.get(emulator.url(f"/day?day={day(3)}"), timeout=30).text
     assert requests.get(emulator.url("/day?day=1999-01-01"), timeout=30).status_code == 404
     overview = requests.get(emulator.url("/"), timeout=30).text

@@ -610,8 +610,8 @@ CAUSES = [
     Cause(dead_letters, {"dead_letters": "attention"}, ("SophosDeadLetters",), "an event is no object"),
     Cause(
         batch_damaged,
-        {"gap": "attention", "dead_letters": "attention", "object_damaged": "attention"},
-        ("SophosGap", "SophosDeadLetters"),
+        {"gap": "attention"},
+        ("SophosGap",),
         "a stored batch is damaged",
     ),
     Cause(
@@ -687,6 +687,47 @@ def test_the_remedy_of_an_object_that_was_made_again_ends_its_reason(well: Surfa
     assert "`dead-letters --acknowledge ID`" in reason["remedy"]
     (line,) = json.loads(well.command("dead-letters", "--json").stdout)
     assert well.command("dead-letters", "--acknowledge", line["id"]).returncode == 0
+    assert well.reasons() == {}
+
+
+def test_a_damaged_batch_is_one_problem_and_one_acknowledgement(well: Surfaces, tmp_path: Path) -> None:
+    batch_damaged(well)
+    (reason,) = well.status()["reasons"]
+    assert (reason["code"], reason["count"]) == ("gap", 1)
+    assert "recovers events of the last 24 hours" in reason["remedy"]
+    assert {"SophosDeadLetters", "SophosObjectDamaged"}.isdisjoint(well.alerts(tmp_path))
+    (letter,) = json.loads(well.command("dead-letters", "--json").stdout)
+    assert letter["key"].startswith("dead/batches/")
+    assert well.command("gaps", "--acknowledge", "all").returncode == 0
+    assert well.reasons() == {}
+    (letter,) = json.loads(well.command("dead-letters", "--json").stdout)
+    assert letter["acknowledged"]["by"]
+
+
+@pytest.mark.parametrize("kind", ["gaps", "ledger"])
+def test_a_damaged_object_can_be_acknowledged_on_the_page(well: Surfaces, kind: str) -> None:
+    store = well.site.folder / "store"
+    if kind == "gaps":
+        object_damaged(well)
+        key = "gaps/x.json"
+    else:
+        well.site.central.emit(1)
+        well.post("fetch-page")
+        well.post("forward-batch")
+        first = min((store / "ledger").rglob("*.json"))
+        first.write_bytes(first.read_bytes()[:50])
+        assert well.status()["reasons"] == [], "nobody has read it"
+        well.command("reconcile")
+        key = str(first.relative_to(store))
+    assert well.reasons() == {"object_damaged": "attention"}
+    (reason,) = well.status()["reasons"]
+    assert reason["detail"].startswith(key)
+    assert "dead-letters --acknowledge" in reason["remedy"]
+    page = html.unescape(requests.get(f"{well.url}/", timeout=30).text)
+    assert f'value="{key}"' in page
+    well.web.snapshot.expire()
+    done = well.command("dead-letters", "--acknowledge", key)
+    assert done.returncode == 0, done.stderr
     assert well.reasons() == {}
 
 

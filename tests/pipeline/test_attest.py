@@ -121,7 +121,7 @@ def test_it_says_what_became_of_every_event(delivered: Site, key: Path) -> None:
     assert line["completeness"] == 100 / 101
     assert (told["ok"], told["is_over"]) == (False, False)
     assert not any("over" in remark for remark in told["remarks"])
-    assert any("1 events are dead letters" in remark for remark in told["remarks"])
+    assert any("1 event is a dead letter" in remark for remark in told["remarks"])
     receipts = [digest for _, _, digest in delivered.state.ledger.receipts(stream)]
     assert line["ledger"]["head"] == receipts[-1]
     assert (line["ledger"]["previous"], line["ledger"]["receipts"]) == ("", len(receipts))

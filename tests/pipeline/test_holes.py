@@ -1,6 +1,7 @@
 """A hole is an event too: never silent, never claimed where nothing was lost, never a reason for doubles."""
 
 import json
+import os
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -195,6 +196,48 @@ def test_an_older_copy_of_the_cursor_that_is_put_back_loses_nothing(rounds: int)
         found.central.emit(2)
         read(found)
         assert natives(found) == found.central.ids(found.central.default_tenant)
+
+
+def test_a_damaged_batch_whose_number_has_a_receipt_is_kept_and_its_events_come_again() -> None:
+    with site() as found:
+        found.central.emit(3)
+        read(found)
+        (path,) = (found.folder / "store/cursors").rglob("*.json")
+        old = path.read_bytes()
+        found.central.emit(3)
+        read(found)
+        path.write_bytes(old)
+        found.central.emit(2)
+        (key,) = found.results("fetch-page")[0]["batches"]
+        damaged = (found.folder / "store" / key).read_bytes()[:-9]
+        (found.folder / "store" / key).write_bytes(damaged)
+        found.results("forward-batch")
+        assert not (found.folder / "store" / key).exists()
+        assert (found.folder / "store/dead" / key).read_bytes() == damaged
+        for _ in range(2):
+            read(found)
+        assert sorted(natives(found)) == sorted(found.central.ids(found.central.default_tenant))
+        assert [each["key"] for each in found.command("status", status=1)["damaged"]] == [key]
+
+
+@pytest.mark.parametrize("prefix", ["batches", "cursors", "leases", "ledger"])
+def test_a_pipe_in_place_of_an_object_stops_nothing_and_is_named(prefix: str) -> None:
+    with site() as found:
+        for _ in range(2):
+            found.central.emit(3)
+            found.results("fetch-page")
+            if prefix != "batches":
+                found.results("forward-batch")
+        path = min(path for path in (found.folder / "store" / prefix).rglob("*") if path.is_file())
+        path.unlink()
+        os.mkfifo(path)
+        for _ in range(3):
+            found.central.emit(1)
+            read(found)
+        assert set(natives(found)) == set(found.central.ids(found.central.default_tenant))
+        found.command("audit", status=1 if prefix == "ledger" else 0)
+        damaged = [each["key"] for each in found.command("status", status=1)["damaged"]]
+        assert damaged == [str(path.relative_to(found.folder / "store"))]
 
 
 def test_a_gap_says_how_many_events_the_day_before_it_would_have_brought() -> None:

@@ -1,8 +1,9 @@
 """Receipts of days that are over are packed, old ones removed, and the chain stays whole throughout."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,10 @@ from lib.model.clock import day_of
 from lib.model.receipt import DELIVERED, LastReceipt, NotAcknowledged
 from lib.model.stream import Stream
 from lib.parts import Parts
+from lib.pipeline.attest import counted
 from lib.pipeline.expiry import Expiry
+from lib.state.damage import damaged
+from lib.state.ledger import LOOKED_OVER
 from lib.state.state import State
 from lib.store.base import Entry, Stored
 from lib.store.directory import DirectoryStore
@@ -117,12 +121,16 @@ def test_a_day_that_is_over_becomes_one_object_that_holds_the_same_receipts(stor
 
 def test_the_newest_receipts_are_those_at_the_end_packed_or_not(store: DirectoryStore) -> None:
     ledger, every = State.of(store).ledger, bodies(store)
-    assert ledger.newest(STREAM, "", most=5) == every[-5:]
-    assert ledger.newest(STREAM, day(3)) == every[-2 * A_DAY :]
-    assert ledger.newest(STREAM, "", written=datetime.now(UTC) + timedelta(hours=1)) == []
+
+    def newest(since: str, most: int | None = None, written: datetime | None = None) -> list[bytes]:
+        return [body for _, body in ledger.newest(STREAM, since, most=most, written=written)]
+
+    assert newest("", most=5) == every[-5:]
+    assert newest(day(3)) == every[-2 * A_DAY :]
+    assert newest("", written=datetime.now(UTC) + timedelta(hours=1)) == []
     assert ledger.tidy(STREAM, closed=day(4), oldest="", goes_on=always)
-    assert ledger.newest(STREAM, "", most=A_DAY + 2) == every[-A_DAY - 2 :]
-    assert ledger.newest(STREAM, "", written=START) == every
+    assert newest("", most=A_DAY + 2) == every[-A_DAY - 2 :]
+    assert newest("", written=START) == every
 
 
 def test_out_of_time_it_stops_after_a_day_and_goes_on_later(store: DirectoryStore) -> None:
@@ -260,3 +268,47 @@ def test_receipts_of_a_stream_that_nothing_comes_in_are_removed_after_90_days(st
     for fresh in (forward, replace(forward, expiry=Expiry())):
         fresh.run(deadline=1.0)
     assert len(calls) == changes
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_whoever_reads_a_damaged_receipt_names_it(store: DirectoryStore, packed: bool) -> None:
+    state = State.of(store)
+    if packed:
+        assert state.ledger.tidy(STREAM, closed=day(4), oldest="", goes_on=always)
+    key = next(entry.key for entry in store.list("ledger/") if f"{day(2)}/" in entry.key)
+    stored = store.read(key)
+    assert stored is not None
+    store.write(key, stored.body[:-20], expected=stored.generation)
+    readers: dict[str, Callable[[], object]] = {
+        "duplicates and reconciliation": lambda: state.ledger.known_since(STREAM, day(1)),
+        "observe mode": lambda: list(state.ledger.receipts(STREAM)),
+        "audit": lambda: audit(state),
+        "attest": lambda: counted(state, [day(2)], [STREAM]),
+        "the page": lambda: [state.ledger.receipt(STREAM, *each) for each in state.ledger.newest(STREAM, day(1))],
+        "packing": lambda: state.ledger.tidy(STREAM, closed=day(4), oldest="", goes_on=always),
+        "expiry": lambda: state.ledger.tidy(STREAM, closed=day(4), oldest=day(4), goes_on=always),
+        "looking over": lambda: list(map(partial(state.ledger.look_over, STREAM, turns=7), range(7))),
+    }
+    if packed:
+        del readers["packing"]  # It does not read packs.
+    for reader, read in readers.items():
+        read()
+        read()
+        assert [damage.key for damage in damaged(store)] == [key], reader
+        (copy,) = store.list("dead/")
+        store.delete(copy.key, expected=copy.generation)
+
+
+def test_seven_turns_read_every_receipt_and_each_a_part(store: DirectoryStore) -> None:
+    keys = [entry.key for entry in store.list("ledger/")]
+    for key in keys:
+        stored = store.read(key)
+        assert stored is not None
+        store.write(key, b"{", expected=stored.generation)
+    before = 0
+    for turn in range(7):
+        State.of(store).ledger.look_over(STREAM, turn, LOOKED_OVER.days)
+        named = len(damaged(store))
+        assert named - before in (0, A_DAY), "one day in seven"
+        before = named
+    assert [damage.key for damage in damaged(store)] == keys

@@ -136,4 +136,4 @@ def test_a_function_s_entry_names_the_tenant(capfd: pytest.CaptureFixture[str]) 
         found.results("fetch-page")
         found.results("forward-batch")
         found.end("forward-batch")
-    assert "acme/Customer 1 (t-1)/events: 1 events of batch 1 " in capfd.readouterr().err
+    assert "acme/Customer 1 (t-1)/events: new dead letters of batch 1: 1" in capfd.readouterr().err

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from lib.errors import ConnectorError, PermanentError, catalogue
 from lib.model import health
 from lib.model.checkpoint import Problem
-from lib.model.health import KINDS, Health, IntegrationFacts, SiteFacts, SiteProblems, StreamFacts, Warned, assess
+from lib.model.health import KINDS, Health, assess
+from lib.model.health_facts import DamagedObject, IntegrationFacts, SiteFacts, SiteProblems, StreamFacts, Warned
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 SITE = SiteFacts(NOW, 60.0, [IntegrationFacts("acme")], [StreamFacts("acme/t/events", "acme")])
@@ -53,7 +54,10 @@ CAUSES = {
     "followed_config": (with_problem(followed=[problem("config_invalid")]), Health.ATTENTION),
     "stale": (replace(SITE, read_at=NOW - timedelta(seconds=181)), Health.ATTENTION),
     "heartbeat_late": (replace(SITE, is_heartbeat_late=True), Health.ATTENTION),
-    "object_damaged": (replace(SITE, damaged=["leases/x.json"]), Health.ATTENTION),
+    "object_damaged": (
+        replace(SITE, damaged=[DamagedObject("leases/x.json", "cut off", "Acknowledge it.")]),
+        Health.ATTENTION,
+    ),
     "engine_down": (with_problem(engine=problem("engine_unavailable", timedelta(minutes=2))), Health.FAILING),
     "store_unavailable": (with_problem(store=problem("store_unavailable")), Health.FAILING),
     "layout_newer": (with_problem(store=problem("layout_newer")), Health.FAILING),

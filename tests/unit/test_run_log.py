@@ -143,7 +143,7 @@ def test_what_flows_is_summed_up_at_the_first_delivery_and_once_an_hour(told: To
         return told.lines()
 
     (first,) = minute()
-    assert "7 events fetched from 1 streams, 5 acknowledged, 0 observed, 2 dead letters" in first
+    assert "7 events fetched from 1 stream, 5 acknowledged, 0 observed, 2 dead letters" in first
     hours = [each for _ in range(180) for each in minute()]
     assert len(hours) == 180 * 60 / SUMMED_UP_EVERY
     assert "in 1 h 0 min: 420 events fetched" in hours[0]
