@@ -13,7 +13,6 @@ import errno
 import fcntl
 import heapq
 import json
-import logging
 import os
 import stat
 import time
@@ -28,8 +27,6 @@ from zlib import crc32
 from lib.errors import ConflictError, LayoutError, NoStoreError, StoreError
 from lib.store.base import ABSENT, LAYOUT, Entry, Stored, segments_of
 from lib.store.reserve import Reserve
-
-log = logging.getLogger(__name__)
 
 # A fixed number, because a lock file of each key could never be removed safely. Keys that share one only wait.
 LOCKS = 64
@@ -147,16 +144,10 @@ class DirectoryStore:
             try:
                 temporary.replace(path)
             except IsADirectoryError:
-                self._set_aside(path)
+                path.rmdir()  # Succeeds only if it is empty. One that holds anything stays: these may be objects.
                 temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-
-    def _set_aside(self, folder: Path) -> None:
-        """Move a folder away that stands where an object has to be. Nothing in it is removed."""
-        aside = self._root / ".aside"
-        aside.mkdir(exist_ok=True, mode=0o700)
-        log.error("%s is a folder in place of an object; it is now in %s", folder, folder.rename(aside / uuid4().hex))
 
     def delete(self, key: str, *, expected: int) -> None:
         """Remove the object durably if its generation is still `expected`."""

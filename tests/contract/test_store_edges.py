@@ -342,11 +342,14 @@ def test_what_is_no_file_is_an_empty_object_that_nobody_waits_for(tmp_path: Path
     assert store.read("gaps/a/2.json") is None
 
 
-def test_a_folder_in_place_of_an_object_is_moved_away_whole(tmp_path: Path) -> None:
+def test_an_empty_folder_in_place_of_an_object_is_replaced_and_another_is_kept(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     (tmp_path / "cursors/a/t/events.json").mkdir(parents=True)
-    (tmp_path / "cursors/a/t/events.json/note").write_bytes(b"kept")
     assert store.read("cursors/a/t/events.json") is None
     generation = store.write("cursors/a/t/events.json", b"x", expected=ABSENT)
     assert store.read("cursors/a/t/events.json") == Stored(b"x", generation)
-    assert [path.read_bytes() for path in (tmp_path / ".aside").rglob("note")] == [b"kept"]
+    (tmp_path / "cursors/a/t/alerts.json").mkdir()
+    (tmp_path / "cursors/a/t/alerts.json/note").write_bytes(b"kept")
+    with pytest.raises(StoreError):
+        store.write("cursors/a/t/alerts.json", b"x", expected=ABSENT)
+    assert (tmp_path / "cursors/a/t/alerts.json/note").read_bytes() == b"kept"
