@@ -168,7 +168,8 @@ def _verdict(site: dict[str, Any]) -> str:
 def _totals(site: dict[str, Any]) -> str:
     waiting = f"{plural(site['pending_batches'], 'batch', 'batches')} waiting ({size(site['pending_bytes'])})"
     lost = f"{plural(site['gaps'], 'gap')}, {plural(site['set_aside'], 'dead letter')}"
-    return f"{plural(site['events'], 'event')} fetched, {site['acked']:,} acknowledged; {waiting}; {lost}"
+    fetched = f"{site['events']:,} {'event' if site['events'] == 1 else 'events'} fetched"
+    return f"{fetched}, {site['acked']:,} acknowledged; {waiting}; {lost}"
 
 
 def _print_reason(reason: dict[str, Any], lines: dict[str, dict[str, Any]], most: int | None) -> int:
