@@ -42,15 +42,20 @@ def served() -> Iterator[tuple[Site, Emulator]]:
         found.state.gaps.record(Gap(STREAM, 9, CURSOR_EXPIRED, start, start + timedelta(hours=1), start + DAY, 12))
         with Emulator(found) as emulator:
             until(lambda: emulator.status() is not None, "the page")
+            until(lambda: len(cells(emulator)) == 5, "the days since the first receipt, read after the start")
             yield found, emulator
+
+
+def cells(emulator: Emulator) -> list[tuple[str, str]]:
+    shown = requests.get(emulator.url("/completeness"), timeout=30).text
+    return re.findall(r'href="/day\?day=([^"]+)".*?</span> ([^<]+)</span></a>', shown)
 
 
 def words(emulator: Emulator) -> dict[str, str]:
     """The strip: days by their word, without those on which nothing happened."""
-    shown = requests.get(emulator.url("/completeness"), timeout=30).text
-    cells = re.findall(r'href="/day\?day=([^"]+)".*?</span> ([^<]+)</span></a>', shown)
-    assert len(cells) == 5
-    return {name: word for name, word in cells if word != "no event"}
+    found = cells(emulator)
+    assert len(found) == 5
+    return {name: word for name, word in found if word != "no event"}
 
 
 def counted(emulator: Emulator) -> dict[str, str]:

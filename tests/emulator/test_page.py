@@ -256,7 +256,7 @@ def test_a_form_that_cannot_be_used_is_told_and_nothing_is_done(hourly: tuple[Si
     assert [(each.status_code, each.json()["code"]) for each in answers] == [(400, "bad_action")] * 3
     assert post(emulator, "no-such-action").status_code == 404
     assert post(emulator, "acknowledge", key="cursors/no-gap.json").status_code == 200
-    assert "there is no gap, no dead letter and no warning" in get(emulator, "/")
+    assert "there is no gap, no dead letter, no damaged object and no warning" in get(emulator, "/")
 
 
 def test_a_page_of_another_site_holds_no_place_of_the_tail_and_sees_no_event(hourly: tuple[Site, Emulator]) -> None:

@@ -102,7 +102,7 @@ def test_words_stay_whole_and_names_are_told_apart_in_a_narrow_window() -> None:
         assert found.state.gaps.record(gap)
         _, terminal = shown("status", "--config", str(found.config), columns=80)
     lines = [line.rstrip() for line in terminal.text.split("\n")]
-    at = next(at for at, line in enumerate(lines) if line.startswith("  → Review that interval"))
+    at = next(at for at, line in enumerate(lines) if line.startswith("  → The connector itself recovers"))
     assert f"{lines[at]} {lines[at + 1].strip()}".endswith("Then run `gaps --acknowledge ID`.")
     assert cell_len(lines[at]) <= 80
     assert lines[at + 1].startswith("  ")

@@ -321,5 +321,5 @@ def test_what_is_told_of_a_refused_turn_is_why(tmp_path: Path) -> None:
     world.sleep(60.0)
     for _ in range(5):
         rate_limiter.acquire("", world.monotonic() + 60)
-    with pytest.raises(OverBudgetError, match="the 5 calls a minute"):
+    with pytest.raises(OverBudgetError, match="limit of 5 calls a minute"):
         rate_limiter.acquire("", world.monotonic() + 1)
