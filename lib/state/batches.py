@@ -80,7 +80,7 @@ def to_body(header: Header, items: Sequence[bytes]) -> tuple[Header, bytes]:
 
 
 def _lines(items: Sequence[bytes]) -> bytes:
-    """The items' lines. Nearly always each item is its own line, which two passes over the whole batch tell."""
+    """The items' lines. Nearly always each item is its own line."""
     return b"\n".join([*map(to_line, items), b""])
 
 
