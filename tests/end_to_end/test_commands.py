@@ -222,6 +222,7 @@ def test_an_idle_emulator_asks_sophos_once_a_tick_and_writes_nothing() -> None:
             until(lambda: (emulator.status() or {}).get("acked") == 20, "all events")
             asked = len(found.central.requests)
             until(lambda: len(found.central.requests) >= asked + 2, "the end of what the events set off")
+            until((found.folder / "store/charts/health.json").exists, "the health, written once after the start")
             asked = len(found.central.requests)
             before = {path: path.stat().st_mtime_ns for path in (found.folder / "store").rglob("*.json")}
             until(lambda: len(found.central.requests) >= asked + 4, "four idle ticks")
