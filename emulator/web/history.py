@@ -33,7 +33,7 @@ from emulator.web.charts import (
 from emulator.web.formatting import plural
 from emulator.web.health_changes import HealthChanges
 from emulator.web.snapshot import Taken
-from lib.errors import ConflictError, ConnectorError, LayoutError
+from lib.errors import ConflictError, ConnectorError
 from lib.model.batch import Header
 from lib.model.clock import from_text
 from lib.model.receipt import DELIVERED, Receipt
@@ -185,10 +185,9 @@ class History:
             counted = {header.sequence: [(header.fetched_at.timestamp(), header.events, 0)] for header in headers}
             written = datetime.fromtimestamp(since, UTC)
             for place, body in state.ledger.newest(stream, day_name(since), most=MOST_RECEIPTS, written=written):
-                with suppress(LayoutError):
-                    receipt = state.ledger.receipt(stream, place, body)
-                    if receipt is not None:
-                        counted[receipt.header.sequence] = [*_counts(receipt)]
+                receipt = state.ledger.readable(stream, place, body)
+                if receipt is not None:
+                    counted[receipt.header.sequence] = [*_counts(receipt)]
             with self._lock:
                 if stream not in self._begun:
                     self._begun.add(stream)
@@ -278,10 +277,9 @@ class History:
                 first = min(first, place.day)
                 if place.day >= last:
                     break
-                with suppress(LayoutError):
-                    receipt = state.ledger.receipt(stream, place, body)
-                    if receipt is not None:
-                        _count(receipt, stream, lambda at: made.setdefault(day_name(at), Day(day_name(at))))
+                receipt = state.ledger.readable(stream, place, body)
+                if receipt is not None:
+                    _count(receipt, stream, lambda at: made.setdefault(day_name(at), Day(day_name(at))))
         for name, day in made.items():
             if name < last:
                 day.until = began
@@ -310,11 +308,10 @@ class History:
             for place, body in newest:
                 if self._over.is_set():
                     return
-                with suppress(LayoutError):
-                    receipt = state.ledger.receipt(stream, place, body)
-                    if receipt is not None:
-                        with self._lock:
-                            _count(receipt, stream, self._day, is_new)
+                receipt = state.ledger.readable(stream, place, body)
+                if receipt is not None:
+                    with self._lock:
+                        _count(receipt, stream, self._day, is_new)
         for stream, header in _headers(state, state.batches.waiting()):
             at = header.fetched_at.timestamp()
             if is_new(at):

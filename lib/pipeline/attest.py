@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from lib.errors import LayoutError, NotFoundError
+from lib.errors import NotFoundError
 from lib.model.batch import RECONCILE
 from lib.model.clock import day_of, text_or_none, to_text
 from lib.model.lateness import in_order, propose
@@ -274,9 +274,7 @@ def _ledgers(state: State, stream: Stream, days: Collection[str]) -> dict[str, _
         if place.day > max(days):
             break
         if place.day in ledgers:
-            receipt = None
-            with suppress(LayoutError):
-                receipt = state.ledger.receipt(stream, place, body)
+            receipt = state.ledger.readable(stream, place, body)
             ledgers[place.day].add(place, receipt, receipts.digest(body))
     return ledgers
 

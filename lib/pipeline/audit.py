@@ -141,7 +141,7 @@ def _audited(state: State, stream: Stream, since: str) -> StreamAudit:
         _anchor(state, chain, since)
     for place, body in state.ledger.bodies(stream, since):
         if chain.last is None or place.last > chain.last.sequence:
-            _follow(chain, place, body, _read(state, stream, place, body), named)
+            _follow(chain, place, body, state.ledger.readable(stream, place, body), named)
     _end(state, chain)
     return StreamAudit(stream, chain.days, chain.removed_until, gaps, chain.findings)
 
@@ -165,7 +165,7 @@ def _anchor(state: State, chain: _Chain, since: str) -> None:
     for place, body in state.ledger.before(chain.stream, since):
         if begin is not None and place.last <= begin.sequence:
             return
-        receipt = _read(state, chain.stream, place, body)
+        receipt = state.ledger.readable(chain.stream, place, body)
         if chain.last is begin:
             chain.last, chain.total = _Link(place.last, receipts.digest(body)), receipt.total if receipt else None
         # A reconciliation's batch moves no cursor, so the cursor is in the newest polled receipt before it.
@@ -173,12 +173,6 @@ def _anchor(state: State, chain: _Chain, since: str) -> None:
         if receipt is None or receipt.header.origin == POLL:
             chain.next_cursor = receipt.header.cursors.next if receipt else None
             return
-
-
-def _read(state: State, stream: Stream, place: Place, body: bytes) -> Receipt | None:
-    with suppress(LayoutError):
-        return state.ledger.receipt(stream, place, body)
-    return None
 
 
 def _follow(chain: _Chain, place: Place, body: bytes, receipt: Receipt | None, named: set[int]) -> None:

@@ -205,6 +205,12 @@ class Ledger:
             self._report(_key_of(stream, place), body, error)
             return None
 
+    def readable(self, stream: Stream, place: Place, body: bytes) -> Receipt | None:
+        """As `receipt`; None for a newer layout too."""
+        with suppress(LayoutError):
+            return self.receipt(stream, place, body)
+        return None
+
     def _report(self, key: str, body: bytes, error: DamagedError) -> None:
         """Leave a copy of a damaged object in `dead/`, where `status` finds it without reading the ledger."""
         # A look first: a pack can be large, and it is met again and again.
