@@ -75,7 +75,7 @@ def reconciled(report: ReconcileReport) -> Fields:
         **{name: text or None for name, text in _stream(report.stream).items()},
         "outcome": report.outcome,
         "batches": list(report.batches),
-        **report.found,
+        **report.sums.fields(),
     }
     return line if report.error is None else line | {"problem": report.error.as_problem()}
 

@@ -87,9 +87,11 @@ def reconcile(
         return 0 if ok else 1
     rows = [("STREAM", "OUTCOME", "READ", "MISSING", "HOW LATE")]
     for report in reports:
-        late = ", ".join(f"{count} within {bound}" for bound, count in report.found["lateness"].items())
+        late = ", ".join(f"{count} within {bound}" for bound, count in report.sums.lateness.items())
         name = str(report.stream) if report.stream.tenant else report.stream.integration
-        rows.append((name, report.outcome.replace("_", " "), str(report.read), str(report.missing), late or "-"))
+        rows.append(
+            (name, report.outcome.replace("_", " "), str(report.sums.read), str(report.sums.missing), late or "-")
+        )
     show(rows)
     for report, row in zip(reports, rows[1:], strict=True):
         if report.error is not None:

@@ -143,7 +143,7 @@ class Actions:
         reports = self._app.reconcile_all(integration, on_progress=on_stream)
         self._context.platform.deliver()
         self._context.snapshot.expire()
-        total, missing = sum(report.read for report in reports), sum(report.missing for report in reports)
+        total, missing = sum(report.sums.read for report in reports), sum(report.sums.missing for report in reports)
         outcome = (
             f"{plural(missing, 'event')} had been missing and will be delivered" if missing else "none was missing"
         )

@@ -20,6 +20,7 @@ from lib.model.health import WAITING, Health, Reason, assess
 from lib.model.health_facts import DamagedObject, IntegrationFacts, SiteFacts, SiteProblems, StreamFacts, Warned
 from lib.model.rate_policy import RatePolicy
 from lib.model.receipt import LastReceipt, NotAcknowledged
+from lib.model.reconciliation import ReconcileSums
 from lib.model.schedule import Asked
 from lib.model.stream import ENDPOINTS, Stream, encode_segment
 from lib.pipeline import heartbeat
@@ -58,7 +59,7 @@ class StreamRecord:
     acked_at: str | None
     counted: NotAcknowledged
     has_reconciled: bool = False
-    reconciled: Mapping[str, Any] | None = None
+    reconciled: ReconcileSums | None = None
 
 
 def read_record(state: State, now: datetime, stream: Stream) -> StreamRecord:
@@ -437,7 +438,7 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
         ),
     }
     if record.has_reconciled:
-        line["reconciled"] = record.reconciled
+        line["reconciled"] = None if record.reconciled is None else record.reconciled.fields()
     # A problem explains the silence already.
     silent = None if problem or retired else checkpoint.silent_since(read_at)
     if silent is not None:

@@ -7,8 +7,30 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from lib.model.clock import text_or_none
+
 SLACK = timedelta(seconds=1)
 """Allowed difference between a typed time and the clock that is read after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileSums:
+    """The sums of one reconciliation so far; with times when it has ended."""
+
+    began_at: datetime | None = None
+    ended_at: datetime | None = None
+    read: int = 0
+    """Events read."""
+    missing: int = 0
+    """Events that the ledger did not contain."""
+    lateness: Mapping[str, int] = field(default_factory=dict)
+
+    def fields(self) -> dict[str, Any]:
+        """As JSON fields."""
+        sums = {"read": self.read, "missing": self.missing, "lateness": dict(self.lateness)}
+        if self.ended_at is None:
+            return sums
+        return {"began_at": text_or_none(self.began_at), "ended_at": text_or_none(self.ended_at), **sums}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +48,8 @@ class Progress:
     window: float | None = None
     """The window's length in seconds before `began_at`; None: everything that Sophos serves."""
     ended_at: datetime | None = None
-    last: Mapping[str, Any] | None = None
-    """The report of the last completed reconciliation."""
+    last: ReconcileSums | None = None
+    """The sums of the last completed reconciliation."""
 
     def goes_on(self, now: datetime, horizon: timedelta, window: timedelta | None) -> bool:
         """Whether the reconciliation under way covers the wanted window, so that it continues and does not restart.

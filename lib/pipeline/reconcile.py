@@ -10,20 +10,20 @@ its events are in the store then, and are not stored twice.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 from zlib import crc32
 
 from lib.errors import ConflictError, ConnectorError, CursorRefusedError, NotFoundError, OverBudgetError, ThrottledError
 from lib.model.batch import RECONCILE, Header, ids_of
 from lib.model.checkpoint import HORIZON, OLDEST_REQUEST, Checkpoint
-from lib.model.clock import day_before, day_of, text_or_none, to_text
+from lib.model.clock import day_before, day_of
 from lib.model.lateness import in_order
-from lib.model.reconciliation import Progress
+from lib.model.reconciliation import Progress, ReconcileSums
 from lib.model.stream import ENDPOINTS, Stream
 from lib.pipeline.accounts import Accounts, known_targets
 from lib.pipeline.integration import Integration, Target
@@ -63,20 +63,9 @@ class ReconcileReport:
     """`reconciled` at the end, `failed` after an error, else `under_way`."""
     batches: Sequence[str]
     """The keys of the batches that this call stored."""
-    found: Mapping[str, Any]
-    """`read`, `missing` and `lateness`, at the end also `began_at` and `ended_at`: the stored form."""
+    sums: ReconcileSums
     error: ConnectorError | None = None
     """The error that stopped it. The next call continues from there."""
-
-    @property
-    def read(self) -> int:
-        """The number of events read."""
-        return int(self.found["read"])
-
-    @property
-    def missing(self) -> int:
-        """The number of events that the ledger did not contain."""
-        return int(self.found["missing"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +180,7 @@ class Reconcile:
 
 
 def _failed(stream: Stream, error: ConnectorError | None) -> ReconcileReport:
-    return ReconcileReport(stream, FAILED, (), _sums(Progress()), error)
+    return ReconcileReport(stream, FAILED, (), ReconcileSums(), error)
 
 
 class _Comparison:
@@ -365,11 +354,7 @@ class _Comparison:
             began - min(HORIZON if progress.window is None else timedelta(seconds=progress.window), OLDEST_REQUEST),
             began,
         )
-        last = {
-            "began_at": text_or_none(progress.began_at),
-            "ended_at": to_text(now),
-            **_sums(progress),
-        }
+        last = replace(_sums(progress), began_at=progress.began_at, ended_at=now)
         level = logging.INFO if progress.missing else logging.DEBUG
         log.log(level, "%s: reconciled: %d read, %d were missing", self._stream, progress.read, progress.missing)
         self._progress = Progress(ended_at=now, last=last)
@@ -383,5 +368,5 @@ class _Comparison:
         return ReconcileReport(self._stream, outcome, tuple(self._batches), sums, error)
 
 
-def _sums(progress: Progress) -> dict[str, Any]:
-    return {"read": progress.read, "missing": progress.missing, "lateness": in_order(progress.lateness)}
+def _sums(progress: Progress) -> ReconcileSums:
+    return ReconcileSums(read=progress.read, missing=progress.missing, lateness=in_order(progress.lateness))
