@@ -7,18 +7,25 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from lib.model.stream import KINDS, Stream
+from lib.state.codec import Codec
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 LAYOUT = 2
-"""Of a day's object. Layout 1 counted hours by tenant: its counts are rebuilt from the receipts."""
+"""Of a day's object, and of the marks. Layout 1 counted hours by tenant: its counts are rebuilt from the receipts."""
 RECENT = 3 * HOUR
 """How far back a stream's counts are kept by the minute. Older counts are by the hour."""
 
-Counts = Mapping[int, list[int]]
-"""Events fetched and acknowledged, by the number of the minute or hour."""
+Pair = Annotated[list[int], msgspec.Meta(min_length=2, max_length=2)]
+"""The numbers of fetched and of acknowledged events."""
+Sample = Annotated[list[int | float], msgspec.Meta(min_length=3, max_length=3)]
+"""The highest lag (seconds), the waiting bytes and the calls of the last minute."""
+Counts = Mapping[int, Pair]
+"""Events by the number of the minute or hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +85,8 @@ class Scope:
         return max(chosen.step, HOUR) if self.streams and chosen.seconds > RECENT else chosen.step
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """Something that happened: `gap`, `late`, `outage` or `restart`."""
+class Mark(msgspec.Struct, frozen=True, rename={"begin": "from", "end": "to"}):
+    """Something that happened: `gap`, `late`, `outage` or `restart`. Its times are Unix times."""
 
     kind: str
     begin: float
@@ -89,7 +95,8 @@ class Mark:
 
     def fields(self) -> dict[str, Any]:
         """As JSON fields."""
-        return {"kind": self.kind, "from": self.begin, "to": self.end, "text": self.text}
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        return fields
 
 
 @dataclass(slots=True)
@@ -99,12 +106,12 @@ class Day:
     day: str
     until: float = 0.0
     """All events before this Unix time are counted."""
-    minutes: dict[str, dict[int, list[int]]] = field(default_factory=dict)
+    minutes: dict[str, dict[int, Pair]] = field(default_factory=dict)
     """Fetched and acknowledged a minute of Unix time, by integration."""
-    hours: dict[str, dict[str, dict[int, list[int]]]] = field(default_factory=dict)
+    hours: dict[str, dict[str, dict[int, Pair]]] = field(default_factory=dict)
     """The same by the hour, by integration and stream (tenant/kind)."""
-    samples: dict[int, dict[str, list[float]]] = field(default_factory=dict)
-    """The highest lag (seconds), the waiting bytes and the calls of the last minute, by minute and integration."""
+    samples: dict[int, dict[str, Sample]] = field(default_factory=dict)
+    """By minute and integration."""
 
     def add(self, stream: Stream, at: float, *, fetched: int = 0, acked: int = 0) -> None:
         """Count events in."""
@@ -125,37 +132,35 @@ class Day:
                 hour[name] = _worst(hour.get(name), sample)
         return Day(self.day, self.until, minutes, self.hours, samples)
 
-    def fields(self) -> dict[str, Any]:
-        """As JSON fields."""
-        return {
-            "layout": LAYOUT,
-            "day": self.day,
-            "until": self.until,
-            "minutes": self.minutes,
-            "hours": self.hours,
-            "samples": self.samples,
-        }
 
-    @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> Day:
-        """The day that `fields` wrote; ValueError, KeyError, TypeError or AttributeError for anything else."""
+CHART_DAY = Codec(Day, "a day of charts", layout=LAYOUT)
 
-        def numbered(buckets: Mapping[str, Any]) -> dict[int, Any]:
-            return {int(key): value for key, value in buckets.items()}
 
-        day, samples = str(fields["day"]), numbered(fields["samples"])
-        if fields["layout"] != LAYOUT:
-            return cls(day, samples=samples)
-        return cls(
-            day,
-            float(fields["until"]),
-            {name: numbered(counts) for name, counts in fields["minutes"].items()},
-            {
-                name: {place: numbered(counts) for place, counts in places.items()}
-                for name, places in fields["hours"].items()
-            },
-            samples,
-        )
+def day_from_body(body: bytes) -> Day:
+    """A stored day. Of layout 1 only the samples count; DamagedError, LayoutError as the codec."""
+    stored = CHART_DAY.load(body)
+    if stored["layout"] < LAYOUT:
+        stored |= {"until": 0.0, "minutes": {}, "hours": {}}
+    return CHART_DAY.value(stored)
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What a restart needs beside the days."""
+
+    seen: int | float | None = None
+    """When the connector ran last (Unix time)."""
+    marks: Sequence[Mark] = ()
+    known_since: int | float | None = None
+
+
+MARKS = Codec(Marks, "the marks of the charts", later=("known_since",), layout=LAYOUT)
+
+
+def marks_from_body(body: bytes) -> Marks:
+    """The stored marks. Layout 1 has counts that are rebuilt; DamagedError, LayoutError as the codec."""
+    stored = MARKS.load(body)
+    return MARKS.value(stored if stored["layout"] == LAYOUT else stored | {"known_since": None})
 
 
 class StreamSamples:

@@ -7,25 +7,25 @@ A final day is counted again only if a gap that touches it has appeared or chang
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
 from emulator.web.background import folder, work
+from emulator.web.chart_objects import read_object
 from emulator.web.charts import DAY, day_name
+from emulator.web.counted_days import COUNTED_DAY, FIRST_DAY, CountedDay, ProposedSetting
 from emulator.web.history import PREFIX as CHARTS
-from lib.errors import ConnectorError
-from lib.model.clock import from_text, to_text
+from lib.errors import ConnectorError, LayoutError
+from lib.model.clock import from_text
 from lib.state.gaps import CURSOR_EXPIRED
-from lib.store.base import ABSENT, ObjectStore
+from lib.store.base import ABSENT, Entry, ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +38,8 @@ LIST_SECONDS = 30.0
 """Shortest time between two listings of the store."""
 AGAIN_SECONDS = 3600.0
 """Time until a day that is not final is counted again, and until a failed count is tried again."""
-FINAL = timedelta(hours=26)
-"""Reconciliation reads 24 hours back: only a gap changes a day that ended longer ago."""
 NEVER = "9999"
 """A day after all others: no day counts until the first one is known."""
-LISTED = 200
-"""The most streams that are kept of a day. Incomplete ones come first."""
 WORDS = {
     "whole": "whole",
     "gap": "gap",
@@ -65,8 +61,6 @@ PHRASES = WORDS | {
 """The words in a sentence, after a number of days."""
 LOOKS = {"whole": "ok", "gap": "failing", "letters": "attention", "fault": "failing", "waiting": "attention"}
 """The colour of each kind; any other kind has the colour of `waiting`."""
-
-Fields = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +104,9 @@ class Completeness:
         self._known_since = known_since
         self._env = env
         self._lock = threading.Lock()
-        self._read: dict[str, tuple[int, Fields]] = {}
+        self._read: dict[str, tuple[int, CountedDay]] = {}
+        self._newer: set[str] = set()
+        """Days that a newer version counted. This one neither reads them nor counts them again."""
         self._first: str | None = None
         """The ledger's first day; None: not known yet."""
         self._listed_at = -LIST_SECONDS
@@ -130,27 +126,28 @@ class Completeness:
         if count and missing:
             self._count([{"day": day, "gaps": gaps.get(day, "")} for day in missing])
         first = min([*began, days[-1]])
-        kinds = dict.fromkeys(began, "unknown") | {day: kind_of(fields) for day, (_, fields) in self._read.items()}
+        kinds = dict.fromkeys(began, "unknown") | {day: counted.kind for day, (_, counted) in self._read.items()}
         return [*(Cell(day, kinds.get(day, "nothing")) for day in days[:-1] if day >= first), Cell(days[-1], "today")]
 
-    def day(self, day: str) -> Fields | None:
+    def day(self, day: str) -> CountedDay | None:
         """The counts of the day; None if it is not counted yet."""
         self._refresh()
         return self._read[day][1] if day in self._read else None
 
-    def proposals(self) -> tuple[str, list[Fields]]:
+    def proposals(self) -> tuple[str, Sequence[ProposedSetting]]:
         """The newest day with proposals, and the proposals; both empty if there is none."""
         for day in sorted(self._read, reverse=True):
-            if "proposals" in self._read[day][1]:
-                return day, self._read[day][1]["proposals"]
+            proposals = self._read[day][1].proposals
+            if proposals is not None:
+                return day, proposals
         return "", []
 
     def _is_missing(self, day: str, gaps: str, now: datetime) -> bool:
         if day not in self._read:
-            return True
-        fields = self._read[day][1]
-        age = (now - from_text(fields["made_at"])).total_seconds()
-        return fields["gaps"] != gaps or (not fields["final"] and age > AGAIN_SECONDS)
+            return day not in self._newer
+        counted = self._read[day][1]
+        age = (now - counted.made_at).total_seconds()
+        return counted.gaps != gaps or (not counted.final and age > AGAIN_SECONDS)
 
     def _first_day(self) -> str:
         """The first day of the ledger. Earlier days are not missing: they have nothing to count."""
@@ -166,18 +163,19 @@ class Completeness:
             for entry in store.list(PREFIX):
                 day = entry.key.removeprefix(PREFIX).removesuffix(".json")
                 if self._read.get(day, (ABSENT,))[0] != entry.generation:
-                    stored = store.read(entry.key)
-                    with suppress(ValueError, KeyError, TypeError):  # A damaged one is counted again.
-                        self._take(day, entry.generation, json.loads(stored.body) if stored else {})
+                    self._read_day(store, day, entry)
 
-    def _take(self, day: str, generation: int, fields: Fields) -> None:
-        if day == FIRST:
-            self._first = str(fields["day"])
-        else:
-            kind_of(fields), from_text(fields["made_at"]), fields["gaps"], fields["final"]
-            self._read[day] = (generation, fields)
+    def _read_day(self, store: ObjectStore, day: str, entry: Entry) -> None:
+        try:
+            if day == FIRST:
+                first = read_object(store, entry.key, FIRST_DAY.decode)
+                self._first = first.day if first else None
+            elif (counted := read_object(store, entry.key, COUNTED_DAY.decode)) is not None:
+                self._read[day] = (entry.generation, counted)
+        except LayoutError:
+            self._newer.add(day)
 
-    def _count(self, days: Sequence[Fields]) -> None:
+    def _count(self, days: Sequence[Mapping[str, str]]) -> None:
         with self._lock:
             is_due = time.monotonic() - self._failed_at > AGAIN_SECONDS
             if (self._counting and self._counting.is_alive()) or not is_due:
@@ -186,7 +184,7 @@ class Completeness:
             self._counting = threading.Thread(target=self._run, args=(days,), name="completeness", daemon=True)
             self._counting.start()
 
-    def _run(self, days: Sequence[Fields]) -> None:
+    def _run(self, days: Sequence[Mapping[str, str]]) -> None:
         def on_progress(text: str) -> None:
             self.progress = text
             self._listed_at = -LIST_SECONDS
@@ -213,52 +211,6 @@ def gaps_by_day(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
             for number in range(int(at // DAY), min(int(end // DAY), int(at // DAY) + 2 * DAYS) + 1):
                 touched.setdefault(day_name(number * DAY), []).append(f"{gap['key']} {gap['estimated_events']}")
     return {day: sha256("\n".join(sorted(keys)).encode()).hexdigest()[:16] for day, keys in touched.items()}
-
-
-def kind_of(fields: Mapping[str, Any]) -> str:
-    """The kind of a counted day: the worst one that applies."""
-    if fields.get("removed"):
-        return "removed"
-    totals = fields["totals"]
-    for kind, is_so in (
-        ("fault", fields["faults"]),
-        ("gap", totals["gaps"]),
-        ("letters", totals["dead_letters"]),
-        ("waiting", totals["waiting"]),
-        ("observed", totals["observed"]),
-    ):
-        if is_so:
-            return kind
-    return "whole" if totals["received"] else "nothing"
-
-
-def summary(statement: Mapping[str, Any], gaps: str, now: datetime) -> Fields:
-    """The stored part of a day's attestation."""
-    lines = sorted(statement["streams"], key=lambda line: line["completeness"] == 1.0 and line["ledger"]["whole"])
-    over = from_text(f"{statement['day']}T00:00:00Z") + timedelta(days=1)
-    kept = {key: statement[key] for key in ("day", "completeness", "totals")}
-    kept |= {"proposals": statement["proposals"]} if statement["proposals"] else {}
-    return {
-        "layout": 1,
-        **kept,
-        "gaps": gaps,
-        "made_at": to_text(now),
-        "final": now - over > FINAL and not statement["totals"]["waiting"],
-        "faults": sum(not line["ledger"]["whole"] for line in lines),
-        "remarks": statement["remarks"][:LISTED],
-        "streams": [{**line, "gaps": len(line["gaps"])} for line in lines if _has_content(line)][:LISTED],
-        "stream_count": len(lines),
-    }
-
-
-def _has_content(line: Mapping[str, Any]) -> bool:
-    """Whether the stream has anything to show on the day."""
-    return bool(line["received"] or line["gaps"] or line["late"]["events"] or line["ledger"]["receipts"])
-
-
-def removed(day: str, gaps: str, now: datetime) -> Fields:
-    """The stored record of a day whose receipts have expired."""
-    return {"layout": 1, "day": day, "removed": True, "gaps": gaps, "made_at": to_text(now), "final": True}
 
 
 def in_words(cells: Sequence[Cell]) -> str:

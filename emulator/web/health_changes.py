@@ -5,80 +5,75 @@ Each pass over the store compares the health with the last one. A change and its
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Self
+from typing import Any, Final, Literal, Self
 
+import msgspec
+
+from emulator.web.chart_objects import read_object, replace_object
 from emulator.web.charts import Scope
-from lib.errors import ConflictError, ConnectorError
+from lib.errors import ConnectorError, LayoutError
 from lib.model.clock import from_text, to_text
 from lib.model.stream import Stream, encode_segment
-from lib.store.base import ABSENT, ObjectStore
+from lib.state.codec import Codec
+from lib.store.base import ObjectStore
 
 HEALTH_KEY = "charts/health.json"
-LAYOUT = 1
 MOST_CHANGES = 300
 KEPT = timedelta(days=90)
 SHOWN = 50
-WHOLE, INTEGRATIONS, STREAMS = "all", "integrations", "streams"
+WHOLE: Final = "all"
+INTEGRATIONS: Final = "integrations"
+STREAMS: Final = "streams"
 NAMED = {INTEGRATIONS: 30, STREAMS: 10}
 """The most names in a change of several integrations or streams. The change has their number too."""
 MOST_STREAMS = 1_000
 """The most streams whose health is saved for a restart. With more, changes during the restart are not noticed."""
-UNKNOWN = "unknown"
+UNKNOWN: Final = "unknown"
 BADNESS = {UNKNOWN: 0, "ok": 0, "attention": 1, "failing": 2}
-NOT_RUNNING = ("not_running", "The connector was not running")
 
+Part = Literal["all", "integrations", "streams"]
+HealthName = Literal["unknown", "ok", "attention", "failing"]
 Status = Mapping[str, Any]
 Place = tuple[str, str, str]
 """A stream's integration, tenant and kind."""
 
 
-@dataclass(frozen=True, slots=True)
-class HealthChange:
+class Why(msgspec.Struct, frozen=True):
+    """The code and the title of a reason."""
+
+    code: str
+    title: str
+
+
+NOT_RUNNING = Why("not_running", "The connector was not running")
+
+
+class HealthChange(msgspec.Struct, frozen=True, rename={"before": "from", "after": "to"}):
     """A change of the site, or one of all integrations or streams with the same change at the same time."""
 
-    at: str
-    of: str
-    """WHOLE, INTEGRATIONS or STREAMS."""
-    before: str
-    after: str
-    reasons: Sequence[tuple[str, str]]
-    """Code and title of each reason for the new health; none for `ok`."""
+    at: datetime
+    of: Part
+    before: HealthName
+    after: HealthName
+    reasons: Sequence[Why]
+    """The reasons for the new health; none for `ok`."""
     names: Sequence[str] = ()
     """Names of integrations, or paths of streams: the first ones."""
     count: int = 1
 
+    def __post_init__(self) -> None:
+        if self.at.tzinfo is None:
+            raise ValueError("a time without a zone")
+
     def fields(self) -> dict[str, Any]:
         """As JSON fields."""
-        return {
-            "at": self.at,
-            "of": self.of,
-            "from": self.before,
-            "to": self.after,
-            "reasons": [{"code": code, "title": title} for code, title in self.reasons],
-            "names": [*self.names],
-            "count": self.count,
-        }
-
-    @classmethod
-    def of_fields(cls, fields: Mapping[str, Any]) -> Self:
-        """The change from its JSON fields; ValueError, KeyError, TypeError or AttributeError for others."""
-        if fields["of"] not in (WHOLE, INTEGRATIONS, STREAMS) or not {fields["from"], fields["to"]} <= BADNESS.keys():
-            raise ValueError("not a change of health")
-        return cls(
-            to_text(from_text(fields["at"])),
-            fields["of"],
-            fields["from"],
-            fields["to"],
-            [(str(reason["code"]), str(reason["title"])) for reason in fields["reasons"]],
-            [str(name) for name in fields["names"]],
-            int(fields["count"]),
-        )
+        fields: dict[str, Any] = msgspec.to_builtins(self) | {"at": to_text(self.at)}
+        return fields
 
     @property
     def names_all(self) -> bool:
@@ -109,12 +104,12 @@ class HealthChange:
 
 
 @dataclass(slots=True)
-class _Known:
+class _Health:
     """The health at the last pass. Streams that are `ok` are left out."""
 
-    site: str = UNKNOWN
-    integrations: dict[str, str] = field(default_factory=dict)
-    streams: dict[Place, str] = field(default_factory=dict)
+    site: HealthName = UNKNOWN
+    integrations: dict[str, HealthName] = field(default_factory=dict)
+    streams: dict[Place, HealthName] = field(default_factory=dict)
 
     @classmethod
     def of_status(cls, status: Status) -> Self:
@@ -125,13 +120,27 @@ class _Known:
             {_place(line): line["health"] for line in status["streams"] if line["health"] != "ok"},
         )
 
-    def of(self, scope: Scope) -> str:
+    def of(self, scope: Scope) -> HealthName:
         """The scope's health."""
         if scope.integration is None:
             return self.site
         if scope.tenant is None:
             return self.integrations.get(scope.integration, UNKNOWN)
         return UNKNOWN if scope.kind is None else self.streams.get((scope.integration, scope.tenant, scope.kind), "ok")
+
+
+@dataclass(frozen=True, slots=True)
+class HealthRecord:
+    """The stored changes, the oldest first, and the health at the last pass."""
+
+    changes: Sequence[HealthChange] = ()
+    site: HealthName = UNKNOWN
+    integrations: Mapping[str, HealthName] = field(default_factory=dict)
+    streams: Sequence[tuple[str, str, str, HealthName]] = ()
+    """A stream's integration, tenant and kind, with its health. Streams that are `ok` are left out."""
+
+
+HEALTH = Codec(HealthRecord, "the changes of health")
 
 
 class HealthChanges:
@@ -142,18 +151,23 @@ class HealthChanges:
         self._lock = threading.Lock()
         self._changes: list[HealthChange] = []
         """The oldest first."""
-        self._known = _Known()
-        self._is_changed = self._is_newer = False
+        self._known = _Health()
+        self._is_changed = False
         self.is_loaded = False
         """Whether the object has been read. Before that, no change is noted."""
 
     def load(self, seen: float | None) -> None:
         """Read the object. `seen`: the end of the last run, if the connector was down since (Unix seconds)."""
-        changes, health, is_newer = _read(self._store())
+        record = _read(self._store())
         with self._lock:
-            self._changes, self._known, self._is_newer, self.is_loaded = changes, health, is_newer, True
-            if seen is not None and changes:
-                self._lose_sight(to_text(datetime.fromtimestamp(seen, UTC)), NOT_RUNNING)
+            self._changes, self.is_loaded = [*record.changes], True
+            self._known = _Health(
+                record.site,
+                {**record.integrations},
+                {(name, tenant, kind): health for name, tenant, kind, health in record.streams},
+            )
+            if seen is not None and self._changes:
+                self._lose_sight(datetime.fromtimestamp(seen, UTC), NOT_RUNNING)
 
     def note(self, status: Status, *, is_settled: bool) -> None:
         """Compare a status with the last one.
@@ -163,7 +177,7 @@ class HealthChanges:
         with self._lock:
             if not self.is_loaded:
                 return
-            now = _Known.of_status(status)
+            now = _Health.of_status(status)
             if not is_settled:
                 now = _worse(self._known, now)
             differences = [*_compared(self._known, now, status)]
@@ -174,21 +188,21 @@ class HealthChanges:
         """Note that the store cannot be read: the health is unknown from now on."""
         with self._lock:
             if self.is_loaded and self._known.site != UNKNOWN:
-                self._lose_sight(to_text(datetime.now(UTC)), (error.code, error.title))
+                self._lose_sight(datetime.now(UTC), Why(error.code, error.title))
 
     def newest(self, scope: Scope = Scope(), most: int = SHOWN) -> list[HealthChange]:  # noqa: B008 - it is frozen
         """The newest changes that concern the scope, newest first."""
         with self._lock:
             return [change for change in reversed(self._changes) if change.concerns(scope)][:most]
 
-    def spans(self, scope: Scope, since: float, now: float) -> list[tuple[float, float, str]]:
+    def spans(self, scope: Scope, since: float, now: float) -> list[tuple[float, float, HealthName]]:
         """The intervals in which the scope's health is known: begin, end (Unix seconds) and the health."""
         with self._lock:
             changes, health = [*self._changes], self._known.of(scope)
         first = next((change for change in changes if change.is_of(scope) or change.may_be_of(scope)), None)
         if first is not None:
             health = first.before if first.is_of(scope) else UNKNOWN
-        begins: list[tuple[float, str]] = []
+        begins: list[tuple[float, HealthName]] = []
         for change in changes:
             # While the connector did not run, the health of all parts is unknown.
             is_dark = change.of == WHOLE and change.after == UNKNOWN
@@ -196,7 +210,7 @@ class HealthChanges:
                 health = change.after
             elif change.may_be_of(scope):
                 health = UNKNOWN
-            begins.append((from_text(change.at).timestamp(), UNKNOWN if is_dark else health))
+            begins.append((change.at.timestamp(), UNKNOWN if is_dark else health))
         ends = [*(at for at, _ in begins), now][1:]
         return [
             (max(begin, since), end, health)
@@ -207,29 +221,27 @@ class HealthChanges:
     def save(self) -> None:
         """Write the object, if there was a change since the last write."""
         with self._lock:
-            if not self._is_changed or self._is_newer:
+            if not self._is_changed:
                 return
             self._is_changed = False
-            oldest = to_text(datetime.now(UTC) - KEPT)
+            oldest = datetime.now(UTC) - KEPT
             self._changes = [change for change in self._changes if change.at > oldest]
             streams = self._known.streams if len(self._known.streams) <= MOST_STREAMS else {}
-            fields = {
-                "layout": LAYOUT,
-                "changes": [change.fields() for change in self._changes],
-                "site": self._known.site,
-                "integrations": self._known.integrations,
-                "streams": [[*place, health] for place, health in streams.items()],
-            }
-        body, store = json.dumps(fields, ensure_ascii=False).encode(), self._store()
+            body = HEALTH.encode(
+                HealthRecord(
+                    self._changes,
+                    self._known.site,
+                    self._known.integrations,
+                    [(*place, health) for place, health in streams.items()],
+                )
+            )
         try:
-            stored = store.read(HEALTH_KEY)
-            with suppress(ConflictError):  # Another connector on this store keeps its own.
-                store.write(HEALTH_KEY, body, expected=stored.generation if stored else ABSENT)
+            replace_object(self._store(), HEALTH_KEY, HEALTH, body)
         except ConnectorError:
             self._is_changed = True
             raise
 
-    def _lose_sight(self, at: str, reason: tuple[str, str]) -> None:
+    def _lose_sight(self, at: datetime, reason: Why) -> None:
         self._add([HealthChange(at, WHOLE, self._known.site, UNKNOWN, [reason])])
         self._known.site = UNKNOWN
 
@@ -240,12 +252,18 @@ class HealthChanges:
 
 def stored_changes(store: ObjectStore) -> list[HealthChange]:
     """The newest stored changes, newest first."""
-    return _read(store)[0][::-1][:SHOWN]
+    return [*_read(store).changes][::-1][:SHOWN]
+
+
+def _read(store: ObjectStore) -> HealthRecord:
+    with suppress(LayoutError):
+        return read_object(store, HEALTH_KEY, HEALTH.decode) or HealthRecord()
+    return HealthRecord()
 
 
 def together(changes: Iterable[HealthChange]) -> list[HealthChange]:
     """One entry for changes to one health at the same time: a single stream's or integration's, else the site's."""
-    groups: dict[tuple[str, str], list[HealthChange]] = {}
+    groups: dict[tuple[datetime, str], list[HealthChange]] = {}
     for change in changes:
         groups.setdefault((change.at, change.after), []).append(change)
     shown: list[HealthChange] = []
@@ -258,47 +276,29 @@ def together(changes: Iterable[HealthChange]) -> list[HealthChange]:
     return shown
 
 
-def _read(store: ObjectStore) -> tuple[list[HealthChange], _Known, bool]:
-    """The object's content, and whether a newer version wrote it; empty for a missing or damaged object."""
-    stored = store.read(HEALTH_KEY)
-    with suppress(ValueError, KeyError, TypeError, AttributeError):
-        fields = json.loads(stored.body) if stored else {}
-        if fields["layout"] != LAYOUT:
-            return [], _Known(), True
-        last = _Known(
-            str(fields["site"]),
-            {str(name): str(health) for name, health in fields["integrations"].items()},
-            {(str(name), str(tenant), str(kind)): str(health) for name, tenant, kind, health in fields["streams"]},
-        )
-        if not {last.site, *last.integrations.values(), *last.streams.values()} <= BADNESS.keys():
-            raise ValueError("not a health")
-        return [HealthChange.of_fields(change) for change in fields["changes"]][-MOST_CHANGES:], last, False
-    return [], _Known(), False
-
-
-def _worse(before: _Known, now: _Known) -> _Known:
+def _worse(before: _Health, now: _Health) -> _Health:
     """For each part the worse health of both."""
 
-    def worst(old: str, new: str) -> str:
+    def worst(old: HealthName, new: HealthName) -> HealthName:
         return new if BADNESS[new] > BADNESS[old] else old
 
     integrations = {name: worst(before.integrations.get(name, UNKNOWN), new) for name, new in now.integrations.items()}
     streams = {place: worst(before.streams.get(place, "ok"), new) for place, new in now.streams.items()}
-    return _Known(worst(before.site, now.site), before.integrations | integrations, before.streams | streams)
+    return _Health(worst(before.site, now.site), before.integrations | integrations, before.streams | streams)
 
 
-def _compared(before: _Known, now: _Known, status: Status) -> Iterator[HealthChange]:
+def _compared(before: _Health, now: _Health, status: Status) -> Iterator[HealthChange]:
     """The differences, the site's first. Equal ones are one change: a refused credential is not a thousand."""
-    at, reasons = status["now"], status["reasons"]
+    at, reasons = from_text(status["now"]), status["reasons"]
     if now.site != before.site:
-        of_site = [(reason["code"], reason["title"]) for reason in reasons if reason["health"] == now.site]
+        of_site = [Why(reason["code"], reason["title"]) for reason in reasons if reason["health"] == now.site]
         yield HealthChange(at, WHOLE, before.site, now.site, of_site)
-    alike: dict[tuple[str, str, str, tuple[tuple[str, str], ...]], list[str]] = {}
+    alike: dict[tuple[Part, HealthName, HealthName, tuple[Why, ...]], list[str]] = {}
     concerned = [frozenset((*reason["integrations"], *reason["streams"])) for reason in reasons]
 
-    def gather(of: str, name: str, was: str, health: str) -> None:
+    def gather(of: Part, name: str, was: HealthName, health: HealthName) -> None:
         own = [reason for reason, names in zip(reasons, concerned, strict=True) if not names or name in names]
-        why = tuple((reason["code"], reason["title"]) for reason in own if reason["health"] == health)
+        why = tuple(Why(reason["code"], reason["title"]) for reason in own if reason["health"] == health)
         alike.setdefault((of, was, health, why), []).append(name)
 
     for name, health in now.integrations.items():

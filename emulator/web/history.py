@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,29 +10,34 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
 from typing import Any
 
+from emulator.web.chart_objects import read_object, replace_object
 from emulator.web.charts import (
+    CHART_DAY,
     DAY,
-    LAYOUT,
+    MARKS,
     MINUTE,
     RECENT,
     Counts,
     Day,
     Mark,
+    Marks,
     Range,
     Scope,
     StreamSamples,
     bucketed,
     count_in,
     counts_of,
+    day_from_body,
     day_name,
     days_of,
+    marks_from_body,
     samples_of,
     within,
 )
 from emulator.web.formatting import plural
 from emulator.web.health_changes import HealthChanges
 from emulator.web.snapshot import Taken
-from lib.errors import ConflictError, ConnectorError
+from lib.errors import ConnectorError, LayoutError
 from lib.model.batch import Header
 from lib.model.clock import from_text
 from lib.model.receipt import DELIVERED, Receipt
@@ -41,7 +45,7 @@ from lib.model.stream import Stream
 from lib.state.batches import HEADER, Waiting
 from lib.state.codec import UNREADABLE
 from lib.state.state import State
-from lib.store.base import ABSENT, ObjectStore
+from lib.store.base import ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -212,9 +216,8 @@ class History:
             yield day
 
     def _stored(self, name: str) -> Day | None:
-        with suppress(ValueError, KeyError, TypeError, AttributeError, ConnectorError):
-            stored = self._store().read(f"{PREFIX}{name}.json")
-            return None if stored is None else Day.of(json.loads(stored.body))
+        with suppress(ConnectorError):
+            return read_object(self._store(), f"{PREFIX}{name}.json", day_from_body)
         return None  # It is rebuilt from the receipts.
 
     def _run(self) -> None:
@@ -239,15 +242,13 @@ class History:
     def _load_changes(self, began: float) -> None:
         """Once, before the marks are written again: they tell when the connector ran last."""
         if not self.changes.is_loaded:
-            seen = self._stored_marks().get("seen")
-            self.changes.load(seen if isinstance(seen, int | float) and began - seen > DOWN_SECONDS else None)
+            seen = self._stored_marks().seen
+            self.changes.load(seen if seen is not None and began - seen > DOWN_SECONDS else None)
 
-    def _stored_marks(self) -> dict[str, Any]:
-        with suppress(ValueError):
-            stored = self._store().read(MARKS_KEY)
-            fields = json.loads(stored.body) if stored else {}
-            return fields if isinstance(fields, dict) else {}
-        return {}
+    def _stored_marks(self) -> Marks:
+        with suppress(LayoutError):
+            return read_object(self._store(), MARKS_KEY, marks_from_body) or Marks()
+        return Marks()
 
     def _load(self, began: float) -> None:
         """Load today and yesterday, and rebuild earlier days once if an older version left them."""
@@ -258,13 +259,13 @@ class History:
                 with self._lock:
                     self._days[name] = _sum(stored, self._days.get(name))
         self._count_receipts(began, began - 2 * DAY)
-        fields = self._stored_marks()
-        since = fields.get("known_since")
-        if fields.get("layout") != LAYOUT:
+        stored_marks = self._stored_marks()
+        since = stored_marks.known_since
+        if since is None:
             since = self._rebuild(State.of(self._store()), day_name(began - 90 * DAY), began)
         if not self._over.is_set():
-            self.known_since = began if since is None else float(since)
-            self._load_marks(fields, began)
+            self.known_since = float(since)
+            self._load_marks(stored_marks, began)
 
     def _rebuild(self, state: State, oldest: str, began: float) -> float:
         """Count the days of an older version from the receipts; the time of the first event."""
@@ -353,11 +354,8 @@ class History:
     def _ongoing(self, now: float) -> list[Mark]:
         return [] if self._outage is None else [Mark("outage", self._outage, now, "The engine takes no events")]
 
-    def _load_marks(self, fields: Mapping[str, Any], began: float) -> None:
-        marks: list[Mark] = []
-        seen = fields.get("seen")
-        with suppress(KeyError, TypeError):
-            marks = [Mark(mark["kind"], mark["from"], mark["to"], mark["text"]) for mark in fields.get("marks", ())]
+    def _load_marks(self, stored: Marks, began: float) -> None:
+        marks, seen = [*stored.marks], stored.seen
         if seen is not None and began - seen > DOWN_SECONDS:
             marks.append(Mark("outage", seen, began, "The connector was not running"))
         if seen is not None:
@@ -373,25 +371,18 @@ class History:
             for day in fresh:
                 day.until = now
             oldest = day_name(now - DAY)
-            bodies = [(day.day, json.dumps(day.fields()).encode()) for day in fresh]
+            bodies = [(day.day, CHART_DAY.encode(day)) for day in fresh]
             for name in [name for name in self._days if name < oldest]:
                 self._read[name] = self._days.pop(name).coarse()
             kept = [mark for mark in self._marks if mark.end > now - 90 * DAY][-MOST_MARKS:]
-            marks = [mark.fields() for mark in [*kept, *self._ongoing(now)]]
-            fields = {"layout": LAYOUT, "seen": now, "known_since": self.known_since, "marks": marks}
+            marks = Marks(now, [*kept, *self._ongoing(now)], self.known_since)
         with suppress(ConnectorError):
             for name, body in bodies:
-                self._replace(f"{PREFIX}{name}.json", body)
-            self._replace(MARKS_KEY, json.dumps(fields, ensure_ascii=False).encode())
+                replace_object(self._store(), f"{PREFIX}{name}.json", CHART_DAY, body)
+            replace_object(self._store(), MARKS_KEY, MARKS, MARKS.encode(marks))
 
     def _write(self, day: Day) -> None:
-        self._replace(f"{PREFIX}{day.day}.json", json.dumps(day.fields()).encode())
-
-    def _replace(self, key: str, body: bytes) -> None:
-        store = self._store()
-        stored = store.read(key)
-        with suppress(ConflictError):
-            store.write(key, body, expected=stored.generation if stored else ABSENT)
+        replace_object(self._store(), f"{PREFIX}{day.day}.json", CHART_DAY, CHART_DAY.encode(day))
 
 
 def _headers(state: State, waiting: Iterable[Waiting]) -> Iterator[tuple[Stream, Header]]:

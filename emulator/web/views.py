@@ -366,7 +366,14 @@ class Views:
             (line["integration"], line["tenant"]): line["label"] for line in self._context.snapshot.current().lines
         }
         counted = days.day(cell.day)
-        return {"nav": "completeness", "cell": cell, "d": counted, "progress": days.progress, "labels": labels}
+        return {
+            "nav": "completeness",
+            "cell": cell,
+            "d": counted,
+            "made_at": to_text(counted.made_at) if counted else None,
+            "progress": days.progress,
+            "labels": labels,
+        }
 
     def _gaps(self, arguments: Arguments) -> Values:
         return {"nav": "gaps", **paged("/gaps", gap_lines(self._context.snapshot.current().lines), arguments)}

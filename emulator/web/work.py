@@ -8,7 +8,6 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -20,13 +19,12 @@ from lib.config import environment
 from lib.config.loading import located
 from lib.config.reloading import ReloadingConfig
 from lib.config.settings import Config
-from lib.errors import ConflictError, ConnectorError
+from lib.errors import ConnectorError
 from lib.model.clock import day_of
 from lib.model.stream import Stream
 from lib.model.text import several
 from lib.state.ledger import place_of
 from lib.state.state import State
-from lib.store.base import ABSENT
 
 # ruff: noqa: PLC0415 - each order loads what it needs
 
@@ -105,21 +103,20 @@ def preview(config: Config, order: dict[str, Any], on_progress: OnProgress) -> d
 
 def attest(config: Config, order: dict[str, Any], on_progress: OnProgress) -> int:
     """Count days, and store each one beside the charts; the number of days. The newest one gets the proposals."""
-    from emulator.web.completeness import FIRST, PREFIX, removed, summary
+    from emulator.web.chart_objects import replace_object
+    from emulator.web.completeness import FIRST, PREFIX
+    from emulator.web.counted_days import COUNTED_DAY, FIRST_DAY, CountedDay, FirstDay, counted_day, removed_day
     from lib.app import App
     from lib.pipeline.attest import Measured, counted, statement, streams_of
 
     state = App(lambda: config).state
 
-    def put(name: str, fields: dict[str, Any]) -> None:
-        with suppress(ConflictError):  # Another emulator on this store has just counted the same day.
-            stored = state.store.read(f"{PREFIX}{name}.json")
-            body = json.dumps(fields, ensure_ascii=False).encode()
-            state.store.write(f"{PREFIX}{name}.json", body, expected=stored.generation if stored else ABSENT)
+    def put(day: CountedDay) -> None:
+        replace_object(state.store, f"{PREFIX}{day.day}.json", COUNTED_DAY, COUNTED_DAY.encode(day))
 
     streams = streams_of(state)
     first = _first_day(state, streams) or day_of(datetime.now(UTC))
-    put(FIRST, {"layout": 1, "day": first})
+    replace_object(state.store, f"{PREFIX}{FIRST}.json", FIRST_DAY, FIRST_DAY.encode(FirstDay(first)))
     days = [asked for asked in order["days"] if asked["day"] >= first or asked["gaps"]]
     measured = [
         Measured(integration.name, integration.settle, integration.reconcile) for integration in config.integrations
@@ -133,10 +130,10 @@ def attest(config: Config, order: dict[str, Any], on_progress: OnProgress) -> in
                 attested = statement(
                     state, day, now=now, measured=measured, versions={}, key="", days=days_counted[day]
                 )
-                put(day, summary(attested, gaps, now))
+                put(counted_day(attested, gaps, now))
                 measured = []
             else:
-                put(day, removed(day, gaps, now))
+                put(removed_day(day, gaps, now))
     return len(days)
 
 

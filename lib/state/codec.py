@@ -39,14 +39,21 @@ class Codec(Generic[T]):
     `label` names the kind of object in errors. `names` maps fields to other stored names. A field that it maps to a
     mapping is inlined: it holds another dataclass, and that one's fields are stored among the object's own, under the
     names of the mapping. `later` holds the stored names that older versions did not write. Each has a default, and is
-    not stored while it is None.
+    not stored while it is None. `layout` is the newest layout that this version reads, and the one that it writes.
     """
 
     def __init__(
-        self, kind: type[T], label: str, *, later: Collection[str] = (), names: Mapping[str, str | Names] | None = None
+        self,
+        kind: type[T],
+        label: str,
+        *,
+        later: Collection[str] = (),
+        names: Mapping[str, str | Names] | None = None,
+        layout: int = LAYOUT,
     ) -> None:
         self._kind = kind
         self.label = label
+        self.layout = layout
         self._later = frozenset(later)
         self._plan = _plan(kind, names or {})
         self._places = dict(_places(self._plan))
@@ -70,7 +77,7 @@ class Codec(Generic[T]):
 
     def fields(self, value: T) -> dict[str, Any]:
         """The value as JSON fields; times are still `datetime`."""
-        stored_fields: dict[str, Any] = {"layout": LAYOUT}
+        stored_fields: dict[str, Any] = {"layout": self.layout}
         self._put(msgspec.to_builtins(value, builtin_types=(datetime,)), self._plan, stored_fields)
         return stored_fields
 
@@ -92,8 +99,8 @@ class Codec(Generic[T]):
         layout = stored.get("layout")
         if not isinstance(layout, int):
             raise DamagedError(f"{self.label} cannot be read: it has no layout number")
-        if layout > LAYOUT:
-            raise LayoutError(f"{self.label} has layout {layout}; this version reads layouts up to {LAYOUT}")
+        if layout > self.layout:
+            raise LayoutError(f"{self.label} has layout {layout}; this version reads layouts up to {self.layout}")
         return stored
 
     def value(self, stored: Mapping[str, Any]) -> T:
@@ -102,7 +109,7 @@ class Codec(Generic[T]):
         if missing:
             raise DamagedError(f"{self.label} cannot be read: {', '.join(sorted(missing))} is missing")
         try:
-            return _in_utc(msgspec.convert(_grouped(stored, self._plan), self._kind, strict=True))
+            return _in_utc(msgspec.convert(_grouped(stored, self._plan), self._kind, strict=True, str_keys=True))
         except ValueError as error:
             raise DamagedError(f"{self.label} cannot be read: {self._in_stored_names(error)}") from None
 

@@ -32,6 +32,10 @@ _COPIED = {
         "was damaged; its stream continued with the next batch",
         f"The connector reads Sophos again by itself, and recovers events of the last 24 hours. {_ACKNOWLEDGE}",
     ),
+    "charts": (
+        "was damaged; the page continued without it",
+        f"The page counts the last two days again. Restore it from a backup to see older ones. {_ACKNOWLEDGE}",
+    ),
     "ledger": (
         "is damaged; its events are delivered, but not proved",
         f"Restore it from a backup, so that `audit` holds again. {_ACKNOWLEDGE}",

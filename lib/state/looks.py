@@ -6,12 +6,13 @@ reconciliation also sees late events.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from lib.errors import ConflictError, DamagedError
+from lib.errors import ConflictError, DamagedError, LayoutError
 from lib.model.clock import day_of
 from lib.model.lateness import UNKNOWN, bound_of
 from lib.model.stream import Stream
@@ -19,6 +20,8 @@ from lib.state.codec import Codec
 from lib.state.dead_letters import copy_damaged_to_dead
 from lib.state.ledger import KEPT
 from lib.store.base import ABSENT, ObjectStore
+
+log = logging.getLogger(__name__)
 
 EDGE = timedelta(minutes=5)
 """An hour this close to an end of the read interval does not count: clocks differ, so it may be incomplete."""
@@ -42,7 +45,7 @@ class DayCounts:
         return sum(self.hours.values()) if len(self.hours) == 24 else None
 
 
-DAY = Codec(DayCounts, "a day of reconciliation")
+DAY_COUNTS = Codec(DayCounts, "a day of reconciliation")
 
 
 def look_key(stream: Stream, day: str) -> str:
@@ -51,8 +54,12 @@ def look_key(stream: Stream, day: str) -> str:
 
 
 def day_counts(store: ObjectStore, stream: Stream, day: str) -> DayCounts:
-    """The counts of the day. A damaged object is copied to `dead/` and reads as empty."""
-    return _load(store, look_key(stream, day))[0]
+    """The counts of the day. A damaged object is copied to `dead/`. It reads as empty, and so does a newer one."""
+    try:
+        return _load(store, look_key(stream, day))[0]
+    except LayoutError as error:
+        log.warning("%s: %s", look_key(stream, day), error)
+        return DayCounts()
 
 
 def _load(store: ObjectStore, key: str) -> tuple[DayCounts, int]:
@@ -60,7 +67,7 @@ def _load(store: ObjectStore, key: str) -> tuple[DayCounts, int]:
     if stored is None:
         return DayCounts(), ABSENT
     try:
-        return DAY.decode(stored.body), stored.generation
+        return DAY_COUNTS.decode(stored.body), stored.generation
     except DamagedError as error:
         copy_damaged_to_dead(store, key, stored.body, error)
         return DayCounts(), stored.generation
@@ -120,7 +127,7 @@ def _merge(store: ObjectStore, stream: Stream, day: str, new: DayCounts) -> None
         hours = {hour: max(old.hours.get(hour, 0), new.hours.get(hour, 0)) for hour in {*old.hours, *new.hours}}
         merged = DayCounts(dict(sorted(hours.items())), late, new.looked_at)
         with suppress(ConflictError):
-            store.write(key, DAY.encode(merged), expected=generation)
+            store.write(key, DAY_COUNTS.encode(merged), expected=generation)
             if generation == ABSENT:  # The first write of a day: old days are looked for once a day, not at each write.
                 _expire(store, stream, day)
             return

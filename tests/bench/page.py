@@ -21,7 +21,7 @@ import requests
 import yaml
 
 from emulator.web import status
-from emulator.web.charts import Day, day_name
+from emulator.web.charts import CHART_DAY, Day, day_name
 from emulator.web.connections import listening
 from emulator.web.context import RecentLog
 from emulator.web.server import Web
@@ -67,7 +67,7 @@ def fill(folder: Path, streams: int) -> Path:
     account = Account(who=Whoami("p-1", "partner", "https://api.central.sophos.com", None), tenants=tenants)
     store.write(account_key("partner"), ACCOUNT.encode(account), expected=ABSENT)
     for day in _days(now.timestamp(), tenants):
-        store.write(f"charts/{day.day}.json", json.dumps(day.fields()).encode(), expected=ABSENT)
+        store.write(f"charts/{day.day}.json", CHART_DAY.encode(day), expected=ABSENT)
     for number in range(streams):
         stream = Stream("partner", _id_of(number), "events")
         is_refused = number % 500 == 7

@@ -5,7 +5,6 @@ Four small ones, for the README, are written into docs/images.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import tempfile
@@ -19,11 +18,18 @@ from typing import Any
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from emulator.central import DEFAULT_TENANT_ID, CentralServer, Clock, Credential, Tenant
-from emulator.web.charts import LAYOUT, Mark
-from emulator.web.health_changes import HEALTH_KEY, STREAMS, WHOLE, HealthChange
-from emulator.web.health_changes import LAYOUT as LAYOUT_OF_HEALTH
+from emulator.web.charts import MARKS, Mark, Marks
+from emulator.web.health_changes import (
+    HEALTH,
+    HEALTH_KEY,
+    STREAMS,
+    WHOLE,
+    HealthChange,
+    HealthName,
+    HealthRecord,
+    Why,
+)
 from emulator.web.history import MARKS_KEY, OUTAGE
-from lib.model.clock import to_text
 from lib.model.stream import Stream
 from lib.state.gaps import CURSOR_EXPIRED, Gap
 from lib.state.state import State
@@ -112,22 +118,21 @@ def take_story(camera: Camera) -> None:
             Mark("outage", at - 6_600, at - 6_100, OUTAGE),
             Mark("restart", at - 2_400, at - 2_400, "The connector was started"),
         ]
-        told = {"layout": LAYOUT, "known_since": at - 7 * 86_400, "marks": [each.fields() for each in marks]}
-        state.store.write(MARKS_KEY, json.dumps(told).encode(), expected=ABSENT)
-        state.store.write(HEALTH_KEY, json.dumps(_health(at)).encode(), expected=ABSENT)
+        state.store.write(MARKS_KEY, MARKS.encode(Marks(None, marks, at - 7 * 86_400)), expected=ABSENT)
+        state.store.write(HEALTH_KEY, HEALTH.encode(_health(at)), expected=ABSENT)
         with served(config) as url:
             camera.take("trouble", f"{url}/")
             camera.take("dark", f"{url}/?range=24h", color_scheme="dark")
             camera.take("phone", f"{url}/", viewport=PHONE)
 
 
-def _health(at: float) -> dict[str, Any]:
+def _health(at: float) -> HealthRecord:
     """What was kept of the health: an outage of the engine, a gap, and a credential that lacks a permission."""
-    engine = ("engine_down", "The engine takes no events")
-    gap = ("gap", "Events can no longer be fetched")
-    refused = ("permission_missing", "The credential lacks a permission")
+    engine = Why("engine_down", "The engine takes no events")
+    gap = Why("gap", "Events can no longer be fetched")
+    refused = Why("permission_missing", "The credential lacks a permission")
     of_gap, of_refused = (f"partner/00000000-0000-4000-8000-{number:012d}/events" for number in (30, 7))
-    told: list[tuple[float, str, str, list[tuple[str, str]], str | None]] = [
+    outcomes: list[tuple[float, HealthName, HealthName, list[Why], str | None]] = [
         (180, "unknown", "ok", [], None),
         (108, "ok", "failing", [engine], None),
         (101, "failing", "ok", [], None),
@@ -135,22 +140,16 @@ def _health(at: float) -> dict[str, Any]:
         (12, "attention", "failing", [refused], of_refused),
     ]
     changes = []
-    for minutes, before, after, reasons, name in told:
-        when = to_text(datetime.fromtimestamp(at - 60 * minutes, UTC))
-        changes.append(HealthChange(when, WHOLE, before, after, reasons).fields())
+    for minutes, before, after, reasons, name in outcomes:
+        when = datetime.fromtimestamp(at - 60 * minutes, UTC)
+        changes.append(HealthChange(when, WHOLE, before, after, reasons))
         if name is not None:
-            changes.append(HealthChange(when, STREAMS, before, after, reasons, [name], 1).fields())
-    now = [["partner", f"00000000-0000-4000-8000-{number:012d}", "events", health] for number, health in _NOW]
-    return {
-        "layout": LAYOUT_OF_HEALTH,
-        "changes": changes,
-        "site": "failing",
-        "integrations": {"partner": "failing"},
-        "streams": now,
-    }
+            changes.append(HealthChange(when, STREAMS, before, after, reasons, [name]))
+    now = [("partner", f"00000000-0000-4000-8000-{number:012d}", "events", health) for number, health in _NOW]
+    return HealthRecord(changes, "failing", {"partner": "failing"}, now)
 
 
-_NOW = ((30, "attention"), (7, "failing"))
+_NOW: tuple[tuple[int, HealthName], ...] = ((30, "attention"), (7, "failing"))
 
 
 def take_links(camera: Camera) -> None:

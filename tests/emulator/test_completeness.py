@@ -10,7 +10,8 @@ import pytest
 import requests
 
 from emulator.central import DEFAULT_TENANT_ID, CentralServer, Clock
-from emulator.web.completeness import FINAL, PREFIX, gaps_by_day, kind_of, summary
+from emulator.web.completeness import PREFIX, gaps_by_day
+from emulator.web.counted_days import FINAL, counted_day
 from lib.model.clock import day_of
 from lib.model.stream import Stream
 from lib.pipeline.attest import statement
@@ -104,11 +105,11 @@ def test_a_day_is_final_once_nothing_can_change_it(served: tuple[Site, Emulator]
     over = datetime.fromisoformat(f"{day(5)}T00:00:00+00:00") + DAY
     for now, is_final in ((over + FINAL / 2, False), (over + 2 * FINAL, True)):
         told = statement(found.state, day(5), now=now, measured=(), versions={}, key="")
-        assert summary(told, "", now)["final"] is is_final
+        assert counted_day(told, "", now).final is is_final
         waits = json.loads(json.dumps(told))
         waits["totals"] |= {"waiting": 1, "gaps": 0}
-        assert summary(waits, "", now)["final"] is False
-        assert kind_of(summary(waits, "", now)) == "waiting"
+        assert counted_day(waits, "", now).final is False
+        assert counted_day(waits, "", now).kind == "waiting"
 
 
 def test_a_gap_touches_every_day_of_its_interval_and_a_lost_batch_that_of_its_notice() -> None:

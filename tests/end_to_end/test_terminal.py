@@ -15,7 +15,7 @@ import pytest
 from rich.cells import cell_len
 
 from emulator.central import Fault
-from emulator.web.health_changes import HEALTH_KEY, STREAMS, WHOLE, HealthChange
+from emulator.web.health_changes import HEALTH, HEALTH_KEY, STREAMS, WHOLE, HealthChange, HealthRecord, Why
 from lib.model.checkpoint import Checkpoint, Counts, NewestEvent, Problem
 from lib.model.page import Tenant, Whoami
 from lib.model.stream import Stream
@@ -113,12 +113,12 @@ def test_words_stay_whole_and_names_are_told_apart_in_a_narrow_window() -> None:
 
 @pytest.mark.parametrize("columns", [80, 200])
 def test_the_history_of_health_fits_the_window_and_names_whom_it_concerns(columns: int) -> None:
-    change = HealthChange("2026-03-10T12:00:00Z", STREAMS, "ok", "failing", [("gap", "Lost")], ["acme/t-000/events"], 1)
-    whole = HealthChange("2026-03-10T11:00:00Z", WHOLE, "unknown", "ok", [])
-    kept = {"layout": 1, "site": "failing", "integrations": {}, "streams": []}
+    noon, names = datetime(2026, 3, 10, 12, tzinfo=UTC), ["acme/t-000/events"]
+    change = HealthChange(noon, STREAMS, "ok", "failing", [Why("gap", "Lost")], names)
+    whole = HealthChange(noon - timedelta(hours=1), WHOLE, "unknown", "ok", [])
     with standing(1) as found:
         _, none = shown("status", "--history", "--config", str(found.config), columns=columns)
-        body = json.dumps({**kept, "changes": [whole.fields(), change.fields()]}).encode()
+        body = HEALTH.encode(HealthRecord([whole, change], "failing"))
         found.state.store.write(HEALTH_KEY, body, expected=ABSENT)
         status, terminal = shown("status", "--history", "--config", str(found.config), columns=columns)
         told = json.loads(run(found, "status", "--json"))["health_changes"]

@@ -45,7 +45,7 @@ def site(
 def told(changes: HealthChanges, scope: Scope = Scope()) -> list[tuple[Any, ...]]:  # noqa: B008 - it is frozen
     """The changes, oldest first."""
     return [
-        (each.of, each.before, each.after, [code for code, _ in each.reasons], [*each.names], each.count)
+        (each.of, each.before, each.after, [why.code for why in each.reasons], [*each.names], each.count)
         for each in reversed(changes.newest(scope))
     ]
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from emulator.web.actions import local
 from emulator.web.charts import (
+    CHART_DAY,
     DAY,
     HOUR,
     RANGES,
@@ -20,6 +21,7 @@ from emulator.web.charts import (
     StreamSamples,
     bucketed,
     counts_of,
+    day_from_body,
     day_name,
     days_of,
     samples_of,
@@ -132,7 +134,7 @@ def test_a_chart_holds_each_event_of_its_range_once(counted: list[tuple[int, int
     for back, fetched, acked in counted:
         at = now - back
         days[day_name(at)].add(ONE, at, fetched=fetched, acked=acked)
-    kept = [Day.of(json.loads(json.dumps(each.fields()))) for each in days.values()]
+    kept = [day_from_body(CHART_DAY.encode(each)) for each in days.values()]
     for name in ("3h", "24h", "7d", "90d"):
         chosen = RANGES[name]
         found = chart(kept, chosen, now)
@@ -158,7 +160,7 @@ def test_what_was_before_anything_is_known_is_no_zero() -> None:
 def test_of_an_older_layout_only_the_samples_count() -> None:
     day = Day("1970-01-11", 5.0, samples={1: {"acme": [1.0, 2, 3]}})
     day.add(ONE, 10 * DAY, fetched=3)
-    older = Day.of(json.loads(json.dumps(day.fields() | {"layout": 1})))
+    older = day_from_body(json.dumps(CHART_DAY.fields(day) | {"layout": 1}).encode())
     assert (older.until, older.minutes, older.hours) == (0.0, {}, {})
     assert older.samples == day.samples
 
