@@ -11,7 +11,29 @@ from hypothesis import strategies as st
 from lib.config.loading import InvalidConfigError, parse
 from lib.model.families import FAMILIES, LONGEST, NEEDED, URL_SAFE, by_rule, expanded, family_of, fitting
 
-SAMPLES = Path(__file__).resolve().parents[1] / "data/sample-events.jsonl"
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLES = ROOT / "tests/data/sample-events.jsonl"
+EXAMPLES = {
+    "real-time protection": "SavDisabled",
+    "installed and removed": "EndpointUninstalled",
+    "application control": "Application::Blocked",
+    "comply": "NonCompliant",
+    "isolated": "Isolation::Isolated",
+    "services": "ServiceNotRunning",
+    "malware": "Threat::Detected",
+    "unwanted": "CorePuaDetection",
+    "exploits": "HmpaExploitPrevented",
+    "ransomware": "HmpaCryptoGuard",
+    "malicious traffic": "Threat::CommandAndControlDetected",
+    "suspicious files": "Threat::LowRepAppDetected",
+    "threat intelligence": "CoreBlocklistDetection",
+    "removable media": "Device::Blocked",
+    "data-loss": "DataLossPreventionUserAllowed",
+    "disk encryption": "Enc::DiskEncryptionFailed",
+    "blocked sites": "WebFilteringBlocked",
+    "updates": "UpdateFailure",
+}
+"""What docs/sophos.md gives as an example of a family, and a type of it."""
 GROUPS = {
     "endpoint_protection": {"PROTECTION", "POLICY", "APPLICATION_CONTROL", "ISOLATION", "ENDPOINT_FIREWALL"},
     "threat": {"MALWARE", "PUA", "RUNTIME_DETECTIONS", "BLOCKLISTED", "APP_REPUTATION"},
@@ -39,6 +61,13 @@ def test_types_of_sophos_s_samples_are_in_the_family_that_their_group_names() ->
     assert len(known) > 60
     wrong = [(e["type"], e["group"]) for e in known if family_of(e["type"]) != group_of[e["group"]]]
     assert wrong == []
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_a_family_holds_what_the_page_about_sophos_says(example: str) -> None:
+    lines = (ROOT / "docs/sophos.md").read_text().splitlines()
+    (row,) = [line for line in lines if line.startswith("| ") and example in line.rpartition(" | ")[2]]
+    assert f"`family:{family_of(f'Event::Endpoint::{EXAMPLES[example]}')}`" in row
 
 
 def test_a_family_stands_for_its_types_each_once() -> None:
