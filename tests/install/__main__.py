@@ -146,7 +146,8 @@ def _fresh(suite: str, root: Path) -> Iterator[list[str]]:
     _bootstrap(suite, root)
     mounts = [root / "tmp", root / "proc", root / "dev"]
     for mount, source in zip(mounts, ("/tmp", "/proc", "/dev"), strict=True):  # noqa: S108 - where the sites are
-        subprocess.run(["mount", "--rbind", source, mount], check=True)
+        # A slave: what is unmounted there stays mounted here, also where systemd shares all mounts.
+        subprocess.run(["mount", "--rbind", "--make-rslave", source, mount], check=True)
     prefix = ["chroot", str(root)]
     try:
         yield prefix
