@@ -7,14 +7,12 @@ import json
 import os
 import platform
 import sys
-import tomllib
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from emulator.cli.terminal import refuse, say, show
-from emulator.runtime.process import ROOT
 from lib.config import loading as configuration
 from lib.errors import ConfigError, ConnectorError, NotFoundError
 from lib.model.clock import day_of
@@ -22,6 +20,7 @@ from lib.model.stream import Stream
 from lib.pipeline import attest, signature
 from lib.state.state import State
 from lib.store.base import LAYOUT
+from lib.version import VERSION
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,7 +76,7 @@ def _attested(location: str | None, day: str, key_file: Path, out: Path) -> dict
             attest.Measured(integration.name, integration.settle, integration.reconcile)
             for integration in config.integrations
         ],
-        versions={"connector": _version(), "python": platform.python_version(), "store_layout": LAYOUT},
+        versions={"connector": VERSION, "python": platform.python_version(), "store_layout": LAYOUT},
         key=fingerprint,
     )
     body = json.dumps(statement, indent=1).encode() + b"\n"
@@ -116,12 +115,6 @@ def _day(text: str, now: datetime) -> str:
     with suppress(ValueError):
         return day_of(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC))
     raise ConfigError(f"--day {text!r} is not a day", remedy="Write a date such as 2026-03-10, or yesterday.")
-
-
-def _version() -> str:
-    with suppress(OSError, KeyError):
-        return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
-    return "unknown"
 
 
 def _named(path: Path | None, option: str) -> Path:

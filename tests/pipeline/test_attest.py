@@ -17,6 +17,7 @@ from lib.model.stream import Stream
 from lib.pipeline import attest, signature
 from lib.state.gaps import CURSOR_EXPIRED, Gap
 from lib.state.looks import day_counts
+from lib.version import VERSION
 from tests.fakes import forks
 from tests.site import SECRET, Site, free_port, site
 
@@ -120,6 +121,7 @@ def test_it_says_what_became_of_every_event(delivered: Site, key: Path) -> None:
     assert sum(sum(day_counts(delivered.state.store, stream, day).late.values()) for day in days) == 7
     assert line["completeness"] == 100 / 101
     assert (told["ok"], told["is_over"]) == (False, False)
+    assert told["versions"]["connector"] == VERSION
     assert not any("over" in remark for remark in told["remarks"])
     assert any("1 event is a dead letter" in remark for remark in told["remarks"])
     receipts = [digest for _, _, digest in delivered.state.ledger.receipts(stream)]
