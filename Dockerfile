@@ -22,6 +22,9 @@ RUN python3 -m venv /venv \
 COPY lib /app/lib
 COPY functions /app/functions
 COPY emulator /app/emulator
+# For the operator's page.
+COPY README.md /app/README.md
+COPY docs /app/docs
 # Readable for everybody, whatever umask the checkout was made under. Compiled by content: the same bytes each time.
 RUN chmod -R u=rwX,go=rX /app \
  && find /venv /app -name __pycache__ -prune -exec rm -rf {} + \

@@ -43,6 +43,7 @@ def live(how: Installed, old: Release, new: Release, before: Installed | None = 
         _look(how, site, new.version)
         with _running(how, site):
             deliver(site, 10)
+            _has_its_documents(site)
             wait_with(site, 20)
         _refuses_a_newer_store(how, site)
         first.install(old)
@@ -130,6 +131,13 @@ def _look(how: Installed, site: Site, version: str) -> None:
         env={**os.environ, **how.env}, cwd="/", capture_output=True, text=True, check=False,
     ).stdout)  # fmt: skip
     assert (found["version"], found["acked"]) == (version, 30)
+
+
+def _has_its_documents(site: Site) -> None:
+    """The page's links to the documents lead somewhere."""
+    for name, title in (("README.md", "Sophos Central to UTMStack"), ("attest.md", "Attest")):
+        answer = requests.get(f"http://{site.settings['listen']}/docs/{name}", timeout=10)
+        assert (answer.status_code, answer.text.startswith(f"# {title}")) == (200, True), answer.text
 
 
 def _refuses_a_newer_store(how: Installed, site: Site) -> None:

@@ -63,6 +63,16 @@ def test_packaging_takes_version_and_requirements_from_their_one_place() -> None
     assert project["tool"]["hatch"]["metadata"]["hooks"]["requirements_txt"]["files"] == ["requirements.lock"]
 
 
+def test_wheel_and_image_hold_the_documents_of_the_page() -> None:
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert "docs" in wheel["only-include"]
+    assert wheel["sources"]["docs"] == "sophos_utmstack/docs"
+    assert wheel["force-include"]["README.md"] == "sophos_utmstack/README.md"
+    image = (ROOT / "Dockerfile").read_text()
+    assert "COPY docs /app/docs\n" in image
+    assert "COPY README.md /app/README.md\n" in image
+
+
 @pytest.mark.parametrize("lock", LOCKS)
 def test_every_package_of_a_lock_has_hashes(lock: str) -> None:
     entries = re.split(r"(?m)^(?=[A-Za-z0-9])", (ROOT / lock).read_text())[1:]
