@@ -26,6 +26,13 @@ from tests.site import ROOT, Site
 OLDER = "361c4a2"
 """A commit of 0.1.0, which had no artefacts: its tree is run as it is."""
 PYTHONS = {"bookworm": "3.11", "trixie": "3.13"}
+# A namespace for each command: no mount is left to remove, and none leads from the folder of the run to this machine.
+_ENTER = """
+mount --bind "$1" "$0$1"
+mount -t proc proc "$0/proc"
+shift
+exec chroot "$0" "$@"
+"""
 UNIT = "usr/lib/systemd/system/sophos-utmstack.service"
 
 
@@ -35,6 +42,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="su-dist-") as name:
         work = Path(name)
         work.chmod(0o755)
+        tempfile.tempdir = str(work / "t")  # The sites', which a fresh system sees too.
+        (work / "t").mkdir()
         image = "image" in asked
         with _told("a release, twice the same bytes, from files that only their owner may read"):
             tree = copied(work / "tree")
@@ -123,7 +132,8 @@ def _refuses_another_python(release: Release, home: Path) -> None:
 
 def _debian(suite: str) -> Callable[[Path, Release, Release], None]:
     def run(work: Path, first: Release, later: Release) -> None:
-        with _told(f"a fresh {suite}"), _fresh(suite, work / suite) as prefix:
+        with _told(f"a fresh {suite}"):
+            prefix = _fresh(suite, work)
             _misses_a_venv(prefix, work / "tree")
             _live(_package(prefix, work / suite, first), first, later)
             _live(_pipx(prefix, work / suite, PYTHONS[suite]), first, later)
@@ -140,20 +150,12 @@ def _service(work: Path, first: Release, later: Release) -> None:
             serve(root, first, later)
 
 
-@contextmanager
-def _fresh(suite: str, root: Path) -> Iterator[list[str]]:
-    """A Debian that nothing was installed in; this machine's /tmp is its own too."""
+def _fresh(suite: str, work: Path) -> list[str]:
+    """A Debian that nothing was installed in: what a command has to begin with to run there."""
+    root = work / suite
     _bootstrap(suite, root)
-    mounts = [root / "tmp", root / "proc", root / "dev"]
-    for mount, source in zip(mounts, ("/tmp", "/proc", "/dev"), strict=True):  # noqa: S108 - where the sites are
-        # A slave: what is unmounted there stays mounted here, also where systemd shares all mounts.
-        subprocess.run(["mount", "--rbind", "--make-rslave", source, mount], check=True)
-    prefix = ["chroot", str(root)]
-    try:
-        yield prefix
-    finally:
-        for mount in mounts:
-            subprocess.run(["umount", "--lazy", mount], check=True)
+    (root / work.relative_to("/")).mkdir(parents=True)
+    return ["unshare", "--mount", "sh", "-euc", _ENTER, str(root), str(work)]
 
 
 def _bootstrap(suite: str, root: Path, *packages: str) -> None:
