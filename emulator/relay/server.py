@@ -55,6 +55,8 @@ class Relay:
                 remedy="Set relay.listen to a free port and an address of this machine.",
             ) from None
         self._socket.settimeout(0)
+        # Connections inherit it. asyncio does not set it here, and acknowledgements would wait 40 ms for the caller.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port = self._socket.getsockname()[1]
         self._accepting = asyncio.create_task(self._accept())
         self._watching = asyncio.create_task(self._watch())

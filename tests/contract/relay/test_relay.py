@@ -78,6 +78,18 @@ def test_messages_and_acknowledgements_pass_unchanged_and_the_end_of_the_stream_
     assert got == [*(each[::-1] for each in sent), b"after the caller's last"]
 
 
+def test_an_acknowledgement_does_not_wait_until_the_caller_has_confirmed_the_one_before(
+    engine: StandInEngine, folder: Path, authority: Authority, server: tuple[Path, Path], tokens: Path
+) -> None:
+    with relay(folder, server, tokens=tokens) as relayed, caller(relayed.port, authority) as channel:
+        held = Open(channel)
+        held.send(b"")
+        (connection,) = relayed._callers
+        accepted = connection.transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        held.close()
+
+
 def test_the_engine_client_delivers_through_a_relay_as_through_the_socket(
     folder: Path, authority: Authority, server: tuple[Path, Path], tokens: Path, engine: StandInEngine
 ) -> None:
