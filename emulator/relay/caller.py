@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn, cast
 
 import h2.errors
 import h2.events
@@ -15,7 +15,7 @@ import h2.exceptions
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.settings import SettingCodes, Settings
-from hyperframe.frame import DataFrame, GoAwayFrame, WindowUpdateFrame
+from hyperframe.frame import DataFrame, GoAwayFrame
 
 from emulator.relay.bounds import Gate
 from emulator.relay.frames import (
@@ -28,13 +28,16 @@ from emulator.relay.frames import (
     Frame,
     Frames,
     ReceiveWindow,
-    opened_by,
     unpadded,
 )
 from emulator.relay.http2 import INPUT, Connection, ending
 from emulator.relay.messages import PREFIX, MessageBuffer
 from emulator.relay.stream import STREAM_WINDOW, Stream
 from lib.grpc_stream import Headers, Status
+from lib.grpc_stream.frames import WINDOW_UPDATE, data_header, open_window, window_update
+
+if TYPE_CHECKING:
+    from asyncio.sslproto import _SSLProtocolTransport
 
 log = logging.getLogger(__name__)
 
@@ -48,15 +51,14 @@ MOST_STREAMS = 1024
 """The hard limit of a connection's open streams. A caller learns the real limit only after it has begun to send."""
 STRANGE_REQUESTS, STRANGE_PER_SECOND = 100.0, 10.0
 """Useless requests that a connection may send at once, and a second over time."""
+AT_ONCE_BYTES = 64 << 10
+"""Bytes of one connection that are processed before other connections have their turn."""
 REST_SECONDS = 0.005
-"""Nothing more is read for so long after a turn, while a stream has more than one message under way.
+"""Nothing more is read for so long after a turn with fewer bytes, while a stream has more than one message under way.
 
 What comes meanwhile is passed on together. A turn costs as much as several messages, and some callers send each message
 by itself.
 """
-AT_ONCE_BYTES = 16 << 10
-"""Bytes of one connection that are processed before other connections have their turn."""
-MAX_WINDOW = (1 << 31) - 1
 MAX_HEADER_BYTES = 16 << 10
 STRANGERS_FRAMES, STRANGERS_PER_SECOND = 200.0, 20.0
 """Frames without a message that a connection may send at once, and a second, before its first accepted stream.
@@ -96,12 +98,12 @@ class Caller(Connection):
         """Whether the caller is authenticated."""
         self.address = ""
         """The caller's IP address."""
-        self._is_leaving = self._is_resting = False
+        self._is_leaving = self._is_resting = self._is_trickling = False
         self._unread = bytearray()
         self._frames = Frames()
         self._window = ReceiveWindow(STREAM_WINDOW)
         """The connection's: it is opened as often as a stream's, though it has room for all of them."""
-        self._updates = b""
+        self._outgoing = bytearray()
         self._strange, self._idle = _Bucket(), _Bucket()
 
     @property
@@ -112,6 +114,7 @@ class Caller(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start HTTP/2 after the TLS handshake."""
         super().connection_made(transport)
+        self._tls = cast("_SSLProtocolTransport", transport)
         # HTTP/2 over TLS must be negotiated by ALPN (RFC 9113, 3.2).
         if transport.get_extra_info("ssl_object").selected_alpn_protocol() != "h2":
             self.transport.abort()
@@ -159,6 +162,7 @@ class Caller(Connection):
         self.heard, self.pinged = time.monotonic(), None
         is_behind = bool(self._unread)
         self._unread += data
+        self._is_trickling = len(data) < AT_ONCE_BYTES
         if not is_behind:
             self._work()
 
@@ -176,7 +180,9 @@ class Caller(Connection):
             self.transport.close()
         if self._unread:
             asyncio.get_running_loop().call_soon(self._work)
-        elif any(isinstance(stream, Stream) and stream.is_busy for stream in self.streams.values()):
+        elif self._is_trickling and any(
+            isinstance(stream, Stream) and stream.is_busy for stream in self.streams.values()
+        ):
             self._is_resting = True
             asyncio.get_running_loop().call_later(REST_SECONDS, self._go_on)
         self._read_or_not()
@@ -188,13 +194,15 @@ class Caller(Connection):
     def _read_or_not(self) -> None:
         # A caller that does not read must not be read from: answers to its pings alone could fill the memory.
         if self.is_writable and not self._unread and not self._is_resting:
+            self._tls.set_read_buffer_limits()
             self.transport.resume_reading()
         else:
             self.transport.pause_reading()
+            # Without this, asyncio reads on from the socket: each TLS record of a caller would wake the relay.
+            self._tls.set_read_buffer_limits(high=1, low=0)
 
     def _look_at(self, data: bytes) -> None:
         touched: dict[int, Stream | _Health] = {}
-        opened: dict[int, int] = {}
         says_farewell = False
         for frame in self._frames.add(data):
             stream = self.streams.get(frame.stream) if frame.kind == DATA else None
@@ -210,33 +218,24 @@ class Caller(Connection):
             if frame.kind == GOAWAY:
                 # For h2 the connection would end here. In HTTP/2 open streams continue (RFC 9113, 6.8).
                 says_farewell = True
-            elif not self._frames.is_in_headers and self._opens(frame, opened):
-                continue
+            elif not self._frames.is_in_headers and self._opens(frame):
+                touched |= self._waiting_for(frame.stream)
             else:
-                self._tell(whole, opened, touched)
-        self._tell(b"", opened, touched)
+                for event in self.h2.receive_data(whole):
+                    self._take(event, touched)
         self._go(touched.values())
         if says_farewell:
             # The caller has said that it opens no more streams. It needs no GOAWAY in return.
             self._is_leaving = True
             self.leave()
 
-    def _opens(self, frame: Frame, opened: dict[int, int]) -> bool:
-        """Whether it opens a window, and h2 hears of it with those that follow."""
-        size = opened_by(frame)
-        total = opened.get(frame.stream, 0) + size
-        if not size or total > MAX_WINDOW:
-            return False
-        opened[frame.stream] = total
-        return True
+    def _opens(self, frame: Frame) -> bool:
+        """Whether it is a valid WINDOW_UPDATE; then it is taken."""
+        return frame.kind == WINDOW_UPDATE and open_window(self.h2, frame.stream, frame.whole)
 
-    def _tell(self, frame: bytes, opened: dict[int, int], touched: dict[int, Stream | _Health]) -> None:
-        """Let h2 hear of windows that were opened, and of a frame."""
-        updates = b"".join(WindowUpdateFrame(number, size).serialize() for number, size in opened.items())
-        opened.clear()
-        if data := updates + frame:
-            for event in self.h2.receive_data(data):
-                self._take(event, touched)
+    def _waiting_for(self, number: int) -> dict[int, Stream | _Health]:
+        """The streams whose window is opened with that of this number; 0 is the connection's."""
+        return {each: stream for each, stream in self.streams.items() if number in (0, each)}
 
     def _count(self, frame: Frame) -> None:
         """Count a frame; ProtocolError if too many carry no message."""
@@ -275,9 +274,9 @@ class Caller(Connection):
         """So many bytes of what came on the stream have gone on, or go no farther: the caller may send as many more."""
         stream = self.streams.get(number)
         if isinstance(stream, Stream) and not stream.has_ended and (opened := stream.window.passed(size)):
-            self._updates += WindowUpdateFrame(number, opened).serialize()
+            self._outgoing += window_update(number, opened)
         if opened := self._window.passed(size):
-            self._updates += WindowUpdateFrame(0, opened).serialize()
+            self._outgoing += window_update(0, opened)
 
     def _take(self, event: h2.events.Event, touched: dict[int, Stream | _Health]) -> None:
         match event:
@@ -297,24 +296,24 @@ class Caller(Connection):
                 touched.pop(number, None)
                 self.streams.pop(number).abandon()
                 self._count_strange()
-            case h2.events.WindowUpdated(stream_id=number) if number in self.streams:
-                touched[number] = self.streams[number]
-            case h2.events.WindowUpdated(stream_id=0) | h2.events.RemoteSettingsChanged():
-                touched |= self.streams  # Both can open every stream's window.
+            case h2.events.RemoteSettingsChanged():
+                touched |= self.streams  # They can open every stream's window.
 
     def flush(self) -> None:
-        """Send the bytes that h2 has prepared, after the windows that were opened."""
-        data, self._updates = self._updates + self.h2.data_to_send(), b""
-        if data:
+        """Send all that is prepared."""
+        self._outgoing += self.h2.data_to_send()
+        if self._outgoing:
+            data, self._outgoing = self._outgoing, bytearray()
             self.transport.write(data)
 
     def send(self, buffer: MessageBuffer, number: int) -> None:
-        """Pass as many bytes to h2 as the caller's windows allow."""
+        """Prepare as many bytes as the caller's windows allow."""
         while self.is_writable and buffer.ready:
             room = min(buffer.ready, self.h2.local_flow_control_window(number), self.h2.max_outbound_frame_size)
             if room <= 0:
                 return
-            self.h2.send_data(number, buffer.take(room))
+            self._outgoing += self.h2.data_to_send()  # The headers of the stream come first.
+            self._outgoing += data_header(self.h2, number, room) + buffer.take(room)
 
     def _go(self, streams: Iterable[Stream | _Health]) -> None:
         for stream in list(streams):

@@ -1,24 +1,23 @@
 """Splits a caller's bytes into HTTP/2 frames before `h2` reads them, so that each can be counted or held back.
 
 DATA is held back: a caller sends one small frame a message, and in h2 each costs several times what it costs here. So
-the receive windows are kept here too, and h2 never hears of the bytes. WINDOW_UPDATE, of which callers send nearly as
-many, is added up: h2 hears of the sum.
+the receive windows are kept here too, and h2 never hears of the bytes.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from h2.exceptions import FrameTooLargeError, ProtocolError
 
+from lib.grpc_stream.frames import FRAME
+
 MAX_FRAME_BYTES = 16 << 10
 MAX_HEADER_FRAMES = 4
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 7, 8, 9
+DATA, HEADERS, GOAWAY, CONTINUATION = 0, 1, 7, 9
 END_STREAM, END_HEADERS, PADDED = 1, 4, 8
-_HEADER = struct.Struct(">HBBBL")
 
 
 class Frame(NamedTuple):
@@ -33,7 +32,7 @@ class Frame(NamedTuple):
     @property
     def body(self) -> bytes:
         """What follows its header, padding included."""
-        return self.whole[_HEADER.size :]
+        return self.whole[FRAME.size :]
 
 
 class Frames:
@@ -50,12 +49,12 @@ class Frames:
         """The frames that are complete now; ProtocolError for invalid bytes or a frame that is too large."""
         data = self._unread + self._after_preface(data)
         at, size = 0, len(data)
-        while size - at >= _HEADER.size:
-            high, low, kind, flags, stream = _HEADER.unpack_from(data, at)
+        while size - at >= FRAME.size:
+            high, low, kind, flags, stream = FRAME.unpack_from(data, at)
             length = high << 8 | low  # 24 bits (RFC 9113, 4.1), for which `struct` has no format.
             if length > MAX_FRAME_BYTES:
                 raise FrameTooLargeError(f"a frame of {length} bytes")
-            end = at + _HEADER.size + length
+            end = at + FRAME.size + length
             if end > size:
                 break
             self._continuations = self._continuations + 1 if kind == CONTINUATION else 0
@@ -79,12 +78,6 @@ class Frames:
 def unpadded(body: bytes) -> bytes | None:
     """What a padded frame of DATA carries; None where its padding is longer than itself."""
     return body[1 : len(body) - body[0]] if body and body[0] < len(body) else None
-
-
-def opened_by(frame: Frame) -> int:
-    """By how much a frame opens a window; 0 where it is no WINDOW_UPDATE, or none that may be."""
-    is_whole = frame.kind == WINDOW_UPDATE and len(frame.whole) == _HEADER.size + 4
-    return int.from_bytes(frame.whole[-4:], "big") & 0x7FFFFFFF if is_whole else 0
 
 
 class ReceiveWindow:

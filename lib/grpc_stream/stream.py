@@ -1,8 +1,9 @@
 """The client side of one gRPC call on its own HTTP/2 connection: bytes in, events out, no I/O and no clock.
 
-Theory of operation. `h2` implements HTTP/2. It writes and reads every frame except two kinds, which h2 does not see:
+Theory of operation. `h2` implements HTTP/2. It writes and reads every frame except these kinds, which h2 does not see:
 - DATA of the call. A server sends one small frame for each message; h2 takes several times as long for each. Therefore
   this module reads and writes them. It keeps the receive windows; h2 keeps the server's, and is told what is used.
+- WINDOW_UPDATE and PING, if valid. A grpc-go server sends both after nearly each read.
 - GOAWAY. For h2 the connection ends there; in HTTP/2 a call under way continues (RFC 9113, 6.8).
 
 The request goes out when the server's SETTINGS have arrived and allow a stream. Memory is bounded whatever the server
@@ -24,6 +25,7 @@ from h2.exceptions import H2Error
 from h2.settings import SettingCodes, Settings
 from hyperframe.exceptions import HyperframeError
 
+from lib.grpc_stream.frames import FRAME, WINDOW_UPDATE, data_header, open_window, window_update
 from lib.grpc_stream.status import Status, from_header, status_of, status_of_http
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -42,11 +44,10 @@ MAX_TOLD_BYTES = 200
 """Bytes of a GOAWAY's debug text that are kept."""
 
 _STREAM = 1
-_FRAME = struct.Struct(">HBBBL")
-_WINDOW_UPDATE = struct.Struct(">HBBBLL")
-_DATA, _HEADERS, _SETTINGS, _PUSH_PROMISE, _GOAWAY, _CONTINUATION = 0, 1, 4, 5, 7, 9
+_DATA, _HEADERS, _SETTINGS, _PING, _GOAWAY, _CONTINUATION = 0, 1, 4, 6, 7, 9
 _END_STREAM, _ACK, _END_HEADERS, _PADDED = 1, 1, 4, 8
 _DEFAULT_WINDOW = 65535
+_PING_BYTES, _FLAGS_AT = 17, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +173,10 @@ class ClientStream:
         while at < room and len(self._outgoing) < OUTGOING_BYTES:
             # A server may allow frames of up to 16 MiB. Frames of MAX_FRAME_BYTES suit every server.
             end = min(at + MAX_FRAME_BYTES, room)
-            self._outgoing += _FRAME.pack(end - at >> 8, end - at & 0xFF, _DATA, 0, _STREAM)
+            self._outgoing += data_header(self._h2, _STREAM, end - at)
             self._outgoing += self._waiting[at:end]
             at = end
-        if at:
-            del self._waiting[:at]
-            self._h2.outbound_flow_control_window -= at
-            self._h2.streams[_STREAM].outbound_flow_control_window -= at
+        del self._waiting[:at]
 
     def sent(self, count: int) -> None:
         """Remove the first `count` bytes of `to_send`: they were sent."""
@@ -211,28 +209,28 @@ class ClientStream:
 
     def _read(self, data: bytes) -> None:
         at, size = 0, len(data)
-        while size - at >= _FRAME.size and not self.is_over:
-            high, low, kind, flags, number = _FRAME.unpack_from(data, at)
+        while size - at >= FRAME.size and not self.is_over:
+            high, low, kind, flags, number = FRAME.unpack_from(data, at)
             length = high << 8 | low  # 24 bits (RFC 9113, 4.1), for which `struct` has no format.
             # The server's first frame must be SETTINGS (RFC 9113, 3.4). TLS or HTTP/1 on the port fails here.
             if not self._is_greeted and (kind != _SETTINGS or flags & _ACK or length > MAX_FRAME_BYTES):
                 raise _PeerError("does not speak HTTP/2")
             if length > MAX_FRAME_BYTES:
                 raise _PeerError(f"sent a frame of {length} bytes, {MAX_FRAME_BYTES} are allowed")
-            end = at + _FRAME.size + length
+            end = at + FRAME.size + length
             if end > size:
                 break
             if kind == _DATA and number == _STREAM:
                 if flags or not length or self._in_headers or not self._is_answered:
-                    self._take_data(data[at + _FRAME.size : end], flags)
+                    self._take_data(data[at + FRAME.size : end], flags)
                 else:  # The same for what servers send nearly always: one frame for each acknowledgement.
                     self._room -= length
                     if self._room < WINDOW_BYTES // 2:
                         self._give_room()
                     self._idle_frames = 0
-                    self._chunks.append(data[at + _FRAME.size : end])
+                    self._chunks.append(data[at + FRAME.size : end])
             else:
-                self._take_frame(kind, flags, data[at:end])
+                self._take_frame(kind, flags, number, data[at:end])
             at = end
         self._unread = data[at:]
 
@@ -260,7 +258,7 @@ class ClientStream:
     def _give_room(self) -> None:
         given = WINDOW_BYTES - self._room
         for number in (0, _STREAM):  # The connection has a window of its own (RFC 9113, 6.9.1).
-            self._outgoing += _WINDOW_UPDATE.pack(0, 4, 8, 0, number, given)
+            self._outgoing += window_update(number, given)
         self._room = WINDOW_BYTES
 
     def _count_idle(self) -> None:
@@ -268,26 +266,36 @@ class ClientStream:
         if self._idle_frames > MAX_IDLE_FRAMES:
             raise _PeerError("sent too many frames without data")
 
-    def _take_frame(self, kind: int, flags: int, frame: bytes) -> None:
+    def _take_frame(self, kind: int, flags: int, number: int, frame: bytes) -> None:
         self._count_idle()
         if kind == _GOAWAY:
             self._take_goaway(frame)
             return
-        self._is_greeted = True
-        events = self._h2.receive_data(frame)
-        self._in_headers = kind in (_HEADERS, _CONTINUATION) and not flags & _END_HEADERS
-        for event in events:
-            self._take(event)
-        self._outgoing += self._h2.data_to_send()
+        if self._in_headers or not self.is_open or not self._take_simple(kind, flags, number, frame):
+            self._is_greeted = True
+            events = self._h2.receive_data(frame)
+            self._in_headers = kind in (_HEADERS, _CONTINUATION) and not flags & _END_HEADERS
+            for event in events:
+                self._take(event)
+            self._outgoing += self._h2.data_to_send()
         if len(self._outgoing) > MAX_UNSENT_BYTES:
             raise _PeerError("sent control frames faster than it reads the answers")
 
+    def _take_simple(self, kind: int, flags: int, number: int, frame: bytes) -> bool:
+        """Take a valid WINDOW_UPDATE or PING; False for any other frame."""
+        if kind == WINDOW_UPDATE:
+            return open_window(self._h2, number, frame)
+        if kind != _PING or flags or number or len(frame) != _PING_BYTES:
+            return False
+        self._outgoing += frame[:_FLAGS_AT] + bytes([_ACK]) + frame[_FLAGS_AT + 1 :]
+        return True
+
     def _take_goaway(self, frame: bytes) -> None:
-        if len(frame) < _FRAME.size + 8 or self._in_headers:
+        if len(frame) < FRAME.size + 8 or self._in_headers:
             raise _PeerError("broke HTTP/2: an invalid GOAWAY")
-        last, code = struct.unpack_from(">LL", frame, _FRAME.size)
+        last, code = struct.unpack_from(">LL", frame, FRAME.size)
         # The server chooses the length of the text, and the text goes into errors and the log.
-        text = frame[_FRAME.size + 8 :][:MAX_TOLD_BYTES].decode("utf-8", "replace")
+        text = frame[FRAME.size + 8 :][:MAX_TOLD_BYTES].decode("utf-8", "replace")
         self._goaway_reason = f"{_name(code)}{': ' if text else ''}{text}"
         # The first bit of a stream's number is reserved (RFC 9113, 6.8). A stream after `last` is not served.
         if not self.is_open or last & 0x7FFFFFFF < _STREAM:

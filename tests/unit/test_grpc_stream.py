@@ -260,6 +260,14 @@ def test_a_window_that_closes_and_opens_holds_what_waits() -> None:
     assert len(server.received) == 101_000
 
 
+def test_a_ping_is_answered_with_its_bytes_and_an_answer_is_not() -> None:
+    client, _ = opened()
+    for flags, answered in ((), PingFrame(0, b"12345678", flags=["ACK"]).serialize()), (["ACK"], b""):
+        assert client.receive(PingFrame(0, b"12345678", flags=flags).serialize()) == []
+        assert bytes(client.to_send()) == answered
+        client.sent(len(answered))
+
+
 def test_the_request_waits_for_a_server_that_takes_no_streams_yet() -> None:
     client, server = call(), Server({SettingCodes.MAX_CONCURRENT_STREAMS: 0})
     client.send(framed(b"early"))
