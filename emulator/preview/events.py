@@ -108,12 +108,12 @@ def from_file(name: str, site: Site, *, pages: bool = False) -> Iterator[Event]:
             raise ConfigError(
                 f"{name}, line {number}: it is not a JSON object", remedy="Write one event a line, as JSON."
             )
-        if not pages or isinstance(value.get("items"), list):
+        if not pages or _is_page(value):
             yield from _events_of(value, item, envelope, site)
 
 
 def _events_of(value: dict[str, Any], item: bytes, envelope: Envelope | None, site: Site) -> Iterator[Event]:
-    if isinstance(value.get("items"), list):
+    if _is_page(value):
         for page_item in value["items"]:
             raw = (
                 page_item.encode() if isinstance(page_item, str) else json.dumps(page_item, ensure_ascii=False).encode()
@@ -125,6 +125,11 @@ def _events_of(value: dict[str, Any], item: bytes, envelope: Envelope | None, si
         yield Event(log.raw, Envelope(log.data_type, log.data_source, log.tenant_id))
         return
     yield Event(item, envelope or site.envelope(item))
+
+
+def _is_page(value: dict[str, Any]) -> bool:
+    """Whether it is a page. An event can have `items` too, but has an id or a type of its own."""
+    return isinstance(value.get("items"), list) and not {"id", "type"} & set(value)
 
 
 def _lines(name: str) -> list[bytes]:

@@ -292,6 +292,12 @@ def test_a_recording_is_read_page_by_page_and_nothing_of_it_but_items(folder: Fo
     assert len(folder.each("--events", str(file))) == 4
 
 
+def test_an_event_with_items_of_its_own_is_no_page(folder: Folder) -> None:
+    folder.rule("files", 'equals("log.items.#(type==\\"file\\").path", "/a") && equals("log.items.#", 2)')
+    events = folder.events({"type": EXPLOIT, "items": [{"type": "process"}, {"type": "file", "path": "/a"}]})
+    assert [(line["type"], line["rules"]) for line in folder.each(*events)] == [(EXPLOIT, ["files"])]
+
+
 def test_a_recorded_page_says_of_which_kind_its_items_are(folder: Folder) -> None:
     folder.rule("events", "true")
     folder.rule("alerts", "true", dataTypes=["sophos-central-alerts"])
