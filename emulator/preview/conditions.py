@@ -40,6 +40,7 @@ _FIRST = re.compile(r"[^@{\[!#.|*?][^.|*?]*(?=[.|]|$)")
 """A path's first key, where it is plain."""
 
 
+_CALLED = re.compile(rf"(?:{'|'.join(sorted(FUNCTIONS.keys() - FIRST_NAMES))})\(")
 _MOST_ATOMS = 50_000
 """The most atoms kept. An argument that is another field's value makes one for each value."""
 
@@ -143,10 +144,12 @@ class Condition:
     def _compile(self) -> None:
         if not self.text.strip():
             raise ValueError("the condition is empty")
+        _program(self.text)
+        if not self._old and not any(call.name in FIRST_NAMES for call in calls(self.text)):
+            _check_spelling(self.text)
+            self._insert()
         program = _program(self.text)
         self.calls = tuple(calls(self.text))
-        if not self._old and not any(call.name in FIRST_NAMES for call in self.calls):
-            _check_spelling(self.text)
         for call in self.calls:
             _check(call)
         self.remarks += _remarks(self.text)
@@ -162,6 +165,14 @@ class Condition:
             self._of_bag(variable) for variable in program.variables() if variable not in own and not self._old
         )
         self._program = _program(self._rewritten(fields)) if self._walks else program
+
+    def _insert(self) -> None:
+        """Put the engine's own argument into quoted texts, where the engine puts it too."""
+        for token in reversed(tokens_of(self.text)):
+            if token.kind == "text" and _CALLED.search(token.text):
+                end = token.start + len(token.text)
+                self.text = self.text[: token.start] + _CALLED.sub(r"\g<0>_data_,", token.text) + self.text[end:]
+                self.remarks.append(f"the engine inserts `_data_,` behind each bracket in {token.text}: avoid it")
 
     def _rewritten(self, fields: list[Field]) -> str:
         """The text with each field as a function call: the tree knows only calls."""

@@ -189,6 +189,13 @@ def test_what_can_never_be_so_is_remarked(text: str, remark: str) -> None:
     assert any(remark in each for each in condition.remarks)
 
 
+def test_the_engine_s_own_argument_lands_in_a_quoted_text_too() -> None:
+    condition = Condition('equals("log.name", "it calls exists(1)")', "log")
+    assert ["inserts `_data_,`" in each for each in condition.remarks] == [True]
+    assert not condition.holds(Draft({"log": {"name": "it calls exists(1)"}}))
+    assert condition.holds(Draft({"log": {"name": "it calls exists(_data_,1)"}}))
+
+
 def test_a_path_without_quotes_is_the_value_s_as_in_the_engine() -> None:
     """The engine hands the field's value to the function, which takes it for a path."""
     assert holds('safe(log.type, "nothing") == "nothing"') is True

@@ -105,6 +105,22 @@ def test_rename_moves_every_source_that_is_there_and_the_last_one_stays(tmp_path
 
 
 @pytest.mark.parametrize(
+    ("source", "to", "event", "found"),
+    [
+        ("log.a", "log.b", {"a": "new", "b": {"c": 1}}, {"log.b": "new"}),
+        ("log.a", "log.b.c", {"a": "new", "b": "old"}, {"log.b.c": "new"}),
+        ("log.a", "log.a", {"a": "x", "k": 1}, {"log.k": 1}),
+        ("log.l.0.ip", "target.ip", {"l": [{"ip": "192.0.2.9"}, {"n": 2}]}, {"target.ip": "192.0.2.9", "log.l.1.n": 2}),
+        ("log.l.0", "log.z", {"l": ["a", "b"]}, {"log.z": "a", "log.l.0": "b"}),
+    ],
+)
+def test_rename_replaces_what_stands_at_its_target_and_then_removes_its_source(
+    tmp_path: Path, source: str, to: str, event: dict[str, Any], found: dict[str, Any]
+) -> None:
+    assert fields(tmp_path, event, JSON, {"rename": {"from": [source], "to": to}}) == found
+
+
+@pytest.mark.parametrize(
     ("value", "renamed"),
     [
         ({"b": [1, 2.5], "a": "<x>"}, '{"a":"\\u003cx\\u003e","b":[1,2.5]}'),
