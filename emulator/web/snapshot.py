@@ -262,6 +262,10 @@ class ListedStore:
                 self._listed[entry.key] = entry.generation
             yield entry
 
+    def folders(self, prefix: str, depth: int) -> Iterator[str]:
+        """As the store's own."""
+        return self.store.folders(prefix, depth)
+
     def read(self, key: str) -> Stored | None:
         """The object as of the last listing if it is kept, otherwise read from the store."""
         kept = self._kept.get(key)

@@ -235,14 +235,7 @@ class Ledger:
 
     def streams(self) -> Iterator[Stream]:
         """Every stream with receipts."""
-        after = ""
-        while (entry := next(self._store.list("ledger/", after=after), None)) is not None:
-            after = entry.key
-            if entry.key.count("/") > 3:  # Any other key is a foreign object.
-                stream = stream_of(entry.key.removeprefix("ledger/"))
-                yield stream
-                # Skip the stream's other keys: "0" is the character after "/".
-                after = f"ledger/{stream.path}0"
+        return (stream_of(path.removeprefix("ledger/")) for path in self._store.folders("ledger/", 3))
 
     def bodies(self, stream: Stream, since: str = "") -> Iterator[tuple[Place, bytes]]:
         """Place and bytes of the stream's receipts from the day `since` on, in order. A damaged pack is one item."""

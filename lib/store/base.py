@@ -68,3 +68,9 @@ class ObjectStore(Protocol):
 
         The listing is read page by page. It may miss objects that are created meanwhile.
         """
+
+    def folders(self, prefix: str, depth: int) -> Iterator[str]:
+        """Every path of `depth` segments below `prefix` with an object below it, in order; the prefix ends in a slash.
+
+        For `a/` and 2: `a/b/c` if there is an object `a/b/c/d/e`. It costs the same however many objects there are.
+        """

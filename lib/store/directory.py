@@ -176,6 +176,32 @@ class DirectoryStore:
         except OSError as error:
             _fail(error, f"list {prefix or 'the objects'} in")
 
+    def folders(self, prefix: str, depth: int) -> Iterator[str]:
+        """Every path of `depth` segments below `prefix` with an object below it, in order."""
+        try:
+            # With a slash after its name, a folder sorts as its keys do.
+            for name in sorted(self._folders_in(self._path(prefix[:-1])), key=lambda name: f"{name}/"):
+                below = f"{prefix}{name}/"
+                if depth > 1:
+                    yield from self.folders(below, depth - 1)
+                elif next(self.list(below), None) is not None:
+                    yield below[:-1]
+        except OSError as error:
+            _fail(error, f"list {prefix} in")
+
+    def _folders_in(self, folder: Path, lead: str = "") -> Iterator[str]:
+        """The segments of the folders directly below."""
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or not _is_folder(entry):
+                    continue
+                name = entry.name.removeprefix(lead)
+                if name.endswith(CONTINUED):
+                    start = name.removesuffix(CONTINUED)
+                    yield from (start + rest for rest in self._folders_in(Path(entry.path), LEAD))
+                else:
+                    yield name
+
     def _walk(self, folder: Path, above: str, prefix: str, after: str, lead: str = "") -> Iterator[Entry]:
         """The objects below a folder; their keys begin with `above`."""
         members: list[tuple[str, os.DirEntry[str]]] = []

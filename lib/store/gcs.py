@@ -133,6 +133,25 @@ class GcsStore:
                 if key > after and not key.startswith("."):
                     yield Entry(key, int(blob.generation), int(blob.size), blob.updated)
 
+    def folders(self, prefix: str, depth: int) -> Iterator[str]:
+        """Every path of `depth` segments below `prefix` with an object below it, in order."""
+        with _as_store_errors(prefix, self._name):
+            listing = self._client.list_blobs(
+                self._bucket,
+                prefix=self._prefix + prefix,
+                delimiter="/",
+                fields="prefixes,nextPageToken",
+                timeout=TIMEOUT,
+                retry=self._retry,
+            )
+            for _ in listing.pages:  # Reading a page adds to the listing's prefixes.
+                pass
+        for below in sorted(name.removeprefix(self._prefix) for name in listing.prefixes):
+            if depth > 1:
+                yield from self.folders(below, depth - 1)
+            else:
+                yield below[:-1]
+
     def _object(self, key: str) -> str:
         segments_of(key)
         name = self._prefix + key

@@ -101,6 +101,20 @@ def test_a_listing_is_in_order_of_key_however_long(store: ObjectStore) -> None:
     assert len(every) == 1303
 
 
+def test_the_folders_of_a_depth_are_those_with_an_object_below(store: ObjectStore) -> None:
+    long, names = "x" * 600, ["a", "a-b", "a.b", "%C3%BC"]
+    for name in (*names, long):
+        store.write(f"ledger/{name}/t/events/2026-03-10/1.json", b"", expected=ABSENT)
+        store.write(f"ledger/{name}/t/events/2026-03-11/2.json", b"", expected=ABSENT)
+    store.write("ledger/a/u/one.json", b"", expected=ABSENT)
+    gone = store.write("ledger/gone/t/events/1.json", b"", expected=ABSENT)
+    store.delete("ledger/gone/t/events/1.json", expected=gone)
+    found = list(store.folders("ledger/", 3))
+    assert found == [f"ledger/{name}/t/events" for name in sorted([*names, long], key=lambda name: f"{name}/")]
+    assert list(store.folders("ledger/a/", 1)) == ["ledger/a/t", "ledger/a/u"]
+    assert list(store.folders("nothing/", 2)) == []
+
+
 NAMES = st.text(min_size=0, max_size=12) | st.sampled_from(
     ["", ".", "..", "a/b", "%", "%+", "~", "ü" * 60, "x" * 400, "\ud800", "\0"]
 )

@@ -116,6 +116,9 @@ class MortalStore:
     def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
         return iter(self._fate.call(f"list {prefix}", lambda: [*self._store.list(prefix, after=after)]))
 
+    def folders(self, prefix: str, depth: int) -> Iterator[str]:
+        return iter(self._fate.call(f"folders {prefix}", lambda: [*self._store.folders(prefix, depth)]))
+
 
 class MortalSophos:
     """A Sophos whose calls are counted."""

@@ -42,6 +42,11 @@ class MemoryStore:
                 stored, updated = self._objects[key]
                 yield Entry(key, stored.generation, len(stored.body), updated)
 
+    def folders(self, prefix: str, depth: int) -> Iterator[str]:
+        """Paths of so many segments with an object below."""
+        keys = (key.removeprefix(prefix).split("/") for key in sorted(self._objects) if key.startswith(prefix))
+        yield from dict.fromkeys(prefix + "/".join(key[:depth]) for key in keys if len(key) > depth)
+
     def _check(self, key: str, expected: int) -> None:
         found = self.read(key)
         if (found.generation if found else ABSENT) != expected:

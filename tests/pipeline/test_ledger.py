@@ -61,6 +61,9 @@ class Failing:
     def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
         return self._store.list(prefix, after=after)
 
+    def folders(self, prefix: str, depth: int) -> Iterator[str]:
+        return self._store.folders(prefix, depth)
+
 
 def always() -> bool:
     return True

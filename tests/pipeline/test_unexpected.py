@@ -46,6 +46,10 @@ class Broken:
         self._touch("list", prefix)
         return self._store.list(prefix, after=after)
 
+    def folders(self, prefix: str, depth: int) -> Iterator[str]:
+        self._touch("folders", prefix)
+        return self._store.folders(prefix, depth)
+
 
 @pytest.fixture
 def works(tmp_path: Path) -> Iterator[Connector]:
