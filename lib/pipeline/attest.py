@@ -257,22 +257,21 @@ class _Ledger:
 
     def add(self, place: Place, receipt: Receipt | None, digest: str) -> None:
         """Add a receipt; None: it cannot be read."""
-        previous: str | None = None
+        begun = self.chain
         if receipt is None:
             self.faults.append(f"the receipt of batch {place.first} cannot be read")
         else:
             _count(self.counts, self.sequences, receipt)
             self.faults += _faults(self.chain, place, receipt)
-            previous = receipt.previous
-        begun = self.chain if self.chain.receipts else replace(self.chain, first=place.first, previous=previous)
-        self.chain = replace(begun, receipts=begun.receipts + 1, last=place.last, head=digest)
+        first, previous = begun.first, begun.previous
+        if not begun.receipts:
+            first, previous = place.first, receipt.previous if receipt else None
+        self.chain = Chain(begun.receipts + 1, first, place.last, previous, digest)
 
 
 def _ledgers(state: State, stream: Stream, days: Collection[str]) -> dict[str, _Ledger]:
     ledgers = {day: _Ledger() for day in days}
-    for place, body in state.ledger.bodies(stream, min(days)):
-        if place.day > max(days):
-            break
+    for place, body in state.ledger.bodies(stream, min(days), max(days)):
         if place.day in ledgers:
             receipt = state.ledger.readable(stream, place, body)
             ledgers[place.day].add(place, receipt, receipts.digest(body))

@@ -237,11 +237,16 @@ class Ledger:
         """Every stream with receipts."""
         return (stream_of(path.removeprefix("ledger/")) for path in self._store.folders("ledger/", 3))
 
-    def bodies(self, stream: Stream, since: str = "") -> Iterator[tuple[Place, bytes]]:
-        """Place and bytes of the stream's receipts from the day `since` on, in order. A damaged pack is one item."""
+    def bodies(self, stream: Stream, since: str = "", until: str = "") -> Iterator[tuple[Place, bytes]]:
+        """Place and bytes of the stream's receipts from the day `since` on, in order. A damaged pack is one item.
+
+        With `until`, nothing of a later day is read.
+        """
         done, day, hole = 0, since, 1
         while True:
             for place, entry in self._entries(stream, day):
+                if until and place.day > until:
+                    return
                 if place.last <= done:
                     continue  # It is in a pack already, and was not removed yet.
                 is_new_hole = place.first not in (done + 1, hole)

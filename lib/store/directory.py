@@ -70,8 +70,9 @@ class DirectoryStore:
 
     def read(self, key: str) -> Stored | None:
         """The object; None if there is none."""
+        path = self._name(key)
         try:
-            with open(self._path(key), "rb", opener=_without_waiting) as file:
+            with open(path, "rb", opener=_without_waiting) as file:
                 # The generation of the open file, not of the path: a writer may have replaced the path since.
                 status = os.fstat(file.fileno())
                 # A pipe or a device holds no object: it reads as an empty one, which is damaged.
@@ -80,7 +81,7 @@ class DirectoryStore:
             return None
         except OSError as error:
             if error.errno in NO_FILE:
-                return Stored(b"", _generation(self._path(key)))
+                return Stored(b"", _generation(Path(path)))
             _fail(error, f"read {key} in")
 
     def write(self, key: str, body: bytes, *, expected: int) -> int:
@@ -168,7 +169,7 @@ class DirectoryStore:
         # From the folder of the prefix's last slash: the folders beside it can be thousands.
         above = prefix[: prefix.rfind("/") + 1]
         try:
-            folder = self._path(above[:-1]) if above else self._root
+            folder = self._name(above[:-1]) if above else str(self._root)
         except ValueError:
             return  # No key begins like this.
         try:
@@ -180,7 +181,7 @@ class DirectoryStore:
         """Every path of `depth` segments below `prefix` with an object below it, in order."""
         try:
             # With a slash after its name, a folder sorts as its keys do.
-            for name in sorted(self._folders_in(self._path(prefix[:-1])), key=lambda name: f"{name}/"):
+            for name in sorted(self._folders_in(self._name(prefix[:-1])), key=lambda name: f"{name}/"):
                 below = f"{prefix}{name}/"
                 if depth > 1:
                     yield from self.folders(below, depth - 1)
@@ -189,7 +190,7 @@ class DirectoryStore:
         except OSError as error:
             _fail(error, f"list {prefix} in")
 
-    def _folders_in(self, folder: Path, lead: str = "") -> Iterator[str]:
+    def _folders_in(self, folder: str, lead: str = "") -> Iterator[str]:
         """The segments of the folders directly below."""
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
             for entry in entries:
@@ -198,11 +199,11 @@ class DirectoryStore:
                 name = entry.name.removeprefix(lead)
                 if name.endswith(CONTINUED):
                     start = name.removesuffix(CONTINUED)
-                    yield from (start + rest for rest in self._folders_in(Path(entry.path), LEAD))
+                    yield from (start + rest for rest in self._folders_in(entry.path, LEAD))
                 else:
                     yield name
 
-    def _walk(self, folder: Path, above: str, prefix: str, after: str, lead: str = "") -> Iterator[Entry]:
+    def _walk(self, folder: str, above: str, prefix: str, after: str, lead: str = "") -> Iterator[Entry]:
         """The objects below a folder; their keys begin with `above`."""
         members: list[tuple[str, os.DirEntry[str]]] = []
         continued: list[Iterator[Entry]] = []
@@ -218,7 +219,7 @@ class DirectoryStore:
                     if name.endswith(CONTINUED):
                         start = above + name.removesuffix(CONTINUED)
                         if _may_hold(start, prefix, after):
-                            continued.append(self._walk(Path(entry.path), start, prefix, after, LEAD))
+                            continued.append(self._walk(entry.path, start, prefix, after, LEAD))
                         continue
                     # With the slash after its name, a folder sorts as its keys do.
                     key = f"{above}{name}/" if _is_folder(entry) else above + name
@@ -233,7 +234,7 @@ class DirectoryStore:
     def _below(self, members: Sequence[tuple[str, os.DirEntry[str]]], prefix: str, after: str) -> Iterator[Entry]:
         for key, entry in members:
             if key.endswith("/"):
-                yield from self._walk(Path(entry.path), key, prefix, after)
+                yield from self._walk(entry.path, key, prefix, after)
                 continue
             with suppress(FileNotFoundError):
                 # The status is read now, not with the listing: the object may have been replaced or removed since.
@@ -242,6 +243,10 @@ class DirectoryStore:
                 yield Entry(key, status.st_mtime_ns, status.st_size, updated)
 
     def _path(self, key: str) -> Path:
+        return Path(self._name(key))
+
+    def _name(self, key: str) -> str:
+        """The path of a key's file, as text: a path object for each of 500,000 keys takes seconds."""
         segments = segments_of(key)
         if CONTINUED in key:
             raise ValueError(f"not an object's key: {key!r}")
@@ -252,7 +257,7 @@ class DirectoryStore:
                 parts.append(rest[:LONGEST] + CONTINUED)
                 rest = LEAD + rest[LONGEST:]
             parts.append(rest)
-        return self._root.joinpath(*parts)
+        return "/".join((str(self._root), *parts))
 
     @contextmanager
     def _locked(self, key: str) -> Iterator[None]:
