@@ -44,7 +44,7 @@ class Stream:
     @property
     def path(self) -> str:
         """The path of the stream's objects below `batches/`, `ledger/` and the other folders."""
-        return "/".join(map(encode_segment, (self.integration, self.tenant, self.kind)))
+        return f"{encode_segment(self.integration)}/{encode_segment(self.tenant)}/{encode_segment(self.kind)}"
 
     def __str__(self) -> str:
         return f"{self.integration}/{self.tenant}/{self.kind}"
