@@ -430,13 +430,13 @@ def _add(counts: dict[int, list[int]], more: Counts) -> None:
 def happened(lines: Iterable[Mapping[str, Any]], scope: Scope) -> Iterator[Mark]:
     """Marks of the scope's gaps, and of the late events that the last reconciliation found."""
     for line in lines:
-        if not scope.holds(line):
+        report = line.get("reconciled") or {}
+        if not (line["gaps"] or report.get("missing")) or not scope.holds(line):
             continue
         name = f"{line['label']} · {line['stream']}"
         for gap in line["gaps"]:
             begin, end = (from_text(gap[key] or gap["noticed_at"]).timestamp() for key in ("from", "to"))
             yield Mark("gap", begin, end, f"Gap: {name}")
-        report = line.get("reconciled") or {}
         if report.get("missing"):
             at = from_text(report["ended_at"]).timestamp()
             yield Mark("late", at, at, f"{plural(report['missing'], 'late event')} found: {name}")

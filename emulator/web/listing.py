@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -12,6 +12,9 @@ PAGE = 50
 BADNESS = {"failing": 2, "attention": 1, "ok": 0}
 HEALTHS = ("failing", "attention", "waiting", "ok", "gaps", "dead_letters", "retired")
 SORTS = ("trouble", "lag", "name", "events", "waiting", "last_event")
+
+Line = Mapping[str, Any]
+"""A stream in a status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,50 +64,69 @@ class Query:
 class ResultPage:
     """One page of a query's results."""
 
-    lines: Sequence[Mapping[str, Any]]
+    lines: Sequence[Line]
     total: int
     page: int
     pages: int
 
 
-def waits(line: Mapping[str, Any]) -> bool:
+def waits(line: Line) -> bool:
     """Whether the stream only waits for its turn, within Sophos's rate limits."""
     return line["health"] == "ok" and "problem" in line
 
 
-def matches(line: Mapping[str, Any], query: Query) -> bool:
-    """Whether the query selects the stream."""
-    text = f"{line['integration']} {line['tenant_name']} {line['tenant']} {line['stream']}".casefold()
-    return (
-        (line["state"] == "retired") == (query.health == "retired")
-        and query.integration in ("", line["integration"])
-        and query.kind in ("", line["stream"])
-        and query.tenant in ("", line["tenant"])
-        and (not query.health or _is(line, query.health))
-        and all(word in text for word in query.q.casefold().split())
-    )
+def labelled(status: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The streams' lines, each with what views need: a label for people, and the text that a search looks at.
+
+    An integration's only tenant has the integration's name.
+    """
+    alone = {line["name"] for line in status["integrations"] if line["tenants"] == 1}
+    return [
+        line
+        | {
+            "label": line["tenant_name"]
+            or (line["integration"] if line["integration"] in alone else f"{line['tenant'][:8]}…"),
+            "search_text": f"{line['integration']} {line['tenant_name']} {line['tenant']} {line['stream']}".casefold(),
+        }
+        for line in status["streams"]
+    ]
 
 
-def _is(line: Mapping[str, Any], health: str) -> bool:
-    match health:
+def select(lines: Iterable[Line], query: Query) -> list[Line]:
+    """The lines that the query selects, in their order."""
+    for condition in _conditions(query):
+        lines = [line for line in lines if condition(line)]
+    return [*lines]
+
+
+def _conditions(query: Query) -> Iterator[Callable[[Line], bool]]:
+    """A condition for each filter that is set: one that is not set costs nothing."""
+    yield lambda line: (line["state"] == "retired") == (query.health == "retired")
+    if query.integration:
+        yield lambda line: bool(line["integration"] == query.integration)
+    if query.kind:
+        yield lambda line: bool(line["stream"] == query.kind)
+    if query.tenant:
+        yield lambda line: bool(line["tenant"] == query.tenant)
+    match query.health:
         case "waiting":
-            return waits(line)
+            yield waits
         case "gaps":
-            return bool(line["gaps"])
+            yield lambda line: bool(line["gaps"])
         case "dead_letters":
-            return bool(line["set_aside"])
-        case "retired":
-            return True
-        case _:
-            return bool(line["health"] == health)
+            yield lambda line: bool(line["set_aside"])
+        case "failing" | "attention" | "ok":
+            yield lambda line: bool(line["health"] == query.health)
+    for word in query.q.casefold().split():
+        yield lambda line, word=word: word in line["search_text"]  # type: ignore[misc]
 
 
-def name_of(line: Mapping[str, Any]) -> tuple[str, str, str]:
+def name_of(line: Line) -> tuple[str, str, str]:
     """The last sort key of every order: no two streams have the same."""
     return line["integration"].casefold(), (line["tenant_name"] or line["tenant"]).casefold(), line["stream"]
 
 
-def ordered(lines: Iterable[Mapping[str, Any]], sort: str) -> list[Mapping[str, Any]]:
+def ordered(lines: Iterable[Line], sort: str) -> list[Line]:
     """The lines in the chosen order; by default the worst health first, then the largest lag."""
     match sort:
         case "name":
@@ -124,15 +146,15 @@ def ordered(lines: Iterable[Mapping[str, Any]], sort: str) -> list[Mapping[str, 
             )
 
 
-def find(lines: Iterable[Mapping[str, Any]], query: Query, size: int = PAGE) -> ResultPage:
-    """One page of the streams that the query selects. A page after the last one is the last one."""
-    chosen = ordered([line for line in lines if matches(line, query)], query.sort)
+def find(lines: Iterable[Line], query: Query, size: int = PAGE) -> ResultPage:
+    """One page of the lines that the query selects; they are in its order already. The last page if it is after it."""
+    chosen = select(lines, query)
     pages = max(1, -(-len(chosen) // size))
     page = min(query.page, pages)
     return ResultPage(chosen[(page - 1) * size : page * size], len(chosen), page, pages)
 
 
-def without_stream(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def without_stream(status: Mapping[str, Any]) -> list[Line]:
     """The integrations without a known stream: no stream can show their problem."""
     return [line for line in status["integrations"] if not line["tenants"]]
 

@@ -58,14 +58,15 @@ class StreamRecord:
     tail: LastReceipt
     acked_at: str | None
     counted: NotAcknowledged
+    is_settled: bool
+    """Whether nobody delivers the stream: during a delivery its ledger changes, and its lease does not."""
     has_reconciled: bool = False
     reconciled: ReconcileSums | None = None
 
 
 def read_record(state: State, now: datetime, stream: Stream) -> StreamRecord:
     """The stream's record. An object of a newer layout becomes the record's problem."""
-    tail, acked_at, counted = _delivered(state, stream)
-    record = StreamRecord(_checkpoint(state, now, stream), tail, acked_at, counted)
+    record = StreamRecord(_checkpoint(state, now, stream), *_delivered(state, stream))
     with suppress(LayoutError):
         progress, generation = state.reconciliations.read(stream)
         return replace(record, has_reconciled=generation != ABSENT, reconciled=progress.last)
@@ -380,11 +381,15 @@ def _checkpoint(state: State, now: datetime, stream: Stream) -> Checkpoint:
         return Checkpoint(problem=problem_after(None, error, now, None))
 
 
-def _delivered(state: State, stream: Stream) -> tuple[LastReceipt, str | None, NotAcknowledged]:
-    """A stream's last receipt, its time, and the events that were not acknowledged; empty for a newer layout."""
+def _delivered(state: State, stream: Stream) -> tuple[LastReceipt, str | None, NotAcknowledged, bool]:
+    """A stream's last receipt, its time, the events that were not acknowledged, and whether nobody holds its lease.
+
+    All is empty for a newer layout.
+    """
     with suppress(LayoutError):
-        return state.ledger.last(stream, lease_of(state.store, stream)[0].tail)
-    return LastReceipt(), None, NotAcknowledged()
+        lease, _ = lease_of(state.store, stream)
+        return *state.ledger.last(stream, lease.tail), lease.holder is None
+    return LastReceipt(), None, NotAcknowledged(), False
 
 
 def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | None]:

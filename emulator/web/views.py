@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from hashlib import sha256
+from itertools import islice
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
@@ -222,19 +224,14 @@ class Views:
             "more": len(integrations) - len(shown),
             "named": named[:200],
             "chart_integration": chosen,
-            "lines": ordered(taken.streams, "trouble")[:STREAMS],
+            "lines": list(islice((line for line in taken.ordered("trouble") if line["state"] != "retired"), STREAMS)),
             "links": taken.status.get("links", [])[:STREAMS],
             "labels": {(line["integration"], line["tenant"]): line["label"] for line in taken.lines}
             if taken.status.get("links")
             else {},
             "days": in_words(self._context.completeness.cells()),
-            "flow": {
-                key: max(line[name] or "" for line in taken.streams) if taken.streams else ""
-                for key, name in (("newest", "last_event"), ("acked", "last_ack"))
-            },
-            "late": sum(late)
-            if (late := [line["reconciled"]["missing"] for line in taken.streams if line.get("reconciled")])
-            else None,
+            "flow": taken.newest,
+            "late": taken.late,
             "reasons": [self._reason(taken, reason) for reason in taken.status["reasons"]],
             "changes": self._changes(taken, Scope()),
             **self._drawing.of(arguments, Scope(chosen)),
@@ -279,10 +276,10 @@ class Views:
         query = Query.of(arguments)
         code = arguments.get("reason", "")
         reason = next((candidate for candidate in taken.status["reasons"] if candidate["code"] == code), None)
-        lines = taken.lines
-        if reason is not None:
-            paths = set(reason["streams"])
-            lines = [line for line in lines if Stream.of(line).path in paths]
+        if reason is None:
+            lines = taken.ordered(query.sort)
+        else:
+            lines = ordered((taken.by_path[path] for path in reason["streams"] if path in taken.by_path), query.sort)
         return {
             "nav": "streams",
             "query": query,
@@ -449,12 +446,17 @@ def shown_health(status: Mapping[str, Any]) -> str:
 
 def stream_url(line: Mapping[str, Any]) -> str:
     """The URL of a stream's view."""
-    return "/stream?" + urlencode({key: line[key] for key in ("integration", "tenant", "stream")})
+    return _url("/stream", line["integration"], line["tenant"], line["stream"])
 
 
 def tenant_url(line: Mapping[str, Any]) -> str:
     """The URL of a tenant's view."""
-    return "/tenant?" + urlencode({key: line[key] for key in ("integration", "tenant")})
+    return _url("/tenant", line["integration"], line["tenant"])
+
+
+@lru_cache(maxsize=16_384)
+def _url(path: str, *place: str) -> str:
+    return f"{path}?" + urlencode(list(zip(("integration", "tenant", "stream"), place, strict=False)))
 
 
 def confirm_url(action: str, back: str, **fields: str) -> str:
