@@ -11,7 +11,7 @@ from lib.model.stream import Stream
 
 if TYPE_CHECKING:
     from lib.pipeline.audit import AuditReport, DaySums, StreamAudit
-    from lib.pipeline.count_types import Seen, SeenFamily, SeenType, Share, TypesReport
+    from lib.pipeline.count_types import SeenFamily, SeenType, Share, TypeCount, TypesReport
     from lib.pipeline.delivery_result import DeliveryResult
     from lib.pipeline.fetch_page import CallsUsed, Fetched
     from lib.pipeline.observe import MissedEvents
@@ -189,7 +189,7 @@ def _stream(stream: Stream) -> Fields:
     return {"integration": stream.integration, "tenant": stream.tenant, "stream": stream.kind}
 
 
-def _seen(prefix: str, seen: Seen) -> Fields:
+def _seen(prefix: str, seen: TypeCount) -> Fields:
     return {f"{prefix}events": seen.events, f"{prefix}bytes": seen.bytes}
 
 

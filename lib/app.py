@@ -27,7 +27,7 @@ from lib.store.base import ObjectStore
 
 if TYPE_CHECKING:
     from lib.pipeline.accounts import Accounts
-    from lib.pipeline.checks import CheckContext, Subject
+    from lib.pipeline.checks import CheckContext, CheckSubject
     from lib.pipeline.count_types import TypesReport
     from lib.pipeline.delivery_result import DeliveryResult
     from lib.pipeline.fan_out import FanOut
@@ -419,11 +419,11 @@ class App:
         region: str,
         tenants: tuple[str, ...] | None,
         streams: Sequence[str],
-    ) -> Subject:
-        from lib.pipeline.checks import Subject
+    ) -> CheckSubject:
+        from lib.pipeline.checks import CheckSubject
 
         sophos = connect_sophos(self.parts, self.config().sophos, credentials, calls)
-        return Subject(sophos, calls, region, tenants, streams)
+        return CheckSubject(sophos, calls, region, tenants, streams)
 
     def require(self, integration: str | None) -> None:
         """Raise NotFoundError for an integration that is not configured."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lib.pipeline.rate_limiter import RateLimiter
     from lib.sophos.client import Central
     from lib.utmstack.channel import Credentials
-    from lib.utmstack.engine import Engine
+    from lib.utmstack.engine import GrpcEngine
 
 # ruff: noqa: PLC0415 - see above
 
@@ -86,11 +86,11 @@ def existing_store(location: str) -> ObjectStore:
     return open_store(location, create=False)
 
 
-def open_engine(location: str, access: EngineAccess, ack_timeout: timedelta) -> Engine:
+def open_engine(location: str, access: EngineAccess, ack_timeout: timedelta) -> GrpcEngine:
     """The engine behind its socket, or behind a relay."""
-    from lib.utmstack.engine import Engine
+    from lib.utmstack.engine import GrpcEngine
 
-    return Engine(location, credentials=lambda: _credentials(access), ack_timeout=ack_timeout.total_seconds())
+    return GrpcEngine(location, credentials=lambda: _credentials(access), ack_timeout=ack_timeout.total_seconds())
 
 
 def _credentials(access: EngineAccess) -> Credentials:

@@ -23,7 +23,7 @@ import yaml
 
 from emulator.central import CentralServer
 from emulator.engine import StandInEngine
-from emulator.runtime.functions import Answer, Function, config_env, functions_of
+from emulator.runtime.functions import Function, FunctionAnswer, config_env, functions_of
 from emulator.runtime.platform import Platform
 from lib.app import App
 from lib.config import loading as configuration
@@ -114,7 +114,7 @@ class Site:
         """End the function's process: the next call starts one that reads the configuration anew."""
         self._functions.pop(name).stop()
 
-    def post(self, name: str, body: object = None, headers: Mapping[str, str] | None = None) -> Answer:
+    def post(self, name: str, body: object = None, headers: Mapping[str, str] | None = None) -> FunctionAnswer:
         """Call a function."""
         return self.function(name).call(json.dumps({} if body is None else body).encode(), headers)
 

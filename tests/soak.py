@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 from emulator.central import DEFAULT_TENANT_ID
-from emulator.drill.parts import Engine, Simulator, arrived, kill_group
+from emulator.drill.parts import DrillEngine, Simulator, arrived, kill_group
 from lib.model.stream import Stream
 from tests.audited import audit
 from tests.fakes.go_engine import build_go_engine
@@ -35,7 +35,7 @@ class Soak:
         self.record = site.folder / "engine.jsonl"
         socket = site.folder / "engine.sock"
         command = [str(build_go_engine()), "-socket", str(socket), "-record", str(self.record)]
-        self.engine = Engine(socket, self.record, command, site.folder / "engine.log")
+        self.engine = DrillEngine(socket, self.record, command, site.folder / "engine.log")
         self.engine.start()
         self.emulator = Emulator(site)
         self.deeds: Counter[str] = Counter()

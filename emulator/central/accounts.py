@@ -31,7 +31,7 @@ PERMISSIONS = frozenset({"events", "alerts", "endpoints"})
 
 
 @dataclass(frozen=True, slots=True)
-class Tenant:
+class SimulatedTenant:
     """A simulated customer."""
 
     id: str = DEFAULT_TENANT_ID
@@ -80,7 +80,7 @@ class Credential:
         return self.tenants is None or tenant_id in self.tenants
 
 
-class Tokens:
+class IssuedTokens:
     """Issues, checks and revokes access tokens."""
 
     def __init__(self, clock: Clock, lifetime_seconds: int) -> None:
@@ -112,7 +112,7 @@ class Tokens:
             self._issued = {token: owner for token, owner in self._issued.items() if client_id not in (None, owner[0])}
 
 
-class RequestLimiter:
+class RequestWindows:
     """Counts each credential's requests in sliding windows of the simulator's clock."""
 
     def __init__(self, clock: Clock, limits: Iterable[Sequence[float]] = (), *, retry_after: bool = False) -> None:

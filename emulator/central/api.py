@@ -13,12 +13,12 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
-from emulator.central.accounts import OWN_HOST, Credential, RequestLimiter, Tenant, Tokens
+from emulator.central.accounts import OWN_HOST, Credential, IssuedTokens, RequestWindows, SimulatedTenant
 from emulator.central.clock import DAY_MS, Clock, iso
-from emulator.central.feed import KINDS, CursorRule, Feed, Query
+from emulator.central.feed import KINDS, CursorRule, Feed, FeedQuery
 from emulator.central.generator import Generator
 from emulator.central.journal import Journal
-from emulator.central.listener import Answer, Request
+from emulator.central.listener import Request, SimulatedAnswer
 from emulator.central.stories import Fields
 
 T = TypeVar("T")
@@ -67,16 +67,16 @@ class Settings:
 
 
 @dataclass
-class Account:
+class SimulatedAccount:
     """The state of the simulated service."""
 
     clock: Clock
-    tenants: dict[str, Tenant]
+    tenants: dict[str, SimulatedTenant]
     """Never changed, only replaced, because requests read it at the same time."""
     credentials: dict[str, Credential]
     """Never changed, only replaced."""
-    tokens: Tokens
-    limiter: RequestLimiter
+    tokens: IssuedTokens
+    limiter: RequestWindows
     settings: Settings
     regions: frozenset[str] = frozenset()
     """Regions with hosts of their own."""
@@ -87,7 +87,7 @@ class Account:
     _generators: dict[str, Generator] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def put_tenants(self, tenants: Iterable[Tenant]) -> None:
+    def put_tenants(self, tenants: Iterable[SimulatedTenant]) -> None:
         """Add tenants, or replace those with the same ids; ValueError if a tenant's region has no host."""
         new = {tenant.id: tenant for tenant in tenants}
         for tenant in new.values():
@@ -185,11 +185,11 @@ def _merged(old: Fields, new: Fields) -> Fields:
 class Api:
     """Answers requests from an account. `own_url` is this simulator's URL, `regions` those of the regions."""
 
-    def __init__(self, account: Account, own_url: str, regions: Mapping[str, str]) -> None:
+    def __init__(self, account: SimulatedAccount, own_url: str, regions: Mapping[str, str]) -> None:
         self._account = account
         self._own_url = own_url
         self._regions = regions
-        self._routes: dict[str, tuple[str, Callable[[Request], Answer]]] = {
+        self._routes: dict[str, tuple[str, Callable[[Request], SimulatedAnswer]]] = {
             TOKEN_PATH: ("POST", self._token),
             "/whoami/v1": ("GET", self._whoami),
             "/partner/v1/tenants": ("GET", self._tenants),
@@ -199,7 +199,7 @@ class Api:
             "/endpoint/v1/endpoints": ("GET", self._endpoints),
         }
 
-    def answer(self, request: Request, twist: str | None = None) -> Answer:
+    def answer(self, request: Request, twist: str | None = None) -> SimulatedAnswer:
         """Sophos's answer to a request; `twist` is a page fault for the SIEM API."""
         try:
             handler = self._route(request)
@@ -207,7 +207,7 @@ class Api:
         except RefusedError as refusal:
             return self.refuse(request.path, refusal)
 
-    def refuse(self, path: str, refusal: RefusedError, *, bare: bool = False) -> Answer:
+    def refuse(self, path: str, refusal: RefusedError, *, bare: bool = False) -> SimulatedAnswer:
         """The error in the format of the path's host; `bare`: in its other format, which has no message."""
         word = _WORDS.get(refusal.status, "error")
         if path == TOKEN_PATH:
@@ -224,7 +224,7 @@ class Api:
                 body = {name: value for name, value in body.items() if name != "message"} | {"error": word.capitalize()}
         return _json(body, refusal.status, refusal.headers)
 
-    def _route(self, request: Request) -> Callable[[Request], Answer]:
+    def _route(self, request: Request) -> Callable[[Request], SimulatedAnswer]:
         path = request.path
         if path.startswith(("/partner/v1/tenants/", "/organization/v1/tenants/")):
             path = path.rpartition("/")[0]
@@ -235,7 +235,7 @@ class Api:
             raise RefusedError(405, f"Use {method}")
         return handler
 
-    def _token(self, request: Request) -> Answer:
+    def _token(self, request: Request) -> SimulatedAnswer:
         form = {name: values[0] for name, values in parse_qs(request.body.decode("latin-1")).items()}
         if form.get("grant_type") != "client_credentials":
             return _token_error(400, "oauth.invalid_grant_type", "Bad Request")
@@ -255,14 +255,14 @@ class Api:
         }
         return _json(body)
 
-    def _whoami(self, request: Request) -> Answer:
+    def _whoami(self, request: Request) -> SimulatedAnswer:
         credential = self._caller(request)
         hosts = {"global": self._own_url}
         if credential.id_type == "tenant" and credential.data_region is not None:
             hosts["dataRegion"] = self._host(credential.data_region, self._account.tenants.get(credential.id))
         return _json({"id": credential.id, "idType": credential.id_type, "apiHosts": hosts})
 
-    def _tenants(self, request: Request) -> Answer:
+    def _tenants(self, request: Request) -> SimulatedAnswer:
         credential = self._caller(request)
         role, ids = request.path.split("/")[1], request.path.split("/")[4:]
         named = request.headers.get(f"X-{role.capitalize()}-ID")
@@ -284,7 +284,7 @@ class Api:
         items = [self._tenant_item(tenant, credential) for tenant in mine[(number - 1) * size : number * size]]
         return _json({"pages": pages, "items": items})
 
-    def _tenant_item(self, tenant: Tenant, credential: Credential) -> dict[str, Any]:
+    def _tenant_item(self, tenant: SimulatedTenant, credential: Credential) -> dict[str, Any]:
         item = {
             "id": tenant.id,
             "showAs": tenant.name,
@@ -297,7 +297,7 @@ class Api:
         }
         return item if tenant.api_host is None else item | {"apiHost": self._host(tenant.api_host, tenant)}
 
-    def _siem(self, request: Request, twist: str | None = None) -> Answer:
+    def _siem(self, request: Request, twist: str | None = None) -> SimulatedAnswer:
         kind = request.path.rpartition("/")[2]
         tenant_id = self._tenant_asked(request, kind)
         query = self._query(request, kind, twist)
@@ -305,9 +305,9 @@ class Api:
             page = self._account.feed(tenant_id, kind).page(query)
         except ValueError as error:
             raise RefusedError(400, "Invalid cursor") from error
-        return Answer(body=page.encode())
+        return SimulatedAnswer(body=page.encode())
 
-    def _query(self, request: Request, kind: str, twist: str | None) -> Query:
+    def _query(self, request: Request, kind: str, twist: str | None) -> FeedQuery:
         settings, now = self._account.settings, self._account.clock.now()
         smallest, largest = settings.page_sizes
         limit = _whole(request, "limit", smallest, smallest, largest)
@@ -321,7 +321,7 @@ class Api:
             if from_ms < now - DAY_MS:
                 raise RefusedError(400, "from_date must be within last 24 hours")
         types = (name for text in request.query.get("exclude_types", []) for name in text.split(","))
-        return Query(
+        return FeedQuery(
             now=now,
             limit=min(limit, settings.page_cap or limit),
             cursor=cursor,
@@ -332,7 +332,7 @@ class Api:
             twist=twist,
         )
 
-    def _endpoints(self, request: Request) -> Answer:
+    def _endpoints(self, request: Request) -> SimulatedAnswer:
         tenant = self._tenant_asked(request, "endpoints")
         view = request.param("view") or "summary"
         if view not in _VIEWS:
@@ -385,7 +385,7 @@ class Api:
             raise RefusedError(403, "Access is denied")
         return tenant_id
 
-    def _host(self, host: str, tenant: Tenant | None) -> str:
+    def _host(self, host: str, tenant: SimulatedTenant | None) -> str:
         if host != OWN_HOST:
             return host
         return self._regions.get(tenant.region, self._own_url) if tenant else self._own_url
@@ -438,9 +438,9 @@ def _whole(request: Request, name: str, default: int, smallest: int, largest: in
     return value
 
 
-def _token_error(status: int, code: str, message: str) -> Answer:
+def _token_error(status: int, code: str, message: str) -> SimulatedAnswer:
     return _json({"errorCode": code, "message": message, "trackingId": str(uuid.uuid4())}, status)
 
 
-def _json(value: Mapping[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Answer:
-    return Answer(status, json.dumps(value, ensure_ascii=False).encode(), headers=headers or {})
+def _json(value: Mapping[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> SimulatedAnswer:
+    return SimulatedAnswer(status, json.dumps(value, ensure_ascii=False).encode(), headers=headers or {})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from emulator.central.account_file import credential_fields, credential_from, limits_from, tenant_from
 from emulator.central.accounts import Credential
 from emulator.central.faults import faults_from
-from emulator.central.listener import Answer, Request
+from emulator.central.listener import Request, SimulatedAnswer
 
 if TYPE_CHECKING:
     from emulator.central.server import CentralServer
@@ -50,7 +50,7 @@ class Control:
             "DELETE devices": lambda asked: central.remove_device(asked["id"], tenant=asked.get("tenant")),
         }
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: Request) -> SimulatedAnswer:
         """The result with status 200, or the reason with 400 or 404."""
         action = self._actions.get(f"{request.method} {request.path.removeprefix(PREFIX)}")
         if action is None:
@@ -115,5 +115,5 @@ def _raws(asked: dict[str, Any]) -> list[bytes]:
     return [json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() for event in asked["events"]]
 
 
-def _reply(status: int, value: object) -> Answer:
-    return Answer(status, json.dumps(value, ensure_ascii=False).encode())
+def _reply(status: int, value: object) -> SimulatedAnswer:
+    return SimulatedAnswer(status, json.dumps(value, ensure_ascii=False).encode())

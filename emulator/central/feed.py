@@ -45,7 +45,7 @@ def record_of(raw: bytes, now: Callable[[], int]) -> Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class FeedQuery:
     """The parameters of a request for a page."""
 
     now: int
@@ -61,7 +61,7 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class FeedPage:
     """One page of an answer."""
 
     raws: list[bytes]
@@ -139,7 +139,7 @@ class Feed:
             self._expired.update(self._issued)
             self._issued.clear()
 
-    def page(self, query: Query) -> Page:
+    def page(self, query: FeedQuery) -> FeedPage:
         """The next page; ValueError if the cursor does not belong to this kind of stream."""
         until = query.now - query.offset_ms
         with self._lock:
@@ -174,7 +174,7 @@ class Feed:
         self._keys.insert(index, key)
         self._records.insert(index, record)
 
-    def _start(self, query: Query) -> int:
+    def _start(self, query: FeedQuery) -> int:
         """The key after which the page begins."""
         floor = _before(query.now - DAY_MS)
         if query.cursor is not None:
@@ -182,7 +182,7 @@ class Feed:
             return floor if query.cursor in self._expired else max(key, floor)
         return floor if query.from_ms is None else max(_before(query.from_ms), floor)
 
-    def _choose(self, low: int, high: int, query: Query) -> tuple[list[int], bool]:
+    def _choose(self, low: int, high: int, query: FeedQuery) -> tuple[list[int], bool]:
         """The indexes of the page's records, and whether more records follow."""
         if not query.excluded:
             end = min(low + query.limit, high)
@@ -195,23 +195,23 @@ class Feed:
                 chosen.append(index)
         return chosen, False
 
-    def _page(self, chosen: list[int], start: int, query: Query, *, has_more: bool) -> Page:
+    def _page(self, chosen: list[int], start: int, query: FeedQuery, *, has_more: bool) -> FeedPage:
         last = self._keys[chosen[-1]] if chosen else start
         if has_more:
             cursor = _mid_run(self.kind, last)
         else:
             newest = query.cursor_rule == "newest"
             cursor = _last_page(self.kind, last >> _SEQUENCE_BITS if newest else query.now - query.offset_ms)
-        page = Page([self._records[index].raw for index in chosen], cursor, has_more)
+        page = FeedPage([self._records[index].raw for index in chosen], cursor, has_more)
         match query.twist:
             case "same_cursor" if query.cursor is not None:
                 return replace(page, next_cursor=query.cursor, has_more=True)
             case "empty_page":
                 # The cursor has another text for the same place: it moved, although the page is empty.
-                return Page([], _mid_run(self.kind, start, tail=f".{len(self._issued)}"), has_more=True)
+                return FeedPage([], _mid_run(self.kind, start, tail=f".{len(self._issued)}"), has_more=True)
             case "two_cursors":
                 first, second = (_mid_run(self.kind, start, tail=tail) for tail in (".a", ".b"))
-                return Page([], second if query.cursor == first else first, has_more=True)
+                return FeedPage([], second if query.cursor == first else first, has_more=True)
             case "unsorted":
                 return replace(page, raws=page.raws[::-1])
         return page

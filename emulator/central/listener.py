@@ -38,7 +38,7 @@ class Request:
 
 
 @dataclass(slots=True)
-class Answer:
+class SimulatedAnswer:
     """An answer, with the fault of its transfer."""
 
     status: int = 200
@@ -65,7 +65,7 @@ class Listener(ThreadingHTTPServer):
     def __init__(
         self,
         address: tuple[str, int],
-        app: Callable[[Request], Answer],
+        app: Callable[[Request], SimulatedAnswer],
         now: Callable[[], int],
         *,
         region: str = "",
@@ -165,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_POST = do_PUT = do_DELETE = do_PATCH = do_GET  # noqa: N815 - names of the standard library
 
-    def _send(self, answer: Answer) -> None:
+    def _send(self, answer: SimulatedAnswer) -> None:
         if answer.delay_seconds:
             self._listener.closing.wait(answer.delay_seconds)
         if answer.dropped:
@@ -182,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.wfile.write(head + answer.body)
 
-    def _head(self, answer: Answer) -> bytes:
+    def _head(self, answer: SimulatedAnswer) -> bytes:
         headers = {
             "Date": formatdate(self._listener.now() / 1000, usegmt=True),
             "Content-Type": answer.content_type,

@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
-from emulator.central.accounts import Credential, Tenant
+from emulator.central.accounts import Credential, SimulatedTenant
 from emulator.central.clock import Clock, from_iso
-from emulator.central.feed import KINDS, Feed, Page, Query, record_of
+from emulator.central.feed import KINDS, Feed, FeedPage, FeedQuery, record_of
 from emulator.central.samples import shifted
 
 FORMAT = 1
@@ -35,12 +35,12 @@ class _Line(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class _Recorded:
+class _TimedPage:
     """A page with the time from which it is served, in Unix milliseconds."""
 
     due: int
     cursor: str | None
-    page: Page
+    page: FeedPage
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,11 @@ class Recording:
     lines: list[_Line]
 
     @property
-    def tenants(self) -> list[Tenant]:
+    def tenants(self) -> list[SimulatedTenant]:
         """The recorded tenants."""
-        return [Tenant(id=tenant["id"], name=tenant["name"] or "Example Ltd") for tenant in self.header["tenants"]]
+        return [
+            SimulatedTenant(id=tenant["id"], name=tenant["name"] or "Example Ltd") for tenant in self.header["tenants"]
+        ]
 
     @property
     def credential(self) -> Credential:
@@ -66,13 +68,13 @@ class Recording:
         """All streams, starting now, at `speed` times the recorded speed; 0: everything at once."""
         now = clock.now()
         by = now - from_iso(self.header["began_at"])
-        pages: dict[tuple[str, str], list[_Recorded]] = {
+        pages: dict[tuple[str, str], list[_TimedPage]] = {
             (tenant.id, kind): [] for tenant in self.tenants for kind in KINDS
         }
         for line in self.lines:
             due = now + (round(line.at * 1000 / speed) if speed else 0)
-            page = Page(shifted(map(_item, line.items), by), line.next_cursor, line.has_more)
-            pages[line.tenant, line.kind].append(_Recorded(due, line.cursor, page))
+            page = FeedPage(shifted(map(_item, line.items), by), line.next_cursor, line.has_more)
+            pages[line.tenant, line.kind].append(_TimedPage(due, line.cursor, page))
         return {stream: RecordedFeed(stream[1], clock, recorded) for stream, recorded in pages.items()}
 
 
@@ -96,12 +98,12 @@ def load_recording(path: Path) -> Recording:
 class RecordedFeed(Feed):
     """A recorded stream."""
 
-    def __init__(self, kind: str, clock: Clock, pages: list[_Recorded]) -> None:
+    def __init__(self, kind: str, clock: Clock, pages: list[_TimedPage]) -> None:
         super().__init__(kind, clock)
         self._pages = pages
         self.add(record_of(raw, clock.now) for page in pages for raw in _values(page.page))
 
-    def page(self, query: Query) -> Page:
+    def page(self, query: FeedQuery) -> FeedPage:
         """The newest due page that was read with the cursor; ValueError if the recording has no such cursor."""
         cursors = {_NO_PAGE, *(recorded.page.next_cursor for recorded in self._pages)}
         if query.cursor is not None and query.cursor not in cursors:
@@ -109,12 +111,12 @@ class RecordedFeed(Feed):
         wanted = None if query.cursor == _NO_PAGE else query.cursor
         due = [recorded.page for recorded in self._pages if recorded.cursor == wanted and recorded.due <= query.now]
         if not due:
-            return Page([], query.cursor or _NO_PAGE, has_more=False)
+            return FeedPage([], query.cursor or _NO_PAGE, has_more=False)
         page = due[-1]
         if not query.excluded:
             return page
         kept = [raw for raw in page.raws if record_of(raw, lambda: 0).type not in query.excluded]
-        return Page(kept, page.next_cursor, page.has_more)
+        return FeedPage(kept, page.next_cursor, page.has_more)
 
 
 def _item(raw: msgspec.Raw) -> bytes:
@@ -123,7 +125,7 @@ def _item(raw: msgspec.Raw) -> bytes:
     return str(json.loads(item)).encode() if item[:1] == b'"' else item
 
 
-def _values(page: Page) -> Iterator[bytes]:
+def _values(page: FeedPage) -> Iterator[bytes]:
     """The items that are JSON. Other items are served unchanged and not counted."""
     for raw in page.raws:
         try:

@@ -11,15 +11,15 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Self
 
-from emulator.central.accounts import Credential, RequestLimiter, Tenant, Tokens
-from emulator.central.api import GLOBAL, Account, Api, RefusedError, Settings
+from emulator.central.accounts import Credential, IssuedTokens, RequestWindows, SimulatedTenant
+from emulator.central.api import GLOBAL, Api, RefusedError, Settings, SimulatedAccount
 from emulator.central.clock import DAY_MS, Clock
 from emulator.central.control import PREFIX, Control
 from emulator.central.faults import PAGE_FAULTS, Fault, FaultQueue
 from emulator.central.feed import Record, record_of
 from emulator.central.generator import Happening
 from emulator.central.journal import Journal
-from emulator.central.listener import Answer, Listener, Request
+from emulator.central.listener import Listener, Request, SimulatedAnswer
 from emulator.central.samples import newest, shifted
 from emulator.central.stories import Fields
 
@@ -34,7 +34,7 @@ _REQUESTS_KEPT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class AnsweredRequest:
     """An answered request."""
 
     method: str
@@ -56,7 +56,7 @@ class CentralServer:
         self,
         *,
         address: tuple[str, int] = ("127.0.0.1", 0),
-        tenants: Iterable[Tenant] = (Tenant(),),
+        tenants: Iterable[SimulatedTenant] = (SimulatedTenant(),),
         credentials: Iterable[Credential] = (Credential(),),
         clock: Clock | None = None,
         faults: Iterable[Fault] = (),
@@ -75,15 +75,15 @@ class CentralServer:
         """
         self.clock = clock or Clock()
         self.faults = FaultQueue(faults)
-        self.limiter = RequestLimiter(self.clock, rate_limits, retry_after=retry_after)
-        self.requests: deque[Seen] = deque(maxlen=_REQUESTS_KEPT)
+        self.limiter = RequestWindows(self.clock, rate_limits, retry_after=retry_after)
+        self.requests: deque[AnsweredRequest] = deque(maxlen=_REQUESTS_KEPT)
         """The newest answered requests, oldest first."""
-        self._account = Account(
+        self._account = SimulatedAccount(
             clock=self.clock,
             tenants={},
             credentials={},
             regions=frozenset(regions),
-            tokens=Tokens(self.clock, settings.token_seconds),
+            tokens=IssuedTokens(self.clock, settings.token_seconds),
             limiter=self.limiter,
             settings=settings,
             journal=Journal(journal) if journal else None,
@@ -252,7 +252,7 @@ class CentralServer:
     # Tenants, credentials, devices
 
     @property
-    def tenants(self) -> Mapping[str, Tenant]:
+    def tenants(self) -> Mapping[str, SimulatedTenant]:
         """The tenants by id."""
         return self._account.tenants
 
@@ -261,7 +261,7 @@ class CentralServer:
         """The credentials by client id."""
         return self._account.credentials
 
-    def put_tenant(self, tenant: Tenant) -> None:
+    def put_tenant(self, tenant: SimulatedTenant) -> None:
         """Add a tenant, or replace the one with this id; ValueError if its region has no host."""
         self._account.put_tenants([tenant])
 
@@ -338,7 +338,7 @@ class CentralServer:
                 for feed in self._account.feeds().values():
                     feed.drop_before(self.clock.now() - 2 * DAY_MS)
 
-    def _answer(self, request: Request) -> Answer:
+    def _answer(self, request: Request) -> SimulatedAnswer:
         if request.path.startswith(PREFIX) and self._control is not None:
             return self._control.answer(request)
         fault = self.faults.take(request)
@@ -347,19 +347,21 @@ class CentralServer:
         query = {name: values[0] for name, values in request.query.items()}
         with self._counting:
             self._counts[request.path, status] += 1
-            self.requests.append(Seen(request.method, request.path, query, request.headers.get("X-Tenant-ID"), status))
+            self.requests.append(
+                AnsweredRequest(request.method, request.path, query, request.headers.get("X-Tenant-ID"), status)
+            )
         return answer
 
-    def _faulty(self, request: Request, fault: Fault) -> Answer:
+    def _faulty(self, request: Request, fault: Fault) -> SimulatedAnswer:
         match fault.fault:
             case "status":
                 return self._error(request, fault)
             case "not_json":
-                return Answer(200, _HTML, "text/html")
+                return SimulatedAnswer(200, _HTML, "text/html")
             case "redirect":
-                return Answer(fault.status, headers={"Location": fault.location})
+                return SimulatedAnswer(fault.status, headers={"Location": fault.location})
             case "close":
-                return Answer(dropped=True)
+                return SimulatedAnswer(dropped=True)
             case "revoke_tokens":
                 self.revoke_tokens()
             case "expire_cursors":
@@ -373,15 +375,15 @@ class CentralServer:
             filler=fault.size if fault.fault == "huge" else 0,
         )
 
-    def _error(self, request: Request, fault: Fault) -> Answer:
+    def _error(self, request: Request, fault: Fault) -> SimulatedAnswer:
         refusal = RefusedError(fault.status, "A scripted fault", retry_after=fault.retry_after)
         match fault.body:
             case "gateway":
-                return Answer(fault.status, _GATEWAY, headers=refusal.headers)
+                return SimulatedAnswer(fault.status, _GATEWAY, headers=refusal.headers)
             case "html":
-                return Answer(fault.status, _HTML, "text/html", refusal.headers)
+                return SimulatedAnswer(fault.status, _HTML, "text/html", refusal.headers)
             case "empty":
-                return Answer(fault.status, headers=refusal.headers)
+                return SimulatedAnswer(fault.status, headers=refusal.headers)
         return self._api.refuse(request.path, refusal, bare=fault.body == "bare")
 
 

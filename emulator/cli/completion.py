@@ -30,7 +30,7 @@ class Option:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class CommandOptions:
     """A command's help text with its options and arguments."""
 
     text: str
@@ -42,7 +42,7 @@ class Taken:
         return [word for option in self.options for word in ([option.name] if option.name else option.choices)]
 
 
-def taken(parser: argparse.ArgumentParser) -> Taken:
+def taken(parser: argparse.ArgumentParser) -> CommandOptions:
     """The options and arguments of a command's parser."""
     options = []
     for action in parser._actions:  # noqa: SLF001 - argparse has no public way to list its actions
@@ -51,15 +51,15 @@ def taken(parser: argparse.ArgumentParser) -> Taken:
         text = (action.help or "").replace("%(default)s", str(action.default)).replace("%(default)g", "")
         choices = tuple(map(str, action.choices or ()))
         options.append(Option(name, text, action.nargs != 0, choices, any(part in meta for part in FILES)))
-    return Taken(parser.description or "", options)
+    return CommandOptions(parser.description or "", options)
 
 
-def script(shell: str, commands: Mapping[str, Taken]) -> str:
+def script(shell: str, commands: Mapping[str, CommandOptions]) -> str:
     """The completion script of a shell."""
     return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](commands)
 
 
-def _bash(commands: Mapping[str, Taken]) -> str:
+def _bash(commands: Mapping[str, CommandOptions]) -> str:
     values = _cases(commands, 'words="{}"', "_sophos_utmstack_files")
     words = "\n".join(f'      {name}) words="{" ".join(command.words)}" ;;' for name, command in commands.items())
     return f"""\
@@ -83,7 +83,7 @@ _sophos_utmstack() {{
 complete -F _sophos_utmstack {NAME}"""
 
 
-def _zsh(commands: Mapping[str, Taken]) -> str:
+def _zsh(commands: Mapping[str, CommandOptions]) -> str:
     values = _cases(commands, "compadd -- {}", "_files")
     words = "\n".join(f"      {name}) compadd -- {' '.join(command.words)} ;;" for name, command in commands.items())
     return f"""\
@@ -100,7 +100,7 @@ _sophos_utmstack() {{
 compdef _sophos_utmstack {NAME}"""
 
 
-def _cases(commands: Mapping[str, Taken], words: str, files: str) -> str:
+def _cases(commands: Mapping[str, CommandOptions], words: str, files: str) -> str:
     """The shell's cases for the word after an option with a value; `words` is the template that offers choices."""
     lines = []
     for command, taken_by in commands.items():
@@ -111,7 +111,7 @@ def _cases(commands: Mapping[str, Taken], words: str, files: str) -> str:
     return "\n".join(lines)
 
 
-def _fish(commands: Mapping[str, Taken]) -> str:
+def _fish(commands: Mapping[str, CommandOptions]) -> str:
     lines = [f"complete -c {NAME} -f"]
     for command, taken_by in commands.items():
         lines.append(f"complete -c {NAME} -n __fish_use_subcommand -a {command} -d {quote(taken_by.text)}")

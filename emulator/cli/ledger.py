@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from emulator.cli.progress import Progress
+from emulator.cli.progress import ProgressLine
 from emulator.cli.site import (
     LOOKING,
     day_of_option,
@@ -25,7 +25,7 @@ def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
     """Check the ledger; 0 if every batch is accounted for, 1 if there are findings."""
     try:
         config = configuration.load(location)
-        with Progress("streams") as progress:
+        with ProgressLine("streams") as progress:
             report = audits.audit(
                 App(lambda: config, LOOKING).state,
                 day_of_option(since),

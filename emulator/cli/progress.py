@@ -19,7 +19,7 @@ AFTER_SECONDS = 2.0
 """A command that ends sooner shows no progress."""
 
 
-class Progress:
+class ProgressLine:
     """Lines on standard error, each with a bar, the rate and the time left. They disappear at the end."""
 
     def __init__(self, unit: str, monotonic: Callable[[], float] = time.monotonic) -> None:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from emulator.cli.progress import Progress, part_of
+from emulator.cli.progress import ProgressLine, part_of
 from emulator.cli.site import (
     LOOKING,
     graph,
@@ -58,7 +58,7 @@ def types(location: str | None, integration: str | None, hours: float, *, as_jso
 
 def _with_progress(window: timedelta, read: Callable[..., list[T]]) -> list[T]:
     """The results of the reading, with progress on a terminal."""
-    with Progress("events") as progress:
+    with ProgressLine("events") as progress:
         return read(on_progress=lambda name, count, up_to: progress.update(name, count, part_of(window, up_to)))
 
 

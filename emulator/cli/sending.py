@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from emulator.cli.progress import Progress
+from emulator.cli.progress import ProgressLine
 from emulator.cli.site import (
     graph,
     refused,
@@ -34,7 +34,7 @@ def replay(
             raise ConfigError("`--dead-letters` goes with `--since`", remedy="`--batch` names one object by itself.")
         app, _ = graph(location)
         begin = None if since is None else datetime.now(UTC) - window_of(since)
-        with Progress("events") as progress:
+        with ProgressLine("events") as progress:
             update = partial(progress.update, "replay")
             report = (
                 app.replay.since(begin, update, only_dead_letters=only_dead_letters)
@@ -66,7 +66,7 @@ def switch_over(location: str | None, after: str, *, as_json: bool) -> int:
         app, _ = graph(location)
         if running_status(app.config()):
             raise ConfigError("the connector still runs", remedy="Stop the connector first (SIGTERM).")
-        with Progress("events") as progress:
+        with ProgressLine("events") as progress:
             report = app.replay.observed_after(after, partial(progress.update, "switch-over"))
     except ConnectorError as error:
         return refused(error, as_json=as_json)

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from emulator.drill import site
-from emulator.drill.parts import Connector, Engine, NotReadyError, Simulator, free_port, kill_group, until
+from emulator.drill.parts import Connector, DrillEngine, NotReadyError, Simulator, free_port, kill_group, until
 from emulator.drill.site import Copied
 from lib.model.clock import to_text
 from lib.pipeline.audit import audit
@@ -114,7 +114,7 @@ class Drill:
         log = folder / "drill.log"
         account = site.write_account(integrations, folder)
         self._sophos = Simulator(folder, backlog=backlog, per_minute=PER_MINUTE, account=account, log=log)
-        self._engine = Engine(folder / "engine.sock", folder / "engine.jsonl", log=log)
+        self._engine = DrillEngine(folder / "engine.sock", folder / "engine.jsonl", log=log)
         port = free_port()
         config = site.write(integrations, folder, self._sophos.url, port)
         self._connector = Connector(config, port, {site.SECRET_NAME: site.SECRET}, log)

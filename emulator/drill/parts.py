@@ -65,7 +65,7 @@ def kill_group(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
 
 
-class Part:
+class DrillProcess:
     """A process that can be killed and restarted."""
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str] | None = None, log: Path | None = None) -> None:
@@ -93,7 +93,7 @@ class Part:
         return self.process.returncode
 
 
-class Simulator(Part):
+class Simulator(DrillProcess):
     """A simulated Sophos Central with a journal. All records in the journal must arrive."""
 
     def __init__(
@@ -142,7 +142,7 @@ class Simulator(Part):
         return -1
 
 
-class Engine(Part):
+class DrillEngine(DrillProcess):
     """An engine that records the logs that it takes."""
 
     def __init__(
@@ -172,7 +172,7 @@ class Engine(Part):
                 yield json.loads(line)
 
 
-class Connector(Part):
+class Connector(DrillProcess):
     """`python -m emulator run`."""
 
     def __init__(self, config: Path, port: int, env: Mapping[str, str], log: Path | None = None) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import cel
 
 from emulator.preview.draft import Draft, group_of
-from emulator.preview.expressions import Call, Field, calls, fields_of, tokens_of
+from emulator.preview.expressions import Field, FunctionCall, calls, fields_of, tokens_of
 from emulator.preview.functions import FAILURE, FIRST_NAMES, FUNCTIONS, VALUE, kind_of, network
 from emulator.preview.paths import Read, UnsupportedPathError, reader
 from emulator.preview.patterns import PatternError, pattern
@@ -131,7 +131,7 @@ class Condition:
         self.fault = ""
         self.roots: tuple[str, ...] = ()
         """Top-level fields without quotes. If an event lacks one of them, the engine cannot compile the condition."""
-        self.calls: tuple[Call, ...] = ()
+        self.calls: tuple[FunctionCall, ...] = ()
         self.remarks: list[str] = []
         """Parts that can never be true, although they are evaluated."""
         self._old = variables
@@ -295,7 +295,7 @@ def _fault(name: str, kinds: list[str]) -> str:
     return f"there is no {name}({', '.join(kinds)})"
 
 
-def _check(call: Call) -> None:
+def _check(call: FunctionCall) -> None:
     fault = _fault(call.name, [argument.kind for argument in call.arguments])
     if fault:
         raise ValueError(fault)
@@ -330,7 +330,7 @@ def _remarks(text: str) -> Iterator[str]:
         yield unquoted_text(unquoted)
 
 
-def literal_fault(call: Call) -> str:
+def literal_fault(call: FunctionCall) -> str:
     """Why the call is false for every value; empty if it can be true."""
     if len(call.arguments) < 2 or call.arguments[1].kind != "text":
         return ""

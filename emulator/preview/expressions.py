@@ -46,7 +46,7 @@ class Argument:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class FunctionCall:
     """A call of one of UTMStack's functions."""
 
     name: str
@@ -73,13 +73,13 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class LogicNode:
     """A node of an expression's logic: `all` and `any` of its parts, `not` its one part, or a `leaf`."""
 
     kind: str
     text: str
-    parts: tuple[Part, ...] = ()
-    call: Call | None = None
+    parts: tuple[LogicNode, ...] = ()
+    call: FunctionCall | None = None
     """Of a leaf that is one call and nothing else."""
 
 
@@ -92,7 +92,7 @@ def tokens_of(text: str) -> list[Token]:
     ]
 
 
-def calls(text: str) -> Iterator[Call]:
+def calls(text: str) -> Iterator[FunctionCall]:
     """Every call of one of UTMStack's functions. A method with the same name is not one."""
     tokens = tokens_of(text)
     for at in range(len(tokens) - 1):
@@ -100,7 +100,7 @@ def calls(text: str) -> Iterator[Call]:
             yield _call(tokens, at, text)
 
 
-def logic_of(text: str) -> Part:
+def logic_of(text: str) -> LogicNode:
     """The structure of an expression: its `&&`, `||` and `!`."""
     return _part(tokens_of(text), text)
 
@@ -174,9 +174,9 @@ def _closing(tokens: Sequence[Token], at: int) -> int:
     return len(tokens) - 1
 
 
-def _call(tokens: Sequence[Token], at: int, text: str) -> Call:
+def _call(tokens: Sequence[Token], at: int, text: str) -> FunctionCall:
     inside = tokens[at + 2 : _closing(tokens, at + 1)]
-    return Call(tokens[at].text, tuple(_argument(run, text) for run in _cut(inside, ",") if run))
+    return FunctionCall(tokens[at].text, tuple(_argument(run, text) for run in _cut(inside, ",") if run))
 
 
 def _cut(tokens: Sequence[Token], mark: str) -> list[Sequence[Token]]:
@@ -222,15 +222,15 @@ def _source(tokens: Sequence[Token], text: str) -> str:
     return text[tokens[0].start : tokens[-1].start + len(tokens[-1].text)] if tokens else ""
 
 
-def _part(tokens: Sequence[Token], text: str) -> Part:
+def _part(tokens: Sequence[Token], text: str) -> LogicNode:
     words = _source(tokens, text)
     for kind, mark in (("any", "||"), ("all", "&&")):
         runs = [run for run in _cut(tokens, mark) if run]
         if len(runs) > 1:
-            return Part(kind, words, tuple(_part(run, text) for run in runs))
+            return LogicNode(kind, words, tuple(_part(run, text) for run in runs))
     if tokens and tokens[0].text == "!":
-        return Part("not", words, (_part(tokens[1:], text),))
+        return LogicNode("not", words, (_part(tokens[1:], text),))
     if tokens and tokens[0].text == "(" and _closing(tokens, 0) == len(tokens) - 1:
         return _part(tokens[1:-1], text)
     whole = len(tokens) > 2 and _is_call(tokens, 0) and _closing(tokens, 1) == len(tokens) - 1
-    return Part("leaf", words, call=_call(tokens, 0, text) if whole else None)
+    return LogicNode("leaf", words, call=_call(tokens, 0, text) if whole else None)

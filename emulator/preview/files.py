@@ -134,7 +134,7 @@ def documents_of(path: Path) -> list[Any]:
     """The YAML documents in the file; ConfigError with the line if it is not YAML."""
     try:
         text = path.read_text("utf-8")
-        return [document for document in yaml.load_all(text, Loader=_Loader) if document is not None]
+        return [document for document in yaml.load_all(text, Loader=_RuleLoader) if document is not None]
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read: {error.strerror}", remedy="Correct the path, or the permissions."
@@ -150,11 +150,11 @@ def documents_of(path: Path) -> list[Any]:
         raise _refused(path, 1, f"is not valid YAML: {error}", "Correct the file.") from None
 
 
-class _Loader(yaml.SafeLoader):
+class _RuleLoader(yaml.SafeLoader):
     """Mappings know their line. Keys and times stay text."""
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> LinedMapping:
+def _mapping(loader: _RuleLoader, node: yaml.MappingNode) -> LinedMapping:
     loader.flatten_mapping(node)
     mapping = LinedMapping()
     mapping.line = node.start_mark.line + 1
@@ -163,12 +163,12 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> LinedMapping:
     return mapping
 
 
-def _scalar(loader: _Loader, node: yaml.ScalarNode) -> Any:
+def _scalar(loader: _RuleLoader, node: yaml.ScalarNode) -> Any:
     return loader.construct_scalar(node)
 
 
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", _scalar)
+_RuleLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
+_RuleLoader.add_constructor("tag:yaml.org,2002:timestamp", _scalar)
 
 
 def _refused(path: Path, line: int, fault: str, remedy: str) -> ConfigError:

@@ -34,7 +34,7 @@ FAILURE = _Failure()
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
+class PreviewFunction:
     """A function, with the allowed kinds of each argument after the path."""
 
     answer: Answer
@@ -225,50 +225,52 @@ TEXT = frozenset({"text"})
 _TEXTS = frozenset({"text", "list"})
 _LISTS = frozenset({"list"})
 _NUMBERS = frozenset({"text", "int", "double"})
-_EQUAL = Function(_equal, (frozenset({"text", "int", "double", "bool"}),), "is {}")
+_EQUAL = PreviewFunction(_equal, (frozenset({"text", "int", "double", "bool"}),), "is {}")
 _STARTS = _text(str.startswith)
 _ENDS = _text(str.endswith)
 _HOLDS = _text(lambda text, part: part in text)
 FUNCTIONS = {
-    "exists": Function(lambda value, _: value is not MISSING, (), "is there"),
-    "safe": Function(_safe, (frozenset({"text", "double", "bool"}),)),
+    "exists": PreviewFunction(lambda value, _: value is not MISSING, (), "is there"),
+    "safe": PreviewFunction(_safe, (frozenset({"text", "double", "bool"}),)),
     "equals": _EQUAL,
-    "equalsIgnoreCase": Function(_fold, (TEXT,), "is {} in any case"),
-    "oneOf": Function(_one_of, (frozenset({"list", "mixed"}),), "is one of {}"),
-    "contains": Function(_HOLDS, (_TEXTS,), "contains {}"),
-    "containsAll": Function(_text(lambda text, part: part in text, all), (_LISTS,), "contains all of {}"),
-    "startsWith": Function(_STARTS, (_TEXTS,), "starts with {}"),
-    "endsWith": Function(_ENDS, (_TEXTS,), "ends with {}"),
-    "regexMatch": Function(_regex, (TEXT,), "matches {}"),
-    "inCIDR": Function(_in_network, (TEXT,), "is an address in {}"),
-    "lessThan": Function(_compare(lambda a, b: a < b), (_NUMBERS,), "is less than {}"),
-    "lessOrEqual": Function(_compare(lambda a, b: a <= b), (_NUMBERS,), "is at most {}"),
-    "greaterThan": Function(_compare(lambda a, b: a > b), (_NUMBERS,), "is more than {}"),
-    "greaterOrEqual": Function(_compare(lambda a, b: a >= b), (_NUMBERS,), "is at least {}"),
-    "isHour": Function(_moment(lambda at, args: at.hour == args[0]), (frozenset({"int"}),), "is in hour {}"),
-    "isMinute": Function(_moment(lambda at, args: at.minute == args[0]), (frozenset({"int"}),), "is in minute {}"),
-    "isDayOfWeek": Function(
+    "equalsIgnoreCase": PreviewFunction(_fold, (TEXT,), "is {} in any case"),
+    "oneOf": PreviewFunction(_one_of, (frozenset({"list", "mixed"}),), "is one of {}"),
+    "contains": PreviewFunction(_HOLDS, (_TEXTS,), "contains {}"),
+    "containsAll": PreviewFunction(_text(lambda text, part: part in text, all), (_LISTS,), "contains all of {}"),
+    "startsWith": PreviewFunction(_STARTS, (_TEXTS,), "starts with {}"),
+    "endsWith": PreviewFunction(_ENDS, (_TEXTS,), "ends with {}"),
+    "regexMatch": PreviewFunction(_regex, (TEXT,), "matches {}"),
+    "inCIDR": PreviewFunction(_in_network, (TEXT,), "is an address in {}"),
+    "lessThan": PreviewFunction(_compare(lambda a, b: a < b), (_NUMBERS,), "is less than {}"),
+    "lessOrEqual": PreviewFunction(_compare(lambda a, b: a <= b), (_NUMBERS,), "is at most {}"),
+    "greaterThan": PreviewFunction(_compare(lambda a, b: a > b), (_NUMBERS,), "is more than {}"),
+    "greaterOrEqual": PreviewFunction(_compare(lambda a, b: a >= b), (_NUMBERS,), "is at least {}"),
+    "isHour": PreviewFunction(_moment(lambda at, args: at.hour == args[0]), (frozenset({"int"}),), "is in hour {}"),
+    "isMinute": PreviewFunction(
+        _moment(lambda at, args: at.minute == args[0]), (frozenset({"int"}),), "is in minute {}"
+    ),
+    "isDayOfWeek": PreviewFunction(
         _moment(lambda at, args: at.isoweekday() % 7 == args[0]), (frozenset({"int"}),), "is on weekday {}"
     ),
-    "isWeekend": Function(_moment(lambda at, _: at.isoweekday() > 5), (), "is on a weekend"),
-    "isWorkDay": Function(_moment(lambda at, _: at.isoweekday() <= 5), (), "is on a work day"),
-    "isBetweenTime": Function(_moment(_between), (TEXT, TEXT), "is between {}"),
+    "isWeekend": PreviewFunction(_moment(lambda at, _: at.isoweekday() > 5), (), "is on a weekend"),
+    "isWorkDay": PreviewFunction(_moment(lambda at, _: at.isoweekday() <= 5), (), "is on a work day"),
+    "isBetweenTime": PreviewFunction(_moment(_between), (TEXT, TEXT), "is between {}"),
     # Names of versions in between: these look at text or numbers alone.
-    "containsAny": Function(_plain_text(lambda text, part: part in text), (_LISTS,), "contains {}"),
-    "startsWithList": Function(_plain_text(str.startswith), (_LISTS,), "starts with {}"),
-    "endsWithList": Function(_plain_text(str.endswith), (_LISTS,), "ends with {}"),
-    "oneOfInt": Function(_one_number, (frozenset({"mixed"}),), "is one of {}"),
-    "oneOfDouble": Function(_one_number, (frozenset({"mixed"}),), "is one of {}"),
+    "containsAny": PreviewFunction(_plain_text(lambda text, part: part in text), (_LISTS,), "contains {}"),
+    "startsWithList": PreviewFunction(_plain_text(str.startswith), (_LISTS,), "starts with {}"),
+    "endsWithList": PreviewFunction(_plain_text(str.endswith), (_LISTS,), "ends with {}"),
+    "oneOfInt": PreviewFunction(_one_number, (frozenset({"mixed"}),), "is one of {}"),
+    "oneOfDouble": PreviewFunction(_one_number, (frozenset({"mixed"}),), "is one of {}"),
     # Names of the first versions.
-    "equal": Function(lambda value, args: isinstance(value, str) and value == args[0], (TEXT,), "is {}"),
-    "lowerEqual": Function(_fold, (TEXT,), "is {} in any case"),
-    "contain": Function(lambda value, args: isinstance(value, str) and args[0] in value, (TEXT,), "contains {}"),
-    "inList": Function(_listed, (TEXT,), "is one of {}"),
-    "startWith": Function(lambda value, args: isinstance(value, str) and value.startswith(args[0]), (TEXT,)),
-    "endWith": Function(lambda value, args: isinstance(value, str) and value.endswith(args[0]), (TEXT,)),
+    "equal": PreviewFunction(lambda value, args: isinstance(value, str) and value == args[0], (TEXT,), "is {}"),
+    "lowerEqual": PreviewFunction(_fold, (TEXT,), "is {} in any case"),
+    "contain": PreviewFunction(lambda value, args: isinstance(value, str) and args[0] in value, (TEXT,), "contains {}"),
+    "inList": PreviewFunction(_listed, (TEXT,), "is one of {}"),
+    "startWith": PreviewFunction(lambda value, args: isinstance(value, str) and value.startswith(args[0]), (TEXT,)),
+    "endWith": PreviewFunction(lambda value, args: isinstance(value, str) and value.endswith(args[0]), (TEXT,)),
 }
 """Every documented function by name."""
 FIRST_NAMES = frozenset({"equal", "lowerEqual", "contain", "inList", "startWith", "endWith"})
 """Names of the first versions, which did not rewrite an expression before they compiled it."""
-VALUE = Function(_value, ())
+VALUE = PreviewFunction(_value, ())
 """The function for a field without quotes."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from emulator.preview.conditions import UNQUOTED, literal_fault, of_bag, unquoted_text
-from emulator.preview.expressions import Call, Part, calls, fields_of
+from emulator.preview.expressions import FunctionCall, LogicNode, calls, fields_of
 from emulator.preview.functions import FUNCTIONS
-from emulator.preview.session import RuleTally, Seen, Session
+from emulator.preview.session import RuleTally, SeenValues, Session
 from emulator.preview.values import decode
 from lib.model.families import FAMILIES
 
@@ -26,7 +26,7 @@ class _Evidence:
     """The values in the events to which a rule applies."""
 
     session: Session
-    seen: dict[str, list[Seen]]
+    seen: dict[str, list[SeenValues]]
 
     @property
     def bag(self) -> str:
@@ -47,7 +47,7 @@ def never(session: Session, tally: RuleTally) -> str | None:
     evidence = [seen for name, seen in session.seen.items() if not rule.data_types or name in rule.data_types]
     if not evidence and not (session.excluded and session.events):
         return None
-    merged: dict[str, list[Seen]] = {}
+    merged: dict[str, list[SeenValues]] = {}
     for by_path in evidence:
         for path, values in by_path.items():
             merged.setdefault(path, []).append(values)
@@ -58,7 +58,7 @@ def never(session: Session, tally: RuleTally) -> str | None:
     return _listed(faults, "; ") if faults else None
 
 
-def _why_not(part: Part, evidence: _Evidence) -> list[str]:
+def _why_not(part: LogicNode, evidence: _Evidence) -> list[str]:
     """The reasons why the part can never be true; none if it can."""
     if part.kind == "leaf":
         return _leaf(part, evidence)
@@ -72,7 +72,7 @@ def _why_not(part: Part, evidence: _Evidence) -> list[str]:
     return []
 
 
-def _leaf(part: Part, evidence: _Evidence) -> list[str]:
+def _leaf(part: LogicNode, evidence: _Evidence) -> list[str]:
     if part.text == "false":
         return ["it says false"]
     if part.call is not None:
@@ -89,7 +89,7 @@ def _leaf(part: Part, evidence: _Evidence) -> list[str]:
     return [_absent(absent[0])] if absent else []
 
 
-def _call(call: Call, evidence: _Evidence) -> list[str]:
+def _call(call: FunctionCall, evidence: _Evidence) -> list[str]:
     path, fault = call.path, literal_fault(call)
     if path is None or fault:
         return [
@@ -112,7 +112,7 @@ def _call(call: Call, evidence: _Evidence) -> list[str]:
     return [f"no event has a {path} that {_wanted(call)}: {_shown(values)}"]
 
 
-def _type(call: Call, values: list[Any], args: tuple[Any, ...], evidence: _Evidence) -> list[str]:
+def _type(call: FunctionCall, values: list[Any], args: tuple[Any, ...], evidence: _Evidence) -> list[str]:
     """The reasons for a call on the event's type. Sophos's own list counts as seen, excluded types do not."""
     excluded = evidence.session.excluded
     types = [type_ for type_ in {*TYPES, *evidence.session.types, *(v for v in values if isinstance(v, str))} if type_]
@@ -148,7 +148,7 @@ def _values(path: str, evidence: _Evidence) -> list[Any]:
     return [decode(value) if kind in {dict, list} else value for kind, value in keys]
 
 
-def _holds(call: Call, value: Any, args: tuple[Any, ...]) -> bool:
+def _holds(call: FunctionCall, value: Any, args: tuple[Any, ...]) -> bool:
     return bool(FUNCTIONS[call.name].answer(value, args))
 
 
@@ -156,7 +156,7 @@ def _absent(path: str) -> str:
     return f"no event has the field {path}"
 
 
-def _wanted(call: Call) -> str:
+def _wanted(call: FunctionCall) -> str:
     says = FUNCTIONS[call.name].says or f"fits {call.name}({{}})"
     texts = []
     for argument in call.arguments[1:]:

@@ -12,12 +12,12 @@ import msgspec
 from emulator.preview.conditions import Condition, of_bag
 from emulator.preview.draft import Draft
 from emulator.preview.events import Event, Site, is_alert
-from emulator.preview.expressions import Part, calls, fields_of, logic_of
+from emulator.preview.expressions import LogicNode, calls, fields_of, logic_of
 from emulator.preview.files import Filters, Pipeline, Rule, StepText, condition_of
 from emulator.preview.paths import UnsupportedPathError, leaves, reader
 from emulator.preview.patterns import NAMED
 from emulator.preview.schema import BAGS, ENVELOPE, finalized
-from emulator.preview.steps import Dialect, DroppedError, Step, StepError, compile_step
+from emulator.preview.steps import Dialect, DroppedError, FilterStep, StepError, compile_step
 from emulator.preview.values import MISSING, Json, to_json
 from lib.model.text import several
 
@@ -52,7 +52,7 @@ class RuleTally:
 
     rule: Rule
     condition: Condition
-    logic: Part
+    logic: LogicNode
     matches: int = 0
     example: str | None = None
     asked: int = 0
@@ -83,7 +83,7 @@ class Remarks:
         return iter(self._found.values())
 
 
-class Seen:
+class SeenValues:
     """The values of a path in the events of one data type."""
 
     __slots__ = ("is_whole", "values")
@@ -122,14 +122,14 @@ class Session:
         self.made = [step.makes for _, steps in self.pipelines for step in steps if step.makes]
         """Fields of plugins that do not run here; their values are unknown."""
         self.constants = _constants(filters, self.dialect)
-        self.seen: dict[str, dict[str, Seen]] = {}
+        self.seen: dict[str, dict[str, SeenValues]] = {}
         self._watched = self._paths()
         self._lost: Counter[tuple[str, str]] = Counter()
 
-    def _steps(self, pipeline: Pipeline) -> list[Step]:
+    def _steps(self, pipeline: Pipeline) -> list[FilterStep]:
         return [self._step(step) for step in pipeline.steps]
 
-    def _step(self, text: StepText) -> Step:
+    def _step(self, text: StepText) -> FilterStep:
         where, variables = condition_of(text.body.get("where"))
         condition = Condition(where, self.dialect.bag, variables) if where else None
         for remark in (*text.remarks, *(condition.remarks if condition else ())):
@@ -219,7 +219,7 @@ class Session:
                     return False
         return True
 
-    def _carry_out(self, step: Step, draft: Draft) -> None:
+    def _carry_out(self, step: FilterStep, draft: Draft) -> None:
         if step.condition is not None:
             holds = step.condition.holds(draft)
             if holds is None:
@@ -262,7 +262,7 @@ class Session:
             value = read(draft.fields)
             if value is not MISSING:
                 if path not in seen:
-                    seen[path] = Seen()
+                    seen[path] = SeenValues()
                 seen[path].add(value)
 
     def links(self) -> dict[str, int]:
@@ -311,7 +311,7 @@ def _facts(value: Any) -> tuple[str, str]:
     return native if isinstance(native, str) else "", kind if isinstance(kind, str) else ""
 
 
-def _fields(part: Part) -> Iterator[str]:
+def _fields(part: LogicNode) -> Iterator[str]:
     """The fields without quotes in the leaves."""
     if part.kind == "leaf":
         yield from (unquoted.path for unquoted in fields_of(part.text))

@@ -61,7 +61,7 @@ class Dialect:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class FilterStep:
     """One step of a filter. `fault` is the reason why it does not run here."""
 
     kind: str
@@ -74,7 +74,9 @@ class Step:
     """The field that it would write, if it does not run here."""
 
 
-def compile_step(kind: str, body: Mapping[str, Any], where: str, condition: Condition | None, dialect: Dialect) -> Step:
+def compile_step(
+    kind: str, body: Mapping[str, Any], where: str, condition: Condition | None, dialect: Dialect
+) -> FilterStep:
     """The compiled step. If it cannot run here, it has a `fault` instead of a function."""
     makes = ""
     try:
@@ -82,8 +84,8 @@ def compile_step(kind: str, body: Mapping[str, Any], where: str, condition: Cond
             makes = of_bag(str(_params(body).get("destination", "")), dialect.bag)
         do = _KINDS.get(kind, partial(_unknown, kind))(body, dialect)
     except (StepError, PatternError, UnsupportedPathError) as error:
-        return Step(kind, where, condition, None, str(error), makes)
-    return Step(kind, where, condition, do)
+        return FilterStep(kind, where, condition, None, str(error), makes)
+    return FilterStep(kind, where, condition, do)
 
 
 def _json(body: Mapping[str, Any], dialect: Dialect) -> Do:

@@ -45,7 +45,7 @@ _CURSOR = re.compile(rb"[A-Z0-9_]{1,20}\|\d{4}-\d\d-\d\dT[\d:.]{8,15}Z(\|[0-9a-f
 
 
 @dataclass(slots=True)
-class Source:
+class RecordedStream:
     """A stream to record, with its progress."""
 
     integration: Integration
@@ -59,10 +59,10 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordedPage:
     """A page as it was read. Its items are compressed, because all pages stay in memory until all names are known."""
 
-    source: Source
+    source: RecordedStream
     at: float
     """Seconds since the recording began."""
     seconds: float
@@ -93,10 +93,10 @@ def _packed(items: Sequence[bytes]) -> bytes:
 class Recorder:
     """Reads the streams in turn."""
 
-    sources: list[Source]
+    sources: list[RecordedStream]
     every: float
     """Seconds between two requests for new events."""
-    pages: list[Recorded] = field(default_factory=list)
+    pages: list[RecordedPage] = field(default_factory=list)
     began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     began: float = field(default_factory=time.monotonic)
 
@@ -113,7 +113,7 @@ class Recorder:
         if sys.stderr.isatty():
             print(file=sys.stderr)
 
-    def _next(self, end: float | None) -> Source | None:
+    def _next(self, end: float | None) -> RecordedStream | None:
         """The stream that is due first; None if that is after the end."""
         if end is not None and time.monotonic() >= end:
             return None
@@ -121,7 +121,7 @@ class Recorder:
         first = min(open_, key=lambda source: source.due, default=None)
         return None if first is None or (end is not None and first.due >= end) else first
 
-    def _ask(self, source: Source, *, goes_on: bool) -> None:
+    def _ask(self, source: RecordedStream, *, goes_on: bool) -> None:
         started = time.monotonic()
         try:
             page = self._page(source, started + CALL_SECONDS)
@@ -135,7 +135,9 @@ class Recorder:
         packed, size = _packed(page.items), sum(map(len, page.items))
         at, took = started - self.began, now - started
         self.pages.append(
-            Recorded(source, at, took, source.cursor, page.next_cursor, page.has_more, packed, len(page.items), size)
+            RecordedPage(
+                source, at, took, source.cursor, page.next_cursor, page.has_more, packed, len(page.items), size
+            )
         )
         is_stuck = page.has_more and page.next_cursor == source.cursor
         source.pages, source.cursor = source.pages + 1, page.next_cursor
@@ -143,7 +145,7 @@ class Recorder:
         source.is_over = is_stuck or not (page.has_more or goes_on)
 
     @staticmethod
-    def _page(source: Source, deadline: float) -> Any:
+    def _page(source: RecordedStream, deadline: float) -> Any:
         integration, stream, feed = source.integration, source.target.stream, source.integration.settings
         start = None
         if source.cursor is None:
@@ -216,7 +218,7 @@ def _recorder(location: str | None, name: str | None) -> tuple[Recorder, dict[st
     config = configuration.load(configuration.located(location))
     app = App(lambda: config)
     app.require(name)
-    sources: list[Source] = []
+    sources: list[RecordedStream] = []
     whose: dict[str, Whoami] = {}
     for integration in app.integrations.values():
         if name in (None, integration.settings.name):
@@ -227,7 +229,8 @@ def _recorder(location: str | None, name: str | None) -> tuple[Recorder, dict[st
                 target for target in known_targets(integration.settings, account) if target.stream.kind != ENDPOINTS
             ]
             sources += (
-                Source(integration, target, problem=target.refusal, is_over=bool(target.refusal)) for target in targets
+                RecordedStream(integration, target, problem=target.refusal, is_over=bool(target.refusal))
+                for target in targets
             )
     return Recorder(sources, config.every.seconds_after(app.parts.now())), whose
 

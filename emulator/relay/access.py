@@ -43,7 +43,7 @@ class _Files(Generic[T]):
         return tuple(map(signature_of, self._files))
 
 
-class Tokens:
+class RelayTokens:
     """The tokens of a file, one a line. Empty lines and lines that begin with # are ignored."""
 
     def __init__(self, file: str) -> None:

@@ -8,12 +8,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from emulator.relay.access import Tokens
+from emulator.relay.access import RelayTokens
 from lib.errors import EngineDownError
 from lib.utmstack.channel import reach
 
 if TYPE_CHECKING:
-    from emulator.relay.stream import Stream
+    from emulator.relay.stream import RelayedStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +57,11 @@ class Bounds:
 class Gate:
     """Decides which streams may reach the engine's socket, and counts them."""
 
-    def __init__(self, socket: str, tokens: Tokens | None, bounds: Bounds) -> None:
+    def __init__(self, socket: str, tokens: RelayTokens | None, bounds: Bounds) -> None:
         """`tokens` None: callers are authenticated by their certificates."""
         self.socket = socket
         self.bounds = bounds
-        self.streams: set[Stream] = set()
+        self.streams: set[RelayedStream] = set()
         """Open streams."""
         self.counts: Counter[str] = Counter()
         """Messages, bytes and acknowledgements passed."""

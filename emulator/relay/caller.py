@@ -30,9 +30,9 @@ from emulator.relay.frames import (
     ReceiveWindow,
     unpadded,
 )
-from emulator.relay.http2 import INPUT, Connection, ending
+from emulator.relay.http2 import INPUT, Http2Connection, ending
 from emulator.relay.messages import PREFIX, MessageBuffer
-from emulator.relay.stream import STREAM_WINDOW, Stream
+from emulator.relay.stream import STREAM_WINDOW, RelayedStream
 from lib.grpc_stream import Headers, Status
 from lib.grpc_stream.frames import WINDOW_UPDATE, data_header, open_window, window_update
 
@@ -77,7 +77,7 @@ _ENCODINGS = (None, b"identity", b"gzip", b"deflate")
 _BEGINNING = ((b":status", b"200"), (b"content-type", b"application/grpc"))
 
 
-class Caller(Connection):
+class Caller(Http2Connection):
     """A caller's connection, with all its streams."""
 
     def __init__(self, gate: Gate, came: Callable[[Caller], None], went: Callable[[Caller], None]) -> None:
@@ -89,7 +89,7 @@ class Caller(Connection):
         self.gate = gate
         self._came = came
         self._went = went
-        self.streams: dict[int, Stream | _Health] = {}
+        self.streams: dict[int, RelayedStream | _HealthCheck] = {}
         self.made = self.heard = self.used = time.monotonic()
         """Monotonic times: of the connection, of the last data, of the last stream's acceptance or end."""
         self.pinged: float | None = None
@@ -181,7 +181,7 @@ class Caller(Connection):
         if self._unread:
             asyncio.get_running_loop().call_soon(self._work)
         elif self._is_trickling and any(
-            isinstance(stream, Stream) and stream.is_busy for stream in self.streams.values()
+            isinstance(stream, RelayedStream) and stream.is_busy for stream in self.streams.values()
         ):
             self._is_resting = True
             asyncio.get_running_loop().call_later(REST_SECONDS, self._go_on)
@@ -202,12 +202,12 @@ class Caller(Connection):
             self._tls.set_read_buffer_limits(high=1, low=0)
 
     def _look_at(self, data: bytes) -> None:
-        touched: dict[int, Stream | _Health] = {}
+        touched: dict[int, RelayedStream | _HealthCheck] = {}
         says_farewell = False
         for frame in self._frames.add(data):
             stream = self.streams.get(frame.stream) if frame.kind == DATA else None
             whole = frame.whole
-            if isinstance(stream, Stream) and not stream.has_ended and not self._frames.is_in_headers:
+            if isinstance(stream, RelayedStream) and not stream.has_ended and not self._frames.is_in_headers:
                 touched[frame.stream] = stream
                 self._take_data(frame, stream)
                 if not frame.flags & END_STREAM:
@@ -233,7 +233,7 @@ class Caller(Connection):
         """Whether it is a valid WINDOW_UPDATE; then it is taken."""
         return frame.kind == WINDOW_UPDATE and open_window(self.h2, frame.stream, frame.whole)
 
-    def _waiting_for(self, number: int) -> dict[int, Stream | _Health]:
+    def _waiting_for(self, number: int) -> dict[int, RelayedStream | _HealthCheck]:
         """The streams whose window is opened with that of this number; 0 is the connection's."""
         return {each: stream for each, stream in self.streams.items() if number in (0, each)}
 
@@ -255,7 +255,7 @@ class Caller(Connection):
         self.h2.close_connection(code)
         raise h2.exceptions.ProtocolError(why)
 
-    def _take_data(self, frame: Frame, stream: Stream) -> None:
+    def _take_data(self, frame: Frame, stream: RelayedStream) -> None:
         """Data of a stream that is let in; ProtocolError where it may not come."""
         body = frame.body
         data = unpadded(body) if frame.flags & PADDED else body
@@ -273,16 +273,16 @@ class Caller(Connection):
     def passed(self, size: int, number: int) -> None:
         """So many bytes of what came on the stream have gone on, or go no farther: the caller may send as many more."""
         stream = self.streams.get(number)
-        if isinstance(stream, Stream) and not stream.has_ended and (opened := stream.window.passed(size)):
+        if isinstance(stream, RelayedStream) and not stream.has_ended and (opened := stream.window.passed(size)):
             self._outgoing += window_update(number, opened)
         if opened := self._window.passed(size):
             self._outgoing += window_update(0, opened)
 
-    def _take(self, event: h2.events.Event, touched: dict[int, Stream | _Health]) -> None:
+    def _take(self, event: h2.events.Event, touched: dict[int, RelayedStream | _HealthCheck]) -> None:
         match event:
             case h2.events.DataReceived(stream_id=number, data=data, flow_controlled_length=length):
                 stream = self.streams.get(number)
-                if isinstance(stream, _Health):
+                if isinstance(stream, _HealthCheck):
                     stream.came(data)
                     touched[number] = stream
                 if length:
@@ -315,7 +315,7 @@ class Caller(Connection):
             self._outgoing += self.h2.data_to_send()  # The headers of the stream come first.
             self._outgoing += data_header(self.h2, number, room) + buffer.take(room)
 
-    def _go(self, streams: Iterable[Stream | _Health]) -> None:
+    def _go(self, streams: Iterable[RelayedStream | _HealthCheck]) -> None:
         for stream in list(streams):
             stream.go()
         self.flush()
@@ -330,7 +330,7 @@ class Caller(Connection):
                 self.h2.reset_stream(number, h2.errors.ErrorCodes.REFUSED_STREAM)
         elif path == HEALTH:
             self._count_strange()
-            self.streams[number] = _Health(self, number)
+            self.streams[number] = _HealthCheck(self, number)
         elif path != INPUT:
             self._count_strange()
             self._refuse(number, Status.UNIMPLEMENTED, f"the relay serves only {INPUT}")
@@ -347,7 +347,7 @@ class Caller(Connection):
             self._refuse(number, Status.RESOURCE_EXHAUSTED, text)
         else:
             self.used, self.is_known = time.monotonic(), True
-            self.streams[number] = Stream(self, number, headers.get(b"grpc-encoding"))
+            self.streams[number] = RelayedStream(self, number, headers.get(b"grpc-encoding"))
 
     def _count_strange(self) -> None:
         """Count a useless request; ProtocolError if there are too many."""
@@ -379,7 +379,7 @@ class Caller(Connection):
             # h2's own GOAWAY would end everything at once.
             goaway = GoAwayFrame(0, last_stream_id=self.h2.highest_inbound_stream_id)
             self.transport.write(goaway.serialize())
-        if not any(isinstance(stream, Stream) for stream in self.streams.values()):
+        if not any(isinstance(stream, RelayedStream) for stream in self.streams.values()):
             self.transport.close()
 
     def ping(self) -> None:
@@ -414,7 +414,7 @@ class _Bucket:
         self._level = max(0.0, self._level - amount)
 
 
-class _Health:
+class _HealthCheck:
     """`grpc.health.v1.Health/Check`: whether the engine's socket accepts connections."""
 
     def __init__(self, caller: Caller, number: int) -> None:

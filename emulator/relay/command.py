@@ -13,7 +13,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from emulator.cli.terminal import refuse
-from emulator.relay.access import Certificates, Tokens
+from emulator.relay.access import Certificates, RelayTokens
 from emulator.relay.bounds import Bounds, Gate
 from emulator.relay.server import Relay
 from lib import telemetry
@@ -50,7 +50,7 @@ def relay_of(config: configuration.Config) -> Relay:
             remedy="Run the relay on UTMStack's machine, and set `engine: unix:/PATH` to the engine's socket.",
         )
     bounds = Bounds(settings.streams, settings.bytes_in_flight, settings.rate, settings.idle.total_seconds())
-    tokens = None if settings.tokens is None else Tokens(settings.tokens)
+    tokens = None if settings.tokens is None else RelayTokens(settings.tokens)
     certificates = Certificates(settings.certificate, settings.key, settings.client_ca)
     return Relay(settings.listen, certificates, Gate(socket, tokens, bounds))
 
@@ -66,7 +66,7 @@ async def _serve(config: configuration.Config) -> None:
     if config.relay.metrics is not None:
         host, port = config.relay.metrics
         registry = CollectorRegistry()
-        registry.register(_Metrics(relay.gate))
+        registry.register(_RelayMetrics(relay.gate))
         try:
             server, _ = start_http_server(port, host, registry)
         except OSError as error:
@@ -87,7 +87,7 @@ def _allow_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-class _Metrics(Collector):
+class _RelayMetrics(Collector):
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
 

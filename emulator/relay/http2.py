@@ -19,7 +19,7 @@ def ending(code: Status, text: str) -> Headers:
     return (status, (b"grpc-message", to_header(text))) if text else (status,)
 
 
-class Connection(asyncio.Protocol):
+class Http2Connection(asyncio.Protocol):
     """A connection to a caller or to the engine."""
 
     transport: asyncio.Transport

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import h2.errors
 
 from emulator.relay.frames import ReceiveWindow
-from emulator.relay.http2 import INPUT, Connection, ending
+from emulator.relay.http2 import INPUT, Http2Connection, ending
 from emulator.relay.messages import PREFIX, MessageBuffer
 from lib.grpc_stream import Answered, Broken, ClientStream, Data, Ended, Event, Headers, Status
 from lib.model.log import MAX_LOG_BYTES
@@ -27,7 +27,7 @@ BACKLOG_BYTES = 64 << 10
 """Bytes that may wait in one direction before reading from the other end pauses."""
 
 
-class Stream:
+class RelayedStream:
     """A caller's stream, in both directions."""
 
     def __init__(self, caller: Caller, number: int, encoding: bytes | None) -> None:
@@ -240,10 +240,10 @@ class Stream:
         self._caller.passed(self._forth.waiting, self._number)
 
 
-class _ToEngine(Connection):
+class _ToEngine(Http2Connection):
     """A stream's connection to the engine's socket."""
 
-    def __init__(self, stream: Stream, encoding: bytes | None) -> None:
+    def __init__(self, stream: RelayedStream, encoding: bytes | None) -> None:
         super().__init__()
         self._stream = stream
         metadata: Headers = () if encoding is None else ((b"grpc-encoding", encoding),)

@@ -48,7 +48,7 @@ class FunctionDownError(RetryableError):
 
 
 @dataclass(frozen=True)
-class Answer:
+class FunctionAnswer:
     """A function's HTTP answer."""
 
     status: int
@@ -79,7 +79,7 @@ class Function:
         timeout: float,
         *,
         idle: float | None = None,
-        start: Callable[..., process.Running] = process.start,
+        start: Callable[..., process.RunningProcess] = process.start,
     ) -> None:
         """`timeout` is for a whole call. After `idle` without a call the process ends; None: never. Both in seconds.
 
@@ -95,7 +95,7 @@ class Function:
         self.port = 0
         """The port on loopback; 0 before the start."""
         self._start_process = start
-        self._process: process.Running | None = None
+        self._process: process.RunningProcess | None = None
         self._change = threading.Condition()
         """Guards the state, the process and the fields below."""
         self._over = False
@@ -128,7 +128,7 @@ class Function:
             process.stop(running)
         self._keeper.join()
 
-    def call(self, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
+    def call(self, body: bytes, headers: Mapping[str, str] | None = None) -> FunctionAnswer:
         """POST to the function; FunctionDownError if it does not answer."""
         with self._counted():
             self._wait_until_up()
@@ -155,14 +155,14 @@ class Function:
             if self.state != "up":
                 raise FunctionDownError(f"{self.name} is not running")
 
-    def _post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
+    def _post(self, body: bytes, headers: Mapping[str, str]) -> FunctionAnswer:
         with closing(HTTPConnection("127.0.0.1", self.port, timeout=CONNECTS_WITHIN_SECONDS)) as connection:
             # Two timeouts: on loopback a connection takes no time, but an answer may take as long as a whole call.
             connection.connect()
             connection.sock.settimeout(self._timeout)
             connection.request("POST", "/", body, headers)
             answer = connection.getresponse()
-            return Answer(answer.status, answer.headers, answer.read())
+            return FunctionAnswer(answer.status, answer.headers, answer.read())
 
     def _keep(self) -> None:
         with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
@@ -215,7 +215,7 @@ class Function:
         source = process.ROOT / "functions" / target / "main.py"
         return ["-m", "emulator.runtime.function_server", str(source), target, *map(str, descriptors)]
 
-    def _watch(self, child: process.Running, pipe: int) -> None:
+    def _watch(self, child: process.RunningProcess, pipe: int) -> None:
         """Wait until the process has ended. Stop it if it does not get ready in time, or is idle too long."""
         if not _is_readable(pipe, STARTS_WITHIN_SECONDS):
             log.error("%s is not ready after %.0f s; it is stopped and restarted", self.name, STARTS_WITHIN_SECONDS)

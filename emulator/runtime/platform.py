@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from emulator.runtime import run_log
 from emulator.runtime.delivery import delivery_histogram
-from emulator.runtime.functions import Answer, Function, FunctionDownError
+from emulator.runtime.functions import Function, FunctionAnswer, FunctionDownError
 from emulator.runtime.work_queue import WorkQueue
 from lib.config.settings import Config, Every
 from lib.errors import ConnectorError, RetryableError, StoreError
@@ -171,7 +171,7 @@ class Platform:
         """Whether all clock threads run."""
         return all(clock.is_alive() for clock in self._clocks)
 
-    def call(self, name: str, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
+    def call(self, name: str, body: bytes, headers: Mapping[str, str] | None = None) -> FunctionAnswer:
         """Call a function, keep its answer, and forward the batches that it stored; FunctionDownError."""
         if name not in self.functions:
             raise FunctionDownError(
@@ -197,7 +197,7 @@ class Platform:
                 self.engine_counts = answer.fields.get("engine", self.engine_counts)
         return answer
 
-    def _judge(self, name: str, answer: Answer) -> None:
+    def _judge(self, name: str, answer: FunctionAnswer) -> None:
         """Keep whether the function works. A 503 with results is a good answer; any other 5xx is a failure."""
         if answer.status < 500 or (answer.status == 503 and b'"results"' in answer.body):
             self.function_problems.pop(name, None)
@@ -300,7 +300,7 @@ class Platform:
         # Another holder forwards the stream, or has died. A call after the lease's end takes over.
         return BUSY_SECONDS if any(line["outcome"] == "busy" for line in self._results(answer)) else None
 
-    def _fetched(self, answer: Answer, results: list[dict[str, Any]]) -> None:
+    def _fetched(self, answer: FunctionAnswer, results: list[dict[str, Any]]) -> None:
         now = datetime.now(UTC)
         if answer.status == 200:
             self._take_site_fields(answer.fields)
@@ -357,7 +357,7 @@ class Platform:
         elif any(line["outcome"] == "delivered" for line in results):
             self.engine_problem = None
 
-    def _results(self, answer: Answer) -> list[dict[str, Any]]:
+    def _results(self, answer: FunctionAnswer) -> list[dict[str, Any]]:
         if answer.status not in (200, 503):
             # A status of 500 or more is logged as an outage of the function.
             level = logging.WARNING if answer.status < 500 else logging.DEBUG
@@ -379,7 +379,7 @@ def _read_times(before: Mapping[str, Any] | None, line: Mapping[str, Any], now: 
     return fields | {"looked_at": now, "looked_on": line["has_more"]}
 
 
-def _detail_of(answer: Answer) -> str:
+def _detail_of(answer: FunctionAnswer) -> str:
     return str(answer.fields.get("detail", "no explanation"))
 
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _CHILD = Path(__file__).with_name("child.py")
 
 
-class Running(Protocol):
+class RunningProcess(Protocol):
     """A process that was started, such as a `subprocess.Popen`."""
 
     pid: int
@@ -63,7 +63,7 @@ def launch(
         )
 
 
-def stop(process: Running, seconds: float = 10.0) -> None:
+def stop(process: RunningProcess, seconds: float = 10.0) -> None:
     """Terminate the process; kill it if it does not end in time."""
     process.terminate()
     try:

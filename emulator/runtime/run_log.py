@@ -30,7 +30,7 @@ BUSY = "busy"
 Line = Mapping[str, Any]
 
 
-class Subject(NamedTuple):
+class ProblemSubject(NamedTuple):
     """The subject of a problem: a stream, an integration (no tenant), or a part of the connector (no integration)."""
 
     part: str
@@ -47,9 +47,9 @@ class _Outage:
     is_logged: bool = False
     detail: str = ""
     remedy: str = ""
-    affected: dict[Subject, float] = field(default_factory=dict)
+    affected: dict[ProblemSubject, float] = field(default_factory=dict)
     """The subjects that have the problem now, with the time of the last report."""
-    concerned: dict[Subject, None] = field(default_factory=dict)
+    concerned: dict[ProblemSubject, None] = field(default_factory=dict)
     """All subjects that have or had the problem."""
     logged: int = 0
     """The number of subjects in the last entry."""
@@ -92,17 +92,17 @@ class Outages:
             )
             for line in lines:
                 if line["outcome"] != BUSY:
-                    subject = Subject(function, line["integration"], line["tenant"] or "", line["stream"])
+                    subject = ProblemSubject(function, line["integration"], line["tenant"] or "", line["stream"])
                     self._take(subject, line.get("problem"))
             self._write_due()
 
     def note(self, part: str, problem: Line | None) -> None:
         """Process the problem of a part of the connector, or None; write the entries that are due."""
         with self._lock:
-            self._take(Subject(part), problem)
+            self._take(ProblemSubject(part), problem)
             self._write_due()
 
-    def _take(self, subject: Subject, problem: Line | None) -> None:
+    def _take(self, subject: ProblemSubject, problem: Line | None) -> None:
         code = "" if problem is None else problem["code"]
         if code in WAITING:
             return
@@ -117,7 +117,7 @@ class Outages:
         outage.concerned[subject] = None
         outage.failures += 1
 
-    def _leave(self, leaves: Callable[[Subject], bool]) -> None:
+    def _leave(self, leaves: Callable[[ProblemSubject], bool]) -> None:
         for outage in self._open.values():
             for subject in filter(leaves, [*outage.affected]):
                 del outage.affected[subject]
@@ -145,7 +145,7 @@ class Outages:
         concerned = self._described(outage.concerned, with_id=False)
         return f"Resolved: {_title(code)} ({code}). It lasted {_length(outage, now)}{concerned}"
 
-    def _described(self, subjects: Iterable[Subject], *, with_id: bool) -> str:
+    def _described(self, subjects: Iterable[ProblemSubject], *, with_id: bool) -> str:
         """The number of streams, and the names of the first ones; empty for a part of the connector."""
         streams = sorted({subject[1:] for subject in subjects if subject.integration})
         if not streams:
@@ -171,7 +171,7 @@ class Summary:
         self._logged_at: float | None = None
         self._begun = monotonic()
         self._counts: Counter[str] = Counter()
-        self._streams: set[Subject] = set()
+        self._streams: set[ProblemSubject] = set()
         self._lock = threading.Lock()
 
     def add_results(self, function: str, lines: Sequence[Line]) -> None:
@@ -181,7 +181,7 @@ class Summary:
                 if function == "fetch-page":
                     self._counts["fetched"] += line["events"]
                     if line["tenant"] and "problem" not in line:
-                        self._streams.add(Subject("", line["integration"], line["tenant"], line["stream"]))
+                        self._streams.add(ProblemSubject("", line["integration"], line["tenant"], line["stream"]))
                 else:
                     self._counts[line["outcome"]] += line["acked"]
                     self._counts["set_aside"] += line["set_aside"]

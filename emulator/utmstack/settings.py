@@ -426,7 +426,7 @@ def _yaml(path: Path) -> Any:
         body = path.read_bytes()
         if len(body) > LARGEST_FILE:
             raise ConfigError(f"{path} has {len(body)} bytes; the limit is {LARGEST_FILE}", remedy=SAVE_AGAIN)
-        return yaml.load(body, _Loader)  # noqa: S506 - a safe loader, without aliases
+        return yaml.load(body, _SettingsLoader)  # noqa: S506 - a safe loader, without aliases
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -443,7 +443,7 @@ def _yaml(path: Path) -> Any:
         ) from None
 
 
-class _Loader(yaml.SafeLoader):
+class _SettingsLoader(yaml.SafeLoader):
     """A safe loader without aliases: a few aliases can expand to gigabytes, and UTMStack writes none."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:

@@ -15,13 +15,13 @@ LISTED = 200
 """The most streams that are kept of a day. Incomplete ones come first."""
 
 
-class Events(TypedDict):
+class EventCount(TypedDict):
     """A number of events; None: unknown."""
 
     events: int | None
 
 
-class Chain(TypedDict):
+class ChainSummary(TypedDict):
     """The day's part of a stream's ledger."""
 
     receipts: int
@@ -35,14 +35,14 @@ class StreamLine(TypedDict):
     tenant: str
     stream: str
     completeness: float | None
-    held_by_sophos: Events
+    held_by_sophos: EventCount
     received: int
     delivered: int
     waiting: int
-    dead_letters: Events
-    late: Events
+    dead_letters: EventCount
+    late: EventCount
     gaps: int
-    ledger: Chain
+    ledger: ChainSummary
 
 
 class Totals(TypedDict):

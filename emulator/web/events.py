@@ -36,7 +36,7 @@ TAIL_EVENTS = 10_000
 TAIL_SECONDS = 2.0
 
 
-class Events:
+class EventRoutes:
     """The routes `/events`, `/tail` and `/links`, and the newest events of each stream."""
 
     def __init__(self, app: Flask, context: Context) -> None:

@@ -24,7 +24,7 @@ DEAR = 100.0
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class StoreFolder:
     """One folder of the store."""
 
     name: str
@@ -37,7 +37,7 @@ class Size:
     """The size of the store at one time."""
 
     at: str
-    parts: tuple[Part, ...]
+    parts: tuple[StoreFolder, ...]
     """The largest first."""
     free: int | None
     """Free bytes on the store's disk; None for a bucket."""
@@ -82,7 +82,7 @@ class Footprint:
                 name = entry.key.partition("/")[0]
                 objects, bytes_ = counts.get(name, (0, 0))
                 counts[name] = (objects + 1, bytes_ + entry.size)
-            parts = sorted((Part(name, *sums) for name, sums in counts.items()), key=lambda part: -part.bytes)
+            parts = sorted((StoreFolder(name, *sums) for name, sums in counts.items()), key=lambda part: -part.bytes)
             self._size = Size(to_text(datetime.now(UTC)), tuple(parts), self._free())
         except ConnectorError as error:
             log.warning("the store cannot be counted: %s", error)

@@ -104,7 +104,7 @@ class HealthChange(msgspec.Struct, frozen=True, rename={"before": "from", "after
 
 
 @dataclass(slots=True)
-class _Health:
+class _LastHealth:
     """The health at the last pass. Streams that are `ok` are left out."""
 
     site: HealthName = UNKNOWN
@@ -151,7 +151,7 @@ class HealthChanges:
         self._lock = threading.Lock()
         self._changes: list[HealthChange] = []
         """The oldest first."""
-        self._known = _Health()
+        self._known = _LastHealth()
         self._is_changed = False
         self.is_loaded = False
         """Whether the object has been read. Before that, no change is noted."""
@@ -161,7 +161,7 @@ class HealthChanges:
         record = _read(self._store())
         with self._lock:
             self._changes, self.is_loaded = [*record.changes], True
-            self._known = _Health(
+            self._known = _LastHealth(
                 record.site,
                 {**record.integrations},
                 {(name, tenant, kind): health for name, tenant, kind, health in record.streams},
@@ -177,7 +177,7 @@ class HealthChanges:
         with self._lock:
             if not self.is_loaded:
                 return
-            now = _Health.of_status(status)
+            now = _LastHealth.of_status(status)
             if not is_settled:
                 now = _worse(self._known, now)
             differences = [*_compared(self._known, now, status)]
@@ -276,7 +276,7 @@ def together(changes: Iterable[HealthChange]) -> list[HealthChange]:
     return shown
 
 
-def _worse(before: _Health, now: _Health) -> _Health:
+def _worse(before: _LastHealth, now: _LastHealth) -> _LastHealth:
     """For each part the worse health of both."""
 
     def worst(old: HealthName, new: HealthName) -> HealthName:
@@ -284,10 +284,10 @@ def _worse(before: _Health, now: _Health) -> _Health:
 
     integrations = {name: worst(before.integrations.get(name, UNKNOWN), new) for name, new in now.integrations.items()}
     streams = {place: worst(before.streams.get(place, "ok"), new) for place, new in now.streams.items()}
-    return _Health(worst(before.site, now.site), before.integrations | integrations, before.streams | streams)
+    return _LastHealth(worst(before.site, now.site), before.integrations | integrations, before.streams | streams)
 
 
-def _compared(before: _Health, now: _Health, status: Status) -> Iterator[HealthChange]:
+def _compared(before: _LastHealth, now: _LastHealth, status: Status) -> Iterator[HealthChange]:
     """The differences, the site's first. Equal ones are one change: a refused credential is not a thousand."""
     at, reasons = from_text(status["now"]), status["reasons"]
     if now.site != before.site:

@@ -22,12 +22,12 @@ INTEGRATION = ("integration",)
 def registry_of(platform: Platform, status: dict[str, Any]) -> CollectorRegistry:
     """The metrics of one scrape."""
     registry = CollectorRegistry()
-    registry.register(_Metrics(platform, status))
+    registry.register(_StatusMetrics(platform, status))
     registry.register(platform.delivery)
     return registry
 
 
-class _Metrics(Collector):
+class _StatusMetrics(Collector):
     def __init__(self, platform: Platform, status: dict[str, Any]) -> None:
         self._platform = platform
         self._status = status

@@ -16,7 +16,7 @@ from emulator.runtime.platform import Platform
 from emulator.web.actions import Actions, BadActionError
 from emulator.web.completeness import Completeness
 from emulator.web.context import HEADERS, Context, RecentLog, StaleTokenError
-from emulator.web.events import Events
+from emulator.web.events import EventRoutes
 from emulator.web.exports import Exports
 from emulator.web.footprint import Footprint
 from emulator.web.history import History
@@ -120,7 +120,7 @@ def _application(platform: Platform, snapshot: Snapshot, history: History, graph
     )
     footprint = Footprint(lambda: graph.store, lambda: graph.config().store)
     context = Context(platform, snapshot, history, graph, log, days, footprint)
-    Views(app, context, Events(app, context), Previews(app, context))
+    Views(app, context, EventRoutes(app, context), Previews(app, context))
     Actions(app, context)
     Exports(app, context)
     app.after_request(_problem_page)

@@ -17,7 +17,7 @@ from emulator.web.charts import RANGES, Scope
 from emulator.web.completeness import in_words
 from emulator.web.context import HEADERS, Context, page
 from emulator.web.drawing import Drawing
-from emulator.web.events import Events, dead_events, last_receipts
+from emulator.web.events import EventRoutes, dead_events, last_receipts
 from emulator.web.exports import dead_letter_lines, gap_lines
 from emulator.web.health_changes import together
 from emulator.web.listing import BADNESS, Query, find, ordered, waits, without_stream
@@ -96,7 +96,7 @@ Arguments = Mapping[str, str]
 class Views:
     """The routes of all views, and `/live`, which answers the changed parts of one view."""
 
-    def __init__(self, app: Flask, context: Context, events: Events, previews: Previews) -> None:
+    def __init__(self, app: Flask, context: Context, events: EventRoutes, previews: Previews) -> None:
         self._context = context
         self._events = events
         self._app = app

@@ -42,7 +42,7 @@ class ConfigFault:
         return f"{place}{self.path}: {self.message}" if self.path else f"{place}{self.message}"
 
 
-class _Loader(yaml.SafeLoader):
+class _LineLoader(yaml.SafeLoader):
     """PyYAML's loader with a bound on depth. PyYAML recurses once for each level."""
 
     depth = 0
@@ -71,7 +71,7 @@ class Document:
         self._values: dict[KeyPath, Place] = {}
         self._count = 0
         try:
-            self._loader = _Loader(text)
+            self._loader = _LineLoader(text)
             node = self._loader.get_single_node()
             if node is not None:
                 self.value = self._value(node, (), ())

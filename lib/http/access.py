@@ -287,7 +287,7 @@ def is_among(token: str, digests: Iterable[bytes]) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fetched:
+class _FetchedAnswer:
     """The fields of an HTTP answer that google-auth reads."""
 
     status: int
@@ -304,10 +304,10 @@ class _Certs:
         self._body = b"{}"
         self._fetched_at: float | None = None
 
-    def __call__(self, url: str, method: str = "GET", **_: object) -> _Fetched:
+    def __call__(self, url: str, method: str = "GET", **_: object) -> _FetchedAnswer:
         """The certificates that were fetched last."""
         del url, method
-        return _Fetched(200, self._body)
+        return _FetchedAnswer(200, self._body)
 
     def hold(self, key_id: object) -> None:
         """Fetch the certificates if there are none, if they are old, or if they hold no key of that id."""

@@ -25,7 +25,7 @@ GONE = "Connector::DeviceGone"
 _DIGEST_LENGTH = 16
 
 
-class Known(NamedTuple):
+class KnownDevice(NamedTuple):
     """The stored facts of a device."""
 
     digest: str
@@ -35,7 +35,7 @@ class Known(NamedTuple):
     hostname: str
 
 
-def known_of(raw: bytes, look: int) -> tuple[str, Known]:
+def known_of(raw: bytes, look: int) -> tuple[str, KnownDevice]:
     """The id of the record's device, and the facts to store. Each version of a record without an id is a device.
 
     The digest ignores the order of keys and of a list's elements (addresses, products, tags). Null counts as absent.
@@ -51,7 +51,7 @@ def known_of(raw: bytes, look: int) -> tuple[str, Known]:
     native, hostname = fields.get("id"), fields.get("hostname")
     return (
         native if isinstance(native, str) and native else f"={digest}",
-        Known(digest, look, hostname if isinstance(hostname, str) else ""),
+        KnownDevice(digest, look, hostname if isinstance(hostname, str) else ""),
     )
 
 
@@ -76,7 +76,7 @@ class Inventory:
     """The number of the last batch whose records are included here."""
     gaps: int = 0
     """The number of the stream's lost batches when the scan began."""
-    devices: Mapping[str, Known] = field(default_factory=dict)
+    devices: Mapping[str, KnownDevice] = field(default_factory=dict)
     """By the device's id."""
 
     def begun(self, gaps: int) -> Inventory:

@@ -246,7 +246,7 @@ def _days(state: State, stream: Stream, days: Collection[str]) -> Iterator[Strea
 
 
 @dataclass(slots=True)
-class _Ledger:
+class _DayLedger:
     """The sums and the chain of a day's receipts."""
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -269,8 +269,8 @@ class _Ledger:
         self.chain = Chain(begun.receipts + 1, first, place.last, previous, digest)
 
 
-def _ledgers(state: State, stream: Stream, days: Collection[str]) -> dict[str, _Ledger]:
-    ledgers = {day: _Ledger() for day in days}
+def _ledgers(state: State, stream: Stream, days: Collection[str]) -> dict[str, _DayLedger]:
+    ledgers = {day: _DayLedger() for day in days}
     for place, body in state.ledger.bodies(stream, min(days), max(days)):
         if place.day in ledgers:
             receipt = state.ledger.readable(stream, place, body)

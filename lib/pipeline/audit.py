@@ -99,7 +99,7 @@ class _Link:
 
 
 @dataclass(slots=True)
-class _Chain:
+class _AuditedChain:
     """The state of the audit of one stream while its receipts are read in order."""
 
     stream: Stream
@@ -133,7 +133,7 @@ def audit(state: State, since: str = "", on_stream: OnStream = lambda _, __: Non
 
 
 def _audited(state: State, stream: Stream, since: str) -> StreamAudit:
-    chain = _Chain(stream)
+    chain = _AuditedChain(stream)
     gaps = list(state.gaps.all(stream))
     named = {gap.sequence for gap in gaps if gap.reason != CURSOR_EXPIRED}
     _begin(state, chain)
@@ -146,7 +146,7 @@ def _audited(state: State, stream: Stream, since: str) -> StreamAudit:
     return StreamAudit(stream, chain.days, chain.removed_until, gaps, chain.findings)
 
 
-def _begin(state: State, chain: _Chain) -> None:
+def _begin(state: State, chain: _AuditedChain) -> None:
     """Start at the prune point, the last receipt that was removed because of its age, if there is one."""
     try:
         prune_point = state.ledger.prune_point(chain.stream)
@@ -159,7 +159,7 @@ def _begin(state: State, chain: _Chain) -> None:
         chain.total, chain.next_cursor = prune_point.total, prune_point.next_cursor
 
 
-def _anchor(state: State, chain: _Chain, since: str) -> None:
+def _anchor(state: State, chain: _AuditedChain, since: str) -> None:
     """Start with the last receipt before `since`: the first receipt in the span names its digest."""
     begin = chain.last
     for place, body in state.ledger.before(chain.stream, since):
@@ -175,7 +175,7 @@ def _anchor(state: State, chain: _Chain, since: str) -> None:
             return
 
 
-def _follow(chain: _Chain, place: Place, body: bytes, receipt: Receipt | None, named: set[int]) -> None:
+def _follow(chain: _AuditedChain, place: Place, body: bytes, receipt: Receipt | None, named: set[int]) -> None:
     """Check a receipt against the receipt before it. None: it cannot be read."""
     number, before = place.last, chain.last
     chain.last = _Link(number, receipts.digest(body))
@@ -206,7 +206,7 @@ def _follow(chain: _Chain, place: Place, body: bytes, receipt: Receipt | None, n
     _count(chain, place.day, receipt)
 
 
-def _read_on(chain: _Chain, header: Header, expected: int) -> None:
+def _read_on(chain: _AuditedChain, header: Header, expected: int) -> None:
     """Check that a polled batch was read with the next cursor of the batch before; a stream's first batch has none."""
     chain.knows_cursor = chain.knows_cursor and header.sequence == expected
     if header.origin == POLL:
@@ -217,7 +217,7 @@ def _read_on(chain: _Chain, header: Header, expected: int) -> None:
         chain.next_cursor, chain.knows_cursor = header.cursors.next, True
 
 
-def _count(chain: _Chain, on: str, receipt: Receipt) -> None:
+def _count(chain: _AuditedChain, on: str, receipt: Receipt) -> None:
     header = receipt.header
     if len(receipt.ids) != header.count or chain.total not in (None, receipt.total - header.events):
         chain.note(RECEIPT_ALTERED, header.sequence, f"the numbers of receipt {header.sequence} do not add up")
@@ -230,7 +230,7 @@ def _count(chain: _Chain, on: str, receipt: Receipt) -> None:
     day.observed += header.events if receipt.outcome == OBSERVED else 0
 
 
-def _end(state: State, chain: _Chain) -> None:
+def _end(state: State, chain: _AuditedChain) -> None:
     """Check the end of the chain against the lease, the waiting batches and the cursor.
 
     Delivery writes the receipt, then removes the batch; the lease names the receipt at its next renewal. A crash
@@ -260,14 +260,14 @@ def _end(state: State, chain: _Chain) -> None:
     _cursor(state, chain, expected)
 
 
-def _tail(state: State, chain: _Chain) -> LastReceipt:
+def _tail(state: State, chain: _AuditedChain) -> LastReceipt:
     """The last receipt named in the lease; an empty one if a newer version wrote the lease."""
     with suppress(LayoutError):
         return lease_of(state.store, chain.stream)[0].tail
     return LastReceipt()
 
 
-def _cursor(state: State, chain: _Chain, expected: int) -> None:
+def _cursor(state: State, chain: _AuditedChain, expected: int) -> None:
     stored = state.store.read(checkpoints.checkpoint_key(chain.stream))
     if stored is None:
         chain.note(
@@ -289,6 +289,6 @@ def _range(first: int, last: int) -> str:
     return f"{first}" if first == last else f"{first} to {last}"
 
 
-def _missing(chain: _Chain, first: int, last: int) -> None:
+def _missing(chain: _AuditedChain, first: int, last: int) -> None:
     numbers = f"batch {first} is" if first == last else f"batches {first} to {last} are"
     chain.note(BATCH_MISSING, first, f"{numbers} missing: fetched and never acknowledged")

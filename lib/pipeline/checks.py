@@ -52,7 +52,7 @@ class PartlyOk:
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class CheckSubject:
     """The integration to test."""
 
     sophos: ExaminedSophos
@@ -76,7 +76,7 @@ class CheckContext:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class CheckStep:
     """A check, and the check it depends on."""
 
     name: str
@@ -89,7 +89,7 @@ class Step:
 class Checks:
     """The checks of one integration, from the network to the engine. Later checks use the results of earlier ones."""
 
-    def __init__(self, subject: Subject, context: CheckContext, deadline: float) -> None:
+    def __init__(self, subject: CheckSubject, context: CheckContext, deadline: float) -> None:
         self._subject = subject
         self._sophos = subject.sophos
         self._context = context
@@ -101,30 +101,30 @@ class Checks:
         self._pages: dict[str, list[Page]] = {}
         self._streams: dict[str, dict[str, Any]] = {}
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[CheckStep]:
         """All checks, in order."""
         readers = {
-            "events": Step("siem_events", lambda: self._siem("events"), needs="tenant_hosts"),
-            "alerts": Step("siem_alerts", lambda: self._siem("alerts"), needs="tenant_hosts"),
-            "endpoints": Step("endpoints", self._endpoints, needs="tenant_hosts"),
+            "events": CheckStep("siem_events", lambda: self._siem("events"), needs="tenant_hosts"),
+            "alerts": CheckStep("siem_alerts", lambda: self._siem("alerts"), needs="tenant_hosts"),
+            "endpoints": CheckStep("endpoints", self._endpoints, needs="tenant_hosts"),
         }
         return [
-            Step("dns", lambda: self._along(self._sophos.paths(), lambda path: path.resolve())),
-            Step("tcp", lambda: self._along(self._sophos.paths(), lambda path: path.connect()), needs="dns"),
-            Step("tls", self._secure, needs="tcp"),
-            Step("sophos_reachable", self._reachable, needs="tls"),
-            Step("clock", self._clock, needs="sophos_reachable"),
-            Step("credentials", self._credentials, needs="sophos_reachable"),
-            Step("whoami", self._whoami, needs="credentials"),
-            Step("region", self._region, needs="whoami"),
-            Step("tenants", self._readable_tenants, needs="whoami"),
-            Step("tenant_hosts", self._tenant_hosts, needs="tenants"),
+            CheckStep("dns", lambda: self._along(self._sophos.paths(), lambda path: path.resolve())),
+            CheckStep("tcp", lambda: self._along(self._sophos.paths(), lambda path: path.connect()), needs="dns"),
+            CheckStep("tls", self._secure, needs="tcp"),
+            CheckStep("sophos_reachable", self._reachable, needs="tls"),
+            CheckStep("clock", self._clock, needs="sophos_reachable"),
+            CheckStep("credentials", self._credentials, needs="sophos_reachable"),
+            CheckStep("whoami", self._whoami, needs="credentials"),
+            CheckStep("region", self._region, needs="whoami"),
+            CheckStep("tenants", self._readable_tenants, needs="whoami"),
+            CheckStep("tenant_hosts", self._tenant_hosts, needs="tenants"),
             *[readers[kind] for kind in self._subject.streams],
-            Step("page", self._page, needs="tenant_hosts"),
-            Step("newest_event", self._newest_event, needs="tenant_hosts"),
-            Step("rate", self._rate, needs="credentials"),
-            Step("store", self._store),
-            Step("engine", self._engine),
+            CheckStep("page", self._page, needs="tenant_hosts"),
+            CheckStep("newest_event", self._newest_event, needs="tenant_hosts"),
+            CheckStep("rate", self._rate, needs="credentials"),
+            CheckStep("store", self._store),
+            CheckStep("engine", self._engine),
         ]
 
     @property

@@ -24,7 +24,7 @@ OTHER = "other"
 
 
 @dataclass(slots=True)
-class Seen:
+class TypeCount:
     """The number of events of a type, and their total size."""
 
     events: int = 0
@@ -41,7 +41,7 @@ class Share:
     of_bytes: float
 
     @classmethod
-    def of(cls, part: Iterable[Seen], whole: Seen) -> Share:
+    def of(cls, part: Iterable[TypeCount], whole: TypeCount) -> Share:
         """The share of the sum of the parts."""
         total = _sum(part)
         return cls(total.events, total.bytes, _share(total.events, whole.events), _share(total.bytes, whole.bytes))
@@ -74,8 +74,8 @@ class SeenFamily:
 class TypesSeen:
     """The types by family, largest first."""
 
-    all: Seen
-    excluded: Seen
+    all: TypeCount
+    excluded: TypeCount
     families: Sequence[SeenFamily]
 
 
@@ -160,7 +160,7 @@ class CountTypes:
         on_progress: OnStreamProgress = lambda _, __, ___: None,
     ) -> TypesReport:
         """Count the types in all the integration's tenants, including the excluded types."""
-        seen: dict[str, Seen] = {}
+        seen: dict[str, TypeCount] = {}
         problems = []
         for target in targets:
             if target.stream.kind == EVENTS:
@@ -186,7 +186,7 @@ class CountTypes:
         integration: Integration,
         target: Target,
         start: datetime,
-        seen: dict[str, Seen],
+        seen: dict[str, TypeCount],
         *,
         deadline: float,
         on_progress: OnProgress,
@@ -207,7 +207,7 @@ class CountTypes:
                 read = self.event_fields(raw)
                 newest = max(newest, read.created_at or newest)
                 if read.id is None or read.id not in ids:
-                    of_type = seen.setdefault(read.type or "", Seen())
+                    of_type = seen.setdefault(read.type or "", TypeCount())
                     of_type.events += 1
                     of_type.bytes += len(raw)
                     ids.update([read.id] if read.id else [])
@@ -219,7 +219,7 @@ class CountTypes:
             cursor = page.next_cursor
 
 
-def summed(seen: Mapping[str, Seen], excluded: Collection[str]) -> TypesSeen:
+def summed(seen: Mapping[str, TypeCount], excluded: Collection[str]) -> TypesSeen:
     """Types by family, largest first, with their shares. A family's share is what excluding the family saves."""
     whole = _sum(seen.values())
     families = []
@@ -240,9 +240,9 @@ def summed(seen: Mapping[str, Seen], excluded: Collection[str]) -> TypesSeen:
     return TypesSeen(whole, _sum(counted for name, counted in seen.items() if name in excluded), families)
 
 
-def _sum(seen: Iterable[Seen]) -> Seen:
+def _sum(seen: Iterable[TypeCount]) -> TypeCount:
     parts = list(seen)
-    return Seen(sum(part.events for part in parts), sum(part.bytes for part in parts))
+    return TypeCount(sum(part.events for part in parts), sum(part.bytes for part in parts))
 
 
 def _share(part: int, whole: int) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from lib.errors import ConflictError, ConnectorError, StoreError
-from lib.pipeline.checks import CheckContext, Checks, NotNeededError, PartlyOk, Step, Subject
+from lib.pipeline.checks import CheckContext, Checks, CheckStep, CheckSubject, NotNeededError, PartlyOk
 from lib.store.base import ABSENT, ObjectStore
 
 OK = "ok"
@@ -60,7 +60,7 @@ class TestConnection:
         self._context = context
 
     def run(
-        self, subject: Subject, *, deadline: float, on_progress: Callable[[Check], None] = lambda _: None
+        self, subject: CheckSubject, *, deadline: float, on_progress: Callable[[Check], None] = lambda _: None
     ) -> ConnectionReport:
         """Run every check and return the results. A failed check is a result, not an exception.
 
@@ -143,7 +143,7 @@ class _Examination:
             self._made.append(Check(step.name, SKIPPED, "Not started: the time ran out.", ok=False))
         return ConnectionReport(tuple(self._made), self._checks.tenant, self._checks.streams)
 
-    def _make(self, step: Step) -> Check:
+    def _make(self, step: CheckStep) -> Check:
         blamed = self._blame.get(step.needs)
         if blamed is not None:
             self._blame[step.name] = blamed

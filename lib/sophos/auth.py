@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from lib.errors import ConfigError, ConnectorError, CredentialsError, NoAnswerError, ProtocolError
 from lib.model.credential import InUse
-from lib.sophos.http import Answer, Http
+from lib.sophos.http import Http, HttpAnswer
 from lib.sophos.schemas import TokenSchema, check_envelope, load
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ _WRONG = {
 """What is wrong, by the end of Sophos's error code."""
 
 
-class Credential(Protocol):
+class TokenCredential(Protocol):
     """A client id and secret, resolved at each use."""
 
     @property
@@ -46,7 +46,7 @@ class Tokens:
     """
 
     def __init__(
-        self, http: Http, credentials: Sequence[Credential], auth_url: str, monotonic: Callable[[], float]
+        self, http: Http, credentials: Sequence[TokenCredential], auth_url: str, monotonic: Callable[[], float]
     ) -> None:
         self._http = http
         self._credentials = credentials
@@ -127,11 +127,11 @@ class Tokens:
         return InUse(client_id, is_next)
 
 
-def _pair(credential: Credential) -> tuple[str, str]:
+def _pair(credential: TokenCredential) -> tuple[str, str]:
     return credential.client_id(), credential.client_secret()
 
 
-def _read(answer: Answer) -> dict[str, Any]:
+def _read(answer: HttpAnswer) -> dict[str, Any]:
     if answer.status in (400, 401, 403):
         # The token host answers 400 and 403 for wrong credentials too. A retry would not help.
         check_envelope(answer, f"POST {TOKEN_PATH}")

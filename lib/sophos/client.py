@@ -15,9 +15,9 @@ from lib.model.credential import InUse
 from lib.model.families import fitting
 from lib.model.page import DevicePage, OddTenant, Page, Tenant, Whoami, cursor_fault
 from lib.sophos import pages
-from lib.sophos.auth import Credential, Tokens
-from lib.sophos.http import MAX_BODY_BYTES, Answer, Http, RequestLimiter, TooLargeError
-from lib.sophos.reach import NetworkPath
+from lib.sophos.auth import TokenCredential, Tokens
+from lib.sophos.http import MAX_BODY_BYTES, Http, HttpAnswer, RequestLimiter, TooLargeError
+from lib.sophos.reach import SophosNetworkPath
 from lib.sophos.schemas import TenantsSchema, WhoamiSchema, check_envelope, load, tenants_of
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ class Central:
 
     def __init__(
         self,
-        credential: Credential,
+        credential: TokenCredential,
         *,
         auth_url: str,
         api_url: str,
@@ -59,7 +59,7 @@ class Central:
         sleep: Callable[[float], None],
         random: Callable[[], float],
         rate_limiter: RequestLimiter,
-        next_credential: Credential | None = None,
+        next_credential: TokenCredential | None = None,
         ca_bundle: str | None = None,
         proxy: Callable[[], str] | None = None,
     ) -> None:
@@ -83,11 +83,11 @@ class Central:
         """Requests since the start, by outcome."""
         return dict(self._http.counts)
 
-    def path_to(self, url: str) -> NetworkPath:
+    def path_to(self, url: str) -> SophosNetworkPath:
         """The network path to a host, for tests step by step; HostRefusedError if credentials must not go there."""
         return self._http.path_to(url)
 
-    def paths(self) -> list[NetworkPath]:
+    def paths(self) -> list[SophosNetworkPath]:
         """The network paths to the hosts that every credential needs."""
         return [self.path_to(url) for url in dict.fromkeys((self._auth_url, self._api_url))]
 
@@ -195,7 +195,7 @@ class Central:
         if offset_minutes:
             params["from_date_offset_minutes"] = str(offset_minutes)
 
-        def read(answer: Answer) -> Page:
+        def read(answer: HttpAnswer) -> Page:
             _check_cursor(answer, cursor, "cursor")
             page = pages.split(_ok(answer).body, answer.date)
             _check_next(page.next_cursor, cursor)
@@ -232,7 +232,7 @@ class Central:
         if page_key is not None:
             params["pageFromKey"] = page_key
 
-        def read(answer: Answer) -> DevicePage:
+        def read(answer: HttpAnswer) -> DevicePage:
             _check_cursor(answer, page_key, "page key")
             page = pages.split_devices(_ok(answer).body, answer.date)
             _check_next(page.next_key, page_key)
@@ -254,7 +254,7 @@ class Central:
         self,
         host: str,
         path: str,
-        read: Callable[[Answer], T],
+        read: Callable[[HttpAnswer], T],
         *,
         deadline: float | None = None,
         headers: Mapping[str, str] | None = None,
@@ -288,12 +288,12 @@ class Central:
 class _Unauthorized(Exception):  # noqa: N818 - not a failure yet
     """An API answered 401."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: HttpAnswer) -> None:
         super().__init__()
         self.answer = answer
 
 
-def _authorized(answer: Answer, path: str) -> Answer:
+def _authorized(answer: HttpAnswer, path: str) -> HttpAnswer:
     if answer.status == 401:
         raise _Unauthorized(answer)
     if answer.status in (403, 404, 451):
@@ -306,7 +306,7 @@ def _authorized(answer: Answer, path: str) -> Answer:
     return answer if answer.status in (400, 410, 414) else _ok(answer)
 
 
-def _check_cursor(answer: Answer, cursor: str | None, name: str) -> None:
+def _check_cursor(answer: HttpAnswer, cursor: str | None, name: str) -> None:
     """Raise CursorRefusedError if the answer refuses the sent cursor."""
     if cursor is None or answer.status not in (400, 410, 414):
         return
@@ -333,7 +333,7 @@ def _check_next(next_cursor: str | None, cursor: str | None) -> None:
         raise kind(f"Sophos answered with a cursor that cannot be sent back: {fault}")
 
 
-def _ok(answer: Answer) -> Answer:
+def _ok(answer: HttpAnswer) -> HttpAnswer:
     if answer.status != 200:
         raise ProtocolError(f"Sophos sent an unexpected answer: {answer.status}{answer.word('error')}")
     return answer

@@ -24,7 +24,7 @@ from lib.model.host import check_url, is_loopback
 from lib.sophos.bodies import ACCEPTED, Body, TooLongError
 from lib.sophos.connections import Adapter
 from lib.sophos.failures import failure_of
-from lib.sophos.reach import NetworkPath
+from lib.sophos.reach import SophosNetworkPath
 from lib.version import VERSION
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ _ROUTES_KEPT = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpAnswer:
     """A complete HTTP answer."""
 
     status: int
@@ -148,7 +148,7 @@ class Http:
         method: str,
         url: str,
         *,
-        read: Callable[[Answer], T],
+        read: Callable[[HttpAnswer], T],
         token: str | None = None,
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
@@ -196,12 +196,14 @@ class Http:
         shown = self._shown
         return None if shown is None else shown[0] + timedelta(seconds=self._monotonic() - shown[1])
 
-    def path_to(self, url: str) -> NetworkPath:
+    def path_to(self, url: str) -> SophosNetworkPath:
         """The network path of requests to the URL; HostRefusedError if the URL is not allowed."""
         check_url(url, allow_hosts=self._allow_hosts)
         route = self._route(url)
         proxy = select_proxy(url, route["proxies"])
-        return NetworkPath(url, proxy if not proxy or "://" in proxy else f"http://{proxy}", route["verify"] or True)
+        return SophosNetworkPath(
+            url, proxy if not proxy or "://" in proxy else f"http://{proxy}", route["verify"] or True
+        )
 
     def _route(self, url: str) -> Mapping[str, Any]:
         """Proxy and certificates for a URL, as options of `requests`. Settings win over the environment."""
@@ -222,7 +224,7 @@ class Http:
             self._routes[key] = {"proxies": merged["proxies"], "verify": merged["verify"]}
         return self._routes[key]
 
-    def _once(self, request: requests.PreparedRequest, url: str, end: float, max_bytes: int) -> Answer:
+    def _once(self, request: requests.PreparedRequest, url: str, end: float, max_bytes: int) -> HttpAnswer:
         parts = urlsplit(url)
         started = self._monotonic()
         left = max(1.0, min(end - started, TOTAL_SECONDS))  # urllib3 refuses a timeout of 0 or less.
@@ -247,7 +249,7 @@ class Http:
             raise failure from None
         self._count(str(response.status_code))
         secrets = () if response.status_code == 200 else self._secrets_shown(url)
-        answer = Answer(response.status_code, response.headers, whole, secrets)
+        answer = HttpAnswer(response.status_code, response.headers, whole, secrets)
         if answer.date is not None and answer.status < 500:  # A gateway that answers 5xx has its own clock.
             shown = believed([answer.date], self._now(), self.clock())
             self._shown = self._shown if shown is None else (shown, self._monotonic())
@@ -267,7 +269,7 @@ class Http:
         with self._lock:
             return [*self._secrets, *filter(None, {password, unquote(password)})]
 
-    def _refuse_server_faults(self, answer: Answer, method: str, url: str) -> None:
+    def _refuse_server_faults(self, answer: HttpAnswer, method: str, url: str) -> None:
         if answer.status != 429 and answer.status < 500:
             return
         wait = retry_after(answer.headers.get("Retry-After"), answer.date or self._now())

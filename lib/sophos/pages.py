@@ -26,7 +26,7 @@ MAX_DEPTH = 500
 """The limit of an event's nesting. Common JSON parsers read this depth without reaching their recursion limit."""
 
 
-class _Page(msgspec.Struct, gc=False):
+class _PageFields(msgspec.Struct, gc=False):
     """The answer's three keys (https://developer.sophos.com/docs/siem-v1)."""
 
     has_more: bool
@@ -39,7 +39,7 @@ class _Keys(msgspec.Struct, gc=False):
     maxSize: object = None  # noqa: N815
 
 
-class _DevicePage(msgspec.Struct, gc=False):
+class _DevicePageFields(msgspec.Struct, gc=False):
     """The endpoint API's answer (https://developer.sophos.com/docs/endpoint-v1)."""
 
     items: list[msgspec.Raw]
@@ -73,8 +73,8 @@ _MARKS = r'"(?:[^"\\]|\\.)*+"|[\[\]{},]'
 """A string, or a character that begins, separates or ends arrays and objects."""
 _marks = re.compile(_MARKS, re.DOTALL).finditer
 _byte_marks = re.compile(_MARKS.encode(), re.DOTALL).finditer
-_pages = msgspec.json.Decoder(_Page)
-_device_pages = msgspec.json.Decoder(_DevicePage)
+_pages = msgspec.json.Decoder(_PageFields)
+_device_pages = msgspec.json.Decoder(_DevicePageFields)
 _fields = msgspec.json.Decoder(Fields)
 NO_OBJECT = _NoObject()
 

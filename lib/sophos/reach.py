@@ -40,7 +40,7 @@ _OTHER_NAME = (62, 64)
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkPath:
+class SophosNetworkPath:
     """The network path to a host. Each method tests one step and returns its result in a sentence."""
 
     url: str

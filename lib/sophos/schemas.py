@@ -12,7 +12,7 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, val
 from lib.errors import ProtocolError
 from lib.model.page import OddTenant, Tenant, Whoami
 from lib.model.text import printable
-from lib.sophos.http import Answer
+from lib.sophos.http import HttpAnswer
 
 log = logging.getLogger(__name__)
 
@@ -20,26 +20,26 @@ _ID = validate.Regexp(re.compile(r"[!-~]{1,200}\Z"))
 """Ids are sent in headers, so they must be printable ASCII."""
 
 
-class _Known(Schema):
+class _LenientSchema(Schema):
     """A schema that ignores unknown fields: Sophos adds fields without notice."""
 
     class Meta:
         unknown = EXCLUDE
 
 
-class TokenSchema(_Known):
+class TokenSchema(_LenientSchema):
     """`POST /api/v2/oauth2/token`."""
 
     access_token = fields.String(required=True, validate=validate.Length(min=1))
     expires_in = fields.Float(required=True, validate=validate.Range(min=0))
 
 
-class _HostsSchema(_Known):
+class _HostsSchema(_LenientSchema):
     global_host = fields.String(data_key="global", load_default=None, allow_none=True)
     data_region = fields.String(data_key="dataRegion", load_default=None, allow_none=True)
 
 
-class WhoamiSchema(_Known):
+class WhoamiSchema(_LenientSchema):
     """`GET /whoami/v1`."""
 
     id = fields.String(required=True, validate=_ID)
@@ -54,7 +54,7 @@ class WhoamiSchema(_Known):
         return Whoami(data["id"], data["id_type"], hosts["global_host"] or "", hosts["data_region"])
 
 
-class _TenantSchema(_Known):
+class _TenantSchema(_LenientSchema):
     id = fields.String(required=True, validate=_ID)
     name = fields.String(load_default="", allow_none=True)
     api_host = fields.String(data_key="apiHost", load_default=None, allow_none=True)
@@ -64,12 +64,12 @@ class _TenantSchema(_Known):
         return Tenant(data["id"], data["name"] or "", data["api_host"] or None)
 
 
-class _PagesSchema(_Known):
+class _PagesSchema(_LenientSchema):
     size = fields.Integer(load_default=None, allow_none=True)
     total = fields.Integer(load_default=None, allow_none=True)
 
 
-class TenantsSchema(_Known):
+class TenantsSchema(_LenientSchema):
     """`GET /partner/v1/tenants`, `GET /organization/v1/tenants`."""
 
     items = fields.List(fields.Raw(), required=True)
@@ -97,7 +97,7 @@ def tenants_of(items: list[Any], first: int = 1) -> list[Tenant]:
 _tenant = _TenantSchema()
 
 
-def check_envelope(answer: Answer, request: str) -> None:
+def check_envelope(answer: HttpAnswer, request: str) -> None:
     """Raise ProtocolError if an error answer is not in Sophos's JSON form. Then a proxy or filter has answered."""
     try:
         is_sophos = isinstance(json.loads(answer.body), dict)
@@ -112,7 +112,7 @@ def check_envelope(answer: Answer, request: str) -> None:
         )
 
 
-def load(schema: Schema, answer: Answer, request: str) -> Any:
+def load(schema: Schema, answer: HttpAnswer, request: str) -> Any:
     """The answer's value by the schema; ProtocolError names the wrong fields, never their values."""
     try:
         return schema.load(json.loads(answer.body))

@@ -20,7 +20,7 @@ _VAGUE = (Status.UNKNOWN, Status.INTERNAL, Status.FAILED_PRECONDITION, Status.OU
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class CallFailure:
     """Why a stream failed."""
 
     error: ConnectorError
@@ -45,7 +45,7 @@ class Failure:
         return self.status is Status.RESOURCE_EXHAUSTED and is_large
 
 
-class Call:
+class EngineCall:
     """A stream on its connection, used by one thread."""
 
     def __init__(self, window: Window, flight: Flight, connection: Connection, stream: ClientStream) -> None:

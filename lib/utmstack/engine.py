@@ -18,7 +18,7 @@ from lib.grpc_stream import Broken, ClientStream, Ended, Headers, Status
 from lib.model.backoff import full_jitter
 from lib.model.log import Log
 from lib.model.text import several
-from lib.utmstack.call import Call, Failure
+from lib.utmstack.call import CallFailure, EngineCall
 from lib.utmstack.channel import CONNECT_SECONDS, Credentials, RelayChannel, SocketChannel, socket_path
 from lib.utmstack.window import Flight, Window
 
@@ -35,7 +35,7 @@ _IDS_REMEDY = (
 )
 
 
-class Engine:
+class GrpcEngine:
     """The engine at `unix:/path`, or behind the relay at `grpcs://host:port`.
 
     Safe between threads: each delivery has its own stream and connection.
@@ -118,14 +118,14 @@ class Engine:
     def close(self) -> None:
         """Do nothing: no connection stays open between deliveries."""
 
-    def _run(self, window: Window, flight: Flight, deadline: float | None) -> Generator[int, None, Failure | None]:
+    def _run(self, window: Window, flight: Flight, deadline: float | None) -> Generator[int, None, CallFailure | None]:
         """Run one stream to its end. Yield its counts; return its failure, or None."""
         try:
             call = self._call(window, flight, deadline)
         except EngineDownError as error:
             self._channel.renew()
-            return Failure(error)
-        failure: Failure | None = None
+            return CallFailure(error)
+        failure: CallFailure | None = None
         counts: list[int] = []
         try:
             while call.ended is None and failure is None:
@@ -144,15 +144,15 @@ class Engine:
             self._channel.renew()
         return failure
 
-    def _call(self, window: Window, flight: Flight, deadline: float | None) -> Call:
+    def _call(self, window: Window, flight: Flight, deadline: float | None) -> EngineCall:
         token = self._channel.token
         metadata: Headers = () if token is None else ((b"authorization", b"Bearer " + token.encode()),)
         seconds = CONNECT_SECONDS if deadline is None else min(CONNECT_SECONDS, deadline - time.monotonic())
         connection = self._channel.connect(max(seconds, 0.1))
         stream = ClientStream(INPUT, authority=self._channel.authority, scheme=self._channel.scheme, metadata=metadata)
-        return Call(window, flight, connection, stream)
+        return EngineCall(window, flight, connection, stream)
 
-    def _turn(self, window: Window, flight: Flight, call: Call, deadline: float | None) -> list[int]:
+    def _turn(self, window: Window, flight: Flight, call: EngineCall, deadline: float | None) -> list[int]:
         limit = self._limit(window, call)
         odd_acks = flight.odd_acks
         counts = call.turn(limit if deadline is None else min(limit, deadline))
@@ -160,11 +160,11 @@ class Engine:
             self.counts["odd_acks"] += flight.odd_acks - odd_acks
         return counts
 
-    def _limit(self, window: Window, call: Call) -> float:
+    def _limit(self, window: Window, call: EngineCall) -> float:
         """The monotonic time until which the engine may be silent."""
         return call.quiet_since + (min(CLOSE_SECONDS, self._ack_timeout) if window.is_done else self._ack_timeout)
 
-    def _failure(self, window: Window, flight: Flight, call: Call, deadline: float | None) -> Failure | None:
+    def _failure(self, window: Window, flight: Flight, call: EngineCall, deadline: float | None) -> CallFailure | None:
         """The failure of the stream; None if it continues or has ended well."""
         now = time.monotonic()
         if call.ended is not None:
@@ -174,44 +174,44 @@ class Engine:
         if deadline is None or now < deadline:
             return None
         if window.is_done or not call.is_open:
-            return Failure(self._error(self._silence(window, call)))
+            return CallFailure(self._error(self._silence(window, call)))
         left = several(window.unacked, "log")
         text = f"the engine at {self._channel.place} had not acknowledged {left} at the call's deadline"
         return self._unacked(flight, EngineSlowError(text) if flight.acks else EngineDownError(text))
 
-    def _ended(self, window: Window, flight: Flight, end: Ended | Broken) -> Failure | None:
+    def _ended(self, window: Window, flight: Flight, end: Ended | Broken) -> CallFailure | None:
         if isinstance(end, Broken):
-            return Failure(self._error(end.reason))
+            return CallFailure(self._error(end.reason))
         if end.status is not Status.OK:
             text = f"ended the stream: {end.status.name}: {end.message}"
-            return Failure(self._error(text, end.status), end.status, end.message)
+            return CallFailure(self._error(text, end.status), end.status, end.message)
         if window.is_done:
             return None
         text = f"the engine ended the stream but had not acknowledged {several(window.unacked, 'log')}"
         return self._unacked(flight, EngineDownError(text))
 
-    def _silence(self, window: Window, call: Call) -> str:
+    def _silence(self, window: Window, call: EngineCall) -> str:
         if not call.is_open:
             return "did not open a stream in time"
         if window.is_done:
             return "did not end a stream whose logs are all acknowledged"
         return f"did not acknowledge a log within {self._ack_timeout:g} s"
 
-    def _unacked(self, flight: Flight, error: ConnectorError) -> Failure:
+    def _unacked(self, flight: Flight, error: ConnectorError) -> CallFailure:
         """The failure with that error. If most acknowledgements have unknown ids, the error says so instead."""
         if flight.odd_acks > flight.acks and flight.in_flight:
             shown = flight.odd_id[:ID_CHARACTERS].decode("utf-8", "replace")
             text = f"{flight.odd_acks} acknowledgements have ids that were not sent; the last one is {shown!r}"
             place = self._channel.place
             error = EngineDownError(f"the engine at {place} acknowledges unknown ids: {text}", remedy=_IDS_REMEDY)
-        return Failure(error)
+        return CallFailure(error)
 
     def _error(self, text: str, status: Status | None = None) -> ConnectorError:
         text = f"the engine at {self._channel.place} {text}"
         return EngineRefusedError(text) if status in _REFUSALS else EngineDownError(text, remedy=self._channel.remedy)
 
     def _following(
-        self, window: Window, flight: Flight, failure: Failure, failures: int, *, has_settled: bool
+        self, window: Window, flight: Flight, failure: CallFailure, failures: int, *, has_settled: bool
     ) -> Flight:
         """How the next stream sends logs, to find a log that the engine refuses; LogRefusedError once it is found.
 

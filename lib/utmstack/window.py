@@ -13,7 +13,7 @@ LARGE = 64 * 1024
 """Bytes. No engine refuses a smaller log for its size; RESOURCE_EXHAUSTED for one means that the engine is full."""
 
 
-class Entry(NamedTuple):
+class UnsettledLog(NamedTuple):
     """A log that is read but not settled; a tuple, as logs are."""
 
     number: int
@@ -34,7 +34,7 @@ class Flight:
     """Whether only one log is sent at a time, to find the one that the engine refuses."""
     witness: int = 0
     """The number of a log that is sent before all others, to tell a refused log from a full engine; 0: none."""
-    in_flight: dict[bytes, Entry] = field(default_factory=dict)
+    in_flight: dict[bytes, UnsettledLog] = field(default_factory=dict)
     """Logs sent on this stream and not acknowledged, by id, the oldest first."""
     next: int = 0
     """The number of the next log to send; 0 before the first."""
@@ -59,7 +59,7 @@ class Window:
         self._most_logs = most_logs
         self._most_bytes = most_bytes
         self._early = early
-        self._entries: dict[int, Entry] = {}
+        self._entries: dict[int, UnsettledLog] = {}
         """Logs that are read but not settled, by number."""
         self._bytes = 0
         self._read = 0
@@ -102,7 +102,7 @@ class Window:
             self.is_exhausted = True
             return False
         self._read += 1
-        self._entries[self._read] = Entry(self._read, log.id.encode(), message, len(log.raw))
+        self._entries[self._read] = UnsettledLog(self._read, log.id.encode(), message, len(log.raw))
         self._bytes += len(log.raw)
         return True
 
@@ -111,7 +111,7 @@ class Window:
         if self._fault is not None:
             raise self._fault
 
-    def take(self, flight: Flight) -> Entry | None:
+    def take(self, flight: Flight) -> UnsettledLog | None:
         """The next log to send: the witness, then unacknowledged logs, then new ones. None if none may be sent now."""
         if flight.next == 0:
             flight.next = self.settled + 1

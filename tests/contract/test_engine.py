@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 from emulator.engine import StandInEngine
 from lib.errors import EngineDownError, EngineRefusedError, LogRefusedError
 from lib.model.log import MAX_LOG_BYTES, Log
-from lib.utmstack.engine import CLOSE_SECONDS, Engine
+from lib.utmstack.engine import CLOSE_SECONDS, GrpcEngine
 from lib.utmstack.pb import plugins_pb2, plugins_pb2_grpc
 from tests.fakes.go_engine import ROOT, go_engine
 from tests.fakes.listening import listening
@@ -126,8 +126,8 @@ def client(
     window_bytes: int = 8 << 20,
     tries: int = 4,
     jitter: float = 0.0,
-) -> Iterator[Engine]:
-    engine = Engine(
+) -> Iterator[GrpcEngine]:
+    engine = GrpcEngine(
         f"unix:{path}",
         ack_timeout=ack_timeout,
         window_logs=window_logs,
@@ -215,7 +215,7 @@ def aside(work: Callable[[], None]) -> Iterator[threading.Thread]:
 
 
 def failed(
-    engine: Engine, logs: Iterator[Log], error: type[Failure], *, deadline: float | None = None
+    engine: GrpcEngine, logs: Iterator[Log], error: type[Failure], *, deadline: float | None = None
 ) -> tuple[list[int], Failure]:
     """What a delivery counted before it failed, and how it failed."""
     counts: list[int] = []

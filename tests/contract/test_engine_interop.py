@@ -19,7 +19,7 @@ import pytest
 
 from lib.errors import LogRefusedError
 from lib.model.log import MAX_LOG_BYTES, Log
-from lib.utmstack.engine import Engine
+from lib.utmstack.engine import GrpcEngine
 from lib.utmstack.pb import plugins_pb2, plugins_pb2_grpc
 from tests.fakes.go_engine import go_engine
 from tests.fakes.js_engine import js_engine
@@ -87,8 +87,8 @@ def folder() -> Iterator[Path]:
 
 
 @contextmanager
-def client(folder: Path, **options: Any) -> Iterator[Engine]:
-    with closing(Engine(f"unix:{folder}/e", tries=50, jitter=lambda: 0.0, **options)) as engine:
+def client(folder: Path, **options: Any) -> Iterator[GrpcEngine]:
+    with closing(GrpcEngine(f"unix:{folder}/e", tries=50, jitter=lambda: 0.0, **options)) as engine:
         yield engine
 
 

@@ -28,7 +28,7 @@ from lib.parts import Parts, connect_sophos, open_store
 from lib.sophos.client import Central
 from lib.state.state import State
 from lib.store.base import Entry, ObjectStore, Stored
-from lib.utmstack.engine import Engine
+from lib.utmstack.engine import GrpcEngine
 
 T = TypeVar("T")
 
@@ -157,7 +157,7 @@ class MortalSophos:
 class MortalEngine:
     """An engine whose deliveries are counted: their beginning, some acknowledgements, their end."""
 
-    def __init__(self, engine: Engine, fate: Fate) -> None:
+    def __init__(self, engine: GrpcEngine, fate: Fate) -> None:
         self._engine = engine
         self._fate = fate
 
@@ -204,7 +204,7 @@ def live(life: Life) -> tuple[list[str], list[dict[str, Any]]]:
             }
         )
     )
-    engine = Engine(config.engine, jitter=lambda: 0.0)
+    engine = GrpcEngine(config.engine, jitter=lambda: 0.0)
     parts = Parts(
         now=lambda: datetime.now(UTC) + timedelta(seconds=life.ahead),
         random=lambda: 0.0,

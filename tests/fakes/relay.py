@@ -14,12 +14,12 @@ import grpc
 import pytest
 
 from emulator.engine import StandInEngine
-from emulator.relay import Bounds, Certificates, Gate, Relay, Tokens
+from emulator.relay import Bounds, Certificates, Gate, Relay, RelayTokens
 from emulator.relay.http2 import INPUT
 from lib.errors import EngineDownError
 from lib.model.log import Log
 from lib.utmstack.channel import Credentials
-from lib.utmstack.engine import Engine
+from lib.utmstack.engine import GrpcEngine
 from tests.fakes.authority import Authority
 
 TOKEN = "a-token-of-this-test"
@@ -51,7 +51,7 @@ def relay(
     folder: Path, server: tuple[Path, Path], *, tokens: Path | None = None, client_ca: Path | None = None, **bounds: Any
 ) -> Iterator[Relay]:
     certificates = Certificates(str(server[0]), str(server[1]), None if client_ca is None else str(client_ca))
-    allowed = None if tokens is None else Tokens(str(tokens))
+    allowed = None if tokens is None else RelayTokens(str(tokens))
     gate = Gate(str(folder / "e.sock"), allowed, Bounds(**{"rate": None, **bounds}))
     running = Running(Relay(("127.0.0.1", 0), certificates, gate))
     with closing(running):
@@ -118,9 +118,9 @@ def log(number: int, raw: bytes = b"{}") -> Log:
     return Log(f"log-{number}", "sophos-central", "a host", "2026-11-25T10:00:00.000000Z", "tenant", raw)
 
 
-def client(port: int, authority: Authority, **options: Any) -> closing[Engine]:
+def client(port: int, authority: Authority, **options: Any) -> closing[GrpcEngine]:
     shown = Credentials(ca=authority.ca.read_bytes(), token=TOKEN)
-    return closing(Engine(f"grpcs://127.0.0.1:{port}", credentials=lambda: shown, **options))
+    return closing(GrpcEngine(f"grpcs://127.0.0.1:{port}", credentials=lambda: shown, **options))
 
 
 def delivers(port: int, authority: Authority, engine: StandInEngine, count: int = 20) -> None:
@@ -133,7 +133,7 @@ def delivers(port: int, authority: Authority, engine: StandInEngine, count: int 
     assert arrived == [f"log-{number}" for number in range(count)]
 
 
-def reached(remote: Engine) -> bool:
+def reached(remote: GrpcEngine) -> bool:
     try:
         remote.probe()
     except EngineDownError:

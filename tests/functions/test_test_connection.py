@@ -25,7 +25,7 @@ from lib.config.loading import parse
 from lib.errors import HostRefusedError, SophosDownError, StoreError
 from lib.pipeline.test_connection import check_store
 from lib.sophos.client import Central
-from lib.sophos.reach import NetworkPath
+from lib.sophos.reach import SophosNetworkPath
 from lib.store.directory import DirectoryStore
 from tests.fakes.sophos import Sophos
 from tests.site import Site, free_port, site
@@ -256,7 +256,7 @@ def test_a_store_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 def test_a_name_that_does_not_exist_is_told() -> None:
     with pytest.raises(SophosDownError, match=r"nowhere\.invalid cannot be resolved") as failed:
-        NetworkPath("https://nowhere.invalid", None, verify=True).resolve()
+        SophosNetworkPath("https://nowhere.invalid", None, verify=True).resolve()
     assert "DNS" in failed.value.remedy
 
 
@@ -264,9 +264,9 @@ def test_a_name_that_does_not_exist_is_told() -> None:
 def test_a_port_where_nobody_listens_is_told(proxy: bool) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
     way = (
-        NetworkPath("https://api.central.sophos.com", nobody, verify=True)
+        SophosNetworkPath("https://api.central.sophos.com", nobody, verify=True)
         if proxy
-        else NetworkPath(nobody, None, verify=True)
+        else SophosNetworkPath(nobody, None, verify=True)
     )
     with pytest.raises(SophosDownError, match="refused") as failed:
         way.connect()
@@ -334,12 +334,12 @@ def inspecting(folder: Path, **options: Any) -> Iterator[Inspector]:
 
 def test_a_proxy_that_inspects_tls_is_named_by_its_issuer(tmp_path: Path) -> None:
     with inspecting(tmp_path, name="api.central.sophos.com") as inspector:
-        way = NetworkPath("https://api.central.sophos.com", inspector.url, verify=True)
+        way = SophosNetworkPath("https://api.central.sophos.com", inspector.url, verify=True)
         assert "the proxy" in way.connect()
         with pytest.raises(SophosDownError, match=r"not accepted: self.signed.*'Example Inspection") as failed:
             way.secure()
         assert "inspect" in failed.value.remedy
-        trusting = NetworkPath("https://api.central.sophos.com", inspector.url, verify=str(inspector.ca))
+        trusting = SophosNetworkPath("https://api.central.sophos.com", inspector.url, verify=str(inspector.ca))
         told = trusting.secure()
     assert "'Example Inspection'" in str(told)
     assert set(inspector.connects) == {"CONNECT api.central.sophos.com:443 HTTP/1.1"} or set(inspector.connects) == {
@@ -350,19 +350,19 @@ def test_a_proxy_that_inspects_tls_is_named_by_its_issuer(tmp_path: Path) -> Non
 def test_a_certificate_that_is_over_and_one_of_another_name_are_told_apart(tmp_path: Path) -> None:
     with inspecting(tmp_path, age=timedelta(days=9)) as inspector:
         with pytest.raises(SophosDownError, match="expired") as failed:
-            NetworkPath(
+            SophosNetworkPath(
                 inspector.url.replace("http:", "https:").replace("127.0.0.1", "localhost"), None, str(inspector.ca)
             ).secure()
         assert "clock" in failed.value.remedy
     with inspecting(tmp_path, name="other.example.com") as inspector:
         with pytest.raises(SophosDownError, match="not valid for") as failed:
-            NetworkPath(inspector.url.replace("http:", "https:"), None, str(inspector.ca)).secure()
+            SophosNetworkPath(inspector.url.replace("http:", "https:"), None, str(inspector.ca)).secure()
         assert "for this name" in failed.value.remedy
 
 
 def test_what_speaks_no_tls_is_told(central: CentralServer) -> None:
     with pytest.raises(SophosDownError, match="no TLS connection"):
-        NetworkPath(central.url.replace("http:", "https:"), None, verify=True).secure()
+        SophosNetworkPath(central.url.replace("http:", "https:"), None, verify=True).secure()
 
 
 def test_no_way_leads_to_a_host_that_credentials_must_not_go_to(bench: Bench) -> None:

@@ -11,7 +11,7 @@ from typing import Self
 
 import pytest
 
-from emulator.central.accounts import PUBLISHED_LIMITS, RequestLimiter
+from emulator.central.accounts import PUBLISHED_LIMITS, RequestWindows
 from emulator.central.clock import Clock
 from lib.app import App
 from lib.config.loading import parse
@@ -33,7 +33,7 @@ class World:
     def __init__(self, folder: Path, limits: Sequence[Sequence[float]] = ENFORCED) -> None:
         self.store = DirectoryStore(folder / "store")
         self.clock = Clock(start=1_790_000_000.0)
-        self.limiter = RequestLimiter(self.clock, limits)
+        self.limiter = RequestWindows(self.clock, limits)
         self.allowed = self.refused = 0
 
     def now(self) -> datetime:

@@ -22,7 +22,7 @@ from lib.config import loading as configuration
 from lib.errors import EngineDownError
 from lib.model.checkpoint import SLOWEST
 from lib.parts import Parts
-from lib.utmstack.engine import Engine
+from lib.utmstack.engine import GrpcEngine
 from tests.fakes.dying import Died, Life, live
 from tests.site import ROOT, free_port
 
@@ -87,7 +87,7 @@ class Connector:
     def forward(self, **named: Any) -> list[Line]:
         """What forward-batch says of all streams, or of what is named; the engine answers in real time."""
         use_case = self.app.forward_batch
-        engine = Engine(f"unix:{self.folder}/e", ack_timeout=0.3)
+        engine = GrpcEngine(f"unix:{self.folder}/e", ack_timeout=0.3)
         context = replace(use_case.context, engine=engine, monotonic=time.monotonic)
         try:
             return answers.delivered(replace(use_case, context=context).run(**named, deadline=time.monotonic() + 20))

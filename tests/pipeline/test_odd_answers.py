@@ -13,7 +13,7 @@ import pytest
 from lib.errors import ProxyDownError
 from lib.model.families import FAMILIES, LONGEST, NEEDED
 from lib.model.stream import Stream
-from lib.sophos.reach import NetworkPath
+from lib.sophos.reach import SophosNetworkPath
 from tests.fakes.sophos import PAGE_PATH, TENANT, TOKEN_PATH, Sophos
 from tests.site import SECRET, Site
 
@@ -88,7 +88,7 @@ def test_a_password_that_the_proxy_echoes_is_not_repeated() -> None:
 
         thread = threading.Thread(target=refuse)
         thread.start()
-        way = NetworkPath(
+        way = SophosNetworkPath(
             "https://id.sophos.com", f"http://user:{SECRET}@127.0.0.1:{proxy.getsockname()[1]}", verify=True
         )
         with pytest.raises(ProxyDownError) as refused:

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from emulator.engine import StandInEngine
 from emulator.relay import Relay
-from emulator.relay.caller import HEALTH, _Health
+from emulator.relay.caller import HEALTH, _HealthCheck
 from emulator.relay.http2 import INPUT
 from emulator.relay.stream import STREAM_WINDOW
 from tests.fakes.authority import Authority
@@ -208,7 +208,7 @@ def test_what_nobody_has_shown_a_token_for_takes_no_memory(relayed: Relay, autho
         assert raw.hear(h2.events.PingAckReceived)
         held = next(iter(relayed._callers)).streams.values()
         assert len(held) == 20
-        assert all(len(each._request) <= 64 for each in held if isinstance(each, _Health))
+        assert all(len(each._request) <= 64 for each in held if isinstance(each, _HealthCheck))
 
 
 def test_connections_that_never_begin_end_soon_and_are_few(

@@ -24,12 +24,12 @@ import requests
 import yaml
 
 from emulator.engine import StandInEngine
-from emulator.relay import Certificates, Tokens
+from emulator.relay import Certificates, RelayTokens
 from emulator.relay.caller import HEALTH
 from lib.errors import ConfigError, EngineDownError, EngineRefusedError, LogRefusedError
 from lib.model.log import MAX_LOG_BYTES
 from lib.utmstack.channel import Credentials
-from lib.utmstack.engine import Engine
+from lib.utmstack.engine import GrpcEngine
 from tests.fakes.authority import Authority
 from tests.fakes.listening import listening
 from tests.fakes.relay import (
@@ -133,7 +133,7 @@ def test_a_wrong_token_no_token_and_another_scheme_are_unauthenticated(
         delivers(relayed.port, authority, engine)
         wrong = Credentials(ca=authority.ca.read_bytes(), token="another-token-entirely")
         with (
-            closing(Engine(f"grpcs://127.0.0.1:{relayed.port}", credentials=lambda: wrong)) as stranger,
+            closing(GrpcEngine(f"grpcs://127.0.0.1:{relayed.port}", credentials=lambda: wrong)) as stranger,
             pytest.raises(EngineRefusedError, match="does not accept this token"),
         ):
             stranger.probe()
@@ -151,7 +151,7 @@ def test_tokens_are_rotated_without_a_restart_and_without_a_gap(
 
     with (
         relay(folder, server, tokens=file) as relayed,
-        closing(Engine(f"grpcs://127.0.0.1:{relayed.port}", credentials=shown)) as remote,
+        closing(GrpcEngine(f"grpcs://127.0.0.1:{relayed.port}", credentials=shown)) as remote,
     ):
         remote.probe()
         file.write_text(f"{TOKEN}\nthe-token-that-follows\n")
@@ -190,9 +190,9 @@ def test_with_a_client_ca_only_its_valid_certificates_come_in(
             (Credentials(ca), False),
         ):
             target = f"grpcs://127.0.0.1:{relayed.port}"
-            with closing(Engine(target, credentials=lambda: credentials)) as remote:  # noqa: B023
+            with closing(GrpcEngine(target, credentials=lambda: credentials)) as remote:  # noqa: B023
                 assert reached(remote) == works
-        with closing(Engine(f"grpcs://127.0.0.1:{relayed.port}")) as remote, pytest.raises(EngineDownError) as down:
+        with closing(GrpcEngine(f"grpcs://127.0.0.1:{relayed.port}")) as remote, pytest.raises(EngineDownError) as down:
             remote.probe()  # it trusts the public authorities only
         assert "engine_access" in down.value.remedy
 
@@ -496,8 +496,8 @@ def test_certificates_and_tokens_that_cannot_be_used_are_named(folder: Path, aut
         (lambda: Certificates(str(certificate), str(other), None), "key"),
         (lambda: Certificates(str(folder / "none"), str(key), None), "none cannot be read"),
         (lambda: Certificates(str(certificate), str(key), str(short)), "cannot be used"),
-        (lambda: Tokens(str(short)), "shorter than 16 characters"),
-        (lambda: Tokens(str(folder)), "cannot be read"),
+        (lambda: RelayTokens(str(short)), "shorter than 16 characters"),
+        (lambda: RelayTokens(str(folder)), "cannot be read"),
     ):
         with pytest.raises(ConfigError, match=named):
             faulty()
