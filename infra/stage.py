@@ -34,9 +34,9 @@ def stage(folder: Path) -> dict[str, Path]:
     return {function: _written(folder / f"{function}.zip", members(function)) for function in FUNCTIONS}
 
 
-def _written(archive: Path, found: dict[str, Path]) -> Path:
+def _written(archive: Path, files: dict[str, Path]) -> Path:
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
-        for name, path in found.items():
+        for name, path in files.items():
             info = zipfile.ZipInfo(name, TIME)
             info.compress_type = zipfile.ZIP_DEFLATED
             info.external_attr = 0o644 << 16

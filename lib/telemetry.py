@@ -119,7 +119,7 @@ class TenantNames(logging.Filter):
     def __init__(self, names: Callable[[str], Mapping[str, str]]) -> None:
         super().__init__()
         self._names = names
-        self._known: dict[str, tuple[float, Mapping[str, str]]] = {}
+        self._read: dict[str, tuple[float, Mapping[str, str]]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Change the streams among the record's arguments. No record is dropped."""
@@ -131,12 +131,12 @@ class TenantNames(logging.Filter):
 
     def _shown(self, stream: Stream) -> str:
         now = time.monotonic()
-        read_at, names = self._known.get(stream.integration, (-NAMES_KEPT, {}))
+        read_at, names = self._read.get(stream.integration, (-NAMES_KEPT, {}))
         if now - read_at >= NAMES_KEPT:
             # Before the names are read: what that logs must not read them again.
-            self._known[stream.integration] = (now, names)
+            self._read[stream.integration] = (now, names)
             names = self._names(stream.integration)
-            self._known[stream.integration] = (now, names)
+            self._read[stream.integration] = (now, names)
         name = names.get(stream.tenant)
         return f"{stream.integration}/{name} ({stream.tenant})/{stream.kind}" if name else str(stream)
 

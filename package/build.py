@@ -51,10 +51,10 @@ def main() -> None:
     shutil.rmtree(work, ignore_errors=True)
     wheel = _python_package(out)
     wheels = {python: downloaded(python, args.arch) for python in PYTHONS}
-    for python, found in wheels.items():
-        _one_file(out, work / python, [*found, wheel], python, args.arch)
+    for python, files in wheels.items():
+        _one_file(out, work / python, [*files, wheel], python, args.arch)
     bundled = sorted(
-        {path.name: path for found in wheels.values() for path in found}.values(), key=lambda path: path.name
+        {path.name: path for files in wheels.values() for path in files}.values(), key=lambda path: path.name
     )
     _debian(out, work / "debian", [*bundled, wheel], args.arch)
     sbom.write(wheel.with_name(f"{wheel.name}.cdx.json"), wheel, bundled, LOCK)

@@ -97,12 +97,12 @@ def _debian_packages(arch: str) -> list[dict[str, Any]]:
     """Those that are in the image, by its own list of them."""
     name = build.run(*BUILDAH, "from", "--pull-never", TAG).strip()
     listed = ("run", "--isolation", "chroot", name, "--", "dpkg-query", "-W", "-f", "${Package} ${Version}\n")
-    found = []
+    packages = []
     for line in build.run(*BUILDAH, *listed).splitlines():
-        if each := re.fullmatch(r"(\S+) (\S+)", line):
-            ref = f"pkg:deb/debian/{quote(each[1])}@{quote(each[2])}?arch={arch}&distro={SUITE}"
-            found.append({"type": "library", "bom-ref": ref, "purl": ref, "name": each[1], "version": each[2]})
-    return found
+        if match := re.fullmatch(r"(\S+) (\S+)", line):
+            ref = f"pkg:deb/debian/{quote(match[1])}@{quote(match[2])}?arch={arch}&distro={SUITE}"
+            packages.append({"type": "library", "bom-ref": ref, "purl": ref, "name": match[1], "version": match[2]})
+    return packages
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ def write(target: Path, ours: Path, bundled: Iterable[Path], lock: Path, others:
     """Describe the artefact beside which `target` lies; `others` are components that are no Python packages."""
     product = _component(_metadata(ours), {})
     hashes = _hashes(lock)
-    found = [_metadata(path) for path in sorted(bundled)]
-    parts = {each["bom-ref"]: each for each in [*(_component(each, hashes) for each in found), *others]}
-    refs = {_normal(each["Name"]): _ref(each) for each in [*found, _metadata(ours)]}
+    packages = [_metadata(path) for path in sorted(bundled)]
+    parts = {part["bom-ref"]: part for part in [*(_component(package, hashes) for package in packages), *others]}
+    refs = {_normal(package["Name"]): _ref(package) for package in [*packages, _metadata(ours)]}
     document: dict[str, Any] = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -31,7 +31,9 @@ def write(target: Path, ours: Path, bundled: Iterable[Path], lock: Path, others:
         "components": list(parts.values()),
         "dependencies": [
             {"ref": ref, "dependsOn": needs}
-            for ref, needs in sorted({_ref(each): _needs(each, refs) for each in [*found, _metadata(ours)]}.items())
+            for ref, needs in sorted(
+                {_ref(package): _needs(package, refs) for package in [*packages, _metadata(ours)]}.items()
+            )
         ],
     }
     digest = uuid.uuid5(uuid.NAMESPACE_URL, target.name + json.dumps(document, sort_keys=True))
@@ -42,7 +44,7 @@ def write(target: Path, ours: Path, bundled: Iterable[Path], lock: Path, others:
 
 def _metadata(wheel: Path) -> Message:
     with zipfile.ZipFile(wheel) as packed:
-        (name,) = [each for each in packed.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", each)]
+        (name,) = [path for path in packed.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", path)]
         return message_from_bytes(packed.read(name))
 
 
@@ -58,16 +60,16 @@ def _component(metadata: Message, hashes: dict[str, list[str]]) -> dict[str, Any
         component["licenses"] = [{"expression": licence}]
     elif (licence := metadata["License"]) and len(licence) < 100:
         component["licenses"] = [{"license": {"name": licence}}]
-    if known := hashes.get(_normal(metadata["Name"])):
+    if digests := hashes.get(_normal(metadata["Name"])):
         # Those of every file that the lock allows: wheels of other machines, and the sources.
-        component["properties"] = [{"name": "sophos-utmstack:sha256", "value": each} for each in known]
+        component["properties"] = [{"name": "sophos-utmstack:sha256", "value": digest} for digest in digests]
     return component
 
 
 def _needs(metadata: Message, refs: dict[str, str]) -> list[str]:
     """What it needs of what is bundled; optional extras are not."""
-    wanted = [each for each in metadata.get_all("Requires-Dist", []) if "extra ==" not in each]
-    names = {_normal(match[0]) for each in wanted if (match := re.match(r"[A-Za-z0-9._-]+", each))}
+    wanted = [need for need in metadata.get_all("Requires-Dist", []) if "extra ==" not in need]
+    names = {_normal(match[0]) for need in wanted if (match := re.match(r"[A-Za-z0-9._-]+", need))}
     return sorted(refs[name] for name in names if name in refs)
 
 
@@ -80,13 +82,13 @@ def _normal(name: str) -> str:
 
 
 def _hashes(lock: Path) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    packages: dict[str, list[str]] = {}
     name = ""
     for line in lock.read_text().splitlines():
         if pinned := re.match(r"([A-Za-z0-9._-]+)==", line):
             name = _normal(pinned[1])
-        found.setdefault(name, []).extend(re.findall(r"--hash=sha256:([0-9a-f]{64})", line))
-    return found
+        packages.setdefault(name, []).extend(re.findall(r"--hash=sha256:([0-9a-f]{64})", line))
+    return packages
 
 
 def _validate(text: str) -> None:

@@ -184,3 +184,41 @@ def takes(made: type) -> int:
         return len(made.__struct_fields__)
     maker = next(base for base in made.__mro__ if {"__init__", "__new__"} & vars(base).keys())
     return len(inspect.signature(made).parameters) if maker.__module__ in MODULES else 0
+
+
+FRAMEWORKS = {"Meta"}
+"""Names that a library asks for."""
+VAGUE = {"told", "found", "known", "each", "one", "heed", "lift", "heard", "tell"}
+
+
+def parsed() -> Iterator[tuple[Path, ast.Module]]:
+    for place in ("lib", "emulator", "functions", "infra", "package"):
+        yield from ((file, ast.parse(file.read_text())) for file in sources(place))
+
+
+def test_a_class_name_stands_for_one_class() -> None:
+    places: dict[str, list[str]] = {}
+    for file, tree in parsed():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name.lstrip("_"), []).append(f"{file.relative_to(ROOT)}:{node.lineno}")
+    assert {name: found for name, found in places.items() if len(found) > 1 and name not in FRAMEWORKS} == {}
+
+
+def named(node: ast.AST) -> str | None:
+    """The name that the node defines."""
+    if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+        return node.id if isinstance(node, ast.Name) else node.attr
+    if isinstance(node, ast.arg):
+        return node.arg
+    return node.name if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) else None
+
+
+def test_a_name_says_what_it_holds() -> None:
+    vague = [
+        f"{file.relative_to(ROOT)}:{node.lineno}: {name}"  # type: ignore[attr-defined] # a node with a name has a line
+        for file, tree in parsed()
+        for node in ast.walk(tree)
+        if (name := named(node)) is not None and name.strip("_") in VAGUE
+    ]
+    assert vague == []

@@ -10,7 +10,7 @@ from emulator.cli.site import (
     graph,
     refused,
 )
-from emulator.cli.terminal import say, tell
+from emulator.cli.terminal import say, say_wrapped
 from lib import answers
 from lib.errors import ConnectorError, NotFoundError
 
@@ -49,6 +49,6 @@ def _ignore(_: Check) -> None:
 
 def _print_check(check: Check) -> None:
     marks = {"ok": "ok  ", "warning": "warn", "failed": "FAIL", "skipped": "skip" if check.ok else "----"}
-    tell(f"  {marks[check.outcome]} {check.name:<17} {check.milliseconds:>6} ms  {check.detail}")
+    say_wrapped(f"  {marks[check.outcome]} {check.name:<17} {check.milliseconds:>6} ms  {check.detail}")
     if check.remedy is not None:
-        tell(f"       {'':<17} {'':>9}  → {check.remedy}")
+        say_wrapped(f"       {'':<17} {'':>9}  → {check.remedy}")

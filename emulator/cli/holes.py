@@ -26,8 +26,8 @@ from lib.store.base import ObjectStore
 class Listing:
     """The items of one command, and how to print them."""
 
-    one: str
-    many: str
+    singular: str
+    plural_form: str
     lines: Callable[[App], list[dict[str, Any]]]
     header: tuple[str, ...]
     row: Callable[[dict[str, Any]], tuple[str, ...]]
@@ -49,13 +49,13 @@ def run(listing: Listing, location: str | None, acknowledge: str | None, *, as_j
     if as_json:
         say(json.dumps(lines, ensure_ascii=False))
     elif acknowledge is not None:
-        say(*([f"Acknowledged: {', '.join(done)}." if done else f"There is no {listing.one} to acknowledge."]))
+        say(*([f"Acknowledged: {', '.join(done)}." if done else f"There is no {listing.singular} to acknowledge."]))
     elif lines:
         show([listing.header, *map(listing.row, lines)])
         if left:
             say("", f"{len(left)} of {len(lines)} not acknowledged. Run with `--acknowledge ID`, or `all`.")
     else:
-        say(f"There are no {listing.many}.")
+        say(f"There are no {listing.plural_form}.")
     return 1 if left else 0
 
 
@@ -63,7 +63,8 @@ def _acknowledge(store: ObjectStore, listing: Listing, lines: Sequence[dict[str,
     chosen = [line for line in lines if which in ("all", line["id"], line["key"])]
     if not chosen and which != "all":
         raise NotFoundError(
-            f"there is no {listing.one} {which!r}", remedy=f"Run `{listing.many.replace(' ', '-')}` to list the ids."
+            f"there is no {listing.singular} {which!r}",
+            remedy=f"Run `{listing.plural_form.replace(' ', '-')}` to list the ids.",
         )
     by, now = f"{getpass.getuser()}@{socket.gethostname()}", datetime.now(UTC)
     seen = Acknowledgements(store)

@@ -36,7 +36,7 @@ class ProgressLine:
         began = self._began.setdefault(name, now)
         if not self._is_seen or now - min(self._began.values()) < AFTER_SECONDS:
             return
-        text = told(self._unit, count, now - began, done)
+        text = progress_text(self._unit, count, now - began, done)
         if self._bars is None:
             self._bars = _bars()
             self._bars.start()
@@ -57,7 +57,7 @@ class ProgressLine:
             self._bars.stop()
 
 
-def told(unit: str, count: int, seconds: float, done: float | None) -> str:
+def progress_text(unit: str, count: int, seconds: float, done: float | None) -> str:
     """The count, with rate and time left once there is a second to tell them from."""
     if seconds < 1:
         return f"{count} {unit}"

@@ -20,7 +20,7 @@ from emulator.cli.site import (
     refused,
     running_status,
 )
-from emulator.cli.terminal import headline, height, say, show, tell, window
+from emulator.cli.terminal import headline, height, say, say_wrapped, show, window
 from emulator.web import status as statuses
 from emulator.web.formatting import ALONE, plural, size
 from emulator.web.health_changes import stored_changes
@@ -77,7 +77,7 @@ class Choice:
             streams = [path for path in reason["streams"] if path in paths]
             if streams or (not reason["streams"] and (not reason["integrations"] or own & {*reason["integrations"]})):
                 reasons.append(reason | {"streams": streams, "count": len(streams) or reason["count"]})
-        changes = [each for each in whole.get("health_changes", ()) if _concerns(each, own, paths)]
+        changes = [change for change in whole.get("health_changes", ()) if _concerns(change, own, paths)]
         healths = {reason["health"] for reason in reasons}
         health = next((worst for worst in WORST_FIRST if worst in healths), "ok")
         sums = {name: sum(line[name] for line in lines) for name in (*_SUMS, "set_aside")}
@@ -134,7 +134,7 @@ def _shown(location: str | None, choice: Choice, *, problems_alone: bool, histor
         return 0 if site["ok"] else 1
     verdict, totals = _verdict(site), _totals(site)
     headline(site["health"], verdict)
-    tell(totals)
+    say_wrapped(totals)
     lines = {Stream.of(line).path: line for line in site["streams"]}
     if history:
         _print_changes(site.get("health_changes", []), lines)
@@ -185,7 +185,7 @@ def _print_reason(reason: dict[str, Any], lines: dict[str, dict[str, Any]], most
     hint = [f"  … and {more} more: `status --problems` lists all"] if more else []
     detail = [] if any(": " in line for line in own) else [f"  {reason['detail']}"]
     text = [*detail, f"  → {reason['remedy']}", *own, *hint]
-    tell(*text)
+    say_wrapped(*text)
     return height("", reason["title"] + whom, *text)
 
 
@@ -197,7 +197,7 @@ def _print_changes(changes: Sequence[dict[str, Any]], lines: dict[str, dict[str,
         return
     for change in changes:
         at, arrow = change["at"][:16].replace("T", " "), f"{change['from']:>9} → {change['to']:<9}"
-        tell(f"{at}Z  {arrow}  {_whom(change, lines)}")
+        say_wrapped(f"{at}Z  {arrow}  {_whom(change, lines)}")
 
 
 def _whom(change: dict[str, Any], lines: dict[str, dict[str, Any]]) -> str:
@@ -229,7 +229,7 @@ def _print_passing(lines: Sequence[dict[str, Any]]) -> int:
         more = [f"  … and {len(concerned) - SOME} more"] if len(concerned) > SOME else []
         text += ["", "Temporary problem:", *names, *more, f"  → {concerned[0]['problem']['remedy']}"]
     if text:
-        tell(*text)
+        say_wrapped(*text)
     return height(*text)
 
 
@@ -320,4 +320,4 @@ def _stored(config: Config) -> dict[str, Any]:
 def _collected(app: App, followed: Sequence[Problem] = ()) -> dict[str, Any]:
     """The status, with the changes of health that the connector has kept."""
     kept = stored_changes(app.store)
-    return statuses.collect(app, followed=followed) | {"health_changes": [each.fields() for each in kept]}
+    return statuses.collect(app, followed=followed) | {"health_changes": [change.fields() for change in kept]}

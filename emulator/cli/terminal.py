@@ -78,7 +78,7 @@ def height(*lines: str) -> int:
     return len(lines) if space is None else sum(max(1, -(-width(line) // space[0])) for line in lines)
 
 
-def tell(*lines: str) -> None:
+def say_wrapped(*lines: str) -> None:
     """Print each text. In a terminal window, words stay whole, and each next line is indented as the first."""
     space = window()
     for line in lines:

@@ -196,7 +196,7 @@ def _dotted(parts: list[str]) -> Read:
         return _many(_query(part[2:-2]) if part != "#" else None, follow)
     if not part.startswith("#(") and re.search(r"(?<!\\)[*?]", part):
         return _wild(part, follow)
-    step = _one(part)
+    step = _read_step(part)
     return step if follow is None else lambda document: follow(step(document))
 
 
@@ -214,7 +214,7 @@ def _many(chosen: Callable[[Json], bool] | None, of_item: Read | None) -> Read:
     return read
 
 
-def _one(part: str) -> Read:
+def _read_step(part: str) -> Read:
     if part.startswith("#(") and part.endswith(")"):
         chosen = _query(part[2:-1])
         return lambda document: next(filter(chosen, document), MISSING) if isinstance(document, list) else MISSING

@@ -72,15 +72,15 @@ class Remarks:
     """The parts that were not evaluated, with their counts."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str, str], Remark] = {}
+        self._by_place: dict[tuple[str, str], Remark] = {}
 
     def add(self, where: str, what: str, count: int = 1, *, limit: bool = False) -> None:
         """Count it."""
-        remark = self._found.setdefault((where, what), Remark(where, what, 0, limit))
+        remark = self._by_place.setdefault((where, what), Remark(where, what, 0, limit))
         remark.count += count
 
     def __iter__(self) -> Iterator[Remark]:
-        return iter(self._found.values())
+        return iter(self._by_place.values())
 
 
 class SeenValues:

@@ -64,10 +64,10 @@ def parse_number(text: str) -> float | None:
     if not is_word and not _NUMBER.fullmatch(text):
         return None
     try:
-        found = float(text)
+        number = float(text)
     except ValueError:
         return None
-    return found if is_word or math.isfinite(found) else None
+    return number if is_word or math.isfinite(number) else None
 
 
 def text_of(value: Json) -> str:

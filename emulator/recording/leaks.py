@@ -67,9 +67,9 @@ class Search:
         for number, line in enumerate(lines, 1):
             text = line.decode("utf-8", "surrogateescape")
             for form in {text, _ESCAPE.sub(_unescaped, text)}:
-                yield from (Leak(kind, original, number) for kind, original in self._found(form.lower(), given))
+                yield from (Leak(kind, original, number) for kind, original in self._originals_in(form.lower(), given))
 
-    def _found(self, text: str, given: Set[str]) -> Iterator[tuple[str, str]]:
+    def _originals_in(self, text: str, given: Set[str]) -> Iterator[tuple[str, str]]:
         for word in self.words.keys() & set(_WORD.findall(text)):
             yield self.words[word], word
         prefixes = self.plain

@@ -90,7 +90,7 @@ class Names:
         """The kind of a name; None for an unknown name."""
         return self._kinds.get(_lower(name.strip()))
 
-    def found(self, text: str) -> Iterator[tuple[int, int, str]]:
+    def occurrences(self, text: str) -> Iterator[tuple[int, int, str]]:
         """Start, end and kind of each name in the text; of several names at one place, the longest."""
         lower, done = _lower(text), 0
         for word in _WORD.finditer(lower):
@@ -331,7 +331,7 @@ class Replacer:
         return self._give.ipv6(text) if ":" in text else self._give.ipv4(text)
 
     def _named(self, text: str) -> Iterator[tuple[int, int, str]]:
-        for start, end, kind in self._names.found(text):
+        for start, end, kind in self._names.occurrences(text):
             yield start, end, getattr(self._give, kind)(text[start:end])
 
     def _domains(self, text: str) -> Iterator[tuple[int, int, str]]:

@@ -90,7 +90,7 @@ class Caller(Http2Connection):
         self._came = came
         self._went = went
         self.streams: dict[int, RelayedStream | _HealthCheck] = {}
-        self.made = self.heard = self.used = time.monotonic()
+        self.made = self.data_at = self.used = time.monotonic()
         """Monotonic times: of the connection, of the last data, of the last stream's acceptance or end."""
         self.pinged: float | None = None
         """The time of a ping without an answer yet."""
@@ -159,7 +159,7 @@ class Caller(Http2Connection):
 
     def data_received(self, data: bytes) -> None:
         """Process received bytes."""
-        self.heard, self.pinged = time.monotonic(), None
+        self.data_at, self.pinged = time.monotonic(), None
         is_behind = bool(self._unread)
         self._unread += data
         self._is_trickling = len(data) < AT_ONCE_BYTES
@@ -235,7 +235,7 @@ class Caller(Http2Connection):
 
     def _waiting_for(self, number: int) -> dict[int, RelayedStream | _HealthCheck]:
         """The streams whose window is opened with that of this number; 0 is the connection's."""
-        return {each: stream for each, stream in self.streams.items() if number in (0, each)}
+        return {key: stream for key, stream in self.streams.items() if number in (0, key)}
 
     def _count(self, frame: Frame) -> None:
         """Count a frame; ProtocolError if too many carry no message."""

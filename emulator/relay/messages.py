@@ -25,7 +25,7 @@ class MessageBuffer:
         """The end of the last released message."""
         self._last = 0
         """The beginning of the newest message with a known length."""
-        self._known = 0
+        self._message_end = 0
         """The end of that message."""
         self._ends: deque[int] = deque()
         """The ends of released messages that are not completely passed on."""
@@ -46,10 +46,10 @@ class MessageBuffer:
         """Append received bytes."""
         self._waiting += data
         end = self._gone + len(self._waiting)
-        while end - self._known >= PREFIX:
-            at = self._known - self._gone
+        while end - self._message_end >= PREFIX:
+            at = self._message_end - self._gone
             size = int.from_bytes(self._waiting[at + 1 : at + PREFIX], "big")
-            self._last, self._known = self._known, self._known + PREFIX + size
+            self._last, self._message_end = self._message_end, self._message_end + PREFIX + size
             self.held.append(size)
 
     def release(self) -> None:
@@ -74,7 +74,7 @@ class MessageBuffer:
 
     def close(self) -> bool:
         """End the direction and drop an incomplete message; return False if its beginning was already passed on."""
-        whole = self._last if self._known > self._gone + len(self._waiting) else self._known
+        whole = self._last if self._message_end > self._gone + len(self._waiting) else self._message_end
         if self._gone > whole:
             return False
         del self._waiting[whole - self._gone :]

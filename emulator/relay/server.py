@@ -146,5 +146,5 @@ class Relay:
                     caller.transport.abort()
                 elif caller.made < now - bounds.age or (not caller.has_stream and caller.used < now - bounds.idle):
                     caller.leave()
-                elif caller.pinged is None and caller.heard < now - bounds.keepalive:
+                elif caller.pinged is None and caller.data_at < now - bounds.keepalive:
                     caller.ping()

@@ -151,7 +151,7 @@ class HealthChanges:
         self._lock = threading.Lock()
         self._changes: list[HealthChange] = []
         """The oldest first."""
-        self._known = _LastHealth()
+        self._last = _LastHealth()
         self._is_changed = False
         self.is_loaded = False
         """Whether the object has been read. Before that, no change is noted."""
@@ -161,7 +161,7 @@ class HealthChanges:
         record = _read(self._store())
         with self._lock:
             self._changes, self.is_loaded = [*record.changes], True
-            self._known = _LastHealth(
+            self._last = _LastHealth(
                 record.site,
                 {**record.integrations},
                 {(name, tenant, kind): health for name, tenant, kind, health in record.streams},
@@ -179,15 +179,15 @@ class HealthChanges:
                 return
             now = _LastHealth.of_status(status)
             if not is_settled:
-                now = _worse(self._known, now)
-            differences = [*_compared(self._known, now, status)]
-            self._known = now
+                now = _worse(self._last, now)
+            differences = [*_compared(self._last, now, status)]
+            self._last = now
             self._add(differences)
 
     def cannot_be_read(self, error: ConnectorError) -> None:
         """Note that the store cannot be read: the health is unknown from now on."""
         with self._lock:
-            if self.is_loaded and self._known.site != UNKNOWN:
+            if self.is_loaded and self._last.site != UNKNOWN:
                 self._lose_sight(datetime.now(UTC), Why(error.code, error.title))
 
     def newest(self, scope: Scope = Scope(), most: int = SHOWN) -> list[HealthChange]:  # noqa: B008 - it is frozen
@@ -198,7 +198,7 @@ class HealthChanges:
     def spans(self, scope: Scope, since: float, now: float) -> list[tuple[float, float, HealthName]]:
         """The intervals in which the scope's health is known: begin, end (Unix seconds) and the health."""
         with self._lock:
-            changes, health = [*self._changes], self._known.of(scope)
+            changes, health = [*self._changes], self._last.of(scope)
         first = next((change for change in changes if change.is_of(scope) or change.may_be_of(scope)), None)
         if first is not None:
             health = first.before if first.is_of(scope) else UNKNOWN
@@ -226,12 +226,12 @@ class HealthChanges:
             self._is_changed = False
             oldest = datetime.now(UTC) - KEPT
             self._changes = [change for change in self._changes if change.at > oldest]
-            streams = self._known.streams if len(self._known.streams) <= MOST_STREAMS else {}
+            streams = self._last.streams if len(self._last.streams) <= MOST_STREAMS else {}
             body = HEALTH.encode(
                 HealthRecord(
                     self._changes,
-                    self._known.site,
-                    self._known.integrations,
+                    self._last.site,
+                    self._last.integrations,
                     [(*place, health) for place, health in streams.items()],
                 )
             )
@@ -242,8 +242,8 @@ class HealthChanges:
             raise
 
     def _lose_sight(self, at: datetime, reason: Why) -> None:
-        self._add([HealthChange(at, WHOLE, self._known.site, UNKNOWN, [reason])])
-        self._known.site = UNKNOWN
+        self._add([HealthChange(at, WHOLE, self._last.site, UNKNOWN, [reason])])
+        self._last.site = UNKNOWN
 
     def _add(self, changes: Sequence[HealthChange]) -> None:
         self._changes = [*self._changes, *changes][-MOST_CHANGES:]

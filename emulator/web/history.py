@@ -102,7 +102,7 @@ class History:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
         self.changes = HealthChanges(store)
-        self.heard_of: set[str] = set()
+        self.answered: set[str] = set()
         """The functions that have answered."""
         self.is_complete = False
         """Whether the past has been read."""
@@ -127,7 +127,7 @@ class History:
     def add_results(self, name: str, results: Sequence[Mapping[str, Any]]) -> None:
         """Count the events in a function's answer, and note the start and the end of an outage of the engine."""
         now = self._now()
-        self.heard_of.add(name)
+        self.answered.add(name)
         outcomes = {line["outcome"] for line in results} if name == "forward-batch" else set()
         with self._lock:
             if "engine_unavailable" in outcomes:
@@ -150,7 +150,7 @@ class History:
         is_fine = bool(scope.streams) and step == MINUTE
         if is_fine:
             self._read_minutes(scope.streams, now)
-        days = [] if is_fine else list(self._known(days_of(chosen, now)))
+        days = [] if is_fine else list(self._past_days(days_of(chosen, now)))
         with self._lock:
             recent = [pair for stream in scope.streams if is_fine for pair in self._minutes(stream, now).items()]
             counts = [(minute * MINUTE, pair) for minute, pair in recent]
@@ -205,7 +205,7 @@ class History:
             self._days[name] = Day(name)
         return self._days[name]
 
-    def _known(self, names: Sequence[str]) -> Iterator[Day]:
+    def _past_days(self, names: Sequence[str]) -> Iterator[Day]:
         for name in names:
             day = self._days.get(name) or self._read.get(name)
             if day is None:

@@ -47,9 +47,9 @@ class Previews:
         """The values for the template. The report contains events, so it is only for callers that may see them."""
         values: Values = {"nav": "preview", "days": DAYS, "workdir": self._workdir()}
         if not self._context.may_read():
-            return values | {"admitted": False, "job": None, "found": None, "asked": {}}
+            return values | {"admitted": False, "job": None, "report": None, "asked": {}}
         report = self._report
-        return values | {"admitted": True, "job": self._job, "found": report and for_page(report), "asked": self._form}
+        return values | {"admitted": True, "job": self._job, "report": report and for_page(report), "asked": self._form}
 
     def _workdir(self) -> Path | None:
         """UTMStack's work folder, if the configuration names one and it has filters and rules."""

@@ -63,7 +63,7 @@ class Web:
             changes.cannot_be_read(error)
             raise
         if "health" in status:
-            waited_for = self._platform.functions.keys() - {"test-connection"} - self.history.heard_of
+            waited_for = self._platform.functions.keys() - {"test-connection"} - self.history.answered
             changes.note(status, is_settled=not waited_for and "engine_problem" not in status)
         return status | {"health_changes": [change.fields() for change in changes.newest()]}
 

@@ -284,7 +284,7 @@ class Views:
             "nav": "streams",
             "query": query,
             "reason": reason,
-            "found": find(lines, query),
+            "listing": find(lines, query),
             "bare": [line["name"] for line in without_stream(taken.status) if query.health == line["health"] != "ok"],
             "page_url": lambda number: query.url(page=number) + (f"&reason={quote(code)}" if reason else ""),
             "tiles": taken.tiles,
@@ -345,7 +345,7 @@ class Views:
         return {
             "nav": "completeness",
             "cells": cells,
-            "told": in_words(cells),
+            "summary": in_words(cells),
             "progress": days.progress,
             "proposals": proposals,
             "proposed_at": at,

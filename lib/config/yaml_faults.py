@@ -21,7 +21,7 @@ class TooMuchError(yaml.MarkedYAMLError):
     """A text that is valid YAML but nested too deep, or too large once its aliases are expanded."""
 
 
-def told(error: yaml.YAMLError, text: str) -> tuple[Place | None, str]:
+def explained(error: yaml.YAMLError, text: str) -> tuple[Place | None, str]:
     """The place of the fault (None if unknown), and the correction."""
     if isinstance(error, yaml.reader.ReaderError):
         return _unreadable(error, text)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from lib.config.yaml_faults import Place, TooMuchError, told
+from lib.config.yaml_faults import Place, TooMuchError, explained
 
 KeyPath = tuple[str | int, ...]
 DEEPEST = 32
@@ -76,7 +76,7 @@ class Document:
             if node is not None:
                 self.value = self._value(node, (), ())
         except yaml.YAMLError as error:
-            place, message = told(error, text)
+            place, message = explained(error, text)
             self.faults.append(self._at(place, "", message))
         if not self.faults and not isinstance(self.value, dict):
             self.faults.append(

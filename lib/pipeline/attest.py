@@ -90,13 +90,13 @@ class StreamDay:
     def remarks(self) -> Iterator[str]:
         """The reasons to look into the day."""
         yield from (f"{self.stream}: {fault}" for fault in self.chain.faults)
-        for count, one, many in (
+        for count, singular, plural in (
             (self.waiting, "event waits for the engine", "events wait for the engine"),
             (self.observed, "event was observed only", "events were observed only"),
             (sum(self.dead_letters.values()), "event is a dead letter", "events are dead letters"),
         ):
             if count:
-                yield f"{self.stream}: {several(count, one, many)}"
+                yield f"{self.stream}: {several(count, singular, plural)}"
         if self.gaps:
             lost = "an unknown number of events" if self.lost is None else f"about {several(self.lost, 'event')}"
             yield f"{self.stream}: {several(len(self.gaps), 'gap')} with {lost}"

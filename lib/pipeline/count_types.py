@@ -125,13 +125,13 @@ class CountTypes:
         `on_progress` is called after each page with the stream, the number of events read and the newest event's time.
         """
         return [
-            self._one(
+            self._count_integration(
                 integration, accounts, window=window, deadline=self.monotonic() + seconds, on_progress=on_progress
             )
             for integration in integrations
         ]
 
-    def _one(
+    def _count_integration(
         self,
         integration: Integration,
         accounts: Accounts,

@@ -119,7 +119,7 @@ class StreamDelivery:
         self._result = result
         self._stream = result.stream
         self._lease = lease
-        self._first, self._known = waiting[0], waiting[-1]
+        self._first, self._highest = waiting[0], waiting[-1]
         """The lowest and the highest known number of a waiting batch."""
         self._deadline = deadline
         self._tail = LastReceipt()
@@ -161,7 +161,7 @@ class StreamDelivery:
     def _find_tail(self, *, is_last: bool) -> None:
         receipt = self._lease.state.tail
         self._tail, _, self._not_acknowledged = self._state.ledger.last(self._stream, receipt, is_last=is_last)
-        self._lease.found(self._tail)
+        self._lease.set_tail(self._tail)
 
     def _round(self) -> bool:
         """Send the next batches on one gRPC stream and settle them; whether there is more to do."""
@@ -222,13 +222,13 @@ class StreamDelivery:
             except DamagedError as error:
                 log.warning("%s: %s", self._stream, error)
                 # The gap's event, and whatever else waits, follows the hole that this batch leaves.
-                self._obstacle, self._known = sequence, max(self._known, sequence)
+                self._obstacle, self._highest = sequence, max(self._highest, sequence)
                 return
             if outgoing is None:
                 if lists:
                     return
                 # The end, unless a higher number is known to wait: then a number is missing.
-                self._lists = self._has_more = sequence <= self._known
+                self._lists = self._has_more = sequence <= self._highest
                 self._is_drained = not self._lists
                 break
             self._outgoing.append(outgoing)
@@ -242,7 +242,7 @@ class StreamDelivery:
         else:
             # All listed batches are in flight. Batches stored since the listing follow the last one. If the engine
             # refuses a log, the next round sends the listed ones again, and they may follow a hole.
-            self._known, self._has_more = expected - 1, True
+            self._highest, self._has_more = expected - 1, True
         witness = self._witness()
         if witness is not None:
             yield witness

@@ -100,7 +100,7 @@ def beat(state: State, every: timedelta, *, now: datetime, tenant_id: str, event
 
     with suppress(ConflictError):
         return insert(
-            state, STREAM, [event], ids=ids, header_of=header_of, known=stored_keys, event_fields=event_fields
+            state, STREAM, [event], ids=ids, header_of=header_of, stored_keys=stored_keys, event_fields=event_fields
         )
     return None
 

@@ -78,7 +78,7 @@ def _insert(state: State, batch: StoredBatch, now: datetime, event_fields: ReadF
         batch.items,
         ids=header.id_scope,
         header_of=header_of,
-        known=lambda _: stored.keys,
+        stored_keys=lambda _: stored.keys,
         event_fields=event_fields,
     )
     if key is not None:

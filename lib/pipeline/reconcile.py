@@ -324,7 +324,7 @@ class _Comparison:
                 raws[at : at + BATCH_ITEMS],
                 ids=self._ids,
                 header_of=self._header,
-                known=lambda _: self._stored_ids().keys,
+                stored_keys=lambda _: self._stored_ids().keys,
                 event_fields=self._reconcile.event_fields,
             )
             if key is not None:

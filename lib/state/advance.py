@@ -123,13 +123,13 @@ def insert(
     *,
     ids: IdScope,
     header_of: Callable[[Checkpoint, Sequence[Item]], Header],
-    known: Callable[[Checkpoint], Collection[str]],
+    stored_keys: Callable[[Checkpoint], Collection[str]],
     event_fields: ReadFields,
 ) -> str | None:
     """Store items that were not polled as the stream's next batch; its key, or None if no item is new.
 
-    `header_of` returns the header of the batch that follows the checkpoint. `known` returns the keys of the stored
-    events. It is called again after another run has stored a batch first. The cursor does not move. Raises
+    `header_of` returns the header of the batch that follows the checkpoint. `stored_keys` returns the keys of the
+    stored events. It is called again after another run has stored a batch first. The cursor does not move. Raises
     ConflictError if other runs store a batch first INSERT_TRIES times.
 
     A crash after the batch is written leaves it with the checkpoint's number. The next run of any kind adopts it.
@@ -141,7 +141,7 @@ def insert(
             # A crash, or a run that is between its two writes, left this batch: the number is taken.
             adopt(state.checkpoints, saved, waiting, event_fields)
             continue
-        before = known(saved.checkpoint)
+        before = stored_keys(saved.checkpoint)
         fresh = [item for raw in items if (item := item_of(raw, ids, event_fields)).key not in before]
         if not fresh:
             return None
@@ -159,8 +159,8 @@ def announce(state: State, gap: Gap, envelope: Envelope | None, event_fields: Re
     """Store the gap's event for the engine, then record the gap; returns the key of the event's batch, if any.
 
     The event before the record: the record stops any later announcement, so in the other order a crash between the
-    two would lose the event. In this order the next run notices the gap again, finds the event stored (`known`), and
-    writes only the record.
+    two would lose the event. In this order the next run notices the gap again, finds the event stored
+    (`stored_keys`), and writes only the record.
     """
 
     def header_of(checkpoint: Checkpoint, items: Sequence[Item], beside: Envelope) -> Header:
@@ -188,7 +188,7 @@ def announce(state: State, gap: Gap, envelope: Envelope | None, event_fields: Re
             event,
             ids=ids_of(gap.stream, envelope.tenant_id, GAP),
             header_of=partial(header_of, beside=envelope),
-            known=partial(_own_keys, state, gap.stream, event_fields),
+            stored_keys=partial(_own_keys, state, gap.stream, event_fields),
             event_fields=event_fields,
         )
     if state.gaps.record(gap):

@@ -67,7 +67,7 @@ class HeldLease:
         """The lease's content, including progress that is not written yet."""
         return self._state
 
-    def found(self, tail: LastReceipt) -> None:
+    def set_tail(self, tail: LastReceipt) -> None:
         """Record the ledger's last receipt."""
         self._note(tail=tail, tail_is_last=True)
 
@@ -80,7 +80,7 @@ class HeldLease:
 
         The next renewal writes it, or the release at the end, as with all that is recorded here.
         """
-        self.found(tail)
+        self.set_tail(tail)
         self._note(**_NOTHING_ACKED, parts=self._parts_after(tail.sequence))
         self.overtaken({key: counted for key, counted in (self._state.overtaken or {}).items() if key not in refused})
 

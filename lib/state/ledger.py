@@ -92,18 +92,18 @@ class Ledger:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 
-    def tail(self, stream: Stream, known: LastReceipt) -> LastReceipt:
-        """The stream's last receipt, searched from the receipt `known` on."""
-        return self.last(stream, known)[0]
+    def tail(self, stream: Stream, begin: LastReceipt) -> LastReceipt:
+        """The stream's last receipt, searched from the receipt `begin` on."""
+        return self.last(stream, begin)[0]
 
     def last(
-        self, stream: Stream, known: LastReceipt, *, is_last: bool = False
+        self, stream: Stream, begin: LastReceipt, *, is_last: bool = False
     ) -> tuple[LastReceipt, str | None, NotAcknowledged]:
         """The stream's last receipt, when its batch was acknowledged (text), and what was never acknowledged so far.
 
-        `is_last`: none follows the known one, which saves a listing.
+        `is_last`: none follows the receipt `begin`, which saves a listing.
         """
-        tail, receipt = self._newest(stream, known, is_last=is_last)
+        tail, receipt = self._newest(stream, begin, is_last=is_last)
         if receipt is None:
             return tail, None, self._not_acknowledged(stream) if tail.key else NotAcknowledged()
         if receipt.set_aside_total is None or receipt.observed_total is None:
@@ -121,25 +121,25 @@ class Ledger:
                 total = total.after(receipt.header.events, receipt.set_aside, receipt.outcome)
         return total
 
-    def _newest(self, stream: Stream, known: LastReceipt, *, is_last: bool) -> tuple[LastReceipt, Receipt | None]:
-        newest = None if is_last else last_of(self._store.list(f"ledger/{stream.path}/", after=known.key))
-        key = newest.key if newest else known.key
+    def _newest(self, stream: Stream, begin: LastReceipt, *, is_last: bool) -> tuple[LastReceipt, Receipt | None]:
+        newest = None if is_last else last_of(self._store.list(f"ledger/{stream.path}/", after=begin.key))
+        key = newest.key if newest else begin.key
         stored = self._store.read(key) if key else None
-        if stored is None and known.key:
-            # A run moved the known receipt to an earlier day (`_file_earlier`), and crashed before it wrote the lease.
+        if stored is None and begin.key:
+            # A run moved that receipt to an earlier day (`_file_earlier`), and crashed before it wrote the lease.
             newest = last_of(self._store.list(f"ledger/{stream.path}/"))
             place = place_of(newest.key) if newest else None
-            key = newest.key if newest and place and place.last >= known.sequence else ""
+            key = newest.key if newest and place and place.last >= begin.sequence else ""
             stored = self._store.read(key) if key else None
         if stored is None:
-            return known, None
+            return begin, None
         digest = receipts.digest(stored.body)
         try:
             receipt = receipts.from_body(stored.body)
         except DamagedError as error:
             self._report(key, stored.body, error)
             # The key contains all that delivery needs.
-            return LastReceipt(int(key.rpartition("/")[2].partition(".")[0]), key, digest, known.total), None
+            return LastReceipt(int(key.rpartition("/")[2].partition(".")[0]), key, digest, begin.total), None
         return LastReceipt(receipt.header.sequence, key, digest, receipt.total), receipt
 
     def write(
@@ -214,9 +214,9 @@ class Ledger:
     def _report(self, key: str, body: bytes, error: DamagedError) -> None:
         """Leave a copy of a damaged object in `dead/`, where `status` finds it without reading the ledger."""
         # A look first: a pack can be large, and it is met again and again.
-        known = any(entry.key == PREFIX + key for entry in self._store.list(PREFIX + key))
+        is_reported = any(entry.key == PREFIX + key for entry in self._store.list(PREFIX + key))
         try:
-            if not known:
+            if not is_reported:
                 copy_damaged_to_dead(self._store, key, body, error)
         except StoreError as failure:  # The reader goes on: it may only want to look.
             log.warning("%s: %s; no copy is in dead/: %s", key, error, failure)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from emulator.cli import standing
-from emulator.cli.progress import told
+from emulator.cli.progress import progress_text
 from emulator.cli.terminal import show, width
 
 WORDS = st.text(st.sampled_from("aé日本한ｶ ß😀\u0301\u0308"), max_size=8)
@@ -50,6 +50,6 @@ def test_a_reason_that_concerns_the_whole_names_nobody(capsys: pytest.CaptureFix
 
 
 def test_of_a_moment_no_rate_is_told() -> None:
-    assert told("events", 30, 0.001, 1.0) == "30 events"
-    assert told("events", 30, 3.0, 0.5) == "30 events, 10/s, 3 s left"
-    assert told("events", 30, 3.0, None) == "30 events, 10/s"
+    assert progress_text("events", 30, 0.001, 1.0) == "30 events"
+    assert progress_text("events", 30, 3.0, 0.5) == "30 events, 10/s, 3 s left"
+    assert progress_text("events", 30, 3.0, None) == "30 events, 10/s"

@@ -34,20 +34,20 @@ function renew(part, html) {
   const here = document.activeElement, mark = part.contains(here) ? markOf(here) : null;
   const old = [...part.children];
   for (const node of [...fresh.content.children]) {
-    const same = old.findIndex((each) => alike(each, node));
+    const same = old.findIndex((child) => alike(child, node));
     if (same < 0) part.insertBefore(node, old[0] ?? null);
-    else old.splice(0, same + 1).slice(0, -1).forEach((each) => each.remove());
+    else old.splice(0, same + 1).slice(0, -1).forEach((child) => child.remove());
   }
-  old.forEach((each) => each.remove());
-  if (mark && !document.contains(here)) [...part.querySelectorAll(here.tagName)].find((each) => markOf(each) === mark)?.focus();
+  old.forEach((child) => child.remove());
+  if (mark && !document.contains(here)) [...part.querySelectorAll(here.tagName)].find((link) => markOf(link) === mark)?.focus();
 }
 function alike(old, node) {
   if (old.isEqualNode(node)) return true;
   if (!old.querySelector("details[open]") && !old.matches("details[open]")) return false;
   const closed = old.cloneNode(true);
-  for (const each of [closed, ...closed.querySelectorAll("details")]) each.open = false;
+  for (const details of [closed, ...closed.querySelectorAll("details")]) details.open = false;
   const other = node.cloneNode(true);
-  for (const each of [other, ...other.querySelectorAll("details")]) each.open = false;
+  for (const details of [other, ...other.querySelectorAll("details")]) details.open = false;
   return closed.outerHTML === other.outerHTML;
 }
 function markOf(node) {
@@ -57,22 +57,22 @@ function markOf(node) {
 // Refresh: fetch only what has changed, and nothing in a hidden tab.
 const view = document.body.dataset.live, stale = document.getElementById("stale");
 const [said, ticket] = stale.children;
-let etag = "", heard = Date.now(), wait = 3, timer = 0, asking = false, failed = "";
+let etag = "", answeredAt = Date.now(), wait = 3, timer = 0, asking = false, failed = "";
 
 // The same text is not set again: a screen reader would repeat it.
 function judge() {
-  const silent = (Date.now() - heard) / 1000;
+  const silent = (Date.now() - answeredAt) / 1000;
   const old = failed || (silent > 5 * wait + 25 && !document.hidden);
   stale.hidden = !old;
   document.body.classList.toggle("is-stale", Boolean(old));
-  const text = old ? `✖ The connector has not answered since ${utc(heard + skew)}. What you see below is from then.` : "";
+  const text = old ? `✖ The connector has not answered since ${utc(answeredAt + skew)}. What you see below is from then.` : "";
   if (said.textContent !== text) {
     said.textContent = text;
     ticket.textContent = "Copy as text for a ticket";
   }
 }
 const utc = (at) => new Date(at).toISOString().slice(11, 19) + " UTC";
-const line = (node) => [...node.childNodes].map((each) => each.textContent.trim().replace(/\s+/g, " ")).filter(Boolean).join(" · ");
+const line = (node) => [...node.childNodes].map((child) => child.textContent.trim().replace(/\s+/g, " ")).filter(Boolean).join(" · ");
 async function copied(button, text) {
   try {
     await navigator.clipboard.writeText(text);
@@ -88,7 +88,7 @@ async function copied(button, text) {
 }
 const heading = (title) => [title, `connector ${document.getElementById("version").textContent} at ${location.href}`, `written ${new Date().toISOString()}`];
 ticket.addEventListener("click", () => copied(ticket, [
-  ...heading("The connector does not answer"), `last answer ${new Date(heard + skew).toISOString()}`, `what the browser says: ${failed || "no answer"}`, "", "What it said last:",
+  ...heading("The connector does not answer"), `last answer ${new Date(answeredAt + skew).toISOString()}`, `what the browser says: ${failed || "no answer"}`, "", "What it said last:",
   ...[...document.querySelectorAll(".pill, .reason")].map(line)].join("\n")));
 
 async function ask() {
@@ -99,18 +99,18 @@ async function ask() {
     const headers = etag ? { "If-None-Match": etag } : {};
     const answer = await fetch(`/live?view=${encodeURIComponent(view)}`, { headers, cache: "no-store", signal: AbortSignal.timeout(20000) });
     if (answer.status === 200) {
-      const told = await answer.json();
+      const page = await answer.json();
       etag = answer.headers.get("ETag");
-      wait = told.wait;
+      wait = page.wait;
       for (const part of document.querySelectorAll("[data-part]")) {
-        if (part.dataset.part in told.parts) renew(part, told.parts[part.dataset.part]);
+        if (part.dataset.part in page.parts) renew(part, page.parts[part.dataset.part]);
       }
       const updated = document.getElementById("updated");
-      if (updated) updated.dateTime = told.at;
+      if (updated) updated.dateTime = page.at;
     } else if (answer.status !== 304) throw new Error(`HTTP status ${answer.status}`);
     const date = Date.parse(answer.headers.get("Date"));
     if (Math.abs(date - Date.now()) > 5000) skew = date - Date.now();
-    heard = Date.now();
+    answeredAt = Date.now();
     failed = "";
   } catch (error) {
     failed = error.message;
@@ -173,23 +173,23 @@ function marked(marks, health) {
   }] } };
 }
 
-function draw(told) {
+function draw(chart) {
   const plots = document.createElement("div");
   plots.className = "plots";
   const width = box.clientWidth, wide = matchMedia("(min-width:60.01rem)").matches;
   // The current bucket is incomplete: scale it to a full one, so that the line does not fall at its end.
-  const step = told.t[1] - told.t[0], last = told.t.length - 1, lasted = (Date.now() + skew) / 1000 - told.t[last];
+  const step = chart.t[1] - chart.t[0], last = chart.t.length - 1, lasted = (Date.now() + skew) / 1000 - chart.t[last];
   for (const key of ["fetched", "acked"]) {
-    if (step > 60 && lasted > 60 && lasted < step) told[key][last] *= step / lasted;
-    else if (lasted < step && (told[key][last - 1] ?? null) !== null) told[key][last] = null;
+    if (step > 60 && lasted > 60 && lasted < step) chart[key][last] *= step / lasted;
+    else if (lasted < step && (chart[key][last - 1] ?? null) !== null) chart[key][last] = null;
   }
   // Cut off the time before the first data, but draw at least ten buckets.
-  const columns = ["t", "fetched", "acked", "lag", "waiting", "calls"], known = told.fetched.findIndex((value) => value !== null);
-  const first = Math.min(known < 0 ? 0 : known, told.t.length - 10);
-  for (const key of columns) told[key] = told[key].slice(Math.max(0, first));
-  if (told.budget) told.budget = told.t.map(() => told.budget);
+  const columns = ["t", "fetched", "acked", "lag", "waiting", "calls"], firstKnown = chart.fetched.findIndex((value) => value !== null);
+  const first = Math.min(firstKnown < 0 ? 0 : firstKnown, chart.t.length - 10);
+  for (const key of columns) chart[key] = chart[key].slice(Math.max(0, first));
+  if (chart.budget) chart.budget = chart.t.map(() => chart.budget);
   for (const [place, plot] of PLOTS.entries()) {
-    const lines = plot.lines.filter(([key]) => told[key] && told[key].some((value) => value !== null));
+    const lines = plot.lines.filter(([key]) => chart[key] && chart[key].some((value) => value !== null));
     if (!lines.length) continue;
     const cell = document.createElement("div");
     cell.className = "plot";
@@ -204,7 +204,7 @@ function draw(told) {
     });
     const when = document.createElement("span");
     legend.append(when);
-    const told_at = (u) => {
+    const showValues = (u) => {
       const at = u.cursor.idx;
       keys.forEach((key, index) => key(at === null || at === undefined ? null : u.data[index + 1][at]));
       when.textContent = at === null || at === undefined ? "" : new Date(u.data[0][at] * 1000).toISOString().slice(0, 16).replace("T", " ") + " UTC";
@@ -214,7 +214,7 @@ function draw(told) {
     const axis = { stroke: css("--dim"), grid: { stroke: css("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui" };
     new uPlot({
       width: place && wide ? (width - 32) / 3 : width, height: plot.height,
-      plugins: [marked(told.marks, place ? [] : told.health), { hooks: { setCursor: [told_at] } }],
+      plugins: [marked(chart.marks, place ? [] : chart.health), { hooks: { setCursor: [showValues] } }],
       legend: { show: false },
       cursor: { sync: { key: "all" }, y: false },
       scales: { y: { range: (_, __, most) => [0, Math.max(plot.least, most * 1.1)] } },
@@ -222,14 +222,14 @@ function draw(told) {
       // A value between two missing ones is drawn as a point: a line needs two values.
       series: [{}, ...lines.map(([key, label, colour, fill]) => ({ label, stroke: css(colour), width: 1.5, fill: fill ? css(colour) + "26" : undefined,
         ...(place ? {} : { paths: uPlot.paths.stepped({ align: 1 }) }),
-        points: { size: 5, filter: () => told[key].flatMap((value, at, all) => value !== null && (all[at - 1] ?? null) === null && (all[at + 1] ?? null) === null ? [at] : []), show: true } }))],
-    }, [told.t, ...lines.map(([key]) => told[key])], cell);
+        points: { size: 5, filter: () => chart[key].flatMap((value, at, all) => value !== null && (all[at - 1] ?? null) === null && (all[at + 1] ?? null) === null ? [at] : []), show: true } }))],
+    }, [chart.t, ...lines.map(([key]) => chart[key])], cell);
   }
   plots.setAttribute("role", "img");
   plots.setAttribute("aria-label", "Charts of the events, the lag, the bytes that wait, and the calls; the table below holds the figures.");
   box.replaceChildren(plots);
-  renew(document.getElementById("rows"), told.rows);
-  renew(document.getElementById("happened"), told.happened);
+  renew(document.getElementById("rows"), chart.rows);
+  renew(document.getElementById("happened"), chart.happened);
 }
 // Axes are in UTC, as all other times on the page.
 function clock(at, step) {
@@ -285,9 +285,9 @@ function say(text, kind) {
   verdict.className = `note ${kind}`;
   verdict.hidden = false;
 }
-function judged(told) {
-  const warned = told.checks.some((check) => check.outcome === "warning");
-  say(told.verdict, !told.ok ? "failing" : warned ? "attention" : "ok");
+function judged(report) {
+  const warned = report.checks.some((check) => check.outcome === "warning");
+  say(report.verdict, !report.ok ? "failing" : warned ? "attention" : "ok");
 }
 async function test() {
   const answer = await fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)), headers: { Accept: "application/x-ndjson" } });
@@ -304,10 +304,10 @@ async function test() {
     const lines = text.split("\n");
     text = lines.pop();
     for (const line of lines) {
-      const told = JSON.parse(line);
-      if ("ok" in told && "checks" in told) judged(told);
-      else if (told.detail && !told.name) say(told.detail, "failing");
-      else checks.append(shown(told));
+      const entry = JSON.parse(line);
+      if ("ok" in entry && "checks" in entry) judged(entry);
+      else if (entry.detail && !entry.name) say(entry.detail, "failing");
+      else checks.append(shown(entry));
     }
   }
 }
