@@ -76,7 +76,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import argparse
 
-    from emulator.central.accounts import DEFAULT_TENANT_ID, PUBLISHED_LIMITS, Credential, SimulatedTenant
+    from emulator.central.accounts import DEFAULT_TENANT_ID, PUBLISHED_LIMITS, Credential, Tenant
     from emulator.central.api import Settings
     from emulator.central.clock import Clock
     from emulator.central.faults import Fault
@@ -90,7 +90,7 @@ __all__ = [
     "Credential",
     "Fault",
     "Settings",
-    "SimulatedTenant",
+    "Tenant",
     "add_arguments",
     "run",
 ]
@@ -99,7 +99,7 @@ _HOMES = {
     "DEFAULT_TENANT_ID": "accounts",
     "PUBLISHED_LIMITS": "accounts",
     "Credential": "accounts",
-    "SimulatedTenant": "accounts",
+    "Tenant": "accounts",
     "Settings": "api",
     "Clock": "clock",
     "Fault": "faults",

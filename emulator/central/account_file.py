@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from emulator.central.accounts import LIMITS, PERMISSIONS, Credential, SimulatedTenant
+from emulator.central.accounts import LIMITS, PERMISSIONS, Credential, Tenant
 from emulator.central.feed import CursorRule
 from emulator.central.stories import Fields
 
@@ -25,7 +25,7 @@ _NULLABLE = frozenset({"api_host", "data_region"})
 class Described:
     """The values of an account file, ready for `CentralServer`."""
 
-    tenants: tuple[SimulatedTenant, ...] = (SimulatedTenant(),)
+    tenants: tuple[Tenant, ...] = (Tenant(),)
     credentials: tuple[Credential, ...] = (Credential(),)
     devices: tuple[tuple[str, Fields], ...] = ()
     """Pairs of a tenant id and a listed device."""
@@ -50,7 +50,7 @@ def load_account(path: Path) -> Described:
 def described(value: object) -> Described:
     """The account of a mapping; ValueError names its fault."""
     values = _mapping(value, "an account", _ACCOUNT_KEYS)
-    tenants: list[SimulatedTenant] = []
+    tenants: list[Tenant] = []
     devices: list[tuple[str, Fields]] = []
     for entry in _list(values.get("tenants", [{}]), "tenants"):
         for tenant, listed in _expanded(entry):
@@ -95,14 +95,14 @@ def limits_from(value: object) -> tuple[tuple[float, float], ...]:
     return tuple((pair[0], pair[1]) for pair in pairs)
 
 
-def tenant_from(value: object, old: SimulatedTenant | None = None) -> SimulatedTenant:
+def tenant_from(value: object, old: Tenant | None = None) -> Tenant:
     """A tenant, or the old one with the named fields changed. Without an id, its name gives one."""
-    values = _mapping(value, "a tenant", {field.name for field in fields(SimulatedTenant)})
+    values = _mapping(value, "a tenant", {field.name for field in fields(Tenant)})
     for name, field_value in values.items():
         _typed(name, field_value, _type_of(name), nullable=name in _NULLABLE)
     if old is None and "id" not in values and "name" in values:
         values["id"] = str(uuid.uuid5(uuid.NAMESPACE_DNS, values["name"]))
-    return replace(old or SimulatedTenant(), **values)
+    return replace(old or Tenant(), **values)
 
 
 def credential_from(value: object, old: Credential | None = None) -> Credential:
@@ -131,7 +131,7 @@ def credential_fields(credential: Credential) -> dict[str, Any]:
     return asdict(credential) | {"tenants": tenants, "permissions": sorted(credential.permissions)}
 
 
-def _expanded(entry: object) -> Iterable[tuple[SimulatedTenant, Sequence[Fields]]]:
+def _expanded(entry: object) -> Iterable[tuple[Tenant, Sequence[Fields]]]:
     """The tenants of an entry (one, or `count` of them with numbered names), each with its listed devices."""
     values = _mapping(entry, "a tenant")
     count, listed = values.pop("count", None), values.get("devices", 0)

@@ -31,7 +31,7 @@ PERMISSIONS = frozenset({"events", "alerts", "endpoints"})
 
 
 @dataclass(frozen=True, slots=True)
-class SimulatedTenant:
+class Tenant:
     """A simulated customer."""
 
     id: str = DEFAULT_TENANT_ID

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
-from emulator.central.accounts import OWN_HOST, Credential, IssuedTokens, RequestWindows, SimulatedTenant
+from emulator.central.accounts import OWN_HOST, Credential, IssuedTokens, RequestWindows, Tenant
 from emulator.central.clock import DAY_MS, Clock, iso
 from emulator.central.feed import KINDS, CursorRule, Feed, FeedQuery
 from emulator.central.generator import Generator
@@ -71,7 +71,7 @@ class SimulatedAccount:
     """The state of the simulated service."""
 
     clock: Clock
-    tenants: dict[str, SimulatedTenant]
+    tenants: dict[str, Tenant]
     """Never changed, only replaced, because requests read it at the same time."""
     credentials: dict[str, Credential]
     """Never changed, only replaced."""
@@ -87,7 +87,7 @@ class SimulatedAccount:
     _generators: dict[str, Generator] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def put_tenants(self, tenants: Iterable[SimulatedTenant]) -> None:
+    def put_tenants(self, tenants: Iterable[Tenant]) -> None:
         """Add tenants, or replace those with the same ids; ValueError if a tenant's region has no host."""
         new = {tenant.id: tenant for tenant in tenants}
         for tenant in new.values():
@@ -284,7 +284,7 @@ class Api:
         items = [self._tenant_item(tenant, credential) for tenant in mine[(number - 1) * size : number * size]]
         return _json({"pages": pages, "items": items})
 
-    def _tenant_item(self, tenant: SimulatedTenant, credential: Credential) -> dict[str, Any]:
+    def _tenant_item(self, tenant: Tenant, credential: Credential) -> dict[str, Any]:
         item = {
             "id": tenant.id,
             "showAs": tenant.name,
@@ -385,7 +385,7 @@ class Api:
             raise RefusedError(403, "Access is denied")
         return tenant_id
 
-    def _host(self, host: str, tenant: SimulatedTenant | None) -> str:
+    def _host(self, host: str, tenant: Tenant | None) -> str:
         if host != OWN_HOST:
             return host
         return self._regions.get(tenant.region, self._own_url) if tenant else self._own_url

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from emulator.central.accounts import Credential, SimulatedTenant
+from emulator.central.accounts import Credential, Tenant
 from emulator.central.clock import Clock, from_iso
 from emulator.central.feed import KINDS, Feed, FeedPage, FeedQuery, record_of
 from emulator.central.samples import shifted
@@ -51,11 +51,9 @@ class Recording:
     lines: list[_Line]
 
     @property
-    def tenants(self) -> list[SimulatedTenant]:
+    def tenants(self) -> list[Tenant]:
         """The recorded tenants."""
-        return [
-            SimulatedTenant(id=tenant["id"], name=tenant["name"] or "Example Ltd") for tenant in self.header["tenants"]
-        ]
+        return [Tenant(id=tenant["id"], name=tenant["name"] or "Example Ltd") for tenant in self.header["tenants"]]
 
     @property
     def credential(self) -> Credential:

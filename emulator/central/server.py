@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Self
 
-from emulator.central.accounts import Credential, IssuedTokens, RequestWindows, SimulatedTenant
+from emulator.central.accounts import Credential, IssuedTokens, RequestWindows, Tenant
 from emulator.central.api import GLOBAL, Api, RefusedError, Settings, SimulatedAccount
 from emulator.central.clock import DAY_MS, Clock
 from emulator.central.control import PREFIX, Control
@@ -56,7 +56,7 @@ class CentralServer:
         self,
         *,
         address: tuple[str, int] = ("127.0.0.1", 0),
-        tenants: Iterable[SimulatedTenant] = (SimulatedTenant(),),
+        tenants: Iterable[Tenant] = (Tenant(),),
         credentials: Iterable[Credential] = (Credential(),),
         clock: Clock | None = None,
         faults: Iterable[Fault] = (),
@@ -252,7 +252,7 @@ class CentralServer:
     # Tenants, credentials, devices
 
     @property
-    def tenants(self) -> Mapping[str, SimulatedTenant]:
+    def tenants(self) -> Mapping[str, Tenant]:
         """The tenants by id."""
         return self._account.tenants
 
@@ -261,7 +261,7 @@ class CentralServer:
         """The credentials by client id."""
         return self._account.credentials
 
-    def put_tenant(self, tenant: SimulatedTenant) -> None:
+    def put_tenant(self, tenant: Tenant) -> None:
         """Add a tenant, or replace the one with this id; ValueError if its region has no host."""
         self._account.put_tenants([tenant])
 

@@ -31,7 +31,7 @@ from lib.app import App
 from lib.config import loading as configuration
 from lib.errors import ConfigError, ConnectorError, OverBudgetError, ThrottledError
 from lib.model.clock import to_text
-from lib.model.page import Tenant, Whoami
+from lib.model.page import SophosTenant, Whoami
 from lib.model.stream import ENDPOINTS
 from lib.model.text import several
 from lib.pipeline.accounts import known_targets
@@ -282,7 +282,9 @@ def _shown(leak: Leak) -> dict[str, Any]:
 
 def _lines(recorder: Recorder, who: dict[str, Whoami], give: Pseudonyms, replacer: Replacer) -> Iterator[bytes]:
     """The header, then one line for each page."""
-    tenants: dict[str, Tenant] = {source.target.stream.tenant: source.target.tenant for source in recorder.sources}
+    tenants: dict[str, SophosTenant] = {
+        source.target.stream.tenant: source.target.tenant for source in recorder.sources
+    }
     header = {
         "recording": FORMAT,
         "began_at": to_text(recorder.began_at),

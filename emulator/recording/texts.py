@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 from emulator.recording.pseudonyms import Pseudonyms
-from lib.model.page import Tenant
+from lib.model.page import SophosTenant
 
 _KEPT = """
 type severity group when created_at endpoint_type endpoint_platform origin result suspendResult category product
@@ -188,7 +188,7 @@ class Reader:
         self.words: set[str] = set()
         """The words of values that stay; they are not names."""
 
-    def tenant(self, tenant: Tenant) -> None:
+    def tenant(self, tenant: SophosTenant) -> None:
         """Collect a tenant's name."""
         self.names.add("tenant", tenant.name)
 

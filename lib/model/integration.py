@@ -9,7 +9,7 @@ from datetime import timedelta
 from lib.model.batch import Envelope
 from lib.model.families import expanded
 from lib.model.ids import group_of
-from lib.model.page import Tenant
+from lib.model.page import SophosTenant
 from lib.model.rate_policy import PUBLISHED
 from lib.model.region import AUTO
 from lib.model.stream import ALERTS, ENDPOINTS, EVENTS
@@ -56,7 +56,7 @@ class IntegrationSettings:
         """The excluded types, with each family replaced by its types."""
         return expanded(self.exclude_types)
 
-    def source_of(self, tenant: Tenant, *, one_of_many: bool) -> str:
+    def source_of(self, tenant: SophosTenant, *, one_of_many: bool) -> str:
         """The data source of a tenant's logs in UTMStack."""
         template = self.data_source or ("{integration}/{tenant}" if one_of_many else "{integration}")
         group = group_of(self.name, self.utmstack_tenant_id)

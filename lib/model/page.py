@@ -57,7 +57,7 @@ class Whoami:
 
 
 @dataclass(frozen=True, slots=True)
-class Tenant:
+class SophosTenant:
     """A Sophos Central customer that a credential can read."""
 
     id: str
@@ -70,7 +70,7 @@ class Tenant:
 
 
 @dataclass(frozen=True, slots=True)
-class OddTenant(Tenant):
+class OddTenant(SophosTenant):
     """One whose record in Sophos's list cannot be used. It has no host, and perhaps no real id."""
 
     fault: str

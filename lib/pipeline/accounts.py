@@ -19,7 +19,7 @@ from lib.errors import (
 from lib.model.checkpoint import SLOWEST, Problem, problem_after
 from lib.model.credential import InUse
 from lib.model.integration import IntegrationSettings
-from lib.model.page import OddTenant, Tenant
+from lib.model.page import OddTenant, SophosTenant
 from lib.model.region import refusal as wrong_region
 from lib.model.stream import Stream
 from lib.pipeline.integration import Integration, Target
@@ -202,7 +202,7 @@ def _targets(settings: IntegrationSettings, account: Account, kinds: Sequence[st
         [tenant.id for tenant in account.tenants if tenant.api_host] if settings.tenants is None else settings.tenants
     )
     for tenant_id in wanted:
-        tenant = by_id.get(tenant_id, Tenant(tenant_id, "", None))
+        tenant = by_id.get(tenant_id, SophosTenant(tenant_id, "", None))
         refusal = None if tenant.api_host else _unreadable(settings.name, tenant, account)
         if tenant.api_host and who.id_type == "tenant" and (wrong := wrong_region(settings.region, tenant.api_host)):
             raise wrong
@@ -217,7 +217,7 @@ def listed(tenants: Sequence[str]) -> str:
     return ", ".join(tenants[:5]) + more or "none"
 
 
-def _unreadable(name: str, tenant: Tenant, account: Account) -> WrongTenantError:
+def _unreadable(name: str, tenant: SophosTenant, account: Account) -> WrongTenantError:
     if fault := (account.left_out or {}).get(tenant.id):
         return WrongTenantError(
             f"integration {name!r}: tenant {tenant} cannot be read: {fault}",

@@ -12,7 +12,7 @@ from lib.model.clock import believed
 from lib.model.credential import left_out
 from lib.model.event_fields import EventFields
 from lib.model.inventory import FIRST_PAGE_SIZE
-from lib.model.page import OddTenant, Page, Tenant, Whoami
+from lib.model.page import OddTenant, Page, SophosTenant, Whoami
 from lib.model.region import AUTO, region_of
 from lib.model.region import refusal as wrong_region
 from lib.model.text import several
@@ -96,8 +96,8 @@ class Checks:
         self._deadline = deadline
         self._clocks: Mapping[str, datetime | None] = {}
         self._who: Whoami | None = None
-        self._tenants: list[Tenant] = []
-        self._reached: list[Tenant] = []
+        self._tenants: list[SophosTenant] = []
+        self._reached: list[SophosTenant] = []
         self._pages: dict[str, list[Page]] = {}
         self._streams: dict[str, dict[str, Any]] = {}
 
@@ -235,7 +235,7 @@ class Checks:
         tested = {path.host for path in self._sophos.paths()}
         first = {tenant.api_host: tenant for tenant in reversed(self._tenants)}
 
-        def connect(tenant: Tenant) -> str:
+        def connect(tenant: SophosTenant) -> str:
             path = self._sophos.path_to(str(tenant.api_host))
             if path.host in tested:
                 return ""
@@ -275,7 +275,7 @@ class Checks:
         self._streams["endpoints"] = {"readable": True, "sample": count}
         return tried.outcome(f"Read {several(count, 'device')} from the first page of the inventory.")
 
-    def _sample(self, tenant: Tenant, kind: str, span: timedelta) -> Page:
+    def _sample(self, tenant: SophosTenant, kind: str, span: timedelta) -> Page:
         here, shown = self._context.now(), self._shown()
         # By Sophos's clock, since Sophos refuses a date over 24 hours ago.
         now = believed([shown] if shown else [], here, None) or here
@@ -337,7 +337,7 @@ class Checks:
         return f"{self._context.engine()} accepted a stream and closed it cleanly."
 
 
-def _name_of(id_: str, tenants: Mapping[str, Tenant]) -> str:
+def _name_of(id_: str, tenants: Mapping[str, SophosTenant]) -> str:
     return str(tenants.get(id_, id_))
 
 
@@ -345,10 +345,10 @@ def _name_of(id_: str, tenants: Mapping[str, Tenant]) -> str:
 class _TriedTenants:
     """The tenants that a check tries, and those that could not be read."""
 
-    readable: list[Tenant]
-    refused: list[tuple[Tenant, ConnectorError]] = field(default_factory=list)
+    readable: list[SophosTenant]
+    refused: list[tuple[SophosTenant, ConnectorError]] = field(default_factory=list)
 
-    def read(self, read: Callable[[Tenant], T]) -> list[T]:
+    def read(self, read: Callable[[SophosTenant], T]) -> list[T]:
         """The results for the tenants that can be read; raises the error if none can."""
         results: list[T] = []
         for tenant in list(self.readable):

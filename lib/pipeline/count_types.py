@@ -12,7 +12,7 @@ from functools import partial
 
 from lib.errors import ConnectorError
 from lib.model.families import FAMILIES, NEEDED, PREFIX, family_of
-from lib.model.page import Tenant
+from lib.model.page import SophosTenant
 from lib.model.stream import EVENTS
 from lib.pipeline.accounts import Accounts
 from lib.pipeline.integration import Integration, Target
@@ -83,7 +83,7 @@ class TypesSeen:
 class UnreadTenant:
     """A tenant that was not read to the end, and why."""
 
-    tenant: Tenant | None
+    tenant: SophosTenant | None
     """None: the integration's tenants could not be listed, so none was read."""
     error: ConnectorError
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from lib.errors import ConnectorError
 from lib.model.checkpoint import oldest_request
 from lib.model.integration import IntegrationSettings
-from lib.model.page import Tenant
+from lib.model.page import SophosTenant
 from lib.model.stream import Stream
 from lib.pipeline.ports import CallLimiter, Source
 
@@ -39,7 +39,7 @@ class Target:
     """A stream, and the tenant to read it from."""
 
     stream: Stream
-    tenant: Tenant
+    tenant: SophosTenant
     data_source: str
     refusal: ConnectorError | None = None
     """The reason it cannot be read, if that is certain without a request."""

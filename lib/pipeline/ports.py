@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from lib.model.credential import InUse
 from lib.model.log import Log
-from lib.model.page import DevicePage, Page, Tenant, Whoami
+from lib.model.page import DevicePage, Page, SophosTenant, Whoami
 from lib.model.rate_policy import Used
 
 
@@ -21,7 +21,7 @@ class Directory(Protocol):
     def whoami(self, *, deadline: float | None = None) -> Whoami:
         """The organization, partner or tenant that the credential belongs to."""
 
-    def tenants(self, who: Whoami, *, deadline: float | None = None) -> Iterator[Tenant]:
+    def tenants(self, who: Whoami, *, deadline: float | None = None) -> Iterator[SophosTenant]:
         """The tenants that the credential can read."""
 
 

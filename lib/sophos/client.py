@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from lib.errors import CursorRefusedError, PermissionMissingError, ProtocolError, TokenRefusedError, WrongTenantError
 from lib.model.credential import InUse
 from lib.model.families import fitting
-from lib.model.page import DevicePage, OddTenant, Page, Tenant, Whoami, cursor_fault
+from lib.model.page import DevicePage, OddTenant, Page, SophosTenant, Whoami, cursor_fault
 from lib.sophos import pages
 from lib.sophos.auth import TokenCredential, Tokens
 from lib.sophos.http import MAX_BODY_BYTES, Http, HttpAnswer, RequestLimiter, TooLargeError
@@ -129,7 +129,7 @@ class Central:
             return who
         return Whoami(who.id, who.id_type, self._api_url, who.data_region)
 
-    def tenants(self, who: Whoami, *, deadline: float | None = None) -> Iterator[Tenant]:
+    def tenants(self, who: Whoami, *, deadline: float | None = None) -> Iterator[SophosTenant]:
         """The tenants that the credential can read: its own, or the customers of a partner or organization.
 
         The list may change between two pages: a tenant that appears twice is given once. A tenant whose record is
@@ -137,7 +137,7 @@ class Central:
         """
         if who.id_type == "tenant":
             # Every known tenant credential has a data region. If one has none, only the global host is left.
-            yield Tenant(who.id, "", who.data_region or who.global_host)
+            yield SophosTenant(who.id, "", who.data_region or who.global_host)
             return
         path = f"/{who.id_type}/v1/tenants"
         headers = {f"X-{who.id_type.capitalize()}-ID": who.id}

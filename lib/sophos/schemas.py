@@ -10,7 +10,7 @@ from typing import Any
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
 
 from lib.errors import ProtocolError
-from lib.model.page import OddTenant, Tenant, Whoami
+from lib.model.page import OddTenant, SophosTenant, Whoami
 from lib.model.text import printable
 from lib.sophos.http import HttpAnswer
 
@@ -60,8 +60,8 @@ class _TenantSchema(_LenientSchema):
     api_host = fields.String(data_key="apiHost", load_default=None, allow_none=True)
 
     @post_load
-    def _made(self, data: dict[str, Any], **_: Any) -> Tenant:
-        return Tenant(data["id"], data["name"] or "", data["api_host"] or None)
+    def _made(self, data: dict[str, Any], **_: Any) -> SophosTenant:
+        return SophosTenant(data["id"], data["name"] or "", data["api_host"] or None)
 
 
 class _PagesSchema(_LenientSchema):
@@ -76,12 +76,12 @@ class TenantsSchema(_LenientSchema):
     pages = fields.Nested(_PagesSchema, load_default=dict)
 
 
-def tenants_of(items: list[Any], first: int = 1) -> list[Tenant]:
+def tenants_of(items: list[Any], first: int = 1) -> list[SophosTenant]:
     """The tenants of a page. An unusable record becomes an OddTenant, so that the other tenants are still read.
 
     `first` is the number of the page's first record in the whole list.
     """
-    tenants: list[Tenant] = []
+    tenants: list[SophosTenant] = []
     for number, item in enumerate(items, first):
         try:
             tenants.append(_tenant.load(item))

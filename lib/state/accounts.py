@@ -12,7 +12,7 @@ from datetime import datetime
 from lib.errors import ConflictError, ConnectorError, CredentialsError, DamagedError
 from lib.model.checkpoint import Problem
 from lib.model.credential import CredentialWarning, Life, left_out, warnings
-from lib.model.page import Tenant, Whoami
+from lib.model.page import SophosTenant, Whoami
 from lib.model.stream import encode_segment
 from lib.state.codec import Codec, text_of
 from lib.state.dead_letters import copy_damaged_to_dead
@@ -28,7 +28,7 @@ class Account:
     fingerprint: str = ""
     """Hash of the client id and the API's URL. If it changes, Sophos is asked again."""
     who: Whoami | None = None
-    tenants: tuple[Tenant, ...] = ()
+    tenants: tuple[SophosTenant, ...] = ()
     checked_at: datetime | None = None
     problem: Problem | None = None
     paused_at: datetime | None = None

@@ -29,7 +29,7 @@ from lib.app import App
 from lib.config import loading as configuration
 from lib.model.checkpoint import Checkpoint, Counts, NewestEvent, Problem
 from lib.model.lease import Lease
-from lib.model.page import Tenant, Whoami
+from lib.model.page import SophosTenant, Whoami
 from lib.model.receipt import LastReceipt
 from lib.model.stream import Stream
 from lib.state.accounts import ACCOUNT, Account, account_key
@@ -61,7 +61,9 @@ def fill(folder: Path, streams: int) -> Path:
     )
     store, now = DirectoryStore(folder / "store"), datetime.now(UTC)
     tenants = tuple(
-        Tenant(_id_of(number), f"{NAMES[number % len(NAMES)]} {number:04d}", "https://api-us01.central.sophos.com")
+        SophosTenant(
+            _id_of(number), f"{NAMES[number % len(NAMES)]} {number:04d}", "https://api-us01.central.sophos.com"
+        )
         for number in range(streams)
     )
     account = Account(who=Whoami("p-1", "partner", "https://api.central.sophos.com", None), tenants=tenants)
@@ -99,7 +101,7 @@ def _id_of(number: int) -> str:
     return f"00000000-0000-4000-8000-{number:012d}"
 
 
-def _days(now: float, tenants: Sequence[Tenant]) -> Iterator[Day]:
+def _days(now: float, tenants: Sequence[SophosTenant]) -> Iterator[Day]:
     """A week, and ten minutes to come, in which events come by day more than by night."""
     days: dict[str, Day] = {}
     for minute in range(int(now) // 60 - 7 * 1440, int(now) // 60 + 10) if tenants else ():

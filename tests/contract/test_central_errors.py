@@ -31,7 +31,11 @@ REGIONS = ("us03", "eu02")
 @pytest.fixture(scope="module")
 def account() -> Iterator[CentralServer]:
     """Two regions, a partner, and tenants' credentials with more and less permissions."""
-    tenants = [Tenant(id="t-us", region="us03"), Tenant(id="t-eu", region="eu02"), Tenant(id="t-no", forbidden=True)]
+    tenants = [
+        Tenant(id="t-us", region="us03"),
+        Tenant(id="t-eu", region="eu02"),
+        Tenant(id="t-no", forbidden=True),
+    ]
     keys = [
         Credential("demo-client", "s", id_type="partner", id="p-1", tenants=("t-us", "t-eu", "t-no")),
         Credential("eu", "s", id="t-eu", permissions=frozenset({"endpoints"})),

@@ -17,7 +17,7 @@ from rich.cells import cell_len
 from emulator.central import Fault
 from emulator.web.health_changes import HEALTH, HEALTH_KEY, STREAMS, WHOLE, HealthChange, HealthRecord, Why
 from lib.model.checkpoint import Checkpoint, Counts, NewestEvent, Problem
-from lib.model.page import Tenant, Whoami
+from lib.model.page import SophosTenant, Whoami
 from lib.model.stream import Stream
 from lib.state.accounts import Account, StoredAccounts
 from lib.state.gaps import BATCH_MISSING, Gap
@@ -36,7 +36,7 @@ def standing(count: int, failing: int = 0) -> Iterator[Site]:
     partner = {"name": "acme", "client_id": "p", "client_secret": SECRET, "reconcile": "off"}
     with site(listen=f"127.0.0.1:{free_port()}", integrations=[partner], every="1h") as found:
         now = datetime.now(UTC)
-        tenants = tuple(Tenant(f"t-{at:03}", f"{WIDE} {at}", found.central.url) for at in range(count))
+        tenants = tuple(SophosTenant(f"t-{at:03}", f"{WIDE} {at}", found.central.url) for at in range(count))
         who = Whoami("p-1", "partner", found.central.url, None)
         assert StoredAccounts(found.state.store).write("acme", Account(who=who, tenants=tenants, checked_at=now), 0)
         refused = Problem(

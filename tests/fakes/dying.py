@@ -22,7 +22,7 @@ from lib.app import App
 from lib.config.loading import parse
 from lib.model.credential import InUse
 from lib.model.log import Log
-from lib.model.page import DevicePage, Page, Tenant, Whoami
+from lib.model.page import DevicePage, Page, SophosTenant, Whoami
 from lib.model.rate_policy import PUBLISHED
 from lib.parts import Parts, connect_sophos, open_store
 from lib.sophos.client import Central
@@ -130,7 +130,7 @@ class MortalSophos:
     def whoami(self, *, deadline: float | None = None) -> Whoami:
         return self._fate.call("whoami", lambda: self._central.whoami(deadline=deadline))
 
-    def tenants(self, who: Whoami, *, deadline: float | None = None) -> Iterator[Tenant]:
+    def tenants(self, who: Whoami, *, deadline: float | None = None) -> Iterator[SophosTenant]:
         return self._central.tenants(who, deadline=deadline)
 
     def devices(self, host: str, tenant: str, **request: Any) -> DevicePage:

@@ -17,7 +17,7 @@ from lib.app import App
 from lib.config.loading import parse
 from lib.errors import OverBudgetError, ThrottledError
 from lib.model.credential import InUse
-from lib.model.page import DevicePage, Page, Tenant, Whoami
+from lib.model.page import DevicePage, Page, SophosTenant, Whoami
 from lib.parts import Parts
 from lib.pipeline.fetch_page import FetchPage
 from lib.pipeline.rate_limiter import RateLimiter
@@ -163,7 +163,7 @@ class Quiet:
     """A partner's tenants, some of which have something new at each asking."""
 
     world: World
-    tenants_: list[Tenant]
+    tenants_: list[SophosTenant]
     busy: frozenset[str]
     asked: dict[str, list[float]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -179,7 +179,7 @@ class Quiet:
     def whoami(self, *, deadline: float | None = None) -> Whoami:
         return Whoami("p", "partner", "https://api.example.com", None)
 
-    def tenants(self, _who: Whoami, *, deadline: float | None = None) -> Iterator[Tenant]:
+    def tenants(self, _who: Whoami, *, deadline: float | None = None) -> Iterator[SophosTenant]:
         return iter(self.tenants_)
 
     def devices(self, host: str, tenant: str, **_: object) -> DevicePage:
@@ -215,7 +215,7 @@ def fetch_page(world: World, source: Quiet) -> FetchPage:
 
 
 def test_of_1000_tenants_each_is_asked_within_12_minutes_and_a_busy_one_within_2(world: World) -> None:
-    tenants = [Tenant(f"t-{number:04}", f"Tenant {number}", "https://api.example.com") for number in range(1000)]
+    tenants = [SophosTenant(f"t-{number:04}", f"Tenant {number}", "https://api.example.com") for number in range(1000)]
     busy = frozenset(tenant.id for tenant in tenants[::50])
     source = Quiet(world, tenants, busy)
     use_case = fetch_page(world, source)

@@ -16,7 +16,7 @@ from lib.errors import StoreError
 from lib.model.batch import Cursors, Envelope, Header
 from lib.model.checkpoint import OLDEST_REQUEST, Checkpoint, NewestEvent
 from lib.model.integration import UTMSTACK_TENANT
-from lib.model.page import Page, Tenant
+from lib.model.page import Page, SophosTenant
 from lib.model.stream import Stream
 from lib.sophos.pages import event_fields
 from lib.state.advance import advance, item_of
@@ -340,7 +340,7 @@ def test_a_last_pages_cursor_of_2099_is_not_believed_and_a_real_outage_after_it_
             return replace(super().page(host, tenant, kind, deadline=deadline, **more), next_cursor=self.cursor)
 
     world = World(tmp_path)
-    source = Telling(world, [Tenant("t", "T", "https://api.example.com")], frozenset({"t"}))
+    source = Telling(world, [SophosTenant("t", "T", "https://api.example.com")], frozenset({"t"}))
     use_case = fetch_page(world, source)
     for text in ("2099-01-01T00:00:00Z", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "later"):
         source.cursor = cursor_of(text)

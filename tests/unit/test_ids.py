@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lib.model.batch import GAP, POLL, RECONCILE, ids_of
 from lib.model.ids import IdScope, group_key, log_id, qualified
 from lib.model.integration import IntegrationSettings
-from lib.model.page import Tenant
+from lib.model.page import SophosTenant
 from lib.model.stream import ALERTS, ENDPOINTS, EVENTS, Stream
 
 TENANT = "ce66672c-e36d-4761-a8c8-90058fee1a24"
@@ -32,8 +32,8 @@ def test_a_group_that_shares_its_name_has_its_own_ids_and_data_source_still() ->
     assert group_key("t-2", name) == "t-2/default"
     assert group_key("t-1", name) == f"t-1/{name}"
     settings = IntegrationSettings(name=name, utmstack_tenant_id="t-2")
-    assert settings.source_of(Tenant("s-1", "Example Ltd", None), one_of_many=False) == "default"
-    assert settings.source_of(Tenant("s-1", "Example Ltd", None), one_of_many=True) == "default/Example Ltd"
+    assert settings.source_of(SophosTenant("s-1", "Example Ltd", None), one_of_many=False) == "default"
+    assert settings.source_of(SophosTenant("s-1", "Example Ltd", None), one_of_many=True) == "default/Example Ltd"
 
 
 def test_an_alert_and_its_event_have_different_ids() -> None:
