@@ -94,8 +94,8 @@ class Taken:
     @cached_property
     def late(self) -> int | None:
         """Events that the last reconciliations found; None if there was none."""
-        found = [line["reconciled"]["missing"] for line in self.streams if line.get("reconciled")]
-        return sum(found) if found else None
+        missing = [line["reconciled"]["missing"] for line in self.streams if line.get("reconciled")]
+        return sum(missing) if missing else None
 
     def ordered(self, sort: str) -> Sequence[Line]:
         """All lines in that order, sorted once."""
