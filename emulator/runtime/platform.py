@@ -297,8 +297,11 @@ class Platform:
         if answer.status == 503:
             wait = answer.headers.get("Retry-After", "")
             return float(wait) if wait.isdigit() else RETRY_SECONDS
+        outcomes = {line["outcome"] for line in self._results(answer)}
+        if "engine_unavailable" in outcomes:
+            return RETRY_SECONDS  # Sooner than the next sweep.
         # Another holder forwards the stream, or has died. A call after the lease's end takes over.
-        return BUSY_SECONDS if any(line["outcome"] == "busy" for line in self._results(answer)) else None
+        return BUSY_SECONDS if "busy" in outcomes else None
 
     def _fetched(self, answer: FunctionAnswer, results: list[dict[str, Any]]) -> None:
         now = datetime.now(UTC)

@@ -13,6 +13,7 @@ from lib import answers
 from lib.current import current
 from lib.http.handler import Refused, answer
 from lib.model.stream import KINDS
+from lib.pipeline.delivery_result import ENGINE_UNAVAILABLE
 
 if TYPE_CHECKING:
     from lib.pipeline.delivery_result import DeliveryResult
@@ -32,14 +33,19 @@ def forward(**fields: Any) -> dict[str, Any] | Refused:
 
 
 def forward_object(name: str) -> dict[str, Any] | Refused:
-    """Forward the waiting batches of the stored batch's stream."""
-    return answer_of(current().forward_object(name))
+    """Forward the waiting batches of the stored batch's stream.
+
+    While the engine is down, the platform need not repeat the event: the next sweep finds the batch. Otherwise each
+    waiting batch would add calls of its own during the whole outage.
+    """
+    return answer_of(current().forward_object(name), passing=ENGINE_UNAVAILABLE)
 
 
-def answer_of(results: Iterable[DeliveryResult]) -> dict[str, Any] | Refused:
-    """A line for each stream. If one stream failed, the answer makes the platform call again."""
+def answer_of(results: Iterable[DeliveryResult], *, passing: str | None = None) -> dict[str, Any] | Refused:
+    """A line for each stream. If one failed with another outcome than `passing`, the platform has to call again."""
     deliveries = list(results)
-    lines, error = answers.delivered(deliveries), next((result.error for result in deliveries if result.error), None)
+    failed = [result.error for result in deliveries if result.error and result.outcome != passing]
+    lines, error = answers.delivered(deliveries), failed[0] if failed else None
     app = current()
     rest = {"engine": answers.met(app.engine.counts)} if deliveries and not app.config().observe else {}
     return {"results": lines} | rest if error is None else Refused(lines, error.code, str(error), rest)

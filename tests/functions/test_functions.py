@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from emulator.central import CentralServer, Credential, Fault, Settings, Tenant
+from emulator.runtime.platform import finalized
 from infra.stage import stage
 from lib.model.stream import Stream
 from tests.site import SECRET, Site, free_port, site, until
@@ -228,6 +229,11 @@ def test_with_the_engine_down_batches_wait_and_the_platform_is_told_to_retry(own
     assert int(answer.headers["Retry-After"]) > 0
     (line,) = told["results"]
     assert (line["outcome"], line["pending"]) == ("engine_unavailable", 2)
+    # Its sweep is told so; the event of each waiting batch is not repeated beside it.
+    event, headers = finalized(next(own.state.batches.waiting()).entry.key, "file:store")
+    answer = own.post("forward-batch", json.loads(event), headers)
+    (line,) = json.loads(answer.body)["results"]
+    assert (answer.status, line["outcome"], line["pending"]) == (200, "engine_unavailable", 2)
     own.engine.start()
     assert [line["acked"] for line in own.results("forward-batch")] == [1200]
     assert own.raws() == own.central.raws(own.central.default_tenant)
