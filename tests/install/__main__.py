@@ -159,8 +159,9 @@ def _fresh(suite: str, work: Path) -> list[str]:
 
 
 def _bootstrap(suite: str, root: Path, *packages: str) -> None:
-    command = ["mmdebstrap", "--quiet", "--variant=apt", "--skip=cleanup/apt/lists", f"--include={','.join(packages)}"]
-    subprocess.run([*command, suite, root], check=True)
+    command = ["mmdebstrap", "--quiet", "--variant=apt", "--skip=cleanup/apt/lists"]
+    include = [f"--include={','.join(packages)}"] if packages else []  # It refuses an empty list.
+    subprocess.run([*command, *include, suite, root], check=True)
     shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
 
 
