@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from lib.errors import DamagedError, LogRefusedError, NotFoundError
+from lib.errors import ConflictError, DamagedError, LogRefusedError, NotFoundError
 from lib.model.clock import day_before
 from lib.model.log import MAX_LOG_BYTES, Log, unacceptable
 from lib.model.stream import Stream
@@ -73,7 +74,10 @@ class Replay:
         report = self._sent(batches, damaged, on_batch, without={log.id for _, logs in letters for log in logs})
         count, acked, refused = report.batches, report.acked, report.refused
         for key, _ in letters:
-            sent = self.named(key)
+            try:
+                sent = self.named(key)
+            except NotFoundError:
+                continue  # Another replay has sent it since the listing.
             count, acked, refused = count + 1, acked + sent.acked, refused + sent.refused
             on_batch(acked + refused)
         return ReplayReport(count, acked, refused, tuple(damaged))
@@ -170,11 +174,12 @@ class Replay:
             ) from None
         refused = self._refused(logs)
         if len(refused) < len(logs):
-            if refused:
-                body = b"".join(line for line, log in zip(lines, logs, strict=True) if log.id in refused)
-                self.state.store.write(key, body, expected=stored.generation)
-            else:
-                self.state.store.delete(key, expected=stored.generation)
+            body = b"".join(line for line, log in zip(lines, logs, strict=True) if log.id in refused)
+            with suppress(ConflictError):  # Another replay has sent them too, and has removed them.
+                if body:
+                    self.state.store.write(key, body, expected=stored.generation)
+                else:
+                    self.state.store.delete(key, expected=stored.generation)
         return ReplayReport(1, len(logs) - len(refused), len(refused))
 
     def _sent(

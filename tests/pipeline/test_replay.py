@@ -3,11 +3,15 @@
 import gzip
 import json
 import os
+from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
 
+from lib.model.log import Log
+from lib.pipeline.replay import Replay
+from lib.sophos.pages import event_fields
 from tests.site import Site, free_port, site
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,6 +179,37 @@ def test_all_that_was_set_aside_in_a_time_is_sent_again_and_once() -> None:
         assert "no dead letters" in found.command("replay", "--since", "1h", "--dead-letters")["hint"]
         refused = found.command("replay", "--batch", "dead/x", "--dead-letters", status=2)
         assert "`--since`" in refused["problem"]["detail"]
+
+
+def test_dead_letters_that_another_replay_sends_meanwhile_end_none() -> None:
+    with site() as found:
+        found.central.append(found.central.default_tenant, "events", [b'{"id": "1"}'])
+        read(found)
+        store, log = found.state.store, found.engine.received[0]
+        line = {"id": log.id, "data_type": log.dataType, "data_source": log.dataSource, "tenant_id": log.tenantId}
+        line |= {"timestamp": log.timestamp, "raw": log.raw, "reason": "for a test"}
+        keys = [f"dead/acme/t/events/{number:020d}.ndjson" for number in (1, 2, 3)]
+        for key in keys:
+            store.write(key, json.dumps(line).encode() + b"\n", expected=0)
+
+        def another(_: int) -> None:
+            """It has sent the second one, and sends the third one at the same time as this one."""
+            stored = store.read(keys[1])
+            if stored is not None:
+                store.delete(keys[1], expected=stored.generation)
+
+        class Meanwhile:
+            def deliver(self, logs: Iterator[Log], **_: object) -> Iterator[int]:
+                yield len([*logs])
+                for key in keys[2:] if not store.read(keys[1]) else ():
+                    stored = store.read(key)
+                    assert stored is not None
+                    store.delete(key, expected=stored.generation)
+
+        replay = Replay(found.state, Meanwhile(), event_fields)
+        report = replay.since(None, another)
+        assert (report.ok, report.batches, report.acked) == (True, 2, 2)
+        assert [entry.key for entry in store.list("dead/")] == []
 
 
 def test_a_name_that_is_nothing_is_told() -> None:
