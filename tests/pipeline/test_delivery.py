@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,18 @@ from emulator.central import CentralServer
 from emulator.central.clock import Clock
 from lib.app import App
 from lib.errors import StoreError
+from lib.model.stream import Stream
 from lib.parts import open_store
-from lib.pipeline.deliver_stream import MOST_BATCHES, OVERTAKEN_CALLS, REFUSALS
+from lib.pipeline.deliver_stream import OVERTAKEN_CALLS, REFUSALS
 from lib.state import leases, receipts
 from lib.state.leases import lease_key
+from lib.state.state import State
 from lib.store.base import ObjectStore, Stored
 from lib.store.directory import DirectoryStore
 from tests.audited import audit
 from tests.fakes.gcs import Call, FakeGcs, Reply
+from tests.fakes.headers import header_at
+from tests.fakes.memory_store import MemoryStore
 from tests.fakes.picky import PickyEngine
 from tests.pipeline.test_faults import Connector
 from tests.pipeline.test_unexpected import Broken
@@ -473,4 +478,20 @@ def test_many_small_batches_in_a_slow_bucket_are_sent_once_and_nobody_is_blamed(
         assert set(sent.values()) == {1}
         assert set(outcomes) == {("delivered", None)}
         assert len(outcomes) > 1, "one call was not enough"
-        assert max(in_flight) <= MOST_BATCHES, "what a slow store settles in the grace"
+        assert max(in_flight) <= 32, "what a store with 150 ms a call settles in the grace"
+
+
+def test_no_more_than_32_batches_are_in_flight_however_fast_the_engine_takes_them() -> None:
+    with site() as found:
+        state, stream = State.of(MemoryStore()), Stream("acme", "t-1", "events")
+        for number in range(1, 71):
+            header = header_at(datetime(2026, 3, 1, tzinfo=UTC), stream, number, count=1)
+            state.batches.create(header, [b'{"id": "n%d"}' % number])
+        use_case = found.app.forward_batch
+        # It acknowledges nothing before it has taken all of them, or its stream ends.
+        found.engine.faults["shuffle"] = "70"
+        (result,) = replace(use_case, context=replace(use_case.context, state=state)).run(
+            deadline=time.monotonic() + 60
+        )
+        assert (result.outcome, result.acked, result.pending) == ("delivered", 70, 0)
+        assert found.engine.streams == 3, "32, 32 and 6"
