@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from waitress.channel import HTTPChannel
-from waitress.server import create_server
+from waitress.server import TcpWSGIServer, create_server
+from waitress.task import ErrorTask
 
 THREADS = 8
 CONNECTIONS = 500
@@ -15,6 +17,28 @@ LOOK_SECONDS = 5
 """The interval of the search for idle connections."""
 
 
+class ProblemTask(ErrorTask):  # type: ignore[misc]  # it has no types
+    """Answers a request that reaches no application, such as one whose body is too large, as an RFC 9457 problem."""
+
+    def execute(self) -> None:
+        """Answer, then close the connection: the rest of the request is not read."""
+        error = self.request.error
+        code = "too_large" if error.code == 413 else "bad_request" if error.code < 500 else "unexpected"
+        told = {"title": error.reason, "status": error.code, "code": code, "detail": str(error.body)}
+        body = json.dumps(told).encode()
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers.append(("Content-Type", "application/problem+json"))
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.write(body)
+
+
+class ProblemChannel(HTTPChannel):  # type: ignore[misc]  # it has no types
+    """A connection whose errors are problems."""
+
+    error_task_class = ProblemTask
+
+
 def server_of(app: Any, channels: dict[int, Any], **where: Any) -> Any:
     """A server of the application that listens already; OSError if it cannot listen.
 
@@ -22,7 +46,7 @@ def server_of(app: Any, channels: dict[int, Any], **where: Any) -> Any:
     """
     from lib.http.handler import MAX_BODY_BYTES  # noqa: PLC0415 - imports Flask
 
-    return create_server(
+    server = create_server(
         app,
         map=channels,
         threads=THREADS,
@@ -35,6 +59,10 @@ def server_of(app: Any, channels: dict[int, Any], **where: Any) -> Any:
         asyncore_use_poll=True,
         **where,
     )
+    for listener in channels.values():  # One for each address of the host.
+        if isinstance(listener, TcpWSGIServer):
+            listener.channel_class = ProblemChannel
+    return server
 
 
 def is_busy(channel: HTTPChannel) -> bool:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Flask
-from waitress.channel import HTTPChannel
 from waitress.server import TcpWSGIServer
 
-from emulator.runtime.wsgi import CONNECTIONS, is_busy, server_of
+from emulator.runtime.wsgi import CONNECTIONS, ProblemChannel, is_busy, server_of
 
 KEPT = CONNECTIONS - 100
 """The most open connections. The next one closes the one that has been idle longest."""
 
 
-class Channel(HTTPChannel):  # type: ignore[misc]  # it has no types
+class Channel(ProblemChannel):
     """A connection that closes the longest idle one when there are too many."""
 
     def __init__(self, server: TcpWSGIServer, *args: Any, **options: Any) -> None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from http.client import HTTPResponse
 
 import psutil
 import pytest
@@ -96,7 +97,12 @@ def test_a_large_body_is_refused_before_it_is_taken_in(own: Site) -> None:
         assert fetch.is_up(60)
         with socket.create_connection(("127.0.0.1", fetch.port), timeout=60) as caller:
             caller.sendall(b"POST / HTTP/1.1\r\nHost: example.com\r\nContent-Length: 500000000\r\n\r\n")
-            assert caller.recv(100).startswith(b"HTTP/1.1 413 ")
+            answer = HTTPResponse(caller)
+            answer.begin()
+            assert (answer.status, answer.headers["Content-Type"]) == (413, "application/problem+json")
+            told = json.loads(answer.read())
+            assert (told["status"], told["code"]) == (413, "too_large")
+            assert "2097152" in told["detail"]
 
 
 def test_a_call_that_has_begun_is_answered_before_the_process_ends(own: Site) -> None:
