@@ -295,7 +295,7 @@ class App:
         stream: str | None = None,
         max_pages: int | None = None,
     ) -> Fetched:
-        """Fetch all streams, or those named; NotFoundError for an unknown integration.
+        """Fetch all streams, or those named; NotFoundError for an unknown integration, tenant or kind.
 
         With a task queue, a tick only adds a task for each stream. A task's call adds the next one for further pages.
         """
@@ -310,6 +310,8 @@ class App:
             return Fetched(plan.results, plan.deferred, use_case.calls_used(), queued, heartbeat)
         by = self.deadline()
         fetched = use_case.run(integration=integration, tenant=tenant, kind=stream, max_pages=max_pages, deadline=by)
+        if not fetched.results:
+            self._require_stream(integration, tenant, stream)
         if fan_out is not None and tenant is not None:
             fan_out.follow(fetched.results)
         return replace(fetched, budgets=use_case.calls_used(), heartbeat=heartbeat)
@@ -333,9 +335,14 @@ class App:
     def forward(
         self, integration: str | None = None, tenant: str | None = None, stream: str | None = None
     ) -> list[DeliveryResult]:
-        """Forward the waiting batches of all streams, or of those named; NotFoundError for an unknown integration."""
+        """Forward the waiting batches of all streams, or of those named; NotFoundError as in `fetch`."""
         self.require(integration)
-        return self.forward_batch.run(integration=integration, tenant=tenant, kind=stream, deadline=self.deadline())
+        results = self.forward_batch.run(integration=integration, tenant=tenant, kind=stream, deadline=self.deadline())
+        if tenant is None and stream is None:
+            return results
+        if not any(result.pending or self.state.checkpoints.is_there(result.stream) for result in results):
+            self._require_stream(integration, tenant, stream)
+        return results
 
     def forward_object(self, name: str) -> list[DeliveryResult]:
         """Forward the waiting batches of the stream to which the stored batch belongs; do nothing for other objects."""
@@ -424,6 +431,14 @@ class App:
 
         sophos = connect_sophos(self.parts, self.config().sophos, credentials, calls)
         return CheckSubject(sophos, calls, region, tenants, streams)
+
+    def _require_stream(self, integration: str | None, tenant: str | None, kind: str | None) -> None:
+        """Raise NotFoundError if no configured integration reads the tenant, or that kind of stream."""
+        from lib.pipeline.accounts import require_stream
+
+        names = [config for config in self.config().integrations if integration in (None, config.name)]
+        if (tenant, kind) != (None, None):
+            require_stream(names, self.accounts, tenant, kind)
 
     def require(self, integration: str | None) -> None:
         """Raise NotFoundError for an integration that is not configured."""

@@ -12,6 +12,7 @@ from lib.errors import (
     ConflictError,
     ConnectorError,
     CredentialsError,
+    NotFoundError,
     PermissionMissingError,
     ThrottledError,
     WrongTenantError,
@@ -191,6 +192,32 @@ def known_targets(settings: IntegrationSettings, account: Account) -> list[Targe
         return list(_targets(settings, account))
     except PermissionMissingError:
         return []
+
+
+def require_stream(
+    integrations: Sequence[IntegrationSettings], accounts: Accounts, tenant: str | None, kind: str | None
+) -> None:
+    """Raise NotFoundError if none of the integrations reads such a stream. What is not known yet may be one."""
+    tenants: dict[str, str] = {}
+    for settings in integrations:
+        account = accounts.read(settings.name)
+        if account.who is None and settings.tenants is None:
+            return
+        for target in known_targets(settings, account):
+            if tenant in (None, target.stream.tenant) and kind in (None, target.stream.kind):
+                return
+            tenants[target.stream.tenant] = str(target.tenant)
+    names = " or ".join(repr(settings.name) for settings in integrations)
+    if tenant is not None and tenant not in tenants:
+        raise NotFoundError(
+            f"integration {names} reads no tenant {tenant!r}; it reads {listed([*tenants.values()])}",
+            remedy="Give the tenant's id as `status` shows it. A new tenant is known within an hour.",
+        )
+    kinds = sorted({kind for settings in integrations for kind in settings.streams})
+    raise NotFoundError(
+        f"integration {names} reads no {kind}; it reads {', '.join(kinds)}",
+        remedy="Correct the name, or add it to `streams` of the integration.",
+    )
 
 
 def _targets(settings: IntegrationSettings, account: Account, kinds: Sequence[str] | None = None) -> Iterator[Target]:

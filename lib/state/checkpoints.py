@@ -108,6 +108,10 @@ class Checkpoints:
         body = to_body(stream, checkpoint)
         return SavedCheckpoint(checkpoint, self._store.write(checkpoint_key(stream), body, expected=expected))
 
+    def is_there(self, stream: Stream) -> bool:
+        """Whether the stream has a checkpoint."""
+        return self._store.read(checkpoint_key(stream)) is not None
+
     def streams(self) -> Iterator[Stream]:
         """Every stream with a checkpoint. Foreign objects are skipped."""
         for entry in self._store.list(PREFIX):

@@ -73,6 +73,33 @@ def test_an_unknown_integration_is_not_found(shared: Site, name: str) -> None:
     assert "'acme'" in json.loads(answer.body)["detail"]
 
 
+def test_a_tenant_or_kind_that_nobody_reads_is_not_found(own: Site) -> None:
+    tenant = own.central.default_tenant
+    assert own.post("forward-batch", {"integration": "acme", "tenant": "t-nobody"}).status == 200, "not known yet"
+    own.results("fetch-page")
+    named = {"integration": "acme", "tenant": "t-nobody"}
+    for name, request, words in (
+        ("fetch-page", named, f"'acme' reads no tenant 't-nobody'; it reads {tenant}"),
+        ("fetch-page", {"tenant": "t-nobody"}, "'acme' reads no tenant 't-nobody'"),
+        (
+            "fetch-page",
+            {"integration": "acme", "tenant": tenant, "stream": "alerts"},
+            "reads no alerts; it reads events",
+        ),
+        ("forward-batch", named, "'acme' reads no tenant 't-nobody'"),
+        ("forward-batch", named | {"stream": "events"}, "'acme' reads no tenant 't-nobody'"),
+    ):
+        answer = own.post(name, request)
+        assert answer.status == 404, answer.body
+        told = json.loads(answer.body)
+        assert (told["code"], words in told["detail"]) == ("not_found", True), told
+        assert told["remedy"]
+    known = {"integration": "acme", "tenant": tenant, "stream": "events"}
+    assert own.results("fetch-page", known)[0]["outcome"] == "up_to_date"
+    assert own.results("forward-batch", known)[0]["outcome"] == "delivered"
+    assert own.results("forward-batch", known)[0]["outcome"] == "idle"
+
+
 def test_only_post_and_only_small_bodies(shared: Site) -> None:
     function = shared.function("fetch-page")
     assert function.call(b" " * (1 << 20) + b"{}").status == 413
