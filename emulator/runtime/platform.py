@@ -27,6 +27,7 @@ from lib.errors import ConnectorError, RetryableError, StoreError
 from lib.http.cloud_events import FINALIZED
 from lib.model.checkpoint import Problem, problem_after
 from lib.model.clock import from_text
+from lib.model.health import KINDS
 from lib.model.stream import Stream
 from lib.parts import open_store
 from lib.pipeline.read_result import THAT_READ, goes_on
@@ -55,6 +56,8 @@ DRAIN_SECONDS = 25.0
 """The time for calls under way at the end, before the functions are stopped."""
 PROBE_SECONDS = 30.0
 """The interval of engine probes, so that an outage shows in a quiet hour too."""
+UNUSABLE = 422
+"""The status of an answer by which nothing was done, until a person changes something."""
 FAILURES = 3
 """A function counts as failing after this many failed calls in a row."""
 
@@ -198,14 +201,14 @@ class Platform:
         return answer
 
     def _judge(self, name: str, answer: FunctionAnswer) -> None:
-        """Keep whether the function works. A 503 with results is a good answer; any other 5xx is a failure."""
-        if answer.status < 500 or (answer.status == 503 and b'"results"' in answer.body):
+        """Keep whether the function works. A 503 with results is a good answer; 422 and any other 5xx are failures."""
+        if not _is_failure(name, answer):
             self.function_problems.pop(name, None)
             self.outages.note(name, None)
             if name == "fetch-page" and answer.status == 200:
                 self.ticked_at = datetime.now(UTC)
         else:
-            self._note_failure(name, FunctionFailedError(f"{name} answers {answer.status}: {_detail_of(answer)}"))
+            self._note_failure(name, _failure_of(name, answer))
 
     def _note_failure(self, name: str, error: ConnectorError) -> None:
         problem = problem_after(self.function_problems.get(name), error, datetime.now(UTC), None)
@@ -362,8 +365,8 @@ class Platform:
 
     def _results(self, answer: FunctionAnswer) -> list[dict[str, Any]]:
         if answer.status not in (200, 503):
-            # A status of 500 or more is logged as an outage of the function.
-            level = logging.WARNING if answer.status < 500 else logging.DEBUG
+            # What counts as a failure of the function is logged as its outage.
+            level = logging.WARNING if answer.status < UNUSABLE else logging.DEBUG
             log.log(level, "a function answered %d: %s", answer.status, answer.body[:500].decode("utf-8", "replace"))
             return []
         results: list[dict[str, Any]] = answer.fields.get("results", [])
@@ -382,8 +385,20 @@ def _read_times(before: Mapping[str, Any] | None, line: Mapping[str, Any], now: 
     return fields | {"looked_at": now, "looked_on": line["has_more"]}
 
 
-def _detail_of(answer: FunctionAnswer) -> str:
-    return str(answer.fields.get("detail", "no explanation"))
+def _is_failure(name: str, answer: FunctionAnswer) -> bool:
+    if answer.status == UNUSABLE:
+        return name != "test-connection"  # There, it answers what the caller wrote.
+    return answer.status >= 500 and not (answer.status == 503 and b'"results"' in answer.body)
+
+
+def _failure_of(name: str, answer: FunctionAnswer) -> FunctionFailedError:
+    """The failure that an answer tells. One that the health has a name for keeps its name."""
+    code, detail = answer.fields.get("code"), str(answer.fields.get("detail", "no explanation"))
+    if code not in KINDS:
+        return FunctionFailedError(f"{name} answers {answer.status}: {detail}")
+    failure = FunctionFailedError(f"{name}: {detail}", remedy=str(answer.fields.get("remedy", "")))
+    failure.code = code
+    return failure
 
 
 def finalized(name: str, bucket: str) -> tuple[bytes, dict[str, str]]:

@@ -235,10 +235,13 @@ def _of_site(site: SiteFacts) -> Iterator[Finding]:
     if problems.store is not None:
         yield _finding(problems.store.code, problems.store.detail, problems.store.since, remedy=problems.store.remedy)
     for problem in problems.functions:
-        yield _finding("function_failing", problem.detail, problem.since)
+        code = problem.code if problem.code in KINDS else "function_failing"
+        yield _finding(code, problem.detail, problem.since, remedy=problem.remedy)
     if site.max_pending_bytes is not None and site.pending_bytes >= site.max_pending_bytes:
         yield _finding("store_full", f"Waiting for the engine: {several(site.pending_bytes, 'byte')}", None)
-    if problems.config_edit is not None:
+    # A function that cannot start with the edit tells of it as a failure. It is one problem.
+    is_told = any(problem.code == "config_invalid" for problem in problems.functions)
+    if problems.config_edit is not None and not is_told:
         yield _finding("config_edit_broken", problems.config_edit.detail, problems.config_edit.since)
     for problem in problems.followed:
         yield _finding("followed_config", problem.detail, problem.since, remedy=problem.remedy)

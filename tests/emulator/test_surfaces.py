@@ -214,14 +214,27 @@ def stale(well: Surfaces) -> None:
 
 
 def function_failing(well: Surfaces) -> None:
-    well.site.write_config(integrations=[])  # a function that is started anew cannot read it
-    well.site.config.write_text("integrations: [")
+    well.site.function("fetch-page").stop()
+    for _ in range(FAILURES):
+        with pytest.raises(FunctionDownError):
+            well.post("fetch-page")
+
+
+def config_edit_met_by_a_new_process(well: Surfaces) -> None:
+    well.site.config.write_text(well.site.config.read_text() + "\nintegrations: [")
+    well.live.current()
     well.site.end("fetch-page")
     for _ in range(FAILURES):
-        try:
-            well.post("fetch-page")
-        except FunctionDownError:
-            continue
+        well.post("fetch-page")
+
+
+def newer_layout_met_by_new_processes(well: Surfaces) -> None:
+    """As after a downgrade of the functions: each call is answered, and none does anything."""
+    (well.site.folder / "store/.layout").write_text('{"layout": 99}')
+    for name in ("fetch-page", "forward-batch"):
+        well.site.end(name)
+        for _ in range(FAILURES):
+            well.post(name)
 
 
 def config_edit_broken(well: Surfaces) -> None:
@@ -628,6 +641,8 @@ CAUSES = [
     Cause(late, {"late": "attention"}, ("SophosEventsLate",)),
     Cause(stale, {"stale": "attention"}, ("SophosFiguresStale",)),
     Cause(function_failing, {"function_failing": "failing"}, ("SophosFunctionFailing",), once=True),
+    Cause(config_edit_met_by_a_new_process, {"config_invalid": "failing"}, ("SophosAccessWrong",), once=True),
+    Cause(newer_layout_met_by_new_processes, {"layout_newer": "failing"}, ("SophosStoreFailing",), once=True),
     Cause(config_edit_broken, {"config_edit_broken": "attention"}, ("SophosConfigurationBroken",)),
     Cause(layout_newer, {"layout_newer": "failing"}, ("SophosStoreFailing",)),
     Cause(observing, {"observing": "attention"}, ("SophosObserving",), minutes=1500),
@@ -647,6 +662,7 @@ def test_each_cause_is_told_alike_by_page_status_command_metrics_and_alerts(caus
         if cause.once:
             told = requests.get(f"{well.url}/status", timeout=30).json()
             assert {each["code"]: each["health"] for each in told["reasons"]} == cause.reasons
+            assert all(each["remedy"] and each["detail"] for each in told["reasons"])
         else:
             assert well.reasons() == cause.reasons
         assert {*cause.alerts} <= well.alerts(tmp_path, cause.minutes)
