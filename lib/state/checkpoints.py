@@ -15,11 +15,11 @@ from typing import Any
 
 from lib.errors import ConflictError, DamagedError
 from lib.model.batch import POLL, Header, is_number
-from lib.model.checkpoint import HORIZON, Checkpoint, NewestEvent, Recent
+from lib.model.checkpoint import HORIZON, Checkpoint, Counts, NewestEvent, Recent
 from lib.model.clock import to_text
 from lib.model.stream import Stream, stream_of
 from lib.state.batches import HEADER
-from lib.state.codec import Codec, text_of
+from lib.state.codec import UNREADABLE, Codec, text_of
 from lib.state.dead_letters import copy_damaged_to_dead
 from lib.state.ledger import Ledger, last_of, place_of
 from lib.store.base import ABSENT, ObjectStore
@@ -91,7 +91,7 @@ class Checkpoints:
         """The saved checkpoint, or a new stream's. A damaged one is copied to `dead/` and rebuilt."""
         stored = self._store.read(checkpoint_key(stream))
         if stored is None:
-            return SavedCheckpoint(self._recovered(stream), ABSENT)
+            return SavedCheckpoint(self._rebuilt(stream), ABSENT)
         try:
             checkpoint, is_edited = _decoded(stored.body)
             if is_edited:
@@ -101,7 +101,7 @@ class Checkpoints:
             return SavedCheckpoint(checkpoint, stored.generation)
         except DamagedError as error:
             copy_damaged_to_dead(self._store, checkpoint_key(stream), stored.body, error)
-            return SavedCheckpoint(self._recovered(stream), stored.generation)
+            return SavedCheckpoint(self._rebuilt(stream), stored.generation)
 
     def write(self, stream: Stream, checkpoint: Checkpoint, *, expected: int) -> SavedCheckpoint:
         """Write the checkpoint; ConflictError if another run wrote it first."""
@@ -129,6 +129,25 @@ class Checkpoints:
                     with suppress(ConflictError):
                         checkpoint = replace(saved.checkpoint, problem=problem.without_wait())
                         self.write(stream, checkpoint, expected=saved.generation)
+
+    def _rebuilt(self, stream: Stream) -> Checkpoint:
+        """As `_recovered`, with the number of events in all receipts and waiting batches. Other counts are lost."""
+        checkpoint = self._recovered(stream)
+        if checkpoint == Checkpoint():
+            return checkpoint
+        ledger, events, last = Ledger(self._store), 0, 0
+        for place, body in ledger.before(stream, "~"):
+            receipt = ledger.readable(stream, place, body)
+            if receipt is not None:
+                events, last = receipt.total, receipt.header.sequence
+                break
+        for entry in self._store.list(f"batches/{stream.path}/"):
+            stored = self._store.read(entry.key)
+            with suppress(*UNREADABLE):
+                header = HEADER.decode(stored.body.partition(b"\n")[0]) if stored else None
+                # A batch that has its receipt already is counted there.
+                events += header.events if header and header.sequence > last else 0
+        return replace(checkpoint, counts=Counts(events))
 
     def _recovered(self, stream: Stream) -> Checkpoint:
         """The checkpoint after the newest batch or receipt; a new stream's if there is neither."""

@@ -86,6 +86,21 @@ def test_after_any_batch_the_chain_of_cursors_holds(works: Works, steps: tuple[s
     assert told["ok"], told
 
 
+def test_a_cursor_that_is_made_again_counts_what_was_stored_before(works: Works) -> None:
+    """Otherwise `status` would say that more was acknowledged than was ever fetched."""
+    works.central.emit(4)
+    works.run("fetch")
+    works.damage_cursor()
+    works.central.emit(2)
+    works.run("fetch", "forward")
+    (stream,) = works.state.checkpoints.streams()
+    assert works.state.checkpoints.read(stream).checkpoint.counts.events == 26
+    (cursor,) = works.store.glob("cursors/*/*/*.json")
+    cursor.unlink()
+    works.run("forward")
+    assert works.state.checkpoints.read(stream).checkpoint.counts.events == 26
+
+
 @pytest.mark.parametrize("is_delivered", [False, True], ids=["waits", "delivered"])
 def test_a_gap_that_was_told_and_not_written_down_is_told_once(works: Works, is_delivered: bool) -> None:
     works.central.clock.advance(DAY_AND_MORE)
