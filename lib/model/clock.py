@@ -80,3 +80,14 @@ def day_of(moment: datetime) -> str:
 def day_before(moment: datetime) -> str:
     """The ledger's day before that of a time, `yyyy-mm-dd`."""
     return day_of(moment - timedelta(days=1))
+
+
+def is_turn_of(day: str, turn: int, turns: int) -> bool:
+    """Whether a look over each `turns`th day reads this day. Turns that follow each other read all days."""
+    return (number_of(day) - turn) % turns == 0
+
+
+def number_of(day: str) -> int:
+    """A number that rises by one from day to day within a month; any digits have one."""
+    year, month, in_month = map(int, day.split("-"))
+    return (year * 12 + month) * 31 + in_month

@@ -1,4 +1,8 @@
-"""Remove archived batches and receipts that are older than their retention, of busy and of quiet streams."""
+"""Remove archived batches and receipts that are older than their retention, of busy and of quiet streams.
+
+The same visit to a stream looks for damage where nobody else does: in the archive, and in the receipts of streams
+without deliveries. A visit a day reads a part, so that all is read within LOOKED_OVER.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,10 @@ from datetime import datetime, timedelta
 from functools import cache
 
 from lib.errors import ConnectorError
-from lib.model.clock import FARTHEST, day_of, to_text
+from lib.model.clock import FARTHEST, day_of, number_of, to_text
 from lib.model.stream import ENDPOINTS, Stream
 from lib.state.leases import held
-from lib.state.ledger import KEPT, place_of
+from lib.state.ledger import KEPT, LOOKED_OVER, Listed, place_of
 from lib.state.state import State
 
 log = logging.getLogger(__name__)
@@ -25,7 +29,7 @@ CHECKED_AGAIN = timedelta(hours=1)
 
 
 class Expiry:
-    """Looks once a day in each process for objects that are too old. It writes nothing if there are none."""
+    """Looks once a day in each process for objects that are too old, or damaged. Without any it writes nothing."""
 
     def __init__(self) -> None:
         self._done = ""
@@ -51,6 +55,7 @@ class Expiry:
         today = day_of(now())
         if self._done == today:
             return
+        turn, turns = number_of(today), LOOKED_OVER.days
         # Called only if there is something that may be old: it reads every checkpoint.
         moment = cache(lambda: self._moment(state, now()))
         archives = next(iter(state.store.list("archive/")), None) is not None
@@ -65,9 +70,14 @@ class Expiry:
                 if at is not None:
                     removed = state.batches.expire(stream, day_of(at - archive), EXPIRED_A_CALL)
                     self._is_rest |= removed == EXPIRED_A_CALL
-                self._is_rest |= not _receipts(state, stream, holder, now, moment=moment, goes_on=goes_on)
+                    state.batches.look_over_archive(stream, turn, turns, goes_on)
+                receipts = [*state.ledger.entries(stream)]
+                if _has_expired(receipts, day_of(now() - KEPT)):
+                    self._is_rest |= not _receipts(state, stream, holder, now, moment=moment, goes_on=goes_on)
+                if receipts and receipts[-1][0].day < today:  # Delivery looks once a day on which there is one.
+                    state.ledger.look_over(stream, turn, turns, goes_on, receipts)
             except ConnectorError as error:
-                log.warning("%s: old batches and receipts are not removed for now: %s", stream, error)
+                log.warning("%s: old batches and receipts are not looked for now: %s", stream, error)
         if not self._is_rest:
             self._done = today
         self._last_stream, self._is_rest = None, False
@@ -113,8 +123,6 @@ def _receipts(
     goes_on: Callable[[], bool],
 ) -> bool:
     """Remove the old receipts of a quiet stream; delivery does it once a day for a busy one. Whether it finished."""
-    if not state.ledger.has_expired(stream, day_of(now() - KEPT)):
-        return True
     at = moment()
     if at is None:
         return False
@@ -123,3 +131,8 @@ def _receipts(
     with held(state.store, stream, holder(), now) as lease:
         tail = place_of(state.ledger.tail(stream, lease.state.tail).key) if lease else None
         return tail is None or state.ledger.tidy(stream, closed=tail.day, oldest=oldest, goes_on=goes_on)
+
+
+def _has_expired(entries: Sequence[Listed], oldest: str) -> bool:
+    """Whether a day before `oldest` can be removed. The last day never is, since the chain continues from it."""
+    return bool(entries) and entries[0][0].day < oldest and entries[-1][0].day != entries[0][0].day

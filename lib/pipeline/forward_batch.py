@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from lib.errors import ConflictError, ConnectorError, EngineDownError, EngineRefusedError, EngineSlowError
-from lib.model.clock import day_of, from_text
+from lib.model.clock import day_of, from_text, number_of
 from lib.model.stream import Stream
 from lib.pipeline.deliver_stream import DeliveryContext, StreamDelivery
 from lib.pipeline.delivery_result import BUSY, ENGINE_UNAVAILABLE, FAILED, DeliveryResult
@@ -17,7 +17,7 @@ from lib.pipeline.expiry import Expiry
 from lib.pipeline.observe import KEPT as OBSERVED_KEPT
 from lib.pipeline.unexpected import unexpected
 from lib.state.leases import HeldLease, held
-from lib.state.ledger import KEPT, LOOKED_OVER, number_of, place_of
+from lib.state.ledger import KEPT, LOOKED_OVER, place_of
 
 log = logging.getLogger(__name__)
 

@@ -14,17 +14,18 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 
-from lib.errors import ConflictError, DamagedError
+from lib.errors import ConflictError, DamagedError, LayoutError
 from lib.model.batch import Header, archive_key, batch_key
+from lib.model.clock import is_turn_of
 from lib.model.stream import Stream, stream_of
 from lib.state.codec import Codec, Names
-from lib.state.dead_letters import copy_to_dead
+from lib.state.dead_letters import copy_damaged_to_dead, copy_to_dead
 from lib.store.base import ABSENT, Entry, ObjectStore, Stored
 
 HEADER_NAMES: Names = {
@@ -183,6 +184,22 @@ class Batches:
                 f"the archived batch {key} is damaged", remedy="Restore it from a backup, or remove it from the store."
             ) from None
         return StoredBatch(header, items, stored.generation)
+
+    def look_over_archive(self, stream: Stream, turn: int, turns: int, goes_on: Callable[[], bool]) -> None:
+        """Read the archived batches of each `turns`th day. A damaged one stays; a copy in `dead/` names it."""
+        for key in self.archived(stream=stream):
+            if not is_turn_of(key.split("/")[-2], turn, turns):
+                continue
+            if not goes_on():
+                return
+            try:
+                self.kept(key)
+            except DamagedError as error:
+                stored = self._store.read(key)
+                if stored is not None:
+                    copy_damaged_to_dead(self._store, key, stored.body, error)
+            except LayoutError:
+                continue  # A newer version wrote it.
 
     def expire(self, stream: Stream, before: str, most: int) -> int:
         """Remove at most `most` archived batches of days before `before`; returns how many were removed."""

@@ -28,6 +28,10 @@ LARGEST_LETTERS = 1 << 20
 """Larger dead letters are not read. An event that is too large for the engine can be one."""
 _ACKNOWLEDGE = "Then run `dead-letters --acknowledge ID`."
 _COPIED = {
+    "archive": (
+        "is damaged; its events are delivered, but `replay` cannot send them again",
+        f"Restore it from a backup, or remove it. {_ACKNOWLEDGE}",
+    ),
     "batches": (
         "was damaged; its stream continued with the next batch",
         f"The connector reads Sophos again by itself, and recovers events of the last 24 hours. {_ACKNOWLEDGE}",

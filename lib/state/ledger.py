@@ -22,7 +22,7 @@ from itertools import groupby, takewhile
 
 from lib.errors import ConflictError, DamagedError, LayoutError, StoreError
 from lib.model.batch import POLL, Header
-from lib.model.clock import to_text
+from lib.model.clock import is_turn_of, to_text
 from lib.model.receipt import LastReceipt, NotAcknowledged, Receipt
 from lib.model.stream import Stream, stream_of
 from lib.state import receipts
@@ -49,6 +49,10 @@ class Place:
     first: int
     last: int
     is_pack: bool
+
+
+Listed = tuple[Place, Entry]
+"""A receipt or a pack in a listing."""
 
 
 def place_of(key: str) -> Place | None:
@@ -181,7 +185,7 @@ class Ledger:
         They are moved in order. Each is written under its new key before the old one is removed. So a crash leaves at
         most one receipt under two keys, and a reader misses none.
         """
-        for place, entry in list(self._entries(stream, f"{day}~")):
+        for place, entry in list(self.entries(stream, f"{day}~")):
             stored = self._store.read(entry.key)
             if stored is not None:
                 with suppress(ConflictError):
@@ -221,10 +225,17 @@ class Ledger:
         except StoreError as failure:  # The reader goes on: it may only want to look.
             log.warning("%s: %s; no copy is in dead/: %s", key, error, failure)
 
-    def look_over(self, stream: Stream, turn: int, turns: int, goes_on: Callable[[], bool] = lambda: True) -> None:
-        """Read the receipts of each `turns`th day, so that damage is reported even if nobody else reads them."""
-        for place, entry in self._entries(stream):
-            if (number_of(place.day) - turn) % turns:
+    def look_over(
+        self,
+        stream: Stream,
+        turn: int,
+        turns: int,
+        goes_on: Callable[[], bool] = lambda: True,
+        entries: Iterable[Listed] | None = None,
+    ) -> None:
+        """Read the receipts of each `turns`th day, of a listing if given: damage is reported if nobody else looks."""
+        for place, entry in self.entries(stream) if entries is None else entries:
+            if not is_turn_of(place.day, turn, turns):
                 continue
             if not goes_on():
                 return
@@ -244,7 +255,7 @@ class Ledger:
         """
         done, day, hole = 0, since, 1
         while True:
-            for place, entry in self._entries(stream, day):
+            for place, entry in self.entries(stream, day):
                 if until and place.day > until:
                     return
                 if place.last <= done:
@@ -266,7 +277,7 @@ class Ledger:
         """Place and bytes of the receipts before the day, newest first. A damaged pack is one item."""
         below: int | None = None
         while True:
-            entries = takewhile(lambda pair: pair[0].day < day, self._entries(stream))
+            entries = takewhile(lambda pair: pair[0].day < day, self.entries(stream))
             for place, entry in reversed([pair for pair in entries if below is None or pair[0].first < below]):
                 stored = self._store.read(entry.key)
                 if stored is None:
@@ -285,7 +296,7 @@ class Ledger:
 
         Each with its place. Only these are read, so the cost does not depend on the length of the ledger.
         """
-        entries = (pair for pair in self._entries(stream, day) if written is None or pair[1].updated >= written)
+        entries = (pair for pair in self.entries(stream, day) if written is None or pair[1].updated >= written)
         by_number: dict[int, tuple[Place, bytes]] = {}
         for place, entry in deque(entries, maxlen=most):
             stored = self._store.read(entry.key)
@@ -310,12 +321,6 @@ class Ledger:
             self._report(_prune_point_key(stream), stored.body if stored else b"", error)
             raise
 
-    def has_expired(self, stream: Stream, oldest: str) -> bool:
-        """Whether a day before `oldest` can be removed. The last day never is, since the chain continues from it."""
-        days = (place.day for place, _ in self._entries(stream))
-        first = next(days, None)
-        return first is not None and first < oldest and any(day != first for day in days)
-
     def tidy(self, stream: Stream, *, closed: str, oldest: str, goes_on: Callable[[], bool]) -> bool:
         """Pack the days before `closed`, remove the days before `oldest`; returns whether it finished.
 
@@ -323,7 +328,7 @@ class Ledger:
         is written to an earlier day. After a crash, the next call continues.
         """
         removes = True
-        for day, entries in groupby(self._entries(stream), key=lambda pair: pair[0].day):
+        for day, entries in groupby(self.entries(stream), key=lambda pair: pair[0].day):
             if day >= closed:
                 break
             of_day = list(entries)
@@ -335,7 +340,8 @@ class Ledger:
                 return False
         return True
 
-    def _entries(self, stream: Stream, since: str = "") -> Iterator[tuple[Place, Entry]]:
+    def entries(self, stream: Stream, since: str = "") -> Iterator[Listed]:
+        """The stream's receipts and packs of the day `since` or later, from a listing."""
         prefix = f"ledger/{stream.path}/"
         for entry in self._store.list(prefix, after=prefix + since):
             place = place_of(entry.key)
@@ -413,12 +419,6 @@ def _key_of(stream: Stream, place: Place) -> str:
     if not place.is_pack:
         return receipt_key(stream, place.day, place.first)
     return f"ledger/{stream.path}/{place.day}/{place.first:020d}-{place.last:020d}.jsonl.gz"
-
-
-def number_of(day: str) -> int:
-    """A number that rises by one from day to day within a month; any digits have one."""
-    year, month, in_month = map(int, day.split("-"))
-    return (year * 12 + month) * 31 + in_month
 
 
 def _prune_point_key(stream: Stream) -> str:
