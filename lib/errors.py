@@ -30,7 +30,9 @@ ConnectorError
     ├── NotFoundError         nothing has that name
     │   └── NoStoreError            there is no store yet
     ├── DamagedError          a stored object is damaged
-    └── LayoutError           a newer version wrote the store
+    └── KeptError             a stored object cannot be used, and stays as it is
+        ├── LayoutError             a newer version wrote it, or the whole store
+        └── UnreadableError         this machine refuses to read it
 
 UnexpectedError belongs to neither branch: it is a fault of this program, reported in a stream's line of an answer.
 """
@@ -276,12 +278,24 @@ class DamagedError(PermanentError):
     remedy = f"Run `{COMMAND} audit` to see what is affected. A copy of the damaged object is in dead/."
 
 
-class LayoutError(PermanentError):
+class KeptError(PermanentError):
+    """A stored object cannot be used now, though it may be whole: nothing replaces it. Who needs it fails alone."""
+
+
+class LayoutError(KeptError):
     """A newer version of this product wrote the store."""
 
     code = "layout_newer"
     title = "The store was written by a newer version"
     remedy = "Install the newer version again. This version does not change the store."
+
+
+class UnreadableError(KeptError):
+    """This machine refuses to read one object: its permissions, or a bad place on the disk."""
+
+    code = "object_unreadable"
+    title = "An object of the store cannot be read"
+    remedy = "Make the connector's user the owner of that file. If its disk fails, restore it from a backup."
 
 
 class LogRefusedError(PermanentError):

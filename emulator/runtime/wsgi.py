@@ -24,8 +24,8 @@ class ProblemTask(ErrorTask):  # type: ignore[misc]  # it has no types
         """Answer, then close the connection: the rest of the request is not read."""
         error = self.request.error
         code = "too_large" if error.code == 413 else "bad_request" if error.code < 500 else "unexpected"
-        told = {"title": error.reason, "status": error.code, "code": code, "detail": str(error.body)}
-        body = json.dumps(told).encode()
+        fields = {"title": error.reason, "status": error.code, "code": code, "detail": str(error.body)}
+        body = json.dumps(fields).encode()
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/problem+json"))
         self.set_close_on_finish()

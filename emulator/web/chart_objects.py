@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from lib.errors import ConflictError, DamagedError, LayoutError
+from lib.errors import ConflictError, DamagedError, KeptError
 from lib.state.codec import Codec
 from lib.state.dead_letters import copy_damaged_to_dead
 from lib.store.base import ABSENT, ObjectStore
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def read_object(store: ObjectStore, key: str, decode: Callable[[bytes], T]) -> T | None:
-    """The object; None if there is none, or a damaged one; LayoutError for a newer layout."""
+    """The object; None if there is none, or a damaged one; KeptError for a newer layout."""
     stored = store.read(key)
     try:
         return None if stored is None else decode(stored.body)
@@ -31,13 +31,14 @@ def read_object(store: ObjectStore, key: str, decode: Callable[[bytes], T]) -> T
 
 def replace_object(store: ObjectStore, key: str, codec: Codec[Any], body: bytes) -> None:
     """Write the object's new content, unless it has a newer layout, or another connector writes it at the same time."""
-    stored = store.read(key)
+    stored = None
     try:
+        stored = store.read(key)
         if stored is not None:
             codec.load(stored.body)
     except DamagedError as error:
         copy_damaged_to_dead(store, key, stored.body if stored else b"", error)
-    except LayoutError as error:
+    except KeptError as error:
         log.warning("%s is not written: %s", key, error)
         return
     with suppress(ConflictError):

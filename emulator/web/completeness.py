@@ -22,7 +22,7 @@ from emulator.web.chart_objects import read_object
 from emulator.web.charts import DAY, day_name
 from emulator.web.counted_days import COUNTED_DAY, FIRST_DAY, CountedDay, ProposedSetting
 from emulator.web.history import PREFIX as CHARTS
-from lib.errors import ConnectorError, LayoutError
+from lib.errors import ConnectorError, KeptError
 from lib.model.clock import from_text
 from lib.state.gaps import CURSOR_EXPIRED
 from lib.store.base import ABSENT, Entry, ObjectStore
@@ -172,7 +172,7 @@ class Completeness:
                 self._first = first.day if first else None
             elif (counted := read_object(store, entry.key, COUNTED_DAY.decode)) is not None:
                 self._read[day] = (entry.generation, counted)
-        except LayoutError:
+        except KeptError:
             self._newer.add(day)
 
     def _count(self, days: Sequence[Mapping[str, str]]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from flask import Flask, Response, request
 
 from emulator.web.context import HEADERS, Context
-from lib.errors import ConnectorError, LayoutError
+from lib.errors import ConnectorError, KeptError
 from lib.http.problems import problem
 from lib.model.clock import day_of
 from lib.model.stream import Stream
@@ -117,7 +117,7 @@ def last_receipts(state: State, stream: Stream) -> list[dict[str, Any]]:
     since = day_of(datetime.now(UTC) - timedelta(days=1))
     receipts = []
     for place, body in reversed(state.ledger.newest(stream, since, most=RECEIPTS)):
-        with suppress(LayoutError):
+        with suppress(KeptError):
             if state.ledger.receipt(stream, place, body) is not None:
                 receipts.append({**RECEIPT.load(body), "digest": digest(body)[:16]})
     return receipts

@@ -16,7 +16,7 @@ import msgspec
 
 from emulator.web.chart_objects import read_object, replace_object
 from emulator.web.charts import Scope
-from lib.errors import ConnectorError, LayoutError
+from lib.errors import ConnectorError, KeptError
 from lib.model.clock import from_text, to_text
 from lib.model.stream import Stream, encode_segment
 from lib.state.codec import Codec
@@ -256,7 +256,7 @@ def stored_changes(store: ObjectStore) -> list[HealthChange]:
 
 
 def _read(store: ObjectStore) -> HealthRecord:
-    with suppress(LayoutError):
+    with suppress(KeptError):
         return read_object(store, HEALTH_KEY, HEALTH.decode) or HealthRecord()
     return HealthRecord()
 

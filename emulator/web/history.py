@@ -37,7 +37,7 @@ from emulator.web.charts import (
 from emulator.web.formatting import plural
 from emulator.web.health_changes import HealthChanges
 from emulator.web.snapshot import Taken
-from lib.errors import ConnectorError, LayoutError
+from lib.errors import ConnectorError, KeptError
 from lib.model.batch import Header
 from lib.model.clock import from_text
 from lib.model.receipt import DELIVERED, Receipt
@@ -246,7 +246,7 @@ class History:
             self.changes.load(seen if seen is not None and began - seen > DOWN_SECONDS else None)
 
     def _stored_marks(self) -> Marks:
-        with suppress(LayoutError):
+        with suppress(KeptError):
             return read_object(self._store(), MARKS_KEY, marks_from_body) or Marks()
         return Marks()
 
@@ -388,8 +388,8 @@ class History:
 def _headers(state: State, waiting: Iterable[Waiting]) -> Iterator[tuple[Stream, Header]]:
     """The headers of the first MOST_BATCHES waiting batches."""
     for batch in islice(waiting, MOST_BATCHES):
-        stored = state.store.read(batch.entry.key)
         with suppress(*UNREADABLE):
+            stored = state.store.read(batch.entry.key)
             if stored is not None:
                 yield batch.stream, HEADER.decode(stored.body.partition(b"\n")[0])
 

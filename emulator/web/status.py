@@ -12,7 +12,7 @@ from typing import Any
 
 from lib.app import App
 from lib.config.settings import Config
-from lib.errors import LayoutError, OverBudgetError, ThrottledError
+from lib.errors import KeptError, OverBudgetError, ThrottledError
 from lib.model.checkpoint import Checkpoint, Problem, Recent, problem_after
 from lib.model.clock import from_text, text_or_none, to_text
 from lib.model.duration import duration_text
@@ -67,7 +67,7 @@ class StreamRecord:
 def read_record(state: State, now: datetime, stream: Stream) -> StreamRecord:
     """The stream's record. An object of a newer layout becomes the record's problem."""
     record = StreamRecord(_checkpoint(state, now, stream), *_delivered(state, stream))
-    with suppress(LayoutError):
+    with suppress(KeptError):
         progress, generation = state.reconciliations.read(stream)
         return replace(record, has_reconciled=generation != ABSENT, reconciled=progress.last)
     return record
@@ -145,7 +145,7 @@ def status(
     streams = {*state.checkpoints.streams(), *pending, *latest, *targets, *dead_letters} - {heartbeat.STREAM}
     asked: dict[str, Asked] = {}
     for integration in config.integrations:
-        with suppress(LayoutError):
+        with suppress(KeptError):
             asked |= Schedules(state.store).asked(integration.name)
     unknown = {settings.name for settings in config.integrations} - {stream.integration for stream in targets}
     view = _View(
@@ -182,7 +182,7 @@ def status(
             max_pending_bytes=config.limits.max_pending_bytes,
             observing=config.observe,
             damaged=[
-                DamagedObject(damage.key, damage.what, damage.remedy)
+                DamagedObject(damage.key, damage.what, damage.remedy, damage.is_unreadable)
                 for damage in damages
                 if damage.key not in seen and damage.key not in explained and not damage.is_newer
             ],
@@ -369,7 +369,7 @@ def _account(accounts: Accounts, name: str, now: datetime) -> Account:
     """An integration's record. A newer layout becomes the record's problem."""
     try:
         return accounts.read(name)
-    except LayoutError as error:
+    except KeptError as error:
         return Account(problem=problem_after(None, error, now, None))
 
 
@@ -377,7 +377,7 @@ def _checkpoint(state: State, now: datetime, stream: Stream) -> Checkpoint:
     """A stream's checkpoint. A newer layout becomes the checkpoint's problem."""
     try:
         return replace(state.checkpoints.read(stream).checkpoint, recent=Recent())
-    except LayoutError as error:
+    except KeptError as error:
         return Checkpoint(problem=problem_after(None, error, now, None))
 
 
@@ -386,7 +386,7 @@ def _delivered(state: State, stream: Stream) -> tuple[LastReceipt, str | None, N
 
     All is empty for a newer layout.
     """
-    with suppress(LayoutError):
+    with suppress(KeptError):
         lease, _ = lease_of(state.store, stream)
         return *state.ledger.last(stream, lease.tail), lease.holder is None
     return LastReceipt(), None, NotAcknowledged(), False

@@ -68,6 +68,7 @@ KINDS = {
         "The store cannot be written",
         "Check free space and permissions of the store. No object is half-written.",
     ),
+    "object_unreadable": Kind(_FAILS, "An object of the store cannot be read", ""),
     "layout_newer": Kind(_FAILS, "The store was written by a newer version", "Install the newer version again."),
     "undelivered": Kind(
         _FAILS,
@@ -255,7 +256,9 @@ def _of_site(site: SiteFacts) -> Iterator[Finding]:
 
 def _of_objects(site: SiteFacts) -> Iterator[Finding]:
     for damaged in site.damaged:
-        yield _finding("object_damaged", f"{damaged.key}: {damaged.what}", None, remedy=damaged.remedy)
+        code = "object_unreadable" if damaged.is_unreadable else "object_damaged"
+        finding = _finding(code, f"{damaged.key}: {damaged.what}", None, remedy=damaged.remedy)
+        yield replace(finding, health=Health.ATTENTION)  # The streams that need it say for themselves that they fail.
     for key in site.newer:
         yield _finding("layout_newer", f"{key} was written by a newer version", None)
 

@@ -27,6 +27,8 @@ class DamagedObject:
     what: str
     """The damage and its consequence."""
     remedy: str
+    is_unreadable: bool = False
+    """Whether this machine refuses to read it; it may be whole."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from lib.errors import LayoutError
+from lib.errors import KeptError
 from lib.model.batch import POLL, Header
 from lib.model.receipt import OBSERVED, LastReceipt, Receipt
 from lib.model.stream import Stream
@@ -137,12 +137,15 @@ def _audited(state: State, stream: Stream, since: str) -> StreamAudit:
     gaps = list(state.gaps.all(stream))
     named = {gap.sequence for gap in gaps if gap.reason != CURSOR_EXPIRED}
     _begin(state, chain)
-    if since:
-        _anchor(state, chain, since)
-    for place, body in state.ledger.bodies(stream, since):
-        if chain.last is None or place.last > chain.last.sequence:
-            _follow(chain, place, body, state.ledger.readable(stream, place, body), named)
-    _end(state, chain)
+    try:
+        if since:
+            _anchor(state, chain, since)
+        for place, body in state.ledger.bodies(stream, since):
+            if chain.last is None or place.last > chain.last.sequence:
+                _follow(chain, place, body, state.ledger.readable(stream, place, body), named)
+        _end(state, chain)
+    except KeptError as error:
+        chain.note(RECEIPT_DAMAGED, None, str(error))
     return StreamAudit(stream, chain.days, chain.removed_until, gaps, chain.findings)
 
 
@@ -262,19 +265,19 @@ def _end(state: State, chain: _AuditedChain) -> None:
 
 def _tail(state: State, chain: _AuditedChain) -> LastReceipt:
     """The last receipt named in the lease; an empty one if a newer version wrote the lease."""
-    with suppress(LayoutError):
+    with suppress(KeptError):
         return lease_of(state.store, chain.stream)[0].tail
     return LastReceipt()
 
 
 def _cursor(state: State, chain: _AuditedChain, expected: int) -> None:
-    stored = state.store.read(checkpoints.checkpoint_key(chain.stream))
-    if stored is None:
-        chain.note(
-            CURSOR_MISSING, None, "there is no cursor; the next fetch rebuilds it from the last batch or receipt"
-        )
-        return
     try:
+        stored = state.store.read(checkpoints.checkpoint_key(chain.stream))
+        if stored is None:
+            chain.note(
+                CURSOR_MISSING, None, "there is no cursor; the next fetch rebuilds it from the last batch or receipt"
+            )
+            return
         checkpoint = checkpoints.from_body(stored.body)
     except UNREADABLE as error:
         chain.note(CURSOR_DAMAGED, None, str(error))

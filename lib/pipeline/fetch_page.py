@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from lib.errors import ConflictError, ConnectorError, LayoutError, OverBudgetError
+from lib.errors import ConflictError, ConnectorError, KeptError, OverBudgetError
 from lib.model.checkpoint import Problem, problem_after
 from lib.model.rate_policy import Used
 from lib.model.stream import ENDPOINTS
@@ -147,8 +147,8 @@ class FetchPage:
                     continue
                 try:
                     chosen = self._chosen(self.integrations[name], targets, all_asked=tenant is not None)
-                except LayoutError as error:
-                    # A newer version wrote the schedule, so this one does not know which streams come first.
+                except KeptError as error:
+                    # Without the schedule it is not known which streams come first.
                     refused = self._refused(name, error)
                     plan.results += [replace(refused, tenant=tenant, kind=stream_kind) for stream_kind in streams]
                     continue
@@ -196,7 +196,7 @@ class FetchPage:
         try:
             try:
                 account = accounts.read(name)
-            except LayoutError as error:
+            except KeptError as error:
                 return self._refused(name, error)
             if account.paused_at is not None:
                 result.outcome = PAUSED
@@ -216,8 +216,8 @@ class FetchPage:
             result.fail(unexpected(f"integration {name}", error), self.context.now())
         return result
 
-    def _refused(self, name: str, error: LayoutError) -> ReadResult:
-        """The result of an integration whose objects a newer version wrote. The objects are not changed."""
+    def _refused(self, name: str, error: KeptError) -> ReadResult:
+        """The result of an integration whose objects cannot be used. The objects are not changed."""
         log.debug("integration %s: %s", name, error)
         return _held_back(ReadResult(name, None, ""), problem_after(None, error, self.context.now(), None))
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 
-from lib.errors import ConflictError, LayoutError, OverBudgetError, StoreError
+from lib.errors import ConflictError, KeptError, OverBudgetError, StoreError
 from lib.model.rate_policy import KEPT_SECONDS, RatePolicy, Used, count, merged
 from lib.model.text import several
 from lib.state.rate_limits import CallCount, RateLimit, RateLimits
@@ -212,7 +212,7 @@ class RateLimiter:
 
     def _refresh(self) -> None:
         """Read the other instances' published calls."""
-        with suppress(StoreError, LayoutError):
+        with suppress(StoreError, KeptError):
             published, _ = RateLimits(self._store()).read(self._client_id())
             with self._lock:
                 self._learn(published)
@@ -220,7 +220,7 @@ class RateLimiter:
     def _publish(self) -> None:
         """Publish this instance's calls, and read the others'. A failure is harmless: a 429 corrects it."""
         for _ in range(2):  # A conflict means that another instance has just published: read it, and try once more.
-            with suppress(ConflictError, StoreError, LayoutError):
+            with suppress(ConflictError, StoreError, KeptError):
                 limits, client_id = RateLimits(self._store()), self._client_id()
                 published, generation = limits.read(client_id)
                 with self._lock:

@@ -86,11 +86,11 @@ class Replay:
         """Keys and logs of the dead letters written since then. Keys of unreadable ones are added to `damaged`."""
         for entry in self.state.store.list(PREFIX):
             if holds_letters(entry.key) and (since is None or entry.updated >= since):
-                stored = self.state.store.read(entry.key)
                 try:
+                    stored = self.state.store.read(entry.key)
                     if stored is not None:
                         yield entry.key, letters_of(stored.body)
-                except DamagedError as error:
+                except UNREADABLE as error:
                     log.warning("%s: %s", entry.key, error)
                     damaged.append(entry.key)
 

@@ -49,9 +49,9 @@ class Acknowledgements:
         """All acknowledgements by the keys of what each settles (`same_cause`). Unreadable ones are skipped."""
         by_key: dict[str, Acknowledgement] = {}
         for entry in self._store.list(PREFIX):
-            stored = self._store.read(entry.key)
-            if stored is not None:
-                with suppress(*UNREADABLE):
+            with suppress(*UNREADABLE):
+                stored = self._store.read(entry.key)
+                if stored is not None:
                     acknowledged = ACKNOWLEDGEMENT.decode(stored.body)
                     by_key |= dict.fromkeys(same_cause(acknowledged.key), acknowledged)
         return by_key

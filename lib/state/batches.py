@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 
-from lib.errors import ConflictError, DamagedError, LayoutError
+from lib.errors import ConflictError, DamagedError, KeptError
 from lib.model.batch import Header, archive_key, batch_key
 from lib.model.clock import is_turn_of
 from lib.model.stream import Stream, stream_of
@@ -111,7 +111,9 @@ class Batches:
 
     def is_there(self, stream: Stream, sequence: int) -> bool:
         """Whether the batch exists. This reads it: a bucket bills a read at a tenth of a listing."""
-        return self._store.read(batch_key(stream, sequence)) is not None
+        with suppress(KeptError):
+            return self._store.read(batch_key(stream, sequence)) is not None
+        return True
 
     def is_damaged(self, stream: Stream, sequence: int) -> bool:
         """Whether the batch exists and differs from what was written."""
@@ -198,7 +200,7 @@ class Batches:
                 stored = self._store.read(key)
                 if stored is not None:
                     copy_damaged_to_dead(self._store, key, stored.body, error)
-            except LayoutError:
+            except KeptError:
                 continue  # A newer version wrote it.
 
     def expire(self, stream: Stream, before: str, most: int) -> int:

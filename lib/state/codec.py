@@ -18,7 +18,7 @@ from typing import Any, Generic, NoReturn, TypeAlias, TypeVar, get_args, get_typ
 
 import msgspec
 
-from lib.errors import DamagedError, LayoutError
+from lib.errors import DamagedError, KeptError, LayoutError
 from lib.model.clock import to_text
 from lib.store.base import LAYOUT
 
@@ -29,7 +29,7 @@ _Plan: TypeAlias = "tuple[tuple[str, str | _Plan], ...]"
 
 _LEARNING = Lock()
 
-UNREADABLE = (DamagedError, LayoutError)
+UNREADABLE = (DamagedError, KeptError)
 """The errors of `decode` for an object that this version cannot read."""
 
 

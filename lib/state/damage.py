@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from lib.errors import ConnectorError, LayoutError
+from lib.errors import ConnectorError, LayoutError, UnreadableError
 from lib.state import (
     accounts,
     acknowledgements,
@@ -77,6 +77,8 @@ class Damage:
     remedy: str = ""
     is_newer: bool = False
     """Whether a newer version wrote the object. It is not damaged then, and must not be removed."""
+    is_unreadable: bool = False
+    """Whether this machine refuses to read the object. It may be whole."""
 
     def fields(self) -> dict[str, str]:
         """The damage as JSON fields."""
@@ -119,8 +121,8 @@ def _copies(store: ObjectStore) -> Iterator[Damage]:
 
 
 def _damage(store: ObjectStore, key: str, read: _Reader) -> dict[str, Damage]:
-    stored = store.read(key)
     try:
+        stored = store.read(key)
         if stored is not None:
             read(stored.body)
     except UNREADABLE as error:
@@ -131,6 +133,8 @@ def _damage(store: ObjectStore, key: str, read: _Reader) -> dict[str, Damage]:
 def _unreadable(key: str, error: ConnectorError) -> dict[str, Damage]:
     if isinstance(error, LayoutError):
         return {key: Damage(key, str(error), "Install the newer version again.", is_newer=True)}
+    if isinstance(error, UnreadableError):
+        return {key: Damage(key, str(error), error.remedy, is_unreadable=True)}
     kind = key.partition("/")[0]
     remedy = _COPIED[kind][1] if kind in _COPIED else _KEPT if kind in _STAY else _REBUILT[1]
     return {key: Damage(key, str(error), remedy)}
@@ -138,8 +142,8 @@ def _unreadable(key: str, error: ConnectorError) -> dict[str, Damage]:
 
 def _lease(store: ObjectStore, key: str) -> dict[str, Damage]:
     """The damage of a lease, or of the stream's last receipt, which the lease names."""
-    stored = store.read(key)
     try:
+        stored = store.read(key)
         last = leases.from_body(stored.body).tail.key if stored else ""
     except UNREADABLE as error:
         return _unreadable(key, error)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lib.errors import ConflictError, ConnectorError, DamagedError
+from lib.errors import ConflictError, ConnectorError, DamagedError, UnreadableError
 from lib.model.log import Log, from_fields
 from lib.model.stream import Stream, stream_of
 from lib.state.acknowledgements import Acknowledgement, Acknowledgements, short_id
@@ -57,7 +57,10 @@ def dead_letters_by_stream(store: ObjectStore) -> dict[Stream, list[DeadLetter]]
 
 def _content(store: ObjectStore, key: str) -> tuple[int, Counter[str]]:
     """The number of events in an object, and the counts of their reasons."""
-    stored = store.read(key)
+    try:
+        stored = store.read(key)
+    except UnreadableError as error:
+        return 1, Counter([error.title])
     lines = stored.body.splitlines() if stored else []
     try:
         reasons = Counter(str(json.loads(line)["reason"]) for line in lines)

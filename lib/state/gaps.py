@@ -98,7 +98,7 @@ class Gaps:
         """All readable gaps, of one stream or of all."""
         prefix = PREFIX if stream is None else f"{PREFIX}{stream.path}/"
         for entry in self._store.list(prefix):
-            stored = self._store.read(entry.key)
-            if stored is not None:
-                with suppress(*UNREADABLE):  # `damage.damaged` reports it.
+            with suppress(*UNREADABLE):  # `damage.damaged` reports it.
+                stored = self._store.read(entry.key)
+                if stored is not None:
                     yield GAP.decode(stored.body)

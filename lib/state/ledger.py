@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby, takewhile
 
-from lib.errors import ConflictError, DamagedError, LayoutError, StoreError
+from lib.errors import ConflictError, DamagedError, KeptError, StoreError
 from lib.model.batch import POLL, Header
 from lib.model.clock import is_turn_of, to_text
 from lib.model.receipt import LastReceipt, NotAcknowledged, Receipt
@@ -211,7 +211,7 @@ class Ledger:
 
     def readable(self, stream: Stream, place: Place, body: bytes) -> Receipt | None:
         """As `receipt`; None for a newer layout too."""
-        with suppress(LayoutError):
+        with suppress(KeptError):
             return self.receipt(stream, place, body)
         return None
 
@@ -239,8 +239,8 @@ class Ledger:
                 continue
             if not goes_on():
                 return
-            stored = self._store.read(entry.key)
-            with suppress(LayoutError):
+            with suppress(KeptError):
+                stored = self._store.read(entry.key)
                 for at, body in _unpacked(place, stored.body) if stored else ():
                     self.receipt(stream, at, body)
 
@@ -394,7 +394,7 @@ class Ledger:
         """Whether the body is a readable receipt on one line, under its own number."""
         try:
             receipt = self.receipt(stream, pair[0], body)
-        except LayoutError:
+        except KeptError:
             return False
         return receipt is not None and receipt.header.sequence == pair[0].first and body.find(b"\n") == len(body) - 1
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from lib.errors import ConflictError, DamagedError, LayoutError
+from lib.errors import ConflictError, DamagedError, KeptError
 from lib.model.clock import day_of
 from lib.model.lateness import UNKNOWN, bound_of
 from lib.model.stream import Stream
@@ -57,7 +57,7 @@ def day_counts(store: ObjectStore, stream: Stream, day: str) -> DayCounts:
     """The counts of the day. A damaged object is copied to `dead/`. It reads as empty, and so does a newer one."""
     try:
         return _load(store, look_key(stream, day))[0]
-    except LayoutError as error:
+    except KeptError as error:
         log.warning("%s: %s", look_key(stream, day), error)
         return DayCounts()
 

@@ -51,7 +51,7 @@ class ObjectStore(Protocol):
     """
 
     def read(self, key: str) -> Stored | None:
-        """The object; None if there is none."""
+        """The object; None if there is none. UnreadableError if this object cannot be read, though others can."""
 
     def write(self, key: str, body: bytes, *, expected: int) -> int:
         """Replace the object if its generation is still `expected` (ABSENT: create it); return the new generation.

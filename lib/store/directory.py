@@ -24,7 +24,7 @@ from typing import NoReturn
 from uuid import uuid4
 from zlib import crc32
 
-from lib.errors import ConflictError, LayoutError, NoStoreError, StoreError
+from lib.errors import ConflictError, LayoutError, NoStoreError, StoreError, UnreadableError
 from lib.store.base import ABSENT, LAYOUT, Entry, Stored, segments_of
 from lib.store.reserve import Reserve
 
@@ -41,6 +41,8 @@ BULK = ("batches/", "archive/")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NO_FILE = (errno.ELOOP, errno.ENXIO)
 """The errors of opening what is no file: a symbolic link that leads back to itself, a socket."""
+REFUSED = (errno.EACCES, errno.EPERM, errno.EIO)
+"""The errors of reading one file that say nothing about the others."""
 STALE_SECONDS = 3600
 """A temporary file of this age belongs to a process that died."""
 
@@ -82,6 +84,8 @@ class DirectoryStore:
         except OSError as error:
             if error.errno in NO_FILE:
                 return Stored(b"", _generation(Path(path)))
+            if error.errno in REFUSED:
+                raise UnreadableError(f"{path}: {error.strerror}") from None
             _fail(error, f"read {key} in")
 
     def write(self, key: str, body: bytes, *, expected: int) -> int:

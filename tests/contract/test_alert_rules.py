@@ -163,7 +163,7 @@ CASES: list[Case] = [
 BY_REASON = {
     "SophosCredentialsRefused": (5, ("credentials_refused",)),
     "SophosAccessWrong": (5, ("permission_missing", "wrong_tenant", "wrong_region", "host_refused", "config_invalid")),
-    "SophosStoreFailing": (2, ("store_unavailable", "layout_newer")),
+    "SophosStoreFailing": (2, ("store_unavailable", "layout_newer", "object_unreadable")),
     "SophosFunctionFailing": (2, ("function_failing",)),
     "SophosFiguresStale": (5, ("stale",)),
     "SophosObserving": (1440, ("observing",)),

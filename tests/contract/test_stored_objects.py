@@ -600,6 +600,27 @@ def test_an_object_of_a_newer_version_fails_its_own_integration_alone_and_is_not
     assert "layout 2" in told["damaged"][0]["what"]
 
 
+def test_a_file_of_the_store_cannot_be_read(three: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bad place on the disk, or another owner: its bytes may be whole, so nothing replaces them."""
+    kinds = ("budgets", "cursors", "dead", "devices", "gaps", "integrations", "leases", "reconciliations", "schedules")
+    for kind in (*kinds, "ledger", "batches", "acknowledged"):
+        path = plant(three, kind)
+        path.unlink(missing_ok=True)
+        path.symlink_to("/proc/self/mem")  # Reading it fails with EIO, for root too.
+        go_on(three, ("acme", "gamma"))
+        told = collect(App(lambda: loading.load(None)))
+        if kind != "batches":  # Nobody reads a waiting batch to show it: the log names it, and `undelivered` follows.
+            named = {each["key"]: each for each in told["damaged"]}[str(path.relative_to(three.folder / "store"))]
+            assert (str(path) in named["what"], "owner of that file" in named["remedy"]) == (True, True), kind
+            assert "object_unreadable" in {each["code"] for each in told["reasons"]}
+            standing.status(None, as_json=False)
+            assert "An object of the store cannot be read" in capsys.readouterr().out
+        assert {line["ok"] for line in audit(three.state)["streams"] if line["integration"] != "beta"} == {True}
+        assert path.readlink() == Path("/proc/self/mem"), kind
+        path.unlink()
+        go_on(three, ("acme", "gamma"))
+
+
 def test_a_store_of_0_1_is_read_and_goes_on(old: Path, tmp_path: Path) -> None:
     clock = Clock(start=datetime(2026, 6, 15, 7, tzinfo=UTC).timestamp())
     with CentralServer(clock=clock, settings=Settings(seed=1)) as central:  # Other events than those of the store.

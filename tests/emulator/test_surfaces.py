@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -31,7 +32,7 @@ from emulator.web.context import RecentLog
 from emulator.web.status import Running, status
 from lib.app import App
 from lib.config.reloading import ReloadingConfig
-from lib.errors import ConnectorError
+from lib.errors import ConnectorError, catalogue
 from lib.model.checkpoint import problem_after
 from lib.model.health import KINDS
 from lib.state.accounts import StoredAccounts
@@ -389,6 +390,13 @@ def layout_newer(well: Surfaces) -> None:
     cursor.write_text(json.dumps(json.loads(cursor.read_text()) | {"layout": 99}))
 
 
+def object_unreadable(well: Surfaces) -> None:
+    (cursor,) = (well.site.folder / "store/cursors").rglob("*.json")
+    cursor.unlink()
+    cursor.symlink_to("/proc/self/mem")  # Reading it fails with EIO, for root too.
+    well.post("fetch-page")
+
+
 def observing(well: Surfaces) -> None:
     well.configure(observe=True)
 
@@ -644,6 +652,12 @@ CAUSES = [
     Cause(config_edit_met_by_a_new_process, {"config_invalid": "failing"}, ("SophosAccessWrong",), once=True),
     Cause(newer_layout_met_by_new_processes, {"layout_newer": "failing"}, ("SophosStoreFailing",), once=True),
     Cause(config_edit_broken, {"config_edit_broken": "attention"}, ("SophosConfigurationBroken",)),
+    Cause(
+        object_unreadable,
+        {"object_unreadable": "failing"},
+        ("SophosStoreFailing",),
+        "a file of the store cannot be read",
+    ),
     Cause(layout_newer, {"layout_newer": "failing"}, ("SophosStoreFailing",)),
     Cause(observing, {"observing": "attention"}, ("SophosObserving",), minutes=1500),
     Cause(followed_config, {"followed_config": "attention"}, ("SophosConfigurationBroken",)),
@@ -676,6 +690,27 @@ def test_every_reason_and_every_row_of_the_table_has_its_cause_here() -> None:
     table = (ROOT / "docs/operations.md").read_text().partition("## How it fails")[2].partition("\n## ")[0]
     rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")][2:]
     assert sorted(filter(None, (cause.row for cause in CAUSES))) == sorted(rows)
+
+
+TO_CALLERS = frozenset({"error", "no_store", "not_found"})
+"""Codes that only the answer to a caller, or a command, has."""
+WITHIN_A_CALL = frozenset({"conflict", "cursor_refused", "engine_slow", "log_refused"})
+"""Codes whose end is another one: a busy stream, a gap, a next call, a dead letter."""
+
+
+def test_every_code_of_an_error_is_explained_and_shown() -> None:
+    """A new code has a row in the table of failures, or is a kind of reason, which has its cause above."""
+    # Those of other modules are answers to callers, or depend on what is imported.
+    codes = {code for code, kind in catalogue().items() if kind.__module__ == "lib.errors"}
+    shown = codes - TO_CALLERS - WITHIN_A_CALL
+    table = (ROOT / "docs/operations.md").read_text().partition("## How it fails")[2].partition("\n## ")[0]
+    told = set(re.findall(r"`(\w+)`", table))
+    assert shown - told - KINDS.keys() == {"unexpected"}, "that one has a file of tests: pipeline/test_unexpected.py"
+    assert {code for code in told & shown if code not in KINDS} <= {
+        *(code for cause in CAUSES for code in cause.reasons),
+        *("over_budget", "engine_unavailable", "engine_refused", "network_down"),  # told as waiting, and with others
+    }
+    assert not (TO_CALLERS | WITHIN_A_CALL) & KINDS.keys()
 
 
 def test_what_is_acknowledged_stays_listed_and_is_no_reason_any_more(well: Surfaces) -> None:

@@ -60,6 +60,7 @@ CAUSES = {
     ),
     "engine_down": (with_problem(engine=problem("engine_unavailable", timedelta(minutes=2))), Health.FAILING),
     "store_unavailable": (with_problem(store=problem("store_unavailable")), Health.FAILING),
+    "object_unreadable": (with_stream(problem=problem("object_unreadable")), Health.FAILING),
     "layout_newer": (with_problem(store=problem("layout_newer")), Health.FAILING),
     "store_full": (replace(SITE, pending_bytes=10, max_pending_bytes=10), Health.FAILING),
     "function_failing": (with_problem(functions=[problem("unexpected")]), Health.FAILING),
