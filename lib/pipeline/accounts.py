@@ -87,6 +87,11 @@ class Accounts:
         """
         name, source, wanted = integration.name, integration.source, integration.settings.tenants
         self._tried.add(name)
+        if source.is_replaced():
+            source.clock(deadline=deadline)  # This asks for a token, so that a change is noticed once.
+            # Other processes may have the streams that wait because of the old credential.
+            account, generation = self._stored.read(name)
+            self._stored.write(name, replace(account, replaced_at=self._now()), generation)
         account, generation = self._stored.read(name)
         # Without the secret: a new secret does not change the account, and the store holds nothing of a secret.
         fingerprint = sha256(f"{integration.client_id()}|{integration.api_url}".encode()).hexdigest()[:16]
@@ -235,7 +240,14 @@ def _targets(settings: IntegrationSettings, account: Account, kinds: Sequence[st
             raise wrong
         data_source = settings.source_of(tenant, one_of_many=who.id_type != "tenant")
         for kind in kinds or settings.streams:
-            yield Target(Stream(settings.name, tenant.id, kind), tenant, data_source, refusal, who.id_type != "tenant")
+            yield Target(
+                Stream(settings.name, tenant.id, kind),
+                tenant,
+                data_source,
+                refusal,
+                who.id_type != "tenant",
+                replaced_at=account.replaced_at,
+            )
 
 
 def listed(tenants: Sequence[str]) -> str:

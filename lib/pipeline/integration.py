@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from lib.errors import ConnectorError
-from lib.model.checkpoint import oldest_request
+from lib.model.checkpoint import Problem, oldest_request
 from lib.model.integration import IntegrationSettings
 from lib.model.page import SophosTenant
 from lib.model.stream import Stream
@@ -47,6 +47,13 @@ class Target:
     """Whether the credential also reads other tenants."""
     is_changed: bool = False
     """Whether this process has not tried the credential yet. A refusal stored before does not hold the stream back."""
+    replaced_at: datetime | None = None
+    """The time at which a process first used a changed credential."""
+
+    def outdates(self, problem: Problem) -> bool:
+        """Whether the credential may have changed since the problem was met."""
+        tried_at, replaced_at = problem.tried_at, self.replaced_at
+        return self.is_changed or (replaced_at is not None and tried_at is not None and tried_at < replaced_at)
 
     @property
     def host(self) -> str:

@@ -133,7 +133,7 @@ class StreamReader:
         try:
             self._saved = self._healed(self._state.checkpoints.read(self._stream))
             problem = self._before = self._saved.checkpoint.problem
-            if problem is not None and problem.holds_back(self._context.now(), changed=self._target.is_changed):
+            if problem is not None and problem.holds_back(self._context.now(), changed=self._target.outdates(problem)):
                 result.outcome, result.problem = outcome_of(problem), problem
             elif self._context.monotonic() >= self._deadline:
                 result.outcome, result.has_more, result.is_missed = BUSY, True, True

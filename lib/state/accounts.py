@@ -36,6 +36,8 @@ class Account:
     life: Life = field(default_factory=Life)
     left_out: dict[str, str] | None = None
     """Tenants that are not read because their record has a fault: the fault by tenant id."""
+    replaced_at: datetime | None = None
+    """The time at which a process first used a changed credential. Refusals of streams before it are outdated."""
 
     def warnings(self, now: datetime) -> list[CredentialWarning]:
         """Warnings about the credential and its tenants. Everything may still work."""
@@ -50,7 +52,10 @@ class Account:
 
 
 ACCOUNT = Codec(
-    Account, "an integration's record", later=("paused_at", "life", "left_out"), names={"problem": "trouble"}
+    Account,
+    "an integration's record",
+    later=("paused_at", "life", "left_out", "replaced_at"),
+    names={"problem": "trouble"},
 )
 
 

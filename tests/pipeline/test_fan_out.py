@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from lib.pipeline.fan_out import WORKERS, FanOut
 from lib.tasks import CloudTasks as Queue
 from lib.tasks import TaskTarget
 from tests.fakes.cloud_tasks import QUEUE, CloudTasks
-from tests.site import Site, site
+from tests.site import SECRET, Site, site
 
 TENANTS = [f"t-{number}" for number in range(4)]
 
@@ -90,6 +91,28 @@ def test_a_stream_that_has_to_wait_asks_for_a_call_when_its_wait_is_over(queue: 
         (task,) = queue.tasks
     wait = from_text(task["scheduleTime"]) - datetime.now(UTC)
     assert timedelta(seconds=500) < wait <= timedelta(seconds=600)
+
+
+def test_a_changed_secret_ends_the_waits_of_all_streams(queue: CloudTasks, tmp_path: Path) -> None:
+    """Each stream's call is one of its own, and the first one that uses the secret may be anybody's."""
+    central = CentralServer(
+        tenants=[Tenant(id=each) for each in TENANTS], credentials=[Credential(id_type="partner", id="p-1")]
+    )
+    (tmp_path / "secret").write_text(SECRET)
+    one = {"name": "acme", "client_id": "demo-client", "client_secret": f"${{file:{tmp_path}/secret}}"}
+    with site(central, every="24h", tasks=queue.settings, integrations=[one]) as found:
+        central.faults.add(Fault("status", status=403, times=None, path="/siem"))
+        named = [{"integration": "acme", "tenant": each, "stream": "events"} for each in TENANTS]
+        for request in named * 2:
+            (line,) = found.results("fetch-page", request)
+            assert line["problem"]["code"] == "permission_missing"
+        central.faults.clear()
+        (line,) = found.results("fetch-page", named[0])
+        assert line["problem"]["code"] == "permission_missing", "the same secret waits"
+        central.put_credential(Credential(secret="another", id_type="partner", id="p-1"))
+        (tmp_path / "secret").write_text("another")
+        outcomes = [found.results("fetch-page", request)[0]["outcome"] for request in named]
+        assert outcomes == ["up_to_date"] * len(TENANTS)
 
 
 def test_a_queue_that_fails_in_passing_is_asked_again_and_one_that_is_down_is_told(
