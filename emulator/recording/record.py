@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import signal
 import sys
 import time
 import zlib
@@ -29,7 +30,7 @@ from emulator.recording.pseudonyms import ADDRESSES, Pseudonyms
 from emulator.recording.texts import Reader, Replacer
 from lib.app import App
 from lib.config import loading as configuration
-from lib.errors import ConfigError, ConnectorError, OverBudgetError, ThrottledError
+from lib.errors import ConfigError, ConnectorError, OverBudgetError, RetryableError, ThrottledError
 from lib.model.clock import to_text
 from lib.model.page import SophosTenant, Whoami
 from lib.model.stream import ENDPOINTS
@@ -99,17 +100,22 @@ class Recorder:
     pages: list[RecordedPage] = field(default_factory=list)
     began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     began: float = field(default_factory=time.monotonic)
+    is_interrupted: bool = False
 
     def run(self, most: int | None, seconds: float | None) -> None:
-        """Read until the last page, or until so many pages or seconds; Ctrl-C ends it early."""
+        """Read until the last page, or until so many pages or seconds; an interrupt ends it early."""
         end = None if seconds is None else self.began + seconds
-        with suppress(KeyboardInterrupt):
+        try:
             while (most is None or len(self.pages) < most) and (source := self._next(end)) is not None:
                 if time.monotonic() < source.due:
                     time.sleep(min(source.due - time.monotonic(), 1.0))
                     continue
                 self._ask(source, goes_on=end is not None)
                 self._show_progress()
+        except KeyboardInterrupt:
+            if not self.pages:
+                raise
+            self.is_interrupted = True
         if sys.stderr.isatty():
             print(file=sys.stderr)
 
@@ -173,6 +179,7 @@ class Recorder:
 def run(args: argparse.Namespace) -> int:
     """The exit status: 0 recording written, 1 a stream failed or an original leaked, 2 the command cannot run."""
     try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # As Ctrl-C: the pages read so far are kept.
         key = _key(args.keep_key)
         recorder, who = _recorder(args.config, args.integration)
         recorder.run(args.pages, None if args.minutes is None else args.minutes * 60)
@@ -187,6 +194,10 @@ def run(args: argparse.Namespace) -> int:
         return _refused(unusable, as_json=args.json)
     except ConnectorError as error:
         return _refused(error, as_json=args.json)
+    except KeyboardInterrupt:
+        detail = "it was interrupted before there was a recording: no file is left"
+        return _refused(RetryableError(detail, remedy="Start the command again."), as_json=args.json)
+    report["interrupted"] = recorder.is_interrupted
     report["problems"] = [
         {"stream": str(source.target.stream), **source.problem.as_problem()} for source in problems if source.problem
     ]
@@ -367,4 +378,5 @@ def _print(report: dict[str, Any]) -> None:
         say("Some originals were not replaced: the file was not kept.")
     else:
         counts = (several(report[f"{noun}s"], noun) for noun in ("page", "event", "stream"))
-        say(f"{report['out']}: {', '.join(counts)}.")
+        early = " It was interrupted: these are the pages read so far." if report["interrupted"] else ""
+        say(f"{report['out']}: {', '.join(counts)}.{early}")

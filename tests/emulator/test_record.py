@@ -1,12 +1,14 @@
 """A recording of a partner with forty tenants, served again: the same pages, and nobody's name."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import requests
@@ -14,6 +16,7 @@ import requests
 from emulator.central import CentralServer, Clock, Credential, Fault, Settings, Tenant
 from emulator.central.clock import from_iso
 from emulator.central.recording import load_recording
+from tests.fakes import forks
 from tests.site import ROOT, SECRET, Site, site, until
 
 TENANTS = [Tenant(f"894af375-a52f-4d5a-a92d-9d9c279b{number:04d}", f"Kunde {number} GmbH") for number in range(40)]
@@ -263,6 +266,51 @@ def test_what_leaks_is_told_and_the_file_is_not_left() -> None:
         assert {leak["kind"] for leak in report["leaks"]} == {"address"}
         assert report["out"] is None
         assert not list(found.folder.glob("leaky*"))
+
+
+def test_sigterm_keeps_the_pages_that_were_read_and_nothing_half_written() -> None:
+    with site(every="1s") as found:
+        found.central.emit(3)
+        out = found.folder / "early.recording"
+
+        def requests_of_pages() -> int:
+            return sum(found.central.stats["requests"].get("/siem/v1/events", {}).values())
+
+        with (found.folder / "report").open("w+") as report:
+            process = record(found, report, "--out", str(out), "--minutes", "5")
+            until(lambda: requests_of_pages() > 1 or process.poll() is not None, "the first page")
+            process.terminate()
+            assert process.wait(60) == 0
+            told = json.loads(out_of(report))
+        assert (told["interrupted"], told["events"], told["leaks"]) == (True, 3, [])
+        assert out.stat().st_size == told["bytes"]
+        out.unlink()
+        half = out.with_name(f"{out.name}.half")
+        os.mkfifo(half)
+        read = os.open(half, os.O_RDONLY | os.O_NONBLOCK)
+
+        def is_written() -> bool:
+            with suppress(BlockingIOError):
+                return bool(os.read(read, 100)) or process.poll() is not None
+            return False
+
+        with (found.folder / "report").open("w+") as report:
+            process = record(found, report, "--out", str(out))
+            until(is_written, "the first bytes")  # Now the search waits: nobody writes to the pipe any more.
+            process.terminate()
+            os.close(read)
+            assert process.wait(60) == 2
+            assert "no file is left" in json.loads(out_of(report))["problem"]["detail"]
+        assert not [*found.folder.glob("early*")]
+
+
+def record(found: Site, report: IO[str], *arguments: str) -> forks.Forked:
+    command = ["-m", "emulator", "record", *arguments, "--config", str(found.config), "--json"]
+    return forks.start(command, found.env, cwd=ROOT, out=report.fileno())
+
+
+def out_of(report: IO[str]) -> str:
+    return os.pread(report.fileno(), 1 << 20, 0).decode()
 
 
 def test_what_cannot_be_recorded_is_refused(msp: Site, tmp_path: Path) -> None:
