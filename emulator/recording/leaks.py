@@ -7,14 +7,19 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
+from emulator.recording.forms import plain
 from emulator.recording.pseudonyms import ADDRESSES
 from emulator.recording.texts import SHORTEST, is_address
 
-OWN_WORDS = frozenset({"example", "com", "org", "user", "host", "dom", "tenant", "example.com", "example.org"})
-"""The words that pseudonyms consist of."""
+_OWN = """
+example com org user host dom tenant example.com example.org
+recording began seconds id type partner tenants name streams kind pages cursor next has more count bytes items
+"""
+OWN_WORDS = frozenset(_OWN.split())
+"""The words that pseudonyms and the recording's own fields consist of."""
 PLAIN = 6
 """An original of at least this length that is more than a word is searched everywhere, also within words."""
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"[^\W_]+")
 _ESCAPE = re.compile(r"(?:\\u[0-9a-f]{4})+", re.IGNORECASE)
 _EMAIL = re.compile(r"[\w%+-]+@[\w-]+(?:\.[\w-]+)+")
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?!\w|\.\d)")
@@ -66,8 +71,10 @@ class Search:
         """All originals in the lines; `given` are addresses that are pseudonyms too."""
         for number, line in enumerate(lines, 1):
             text = line.decode("utf-8", "surrogateescape")
-            for form in {text, _ESCAPE.sub(_unescaped, text)}:
-                yield from (Leak(kind, original, number) for kind, original in self._originals_in(form.lower(), given))
+            unescaped = _ESCAPE.sub(_unescaped, text)
+            forms = {text, unescaped, plain(unescaped)}
+            left = {original for form in forms for original in self._originals_in(form.lower(), given)}
+            yield from (Leak(kind, original, number) for kind, original in sorted(left))
 
     def _originals_in(self, text: str, given: Set[str]) -> Iterator[tuple[str, str]]:
         for word in self.words.keys() & set(_WORD.findall(text)):

@@ -76,20 +76,24 @@ class Pseudonyms:
 
     def mac(self, text: str) -> str:
         """A MAC address for documentation (RFC 7042). There are only 256, so some originals share one."""
-        separator = text[2]
-        last = self._once("mac", text.lower().replace("-", ":"), lambda digest: f"{digest(1)[0]:02X}")
-        made = separator.join(("00", "00", "5E", "00", "53", last))
+        original = re.sub(r"[^0-9a-f]", "", text.lower())
+        digits = iter("00005E0053" + self._once("mac", original, lambda digest: f"{digest(1)[0]:02X}"))
+        made = re.sub(r"[0-9A-Fa-f]", lambda _: next(digits), text)
         return self._counted("mac", text, made if text.upper() == text else made.lower())
 
     def sid(self, text: str) -> str:
         """A Windows security identifier."""
 
         def made(digest: Digest) -> str:
-            parts = text.split("-")[4:]
+            kind, parts = text.split("-")[:4], text.split("-")[4:]
             data = digest(4 * len(parts))
-            return "S-1-5-21-" + "-".join(str(int.from_bytes(data[4 * n : 4 * n + 4])) for n in range(len(parts)))
+            return "-".join((*kind, *(str(int.from_bytes(data[4 * n : 4 * n + 4])) for n in range(len(parts)))))
 
         return self._counted("id", text, self._once("id", text, made))
+
+    def phone(self, text: str) -> str:
+        """A telephone number of the same form."""
+        return self._counted("phone", text, self._once("phone", text, lambda digest: "".join(_shaped(text, digest))))
 
     def user(self, text: str) -> str:
         """A user. Login, full name and last-name-first form of a person give the same pseudonym."""

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
+from emulator.recording.forms import plain, repacked, unpacked
 from emulator.recording.pseudonyms import Pseudonyms
 from lib.model.page import SophosTenant
 
@@ -27,7 +28,18 @@ NOBODY = frozenset(("", *_NOBODY.strip().replace("\n", "|").split("|")))
 """Account names that exist on many machines. They identify nobody, so they stay."""
 _WORDS = re.compile(r"[A-Za-z0-9_:. +-]{0,120}", re.ASCII)
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*|[{}\[\]:,]', re.DOTALL)
-_IS_ID = re.compile(r"(?:^|_)id$|[a-z]Id$|[a-z]ID$")
+_IS_ID = re.compile(
+    r"(?:^|_)id$|[a-z]Id$|[a-z]ID$|(?:^|_)(?:imei|imsi|udid|serial|phone)(?:_?number)?$|[a-z](?:Serial|Phone)(?:Number)?$"
+    r"|^(?:serial|phone|mobile)_?[nN]umber$"
+)
+_PEOPLE = """
+source user username user_name userName full_name fullName login viaLogin suser duser owner managedBy
+"""
+USERS = frozenset(_PEOPLE.split())
+"""Keys whose values are a user's name."""
+_MACHINES = "location hostname computerName computer_name deviceName device_name dhost shost fqdn"
+HOSTS = frozenset(_MACHINES.split())
+"""Keys whose values are a machine's name."""
 _PROCESS = re.compile(r"process_?id$|pid$", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{22}==", re.ASCII)
 _UUID = r"[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}"
@@ -35,11 +47,15 @@ _FOUND = re.compile(
     rf"""
       (?P<email>(?<![\w.%+-])[\w%+-][\w.%+'-]*@[\w-]+(?:\.[\w-]+)+)
     | (?P<uuid>(?<![0-9A-Fa-f-]){_UUID}(?![0-9A-Fa-f]))
-    | (?P<sid>S-1-5-21(?:-\d+)+)
-    | (?P<mac>(?<![\w:-])(?:[0-9A-Fa-f]{{2}}[:-]){{5}}[0-9A-Fa-f]{{2}}(?![\w:-]))
+    | (?P<sid>S-1-(?:5-21|12-1)(?:-\d+)+)
+    | (?P<mac>(?<![\w:-])(?:[0-9A-Fa-f]{{2}}[:-]){{5}}[0-9A-Fa-f]{{2}}(?![\w:-])
+        | (?<![\w.])(?=[\d.]*[a-f])(?:[0-9a-f]{{4}}\.){{2}}[0-9a-f]{{4}}(?![\w.])
+        | (?<=mac[=:\ ])[0-9a-f]{{12}}(?!\w))
+    | (?P<phone>(?<![\w+])\+\d[\d\ ()/-]{{7,18}}\d(?!\w) | (?<!\w)\(\d{{3}}\)\ ?\d{{3}}-\d{{4}}(?!\w))
     | (?P<hex>(?<!\w)[0-9A-Fa-f]{{24,}}(?!\w))
-    | (?P<ipv6>(?<![\w:.])(?:[0-9A-Fa-f]{{0,4}}:){{2,7}}(?:[0-9A-Fa-f]{{1,4}}|(?:\d{{1,3}}\.){{3}}\d{{1,3}})?(?![\w:]))
-    | (?P<ipv4>(?<![\w.])(?:\d{{1,3}}\.){{3}}\d{{1,3}}(?!\w|\.\d))
+    | (?P<ipv6>(?<![\w:.])(?:[0-9A-Fa-f]{{0,4}}:){{2,7}}(?:(?:\d{{1,3}}\.){{3}}\d{{1,3}}|[0-9A-Fa-f]{{1,4}})?(?![\w:]))
+    | (?P<ipv4>(?<![\d.])(?:\d{{1,3}}\.){{3}}\d{{1,3}}(?!\d|\.\d))
+    | (?P<host>(?<![\w-])ip-(?:\d{{1,3}}-){{3}}\d{{1,3}}(?![\w-]))
     | (?:(?<=[\\/]Users[\\/])|(?<=[\\/]home[\\/])|(?<=[\\/]Documents\ and\ Settings[\\/]))
       (?P<home>[^\\/:*?"<>|\r\n]+(?=[\\/])|[^\s\\/:*?"<>|']+)
     | (?<=(?<![\\\w:])\\\\)(?P<server>[\w.-]+)(?=\\)
@@ -57,7 +73,7 @@ vhd vhdx vmdk wim wsf xlam xls xlsb xlsm xlsx xml xz yaml yml zip zst
 """
 FILES = frozenset(_FILES.split())
 """File endings. A text with one is not a domain."""
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"[^\W_]+")
 LONGEST_WORD = 6
 """An identifier of unknown form and at least this length is searched in other texts too."""
 SHORTEST = 3
@@ -73,7 +89,7 @@ class Names:
 
     def add(self, kind: str, name: str) -> None:
         """Add a name. Its first kind stays, except that a domain can become a host."""
-        name = _lower(name.strip())
+        name = _lower(plain(name.strip()))
         word = _WORD.search(name)
         if name.casefold() in NOBODY or len(name) < SHORTEST or word is None:
             return
@@ -88,7 +104,7 @@ class Names:
 
     def kind(self, name: str) -> str | None:
         """The kind of a name; None for an unknown name."""
-        return self._kinds.get(_lower(name.strip()))
+        return self._kinds.get(_lower(plain(name.strip())))
 
     def occurrences(self, text: str) -> Iterator[tuple[int, int, str]]:
         """Start, end and kind of each name in the text; of several names at one place, the longest."""
@@ -114,7 +130,7 @@ def _goes_on(text: str, start: int, end: int) -> bool:
 
 
 def _is_word(letter: str) -> bool:
-    return letter.isalnum() or letter == "_"
+    return letter.isalnum()
 
 
 Change = Callable[[str, tuple[str, ...]], str | None]
@@ -199,14 +215,16 @@ class Reader:
     def _text(self, value: str, path: tuple[str, ...]) -> None:
         key = path[-1] if path else ""
         if is_kept(value, key) or not key:
-            self.words.update(_WORD.findall(value.lower()))
+            self.words.update(re.findall(r"\w+", value.lower()), _WORD.findall(value.lower()))
         if is_kept(value, key):
             return
-        if key in ("location", "hostname"):
+        if key in HOSTS:
             self._host(value)
-        elif key == "source":
+        elif key in USERS:
             self._source(value)
-        met = list(map(self._met, _FOUND.finditer(value)))
+        met = list(map(self._met, _FOUND.finditer(plain(value))))
+        for *_, content in unpacked(value):
+            met += map(self._met, _FOUND.finditer(content))
         if not met and key and _names_id(key) and len(value) >= LONGEST_WORD:
             self.names.add("id", value)
 
@@ -234,6 +252,9 @@ class Reader:
         domain, slash, user = text.rpartition("\\")
         if "@" not in user:
             self.names.add("user", user)
+            first, *rest = user.split() or [""]
+            if rest and "," not in user:  # In a text, the last name can stand first.
+                self.names.add("user", f"{rest[-1]}, {' '.join((first, *rest[:-1]))}")
         if slash:
             self.names.add("domain", domain)
 
@@ -253,9 +274,9 @@ class Replacer:
         key = path[-1] if path else ""
         if is_kept(value, key) or value.strip().casefold() in NOBODY:
             return None
-        if key in ("location", "hostname"):
+        if key in HOSTS:
             return self._whole(value, self._give.host)
-        if key == "source":
+        if key in USERS:
             return self._source(value)
         return self._packed(value, key) or self._free(value, key)
 
@@ -300,10 +321,31 @@ class Replacer:
         return self._give.host(domain) if self._names.kind(domain) == "host" else self._give.domain(domain)
 
     def text(self, value: str) -> str:
-        """The replacement of free text: first values with a known form, then domains, then collected names."""
-        pieces = list(_split(value, ((m.start(), m.end(), self._formed(m)) for m in _FOUND.finditer(value))))
-        pieces = [part for piece in pieces for part in self._split(piece, self._domains)]
-        return "".join(text for text, _ in (part for piece in pieces for part in self._split(piece, self._named)))
+        """The replacement of free text. If there is more to replace without its escapes, they are removed."""
+        changed, count = self._replaced(value)
+        bare = plain(value)
+        if bare != value:
+            without, more = self._replaced(bare)
+            changed = without if more > count else changed
+        return changed
+
+    def _replaced(self, value: str) -> tuple[str, int]:
+        """The text with pseudonyms for customers, then for values with a known form, domains and collected names."""
+        pieces = [(value, False)]
+        for find in (self._packed_texts, self._tenants, self._known_forms, self._domains, self._named):
+            pieces = [part for piece in pieces for part in self._split(piece, find)]
+        return "".join(text for text, _ in pieces), sum(is_done for _, is_done in pieces)
+
+    def _packed_texts(self, text: str) -> Iterator[tuple[int, int, str]]:
+        return repacked(text, self.text)
+
+    def _tenants(self, text: str) -> Iterator[tuple[int, int, str]]:
+        for start, end, kind in self._names.occurrences(text):
+            if kind == "tenant":
+                yield start, end, self._give.tenant(text[start:end])
+
+    def _known_forms(self, text: str) -> Iterator[tuple[int, int, str]]:
+        return ((match.start(), match.end(), self._formed(match)) for match in _FOUND.finditer(text))
 
     def _split(
         self, piece: tuple[str, bool], find: Callable[[str], Iterator[tuple[int, int, str]]]

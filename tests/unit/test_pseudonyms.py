@@ -80,6 +80,59 @@ def test_forms_stay_valid() -> None:
     assert told["timestamp"] != 1657424774
 
 
+KNOWN: list[Mapping[str, object]] = [
+    {"source": "ACME\\jmueller", "location": "LAPTOP-ÄÖ17"},
+    {"source": "Jürgen Müller", "location": "fs-1.corp.acme-werke.de"},
+    {"source": "p.o'brien", "source_info": {"ip": "10.44.7.9"}},
+]
+
+
+def in_base64(text: str, encoding: str) -> str:
+    return base64.b64encode(text.encode(encoding)).decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("Access by Ju\u0308rgen Mu\u0308ller", "ller"),  # Each letter with its accent beside it.
+        ("Müller, Jürgen logged in", "müller"),
+        ("/q?user=J%C3%BCrgen%20M%C3%BCller&host=laptop-%c3%84%C3%9617", "ller|laptop|%c3"),
+        ("<b>J&uuml;rgen M&uuml;ller</b>, p.o&#39;brien", "ller|brien"),
+        ("J\\u00fcrgen M\\u00fcller", "ller"),
+        ('{"path":"C:\\\\Users\\\\somebody\\\\x","as":"CORP\\\\other.one"}', "somebody|other|corp"),
+        ("jmueller_backup.zip from laptop-äö17_old", "jmueller|laptop"),
+        ("j\u200bmueller and \uff4a\uff4d\uff55\uff45\uff4c\uff4c\uff45\uff52", "mueller|\uff4a"),
+        ("ip-10-44-7-9 h_10.44.7.9_x", "44.7.9"),
+        ("::ffff:10.44.7.9", "44.7.9"),
+        ("mac aabbcc123456 or aabb.cc12.3456", "aabb|3456"),
+        ("S-1-12-1-1943430372-1249052806-2496021943", "1943430372"),
+        ("call +49 170 1234567 or (555) 867-5309", "1234567|5309"),
+        (f"powershell -enc {in_base64('net use /user:jmueller', 'utf-16-le')}", "oAbQB1AGUAbABsAGUAcg"),
+        (f"it is {in_base64('Jürgen Müller was here', 'utf-8')}", "xsbGVy|IHdhcw"),
+    ],
+)
+def test_a_name_is_replaced_in_other_forms_too(text: str, left: str) -> None:
+    *_, event = replaced(*KNOWN, {"name": text, "details": [{"info": text}]})
+    assert not re.search(left, str(event["name"]), re.IGNORECASE), event
+    assert event["details"] == [{"info": event["name"]}]
+
+
+@pytest.mark.parametrize("key", ["userName", "owner", "computer_name", "serialNumber", "imei", "phone"])
+def test_a_field_of_a_name_or_a_number_is_replaced_whole(key: str) -> None:
+    (event,), give, _ = lines({key: "Klumpp, 0170"})
+    assert b"Klumpp" not in event
+    assert give.originals
+
+
+def test_forms_of_numbers_stay_valid() -> None:
+    (event,), *_ = lines({"name": "::ffff:10.44.7.9 | aabb.cc12.3456 | S-1-12-1-1943430372-7 | +49 170 1234567"})
+    address, mac, sid, phone = json.loads(event)["name"].split(" | ")
+    assert ipaddress.ip_address(address) in ipaddress.ip_network("2001:db8::/32")
+    assert re.fullmatch(r"0000\.5e00\.53[0-9a-f]{2}", mac)
+    assert re.fullmatch(r"S-1-12-1-\d+-\d+", sid)
+    assert re.fullmatch(r"\+\d\d \d{3} \d{7}", phone)
+
+
 def test_an_alert_and_its_event_keep_their_common_id_in_all_its_forms() -> None:
     id_ = "47c5eb91-96ac-422b-becd-d37f2e9fc12f"
     packed = base64.b64encode(uuid.UUID(id_).bytes).decode()
@@ -192,16 +245,19 @@ def test_a_user_who_is_known_from_one_event_is_in_no_other(login: str, place: st
         (b'{"x": "somebody@corp.de"}', "email"),
         (b'{"x": "10.9.8.7"}', "address"),
         (b'{"x": "bob"}', "user"),
+        (b'{"x": "a_bob_b"}', "user"),
+        (b'{"x": "am%C3%A9lie.martin"}', "user"),
     ],
 )
 def test_the_second_pass_finds_what_is_left(line: bytes, kind: str) -> None:
     originals = {
-        "user": {"amelie.martin", "bob"},
-        "host": {"WS-FIN-014"},
+        "user": {"amelie.martin", "amélie.martin", "bob"},
+        "host": {"WS-FIN-014", "PARTNER"},
         "id": {"66f8bc90-77a6-4fce-9e28-d99682c20d9f"},
     }
     found = list(Search.of(originals, set()).leaks([b"{}", line], set()))
     assert [(leak.kind, leak.line) for leak in found] == [(kind, 2)] * len(found)
     assert found
+    assert not list(Search.of(originals, set()).leaks([b'{"recording": 1, "id_type": "partner"}'], set()))
     clean = [b'{"x": "bobby at WS-FIN-0145 192.0.2.1 user-1@example.com"}'.replace(b"WS-FIN-0145", b"WS-FIN-01")]
     assert not list(Search.of(originals, set()).leaks(clean, set()))
