@@ -78,9 +78,9 @@ def warning_lines(app: App) -> list[dict[str, Any]]:
     seen, now = Acknowledgements(app.store).all(), datetime.now(UTC)
     names = [integration.name for integration in app.config().integrations]
     return [
-        {"integration": name, **warning}
+        {"integration": name, **listed.fields()}
         for name in names
-        for warning in warnings_of(name, app.accounts.read(name), now, seen)
+        for listed in warnings_of(name, app.accounts.read(name), now, seen)
     ]
 
 
@@ -88,7 +88,11 @@ def gap_lines(app: App) -> list[dict[str, Any]]:
     """All gaps, as JSON fields."""
     from emulator.web.status import gaps_by_stream  # noqa: PLC0415 - only this command needs it
 
-    return [{**_names(stream), **gap} for stream, gaps in sorted(gaps_by_stream(app.state).items()) for gap in gaps]
+    return [
+        {**_names(stream), **recorded.fields()}
+        for stream, gaps in sorted(gaps_by_stream(app.state).items())
+        for recorded in gaps
+    ]
 
 
 def dead_letter_lines(app: App) -> list[dict[str, Any]]:

@@ -139,7 +139,7 @@ def _status(  # noqa: PLR0917 - the first five are bound once
     links: Links,
     store: ObjectStore,
     record: Callable[[Stream], StreamRecord],
-) -> dict[str, object]:
+) -> status.SiteStatus:
     now = datetime.now(UTC)
     running = status.Running(
         latest=dict(platform.latest),
@@ -150,8 +150,9 @@ def _status(  # noqa: PLR0917 - the first five are bound once
         ticked_at=platform.ticked_at,
     )
     followed = [problem_after(None, problem, now, None) for problem in watcher.problems] if watcher else []
-    fields = status.collect(app, running, followed, store=store, record=record)
-    fields["functions"] = [
+    site = status.site_status(app, running, followed, store=store, record=record)
+    more: dict[str, object] = {}
+    more["functions"] = [
         {
             "name": name,
             "up": function.is_up(),
@@ -162,7 +163,7 @@ def _status(  # noqa: PLR0917 - the first five are bound once
         for name, function in platform.functions.items()
     ]
     if alone := links.shown():
-        fields["links"] = alone
+        more["links"] = alone
     if watcher is not None:
-        fields["utmstack"] = watcher.status()
-    return fields
+        more["utmstack"] = watcher.status()
+    return site.with_fields(**more)

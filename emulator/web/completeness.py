@@ -15,15 +15,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any
 
 from emulator.web.background import folder, work
 from emulator.web.chart_objects import read_object
 from emulator.web.charts import DAY, day_name
 from emulator.web.counted_days import COUNTED_DAY, FIRST_DAY, CountedDay, ProposedSetting
 from emulator.web.history import PREFIX as CHARTS
+from emulator.web.status import RecordedGap
 from lib.errors import ConnectorError, KeptError
-from lib.model.clock import from_text
+from lib.model.stream import Stream
 from lib.state.gaps import CURSOR_EXPIRED
 from lib.store.base import ABSENT, Entry, ObjectStore
 
@@ -92,15 +92,15 @@ class Completeness:
     def __init__(
         self,
         store: Callable[[], ObjectStore],
-        lines: Callable[[], Sequence[Mapping[str, Any]]],
+        gaps: Callable[[], Mapping[Stream, Sequence[RecordedGap]]],
         known_since: Callable[[], float | None],
         env: Mapping[str, str],
     ) -> None:
-        """`lines`: the streams' lines. `known_since`: the time from which there is data (Unix time), when it is known.
+        """`gaps`: the recorded gaps. `known_since`: the time from which there is data (Unix time), when it is known.
         `env`: the environment with which another process finds the configuration.
         """
         self._store = store
-        self._lines = lines
+        self._gaps = gaps
         self._known_since = known_since
         self._env = env
         self._lock = threading.Lock()
@@ -118,7 +118,7 @@ class Completeness:
     def cells(self, *, count: bool = False) -> list[Cell]:
         """The last days, oldest first, from the first known day on. `count`: start to count the missing ones."""
         now = datetime.now(UTC)
-        gaps = gaps_by_day(self._lines())
+        gaps = gaps_by_day(self._gaps())
         self._refresh()
         days = [day_name(now.timestamp() - back * DAY) for back in range(DAYS - 1, -1, -1)]
         began = [day for day in days[:-1] if day >= self._first_day() or day in gaps]
@@ -200,16 +200,15 @@ class Completeness:
             self.progress = ""
 
 
-def gaps_by_day(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def gaps_by_day(gaps: Mapping[Stream, Sequence[RecordedGap]]) -> dict[str, str]:
     """A digest of the gaps of each day: the days of the missing interval, or the day on which the loss was noticed."""
     touched: dict[str, list[str]] = {}
-    for line in lines:
-        for gap in line["gaps"]:
-            is_interval = gap["reason"] == CURSOR_EXPIRED and gap["from"] and gap["to"]
-            bounds = (gap["from"], gap["to"]) if is_interval else (gap["noticed_at"], gap["noticed_at"])
-            at, end = (from_text(str(bound)).timestamp() for bound in bounds)
-            for number in range(int(at // DAY), min(int(end // DAY), int(at // DAY) + 2 * DAYS) + 1):
-                touched.setdefault(day_name(number * DAY), []).append(f"{gap['key']} {gap['estimated_events']}")
+    for gap in (recorded.gap for of_stream in gaps.values() for recorded in of_stream):
+        is_interval = gap.reason == CURSOR_EXPIRED and gap.start and gap.end
+        bounds = (gap.start, gap.end) if is_interval else (gap.noticed_at, gap.noticed_at)
+        at, end = (bound.timestamp() for bound in bounds if bound)
+        for number in range(int(at // DAY), min(int(end // DAY), int(at // DAY) + 2 * DAYS) + 1):
+            touched.setdefault(day_name(number * DAY), []).append(f"{gap.key} {gap.estimated}")
     return {day: sha256("\n".join(sorted(keys)).encode()).hexdigest()[:16] for day, keys in touched.items()}
 
 

@@ -16,8 +16,9 @@ import msgspec
 
 from emulator.web.chart_objects import read_object, replace_object
 from emulator.web.charts import Scope
+from emulator.web.status import SiteStatus
 from lib.errors import ConnectorError, KeptError
-from lib.model.clock import from_text, to_text
+from lib.model.clock import to_text
 from lib.model.stream import Stream, encode_segment
 from lib.state.codec import Codec
 from lib.store.base import ObjectStore
@@ -169,7 +170,7 @@ class HealthChanges:
             if seen is not None and self._changes:
                 self._lose_sight(datetime.fromtimestamp(seen, UTC), NOT_RUNNING)
 
-    def note(self, status: Status, *, is_settled: bool) -> None:
+    def note(self, site: SiteStatus, *, is_settled: bool) -> None:
         """Compare a status with the last one.
 
         Until it is settled, no health gets better: after a start, an old problem may not be known again yet.
@@ -177,10 +178,10 @@ class HealthChanges:
         with self._lock:
             if not self.is_loaded:
                 return
-            now = _LastHealth.of_status(status)
+            now = _LastHealth.of_status(site.fields)
             if not is_settled:
                 now = _worse(self._last, now)
-            differences = [*_compared(self._last, now, status)]
+            differences = [*_compared(self._last, now, site)]
             self._last = now
             self._add(differences)
 
@@ -287,9 +288,10 @@ def _worse(before: _LastHealth, now: _LastHealth) -> _LastHealth:
     return _LastHealth(worst(before.site, now.site), before.integrations | integrations, before.streams | streams)
 
 
-def _compared(before: _LastHealth, now: _LastHealth, status: Status) -> Iterator[HealthChange]:
+def _compared(before: _LastHealth, now: _LastHealth, site: SiteStatus) -> Iterator[HealthChange]:
     """The differences, the site's first. Equal ones are one change: a refused credential is not a thousand."""
-    at, reasons = from_text(status["now"]), status["reasons"]
+    at, status = site.now, site.fields
+    reasons = status["reasons"]
     if now.site != before.site:
         of_site = [Why(reason["code"], reason["title"]) for reason in reasons if reason["health"] == now.site]
         yield HealthChange(at, WHOLE, before.site, now.site, of_site)

@@ -39,7 +39,6 @@ from emulator.web.health_changes import HealthChanges
 from emulator.web.snapshot import Taken
 from lib.errors import ConnectorError, KeptError
 from lib.model.batch import Header
-from lib.model.clock import from_text
 from lib.model.receipt import DELIVERED, Receipt
 from lib.model.stream import Stream
 from lib.state.batches import HEADER, Waiting
@@ -167,7 +166,7 @@ class History:
         return {
             **columns,
             "range": chosen.name,
-            "marks": [mark.fields() for mark in within([*marks, *happened(self._taken().lines, scope)], chosen, now)],
+            "marks": [mark.fields() for mark in within([*marks, *happened(self._taken(), scope)], chosen, now)],
             "health": self.changes.spans(scope, now - chosen.seconds, now),
             "complete": self.is_complete,
         }
@@ -290,7 +289,7 @@ class History:
         with self._lock:
             minutes = [min(counts) for day in (*made.values(), *self._days.values()) for counts in day.minutes.values()]
         # A receipt's folder is a day by Sophos's clock; the counts are by this machine's clock.
-        filed = from_text(f"{first}T00:00:00Z").timestamp()
+        filed = datetime.fromisoformat(first).replace(tzinfo=UTC).timestamp()
         return min([*(minute * MINUTE for minute in minutes), filed if first < day_name(began) else began])
 
     def _count_receipts(self, began: float, since: float) -> None:
@@ -320,7 +319,8 @@ class History:
                     self._day(at).add(stream, at, fetched=header.events)
 
     def _sample(self) -> None:
-        now, status = self._now(), self._taken().status
+        now, site = self._now(), self._taken().site
+        status = site.fields
         sample: dict[str, list[float]] = {
             line["name"]: [0.0, 0, line.get("calls", {}).get("last_minute", 0)] for line in status["integrations"]
         }
@@ -332,11 +332,10 @@ class History:
         with self._lock:
             self._day(now).samples[int(now) // MINUTE] = sample
             self._samples.take(int(now) // MINUTE, status["streams"])
-            problem = status.get("engine_problem")
-            if problem is None:
+            if site.engine is None:
                 self._end_outage(now)
             else:
-                self._begin_outage(from_text(problem["since"]).timestamp())
+                self._begin_outage(site.engine.since.timestamp())
 
     def _begin_outage(self, at: float) -> None:
         if self._outage is not None:
@@ -427,16 +426,17 @@ def _add(counts: dict[int, list[int]], more: Counts) -> None:
         count_in(counts, number, fetched, acked)
 
 
-def happened(lines: Iterable[Mapping[str, Any]], scope: Scope) -> Iterator[Mark]:
+def happened(taken: Taken, scope: Scope) -> Iterator[Mark]:
     """Marks of the scope's gaps, and of the late events that the last reconciliation found."""
-    for line in lines:
-        report = line.get("reconciled") or {}
-        if not (line["gaps"] or report.get("missing")) or not scope.holds(line):
+    for stream in {**taken.site.gaps, **taken.site.reconciled}:
+        line = taken.by_stream.get(stream)
+        if line is None or not scope.holds(line):
             continue
-        name = f"{line['label']} · {line['stream']}"
-        for gap in line["gaps"]:
-            begin, end = (from_text(gap[key] or gap["noticed_at"]).timestamp() for key in ("from", "to"))
-            yield Mark("gap", begin, end, f"Gap: {name}")
-        if report.get("missing"):
-            at = from_text(report["ended_at"]).timestamp()
-            yield Mark("late", at, at, f"{plural(report['missing'], 'late event')} found: {name}")
+        name = f"{line['label']} · {stream.kind}"
+        for recorded in taken.site.gaps.get(stream, ()):
+            begin, end = (at or recorded.gap.noticed_at for at in (recorded.gap.start, recorded.gap.end))
+            yield Mark("gap", begin.timestamp(), end.timestamp(), f"Gap: {name}")
+        sums = taken.site.reconciled.get(stream)
+        if sums is not None and sums.missing and sums.ended_at is not None:
+            at = sums.ended_at.timestamp()
+            yield Mark("late", at, at, f"{plural(sums.missing, 'late event')} found: {name}")

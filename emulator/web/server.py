@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
 
 from flask import Flask, Request, Response, render_template, request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -23,7 +22,7 @@ from emulator.web.history import History
 from emulator.web.metrics import registry_of
 from emulator.web.previews import Previews
 from emulator.web.snapshot import QUIET_SECONDS, Read, Snapshot
-from emulator.web.status import StreamRecord
+from emulator.web.status import SiteStatus, StreamRecord
 from emulator.web.views import Views
 from lib.app import App
 from lib.errors import ConnectorError, NotFoundError
@@ -54,18 +53,18 @@ class Web:
         self.app = _application(platform, self.snapshot, self.history, graph, recent)
         """The WSGI application."""
 
-    def _status(self, store: ObjectStore, record: Callable[[Stream], StreamRecord]) -> dict[str, Any]:
+    def _status(self, store: ObjectStore, record: Callable[[Stream], StreamRecord]) -> SiteStatus:
         """A status, with the changes of health up to it."""
         changes = self.history.changes
         try:
-            status = self._read(store, record)
+            site = self._read(store, record)
         except ConnectorError as error:
             changes.cannot_be_read(error)
             raise
-        if "health" in status:
+        if "health" in site.fields:
             waited_for = self._platform.functions.keys() - {"test-connection"} - self.history.answered
-            changes.note(status, is_settled=not waited_for and "engine_problem" not in status)
-        return status | {"health_changes": [change.fields() for change in changes.newest()]}
+            changes.note(site, is_settled=not waited_for and site.engine is None)
+        return site.with_fields(health_changes=[change.fields() for change in changes.newest()])
 
     def start(self) -> None:
         """Start the threads that read the past and refresh the status."""
@@ -116,7 +115,7 @@ def _application(platform: Platform, snapshot: Snapshot, history: History, graph
         return Response('{"ok": true}', content_type="application/json")
 
     days = Completeness(
-        lambda: graph.store, lambda: snapshot.current().lines, lambda: history.known_since, platform.config_env
+        lambda: graph.store, lambda: snapshot.current().site.gaps, lambda: history.known_since, platform.config_env
     )
     footprint = Footprint(lambda: graph.store, lambda: graph.config().store)
     context = Context(platform, snapshot, history, graph, log, days, footprint)

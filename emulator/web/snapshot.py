@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from emulator.web.listing import Line, labelled, ordered, tiles
-from emulator.web.status import StreamRecord, read_record
+from emulator.web.status import SiteStatus, StreamRecord, read_record
 from lib.errors import ConnectorError
 from lib.model.stream import Stream
 from lib.state.checkpoints import checkpoint_key
@@ -45,7 +45,7 @@ KEPT_PREFIXES = ("gaps/", "dead/", "acknowledged/")
 class Taken:
     """A status and its time. What is derived from it is computed once."""
 
-    status: dict[str, Any]
+    site: SiteStatus
     number: int
     """Rises with each pass."""
     at: float
@@ -55,6 +55,11 @@ class Taken:
     lines: Sequence[dict[str, Any]] = field(default=())
     """Every stream's line, with what views need."""
     _orders: dict[str, Sequence[Line]] = field(default_factory=dict, repr=False)
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """The status as JSON fields."""
+        return self.site.fields
 
     @property
     def age(self) -> float:
@@ -113,7 +118,7 @@ class Taken:
 class Read(Protocol):
     """Makes a status. It reads the store only through `store` and `record`."""
 
-    def __call__(self, store: ObjectStore, record: Callable[[Stream], StreamRecord]) -> dict[str, Any]:
+    def __call__(self, store: ObjectStore, record: Callable[[Stream], StreamRecord]) -> SiteStatus:
         """The status now."""
         ...
 
@@ -197,10 +202,10 @@ class Snapshot:
                 self._listed = ListedStore(store)
                 self._records.clear()
             self._listed.begin()
-            status = self._read(self._listed, self._record_reader(self._listed))
+            site = self._read(self._listed, self._record_reader(self._listed))
             number = time.monotonic_ns()
-            lines = labelled(status)
-            taken = Taken(status, number, began, time.thread_time() - used, lines)
+            lines = labelled(site.fields)
+            taken = Taken(site, number, began, time.thread_time() - used, lines)
             taken.prepare()
             self._listed.end()
             # A pass that began before `expire` may not contain the action's change.

@@ -15,6 +15,7 @@ from lib.config.settings import Config
 from lib.errors import KeptError, OverBudgetError, ThrottledError
 from lib.model.checkpoint import Checkpoint, Problem, Recent, problem_after
 from lib.model.clock import from_text, text_or_none, to_text
+from lib.model.credential import CredentialWarning
 from lib.model.duration import duration_text
 from lib.model.health import WAITING, Health, Reason, assess
 from lib.model.health_facts import DamagedObject, IntegrationFacts, SiteFacts, SiteProblems, StreamFacts, Warned
@@ -31,7 +32,7 @@ from lib.state.accounts import Account
 from lib.state.acknowledgements import Acknowledgement, Acknowledgements, same_cause, short_id
 from lib.state.damage import Whole, damaged
 from lib.state.dead_letters import DeadLetter, dead_letters_by_stream
-from lib.state.gaps import CURSOR_EXPIRED
+from lib.state.gaps import CURSOR_EXPIRED, Gap
 from lib.state.leases import lease_of
 from lib.state.schedules import Schedules
 from lib.state.state import State
@@ -88,12 +89,64 @@ class Running:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordedGap:
+    """A gap, with its acknowledgement."""
+
+    gap: Gap
+    acknowledged: Acknowledgement | None
+
+    def fields(self) -> dict[str, Any]:
+        """As JSON fields, without the stream."""
+        fields = self.gap.fields()
+        return {
+            "id": short_id(self.gap.key),
+            "key": self.gap.key,
+            **{name: fields[name] for name in ("from", "to", "reason", "noticed_at", "estimated_events")},
+            "acknowledged": self.acknowledged.fields() if self.acknowledged else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ListedWarning:
+    """A warning about an integration's credential, with its acknowledgement."""
+
+    key: str
+    warning: CredentialWarning
+    acknowledged: Acknowledgement | None
+
+    def fields(self) -> dict[str, Any]:
+        """As JSON fields."""
+        return {
+            "id": short_id(self.key),
+            "key": self.key,
+            **self.warning.as_fields(),
+            "acknowledged": self.acknowledged.fields() if self.acknowledged else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SiteStatus:
+    """The status of a site: JSON fields for people and programs, and what the page itself computes with."""
+
+    fields: dict[str, Any]
+    now: datetime
+    gaps: Mapping[Stream, Sequence[RecordedGap]] = field(default_factory=dict)
+    reconciled: Mapping[Stream, ReconcileSums] = field(default_factory=dict)
+    """The last reconciliation of each stream that had one."""
+    engine: Problem | None = None
+    """The engine's outage."""
+
+    def with_fields(self, **more: Any) -> SiteStatus:
+        """The status with further JSON fields."""
+        return replace(self, fields=self.fields | more)
+
+
+@dataclass(frozen=True, slots=True)
 class _View:
     """The inputs of one status."""
 
-    record: Callable[[Stream], StreamRecord]
     pending: Mapping[Stream, _Pending]
-    gaps: Mapping[Stream, Sequence[Mapping[str, Any]]]
+    gaps: Mapping[Stream, Sequence[RecordedGap]]
     dead_letters: Mapping[Stream, Sequence[DeadLetter]]
     latest: Mapping[Stream, Mapping[str, Any]]
     accounts: Mapping[str, Account]
@@ -117,7 +170,7 @@ def status(
     running: Running | None = None,
     followed: Sequence[Problem] = (),
     record: Callable[[Stream], StreamRecord] | None = None,
-) -> dict[str, Any]:
+) -> SiteStatus:
     """Every stream and every integration, with their health. `followed`: faults of UTMStack's own configuration."""
     running = running or Running()
     latest, engine = running.latest, running.engine
@@ -133,7 +186,12 @@ def status(
     seen = Acknowledgements(state.store).all()
     gaps = gaps_by_stream(state)
     # A lost batch is one problem: its gap.
-    explained = {key: gap["key"] for of_stream in gaps.values() for gap in of_stream for key in same_cause(gap["key"])}
+    explained = {
+        key: recorded.gap.key
+        for of_stream in gaps.values()
+        for recorded in of_stream
+        for key in same_cause(recorded.gap.key)
+    }
     dead_letters = dead_letters_by_stream(state.store)
     accounts_by_name = {settings.name: _account(accounts, settings.name, now) for settings in config.integrations}
     read = (
@@ -149,7 +207,6 @@ def status(
             asked |= Schedules(state.store).asked(integration.name)
     unknown = {settings.name for settings in config.integrations} - {stream.integration for stream in targets}
     view = _View(
-        record or partial(read_record, state, now),
         pending,
         gaps,
         dead_letters,
@@ -163,7 +220,10 @@ def status(
         {settings.name: settings.inventory.total_seconds() for settings in config.integrations},
         now,
     )
-    shown = [_stream(view, stream) for stream in sorted(streams)]
+    read_stream = record or partial(read_record, state, now)
+    records = {stream: read_stream(stream) for stream in sorted(streams)}
+    reconciled = {stream: kept.reconciled for stream, kept in records.items() if kept.reconciled is not None}
+    shown = [_stream(view, stream, kept) for stream, kept in records.items()]
     lines = [line for line, _ in shown]
     total = sum(of_stream.bytes for of_stream in pending.values())
     paused = total >= config.limits.max_pending_bytes
@@ -173,7 +233,7 @@ def status(
         SiteFacts(
             now=now,
             tick_seconds=config.every.seconds_around(now),
-            integrations=[_integration_facts(line, accounts_by_name[line["name"]]) for line in integrations],
+            integrations=[_integration_facts(name, account, now, seen) for name, account in accounts_by_name.items()],
             streams=[facts for _, facts in shown if facts is not None],
             problems=SiteProblems(
                 engine=engine, functions=running.functions, config_edit=running.config_edit, followed=followed
@@ -195,7 +255,7 @@ def status(
         line["health"] = str(verdict.streams[facts.name]) if facts else str(Health.OK)
     for line in integrations:
         line["health"] = str(verdict.integrations[line["name"]])
-    return {
+    fields: dict[str, Any] = {
         "ok": verdict.health is Health.OK,
         "health": str(verdict.health),
         "reasons": [_reason(reason) for reason in verdict.reasons],
@@ -215,8 +275,8 @@ def status(
         "gaps": sum(len(line["gaps"]) for line in lines),
         "set_aside": sum(line["set_aside"] for line in lines),
         "damaged": [
-            damage.fields()
-            | {
+            {
+                **damage.fields(),
                 "acknowledged": seen[damage.key].fields() if damage.key in seen else None,
                 "gap": short_id(explained[damage.key]) if damage.key in explained else None,
             }
@@ -227,6 +287,7 @@ def status(
         **({} if beat is None else {"heartbeat": beat}),
         **({} if engine is None else {"engine_problem": engine.as_problem() | {"since": to_text(engine.since)}}),
     }
+    return SiteStatus(fields, now, gaps, reconciled, engine)
 
 
 def _every(config: Config) -> str:
@@ -248,42 +309,32 @@ def _reason(reason: Reason) -> dict[str, Any]:
     }
 
 
-def _integration_facts(line: Mapping[str, Any], account: Account) -> IntegrationFacts:
-    warned = [
-        Warned(warning["code"], warning["text"], warning["remedy"], from_text(warning["date"]))
-        for warning in line["warnings"]
-        if warning["acknowledged"] is None
-    ]
-    return IntegrationFacts(line["name"], account.problem, account.paused_at, warned)
-
-
-def warnings_of(
+def _integration_facts(
     name: str, account: Account, now: datetime, seen: Mapping[str, Acknowledgement]
-) -> list[dict[str, Any]]:
-    """The warnings about an integration's credential, each with its id and its acknowledgement."""
-    warnings = []
-    for warning in account.warnings(now):
-        key = f"integrations/{encode_segment(name)}/{warning.code}/{warning.mark or f'{warning.date:%Y-%m-%d}'}"
-        acknowledged = seen.get(key)
-        fields = {"id": short_id(key), "key": key, **warning.as_fields()}
-        warnings.append(fields | {"acknowledged": acknowledged.fields() if acknowledged else None})
-    return warnings
+) -> IntegrationFacts:
+    warned = [
+        Warned(listed.warning.code, listed.warning.text, listed.warning.remedy, listed.warning.date)
+        for listed in warnings_of(name, account, now, seen)
+        if listed.acknowledged is None
+    ]
+    return IntegrationFacts(name, account.problem, account.paused_at, warned)
 
 
-def gaps_by_stream(state: State) -> dict[Stream, list[dict[str, Any]]]:
-    """Every recorded gap by stream, with its id and its acknowledgement."""
+def warnings_of(name: str, account: Account, now: datetime, seen: Mapping[str, Acknowledgement]) -> list[ListedWarning]:
+    """The warnings about an integration's credential."""
+    return [
+        ListedWarning(key, warning, seen.get(key))
+        for warning in account.warnings(now)
+        for key in [f"integrations/{encode_segment(name)}/{warning.code}/{warning.mark or f'{warning.date:%Y-%m-%d}'}"]
+    ]
+
+
+def gaps_by_stream(state: State) -> dict[Stream, list[RecordedGap]]:
+    """Every recorded gap by stream."""
     seen = Acknowledgements(state.store).all()
-    gaps: dict[Stream, list[dict[str, Any]]] = {}
+    gaps: dict[Stream, list[RecordedGap]] = {}
     for gap in state.gaps.all():
-        fields, acknowledged = gap.fields(), seen.get(gap.key)
-        gaps.setdefault(gap.stream, []).append(
-            {
-                "id": short_id(gap.key),
-                "key": gap.key,
-                **{key: fields[key] for key in ("from", "to", "reason", "noticed_at", "estimated_events")},
-                "acknowledged": acknowledged.fields() if acknowledged else None,
-            }
-        )
+        gaps.setdefault(gap.stream, []).append(RecordedGap(gap, seen.get(gap.key)))
     return gaps
 
 
@@ -310,7 +361,7 @@ def _integrations(
             "region": settings.region,
             "streams": list(settings.streams),
             "exclude_types": list(settings.exclude_types),
-            "warnings": warnings_of(settings.name, account, now, seen),
+            "warnings": [listed.fields() for listed in warnings_of(settings.name, account, now, seen)],
         }
         if account.life.since is not None:
             line |= {
@@ -392,11 +443,10 @@ def _delivered(state: State, stream: Stream) -> tuple[LastReceipt, str | None, N
     return LastReceipt(), None, NotAcknowledged(), False
 
 
-def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | None]:
+def _stream(view: _View, stream: Stream, record: StreamRecord) -> tuple[dict[str, Any], StreamFacts | None]:
     """The stream's line, and the facts for its health; None for a retired stream."""
     now, latest = view.now, view.latest.get(stream)
     pending = view.pending.get(stream, _Pending())
-    record = view.record(stream)
     checkpoint = record.checkpoint
     target, retired = view.targets.get(stream), stream in view.retired
     account = view.accounts.get(stream.integration)
@@ -435,7 +485,7 @@ def _stream(view: _View, stream: Stream) -> tuple[dict[str, Any], StreamFacts | 
         "oldest_pending_seconds": (
             round(max(0.0, (now - pending.oldest).total_seconds()), 3) if pending.oldest else 0.0
         ),
-        "gaps": list(view.gaps.get(stream, ())),
+        "gaps": [recorded.fields() for recorded in view.gaps.get(stream, ())],
         "set_aside": sum(letter.events for letter in dead),
         "dead_letter_objects": len(dead),
         "dead_letters_unacknowledged": sum(
@@ -499,7 +549,7 @@ def _measured(latest: Mapping[str, Any] | None, interval: float | None, now: dat
 def _facts(
     view: _View, stream: Stream, line: Mapping[str, Any], problem: Problem | None, silent: datetime | None
 ) -> StreamFacts:
-    gaps = [gap for gap in view.gaps.get(stream, ()) if gap["acknowledged"] is None]
+    gaps = [recorded.gap for recorded in view.gaps.get(stream, ()) if recorded.acknowledged is None]
     return StreamFacts(
         name=stream.path,
         integration=stream.integration,
@@ -507,8 +557,8 @@ def _facts(
         lag_seconds=line["lag_seconds"],
         interval_seconds=line["interval_seconds"],
         gaps=len(gaps),
-        lost_batches=sum(gap["reason"] != CURSOR_EXPIRED for gap in gaps),
-        gap_since=min((from_text(gap["noticed_at"]) for gap in gaps), default=None),
+        lost_batches=sum(gap.reason != CURSOR_EXPIRED for gap in gaps),
+        gap_since=min((gap.noticed_at for gap in gaps), default=None),
         dead_letters=line["dead_letters_unacknowledged"],
         silent_since=silent,
         undelivered_seconds=line["oldest_pending_seconds"],
@@ -516,14 +566,14 @@ def _facts(
     )
 
 
-def collect(
+def site_status(
     app: App,
     running: Running | None = None,
     followed: Sequence[Problem] = (),
     *,
     store: ObjectStore | None = None,
     record: Callable[[Stream], StreamRecord] | None = None,
-) -> dict[str, Any]:
+) -> SiteStatus:
     """The status now. `store` and `record` replace the app's own, for a reader that keeps objects."""
     return status(
         app.config(),
@@ -534,3 +584,8 @@ def collect(
         followed=followed,
         record=record,
     )
+
+
+def collect(app: App, followed: Sequence[Problem] = ()) -> dict[str, Any]:
+    """The status now, as JSON fields."""
+    return site_status(app, followed=followed).fields

@@ -124,7 +124,9 @@ def served(config: Path, **more: Any) -> Iterator[str]:
     running = status.Running({stream: _up_to_date() for stream in streams}, ticked_at=_at())
     pages = Web(
         platform,
-        lambda store, record: status.collect(app, replace(running, ticked_at=_at()), store=store, record=record) | more,
+        lambda store, record: status.site_status(
+            app, replace(running, ticked_at=_at()), store=store, record=record
+        ).with_fields(**more),
         app,
         RecentLog(),
     )

@@ -27,7 +27,7 @@ from emulator.web import charts, counted_days, health_changes
 from emulator.web.completeness import Completeness
 from emulator.web.history import History
 from emulator.web.snapshot import Snapshot
-from emulator.web.status import collect
+from emulator.web.status import collect, site_status
 from lib.app import App
 from lib.config import environment, loading
 from lib.config.settings import Config
@@ -558,15 +558,15 @@ def test_a_damaged_object_of_the_page_is_named_and_made_again_and_a_newer_one_st
     for key in keys:
         store.write(key, body, expected=ABSENT)
     app = App(lambda: Config(store=f"file:{old}", engine="unix:/x", integrations=()))
-    snapshot = Snapshot(lambda: store, lambda store, record: collect(app, store=store, record=record))
+    snapshot = Snapshot(lambda: store, lambda store, record: site_status(app, store=store, record=record))
     past = History(lambda: store, snapshot.current, time.time)
     past.start()
     until(lambda: past.is_complete, "the past")
-    past.changes.note(snapshot.status(), is_settled=True)
+    past.changes.note(snapshot.current().site, is_settled=True)
     line = {"integration": "acme", "tenant": TENANT, "stream": "events", "outcome": "fetched", "events": 1}
     past.add_results("fetch-page", [line])
     past.stop()
-    days = Completeness(lambda: store, lambda: (), lambda: None, {})
+    days = Completeness(lambda: store, dict, lambda: None, {})
     assert [cell.kind for cell in days.cells()] == ["today"]
     is_newer = b"3" in body
     assert {damage.key for damage in damaged(store)} == (set() if is_newer else keys)

@@ -4,6 +4,7 @@ import html
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,10 +13,11 @@ import requests
 from emulator.central import DEFAULT_TENANT_ID, CentralServer, Clock
 from emulator.web.completeness import PREFIX, gaps_by_day
 from emulator.web.counted_days import FINAL, counted_day
+from emulator.web.status import RecordedGap
 from lib.model.clock import day_of
 from lib.model.stream import Stream
 from lib.pipeline.attest import statement
-from lib.state.gaps import CURSOR_EXPIRED, Gap
+from lib.state.gaps import BATCH_MISSING, CURSOR_EXPIRED, Gap
 from tests.site import Emulator, Site, site, until
 
 STREAM = Stream("acme", DEFAULT_TENANT_ID, "events")
@@ -113,10 +115,11 @@ def test_a_day_is_final_once_nothing_can_change_it(served: tuple[Site, Emulator]
 
 
 def test_a_gap_touches_every_day_of_its_interval_and_a_lost_batch_that_of_its_notice() -> None:
-    times = {"from": "2026-03-01T23:00:00Z", "to": "2026-03-03T01:00:00Z", "noticed_at": "2026-03-09T00:00:00Z"}
-    gap = {"key": "gaps/1", "estimated_events": 3, "reason": CURSOR_EXPIRED, **times}
-    lost = gap | {"key": "gaps/2", "reason": "batch_lost", "from": None, "to": None}
-    touched = gaps_by_day([{"gaps": [gap, lost]}])
+    start, end, noticed_at = (datetime(2026, 3, day, hour, tzinfo=UTC) for day, hour in ((1, 23), (3, 1), (9, 0)))
+    gap = Gap(STREAM, 1, CURSOR_EXPIRED, start, end, noticed_at, 3)
+    lost = Gap(STREAM, 2, BATCH_MISSING, None, None, noticed_at, 3)
+    touched = gaps_by_day({STREAM: [RecordedGap(gap, None), RecordedGap(lost, None)]})
     assert sorted(touched) == ["2026-03-01", "2026-03-02", "2026-03-03", "2026-03-09"]
     assert touched["2026-03-01"] == touched["2026-03-02"] != touched["2026-03-09"]
-    assert gaps_by_day([{"gaps": [gap | {"estimated_events": 4}]}])["2026-03-01"] != touched["2026-03-01"]
+    more = {STREAM: [RecordedGap(replace(gap, estimated=4), None)]}
+    assert gaps_by_day(more)["2026-03-01"] != touched["2026-03-01"]

@@ -123,8 +123,8 @@ def test_page_and_tail_tell_of_those_that_are_alone(tmp_path: Path) -> None:
     settings = load(str(path))
     app = App(lambda: settings)
 
-    def read(store: ObjectStore, record: Callable[[Stream], status.StreamRecord]) -> dict[str, Any]:
-        return status.collect(app, store=store, record=record) | {"links": [ALONE]}
+    def read(store: ObjectStore, record: Callable[[Stream], status.StreamRecord]) -> status.SiteStatus:
+        return status.site_status(app, store=store, record=record).with_fields(links=[ALONE])
 
     pages = Web(platform_for(settings, str(path)), read, app, RecentLog())
     server = listening(pages.app, "127.0.0.1", port)

@@ -38,7 +38,7 @@ class Watched:
 
     def scrape(self, *, later: timedelta = timedelta(0)) -> str:
         app = self.site.app
-        told = status(
+        site = status(
             self.config,
             app.state,
             app.accounts,
@@ -47,9 +47,7 @@ class Watched:
                 latest=self.platform.latest, budgets=self.platform.budgets, engine=self.platform.engine_problem
             ),
         )
-        if self.platform.engine_problem is not None:
-            told["engine_problem"] = self.platform.engine_problem
-        return generate_latest(registry_of(self.platform, told)).decode()
+        return generate_latest(registry_of(self.platform, site.fields)).decode()
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from emulator.utmstack.watcher import SettingsWatcher
 from emulator.web import server as web
 from emulator.web.connections import listening
 from emulator.web.context import RecentLog
-from emulator.web.status import Running, status
+from emulator.web.status import Running, SiteStatus, status
 from lib.app import App
 from lib.config.reloading import ReloadingConfig
 from lib.errors import ConnectorError, catalogue
@@ -62,12 +62,15 @@ class Surfaces:
         self.platform = platform_for(self.config, str(found.config))
         self.later = timedelta(0)
         self.ticked_at: datetime | None = None
-        self.web = web.Web(self.platform, lambda _, __: self.status(), self.app, RecentLog())
+        self.web = web.Web(self.platform, lambda _, __: self.site_status(), self.app, RecentLog())
         self.server = listening(self.web.app, *self.config.listen)
         threading.Thread(target=self.server.run, daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server.effective_port}"
 
     def status(self) -> Line:
+        return self.site_status().fields
+
+    def site_status(self) -> SiteStatus:
         now, edit = datetime.now(UTC) + self.later, self.live.problem
         running = Running(
             latest=dict(self.platform.latest),

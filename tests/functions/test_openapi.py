@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from emulator.runtime.functions import TARGETS
 from emulator.runtime.platform import Platform
 from emulator.web import server as web
 from emulator.web.context import RecentLog
+from emulator.web.status import SiteStatus
 from functions.fetch_page import main as fetch_page
 from functions.forward_batch import main as forward_batch
 from functions.test_connection import main as connection
@@ -120,6 +122,9 @@ def test_each_function_serves_the_description(called: Site, name: str) -> None:
     assert answer.json() == DESCRIPTION
 
 
+NOTHING = SiteStatus({}, datetime.now(UTC))
+
+
 def platform_of(called: Site) -> Platform:
     config = configuration.load(str(called.config))
     return platform_for(config, str(called.config))
@@ -127,7 +132,7 @@ def platform_of(called: Site) -> Platform:
 
 def test_the_emulator_serves_the_description(called: Site) -> None:
     platform = platform_of(called)
-    answer = web.Web(platform, lambda _, __: {}, called.app, RecentLog()).app.test_client().get("/openapi.json")
+    answer = web.Web(platform, lambda _, __: NOTHING, called.app, RecentLog()).app.test_client().get("/openapi.json")
     assert answer.json == DESCRIPTION
 
 
@@ -136,7 +141,7 @@ def test_the_emulator_serves_the_description(called: Site) -> None:
 )
 def test_what_the_emulator_does_not_have_is_a_problem_too(called: Site, path: str, status: int, code: str) -> None:
     platform = platform_of(called)
-    client = web.Web(platform, lambda _, __: {}, called.app, RecentLog()).app.test_client()
+    client = web.Web(platform, lambda _, __: NOTHING, called.app, RecentLog()).app.test_client()
     answer = client.delete(path)
     assert (answer.status_code, answer.content_type) == (status, "application/problem+json")
     assert answer.json is not None

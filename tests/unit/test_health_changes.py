@@ -10,8 +10,8 @@ import pytest
 
 from emulator.web.charts import Scope
 from emulator.web.health_changes import HEALTH_KEY, MOST_CHANGES, HealthChanges, stored_changes, together
+from emulator.web.status import SiteStatus
 from lib.errors import StoreError
-from lib.model.clock import to_text
 from lib.store.base import ABSENT
 from tests.fakes.memory_store import MemoryStore
 
@@ -31,15 +31,15 @@ def site(
     *streams: dict[str, Any],
     reasons: list[dict[str, Any]] | None = None,
     integrations: dict[str, str] | None = None,
-) -> dict[str, Any]:
+) -> SiteStatus:
     """A status, as far as its changes are made of it."""
-    return {
-        "now": to_text(BEGIN + timedelta(minutes=minute)),
+    fields = {
         "health": health,
         "reasons": [{"integrations": [], "streams": [], **each} for each in reasons or []],
         "integrations": [{"name": name, "health": each} for name, each in (integrations or {"acme": "ok"}).items()],
         "streams": [*streams],
     }
+    return SiteStatus(fields, BEGIN + timedelta(minutes=minute))
 
 
 def told(changes: HealthChanges, scope: Scope = Scope()) -> list[tuple[Any, ...]]:  # noqa: B008 - it is frozen
