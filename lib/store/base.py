@@ -61,7 +61,11 @@ class ObjectStore(Protocol):
         """
 
     def delete(self, key: str, *, expected: int) -> None:
-        """Remove the object if its generation is still `expected`; otherwise raise ConflictError."""
+        """Remove the object if its generation is still `expected`; otherwise raise ConflictError.
+
+        A power cut may bring back what was removed shortly before. So every removal is safe to repeat, and what was
+        written before it decides: a batch with a receipt, for example, is not sent again.
+        """
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[Entry]:
         """Objects whose key begins with `prefix` and sorts after `after`, in order of key.

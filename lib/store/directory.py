@@ -155,7 +155,7 @@ class DirectoryStore:
             temporary.unlink(missing_ok=True)
 
     def delete(self, key: str, *, expected: int) -> None:
-        """Remove the object durably if its generation is still `expected`."""
+        """Remove the object if its generation is still `expected`. `ObjectStore.delete` says why nothing is synced."""
         path = self._path(key)
         try:
             with self._locked(key):
@@ -163,8 +163,6 @@ class DirectoryStore:
                 if present != expected or present == ABSENT:
                     raise ConflictError(f"{key} is at generation {present}, not {expected}")
                 path.unlink()
-                # Without this, a power cut brings the object back.
-                _sync_folder(path.parent)
         except OSError as error:
             _fail(error, f"remove {key} from")
 
