@@ -43,12 +43,14 @@ def live(how: Installed, old: Release, new: Release, before: Installed | None = 
         _look(how, site, new.version)
         with _running(how, site):
             deliver(site, 10)
+            _reads_what_it_finds(site)
             _has_its_documents(site)
             wait_with(site, 20)
         _refuses_a_newer_store(how, site)
         first.install(old)
         with _running(first, site):
             deliver(site, 10)
+            _reads_what_it_finds(site)
         _ask(first, site, "audit")
         every_event_once(site, 90)
         first.remove()
@@ -131,6 +133,12 @@ def _look(how: Installed, site: Site, version: str) -> None:
         env={**os.environ, **how.env}, cwd="/", capture_output=True, text=True, check=False,
     ).stdout)  # fmt: skip
     assert (found["version"], found["acked"]) == (version, 30)
+
+
+def _reads_what_it_finds(site: Site) -> None:
+    """Nothing that the other version wrote counts as damaged: it would be made again, and hide a change of form."""
+    found = status(site)
+    assert (found.get("damaged", []), found["gaps"]) == ([], 0), found
 
 
 def _has_its_documents(site: Site) -> None:
