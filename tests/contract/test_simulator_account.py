@@ -325,6 +325,17 @@ PAGE = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text(encoding=
 EXAMPLES = [(path, body, "DELETE" in rest) for path, body, rest in re.findall(r"curl \$C/(\S+) +-d '(.+?)'(.*)", PAGE)]
 
 
+def test_the_first_calls_of_the_page_are_answered() -> None:
+    (calls,) = re.findall(r"## First calls\n\n```sh\n(.*?)```", PAGE, re.DOTALL)
+    with CentralServer() as central:
+        central.fill(3)
+        here = calls.replace("http://127.0.0.1:8181", central.url)
+        done = subprocess.run(["bash", "-euc", here], capture_output=True, text=True, timeout=60, check=True)
+    whoami, page = done.stdout.replace("}{", "}\n{").splitlines()
+    assert json.loads(whoami)["idType"] == "tenant"
+    assert len(json.loads(page)["items"]) == 3
+
+
 def test_the_account_file_of_the_page_can_be_served() -> None:
     account = described(yaml.safe_load(re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[0]))
     assert len(account.tenants) == 1003

@@ -243,6 +243,17 @@ def test_the_relay_page_is_followed_word_for_word_and_an_event_arrives(tmp_path:
         assert follow("test")[0] == 1, "a caller without a certificate is let in"
 
 
+def test_a_day_is_attested_and_verified_by_the_words_of_the_page(tmp_path: Path) -> None:
+    (block,) = [each for each in blocks(ROOT / "docs/attest.md") if each.language == "sh"]
+    with Site() as site, shell(tmp_path, **site.env) as run:
+        site.central.fill(3)
+        _tick(site)
+        for line in block.text.replace("--config C", f"--config {site.config}").splitlines():
+            status, output = run(line)
+            assert status == 0, output
+    assert "Signature Verified Successfully" in output
+
+
 # Faults and what one sees of them
 
 
