@@ -146,3 +146,33 @@ resource "google_monitoring_alert_policy" "silence" {
 
   depends_on = [google_project_service.this]
 }
+
+# Then batches wait, and nothing says so until they are too many.
+resource "google_monitoring_alert_policy" "no_sweeps" {
+  count                 = local.forwards ? 1 : 0
+  display_name          = "${var.prefix}: no sweeps"
+  combiner              = "OR"
+  notification_channels = local.channels
+
+  conditions {
+    display_name = "forward-batch has answered nothing for 15 minutes"
+
+    condition_absent {
+      # 5xx is an answer too: the engine is down, which the failures' alert tells. 4xx: the caller is not let in.
+      filter   = "${local.service} AND metric.type = \"run.googleapis.com/request_count\" AND resource.labels.service_name = \"${local.names["forward-batch"]}\" AND metric.labels.response_code_class != \"4xx\""
+      duration = "900s"
+
+      aggregations {
+        alignment_period     = "300s"
+        per_series_aligner   = "ALIGN_SUM"
+        cross_series_reducer = "REDUCE_SUM"
+      }
+    }
+  }
+
+  documentation {
+    content = "See the last result of the Scheduler job `${var.prefix}-sweep`, then forward-batch's log. Events wait in the bucket meanwhile."
+  }
+
+  depends_on = [google_project_service.this]
+}

@@ -235,7 +235,6 @@ def planned(plan: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
 
 LATE = (("512", 0), ("1024", 5), ("+Inf", 5))
 IN_TIME = (("64", 5), ("512", 5), ("1024", 5), ("+Inf", 5))
-FETCH = 'google_cloudfunctions2_function.this["fetch-page"]'
 
 
 def of_type(found: Mapping[str, dict[str, Any]], kind: str, name: str = "") -> list[dict[str, Any]]:
@@ -266,10 +265,13 @@ def test_alerts_and_charts_read_metrics_that_there_are_in_a_way_that_gives_numbe
         service = re.search(r'service_name=~"([^"]+)"', filter_)
         assert service, filter_
         assert {name for name in names if re.search(service[1], name)} == {"sophos-fetch-page", "sophos-forward-batch"}
-    (silence,) = of_type(found, "google_monitoring_alert_policy", "silence")
-    (absent,) = silence["conditions"][0]["condition_absent"]
-    assert f'"{found[FETCH]["name"]}"' in absent["filter"]
-    seen = {read(absent["filter"], snake(absent["aggregations"][0]), metrics)}
+    seen = set()
+    for alert, function in (("silence", "fetch-page"), ("no_sweeps", "forward-batch")):
+        (policy,) = of_type(found, "google_monitoring_alert_policy", alert)
+        (absent,) = policy["conditions"][0]["condition_absent"]
+        name = found[f'google_cloudfunctions2_function.this["{function}"]']["name"]
+        assert f'service_name = "{name}"' in absent["filter"]
+        seen.add(read(absent["filter"], snake(absent["aggregations"][0]), metrics))
     seen |= {
         queried(policy["conditions"][0], metrics) for policy in of_type(found, "google_monitoring_alert_policy")
     } - {""}
