@@ -18,6 +18,9 @@ from lib.store.base import ABSENT, ObjectStore
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+TRIES = 4
+"""How often an object is read and written again if another connector writes it at the same time."""
+
 
 def read_object(store: ObjectStore, key: str, decode: Callable[[bytes], T]) -> T | None:
     """The object; None if there is none, or a damaged one; KeptError for a newer layout."""
@@ -43,3 +46,31 @@ def replace_object(store: ObjectStore, key: str, codec: Codec[Any], body: bytes)
         return
     with suppress(ConflictError):
         store.write(key, body, expected=stored.generation if stored else ABSENT)
+
+
+def update_object(store: ObjectStore, key: str, codec: Codec[T], update: Callable[[T | None], T | None]) -> None:
+    """Write what `update` makes of the object; nothing if it makes None, or if the object is kept.
+
+    If another connector writes it at the same time, `update` is called again with the new content; ConflictError if
+    that goes on.
+    """
+    for left in reversed(range(TRIES)):
+        stored = content = None
+        try:
+            stored = store.read(key)
+            if stored is not None:
+                content = codec.decode(stored.body)
+        except DamagedError as error:
+            copy_damaged_to_dead(store, key, stored.body if stored else b"", error)
+        except KeptError as error:
+            log.warning("%s is not written: %s", key, error)
+            return
+        updated = update(content)
+        try:
+            if updated is not None:
+                store.write(key, codec.encode(updated), expected=stored.generation if stored else ABSENT)
+        except ConflictError:
+            if not left:
+                raise
+        else:
+            return

@@ -8,13 +8,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, Self
 
 import msgspec
 
-from emulator.web.chart_objects import read_object, replace_object
+from emulator.web.chart_objects import read_object, update_object
 from emulator.web.charts import Scope
 from emulator.web.status import SiteStatus
 from lib.errors import ConnectorError, KeptError
@@ -25,6 +25,8 @@ from lib.store.base import ObjectStore
 
 HEALTH_KEY = "charts/health.json"
 MOST_CHANGES = 300
+SAME = timedelta(minutes=10)
+"""Two connectors that note the same change within this time saw one change: each looks when it looks."""
 KEPT = timedelta(days=90)
 SHOWN = 50
 WHOLE: Final = "all"
@@ -70,6 +72,11 @@ class HealthChange(msgspec.Struct, frozen=True, rename={"before": "from", "after
     def __post_init__(self) -> None:
         if self.at.tzinfo is None:
             raise ValueError("a time without a zone")
+
+    @property
+    def what(self) -> tuple[object, ...]:
+        """What changed, without the time."""
+        return self.of, self.before, self.after, tuple(self.reasons), tuple(self.names), self.count
 
     def fields(self) -> dict[str, Any]:
         """As JSON fields."""
@@ -145,15 +152,20 @@ HEALTH = Codec(HealthRecord, "the changes of health")
 
 
 class HealthChanges:
-    """The newest changes, in one object below `charts/`. It is written only after a change, at most once a sample."""
+    """The newest changes, in one object below `charts/`. It is written only after a change, at most once a sample.
+
+    Two connectors on one store write it in turn: each adds its changes to those of the other.
+    """
 
     def __init__(self, store: Callable[[], ObjectStore]) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._changes: list[HealthChange] = []
-        """The oldest first."""
+        self._saved: list[HealthChange] = []
+        """As they were last read or written, the oldest first."""
+        self._unsaved: list[HealthChange] = []
+        self._others: list[HealthChange] = []
+        """Newest changes that another connector on this store has noted, and this one has not."""
         self._last = _LastHealth()
-        self._is_changed = False
         self.is_loaded = False
         """Whether the object has been read. Before that, no change is noted."""
 
@@ -161,13 +173,13 @@ class HealthChanges:
         """Read the object. `seen`: the end of the last run, if the connector was down since (Unix seconds)."""
         record = _read(self._store())
         with self._lock:
-            self._changes, self.is_loaded = [*record.changes], True
+            self._saved, self.is_loaded = [*record.changes], True
             self._last = _LastHealth(
                 record.site,
                 {**record.integrations},
                 {(name, tenant, kind): health for name, tenant, kind, health in record.streams},
             )
-            if seen is not None and self._changes:
+            if seen is not None and self._saved:
                 self._lose_sight(datetime.fromtimestamp(seen, UTC), NOT_RUNNING)
 
     def note(self, site: SiteStatus, *, is_settled: bool) -> None:
@@ -194,12 +206,12 @@ class HealthChanges:
     def newest(self, scope: Scope = Scope(), most: int = SHOWN) -> list[HealthChange]:  # noqa: B008 - it is frozen
         """The newest changes that concern the scope, newest first."""
         with self._lock:
-            return [change for change in reversed(self._changes) if change.concerns(scope)][:most]
+            return [change for change in reversed(self._changes()) if change.concerns(scope)][:most]
 
     def spans(self, scope: Scope, since: float, now: float) -> list[tuple[float, float, HealthName]]:
         """The intervals in which the scope's health is known: begin, end (Unix seconds) and the health."""
         with self._lock:
-            changes, health = [*self._changes], self._last.of(scope)
+            changes, health = self._changes(), self._last.of(scope)
         first = next((change for change in changes if change.is_of(scope) or change.may_be_of(scope)), None)
         if first is not None:
             health = first.before if first.is_of(scope) else UNKNOWN
@@ -220,35 +232,61 @@ class HealthChanges:
         ]
 
     def save(self) -> None:
-        """Write the object, if there was a change since the last write."""
+        """Add the changes since the last write to the object."""
         with self._lock:
-            if not self._is_changed:
-                return
-            self._is_changed = False
-            oldest = datetime.now(UTC) - KEPT
-            self._changes = [change for change in self._changes if change.at > oldest]
+            own, before, waiting = [*self._unsaved], [*self._saved], [*self._others]
             streams = self._last.streams if len(self._last.streams) <= MOST_STREAMS else {}
-            body = HEALTH.encode(
-                HealthRecord(
-                    self._changes,
-                    self._last.site,
-                    self._last.integrations,
-                    [(*place, health) for place, health in streams.items()],
-                )
+            health = HealthRecord(
+                (),
+                self._last.site,
+                {**self._last.integrations},
+                [(*place, health) for place, health in streams.items()],
             )
-        try:
-            replace_object(self._store(), HEALTH_KEY, HEALTH, body)
-        except ConnectorError:
-            self._is_changed = True
-            raise
+        if not own:
+            return
+
+        known = {(change.at, change.what) for change in before}
+        saved, others = [*before, *own], waiting
+
+        def add(record: HealthRecord | None) -> HealthRecord | None:
+            nonlocal saved, others
+            stored = record.changes if record else ()
+            news = [change for change in stored if (change.at, change.what) not in known]
+            added, others = _not_noted(own, [*waiting, *news])
+            oldest = datetime.now(UTC) - KEPT
+            kept = (change for change in (*stored, *added) if change.at > oldest)
+            saved = sorted(kept, key=lambda change: change.at)[-MOST_CHANGES:]
+            return replace(health, changes=saved) if added else None
+
+        update_object(self._store(), HEALTH_KEY, HEALTH, add)
+        with self._lock:
+            self._saved, self._others = saved, others
+            self._unsaved = [change for change in self._unsaved if not any(change is each for each in own)]
+
+    def _changes(self) -> list[HealthChange]:
+        """The newest changes, the oldest first."""
+        return [*self._saved, *self._unsaved][-MOST_CHANGES:]
 
     def _lose_sight(self, at: datetime, reason: Why) -> None:
         self._add([HealthChange(at, WHOLE, self._last.site, UNKNOWN, [reason])])
         self._last.site = UNKNOWN
 
     def _add(self, changes: Sequence[HealthChange]) -> None:
-        self._changes = [*self._changes, *changes][-MOST_CHANGES:]
-        self._is_changed = self._is_changed or bool(changes)
+        self._unsaved = [*self._unsaved, *changes][-MOST_CHANGES:]
+
+
+def _not_noted(
+    own: Iterable[HealthChange], others: Sequence[HealthChange]
+) -> tuple[list[HealthChange], list[HealthChange]]:
+    """Our changes that no other connector noted, and the newest of theirs that we have not noted."""
+    left, added = [*others], []
+    for change in own:
+        twin = next((each for each in left if each.what == change.what and abs(each.at - change.at) <= SAME), None)
+        if twin is None:
+            added.append(change)
+        else:
+            left.remove(twin)
+    return added, left[-SHOWN:]
 
 
 def stored_changes(store: ObjectStore) -> list[HealthChange]:

@@ -12,7 +12,7 @@ from emulator.web.charts import Scope
 from emulator.web.health_changes import HEALTH_KEY, MOST_CHANGES, HealthChanges, stored_changes, together
 from emulator.web.status import SiteStatus
 from lib.errors import StoreError
-from lib.store.base import ABSENT
+from lib.store.base import ABSENT, Stored
 from tests.fakes.memory_store import MemoryStore
 
 BEGIN = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
@@ -232,3 +232,65 @@ def test_an_object_of_a_newer_version_is_left_alone() -> None:
     assert stored is not None
     assert stored.body == b'{"layout": 2}'
     assert len(changes.newest()) == 1
+
+
+def test_two_connectors_on_one_store_keep_the_changes_of_both_and_what_both_saw_once(store: MemoryStore) -> None:
+    one, other = opened(store), opened(store)
+    gap = site(1.5, "attention", line("t1", "attention"), reasons=[GAP])
+    one.note(site(0, "ok", line("t1")), is_settled=True)
+    one.save()
+    other.note(site(0.5, "ok", line("t1")), is_settled=True)
+    other.save()
+    one.note(site(1, "attention", line("t1", "attention"), reasons=[GAP]), is_settled=True)
+    one.save()
+    other.note(site(1, "failing", line("t1", "ok"), reasons=[ENGINE]), is_settled=True)
+    other.save()  # It reads here what the first one noted, and notes the same itself later.
+    other.note(gap, is_settled=True)
+    other.save()
+    one.note(site(2, "ok", line("t1")), is_settled=True)
+    one.save()
+    kept = [(each.of, each.before, each.after) for each in reversed(stored_changes(store))]
+    assert kept == [
+        ("all", "unknown", "ok"),
+        ("all", "ok", "attention"),
+        ("streams", "ok", "attention"),
+        ("all", "ok", "failing"),
+        ("all", "failing", "attention"),
+        ("all", "attention", "ok"),
+        ("streams", "attention", "ok"),
+    ]
+    assert told(one) == told(opened(store))
+    # A stream that goes up and down quickly is no second look at the same change.
+    one.note(site(3, "attention", line("t1", "attention"), reasons=[GAP]), is_settled=True)
+    one.save()
+    assert len(stored_changes(store)) == len(kept) + 2
+
+
+class Overtaken(Counting):
+    """Lets another connector write between a reading and the writing after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.minutes: list[float] = []
+
+    def read(self, key: str) -> Stored | None:
+        found = super().read(key)
+        if self.minutes:
+            minute, other = self.minutes.pop(), HealthChanges(lambda: self)
+            other.load(None)
+            other.note(site(minute, "failing", reasons=[ENGINE]), is_settled=True)
+            other.save()
+        return found
+
+
+def test_a_write_that_another_connector_overtakes_is_made_again_with_its_changes() -> None:
+    store = Overtaken()
+    changes = opened(store)
+    changes.note(site(0, "attention", reasons=[GAP]), is_settled=True)
+    store.minutes = [1]
+    changes.save()
+    assert [each.after for each in stored_changes(store)] == ["failing", "attention"]
+    assert [each.after for each in changes.newest()] == ["failing", "attention"]
+    writes = store.writes
+    changes.save()
+    assert store.writes == writes
