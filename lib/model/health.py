@@ -6,10 +6,11 @@ A problem that usually passes within minutes, and a stream that waits for its tu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import IntEnum
+from typing import Any
 
 from lib.errors import title_of
 from lib.model.checkpoint import Problem
@@ -136,6 +137,16 @@ STOPS_ALL = ("store_full", "store_unavailable", "observing")
 
 
 @dataclass(frozen=True, slots=True)
+class Amount:
+    """The number in a detail. Of several findings it is their sum, or the largest."""
+
+    value: float
+    text: Callable[[Any], str]
+    """The detail with that number."""
+    of_all: Callable[[Iterable[float]], float] = sum
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One reason at one stream, one integration, or the whole."""
 
@@ -147,6 +158,7 @@ class Finding:
     since: datetime | None = None
     integration: str | None = None
     stream: str | None = None
+    amount: Amount | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +169,7 @@ class Reason:
     health: Health
     title: str
     detail: str
-    """That of the oldest finding."""
+    """That of the oldest finding, with the number of all of them."""
     remedy: str
     since: datetime | None
     integrations: tuple[str, ...]
@@ -284,8 +296,11 @@ def _of_stream(
 ) -> Iterator[Finding]:
     """The findings of a stream. A problem that its integration has too is reported there, once."""
 
-    def finding(code: str, detail: str, since: datetime | None) -> Finding:
-        return _finding(code, detail, since, stream=stream.name, integration=stream.integration)
+    def finding(code: str, detail: str | Amount, since: datetime | None = None) -> Finding:
+        amount = detail if isinstance(detail, Amount) else None
+        text = amount.text(amount.value) if amount else str(detail)
+        found = _finding(code, text, since, stream=stream.name, integration=stream.integration)
+        return replace(found, amount=amount)
 
     problem = stream.problem
     if problem is not None and problem.code != integration_code:
@@ -295,22 +310,27 @@ def _of_stream(
     if stream.gaps:
         yield _of_gaps(stream, finding)
     if stream.dead_letters:
-        yield finding("dead_letters", f"{several(stream.dead_letters, 'event')} could not be delivered", None)
+        dead = Amount(stream.dead_letters, lambda count: f"{several(count, 'event')} could not be delivered")
+        yield finding("dead_letters", dead)
     if stream.undelivered_seconds > UNDELIVERED_SECONDS:
-        yield finding("undelivered", f"The oldest batch has waited for {span(stream.undelivered_seconds)}", None)
+        waited = Amount(stream.undelivered_seconds, lambda most: f"The oldest batch has waited for {span(most)}", max)
+        yield finding("undelivered", waited)
     if stream.silent_since is not None:
         yield finding("silent", "No event has come since", stream.silent_since)
     if stream.other_customers:
-        yield finding("wrong_customer", f"{several(stream.other_customers, 'event')} of another customer", None)
+        others = Amount(stream.other_customers, lambda count: f"{several(count, 'event')} of another customer")
+        yield finding("wrong_customer", others)
     if not is_paused and is_late(stream.lag_seconds, stream.interval_seconds):
-        yield finding("late", f"Not read for {span(stream.lag_seconds or 0.0)}", None)
+        yield finding("late", Amount(stream.lag_seconds or 0.0, lambda most: f"Not read for {span(most)}", max))
 
 
-def _of_gaps(stream: StreamFacts, finding: Callable[[str, str, datetime | None], Finding]) -> Finding:
+def _of_gaps(stream: StreamFacts, finding: Callable[[str, Amount, datetime | None], Finding]) -> Finding:
     if stream.gaps > stream.lost_batches:
-        return finding("gap", f"{several(stream.gaps, 'interval')} can no longer be fetched", stream.gap_since)
-    lost = finding("gap", f"Damaged or missing: {several(stream.gaps, 'batch', 'batches')}", stream.gap_since)
-    return replace(lost, title="A stored batch was lost before delivery", remedy=_LOST_BATCH)
+        gone = Amount(stream.gaps, lambda count: f"{several(count, 'interval')} can no longer be fetched")
+        return finding("gap", gone, stream.gap_since)
+    lost = Amount(stream.gaps, lambda count: f"Damaged or missing: {several(count, 'batch', 'batches')}")
+    gap = finding("gap", lost, stream.gap_since)
+    return replace(gap, title="A stored batch was lost before delivery", remedy=_LOST_BATCH)
 
 
 def is_late(lag_seconds: float | None, interval_seconds: float | None) -> bool:
@@ -365,12 +385,20 @@ def _grouped(findings: Sequence[Finding], names: Mapping[str, Sequence[str]], no
             code,
             max(finding.health for finding in group),
             first.title,
-            first.detail,
+            _detail(first, group),
             first.remedy,
             first.since,
             tuple(integrations),
             tuple(streams),
         )
+
+
+def _detail(first: Finding, group: Sequence[Finding]) -> str:
+    """The first finding's detail, with the number of all findings that say the same."""
+    if first.amount is None:
+        return first.detail
+    same = (finding.amount.value for finding in group if finding.amount and finding.title == first.title)
+    return first.amount.text(first.amount.of_all(same))
 
 
 def _waiting(site: SiteFacts) -> Iterator[str]:

@@ -201,3 +201,16 @@ def test_the_whole_is_as_bad_as_its_worst_part_and_more_facts_never_make_it_bett
 def test_a_detail_is_a_sentence_in_the_units_of_people(facts: dict[str, Any], detail: str) -> None:
     found = assess(SiteFacts(now=NOW, tick_seconds=60.0, streams=[StreamFacts("acme/t/events", "acme", **facts)]))
     assert [each.detail for each in found.reasons] == [detail]
+
+
+def test_the_number_in_a_detail_is_that_of_all_its_streams() -> None:
+    one = StreamFacts("acme/t/events", "acme", gaps=2, dead_letters=3, undelivered_seconds=700.0, lag_seconds=1200.0)
+    other = StreamFacts("acme/u/events", "acme", gaps=1, dead_letters=1, undelivered_seconds=800.0, lag_seconds=1800.0)
+    lost = StreamFacts("acme/v/events", "acme", gaps=1, lost_batches=1)
+    found = assess(SiteFacts(now=NOW, tick_seconds=60.0, streams=[one, other, lost]))
+    assert {each.code: each.detail for each in found.reasons} == {
+        "gap": "3 intervals can no longer be fetched",
+        "dead_letters": "4 events could not be delivered",
+        "undelivered": "The oldest batch has waited for 13 min",
+        "late": "Not read for 30 min",
+    }
