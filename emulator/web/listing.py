@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+from lib.model.stream import Stream
+
 PAGE = 50
 BADNESS = {"failing": 2, "attention": 1, "ok": 0}
 HEALTHS = ("failing", "attention", "waiting", "ok", "gaps", "dead_letters", "retired")
@@ -76,10 +78,13 @@ def waits(line: Line) -> bool:
 
 
 def labelled(status: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The streams' lines, each with what views need: a label for people, and the text that a search looks at.
+    """The streams' lines, each with a label for people, the text that a search looks at, and why it is not `ok`.
 
     An integration's only tenant has the integration's name.
     """
+    why: dict[str, str] = {}
+    for reason in status["reasons"]:  # The worst first.
+        why = dict.fromkeys(reason["streams"], reason["title"]) | why
     alone = {line["name"] for line in status["integrations"] if line["tenants"] == 1}
     return [
         line
@@ -87,6 +92,7 @@ def labelled(status: Mapping[str, Any]) -> list[dict[str, Any]]:
             "label": line["tenant_name"]
             or (line["integration"] if line["integration"] in alone else f"{line['tenant'][:8]}…"),
             "search_text": f"{line['integration']} {line['tenant_name']} {line['tenant']} {line['stream']}".casefold(),
+            "why": None if line["health"] == "ok" else why.get(Stream.of(line).path),
         }
         for line in status["streams"]
     ]

@@ -67,7 +67,7 @@ QUERIES = st.builds(
 
 
 def searched(lines: list[dict[str, Any]], query: Query) -> ResultPage:
-    labels = labelled({"streams": lines, "integrations": []})
+    labels = labelled({"streams": lines, "integrations": [], "reasons": []})
     return find(ordered(labels, query.sort), query, 7)
 
 
@@ -99,6 +99,18 @@ def _is_wanted(line: dict[str, Any], query: Query) -> bool:
         and means.get(query.health, line["health"] == query.health)
         and all(word in text for word in query.q.casefold().split())
     )
+
+
+def test_a_stream_tells_the_worst_reason_that_concerns_it() -> None:
+    place = {"integration": "acme", "stream": "events", "tenant_name": ""}
+    lines = [{**place, "tenant": tenant, "health": health} for tenant, health in (("t", "failing"), ("u", "ok"))]
+    reasons = [
+        {"title": "The engine takes no events", "streams": []},
+        {"title": "The credential lacks a permission", "streams": ["acme/t/events"]},
+        {"title": "Events can no longer be fetched", "streams": ["acme/t/events", "acme/u/events"]},
+    ]
+    found = labelled({"streams": lines, "integrations": [], "reasons": reasons})
+    assert [line["why"] for line in found] == ["The credential lacks a permission", None]
 
 
 @given(QUERIES)
