@@ -219,4 +219,4 @@ def in_words(cells: Sequence[Cell]) -> str:
     phrases = [f"{counts[kind]} {PHRASES[kind]}" for kind in WORDS if counts[kind] and kind != "nothing"]
     if not phrases:
         return "No complete day with events yet"
-    return f"Days of the last {DAYS}: {', '.join(phrases)}"
+    return f"Of the last {DAYS} days: {', '.join(phrases)}"

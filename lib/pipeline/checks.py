@@ -160,7 +160,7 @@ class Checks:
 
     def _reachable(self) -> str:
         self._clocks = self._sophos.reach(deadline=self._deadline)
-        return f"{' and '.join(self._clocks)} answer."
+        return f"{' and '.join(self._clocks)} {'answers' if len(self._clocks) == 1 else 'answer'}."
 
     def _shown(self) -> datetime | None:
         return next((clock for clock in self._clocks.values() if clock is not None), None)

@@ -78,7 +78,7 @@ class Camera:
             page = context.new_page()
             page.goto(url, timeout=120_000)
             if page.locator("#chart").count():
-                expect(page.locator("#chart canvas").first).to_be_visible(timeout=30_000)
+                expect(page.locator("#chart canvas, #chart > .dim").first).to_be_visible(timeout=30_000)
             ready(page)
             if media is not None:
                 page.emulate_media(media=media)

@@ -146,7 +146,9 @@ def test_when_the_health_changed_is_listed_where_it_concerns_and_drawn_below_the
     assert told
     assert told[-1][2] == (served[1].status() or {})["health"]
     assert all(begin < end for begin, end, _ in told)
-    expect(page.locator("#chart canvas").first).to_be_visible()
+    expect(page.locator("#chart .strip")).to_have_text(re.compile(r"Health.*well.*needs attention.*failing.*not known"))
+    page.locator("#chart .u-over").first.hover()  # In its middle, which is after the first hour's half only by chance.
+    expect(page.locator(".plot p").first).to_contain_text("UTC")
 
 
 def test_the_table_beside_the_chart_renews_itself(page: Page, served: tuple[Site, Emulator]) -> None:

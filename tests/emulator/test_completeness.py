@@ -76,7 +76,7 @@ def test_each_day_says_in_a_word_what_became_of_it_and_leads_to_its_numbers(serv
     assert "not known" in requests.get(emulator.url(f"/day?day={day(3)}"), timeout=30).text
     assert requests.get(emulator.url("/day?day=1999-01-01"), timeout=30).status_code == 404
     overview = requests.get(emulator.url("/"), timeout=30).text
-    assert "Days of the last 90: 1 whole, 1 with a gap, 1 with dead letters" in overview
+    assert "Of the last 90 days: 1 whole, 1 with a gap, 1 with dead letters" in overview
 
 
 def test_settings_are_proposed_with_the_reason(served: tuple[Site, Emulator]) -> None:

@@ -148,7 +148,8 @@ const PLOTS = [
 ];
 
 // Gaps and outages as bands, restarts as lines; below them the health, the worse the higher.
-const HEALTH = { ok: ["--good", 3], attention: ["--warn", 5], failing: ["--bad", 8] };
+const HEALTH = { ok: ["--good", 3, "well"], attention: ["--warn", 5, "needs attention"], failing: ["--bad", 8, "failing"] };
+const healthAt = (health, at) => HEALTH[health.find(([from, to]) => from <= at && at < to)?.[2]]?.[2];
 function marked(marks, health) {
   return { hooks: { draw: [(u) => {
     const { ctx, bbox } = u;
@@ -173,6 +174,21 @@ function marked(marks, health) {
   }] } };
 }
 
+// The words for the strip: its colours and heights alone would not tell.
+function strip() {
+  const legend = document.createElement("p");
+  legend.className = "strip";
+  legend.append("Health:");
+  for (const [name, [, , word]] of Object.entries(HEALTH)) {
+    const key = document.createElement("span");
+    key.className = name;
+    key.append(document.createElement("i"), word);
+    legend.append(" ", key);
+  }
+  legend.append(" empty: not known");
+  return legend;
+}
+
 function draw(chart) {
   const plots = document.createElement("div");
   plots.className = "plots";
@@ -188,9 +204,12 @@ function draw(chart) {
   const first = Math.min(firstKnown < 0 ? 0 : firstKnown, chart.t.length - 10);
   for (const key of columns) chart[key] = chart[key].slice(Math.max(0, first));
   if (chart.budget) chart.budget = chart.t.map(() => chart.budget);
-  for (const [place, plot] of PLOTS.entries()) {
+  if (!columns.slice(1, 5).some((key) => chart[key].some(Boolean))) {
+    plots.className = "dim";
+    plots.append("The charts begin with the first events.");
+  } else for (const [place, plot] of PLOTS.entries()) {
     const lines = plot.lines.filter(([key]) => chart[key] && chart[key].some((value) => value !== null));
-    if (!lines.length) continue;
+    if (!lines.length || lines[0] !== plot.lines[0]) continue;
     const cell = document.createElement("div");
     cell.className = "plot";
     const title = document.createElement("h3"), legend = document.createElement("p");
@@ -207,7 +226,11 @@ function draw(chart) {
     const showValues = (u) => {
       const at = u.cursor.idx;
       keys.forEach((key, index) => key(at === null || at === undefined ? null : u.data[index + 1][at]));
-      when.textContent = at === null || at === undefined ? "" : new Date(u.data[0][at] * 1000).toISOString().slice(0, 16).replace("T", " ") + " UTC";
+      if (at === null || at === undefined) when.textContent = "";
+      else {
+        const health = place ? "" : healthAt(chart.health, u.data[0][at]);
+        when.textContent = new Date(u.data[0][at] * 1000).toISOString().slice(0, 16).replace("T", " ") + " UTC" + (health ? ` · health: ${health}` : "");
+      }
     };
     keys.forEach((key) => key(null));
     plots.append(cell);
@@ -218,15 +241,18 @@ function draw(chart) {
       legend: { show: false },
       cursor: { sync: { key: "all" }, y: false },
       scales: { y: { range: (_, __, most) => [0, Math.max(plot.least, most * 1.1)] } },
-      axes: [{ ...axis, size: 32, gap: 10, space: 70, values: (_, splits, __, ___, step) => splits.map((at) => clock(at, step)) }, { ...axis, size: 64, space: 28, ...(plot.steps && { incrs: plot.steps }), values: (_, splits) => splits.map(plot.unit) }],
+      axes: [{ ...axis, size: 32, gap: 10, space: place ? 55 : 70, values: (_, splits, __, ___, step) => splits.map((at) => clock(at, step)) }, { ...axis, size: place ? 58 : 50, space: 28, ...(plot.steps && { incrs: plot.steps }), values: (_, splits) => splits.map(plot.unit) }],
       // A value between two missing ones is drawn as a point: a line needs two values.
       series: [{}, ...lines.map(([key, label, colour, fill]) => ({ label, stroke: css(colour), width: 1.5, fill: fill ? css(colour) + "26" : undefined,
         ...(place ? {} : { paths: uPlot.paths.stepped({ align: 1 }) }),
         points: { size: 5, filter: () => chart[key].flatMap((value, at, all) => value !== null && (all[at - 1] ?? null) === null && (all[at + 1] ?? null) === null ? [at] : []), show: true } }))],
     }, [chart.t, ...lines.map(([key]) => chart[key])], cell);
+    if (!place && chart.health.length) cell.append(strip());
   }
-  plots.setAttribute("role", "img");
-  plots.setAttribute("aria-label", "Charts of the events, the lag, the bytes that wait, and the calls; the table below holds the figures.");
+  if (plots.className === "plots") {
+    plots.setAttribute("role", "img");
+    plots.setAttribute("aria-label", "Charts of the events, the lag, the bytes that wait, and the calls; the table below holds the figures.");
+  }
   box.replaceChildren(plots);
   renew(document.getElementById("rows"), chart.rows);
   renew(document.getElementById("happened"), chart.happened);
