@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from lib.app import App
 from lib.config import loading as configuration
 from lib.errors import EngineDownError
 from lib.model.checkpoint import SLOWEST
-from lib.parts import Parts
 from lib.utmstack.engine import GrpcEngine
 from tests.fakes.dying import Died, Life, live
+from tests.fakes.simulated_time import moment, parts_on, seconds
 from tests.site import ROOT, free_port
 
 SECRET = "demo-secret"
@@ -49,20 +49,14 @@ class Connector:
         }
         self.config = configuration.parse(json.dumps(settings))
         self.engine = StandInEngine(folder / "e")
-        parts = Parts(
-            now=self.now,
-            monotonic=self.monotonic,
-            sleep=self.clock.advance,
-            random=lambda: 1.0,
-        )
-        self.app = App(lambda: self.config, parts)
+        self.app = App(lambda: self.config, parts_on(central.clock, now=self.now, monotonic=self.monotonic))
         self.state, self.accounts = self.app.state, self.app.accounts
 
     def now(self) -> datetime:
-        return datetime.fromtimestamp(self.monotonic(), UTC)
+        return moment(self.clock)
 
     def monotonic(self) -> float:
-        return self.clock.now() / 1000
+        return seconds(self.clock)
 
     def tick(self, *, minutes: float = 1, seconds: float = 50.0) -> dict[str, Line]:
         """What fetch-page says, some minutes later, of each integration, or of each tenant of the only one."""

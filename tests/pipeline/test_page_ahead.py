@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,12 @@ from lib import answers
 from lib.app import App
 from lib.config import loading as configuration
 from lib.errors import StoreError
-from lib.parts import Parts
 from lib.pipeline.page_ahead import LARGEST_BYTES, PageAhead
 from lib.store.base import ABSENT
 from lib.store.directory import DirectoryStore
 from tests.audited import audit
 from tests.fakes.dying import Died
+from tests.fakes.simulated_time import parts_on
 from tests.fakes.sophos import PAGE_PATH, Sophos
 from tests.site import until
 
@@ -61,17 +60,8 @@ class Reader:
         config = configuration.parse(json.dumps(settings))
         self.clock = clock
         self.store = HookedStore(folder / "store")
-        parts = Parts(
-            now=lambda: datetime.fromtimestamp(self.monotonic(), UTC),
-            monotonic=self.monotonic,
-            sleep=clock.advance,
-            random=lambda: 1.0,
-            store=lambda _: self.store,
-        )
-        self.app = App(lambda: config, parts)
-
-    def monotonic(self) -> float:
-        return self.clock.now() / 1000
+        self.app = App(lambda: config, parts_on(clock, store=lambda _: self.store))
+        self.monotonic = self.app.parts.monotonic
 
     def fetch(self, *, seconds: float = 50.0, max_pages: int | None = None) -> Line:
         fetched = self.app.fetch_page.run(max_pages=max_pages, deadline=self.monotonic() + seconds)
