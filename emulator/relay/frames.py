@@ -14,6 +14,7 @@ from h2.exceptions import FrameTooLargeError, ProtocolError
 from lib.grpc_stream.frames import FRAME
 
 MAX_FRAME_BYTES = 16 << 10
+"""What a peer must keep to if it is told no other limit (RFC 9113, 6.5.2)."""
 MAX_HEADER_FRAMES = 4
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, GOAWAY, CONTINUATION = 0, 1, 7, 9

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 PAGES_A_CALL = 5
 """Pages of one call. So the first pages of a long catch-up are delivered while the next ones are fetched."""
 SWEEP_SECONDS = 60.0
+"""The answers of fetch-page name new batches at once. The sweep only finds those whose delivery has failed."""
 POLL_SECONDS = 10.0
 """The interval of listing the store if another platform fetches, and so no call here reports new batches."""
 LISTING_SECONDS = 1.0
@@ -51,7 +52,9 @@ EVERY_SECONDS = 1.0
 OVERDUE_SECONDS = 5.0
 """If the last tick still runs after this time, a tick also fetches each stream in a call of its own."""
 RETRY_SECONDS = 10.0
+"""The pause before an engine that takes no events is tried again, unless its answer names one."""
 BUSY_SECONDS = 3.0
+"""A quarter of a lease's term: a stream whose holder died is taken over soon after the term ends."""
 DRAIN_SECONDS = 25.0
 """The time for calls under way at the end, before the functions are stopped."""
 PROBE_SECONDS = 30.0

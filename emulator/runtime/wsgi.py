@@ -10,6 +10,7 @@ from waitress.server import TcpWSGIServer, create_server
 from waitress.task import ErrorTask
 
 THREADS = 8
+"""Calls mostly wait for Sophos, the engine or the disk, so there can be more than cores."""
 CONNECTIONS = 500
 IDLE_SECONDS = 15
 """An idle connection is closed after this time, so that idle connections cannot exhaust the limit."""

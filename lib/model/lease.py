@@ -11,6 +11,7 @@ from lib.model.receipt import LastReceipt
 TERM = timedelta(seconds=12)
 """How long a lease is valid without renewal. A holder that died blocks its stream for this long."""
 RENEWAL = TERM / 4
+"""Three renewals may fail before the term ends."""
 SKEW = timedelta(seconds=15)
 """How far ahead a holder's clock may be. The longest wait for a dead holder is TERM + SKEW."""
 

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 FRESH = {"tenant": timedelta(days=1), "partner": timedelta(hours=1), "organization": timedelta(hours=1)}
 """How long the answers of whoami and of the tenant list are used, by the type of the account."""
 WRITE_TRIES = 5
+"""A pause, or an announced end, must not be lost because another run wrote the record meanwhile."""
 SOON = timedelta(seconds=10)
 """A try that is allowed within this time is made now; the rate limit delays its calls if necessary."""
 

@@ -362,6 +362,7 @@ class StreamDelivery:
             except StoreError as error:  # On a full disk the batch is still removed, which frees space.
                 log.warning("%s: batch %d is delivered, but not archived: %s", self._stream, header.sequence, error)
         outcome = self._context.outcome
+        # From here to `delivered`, no renewal may claim that `tail` is the last receipt: the next one may be written.
         self._lease.in_doubt()
         not_acknowledged = self._not_acknowledged.after(header.events, len(refused), outcome)
         self._tail = self._state.ledger.write(

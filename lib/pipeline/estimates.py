@@ -15,6 +15,7 @@ from lib.state.state import State
 
 SAMPLE = timedelta(hours=24)
 SHORTEST_SAMPLE = timedelta(hours=1)
+"""A rate from less time is no estimate: one busy minute would count for a day."""
 
 
 def not_fetched(state: State, stream: Stream, start: datetime, end: datetime) -> int | None:

@@ -43,6 +43,7 @@ def take_up(state: State, waiting: Waiting, expected: int, now: datetime, event_
     if batch is not None:
         _number_on(state, batch, expected)
         _insert(state, batch, now, event_fields)
+    # Last: after a crash before it, the next call takes the batch up again and finds its events stored.
     state.store.delete(waiting.entry.key, expected=waiting.entry.generation)
 
 

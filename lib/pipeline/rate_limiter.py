@@ -29,9 +29,11 @@ PATIENCE_SECONDS = 2.0
 STRICT_FOR = timedelta(days=1)
 """How long no bursts are tried after a 429."""
 BACK_OFF_SECONDS = 5.0
+"""The first wait after a 429 that comes below the known limit. It doubles: what uses up the calls is unknown."""
 ALONE_AFTER = 2
 """Ticks without a request for a further page, after which first pages may use the calls kept for those."""
 LONGEST_SECONDS = 900.0
+"""The longest wait, whatever an answer or the store says: a wrong one must not stop a credential for hours."""
 _HOUR = 3600.0
 _STEP = 5.0
 """Seconds whose calls are published as one number."""

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 PAGES_A_CALL = 5
 """Pages a call, of the 100 requests a minute that a credential has."""
 BATCH_ITEMS = 1000
+"""As many as a page of Sophos holds at most: a batch of missing events is no larger than any other."""
 THROTTLED_SECONDS = 5.0
 """How long a command waits after a 429 that names no time."""
 RECONCILED = "reconciled"
@@ -230,6 +231,8 @@ class _Comparison:
         try:
             self._read(deadline, pages)
         finally:
+            # The counts before the progress: after a crash between the two, the pages since are read again. Their
+            # events are stored by then, so none counts as late twice. In the other order, late events would not count.
             self._hour_counts.keep(self._state.store, self._stream, self._whole, self._reconcile.now())
             self._keep()
 

@@ -174,6 +174,7 @@ class Replay:
             ) from None
         refused = self._refused(logs)
         if len(refused) < len(logs):
+            # Only now are the others acknowledged. A crash before this line sends them again at the next replay.
             body = b"".join(line for line, log in zip(lines, logs, strict=True) if log.id in refused)
             with suppress(ConflictError):  # Another replay has sent them too, and has removed them.
                 if body:

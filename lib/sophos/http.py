@@ -36,6 +36,7 @@ TOTAL_SECONDS = 90.0
 MAX_BODY_BYTES = 64 << 20
 TRIES = 4
 LONGEST_PAUSE_SECONDS = 8.0
+"""A longer pause that Sophos asks for ends the request: the caller can do something else meanwhile."""
 _CHUNK = 1 << 16
 MOST_CONNECTIONS = 16
 """To one host: two for each stream that is read at the same time."""

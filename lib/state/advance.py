@@ -35,6 +35,7 @@ from lib.state.state import State
 log = logging.getLogger(__name__)
 
 INSERT_TRIES = 5
+"""Each failed try means that another run has stored a batch. The caller's next call starts again; nothing is lost."""
 LARGEST_OWN = 8192
 """The largest size in bytes of a batch with one event of the connector's own."""
 NEWEST_LOOKED_AT = 32
@@ -146,6 +147,7 @@ def insert(
         if not fresh:
             return None
         try:
+            # The batch before the checkpoint, as for a page: whoever finds it there moves the checkpoint past it.
             header, _size = state.batches.create(header_of(saved.checkpoint, fresh), [item.raw for item in fresh])
         except ConflictError:
             continue  # Another run has taken the number since it was read.

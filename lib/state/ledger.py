@@ -175,6 +175,7 @@ class Ledger:
         key = receipt_key(header.stream, header.day, header.sequence)
         before = place_of(tail.key)
         if before is not None and before.day > header.day:
+            # Before the receipt: its key is of an earlier day, and would sort before the last one's.
             self._file_earlier(header.stream, header.day)
         self._store.write(key, body, expected=ABSENT)
         return LastReceipt(header.sequence, key, receipts.digest(body), tail.total + header.events)

@@ -27,6 +27,7 @@ EDGE = timedelta(minutes=5)
 """An hour this close to an end of the read interval does not count: clocks differ, so it may be incomplete."""
 HOUR = timedelta(hours=1)
 WRITE_TRIES = 3
+"""Two runs write the same day only if both reconcile the stream."""
 
 
 @dataclass(frozen=True, slots=True)
