@@ -245,13 +245,13 @@ class HealthChanges:
         if not own:
             return
 
-        known = {(change.at, change.what) for change in before}
+        noted = {(change.at, change.what) for change in before}
         saved, others = [*before, *own], waiting
 
         def add(record: HealthRecord | None) -> HealthRecord | None:
             nonlocal saved, others
             stored = record.changes if record else ()
-            news = [change for change in stored if (change.at, change.what) not in known]
+            news = [change for change in stored if (change.at, change.what) not in noted]
             added, others = _not_noted(own, [*waiting, *news])
             oldest = datetime.now(UTC) - KEPT
             kept = (change for change in (*stored, *added) if change.at > oldest)
@@ -261,7 +261,7 @@ class HealthChanges:
         update_object(self._store(), HEALTH_KEY, HEALTH, add)
         with self._lock:
             self._saved, self._others = saved, others
-            self._unsaved = [change for change in self._unsaved if not any(change is each for each in own)]
+            self._unsaved = [change for change in self._unsaved if not any(change is written for written in own)]
 
     def _changes(self) -> list[HealthChange]:
         """The newest changes, the oldest first."""
@@ -281,7 +281,7 @@ def _not_noted(
     """Our changes that no other connector noted, and the newest of theirs that we have not noted."""
     left, added = [*others], []
     for change in own:
-        twin = next((each for each in left if each.what == change.what and abs(each.at - change.at) <= SAME), None)
+        twin = next((other for other in left if other.what == change.what and abs(other.at - change.at) <= SAME), None)
         if twin is None:
             added.append(change)
         else:

@@ -299,8 +299,8 @@ def _of_stream(
     def finding(code: str, detail: str | Amount, since: datetime | None = None) -> Finding:
         amount = detail if isinstance(detail, Amount) else None
         text = amount.text(amount.value) if amount else str(detail)
-        found = _finding(code, text, since, stream=stream.name, integration=stream.integration)
-        return replace(found, amount=amount)
+        plain = _finding(code, text, since, stream=stream.name, integration=stream.integration)
+        return replace(plain, amount=amount)
 
     problem = stream.problem
     if problem is not None and problem.code != integration_code:
