@@ -473,7 +473,8 @@ def _stream(view: _View, stream: Stream, record: StreamRecord) -> tuple[dict[str
         "read_up_to": text_or_none(read_at),
         "last_event": text_or_none(checkpoint.newest.at),
         "last_ack": record.acked_at,
-        "events": checkpoint.counts.events,
+        # What has a receipt was fetched, even if the checkpoint cannot be read now.
+        "events": max(checkpoint.counts.events, record.tail.total),
         "repeats": checkpoint.counts.repeats,
         "changed": checkpoint.counts.changed,
         "other_customers": checkpoint.counts.other_customers_lately(now),

@@ -613,6 +613,7 @@ def test_a_file_of_the_store_cannot_be_read(three: Site, capsys: pytest.CaptureF
             named = {each["key"]: each for each in told["damaged"]}[str(path.relative_to(three.folder / "store"))]
             assert (str(path) in named["what"], "owner of that file" in named["remedy"]) == (True, True), kind
             assert "object_unreadable" in {each["code"] for each in told["reasons"]}
+            assert all(line["events"] >= line["acked"] for line in told["streams"]), kind
             standing.status(None, as_json=False)
             assert "An object of the store cannot be read" in capsys.readouterr().out
         assert {line["ok"] for line in audit(three.state)["streams"] if line["integration"] != "beta"} == {True}
