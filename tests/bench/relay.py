@@ -22,12 +22,12 @@ from hashlib import sha256
 from pathlib import Path
 from lib.model.log import Log
 from lib.utmstack.channel import Credentials
-from lib.utmstack.engine import Engine
+from lib.utmstack.engine import GrpcEngine
 raws = Path(sys.argv[1]).read_bytes().split(b"\\n")[:-1]
 common = ("sophos-central", "bench", "2026-03-10T01:02:03.456000Z", "ce66672c-e36d-4761-a8c8-90058fee1a24")
 logs = [Log(sha256(raw).hexdigest(), *common, raw) for raw in raws]
 shown = Credentials(ca=Path(sys.argv[4]).read_bytes(), token=sys.argv[5])
-engine, streams, counts = Engine("grpcs://" + sys.argv[2], credentials=lambda: shown), int(sys.argv[3]), []
+engine, streams, counts = GrpcEngine("grpcs://" + sys.argv[2], credentials=lambda: shown), int(sys.argv[3]), []
 def send(part):
     counts.append(list(engine.deliver(iter(part)))[-1])
 threads = [threading.Thread(target=send, args=(logs[at::streams],)) for at in range(streams)]

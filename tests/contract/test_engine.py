@@ -850,10 +850,10 @@ AS_NOBODY = """
 import os, sys, time
 import grpc
 from lib.errors import EngineDownError
-from lib.utmstack.engine import Engine
+from lib.utmstack.engine import GrpcEngine
 from tests.contract.test_engine import FOR_EVER, log
 
-engine = Engine("unix:" + sys.argv[1], jitter=lambda: FOR_EVER)
+engine = GrpcEngine("unix:" + sys.argv[1], jitter=lambda: FOR_EVER)
 if os.getuid() == 0:
     os.setgroups([])
     os.setgid(65534)
