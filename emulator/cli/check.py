@@ -16,6 +16,7 @@ from lib.config.settings import Config
 from lib.config.yaml_lines import ConfigFault
 from lib.errors import ConnectorError
 from lib.model.families import expanded
+from lib.model.text import several
 from lib.parts import open_store
 
 
@@ -58,11 +59,11 @@ def _summary(config: Config) -> dict[str, Any]:
 
 def _print_summary(location: str, config: Config) -> None:
     names = [integration.name for integration in config.integrations]
-    say(f"{location} can be used: {len(names)} integration(s): {', '.join(map(repr, names))}")
+    say(f"{location} can be used: {several(len(names), 'integration')}: {', '.join(map(repr, names))}")
     for integration in config.integrations:
         if integration.exclude_types:
             types = len(expanded(integration.exclude_types))
-            say(f"{integration.name!r} excludes {', '.join(integration.exclude_types)}: {types} type(s)")
+            say(f"{integration.name!r} excludes {', '.join(integration.exclude_types)}: {several(types, 'type')}")
 
 
 def _print(
