@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from emulator.cli.terminal import refuse, say, show
+from emulator.cli.site import stream_names
+from emulator.cli.terminal import bounds, refuse, say, show
 from lib.app import App
 from lib.config import loading as configuration
 from lib.errors import ConnectorError, NotFoundError
@@ -30,7 +31,8 @@ class Listing:
     plural_form: str
     lines: Callable[[App], list[dict[str, Any]]]
     header: tuple[str, ...]
-    row: Callable[[dict[str, Any]], tuple[str, ...]]
+    row: Callable[[dict[str, Any], str], tuple[str, ...]]
+    """An item's cells. The second argument is the name of its stream."""
 
 
 def run(listing: Listing, location: str | None, acknowledge: str | None, *, as_json: bool) -> int:
@@ -51,7 +53,8 @@ def run(listing: Listing, location: str | None, acknowledge: str | None, *, as_j
     elif acknowledge is not None:
         say(*([f"Acknowledged: {', '.join(done)}." if done else f"There is no {listing.singular} to acknowledge."]))
     elif lines:
-        show([listing.header, *map(listing.row, lines)])
+        names = stream_names(app)
+        show([listing.header, *(listing.row(line, _name(line, names)) for line in lines)])
         if left:
             say("", f"{len(left)} of {len(lines)} not acknowledged. Run with `--acknowledge ID`, or `all`.")
     else:
@@ -137,32 +140,32 @@ def _names(stream: Stream) -> dict[str, str]:
     return {"integration": stream.integration, "tenant": stream.tenant, "stream": stream.kind}
 
 
-def _stream(line: dict[str, Any]) -> str:
-    return f"{line['integration']}/{line['tenant']}/{line['stream']}" if line["integration"] else line["key"]
+def _name(line: dict[str, Any], names: Callable[[Stream], str]) -> str:
+    """The name of the item's stream. A damaged object has a key only, and a warning no stream."""
+    return names(Stream.of(line)) if line.get("stream") else str(line["key"])
 
 
 def _seen(line: dict[str, Any]) -> str:
     seen = line["acknowledged"]
-    return f"{seen['at'][:19]} by {seen['by']}" if seen else "-"
+    return f"{seen['at'][:19].replace('T', ' ')} by {seen['by']}" if seen else "-"
 
 
-def _gap_row(line: dict[str, Any]) -> tuple[str, ...]:
-    cost = line["estimated_events"]
-    bounds = f"{(line['from'] or '?')[:19]} to {(line['to'] or '?')[:19]}"
-    return line["id"], _stream(line), line["reason"], bounds, "-" if cost is None else str(cost), _seen(line)
+def _gap_row(line: dict[str, Any], name: str) -> tuple[str, ...]:
+    cost = "-" if line["estimated_events"] is None else str(line["estimated_events"])
+    return line["id"], name, line["reason"], bounds(line["from"], line["to"]), cost, _seen(line)
 
 
-def _dead_letter_row(line: dict[str, Any]) -> tuple[str, ...]:
+def _dead_letter_row(line: dict[str, Any], name: str) -> tuple[str, ...]:
     reasons = "; ".join(f"{count} × {reason}" for reason, count in line["reasons"].items())
-    return line["id"], _stream(line), str(line["events"]), reasons, _seen(line)
+    return line["id"], name, str(line["events"]), reasons, _seen(line)
 
 
-def _warning_row(line: dict[str, Any]) -> tuple[str, ...]:
+def _warning_row(line: dict[str, Any], _: str) -> tuple[str, ...]:
     return line["id"], line["integration"], line["text"], _seen(line)
 
 
 WARNINGS = Listing("warning", "warnings", warning_lines, ("ID", "INTEGRATION", "WARNING", "ACKNOWLEDGED"), _warning_row)
-GAPS = Listing("gap", "gaps", gap_lines, ("ID", "STREAM", "REASON", "FROM AND TO", "EVENTS", "ACKNOWLEDGED"), _gap_row)
+GAPS = Listing("gap", "gaps", gap_lines, ("ID", "STREAM", "REASON", "WHEN (UTC)", "EVENTS", "ACKNOWLEDGED"), _gap_row)
 DEAD_LETTERS = Listing(
     "dead letter",
     "dead letters",

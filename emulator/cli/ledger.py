@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from emulator.cli.progress import ProgressLine
 from emulator.cli.site import (
     LOOKING,
     day_of_option,
     refused,
+    stream_names,
 )
-from emulator.cli.terminal import say, show
+from emulator.cli.terminal import bounds, say, say_wrapped, show, window
 from lib import answers
 from lib.app import App
 from lib.config import loading as configuration
@@ -20,14 +23,26 @@ from lib.model.text import several
 from lib.pipeline import audit as audits
 from lib.pipeline.observe import Observations
 
+COLUMNS = {
+    "BATCHES": "batches",
+    "EVENTS": "events",
+    "OBSERVED ONLY": "observed",
+    "DEAD LETTERS": "set_aside",
+    "DUPLICATES": "repeats",
+}
+"""The columns of `audit` after the day, with the sums that they show."""
+ALWAYS = ("BATCHES", "EVENTS")
+"""The columns that a terminal window shows even if all is 0."""
+
 
 def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
     """Check the ledger; 0 if every batch is accounted for, 1 if there are findings."""
     try:
         config = configuration.load(location)
+        app = App(lambda: config, LOOKING)
         with ProgressLine("streams") as progress:
             report = audits.audit(
-                App(lambda: config, LOOKING).state,
+                app.state,
                 day_of_option(since),
                 lambda done, all_: progress.update("audit", done, done / all_),
             )
@@ -37,27 +52,28 @@ def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
     if as_json:
         say(json.dumps(answer, ensure_ascii=False))
         return 0 if answer["ok"] else 1
-    rows = [("STREAM", "DAY", "BATCHES", "EVENTS", "OBSERVED ONLY", "DEAD LETTERS", "DUPLICATES")]
+    named = stream_names(app)
+    _print_days(answer["streams"], named)
     for line in answer["streams"]:
-        name = str(Stream.of(line))
-        for day, sums in line["days"].items():
-            rows.append(
-                (
-                    name,
-                    day,
-                    *(str(sums.get(key, 0)) for key in ("batches", "events", "observed", "set_aside", "repeats")),
-                )
-            )
-    show(rows)
-    for line in answer["streams"]:
-        name = str(Stream.of(line))
+        name = named(Stream.of(line))
         for gap in line["gaps"]:
             lost = "" if gap["estimated_events"] is None else f", about {several(gap['estimated_events'], 'event')}"
-            say(f"gap      {name}: {gap['reason']}, from {gap['from'] or '?'} to {gap['to'] or '?'}{lost}")
+            say_wrapped(f"gap      {name}: {gap['reason']}, {bounds(gap['from'], gap['to'])} UTC{lost}")
         for finding in line["findings"]:
-            say(f"FINDING  {name}: {finding['code']}: {finding['detail']}")
+            say_wrapped(f"FINDING  {name}: {finding['code']}: {finding['detail']}")
     say("Every batch is accounted for." if answer["ok"] else "Some batches are not accounted for: see the findings.")
     return 0 if answer["ok"] else 1
+
+
+def _print_days(streams: Sequence[dict[str, Any]], named: Callable[[Stream], str]) -> None:
+    days = [(named(Stream.of(line)), day, sums) for line in streams for day, sums in line["days"].items()]
+    shown = {
+        title: key
+        for title, key in COLUMNS.items()
+        if title in ALWAYS or window() is None or any(sums.get(key) for _, _, sums in days)
+    }
+    rows = [(name, day, *(str(sums.get(key, 0)) for key in shown.values())) for name, day, sums in days]
+    show([("STREAM", "DAY", *shown), *rows])
 
 
 def missed(location: str | None, since: str | None, *, as_json: bool) -> int:

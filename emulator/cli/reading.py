@@ -50,7 +50,8 @@ def types(location: str | None, integration: str | None, hours: float, *, as_jso
         whole = report.seen.all
         counts = f"{several(whole.events, 'event')}, {several(whole.bytes, 'byte')}"
         say(f"{report.integration}: {counts} in {report.hours:g} h")
-        show(rows)
+        if whole.events:
+            show(rows)
         for problem in report.problems:
             say(f"NOT READ  {problem.tenant or report.integration}: {problem.error}", f"→ {problem.error.remedy}")
     return 0 if all(report.is_complete for report in reports) else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 
-from emulator.cli.terminal import refuse, say
+from emulator.cli.terminal import refuse, say, window
 from lib.app import App
 from lib.config import loading as configuration
 from lib.config.reloading import read_followed, with_followed
@@ -51,6 +52,24 @@ def followed_of(config: Config) -> SettingsWatcher | None:
     followed = SettingsWatcher(config.utmstack.workdir)
     followed.look()
     return followed
+
+
+def stream_names(app: App) -> Callable[[Stream], str]:
+    """The name of a stream in a table: in a terminal window with its tenant's name, which wraps at words."""
+    if window() is None:
+        return str
+    tenants: dict[tuple[str, str], str] = {}
+    for integration in app.config().integrations:
+        with suppress(ConnectorError):
+            known = app.accounts.read(integration.name).tenants
+            # The only tenant of an integration needs no id.
+            tenants |= {(integration.name, each.id): each.name or (each.id if len(known) > 1 else "") for each in known}
+
+    def name(stream: Stream) -> str:
+        tenant = tenants.get((stream.integration, stream.tenant), stream.tenant)
+        return " · ".join(filter(None, (stream.integration, tenant, stream.kind)))
+
+    return name
 
 
 def window_of(since: str) -> timedelta:

@@ -293,8 +293,8 @@ def _print_rest(site: dict[str, Any]) -> None:
     if (beat := site.get("heartbeat")) is not None:
         trip = "none yet" if beat["acked_at"] is None else f"{beat['acked_at']}, {beat['round_trip_seconds']:.1f} s"
         say("", f"Heartbeat every {beat['every']}: {'LATE; ' if beat['late'] else ''}last acknowledged: {trip}")
-    if site["set_aside"]:
-        say("", "Dead letters are in dead/, with the reason. Send them again with `replay --since 7d --dead-letters`.")
+    if site["set_aside"] and "dead_letters" not in {reason["code"] for reason in site["reasons"]}:
+        say("", "Run `dead-letters` to list the acknowledged dead letters.")
     if site["observe"]:
         say("", "Observe mode: no event is forwarded. Run `missed` to see what UTMStack's own plugin missed.")
 

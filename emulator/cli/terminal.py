@@ -92,6 +92,12 @@ def say_wrapped(*lines: str) -> None:
         _console().print(Padding(Text(printable(text)), (0, 0, 0, len(line) - len(text))))
 
 
+def bounds(begin: str | None, end: str | None) -> str:
+    """An interval (UTC) whose begin or end may not be known."""
+    first, last = (text and text[:19].replace("T", " ") for text in (begin, end))
+    return f"{first} to {last}" if first and last else f"from {first}" if first else f"until {last or 'not known'}"
+
+
 def headline(health: str, text: str) -> None:
     """Print a health and a text."""
     if window() is None:

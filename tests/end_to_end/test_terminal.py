@@ -182,7 +182,11 @@ def test_a_list_that_does_not_fit_loses_nothing(columns: int) -> None:
         _, audited = shown("audit", "--config", str(found.config), columns=columns)
     assert status == 1
     whole = "".join(terminal.text.split())
-    assert all(word in whole for word in ("ACKNOWLEDGED", "batch_missing", "2026-03-10T00:00:00", "3456"))
+    assert all(word in whole for word in ("ACKNOWLEDGED", "batch_missing", "2026-03-10", "00:00:00", "3456"))
+    # A name wraps at words, and nothing but zeros needs no column.
+    assert WIDE in terminal.text
+    assert f"acme · {WIDE} 0 · events: batch_missing, until 2026-03-10" in audited.text
+    assert "DUPLICATES" not in audited.text
     assert fits(terminal, columns)
     assert fits(audited, columns)
 
