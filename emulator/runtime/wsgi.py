@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 from waitress.channel import HTTPChannel
@@ -47,6 +48,8 @@ def server_of(app: Any, channels: dict[int, Any], **where: Any) -> Any:
     """
     from lib.http.handler import MAX_BODY_BYTES  # noqa: PLC0415 - imports Flask
 
+    # A call that waits a moment for a thread is no news, and tells an operator nothing.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     server = create_server(
         app,
         map=channels,

@@ -10,7 +10,7 @@ import pytest
 import requests
 from flask import Flask, Response, request
 
-from emulator.runtime.wsgi import CONNECTIONS
+from emulator.runtime.wsgi import CONNECTIONS, THREADS
 from emulator.web.connections import KEPT, listening
 
 
@@ -69,3 +69,16 @@ def test_connections_that_ask_for_nothing_shut_nobody_out(served: tuple[int, thr
         assert any(b"late, to me" in line for line in answer)
     for link in (waiting, *half_open):
         link.close()
+
+
+def test_a_call_that_waits_for_a_thread_has_no_line_in_the_log(
+    served: tuple[int, threading.Event], caplog: pytest.LogCaptureFixture
+) -> None:
+    port, go = served
+    busy = [connected(port, b"GET /slow?who=me HTTP/1.0\r\n\r\n") for _ in range(THREADS + 4)]
+    go.set()
+    for link in busy:
+        with link.makefile("rb") as answer:
+            assert any(b"late, to me" in line for line in answer)
+        link.close()
+    assert "queue" not in caplog.text
