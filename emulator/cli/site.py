@@ -61,9 +61,9 @@ def stream_names(app: App) -> Callable[[Stream], str]:
     tenants: dict[tuple[str, str], str] = {}
     for integration in app.config().integrations:
         with suppress(ConnectorError):
-            known = app.accounts.read(integration.name).tenants
+            listed = app.accounts.read(integration.name).tenants
             # The only tenant of an integration needs no id.
-            tenants |= {(integration.name, each.id): each.name or (each.id if len(known) > 1 else "") for each in known}
+            tenants |= {(integration.name, who.id): who.name or (who.id if len(listed) > 1 else "") for who in listed}
 
     def name(stream: Stream) -> str:
         tenant = tenants.get((stream.integration, stream.tenant), stream.tenant)
