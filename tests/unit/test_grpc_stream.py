@@ -21,7 +21,7 @@ from hyperframe.frame import (
     SettingsFrame,
     WindowUpdateFrame,
 )
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lib.grpc_stream import (
@@ -246,6 +246,32 @@ def test_many_messages_share_a_frame_and_no_more_is_made_than_is_sent(frame: int
     assert server.received == framed(bytes(95)) * 10_000
 
 
+def test_padding_takes_room_in_the_window_and_is_given_back() -> None:
+    client, server = opened()
+    server.h2.send_headers(1, BEGINNING)
+    for _ in range(2 * WINDOW_BYTES // 256):
+        server.h2.send_data(1, b"x", pad_length=254)  # With its length's byte, 256 bytes of the window.
+        if server.h2.local_flow_control_window(1) < 1000:
+            pass_on(client, server)
+    events = pass_on(client, server)
+    assert all(isinstance(event, Data) for event in events)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_reserved_bit_of_a_window_and_of_a_goaway_is_ignored(number: int) -> None:
+    client, server = opened(Server({SettingCodes.INITIAL_WINDOW_SIZE: 65535}))
+    client.send(bytes(66_000))
+    pass_on(client, server)
+    client.receive(GoAwayFrame(0, last_stream_id=1).serialize().replace(b"\0\0\0\x01", b"\x80\0\0\x01"))
+    room = {stream: WindowUpdateFrame(stream, 1000).serialize() for stream in (0, 1)}
+    room[number] = room[number].replace(b"\0\0\x03\xe8", b"\x80\0\x03\xe8")
+    waiting = client.backlog
+    assert client.receive(room[0] + room[1]) == []
+    client.to_send()
+    assert client.backlog == max(0, waiting - 1000)
+    assert not client.is_over
+
+
 def test_a_window_that_closes_and_opens_holds_what_waits() -> None:
     client, server = opened()
     client.send(bytes(1000))
@@ -397,6 +423,10 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: answer(BEGINNING) + HeadersFrame(1, b"\x88").serialize() + DataFrame(1, b"x").serialize(),
         "sent data where headers were due",
     ),
+    "a ping within headers": (
+        lambda: answer(BEGINNING) + HeadersFrame(1, b"\x88").serialize() + PingFrame(0, bytes(8)).serialize(),
+        "broke HTTP/2",
+    ),
     "a goaway within headers": (
         lambda: answer(BEGINNING) + HeadersFrame(1, b"\x88").serialize() + GoAwayFrame(0, 1).serialize(),
         "broke HTTP/2: an invalid GOAWAY",
@@ -498,7 +528,9 @@ def test_a_message_that_is_too_long_or_compressed_is_refused_once_its_length_is_
             reader.feed(beginning[4:])
 
 
-@given(st.text(max_size=MAX_MESSAGE_CHARACTERS))
+# A character takes up to twelve bytes in the header, of which four times MAX_MESSAGE_CHARACTERS are read.
+@given(st.text(max_size=MAX_MESSAGE_CHARACTERS // 3))
+@example("ä" * 600)
 def test_a_message_of_a_status_survives_its_header(text: str) -> None:
     header = to_header(text)
     assert all(0x20 <= each <= 0x7E for each in header)

@@ -365,8 +365,9 @@ def test_a_caller_that_sends_more_than_its_window_is_hung_up_on(
         (b"\0\0\1\0\x08\0\0\0\1\x05", "PROTOCOL_ERROR"),  # five bytes of padding in a frame of one
         (b"\0\0\0\0\x08\0\0\0\1", "PROTOCOL_ERROR"),
         (frames.HeadersFrame(3, b"").serialize() + frames.DataFrame(1, b"within").serialize(), "PROTOCOL_ERROR"),
+        (frames.HeadersFrame(3, b"").serialize() + frames.WindowUpdateFrame(1, 1).serialize(), "PROTOCOL_ERROR"),
     ],
-    ids=["padding alone", "no padding", "within headers"],
+    ids=["padding alone", "no padding", "within headers", "a window within headers"],
 )
 def test_data_that_is_none_ends_its_connection(relayed: Relay, authority: Authority, sent: bytes, code: str) -> None:
     with closing(RawCaller(relayed.port, authority.ca)) as raw:
@@ -399,12 +400,16 @@ def test_padded_data_and_an_end_with_data_are_passed_on_and_data_after_the_end_i
         assert [log.id for log in engine.received] == ["padded", "last"]
 
 
+@pytest.mark.parametrize("full", [1, None], ids=["stream", "connection"])
 def test_acknowledgements_wait_for_a_caller_with_a_small_window_and_go_on_once_it_has_room(
-    relayed: Relay, authority: Authority
+    relayed: Relay, authority: Authority, full: int | None
 ) -> None:
     with closing(RawCaller(relayed.port, authority.ca)) as raw:
         raw.hear(h2.events.RemoteSettingsChanged)
-        raw.h2.increment_flow_control_window(1 << 20)
+        if full is None:
+            raw.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 1 << 20})
+        else:
+            raw.h2.increment_flow_control_window(1 << 20)
         raw.ask(1, AUTHORIZED)
         sent = b"".join(framed(field(1, bytes([65 + at]) * 40_000)) for at in range(3))
         raw.tell(1, sent)
@@ -414,8 +419,7 @@ def test_acknowledgements_wait_for_a_caller_with_a_small_window_and_go_on_once_i
             assert isinstance(ack, h2.events.DataReceived), len(got)
             got += ack.data
             if len(got) >= 65_535:
-                # The stream's window was full; the connection's never is.
-                raw.h2.increment_flow_control_window(len(sent), 1)
+                raw.h2.increment_flow_control_window(len(sent), full)
                 raw.flush()
         assert bytes(got) == sent
 
