@@ -36,7 +36,7 @@ class Reserve:
         """Remove the reserve; return whether there was one."""
         removed = False
         for path in self._files():
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # It is gone already, or something that is not ours.
                 path.unlink()
                 removed = True
         return removed
@@ -65,7 +65,7 @@ class Reserve:
         return (self._folder / "blocks").exists()
 
     def _files(self) -> Iterator[Path]:
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             yield from self._folder.iterdir()
 
     @staticmethod

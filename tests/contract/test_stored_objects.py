@@ -57,6 +57,7 @@ from lib.state.dead_letters import letters_of, original_of
 from lib.state.state import State
 from lib.store.base import ABSENT
 from lib.store.directory import DirectoryStore
+from lib.store.reserve import Reserve
 from tests.audited import audit
 from tests.pipeline.test_faults import ONE, Connector
 from tests.site import ROOT, Site, site, until
@@ -572,6 +573,25 @@ def test_a_damaged_object_of_the_page_is_named_and_made_again_and_a_newer_one_st
     assert {damage.key for damage in damaged(store)} == (set() if is_newer else keys)
     made = {key for key in keys if (old / key).read_bytes() != body}
     assert made == (set() if is_newer else {key for key in keys if "completeness" not in key})
+
+
+@pytest.mark.parametrize("damage", ["a file", "a folder with a file and a folder", "a link to nothing"])
+def test_a_damaged_reserve_stops_no_write(tmp_path: Path, damage: str) -> None:
+    DirectoryStore(tmp_path).write("batches/a/b/c/1.ndjson", b"1", expected=ABSENT)
+    reserve = tmp_path / ".reserve"
+    shutil.rmtree(reserve, ignore_errors=True)
+    if damage == "a file":
+        reserve.write_bytes(b"x")
+    elif damage == "a link to nothing":
+        reserve.symlink_to(tmp_path / "nothing")
+    else:
+        (reserve / "folder").mkdir(parents=True)
+        (reserve / "space").write_bytes(b"x")
+    store = DirectoryStore(tmp_path)
+    for key in ("batches/a/b/c/2.ndjson", "cursors/a/b/c.json"):
+        store.write(key, b"1", expected=ABSENT)
+    assert [entry.key for entry in store.list("")] == ["batches/a/b/c/1.ndjson", "batches/a/b/c/2.ndjson", key]
+    assert Reserve(reserve).give_up() == (damage == "a folder with a file and a folder"), "what a full disk asks for"
 
 
 def test_a_newer_days_counts_are_unknown_and_not_overwritten(old: Path) -> None:
