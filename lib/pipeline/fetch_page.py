@@ -14,7 +14,7 @@ from lib.model.rate_policy import Used
 from lib.model.stream import ENDPOINTS
 from lib.pipeline.in_flight import InFlight
 from lib.pipeline.integration import Integration, Target
-from lib.pipeline.pending import PendingBytes, Room
+from lib.pipeline.pending import PendingBytes, PendingLimit
 from lib.pipeline.read_result import BUSY, PAUSED, ReadResult, outcome_of
 from lib.pipeline.read_stream import ReadBounds, ReadContext, StreamReader
 from lib.pipeline.unexpected import unexpected
@@ -90,8 +90,8 @@ class FetchPage:
         `deadline` is a monotonic time. No page is requested after it.
         """
         now = self.context.now()
-        room = Room(self.pending, self.max_pending_bytes, self.context.state.batches)
-        bounds = ReadBounds(room, max_pages, deadline)
+        pending_limit = PendingLimit(self.pending, self.max_pending_bytes, self.context.state.batches)
+        bounds = ReadBounds(pending_limit, max_pages, deadline)
         begun: list[Future[ReadResult]] = []
         with ThreadPoolExecutor(self.workers) as pool:
 

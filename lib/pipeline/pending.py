@@ -59,8 +59,8 @@ class PendingBytes:
         return self._monotonic() - self._listed_at >= bound
 
 
-class Room:
-    """The room for one call's pages. Once used up, it stays so for the call. Safe for use from several threads."""
+class PendingLimit:
+    """The limit as one call sees it: once reached, it stays so for the call. Safe for use from several threads."""
 
     def __init__(self, pending: PendingBytes, most: int, batches: Batches) -> None:
         self._pending = pending
@@ -78,6 +78,6 @@ class Room:
         """Whether a further page is asked for once so many bytes are stored, as far as is known without a listing."""
         return not self._is_used_up and self._pending.counted + size < self._most
 
-    def take(self, size: int) -> None:
+    def add_stored(self, size: int) -> None:
         """Count a stored batch. Each stream may exceed the limit by one page."""
         self._pending.add(size)

@@ -92,9 +92,9 @@ class RateLimiter:
         with self._lock:
             now = self._time()
             self._streams, self._every = streams, max(1.0, every)
-            quota = self._quota(now)
+            policy = self._policy(now)
             alone = not 0.0 <= now - self._wanted_more_at < ALONE_AFTER * self._every
-            return max(quota.firsts(self._every, alone=alone), quota.spare(self._everybody(now), now))
+            return max(policy.firsts(self._every, alone=alone), policy.spare(self._everybody(now), now))
 
     @property
     def has_room(self) -> bool:
@@ -112,7 +112,7 @@ class RateLimiter:
                 per_minute=self._per_minute,
                 made=self._made,
                 refused=self._refused,
-                is_strict=self._quota(now).strict,
+                is_strict=self._policy(now).strict,
             )
 
     def available(self) -> int:
@@ -120,7 +120,7 @@ class RateLimiter:
         self._refresh()
         with self._lock:
             now = self._time()
-            return 0 if now < self._blocked_until else self._quota(now).spare(self._everybody(now), now)
+            return 0 if now < self._blocked_until else self._policy(now).spare(self._everybody(now), now)
 
     def acquire(self, stream: str, deadline: float) -> None:
         """Wait until a call is allowed, and count it; OverBudgetError with the seconds left if that takes too long.
@@ -173,7 +173,7 @@ class RateLimiter:
                 return max(PUBLISH_EACH_AMONG_OTHERS, self._per_minute // 20)
         return max(PUBLISH_EACH, self._per_minute // 5)
 
-    def _quota(self, now: float) -> RatePolicy:
+    def _policy(self, now: float) -> RatePolicy:
         strict = self._strict_at is not None and 0.0 <= now - self._strict_at < STRICT_FOR.total_seconds()
         return RatePolicy(self._per_minute, strict=strict)
 
@@ -185,12 +185,12 @@ class RateLimiter:
 
     def _wait(self, now: float, *, first: bool) -> float:
         blocked = self._blocked_until - now
-        quota, free = self._quota(now), 0
+        policy, free = self._policy(now), 0
         if not first:
             # Keep calls free for first pages, less those that were made within this minute.
-            had = count(self._firsts, 60.0, now) if quota.strict else 0
-            free = max(0, quota.reserved(self._streams, self._every) - had)
-        wait = quota.wait(self._mine, self._others, now, instances=self._instances, kept_free=free)
+            had = count(self._firsts, 60.0, now) if policy.strict else 0
+            free = max(0, policy.reserved(self._streams, self._every) - had)
+        wait = policy.wait(self._mine, self._others, now, instances=self._instances, kept_free=free)
         return max(blocked, wait)
 
     def _count(self, now: float, stream: str, *, first: bool) -> int:

@@ -45,7 +45,7 @@ from lib.pipeline.devices import DeviceScan, is_due
 from lib.pipeline.estimates import not_fetched
 from lib.pipeline.integration import Integration, Target
 from lib.pipeline.page_ahead import LARGEST_BYTES, PageAhead
-from lib.pipeline.pending import Room
+from lib.pipeline.pending import PendingLimit
 from lib.pipeline.read_result import BUSY, FAILED, FETCHED, PAUSED, ReadResult, outcome_of
 from lib.pipeline.reconcile import Reconcile
 from lib.pipeline.repeats import StoredIds, changed_of, fresh_of
@@ -83,7 +83,7 @@ class ReadContext:
 class ReadBounds:
     """The limits of one call."""
 
-    room: Room
+    pending_limit: PendingLimit
     max_pages: int | None
     """For each stream; None: no limit."""
     deadline: float
@@ -103,7 +103,7 @@ class StreamReader:
         self._target = target
         self._stream = target.stream
         self._ids = ids_of(target.stream, integration.settings.utmstack_tenant_id)
-        self._room = bounds.room
+        self._pending_limit = bounds.pending_limit
         self._max_pages = bounds.max_pages
         self._deadline = bounds.deadline
         self._stored_ids = StoredIds(context.state, target.stream, context.event_fields)
@@ -180,7 +180,7 @@ class StreamReader:
         result = self._result
         while self._max_pages is None or result.read.pages < self._max_pages:
             result.has_more = True
-            if self._room.is_used_up:
+            if self._pending_limit.is_used_up:
                 result.outcome = PAUSED
                 return
             if result.read.pages and self._context.monotonic() >= self._deadline:
@@ -207,7 +207,7 @@ class StreamReader:
             self._stale.may_follow(page, cursor)
             and (self._max_pages is None or self._result.read.pages < self._max_pages)
             and size <= LARGEST_BYTES
-            and self._room.has_room_for(size)
+            and self._pending_limit.has_room_for(size)
             and self._context.monotonic() < self._deadline
         )
 
@@ -245,7 +245,7 @@ class StreamReader:
     def _stored(self, header: Header, size: int) -> None:
         """Count a stored batch."""
         result = self._result
-        self._room.take(size)
+        self._pending_limit.add_stored(size)
         result.outcome = FETCHED
         result.read.events += header.count
         result.read.bytes += size
@@ -254,7 +254,7 @@ class StreamReader:
     def _reconcile(self) -> None:
         """Reconcile the stream if that is due, and fetching has read everything that Sophos has."""
         every, result = self._settings.reconcile, self._result
-        if every is None or result.has_more or result.problem is not None or self._room.is_used_up:
+        if every is None or result.has_more or result.problem is not None or self._pending_limit.is_used_up:
             return
         if self._context.reconcile.due(self._stream, every) and self._rate_limiter.has_room:
             result.reconciled = self._context.reconcile.run(self._integration, self._target, deadline=self._deadline)

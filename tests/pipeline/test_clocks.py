@@ -22,8 +22,8 @@ from lib.sophos.pages import event_fields
 from lib.state.advance import advance, item_of
 from lib.state.state import State
 from tests.audited import audit
-from tests.pipeline.test_budget import Quiet, World, fetch_page
 from tests.pipeline.test_faults import Connector, Line
+from tests.pipeline.test_rate_limiter import Quiet, World, fetch_page
 
 AHEAD = [timedelta(minutes=-10), timedelta(minutes=10), timedelta(hours=-3), timedelta(hours=3)]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from lib.errors import StoreError
-from lib.pipeline.pending import LISTED_CLOSE_SECONDS, LISTED_SECONDS, PendingBytes, Room
+from lib.pipeline.pending import LISTED_CLOSE_SECONDS, LISTED_SECONDS, PendingBytes, PendingLimit
 from lib.state.batches import Batches
 from lib.store.base import ABSENT, Entry
 from tests.fakes.memory_store import MemoryStore
@@ -107,11 +107,11 @@ def test_after_a_listing_that_fails_nothing_counts_as_delivered(waiting: Waiting
 
 
 def test_room_that_is_used_up_stays_so_for_the_whole_call(waiting: Waiting) -> None:
-    room = Room(waiting.pending, 1_000, waiting.batches)
-    assert not room.is_used_up
+    limit = PendingLimit(waiting.pending, 1_000, waiting.batches)
+    assert not limit.is_used_up
     waiting.put(1_000, elsewhere=True)
-    room.take(1_000)
-    assert room.is_used_up
+    limit.add_stored(1_000)
+    assert limit.is_used_up
     waiting.deliver()
-    assert room.is_used_up
-    assert not Room(waiting.pending, 1_000, waiting.batches).is_used_up
+    assert limit.is_used_up
+    assert not PendingLimit(waiting.pending, 1_000, waiting.batches).is_used_up
