@@ -18,6 +18,8 @@ from lib.errors import ConfigError, ConnectorError, NotFoundError
 from lib.model.clock import day_of
 from lib.model.stream import Stream
 from lib.pipeline import attest, signature
+from lib.pipeline.accounts import streams_read
+from lib.state.accounts import StoredAccounts
 from lib.state.state import State
 from lib.store.base import LAYOUT
 from lib.version import VERSION
@@ -68,8 +70,10 @@ def _attested(location: str | None, day: str, key_file: Path, out: Path) -> dict
     fingerprint = signature.fingerprint(signature.public_key_of(key))
     config = configuration.load(location)
     now = datetime.now(UTC)
+    state = _state(config.store)
+    streams = attest.streams_of(state)
     statement = attest.statement(
-        _state(config.store),
+        state,
         _day(day, now),
         now=now,
         measured=[
@@ -78,6 +82,7 @@ def _attested(location: str | None, day: str, key_file: Path, out: Path) -> dict
         ],
         versions={"connector": VERSION, "python": platform.python_version(), "store_layout": LAYOUT},
         key=fingerprint,
+        read=streams_read(config.integrations, StoredAccounts(state.store), streams),
     )
     body = json.dumps(statement, indent=1).encode() + b"\n"
     # Each file is renamed into place, so a crash leaves the old file or the new one, never half a file. The signature

@@ -47,6 +47,7 @@ WORDS = {
     "fault": "ledger fault",
     "waiting": "waiting",
     "observed": "observed only",
+    "unread": "not read to the end",
     "nothing": "no event",
     "removed": "removed",
     "unknown": "not counted",
@@ -59,7 +60,14 @@ PHRASES = WORDS | {
     "unknown": "not counted yet",
 }
 """The words in a sentence, after a number of days."""
-LOOKS = {"whole": "ok", "gap": "failing", "letters": "attention", "fault": "failing", "waiting": "attention"}
+LOOKS = {
+    "whole": "ok",
+    "gap": "failing",
+    "letters": "attention",
+    "fault": "failing",
+    "waiting": "attention",
+    "unread": "attention",
+}
 """The colour of each kind; any other kind has the colour of `waiting`."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 from lib.state.codec import Codec
 
@@ -56,6 +56,8 @@ class Totals(TypedDict):
     dead_letters: int
     late: int
     gaps: int
+    unread: NotRequired[int]
+    """The number of streams that were not read to the end of the day; missing in a count of an older version."""
     lost: int | None
 
 
@@ -105,6 +107,7 @@ class CountedDay:
             ("letters", self.totals["dead_letters"]),
             ("waiting", self.totals["waiting"]),
             ("observed", self.totals["observed"]),
+            ("unread", self.totals.get("unread")),
         ):
             if is_so:
                 return kind

@@ -7,7 +7,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -21,10 +21,7 @@ from lib.config.reloading import ReloadingConfig
 from lib.config.settings import Config
 from lib.errors import ConnectorError
 from lib.model.clock import day_of
-from lib.model.stream import Stream
 from lib.model.text import several
-from lib.state.ledger import place_of
-from lib.state.state import State
 
 # ruff: noqa: PLC0415 - each order loads what it needs
 
@@ -107,15 +104,19 @@ def attest(config: Config, order: dict[str, Any], on_progress: OnProgress) -> in
     from emulator.web.completeness import FIRST, PREFIX
     from emulator.web.counted_days import COUNTED_DAY, FIRST_DAY, CountedDay, FirstDay, counted_day, removed_day
     from lib.app import App
-    from lib.pipeline.attest import Measured, counted, statement, streams_of
+    from lib.pipeline.accounts import streams_read
+    from lib.pipeline.attest import Measured, counted, first_day, statement, streams_of
+    from lib.state.accounts import StoredAccounts
 
     state = App(lambda: config).state
 
     def put(day: CountedDay) -> None:
         replace_object(state.store, f"{PREFIX}{day.day}.json", COUNTED_DAY, COUNTED_DAY.encode(day))
 
-    streams = streams_of(state)
-    first = _first_day(state, streams) or day_of(datetime.now(UTC))
+    known_streams = streams_of(state)
+    read = streams_read(config.integrations, StoredAccounts(state.store), known_streams)
+    streams = sorted({*known_streams, *read})
+    first = first_day(state, streams) or day_of(datetime.now(UTC))
     replace_object(state.store, f"{PREFIX}{FIRST}.json", FIRST_DAY, FIRST_DAY.encode(FirstDay(first)))
     days = [asked for asked in order["days"] if asked["day"] >= first or asked["gaps"]]
     measured = [
@@ -128,20 +129,13 @@ def attest(config: Config, order: dict[str, Any], on_progress: OnProgress) -> in
         for day, gaps in some.items():
             if day in days_counted:
                 attested = statement(
-                    state, day, now=now, measured=measured, versions={}, key="", days=days_counted[day]
+                    state, day, now=now, measured=measured, versions={}, key="", read=read, days=days_counted[day]
                 )
                 put(counted_day(attested, gaps, now))
                 measured = []
             else:
                 put(removed_day(day, gaps, now))
     return len(days)
-
-
-def _first_day(state: State, streams: Sequence[Stream]) -> str | None:
-    """The first day of the ledger: the earliest of the streams' first keys."""
-    firsts = (next(state.store.list(f"ledger/{stream.path}/"), None) for stream in streams)
-    places = (place_of(entry.key) for entry in firsts if entry)
-    return min((place.day for place in places if place), default=None)
 
 
 ORDERS: dict[str, Callable[[Config, dict[str, Any], OnProgress], Any]] = {"preview": preview, "attest": attest}

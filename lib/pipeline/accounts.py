@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -198,6 +198,19 @@ def known_targets(settings: IntegrationSettings, account: Account) -> list[Targe
         return list(_targets(settings, account))
     except PermissionMissingError:
         return []
+
+
+def streams_read(
+    integrations: Sequence[IntegrationSettings], accounts: StoredAccounts, streams: Iterable[Stream]
+) -> set[Stream]:
+    """The streams that the configuration reads. While an integration's tenants are unknown, all of its `streams`."""
+    targets = {
+        target.stream
+        for settings in integrations
+        for target in known_targets(settings, accounts.read(settings.name)[0])
+    }
+    unknown = {settings.name for settings in integrations} - {stream.integration for stream in targets}
+    return targets | {stream for stream in streams if stream.integration in unknown}
 
 
 def require_stream(

@@ -17,6 +17,7 @@ from typing import Any
 
 from lib.errors import NotFoundError
 from lib.model.batch import RECONCILE
+from lib.model.checkpoint import IDLE_WRITE
 from lib.model.clock import day_of, text_or_none, to_text
 from lib.model.lateness import in_order, propose
 from lib.model.receipt import OBSERVED, Receipt
@@ -25,7 +26,7 @@ from lib.model.text import several
 from lib.state import receipts
 from lib.state.codec import UNREADABLE
 from lib.state.gaps import CURSOR_EXPIRED, Gap
-from lib.state.ledger import Place
+from lib.state.ledger import Place, place_of
 from lib.state.looks import DayCounts, day_counts
 from lib.state.state import State
 
@@ -53,6 +54,18 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """How the stream was read."""
+
+    until: datetime | None = None
+    """Time by Sophos's clock up to which the stream has been read by now; None: never."""
+    is_short: bool = False
+    """Whether the day is over, and the stream has not been read to its end."""
+    repeats: int = 0
+    """Items of the day's pages that were stored before."""
+
+
+@dataclass(frozen=True, slots=True)
 class StreamDay:
     """One stream's events of one day, by outcome."""
 
@@ -69,10 +82,10 @@ class StreamDay:
     """Events that cannot be delivered, by reason."""
     recovered: int = 0
     """Events that reconciliation found."""
-    repeats: int = 0
     reconciled: DayCounts = field(default_factory=DayCounts)
     gaps: tuple[Gap, ...] = ()
     chain: Chain = Chain()
+    reading: Reading = Reading()
 
     @property
     def lost(self) -> int | None:
@@ -81,8 +94,8 @@ class StreamDay:
 
     @property
     def completeness(self) -> float | None:
-        """Delivered events divided by all events; None if the number of lost events is unknown."""
-        if self.lost is None:
+        """Delivered events divided by all events; None if the number of lost or unread events is unknown."""
+        if self.lost is None or self.reading.is_short:
             return None
         total = self.received + self.lost
         return 1.0 if total == 0 else self.delivered / total
@@ -90,6 +103,9 @@ class StreamDay:
     def remarks(self) -> Iterator[str]:
         """The reasons to look into the day."""
         yield from (f"{self.stream}: {fault}" for fault in self.chain.faults)
+        if self.reading.is_short:
+            until = self.reading.until
+            yield f"{self.stream}: " + (f"read only up to {to_text(until)}" if until else "never read")
         for count, singular, plural in (
             (self.waiting, "event waits for the engine", "events wait for the engine"),
             (self.observed, "event was observed only", "events were observed only"),
@@ -109,6 +125,7 @@ class StreamDay:
             "tenant": self.stream.tenant,
             "stream": self.stream.kind,
             "completeness": self.completeness,
+            "read_until": text_or_none(self.reading.until),
             "held_by_sophos": {"events": sophos.held, "reconciled_at": text_or_none(sophos.looked_at)},
             "received": self.received,
             "delivered": self.delivered,
@@ -120,7 +137,7 @@ class StreamDay:
                 "lateness": in_order(sophos.late),
                 "recovered": self.recovered,
             },
-            "repeats_dropped": self.repeats,
+            "repeats_dropped": self.reading.repeats,
             "lost": self.lost,
             "gaps": [{name: gap.fields()[name] for name in GAP_FIELDS} for gap in self.gaps],
             "ledger": {
@@ -160,6 +177,13 @@ def streams_of(state: State) -> list[Stream]:
     return sorted({*state.checkpoints.streams(), *state.ledger.streams(), *waiting})
 
 
+def first_day(state: State, streams: Iterable[Stream]) -> str | None:
+    """The first day of the ledger: the earliest of the streams' first keys; None for an empty ledger."""
+    firsts = (next(state.store.list(f"ledger/{stream.path}/"), None) for stream in streams)
+    places = (place_of(entry.key) for entry in firsts if entry)
+    return min((place.day for place in places if place), default=None)
+
+
 def completeness(days: Iterable[StreamDay]) -> float | None:
     """Delivered events divided by all events, over all streams of a day; None if a stream's share is unknown."""
     streams = list(days)
@@ -177,19 +201,30 @@ def statement(
     measured: Sequence[Measured],
     versions: Mapping[str, Any],
     key: str,
+    read: Collection[Stream] = (),
     days: Sequence[StreamDay] | None = None,
 ) -> dict[str, Any]:
     """The attestation of a day, before it is signed. `key` is the fingerprint of the signing key.
 
-    `days` is the result of `counted`, if the caller has it already. Raises NotFoundError if receipts of the day were
-    removed because of their age, or the day has not begun.
+    `read` are the streams that the configuration reads. `days` is the result of `counted`, if the caller has it
+    already. Raises NotFoundError if receipts of the day were removed because of their age, if the day has not begun, or
+    if it is before the ledger's first day.
     """
     if day > day_of(now):
         raise NotFoundError(f"{day} has not begun", remedy="Name a day that is over.")
     if days is None:
-        days = counted(state, [day], streams_of(state)).get(day)
+        streams = sorted({*streams_of(state), *read})
+        first = first_day(state, streams)
+        if first is not None and day < first and not any(_touches(gap, day) for gap in state.gaps.all()):
+            raise NotFoundError(f"the ledger begins on {first}", remedy="Name that day or a later one.")
+        days = counted(state, [day], streams).get(day)
     if days is None:
         raise NotFoundError(f"receipts of {day} were removed because of their age")
+    if day < day_of(now):
+        days = [
+            replace(line, reading=replace(line.reading, is_short=line.stream in read and _is_short(line)))
+            for line in days
+        ]
     remarks = [remark for stream_day in days for remark in stream_day.remarks()]
     share = completeness(days)
     return {
@@ -209,6 +244,13 @@ def statement(
     }
 
 
+def _is_short(stream_day: StreamDay) -> bool:
+    """Whether the stream's position is before the end of the day. The position of a quiet stream is stored late."""
+    end = datetime.fromisoformat(stream_day.day).replace(tzinfo=UTC) + DAY
+    until = stream_day.reading.until
+    return stream_day.stream.kind != ENDPOINTS and (until is None or until < end - IDLE_WRITE)
+
+
 def _totals(days: Sequence[StreamDay]) -> dict[str, Any]:
     lost = [day.lost for day in days]
     held = [day.reconciled.held for day in days if day.stream.kind != ENDPOINTS]
@@ -219,6 +261,7 @@ def _totals(days: Sequence[StreamDay]) -> dict[str, Any]:
         "dead_letters": sum(sum(day.dead_letters.values()) for day in days),
         "late": sum(sum(day.reconciled.late.values()) for day in days),
         "gaps": sum(len(day.gaps) for day in days),
+        "unread": sum(day.reading.is_short for day in days),
         "lost": None if None in lost else sum(filter(None, lost)),
     }
 
@@ -227,6 +270,9 @@ def _days(state: State, stream: Stream, days: Collection[str]) -> Iterator[Strea
     """The days of the stream, in one pass over its objects in the store."""
     ledgers = _ledgers(state, stream, days)
     gaps, waiting = list(state.gaps.all(stream)), _waiting(state, stream, days)
+    read_until = None
+    with suppress(*UNREADABLE):
+        read_until = state.checkpoints.read(stream).checkpoint.as_of
     for day in sorted(days):
         ledger = ledgers[day]
         yield StreamDay(
@@ -238,10 +284,10 @@ def _days(state: State, stream: Stream, days: Collection[str]) -> Iterator[Strea
             waiting=waiting[day],
             dead_letters=_reasons(state, stream, ledger.sequences),
             recovered=ledger.counts["recovered"],
-            repeats=ledger.counts["repeats"],
             reconciled=day_counts(state.store, stream, day),
             gaps=tuple(gap for gap in gaps if _touches(gap, day)),
             chain=replace(ledger.chain, faults=tuple(ledger.faults)),
+            reading=Reading(read_until, repeats=ledger.counts["repeats"]),
         )
 
 

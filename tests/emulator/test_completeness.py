@@ -31,7 +31,7 @@ def day(back: int) -> str:
 
 @pytest.fixture
 def served() -> Iterator[tuple[Site, Emulator]]:
-    """Five days ago all went well, four days ago there was a dead letter, and then nothing for a day."""
+    """Five days ago all went well, four days ago there was a dead letter, and then nobody read on."""
     with CentralServer(clock=Clock(start=BEGAN.timestamp())) as central, site(central, every="1h") as found:
         central.emit(30)
         found.results("fetch-page")
@@ -41,6 +41,8 @@ def served() -> Iterator[tuple[Site, Emulator]]:
         central.append(DEFAULT_TENANT_ID, "events", [b'"no object"'])
         found.results("fetch-page")
         found.results("forward-batch")
+        central.clock.advance(DAY.total_seconds())
+        found.results("fetch-page")
         start = datetime.fromisoformat(f"{day(3)}T10:00:00+00:00")
         found.state.gaps.record(Gap(STREAM, 9, CURSOR_EXPIRED, start, start + timedelta(hours=1), start + DAY, 12))
         with Emulator(found) as emulator:
@@ -68,7 +70,12 @@ def counted(emulator: Emulator) -> dict[str, str]:
 
 def test_each_day_says_in_a_word_what_became_of_it_and_leads_to_its_numbers(served: tuple[Site, Emulator]) -> None:
     _, emulator = served
-    assert counted(emulator) == {day(5): "whole", day(4): "dead letters", day(3): "gap"}
+    assert counted(emulator) == {
+        day(5): "whole",
+        day(4): "dead letters",
+        day(3): "gap",
+        **dict.fromkeys((day(2), day(1)), "not read to the end"),
+    }
     shown = html.unescape(requests.get(emulator.url(f"/day?day={day(4)}"), timeout=30).text)
     assert "90.0000 % of the day’s events are acknowledged" in shown
     assert "<dt>Received</dt><dd>10</dd>" in shown
@@ -76,7 +83,7 @@ def test_each_day_says_in_a_word_what_became_of_it_and_leads_to_its_numbers(serv
     assert "not known" in requests.get(emulator.url(f"/day?day={day(3)}"), timeout=30).text
     assert requests.get(emulator.url("/day?day=1999-01-01"), timeout=30).status_code == 404
     overview = requests.get(emulator.url("/"), timeout=30).text
-    assert "Of the last 90 days: 1 whole, 1 with a gap, 1 with dead letters" in overview
+    assert "Of the last 90 days: 1 whole, 1 with a gap, 1 with dead letters, 2 not read to the end" in overview
 
 
 def test_settings_are_proposed_with_the_reason(served: tuple[Site, Emulator]) -> None:

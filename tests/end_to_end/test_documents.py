@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import pytest
 import requests
 import yaml
 
-from emulator.central import Credential, Fault
+from emulator.central import CentralServer, Clock, Credential, Fault
 from emulator.cli.arguments import commands_of, parser
 from emulator.cli.completion import taken
 from lib.config import loading as configuration
@@ -245,8 +245,12 @@ def test_the_relay_page_is_followed_word_for_word_and_an_event_arrives(tmp_path:
 
 def test_a_day_is_attested_and_verified_by_the_words_of_the_page(tmp_path: Path) -> None:
     (block,) = [each for each in blocks(ROOT / "docs/attest.md") if each.language == "sh"]
-    with Site() as site, shell(tmp_path, **site.env) as run:
-        site.central.fill(3)
+    day = timedelta(days=1)
+    clock = Clock(start=(datetime.now(UTC) - day).timestamp())
+    with CentralServer(clock=clock) as central, Site(central) as site, shell(tmp_path, **site.env) as run:
+        central.emit(3)
+        _tick(site)
+        clock.advance(day.total_seconds())
         _tick(site)
         for line in block.text.replace("--config C", f"--config {site.config}").splitlines():
             status, output = run(line)

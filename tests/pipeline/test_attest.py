@@ -152,13 +152,19 @@ def test_what_waits_or_was_altered_is_told(delivered: Site, key: Path) -> None:
 
 
 def test_the_statements_of_two_days_are_one_chain_and_a_day_that_is_over_is_well(tmp_path: Path, key: Path) -> None:
-    began = datetime.now(UTC) - 2 * DAY
+    began = datetime.now(UTC).replace(hour=12, minute=0) - 2 * DAY
     with CentralServer(clock=Clock(start=began.timestamp())) as central, site(central, every="1h") as found:
-        for _ in range(3):
+        for number in range(4):
+            if number == 3:  # Nobody has read the second half of yesterday yet, so nobody can say that all is there.
+                told = attested(found, key, day_of(began + DAY), status=1)
+                assert ["read only up to" in remark for remark in told["remarks"]] == [True]
+                assert (told["completeness"], told["totals"]["unread"]) == (None, 1)
             central.emit(10)
             found.results("fetch-page")
             found.results("forward-batch")
             central.clock.advance(DAY.total_seconds() / 2)
+        early = ("attest", "--day", day_of(began - DAY), "--key", str(key), "--out", str(tmp_path / "early"))
+        assert "the ledger begins on" in found.command(*early, status=2)["problem"]["detail"]
         days = [day for day in (day_of(began + number * DAY) for number in range(3)) if day < today()]
         lines = [
             line for day in days for line in attested(found, key, day, status=0)["streams"] if line["ledger"]["first"]
