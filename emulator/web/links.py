@@ -107,8 +107,11 @@ class Links:
         group = group_key(batch.header.envelope.tenant_id, stream.integration)
         with self._lock:
             waits = self._waits.setdefault(stream, _Waits())
+            counterparts = self._waits.get(_counterpart(stream), _Waits())
             for raw in batch.items:
                 read = event_fields(raw)
+                if read.id is not None:
+                    counterparts.alone.pop(read.id, None)  # It came after all.
                 if read.id is not None and self._is_paired(stream, raw, read.type):
                     key = log_id(group, _OTHER[stream.kind], read.id, raw)[:KEY_LENGTH]
                     waits.since[read.id] = (now, key)
@@ -118,7 +121,7 @@ class Links:
     def _match(self, stream: Stream) -> None:
         """Drop the ids whose counterpart is there. An id that waited `GRACE` is looked up in the ledger once."""
         waits, state, now = self._waits[stream], self._state(), self._now()
-        counterpart = Stream(stream.integration, stream.tenant, _OTHER[stream.kind])
+        counterpart = _counterpart(stream)
         recent = {*state.checkpoints.read(counterpart).checkpoint.recent.keys} if waits.since else set()
         waits.since = OrderedDict((id_, wait) for id_, wait in waits.since.items() if wait[1] not in recent)
         late = {id_: key for id_, (since, key) in waits.since.items() if now - since > GRACE}
@@ -129,6 +132,10 @@ class Links:
                 waits.alone[id_] = None
         while len(waits.alone) > MOST:
             waits.alone.popitem(last=False)
+
+
+def _counterpart(stream: Stream) -> Stream:
+    return Stream(stream.integration, stream.tenant, _OTHER[stream.kind])
 
 
 def _severity(raw: bytes) -> str:

@@ -78,6 +78,10 @@ def test_one_whose_other_never_comes_is_told_after_a_while_and_only_that() -> No
         assert seen.alone() == wanted
         seen.now += 10 * GRACE
         assert seen.alone() == wanted
+        seen.put("alerts", "event-only")
+        seen.put("events", "alert-only")
+        seen.pass_()
+        assert seen.alone() == {}, "they came after all"
 
 
 def test_an_event_that_is_no_longer_remembered_is_found_by_its_receipt() -> None:
