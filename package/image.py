@@ -33,6 +33,7 @@ def main() -> None:
     options.add_argument("--out", type=Path, default=build.ROOT / "build" / "dist")
     args = options.parse_args()
     os.umask(0o022)
+    args.out.mkdir(parents=True, exist_ok=True)
     epoch = os.environ["SOURCE_DATE_EPOCH"] = build.epoch()
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True)
