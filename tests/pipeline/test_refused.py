@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -146,6 +147,17 @@ def test_killed_at_any_call_after_the_outage_it_stays_set_aside(works: Works, la
             if calls:
                 break
         assert any(call.startswith("write dead/") for call in calls)
+
+
+def test_what_is_in_dead_is_not_sent_by_the_call_after_a_death(works: Works) -> None:
+    """The lease knows of the refusal before the dead letter is written (G3): the engine may take the event by then."""
+    works.answers(e4=REFUSED)
+    assert works.calls(replace(works.life(after=True), dies_at_call="write dead/")) == []
+    assert works.dead() == ["e4"]
+    works.answers()
+    works.forward(works.life(ahead=LEASE_SECONDS))
+    assert "e4" not in {json.loads(log.raw)["id"] for log in works.engine.received}
+    works.adds_up()
 
 
 @given(
