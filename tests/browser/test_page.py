@@ -4,10 +4,12 @@ import re
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+import yaml
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, FilePayload, Page, Request, expect, sync_playwright
 
@@ -18,6 +20,7 @@ from lib.model.stream import Stream
 from lib.state.accounts import ACCOUNT, Account, account_key
 from lib.store.base import ABSENT
 from lib.version import VERSION
+from tests.bench import page as many
 from tests.site import SECRET, WAIT_SECONDS, Emulator, Site, site, until
 
 WRONG = {"name": "wrong", "client_id": "demo-client", "client_secret": "no-such-secret"}
@@ -242,6 +245,48 @@ def test_a_tile_and_the_filters_lead_to_the_streams_by_url(page: Page) -> None:
     expect(page.get_by_text("an integration has no stream yet: wrong")).to_be_visible()
 
 
+def test_many_streams_are_sorted_filtered_and_turned_over(browser: Browser, tmp_path: Path) -> None:
+    config = many.fill(tmp_path, 120)
+    settings = yaml.safe_load(config.read_text())
+    settings["integrations"] += [settings["integrations"][0] | {"name": f"other {number:02}"} for number in range(13)]
+    config.write_text(yaml.safe_dump(settings))
+    with many.served(config) as url, browser.new_context(base_url=url) as context:
+        page = context.new_page()
+        page.goto("/streams")
+        rows = page.get_by_role("region", name="Streams").locator("tbody tr")
+        expect(rows).to_have_count(50)
+        expect(rows.first).to_contain_text("Birch & Sons 0007")
+        expect(rows.first).to_contain_text("The credential lacks a permission")
+        page.get_by_label("Sort").select_option("name")
+        page.get_by_role("button", name="Show").click()
+        expect(rows.first).to_contain_text("Alder Clinic 0000")
+        page.get_by_role("link", name="Next →").click()
+        expect(page.get_by_text("Page 2 of 3")).to_be_visible()
+        expect(page).to_have_url(re.compile("sort=name.*page=2"))
+        expect(rows.first).to_contain_text("Cedar Logistics 0062")
+        page.get_by_role("link", name="← Previous").click()
+        expect(rows.first).to_contain_text("Alder Clinic 0000")
+        page.locator("[name=health]").select_option("failing")
+        page.locator("[name=integration]").select_option("partner")
+        page.locator("[name=kind]").select_option("events")
+        page.get_by_role("button", name="Show").click()
+        expect(page).to_have_url(re.compile("health=failing&integration=partner&kind=events"))
+        expect(rows).to_have_count(1)
+        page.locator("[name=integration]").select_option("other 00")
+        page.get_by_role("button", name="Show").click()
+        expect(page.get_by_text("No stream matches.")).to_be_visible()
+        page.goto("/")
+        integrations = page.get_by_role("region", name="Integrations").locator("tbody tr")
+        expect(integrations).to_have_count(12)
+        page.get_by_role("link", name="Show 2 more integrations").click()
+        expect(integrations).to_have_count(14)
+        page.locator(".reason").get_by_role("link", name="1 stream").click()
+        expect(page.get_by_text("Only streams with the reason: The credential lacks a permission")).to_be_visible()
+        expect(rows).to_have_count(1)
+        page.get_by_role("link", name="Show all").click()
+        expect(rows).to_have_count(50)
+
+
 def test_a_connection_is_tested_before_ones_eyes_and_copied(page: Page) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.goto("/")
@@ -447,6 +492,8 @@ def test_a_gap_appears_by_itself_is_explained_and_acknowledged(page: Page, serve
         page.goto("/gaps")
         page.get_by_role("link", name="CSV").click()
     assert "cursor_expired" in download.value.path().read_text()
+    exported = page.request.get(str(page.get_by_role("link", name="JSON").get_attribute("href"))).json()
+    assert [gap["reason"] for gap in exported] == ["cursor_expired"]
 
 
 def test_a_dead_letter_shows_its_reason_and_is_sent_again_or_acknowledged(
@@ -458,6 +505,11 @@ def test_a_dead_letter_shows_its_reason_and_is_sent_again_or_acknowledged(
     expect(rows).to_have_count(1)
     expect(rows).to_contain_text("1 × not a JSON object, or nested too deep")
     accessible(page)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="CSV").click()
+    assert "not a JSON object" in download.value.path().read_text()
+    exported = page.request.get(str(page.get_by_role("link", name="JSON").get_attribute("href"))).json()
+    assert [letter["events"] for letter in exported] == [1]
     rows.get_by_role("link", name="Replay").click()
     page.get_by_role("button", name="Replay").click()
     expect(page.locator("#result")).to_contain_text("1 event refused, as before")
@@ -604,6 +656,8 @@ def test_the_settings_tell_what_is_in_force_and_no_secret(page: Page) -> None:
     for secret in (SECRET, "no-such-secret"):
         assert secret not in page.content()
     expect(page.get_by_text("•••••• (from an environment variable)").first).to_be_attached()
+    page.locator("a[href='/docs/operations.md']").click()
+    expect(page.get_by_text("dead-letters").first).to_be_attached()
 
 
 def test_everything_is_reached_with_the_keyboard(page: Page) -> None:
