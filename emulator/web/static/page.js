@@ -259,8 +259,8 @@ function draw(chart) {
 }
 // Axes are in UTC, as all other times on the page.
 function clock(at, step) {
-  const text = new Date(at * 1000).toISOString();
-  return step >= 86400 ? text.slice(5, 10) : text.slice(11, 16) === "00:00" ? text.slice(5, 10) : text.slice(11, 16);
+  const time = new Date(at * 1000), text = time.toISOString().slice(11, 16);
+  return step >= 86400 || text === "00:00" ? time.toLocaleDateString("en-GB", { day: "numeric", month: "short", timeZone: "UTC" }) : text;
 }
 let drawn = "", charted = 0;
 async function chart() {
