@@ -532,6 +532,9 @@ def test_a_days_word_leads_to_its_numbers(browser: Browser, script: bool) -> Non
         central.append(DEFAULT_TENANT_ID, "events", [b'"no object"'])
         found.results("fetch-page")
         found.results("forward-batch")
+        for _ in range(3):  # What is not read to the end of the day is not known to be complete.
+            central.clock.advance(16 * 3600)
+            found.results("fetch-page")
         with Emulator(found) as emulator:
             until(lambda: emulator.status() is not None, "the page")
             url = emulator.url("")
