@@ -26,6 +26,7 @@ from lib.state.state import State
 
 STREAM = Stream("connector", "connector", "heartbeat")
 """The connector's own stream. No stream of Sophos's has this kind."""
+TYPE = "Connector::Heartbeat"
 DATA_TYPE = "sophos-central-heartbeat"
 DATA_SOURCE = "sophos-central-connector"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -54,8 +55,8 @@ def event_of(slot: datetime, every: timedelta, *, missed: int, waiting: int) -> 
     """The slot's event, one JSON object, with the slot's id."""
     is_ok = not missed and not waiting
     fields = {
-        "id": sha256(f"Connector::Heartbeat|{to_text(slot)}".encode()).hexdigest(),
-        "type": "Connector::Heartbeat",
+        "id": sha256(f"{TYPE}|{to_text(slot)}".encode()).hexdigest(),
+        "type": TYPE,
         "severity": "low" if is_ok else "high",
         "name": "The connector is alive" if is_ok else "The connector is alive again after an interruption",
         "created_at": to_text(slot),

@@ -19,6 +19,8 @@ from lib.model.stream import Stream
 from lib.state.codec import UNREADABLE, Codec
 from lib.store.base import ABSENT, ObjectStore
 
+EVENT_TYPE = "Connector::Gap"
+"""The type of the connector's own event about a gap."""
 PREFIX = "gaps/"
 CURSOR_EXPIRED = "cursor_expired"
 BATCH_DAMAGED = "batch_damaged"
@@ -69,7 +71,7 @@ class Gap:
         del fields["kind"]
         event = {
             "id": sha256(self.key.encode()).hexdigest(),
-            "type": "Connector::Gap",
+            "type": EVENT_TYPE,
             "severity": "high",
             "name": f"Events of {self.stream} are missing: {self.reason}",
             "stream": self.stream.kind,

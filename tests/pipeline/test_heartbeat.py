@@ -186,6 +186,11 @@ def test_the_rule_for_utmstack_matches_a_heartbeat_after_an_interruption_alone(
     main(["preview", *named, "--events", str(events), "--json"])
     (rule,) = json.loads(capsys.readouterr().out)["rules"]
     assert (rule["name"], rule["matches"], rule["never"]) == (name, 2, None)
+    # The same from raw events, as `tail` prints them.
+    events.write_text("".join(f"{raw}\n" for raw in raws))
+    main(["preview", *named, "--events", str(events), "--json"])
+    (rule,) = json.loads(capsys.readouterr().out)["rules"]
+    assert (rule["matches"], rule["never"]) == (2, None)
 
 
 def test_hosted_the_clocks_call_makes_it_and_the_calls_for_streams_do_not() -> None:
