@@ -34,6 +34,7 @@ HEADER_NAMES: Names = {
     "cursors": {"read_with": "cursor", "next": "next_cursor", "previous": "previous_cursor"},
 }
 HEADER = Codec(Header, "a batch's header", names=HEADER_NAMES)
+_ARCHIVED = re.compile(r".*/(\d{4}-\d\d-\d\d)/[^/]+", re.ASCII)
 _BATCH = re.compile(r"batches/([^/]+/[^/]+/[^/]+)/(\d{20})\.ndjson", re.ASCII)
 
 
@@ -171,7 +172,8 @@ class Batches:
     def archived(self, since: str = "", stream: Stream | None = None) -> Iterator[str]:
         """The keys of the archived batches from the day `since` on, of one stream or of all, in order."""
         for entry in self._store.list("archive/" if stream is None else f"archive/{stream.path}/"):
-            if entry.key.split("/")[-2] >= since:
+            match = _ARCHIVED.fullmatch(entry.key)  # None for a foreign object.
+            if match and match[1] >= since:
                 yield entry.key
 
     def kept(self, key: str) -> StoredBatch | None:

@@ -108,6 +108,8 @@ def test_what_nobody_else_reads_is_looked_at_within_a_week() -> None:
         stored = state.store.read(key)
         assert stored is not None
         state.store.write(key, b"x", expected=stored.generation)
+    # A foreign object is skipped, and stops nothing.
+    state.store.write(f"archive/{stream.path}/README", b"", expected=0)
     expiry = Expiry()
     for day in range(7):
         moment = NOW + timedelta(days=day)
