@@ -193,13 +193,14 @@ class Caller(Http2Connection):
 
     def _read_or_not(self) -> None:
         # A caller that does not read must not be read from: answers to its pings alone could fill the memory.
-        if self.is_writable and not self._unread and not self._is_resting:
-            self._tls.set_read_buffer_limits()
-            self.transport.resume_reading()
-        else:
-            self.transport.pause_reading()
-            # Without this, asyncio reads on from the socket: each TLS record of a caller would wake the relay.
-            self._tls.set_read_buffer_limits(high=1, low=0)
+        # The limits: without them asyncio reads on from the socket, and each TLS record of a caller wakes the relay.
+        with suppress(AttributeError):  # From asyncio, which has no socket any more when a connection is lost.
+            if self.is_writable and not self._unread and not self._is_resting:
+                self._tls.set_read_buffer_limits()
+                self.transport.resume_reading()
+            else:
+                self.transport.pause_reading()
+                self._tls.set_read_buffer_limits(high=1, low=0)
 
     def _look_at(self, data: bytes) -> None:
         touched: dict[int, RelayedStream | _HealthCheck] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import socket
+import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
@@ -35,6 +36,21 @@ def relayed(folder: Path, server: tuple[Path, Path], tokens: Path, engine: Stand
 
 def framed(message: bytes) -> bytes:
     return bytes(1) + len(message).to_bytes(4, "big") + message
+
+
+def test_callers_that_vanish_while_the_relay_rests_are_no_error(
+    relayed: Relay, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Among so many, some vanish between a turn and the end of its rest.
+    for _ in range(60):
+        with closing(RawCaller(relayed.port, authority.ca)) as raw, suppress(OSError):
+            raw.ask(1, AUTHORIZED)
+            while raw.h2.local_flow_control_window(1) >= 16_000:
+                raw.h2.send_data(1, (framed(field(1, b"abc")) * 1600)[:16_000])
+                raw.flush()
+            raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    until(lambda: not relayed.gate.streams, "the end of all streams")
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
 # Floods
