@@ -102,6 +102,8 @@ class Tokens:
                 if used.is_next and used != self.in_use:
                     log.warning("%s; using the next credential", refusal)
                 self.in_use = used
+                # Later ones are not in use any more. If one changes, no request would notice it.
+                self._asked = {index: pair for index, pair in self._asked.items() if index <= at}
                 return
         raise refusal or CredentialsError("no credential is configured")
 
