@@ -80,15 +80,21 @@ class Accounts:
         return integration.name not in self._tried or integration.source.is_replaced()
 
     def targets(
-        self, integration: Integration, *, kinds: Sequence[str] | None = None, deadline: float | None = None
+        self,
+        integration: Integration,
+        *,
+        kinds: Sequence[str] | None = None,
+        deadline: float | None = None,
+        is_changed: bool = False,
     ) -> list[Target]:
         """The streams that the integration reads. Sophos is asked again when the stored account is too old (FRESH).
 
-        `kinds` replaces the configured kinds of streams.
+        `kinds` replaces the configured kinds of streams. `is_changed`: what `has_changed` said. A secret in Secret
+        Manager costs a request for each look at it.
         """
         name, source, wanted = integration.name, integration.source, integration.settings.tenants
         self._tried.add(name)
-        if source.is_replaced():
+        if is_changed and source.is_replaced():
             source.clock(deadline=deadline)  # This asks for a token, so that a change is noticed once.
             # Other processes may have the streams that wait because of the old credential.
             account, generation = self._stored.read(name)

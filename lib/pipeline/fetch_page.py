@@ -205,7 +205,7 @@ class FetchPage:
             if held_back is not None:
                 return _held_back(result, held_back)
             is_changed = accounts.has_changed(integration)
-            targets = accounts.targets(integration, deadline=deadline)
+            targets = accounts.targets(integration, deadline=deadline, is_changed=is_changed)
             return [replace(target, is_changed=True) for target in targets] if is_changed else targets
         except OverBudgetError as error:
             result.put_off(error, self.context.now())

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from emulator.central import CentralServer, Fault, Settings
+from emulator.central import CentralServer, Credential, Fault, Settings, Tenant
 from emulator.central.clock import Clock
 from lib.app import App
+from tests.fakes import secret_manager
 from tests.fakes.picky import PickyEngine
-from tests.pipeline.test_faults import ONE, Connector
+from tests.pipeline.test_faults import ONE, SECRET, Connector
 
 
 def test_two_clocks_that_differ_by_seconds_make_no_gap(tmp_path: Path) -> None:
@@ -75,6 +76,46 @@ def test_a_refusal_is_over_as_soon_as_a_changed_secret_works(path: str, tmp_path
         assert "problem" not in line
         told = works.status()
         assert (told["health"], told["reasons"]) == ("ok", [])
+
+
+def test_a_next_credential_that_is_not_in_use_any_more_may_change(tmp_path: Path) -> None:
+    keys = [Credential(), Credential("second-client", "second", id=Tenant().id)]
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_text("expired")
+    second.write_text("second")
+    one = ONE | {"client_secret": f"${{file:{first}}}"}
+    one |= {"next_client_id": "second-client", "next_client_secret": f"${{file:{second}}}"}
+    with CentralServer(credentials=keys, clock=Clock()) as central:
+        works = Connector(tmp_path, central, one)
+        works.tick()
+        first.write_text(SECRET)
+        second.write_text("third")
+        works.tick()
+        asked = works.asked("/api/v2/oauth2/token")
+        works.tick()
+        assert works.asked("/api/v2/oauth2/token") == asked == 3
+
+
+class Versions(dict[str, str]):
+    """The versions of secrets; `read` are those that were asked for."""
+
+    read = 0
+
+    def __getitem__(self, name: str) -> str:
+        self.read += 1
+        return super().__getitem__(name)
+
+
+def test_a_quiet_call_reads_a_secret_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "projects/p/secrets/s/versions/latest"
+    versions = Versions({name: SECRET})
+    with secret_manager.serving(versions) as address, CentralServer(clock=Clock()) as central:
+        monkeypatch.setenv("SECRET_MANAGER_EMULATOR_HOST", address)
+        works = Connector(tmp_path, central, ONE | {"client_secret": f"${{secret:{name}}}"})
+        works.tick()
+        before = versions.read
+        works.tick()
+        assert versions.read == before + 1
 
 
 def test_a_replay_whose_events_are_all_refused_again_leaves_the_object_as_it_is(tmp_path: Path) -> None:
