@@ -26,7 +26,7 @@ from lib.model.text import several
 from lib.state import receipts
 from lib.state.codec import UNREADABLE
 from lib.state.gaps import CURSOR_EXPIRED, Gap
-from lib.state.ledger import Place, place_of
+from lib.state.ledger import Place
 from lib.state.looks import DayCounts, day_counts
 from lib.state.state import State
 
@@ -178,10 +178,9 @@ def streams_of(state: State) -> list[Stream]:
 
 
 def first_day(state: State, streams: Iterable[Stream]) -> str | None:
-    """The first day of the ledger: the earliest of the streams' first keys; None for an empty ledger."""
-    firsts = (next(state.store.list(f"ledger/{stream.path}/"), None) for stream in streams)
-    places = (place_of(entry.key) for entry in firsts if entry)
-    return min((place.day for place in places if place), default=None)
+    """The first day of the ledger: the earliest of the streams' first receipts; None for an empty ledger."""
+    firsts = (next(state.ledger.entries(stream), None) for stream in streams)
+    return min((first[0].day for first in firsts if first), default=None)
 
 
 def completeness(days: Iterable[StreamDay]) -> float | None:
@@ -214,10 +213,10 @@ def statement(
         raise NotFoundError(f"{day} has not begun", remedy="Name a day that is over.")
     if days is None:
         streams = sorted({*streams_of(state), *read})
-        first = first_day(state, streams)
-        if first is not None and day < first and not any(_touches(gap, day) for gap in state.gaps.all()):
-            raise NotFoundError(f"the ledger begins on {first}", remedy="Name that day or a later one.")
         days = counted(state, [day], streams).get(day)
+        first = first_day(state, streams)
+        if days and first is not None and day < first and not any(_touches(gap, day) for gap in state.gaps.all()):
+            raise NotFoundError(f"the ledger begins on {first}", remedy="Name that day or a later one.")
     if days is None:
         raise NotFoundError(f"receipts of {day} were removed because of their age")
     if day < day_of(now):

@@ -12,13 +12,18 @@ import pytest
 
 from emulator.central import CentralServer, Clock
 from lib.errors import NotFoundError
+from lib.model.batch import Cursors
 from lib.model.clock import day_of
+from lib.model.receipt import LastReceipt, NotAcknowledged
 from lib.model.stream import Stream
 from lib.pipeline import attest, signature
 from lib.state.gaps import CURSOR_EXPIRED, Gap
 from lib.state.looks import day_counts
+from lib.state.state import State
 from lib.version import VERSION
 from tests.fakes import forks
+from tests.fakes.headers import header_at
+from tests.fakes.memory_store import MemoryStore
 from tests.site import SECRET, Site, free_port, site
 
 DAY = timedelta(days=1)
@@ -192,6 +197,20 @@ def test_a_gap_takes_its_share_from_each_day_that_it_touches() -> None:
         found.state.gaps.record(Gap(stream, 2, CURSOR_EXPIRED, noon + DAY, noon + DAY, noon + DAY, None))
         counted = attest.counted(found.state, days, attest.streams_of(found.state))
         assert attest.completeness(counted["2026-03-11"]) is None
+
+
+def test_the_first_day_is_that_of_the_first_receipt_also_after_old_ones_were_removed() -> None:
+    state, stream, tail = State.of(MemoryStore()), Stream("acme", "t", "events"), LastReceipt()
+    for number, day in enumerate(("2026-01-01", "2026-04-01", "2026-04-02"), 1):
+        at = datetime.fromisoformat(f"{day}T12:00:00Z")
+        header = header_at(at, stream, number, cursors=Cursors(next="c"), count=1)
+        tail = state.ledger.write(
+            header, ["k"], tail, acked_at=at, set_aside=0, not_acknowledged=NotAcknowledged(), outcome="delivered"
+        )
+    state.ledger.tidy(stream, closed="2026-04-02", oldest="2026-02-01", goes_on=lambda: True)
+    assert attest.first_day(state, [stream]) == "2026-04-01"
+    with pytest.raises(NotFoundError, match="removed because of their age"):
+        attest.statement(state, "2026-01-01", now=datetime.now(UTC), measured=[], versions={}, key="")
 
 
 def test_what_cannot_be_attested_is_refused(tmp_path: Path, key: Path) -> None:
