@@ -44,7 +44,7 @@ MAX_TOLD_BYTES = 200
 """Bytes of a GOAWAY's debug text that are kept."""
 
 _STREAM = 1
-_DATA, _HEADERS, _SETTINGS, _PING, _GOAWAY, _CONTINUATION = 0, 1, 4, 6, 7, 9
+_DATA, _HEADERS, _SETTINGS, _PUSH_PROMISE, _PING, _GOAWAY, _CONTINUATION = 0, 1, 4, 5, 6, 7, 9
 _END_STREAM, _ACK, _END_HEADERS, _PADDED = 1, 1, 4, 8
 _DEFAULT_WINDOW = 65535
 _PING_BYTES, _FLAGS_AT = 17, 4
@@ -274,7 +274,7 @@ class ClientStream:
         if self._in_headers or not self.is_open or not self._take_simple(kind, flags, number, frame):
             self._is_greeted = True
             events = self._h2.receive_data(frame)
-            self._in_headers = kind in (_HEADERS, _CONTINUATION) and not flags & _END_HEADERS
+            self._in_headers = kind in (_HEADERS, _PUSH_PROMISE, _CONTINUATION) and not flags & _END_HEADERS
             for event in events:
                 self._take(event)
             self._outgoing += self._h2.data_to_send()

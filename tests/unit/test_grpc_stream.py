@@ -427,6 +427,10 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: answer(BEGINNING) + HeadersFrame(1, b"\x88").serialize() + PingFrame(0, bytes(8)).serialize(),
         "broke HTTP/2",
     ),
+    "a ping within a promise": (
+        lambda: PushPromiseFrame(1, 2, b"\x88").serialize() + PingFrame(0, bytes(8)).serialize(),
+        "broke HTTP/2",
+    ),
     "a goaway within headers": (
         lambda: answer(BEGINNING) + HeadersFrame(1, b"\x88").serialize() + GoAwayFrame(0, 1).serialize(),
         "broke HTTP/2: an invalid GOAWAY",
