@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -12,6 +13,7 @@ from lib.errors import (
     ConflictError,
     ConnectorError,
     CredentialsError,
+    KeptError,
     NotFoundError,
     PermissionMissingError,
     ThrottledError,
@@ -210,11 +212,10 @@ def streams_read(
     integrations: Sequence[IntegrationSettings], accounts: StoredAccounts, streams: Iterable[Stream]
 ) -> set[Stream]:
     """The streams that the configuration reads. While an integration's tenants are unknown, all of its `streams`."""
-    targets = {
-        target.stream
-        for settings in integrations
-        for target in known_targets(settings, accounts.read(settings.name)[0])
-    }
+    targets: set[Stream] = set()
+    for settings in integrations:
+        with suppress(KeptError):
+            targets |= {target.stream for target in known_targets(settings, accounts.read(settings.name)[0])}
     unknown = {settings.name for settings in integrations} - {stream.integration for stream in targets}
     return targets | {stream for stream in streams if stream.integration in unknown}
 

@@ -17,6 +17,8 @@ from lib.model.clock import day_of
 from lib.model.receipt import LastReceipt, NotAcknowledged
 from lib.model.stream import Stream
 from lib.pipeline import attest, signature
+from lib.pipeline.accounts import streams_read
+from lib.state.accounts import StoredAccounts, account_key
 from lib.state.gaps import CURSOR_EXPIRED, Gap
 from lib.state.looks import day_counts
 from lib.state.state import State
@@ -211,6 +213,18 @@ def test_the_first_day_is_that_of_the_first_receipt_also_after_old_ones_were_rem
     assert attest.first_day(state, [stream]) == "2026-04-01"
     with pytest.raises(NotFoundError, match="removed because of their age"):
         attest.statement(state, "2026-01-01", now=datetime.now(UTC), measured=[], versions={}, key="")
+
+
+def test_an_account_of_a_newer_version_does_not_hinder_a_statement() -> None:
+    with site(every="1h") as found:
+        found.results("fetch-page")
+        (stream,) = streams = attest.streams_of(found.state)
+        accounts, integrations = StoredAccounts(found.state.store), found.app.config().integrations
+        assert streams_read(integrations, accounts, streams) == {stream}
+        stored = found.state.store.read(account_key("acme"))
+        assert stored is not None
+        found.state.store.write(account_key("acme"), b'{"layout": 99}', expected=stored.generation)
+        assert streams_read(integrations, accounts, streams) == {stream}
 
 
 def test_what_cannot_be_attested_is_refused(tmp_path: Path, key: Path) -> None:
