@@ -1,11 +1,13 @@
 """The operator's page, in a browser."""
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import requests
@@ -15,9 +17,12 @@ from playwright.sync_api import Browser, FilePayload, Page, Request, expect, syn
 
 from emulator.central import DEFAULT_TENANT_ID, CentralServer, Clock, Credential, Tenant
 from emulator.web.events import stored_events
+from lib.model.clock import to_text
 from lib.model.credential import Life
+from lib.model.log import Log, to_fields
 from lib.model.stream import Stream
 from lib.state.accounts import ACCOUNT, Account, account_key
+from lib.state.gaps import BATCH_MISSING, GAP, Gap
 from lib.store.base import ABSENT
 from lib.version import VERSION
 from tests.bench import page as many
@@ -285,6 +290,33 @@ def test_many_streams_are_sorted_filtered_and_turned_over(browser: Browser, tmp_
         expect(rows).to_have_count(1)
         page.get_by_role("link", name="Show all").click()
         expect(rows).to_have_count(50)
+
+
+def test_gaps_and_dead_letters_are_turned_over(browser: Browser, tmp_path: Path) -> None:
+    config, store = many.fill(tmp_path, 1), tmp_path / "store"
+    stream, noticed = Stream("partner", f"{UUID(int=0)}", "events"), datetime.now(UTC)
+    log = to_fields(Log("1", "sophos-central", "Acme", to_text(noticed), "1", b"[]"))
+    letter = json.dumps(log | {"reason": "no object"}).encode() + b"\n"
+    for number in range(1, 106):
+        gap = Gap(stream, number, BATCH_MISSING, None, None, noticed, number)
+        for key, body in ((gap.key, GAP.encode(gap)), (f"dead/{stream.path}/{number:020}.ndjson", letter)):
+            (store / key).parent.mkdir(parents=True, exist_ok=True)
+            (store / key).write_bytes(body)
+    with many.served(config) as url, browser.new_context(base_url=url) as context:
+        page = context.new_page()
+        for path, name, count in (("/gaps", "Gaps", "105 gaps"), ("/dead-letters", "Dead letters", "in 105 objects")):
+            page.goto(path)
+            rows = page.get_by_role("region", name=name).locator("tbody tr")
+            expect(rows).to_have_count(100)
+            expect(page.locator("main")).to_contain_text(count)
+            page.get_by_role("link", name="Next →").click()
+            expect(page).to_have_url(re.compile(f"{path}.page=2"))
+            expect(page.get_by_text("Page 2 of 2")).to_be_visible()
+            expect(rows).to_have_count(5)
+            page.wait_for_event("response", lambda answer: "/live" in answer.url)
+            expect(rows).to_have_count(5)
+            page.get_by_role("link", name="← Previous").click()
+            expect(rows).to_have_count(100)
 
 
 def test_a_connection_is_tested_before_ones_eyes_and_copied(page: Page) -> None:
@@ -559,11 +591,12 @@ def test_a_days_word_leads_to_its_numbers(browser: Browser, script: bool) -> Non
 
 
 @pytest.mark.parametrize("script", [True, False])
-def test_a_warning_about_a_credential_is_acknowledged(browser: Browser, script: bool) -> None:
+def test_a_warning_about_a_credential_and_a_damaged_object_are_acknowledged(browser: Browser, script: bool) -> None:
     announced = datetime.now(UTC) - timedelta(days=1)
     with site(every="1h") as found:
         account = Account(life=Life(end_announced=announced))
         found.state.store.write(account_key("acme"), ACCOUNT.encode(account), expected=ABSENT)
+        found.state.store.write("gaps/damaged.json", b"[]", expected=ABSENT)
         with Emulator(found) as emulator:
             until(lambda: bool((emulator.status() or {}).get("streams")), "the first tick")
             with browser.new_context(base_url=emulator.url(""), java_script_enabled=script) as context:
@@ -573,7 +606,13 @@ def test_a_warning_about_a_credential_is_acknowledged(browser: Browser, script: 
                 reason.get_by_role("button", name="Acknowledge").click()
                 expect(page.locator("#result")).to_contain_text("Acknowledged.")
                 page.get_by_role("link", name="Back").click()
-                expect(page.locator(".reason")).to_have_count(0)
+                reason = page.locator(".reason")
+                expect(reason).to_have_count(1)
+                damage = reason.locator(".row", has_text="gaps/damaged.json")
+                damage.get_by_role("button", name="Acknowledge").click()
+                expect(page.locator("#result")).to_contain_text("Acknowledged.")
+                page.get_by_role("link", name="Back").click()
+                expect(reason).to_have_count(0)
                 row = page.get_by_role("region", name="Integrations").get_by_role("row", name="acme")
                 expect(row).to_contain_text("is about to end; acknowledged")
                 if script:
