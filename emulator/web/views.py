@@ -72,6 +72,7 @@ DAY_SHAPES = {
     "fault": "✖",
     "waiting": "◌",
     "observed": "◌",
+    "unread": "▲",
     "nothing": "–",
     "removed": "–",
     "unknown": "?",

@@ -122,8 +122,8 @@ def attest(config: Config, order: dict[str, Any], on_progress: OnProgress) -> in
     measured = [
         Measured(integration.name, integration.settle, integration.reconcile) for integration in config.integrations
     ]
+    done = 0
     for begin in range(0, len(days), DAYS_AT_ONCE):
-        on_progress(f"{begin} of {several(len(days), 'day')} counted")
         some = {asked["day"]: asked["gaps"] for asked in days[begin : begin + DAYS_AT_ONCE]}
         days_counted, now = counted(state, some, streams), datetime.now(UTC)
         for day, gaps in some.items():
@@ -135,6 +135,8 @@ def attest(config: Config, order: dict[str, Any], on_progress: OnProgress) -> in
                 measured = []
             else:
                 put(removed_day(day, gaps, now))
+            done += 1
+            on_progress(f"Counting: {done} of {several(len(days), 'day')} done")
     return len(days)
 
 

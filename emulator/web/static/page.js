@@ -203,6 +203,10 @@ function draw(chart) {
   const columns = ["t", "fetched", "acked", "lag", "waiting", "calls"], firstKnown = chart.fetched.findIndex((value) => value !== null);
   const first = Math.min(firstKnown < 0 ? 0 : firstKnown, chart.t.length - 10);
   for (const key of columns) chart[key] = chart[key].slice(Math.max(0, first));
+  // A step needs an end: the last bucket that is shown lasts until the next one.
+  const shown = chart.t.length - (chart.fetched.at(-1) === null ? 2 : 1);
+  chart.t[shown + 1] = chart.t[shown] + step;
+  for (const key of columns.slice(1)) chart[key][shown + 1] = key === "fetched" || key === "acked" ? chart[key][shown] : chart[key][shown + 1] ?? null;
   if (chart.budget) chart.budget = chart.t.map(() => chart.budget);
   if (!columns.slice(1, 5).some((key) => chart[key].some(Boolean))) {
     plots.className = "dim";
@@ -224,7 +228,7 @@ function draw(chart) {
     const when = document.createElement("span");
     legend.append(when);
     const showValues = (u) => {
-      const at = u.cursor.idx;
+      const at = !place && u.cursor.idx > shown ? shown : u.cursor.idx;
       keys.forEach((key, index) => key(at === null || at === undefined ? null : u.data[index + 1][at]));
       if (at === null || at === undefined) when.textContent = "";
       else {
@@ -247,7 +251,7 @@ function draw(chart) {
         ...(place ? {} : { paths: uPlot.paths.stepped({ align: 1 }) }),
         points: { size: 5, filter: () => chart[key].flatMap((value, at, all) => value !== null && (all[at - 1] ?? null) === null && (all[at + 1] ?? null) === null ? [at] : []), show: true } }))],
     }, [chart.t, ...lines.map(([key]) => chart[key])], cell);
-    if (!place && chart.health.length) cell.append(strip());
+    if (!place && chart.health.some(([from, to]) => from < chart.t.at(-1) && to > chart.t[0])) cell.append(strip());
   }
   if (plots.className === "plots") {
     plots.setAttribute("role", "img");
