@@ -65,14 +65,17 @@ fish, in ~/.config/fish/config.fish:  sophos-utmstack completion fish | source
 """
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def start_section(self, heading: str | None) -> None:
+        super().start_section("what to give" if heading == "positional arguments" else heading)
+
+
 def parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser of all commands, with the arguments of one command; None: with the arguments of all.
 
     The arguments of some commands are in modules that are slow to import.
     """
-    whole = argparse.ArgumentParser(
-        prog=COMMAND, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    whole = argparse.ArgumentParser(prog=COMMAND, description=DESCRIPTION, formatter_class=_Help)
     whole.add_argument("--version", action="version", version=f"sophos-utmstack {VERSION}")
     commands = whole.add_subparsers(required=True, metavar="COMMAND", help="one of the commands below")
 
@@ -117,7 +120,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
         help="check only the file: not its references, the store and the socket's folder",
     )
     shell = add("completion", "print the script that completes these commands in a shell", _completion)
-    shell.add_argument("shell", choices=SHELLS)
+    shell.add_argument("shell", choices=SHELLS, help="your shell")
     shell.epilog = HOW_TO_COMPLETE
     add("tail", "print events as they are fetched, until Ctrl-C; always JSON lines", _tail, config=True, json=True)
     status = add(
@@ -148,7 +151,9 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
         ("pause", "stop fetching for an integration; stored events are still delivered"),
         ("resume", "continue fetching for a paused integration"),
     ):
-        add(name, text, _pause, config=True, json=True).add_argument("integration", metavar="NAME")
+        add(name, text, _pause, config=True, json=True).add_argument(
+            "integration", metavar="NAME", help="an integration"
+        )
         commands.choices[name].set_defaults(resume=name == "resume")
     _add_readers(add)
     proving.add_commands(add)
@@ -158,7 +163,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
     if command in (None, "preview"):
         import_module("emulator.preview.command").add_arguments(seen)
     for name, added in commands.choices.items():
-        added.formatter_class = argparse.RawDescriptionHelpFormatter
+        added.formatter_class = _Help
         added.epilog = "\n\n".join(filter(None, (added.epilog, _examples({name: EXAMPLES[name]}))))
     whole.epilog = "\n\n".join(
         (

@@ -41,12 +41,13 @@ def types(location: str | None, integration: str | None, hours: float, *, as_jso
         answer = {"ok": all(report.is_complete for report in reports), "results": list(map(answers.types, reports))}
         say(json.dumps(answer, ensure_ascii=False))
     for report in () if as_json else reports:
-        rows = [("EXCLUDE", "EVENTS", "OF ALL", "BYTES", "OF ALL", "")]
+        # Names stand last: there they have the most room.
+        rows = [("EVENTS", "OF ALL", "BYTES", "OF ALL", "EXCLUDE")]
         for family in report.seen.families:
-            rows.append((family.exclude or "(no family)", *_saving(family.share), ""))
+            rows.append((*_saving(family.share), family.exclude or "(no family)"))
             for seen in family.types:
-                note = "excluded now" if seen.is_excluded else "only if named itself" if seen.is_needed else ""
-                rows.append((f"  {seen.name or '(no type)'}", *_saving(seen.share), note))
+                note = " (excluded now)" if seen.is_excluded else " (only if named itself)" if seen.is_needed else ""
+                rows.append((*_saving(seen.share), f" {seen.name or '(no type)'}{note}"))
         whole = report.seen.all
         counts = f"{several(whole.events, 'event')}, {several(whole.bytes, 'byte')}"
         say(f"{report.integration}: {counts} in {report.hours:g} h")

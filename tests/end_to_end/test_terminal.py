@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.cells import cell_len
 
-from emulator.central import Fault
+from emulator.central import DEFAULT_TENANT_ID, Fault
 from emulator.web.health_changes import HEALTH, HEALTH_KEY, STREAMS, WHOLE, HealthChange, HealthRecord, Why
 from lib.model.checkpoint import Checkpoint, Counts, NewestEvent, Problem
 from lib.model.page import SophosTenant, Whoami
@@ -202,13 +202,23 @@ def test_watch_shows_it_again_until_ctrl_c() -> None:
 
 
 def test_progress_is_told_where_it_takes_more_than_two_seconds_and_goes_away() -> None:
-    with site(listen=f"127.0.0.1:{free_port()}", every="1h") as found:
+    acme = {
+        "name": "acme",
+        "client_id": "demo-client",
+        "client_secret": "${env:SITE_SECRET}",
+        "exclude_types": ["family:web_control"],
+    }
+    with site(listen=f"127.0.0.1:{free_port()}", every="1h", integrations=[acme]) as found:
         found.central.fill(3000, hours=20)
         found.results("fetch-page")
         found.central.faults.add(Fault("slow", seconds=1.5, times=None))
         for arguments in (("types",), ("reconcile",)):
-            status, terminal = shown(*arguments, "--config", str(found.config), columns=120, env=found.env)
+            status, terminal = shown(*arguments, "--config", str(found.config), columns=80, env=found.env)
             assert status == 0, terminal.text
+            if arguments == ("types",):
+                names = {json.loads(raw)["type"] for raw in found.central.raws(DEFAULT_TENANT_ID)}
+                broken = [name for name in names if len(name) <= 46 and name not in terminal.text]
+                assert broken == []
             assert " left" in terminal.text
             assert "events, " in terminal.text
             assert "/s" in terminal.text

@@ -20,6 +20,7 @@ def test_every_command_has_examples_and_there_are_none_of_others() -> None:
 def test_help_shows_examples_that_can_be_typed(name: str) -> None:
     with contextlib.redirect_stdout(io.StringIO()) as told, pytest.raises(SystemExit):
         main([*filter(None, [name]), "--help"])
+    assert "positional" not in told.getvalue()
     _, _, shown = told.getvalue().partition("examples:\n")
     lines = shown.splitlines()
     assert len(lines) >= 1
