@@ -45,4 +45,5 @@ def repacked(text: str, change: Callable[[str], str]) -> Iterator[tuple[int, int
     for start, end, encoding, content in unpacked(text):
         changed = change(content)
         if changed != content:
-            yield start, end, base64.b64encode(changed.encode(encoding)).decode()
+            # `plain` may have made half a letter of an escape: it is an escape again.
+            yield start, end, base64.b64encode(changed.encode(encoding, "backslashreplace")).decode()

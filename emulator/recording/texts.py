@@ -321,12 +321,12 @@ class Replacer:
         return self._give.host(domain) if self._names.kind(domain) == "host" else self._give.domain(domain)
 
     def text(self, value: str) -> str:
-        """The replacement of free text. If there is more to replace without its escapes, they are removed."""
+        """The replacement of free text. If there is more or other to replace without its escapes, they are removed."""
         changed, count = self._replaced(value)
         bare = plain(value)
         if bare != value:
             without, more = self._replaced(bare)
-            changed = without if more > count else changed
+            changed = without if more >= count and without != plain(changed) else changed
         return changed
 
     def _replaced(self, value: str) -> tuple[str, int]:

@@ -84,6 +84,7 @@ KNOWN: list[Mapping[str, object]] = [
     {"source": "ACME\\jmueller", "location": "LAPTOP-ÄÖ17"},
     {"source": "Jürgen Müller", "location": "fs-1.corp.acme-werke.de"},
     {"source": "p.o'brien", "source_info": {"ip": "10.44.7.9"}},
+    {"source": "amélie.martin"},
 ]
 
 
@@ -109,6 +110,9 @@ def in_base64(text: str, encoding: str) -> str:
         ("call +49 170 1234567 or (555) 867-5309", "1234567|5309"),
         (f"powershell -enc {in_base64('net use /user:jmueller', 'utf-16-le')}", "oAbQB1AGUAbABsAGUAcg"),
         (f"it is {in_base64('Jürgen Müller was here', 'utf-8')}", "xsbGVy|IHdhcw"),
+        # Half a letter outside of Unicode's first 65,536, beside a name with escapes.
+        (f"it is {in_base64('user=J%C3%BCrgen%20M%C3%BCller ' + chr(92) + 'ud83d', 'utf-8')}", "dXNlcj1KJUMzJUJD"),
+        ("by am%C3%A9lie.martin", "am%C3"),  # What follows the escape alone would be a domain.
     ],
 )
 def test_a_name_is_replaced_in_other_forms_too(text: str, left: str) -> None:
