@@ -63,6 +63,8 @@ class Reading:
     """Whether the day is over, and the stream has not been read to its end."""
     repeats: int = 0
     """Items of the day's pages that were stored before."""
+    unreadable: tuple[str, ...] = ()
+    """Keys of the stream's gaps and waiting batches that cannot be read. Each may concern any day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ class StreamDay:
     @property
     def completeness(self) -> float | None:
         """Delivered events divided by all events; None if the number of lost or unread events is unknown."""
-        if self.lost is None or self.reading.is_short:
+        if self.lost is None or self.reading.is_short or self.reading.unreadable:
             return None
         total = self.received + self.lost
         return 1.0 if total == 0 else self.delivered / total
@@ -268,7 +270,9 @@ def _totals(days: Sequence[StreamDay]) -> dict[str, Any]:
 def _days(state: State, stream: Stream, days: Collection[str]) -> Iterator[StreamDay]:
     """The days of the stream, in one pass over its objects in the store."""
     ledgers = _ledgers(state, stream, days)
-    gaps, waiting = list(state.gaps.all(stream)), _waiting(state, stream, days)
+    unreadable: list[str] = []
+    gaps = list(state.gaps.all(stream, unreadable=unreadable))
+    waiting = _waiting(state, stream, days, unreadable)
     read_until = None
     with suppress(*UNREADABLE):
         read_until = state.checkpoints.read(stream).checkpoint.as_of
@@ -285,8 +289,8 @@ def _days(state: State, stream: Stream, days: Collection[str]) -> Iterator[Strea
             recovered=ledger.counts["recovered"],
             reconciled=day_counts(state.store, stream, day),
             gaps=tuple(gap for gap in gaps if _touches(gap, day)),
-            chain=replace(ledger.chain, faults=tuple(ledger.faults)),
-            reading=Reading(read_until, repeats=ledger.counts["repeats"]),
+            chain=replace(ledger.chain, faults=(*ledger.faults, *(f"{key} cannot be read" for key in unreadable))),
+            reading=Reading(read_until, repeats=ledger.counts["repeats"], unreadable=tuple(unreadable)),
         )
 
 
@@ -360,15 +364,18 @@ def _reasons_in(body: bytes) -> Iterator[str]:
             yield _NUMBER.sub("…", str(json.loads(line)["reason"]))
 
 
-def _waiting(state: State, stream: Stream, days: Collection[str]) -> Counter[str]:
+def _waiting(state: State, stream: Stream, days: Collection[str], unreadable: list[str]) -> Counter[str]:
     """The number of waiting events by day. The listing of batches is in the order of their days."""
     counts: Counter[str] = Counter()
     for waiting in state.batches.waiting(stream):
-        with suppress(*UNREADABLE):
+        try:
             batch = state.batches.read(stream, waiting.sequence)
-            if batch is not None and batch.header.day > max(days):
-                break
-            counts.update({batch.header.day: batch.header.events} if batch is not None else {})
+        except UNREADABLE:
+            unreadable.append(waiting.entry.key)
+            continue
+        if batch is not None and batch.header.day > max(days):
+            break
+        counts.update({batch.header.day: batch.header.events} if batch is not None else {})
     return counts
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -96,11 +95,16 @@ class Gaps:
             return False
         return True
 
-    def all(self, stream: Stream | None = None) -> Iterator[Gap]:
-        """All readable gaps, of one stream or of all."""
+    def all(self, stream: Stream | None = None, *, unreadable: list[str] | None = None) -> Iterator[Gap]:
+        """All readable gaps, of one stream or of all. The keys of the others are added to `unreadable`."""
         prefix = PREFIX if stream is None else f"{PREFIX}{stream.path}/"
         for entry in self._store.list(prefix):
-            with suppress(*UNREADABLE):  # `damage.damaged` reports it.
+            try:
                 stored = self._store.read(entry.key)
-                if stored is not None:
-                    yield GAP.decode(stored.body)
+                gap = None if stored is None else GAP.decode(stored.body)
+            except UNREADABLE:  # `damage.damaged` reports it.
+                if unreadable is not None:
+                    unreadable.append(entry.key)
+                continue
+            if gap is not None:
+                yield gap

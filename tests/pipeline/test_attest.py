@@ -215,6 +215,17 @@ def test_the_first_day_is_that_of_the_first_receipt_also_after_old_ones_were_rem
         attest.statement(state, "2026-01-01", now=datetime.now(UTC), measured=[], versions={}, key="")
 
 
+@pytest.mark.parametrize("name", ["gaps/{}/20260310T000000000000Z-cursor.json", f"batches/{{}}/{99:020d}.ndjson"])
+def test_a_gap_or_batch_that_cannot_be_read_leaves_no_day_complete(delivered: Site, key: Path, name: str) -> None:
+    damaged = delivered.folder / "store" / name.format(attest.streams_of(delivered.state)[0].path)
+    damaged.parent.mkdir(parents=True, exist_ok=True)
+    damaged.write_text("rubbish")
+    told = attested(delivered, key, today(), status=1)
+    (line,) = told["streams"]
+    assert (told["completeness"], line["completeness"], line["ledger"]["whole"]) == (None, None, False)
+    assert any(f"{damaged.name} cannot be read" in remark for remark in told["remarks"])
+
+
 def test_an_account_of_a_newer_version_does_not_hinder_a_statement() -> None:
     with site(every="1h") as found:
         found.results("fetch-page")
