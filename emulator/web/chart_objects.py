@@ -24,28 +24,18 @@ TRIES = 4
 
 def read_object(store: ObjectStore, key: str, decode: Callable[[bytes], T]) -> T | None:
     """The object; None if there is none, or a damaged one; KeptError for a newer layout."""
-    stored = store.read(key)
-    try:
-        return None if stored is None else decode(stored.body)
-    except DamagedError as error:
-        copy_damaged_to_dead(store, key, stored.body if stored else b"", error)
-        return None
+    return _load(store, key, decode)[0]
 
 
 def replace_object(store: ObjectStore, key: str, codec: Codec[Any], body: bytes) -> None:
     """Write the object's new content, unless it has a newer layout, or another connector writes it at the same time."""
-    stored = None
     try:
-        stored = store.read(key)
-        if stored is not None:
-            codec.load(stored.body)
-    except DamagedError as error:
-        copy_damaged_to_dead(store, key, stored.body if stored else b"", error)
+        _, generation = _load(store, key, codec.load)
     except KeptError as error:
         log.warning("%s is not written: %s", key, error)
         return
     with suppress(ConflictError):
-        store.write(key, body, expected=stored.generation if stored else ABSENT)
+        store.write(key, body, expected=generation)
 
 
 def update_object(store: ObjectStore, key: str, codec: Codec[T], update: Callable[[T | None], T | None]) -> None:
@@ -55,22 +45,29 @@ def update_object(store: ObjectStore, key: str, codec: Codec[T], update: Callabl
     that goes on.
     """
     for left in reversed(range(TRIES)):
-        stored = content = None
         try:
-            stored = store.read(key)
-            if stored is not None:
-                content = codec.decode(stored.body)
-        except DamagedError as error:
-            copy_damaged_to_dead(store, key, stored.body if stored else b"", error)
+            content, generation = _load(store, key, codec.decode)
         except KeptError as error:
             log.warning("%s is not written: %s", key, error)
             return
         updated = update(content)
         try:
             if updated is not None:
-                store.write(key, codec.encode(updated), expected=stored.generation if stored else ABSENT)
+                store.write(key, codec.encode(updated), expected=generation)
         except ConflictError:
             if not left:
                 raise
         else:
             return
+
+
+def _load(store: ObjectStore, key: str, decode: Callable[[bytes], T]) -> tuple[T | None, int]:
+    """The object, or None, and its generation. KeptError if it cannot be read, though it may be whole."""
+    stored = store.read(key)
+    if stored is None:
+        return None, ABSENT
+    try:
+        return decode(stored.body), stored.generation
+    except DamagedError as error:
+        copy_damaged_to_dead(store, key, stored.body, error)
+        return None, stored.generation
