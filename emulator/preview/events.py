@@ -15,12 +15,14 @@ from typing import Any
 
 from lib.config.settings import Config, IntegrationConfig
 from lib.errors import ConfigError, DamagedError
+from lib.model import inventory
 from lib.model.batch import Envelope, Header
 from lib.model.clock import day_of
 from lib.model.integration import EVENTS_DATA_TYPE, UTMSTACK_TENANT
-from lib.model.inventory import GONE
 from lib.model.log import from_fields
 from lib.model.stream import ALERTS, ENDPOINTS, EVENTS
+from lib.pipeline import heartbeat
+from lib.state import gaps
 from lib.state.batches import HEADER, from_line
 
 WEEK_EVENTS = 7 * 24 * 60
@@ -35,6 +37,16 @@ Damaged = Callable[[str], None]
 def is_alert(raw: bytes) -> bool:
     """Whether an item of Sophos is an alert, and no event."""
     return b'"event_service_event_id"' in raw
+
+
+def _own_type(raw: bytes) -> object:
+    """The type of an event that the connector made itself; None for any other."""
+    if b'"Connector::' not in raw:
+        return None
+    with suppress(ValueError):
+        value = json.loads(raw)
+        return value.get("type") if isinstance(value, dict) else None
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,32 +66,20 @@ class Site:
 
     def envelope(self, raw: bytes, kind: object = None) -> Envelope:
         """The envelope of an event. Its page, its keys or, for the connector's own, its type show the data type."""
-        if b'"Connector::' in raw and (own := self._own_envelope(raw)):
-            return own
-        first = self.integrations[0] if self.integrations else None
-        alerts = first.alerts_data_type if first else "sophos-central-alerts"
-        data_type = alerts if (kind == ALERTS if kind in {EVENTS, ALERTS} else is_alert(raw)) else EVENTS_DATA_TYPE
-        source = first.name if first else "sophos"
-        return Envelope(data_type, source, first.utmstack_tenant_id if first else UTMSTACK_TENANT)
-
-    def _own_envelope(self, raw: bytes) -> Envelope | None:
-        """The envelope of an event that the connector made; None for any other."""
-        from lib.pipeline import heartbeat  # noqa: PLC0415 - where one is met
-        from lib.state import gaps  # noqa: PLC0415
-
         first = self.integrations[0] if self.integrations else None
         source, tenant = (first.name, first.utmstack_tenant_id) if first else ("sophos", UTMSTACK_TENANT)
-        gone = first.endpoints_data_type if first else "sophos-central-endpoints"
-        own = {
-            heartbeat.TYPE: Envelope(heartbeat.DATA_TYPE, heartbeat.DATA_SOURCE, UTMSTACK_TENANT),
-            gaps.EVENT_TYPE: Envelope(self.gap_data_type or EVENTS_DATA_TYPE, source, tenant),
-            GONE: Envelope(gone, source, tenant),
-        }
-        with suppress(ValueError):
-            value = json.loads(raw)
-            kind = value.get("type") if isinstance(value, dict) else None
-            return own.get(kind) if isinstance(kind, str) else None
-        return None
+        match _own_type(raw):
+            case heartbeat.TYPE:
+                return Envelope(heartbeat.DATA_TYPE, heartbeat.DATA_SOURCE, UTMSTACK_TENANT)
+            case gaps.EVENT_TYPE:
+                data_type = self.gap_data_type or EVENTS_DATA_TYPE
+            case inventory.GONE:
+                data_type = first.endpoints_data_type if first else "sophos-central-endpoints"
+            case _ if kind == ALERTS if kind in {EVENTS, ALERTS} else is_alert(raw):
+                data_type = first.alerts_data_type if first else "sophos-central-alerts"
+            case _:
+                data_type = EVENTS_DATA_TYPE
+        return Envelope(data_type, source, tenant)
 
     def data_types(self) -> set[str]:
         """The data types that the connector sends."""
