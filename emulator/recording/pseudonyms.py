@@ -8,6 +8,7 @@ import unicodedata
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from hashlib import sha256
 from ipaddress import IPv4Network, IPv6Address
 
@@ -26,10 +27,14 @@ Digest = Callable[[int], bytes]
 
 
 class Pseudonyms:
-    """Makes pseudonyms, and keeps the originals that it has replaced."""
+    """Makes pseudonyms, and keeps the originals that it has replaced.
 
-    def __init__(self, key: bytes) -> None:
+    No pseudonym contains a text of `avoided`, if that is possible. Punctuation and case do not count.
+    """
+
+    def __init__(self, key: bytes, avoided: Iterable[str] = ()) -> None:
         self._key = key
+        self._avoided = {bare for text in avoided if (bare := _bare(text))}
         self._given: dict[tuple[str, str], str] = {}
         self._taken: set[tuple[str, str]] = set()
         self._addresses = ADDRESSES
@@ -77,7 +82,7 @@ class Pseudonyms:
     def mac(self, text: str) -> str:
         """A MAC address for documentation (RFC 7042). There are only 256, so some originals share one."""
         original = re.sub(r"[^0-9a-f]", "", text.lower())
-        digits = iter("00005E0053" + self._once("mac", original, lambda digest: f"{digest(1)[0]:02X}"))
+        digits = iter(self._once("mac", original, lambda digest: f"00005e0053{digest(1)[0]:02x}").upper())
         made = re.sub(r"[0-9A-Fa-f]", lambda _: next(digits), text)
         return self._counted("mac", text, made if text.upper() == text else made.lower())
 
@@ -135,13 +140,20 @@ class Pseudonyms:
         pseudonym = self._given.get((kind, original))
         if pseudonym is None:
             for number in range(_TRIES):
-                pseudonym = make(lambda size, number=number: self._bytes(kind, original, number, size))  # type: ignore[misc]
-                if (kind, pseudonym) not in self._taken and pseudonym != original:
+                made = make(partial(self._bytes, kind, original, number))
+                if made == original or self._is_avoided(made):
+                    continue
+                pseudonym = made
+                if (kind, made) not in self._taken:
                     break
-            assert pseudonym is not None  # noqa: S101 - there is at least one try
+            pseudonym = pseudonym or made
             self._taken.add((kind, pseudonym))
             self._given[kind, original] = pseudonym
         return pseudonym
+
+    def _is_avoided(self, made: str) -> bool:
+        bare = _bare(made) if self._avoided else ""
+        return any(text in bare for text in self._avoided)
 
     def _counted(self, kind: str, original: str, made: str) -> str:
         self.originals.setdefault(kind, set()).add(original)
@@ -154,6 +166,10 @@ class Pseudonyms:
             hmac.digest(self._key, message + part.to_bytes(4), sha256) for part in range(-(-size // 32) or 1)
         )
         return digests[:size]
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"[\W_]", "", text.lower())
 
 
 def _person(text: str) -> str:

@@ -186,7 +186,7 @@ def run(args: argparse.Namespace) -> int:
         problems = [source for source in recorder.sources if source.problem]
         if not recorder.pages and problems and (error := problems[0].problem):
             raise error
-        report = _write(recorder, who, Pseudonyms(key), args.out)
+        report = _write(recorder, who, key, args.out)
     except OSError as error:
         unusable = ConfigError(
             f"{error.filename} cannot be used: {error.strerror}", remedy="Correct the path, or the file's permissions."
@@ -246,7 +246,7 @@ def _recorder(location: str | None, name: str | None) -> tuple[Recorder, dict[st
     return Recorder(sources, config.every.seconds_after(app.parts.now())), whose
 
 
-def _write(recorder: Recorder, who: dict[str, Whoami], pseudonyms: Pseudonyms, out: Path) -> dict[str, Any]:
+def _write(recorder: Recorder, who: dict[str, Whoami], key: bytes, out: Path) -> dict[str, Any]:
     """Write the recording, search it for leaks, and keep it only if there are none; return the report.
 
     The file gets its name only after the search, so that a crash never leaves a recording with leaks.
@@ -257,16 +257,24 @@ def _write(recorder: Recorder, who: dict[str, Whoami], pseudonyms: Pseudonyms, o
     for page in recorder.pages:
         for raw in page.raws():
             reader.read(raw)
-    pseudonyms.avoid(reader.addresses)
     half = out.with_name(out.name + ".half")
+    avoided: set[str] = set()
     try:
-        with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            for line in _lines(recorder, who, pseudonyms, Replacer(pseudonyms, reader.names)):
-                file.write(line + b"\n")
-        search = Search.of(pseudonyms.originals, reader.words)
-        with half.open("rb") as file:
-            shared = {*ADDRESSES} if reader.addresses >= {*ADDRESSES} else set[str]()
-            leaks = list(search.leaks(file, shared))
+        while True:
+            pseudonyms = Pseudonyms(key, avoided)
+            pseudonyms.avoid(reader.addresses)
+            with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                for line in _lines(recorder, who, pseudonyms, Replacer(pseudonyms, reader.names)):
+                    file.write(line + b"\n")
+            search = Search.of(pseudonyms.originals, reader.words)
+            with half.open("rb") as file:
+                shared = {*ADDRESSES} if reader.addresses >= {*ADDRESSES} else set[str]()
+                leaks = list(search.leaks(file, shared))
+            left = {leak.original for leak in leaks}
+            if left <= avoided:
+                break
+            # By chance a short pseudonym can be another's original. What is then still there is a leak.
+            avoided |= left
         if not leaks:
             half.replace(out)
     finally:

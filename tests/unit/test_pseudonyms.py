@@ -184,6 +184,15 @@ def test_no_address_that_was_met_is_given_to_anybody_while_others_are_left() -> 
     assert len(given) > 50  # all that are left, as chance has it
 
 
+def test_no_pseudonym_contains_what_is_to_be_avoided() -> None:
+    macs = [f"00-00-5E-00-53-{number:02X}" for number in range(256)]
+    give = Pseudonyms(KEY, macs[:200])
+    assert {give.mac(mac) for mac in macs} <= {*macs[200:]}
+    give = Pseudonyms(KEY, ["AB-7", "5"])
+    assert not [made for number in range(200) if "5" in (made := give.id(f"{number}"))]
+    assert not [made for number in range(200) if (made := give.id(f"CD-{number}")).startswith("AB-7")]
+
+
 _json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
