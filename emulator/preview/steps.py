@@ -1,8 +1,8 @@
 """The steps of a filter. Each is compiled once into a function that changes a draft.
 
 They work as the public sources of the engine's plugins, with their oddities: `rename` turns an object into text.
-`grok` writes nothing unless all its patterns match one after the other. `json` removes all characters of a key except
-letters and digits. `docs/preview.md` names the sources.
+`grok` writes nothing unless all its patterns match one after the other. `json` removes all characters of an outermost
+key except letters and digits. `docs/preview.md` names the sources.
 """
 
 from __future__ import annotations
@@ -94,13 +94,14 @@ def _json(body: Mapping[str, Any], dialect: Dialect) -> Do:
 
     def do(draft: Draft) -> None:
         try:
-            document = decode(_text_at(draft, source), key)
+            document = decode(_text_at(draft, source))
         except ValueError as error:
             raise StepError(f"{source} is not JSON: {error}") from None
         if not isinstance(document, dict):
             raise StepError(f"{source} is not a JSON object")
-        draft.fill(dialect.bag, {name: value for name, value in document.items() if name and "." not in name})
-        for name, value in document.items():
+        named = {key(name): value for name, value in document.items()}
+        draft.fill(dialect.bag, {name: value for name, value in named.items() if name and "." not in name})
+        for name, value in named.items():
             if name.strip(".") and "." in name:  # A dot within a key is one more level.
                 draft.put(f"{dialect.bag}.{name}", value)
 
@@ -109,9 +110,7 @@ def _json(body: Mapping[str, Any], dialect: Dialect) -> Do:
 
 def _rename(body: Mapping[str, Any], dialect: Dialect) -> Do:
     to = _target(body, "to", dialect)
-    sources = _paths(body, "from", dialect)
-    for source in sources:
-        reader(source)
+    sources = _changed(body, "from", dialect)
 
     def do(draft: Draft) -> None:
         for source in sources:
@@ -132,7 +131,7 @@ def _cast(body: Mapping[str, Any], dialect: Dialect) -> Do:
     to = body.get("to")
     if to not in _CASTS:
         raise StepError(f"cast to {to!r}: the engine casts only to {', '.join(_CASTS)}")
-    fields, cast = _paths(body, "fields", dialect), _CASTS[to]
+    fields, cast = _changed(body, "fields", dialect), _CASTS[to]
 
     def do(draft: Draft) -> None:
         for path in fields:
@@ -179,7 +178,7 @@ _CASTS: dict[Any, Callable[[Json], Json]] = {
 
 
 def _delete(body: Mapping[str, Any], dialect: Dialect) -> Do:
-    fields = [path for path in _paths(body, "fields", dialect) if path not in RESERVED]
+    fields = _changed(body, "fields", dialect)
 
     def do(draft: Draft) -> None:
         for path in fields:
@@ -221,7 +220,7 @@ def _kv(body: Mapping[str, Any], dialect: Dialect) -> Do:
     fields, values = str(body.get("fieldSplit") or " "), str(body.get("valueSplit") or "=")
 
     def do(draft: Draft) -> None:
-        for item in _text_at(draft, source).split(fields):
+        for item in _text_at(draft, source).strip().split(fields):
             key, separator, value = item.partition(values)
             name = dialect.key(key)
             if separator and name.strip("."):
@@ -248,12 +247,10 @@ def _csv(body: Mapping[str, Any], dialect: Dialect) -> Do:
 
 
 def _trim(body: Mapping[str, Any], dialect: Dialect) -> Do:
-    fields = _paths(body, "fields", dialect)
+    fields = _changed(body, "fields", dialect)
     function, cut = body.get("function"), str(body.get("substring") or "")
     if function not in {"prefix", "suffix", "substring", "regex"}:
         raise StepError(f"trim has no function {function!r}; its functions are prefix, suffix, substring and regex")
-    for path in fields:
-        _check_written(path)
     matched = pattern(expand(cut, dialect.patterns)) if function == "regex" else None
 
     def trimmed(text: str) -> str | None:
@@ -291,7 +288,7 @@ def _add(body: Mapping[str, Any], dialect: Dialect) -> Do:
 def _reformat(body: Mapping[str, Any], dialect: Dialect) -> Do:
     if body.get("function") != "time":
         raise StepError(f"reformat has no known function {body.get('function')!r}; its function is time")
-    fields = _paths(body, "fields", dialect)
+    fields = _changed(body, "fields", dialect)
     before, after = str(body.get("fromFormat") or ""), str(body.get("toFormat") or "")
 
     def do(draft: Draft) -> None:
@@ -315,14 +312,19 @@ def _expand(body: Mapping[str, Any], dialect: Dialect) -> Do:
         if value is MISSING:
             return
         try:
-            draft.put(to, decode(value, dialect.key) if isinstance(value, str) else as_go(value, dialect.key))
+            found = decode(value) if isinstance(value, str) else as_go(value)
+            named = {dialect.key(name): item for name, item in found.items()} if isinstance(found, dict) else found
+            draft.put(to, named)
         except ValueError as error:
             raise StepError(f"{source} is not JSON: {error}") from None
 
     return do
 
 
-def _drop(_body: Mapping[str, Any], _dialect: Dialect) -> Do:
+def _drop(body: Mapping[str, Any], _dialect: Dialect) -> Do:
+    if not body.get("where"):
+        raise StepError("the engine drops no event without a `where`")
+
     def do(_draft: Draft) -> None:
         raise DroppedError
 
@@ -381,7 +383,7 @@ def _target(body: Mapping[str, Any], name: str, dialect: Dialect) -> str:
 
 def _check_written(path: str) -> None:
     if path in RESERVED:
-        raise StepError(f"a step cannot write {path!r}: the engine reserves this field")
+        raise StepError(f"no step can change {path!r}, so the engine does nothing of this one")
 
 
 def _paths(body: Mapping[str, Any], name: str, dialect: Dialect) -> list[str]:
@@ -390,6 +392,14 @@ def _paths(body: Mapping[str, Any], name: str, dialect: Dialect) -> list[str]:
         raise StepError(f"the step's list {name!r} is empty")
     for path in paths:
         reader(path)
+    return paths
+
+
+def _changed(body: Mapping[str, Any], name: str, dialect: Dialect) -> list[str]:
+    """The paths of values that the step changes. The engine undoes the whole step if one of them is reserved."""
+    paths = _paths(body, name, dialect)
+    for path in paths:
+        _check_written(path)
     return paths
 
 

@@ -39,7 +39,7 @@ def fields(folder: Path, event: object, *steps: dict[str, Any], **more: Any) -> 
 JSON = {"json": {"source": "raw"}}
 
 
-def test_json_puts_letters_digits_and_dots_of_keys_below_log(tmp_path: Path) -> None:
+def test_json_puts_letters_digits_and_dots_of_outermost_keys_below_log(tmp_path: Path) -> None:
     event = {
         "customer_id": "c",
         "source_info": {"ip": "192.0.2.1", "a_b": [{"c_d": 1}]},
@@ -56,7 +56,7 @@ def test_json_puts_letters_digits_and_dots_of_keys_below_log(tmp_path: Path) -> 
     assert fields(tmp_path, event, JSON) == {
         "log.customerid": "c",
         "log.sourceinfo.ip": "192.0.2.1",
-        "log.sourceinfo.ab.0.cd": 1,
+        "log.sourceinfo.a_b.0.c_d": 1,
         "log.tg": "x",
         "log.a.b": 2,
         "log.when": None,
@@ -193,11 +193,26 @@ def test_a_whole_number_survives_being_text(value: int) -> None:
         assert fields(Path(folder), {"a": value}, JSON, *casts) == {"log.a": value}
 
 
-def test_delete_removes_fields_and_whole_objects_but_not_the_raw_text(tmp_path: Path) -> None:
-    step = {"delete": {"fields": ["log.a", "log.b.c", "log.absent.x", "raw", "log.l.0"]}}
+def test_delete_removes_fields_and_whole_objects(tmp_path: Path) -> None:
+    step = {"delete": {"fields": ["log.a", "log.b.c", "log.absent.x", "log.l.0"]}}
+    event = {"a": 1, "b": {"c": 2, "d": 3}, "l": [1, 2], "k": "keep"}
+    assert fields(tmp_path, event, JSON, step) == {"log.b.d": 3, "log.l.0": 2, "log.k": "keep"}
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"delete": {"fields": ["log.a", "raw"]}},
+        {"rename": {"from": ["log.a", "raw"], "to": "log.b"}},
+        {"cast": {"fields": ["@timestamp", "log.a"], "to": "int"}},
+        {"trim": {"fields": ["log.a", "raw"], "function": "prefix", "substring": "a"}},
+    ],
+)
+def test_a_step_with_a_reserved_field_does_nothing(tmp_path: Path, step: dict[str, Any]) -> None:
     found = session(tmp_path, {"steps": [JSON, step]}, rules={"name": "r", "where": 'contains("raw", "keep")'})
-    outcome = run(found, {"a": 1, "b": {"c": 2, "d": 3}, "l": [1, 2], "k": "keep"})
-    assert outcome.fields == {"log.b.d": 3, "log.l.0": 2, "log.k": "keep"}
+    outcome = run(found, {"a": "a", "k": "keep"})
+    assert (outcome.fields, outcome.rules) == ({"log.a": "a", "log.k": "keep"}, ("r",))
+    assert ["no step can change" in remark.what for remark in found.not_evaluated()] == [True]
     assert outcome.rules == ("r",)
     assert fields(tmp_path, {"a": 1}, JSON, {"delete": {"fields": ["log"]}}) == {}
 
@@ -316,6 +331,12 @@ def test_reformat_changes_times_and_leaves_what_it_cannot_read(tmp_path: Path) -
     outcome = run(found, {"when": "2026-03-10 01:02:03", "odd": "10.03.2026"})
     assert outcome.fields == {"log.when": "2026-03-10T01:02:03Z", "log.odd": "10.03.2026"}
     assert ["log.odd" in each.what and each.count for each in found.not_evaluated()] == [1]
+
+
+def test_drop_without_a_condition_drops_nothing(tmp_path: Path) -> None:
+    found = session(tmp_path, {"steps": [JSON, {"drop": {}}]})
+    assert run(found, {"type": "kept"}).fields == {"log.type": "kept"}
+    assert [remark.what for remark in found.not_evaluated()] == ["the engine drops no event without a `where`"]
 
 
 def test_expand_makes_fields_of_json_text(tmp_path: Path) -> None:
