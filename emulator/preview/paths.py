@@ -45,6 +45,9 @@ _MODIFIERS: dict[str, Read] = {
 }
 
 
+_UNSUPPORTED = re.compile(r"@(pretty|ugly|flatten|join|valid|fromstr|group|dig)(:|$)")
+
+
 class UnsupportedPathError(ValueError):
     """A path of a form that is not evaluated here."""
 
@@ -218,11 +221,12 @@ def _read_step(part: str) -> Read:
     if part.startswith("#(") and part.endswith(")"):
         chosen = _query(part[2:-1])
         return lambda document: next(filter(chosen, document), MISSING) if isinstance(document, list) else MISSING
-    if part.startswith("@"):
-        if part not in _MODIFIERS:
-            raise UnsupportedPathError(f"the path modifier {part!r}")
+    if _UNSUPPORTED.match(part):
+        raise UnsupportedPathError(f"the path modifier {part!r}")
+    if part in _MODIFIERS:
         modify = _MODIFIERS[part]
-        return lambda document: MISSING if document is MISSING else modify(document)
+        absent: Json = [] if part in {"@keys", "@values"} else MISSING
+        return lambda document: absent if document is MISSING else modify(document)
     if part.startswith(("#", "{", "[", "!")):
         raise UnsupportedPathError(f"the path part {part!r}")
     key = re.sub(r"\\(.)", r"\1", part)

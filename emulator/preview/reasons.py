@@ -10,7 +10,7 @@ from typing import Any
 from emulator.preview.conditions import UNQUOTED, literal_fault, of_bag, unquoted_text
 from emulator.preview.expressions import FunctionCall, LogicNode, calls, fields_of
 from emulator.preview.functions import FUNCTIONS
-from emulator.preview.session import RuleTally, SeenValues, Session
+from emulator.preview.session import RECEIVED, RuleTally, SeenValues, Session
 from emulator.preview.values import decode
 from lib.model.families import FAMILIES
 
@@ -132,8 +132,10 @@ def _is_type(own: str, values: list[Any], evidence: _Evidence) -> bool:
 
 
 def _is_open(own: str, evidence: _Evidence) -> bool:
-    """Whether the field's values are unknown: a plugin that does not run here writes it."""
-    return any(own == made or own.startswith(f"{made}.") for made in evidence.session.made)
+    """Whether the field's values are unknown: a plugin that does not run here writes it, or the engine's clock."""
+    return own in {RECEIVED, "deviceTime"} or any(
+        own == made or own.startswith(f"{made}.") for made in evidence.session.made
+    )
 
 
 def _possible(own: str, evidence: _Evidence) -> Iterable[Any]:

@@ -23,6 +23,8 @@ from lib.model.text import several
 
 _QUIET = frozenset({"dataType", "dataSource", *ENVELOPE})
 """Fields that every event has, whatever the filter does."""
+RECEIVED = "@timestamp"
+"""The time when the engine got the event."""
 MOST_VALUES = 2_000
 """The number of different values that are kept for a path."""
 
@@ -150,6 +152,8 @@ class Session:
             self.remarks.add(place, f"its `where`: {condition.fault}", 0)
         if rule.history:
             self.remarks.add(place, CANDIDATE, 0, limit=True)
+        if RECEIVED in {call.path for call in condition.calls}:
+            self.remarks.add(place, CLOCK, 0, limit=True)
         if not condition.fault and _other_bag(condition, rule, self.dialect.bag):
             self._renamed += 1
         return RuleTally(rule, condition, logic_of(rule.where))
@@ -201,7 +205,7 @@ class Session:
             "id": native,
             "dataType": envelope.data_type,
             "dataSource": envelope.data_source,
-            "@timestamp": "2026-01-01T00:00:00Z",
+            RECEIVED: "2026-01-01T00:00:00Z",
             "tenantId": envelope.tenant_id,
             "raw": event.raw.decode("utf-8", "replace"),
         }
@@ -292,6 +296,7 @@ class Session:
         return remarks
 
 
+CLOCK = "it asks for @timestamp, the time when the engine gets the event: the preview takes a fixed one"
 CANDIDATE = "its search of earlier events does not run here: a match is a candidate, not an alert yet"
 
 

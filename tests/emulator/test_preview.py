@@ -253,6 +253,14 @@ def test_correlation_and_plugins_are_limits_that_are_listed_and_no_faults(folder
     assert [(each["count"]) for each in found["not_evaluated"]] == [2, 1, 2]
 
 
+def test_the_time_when_the_engine_gets_an_event_is_not_known_here(folder: Folder) -> None:
+    folder.rule("night", 'exists("@timestamp") && isBetweenTime("@timestamp", "22:00", "23:00")')
+    folder.rule("sunday", 'isDayOfWeek("deviceTime", 0)')  # The engine writes @timestamp there if the filter does not.
+    found = folder.json(*folder.events({"type": EXPLOIT}))
+    assert [(rule["matches"], rule["never"]) for rule in found["rules"]] == [(0, None), (0, None)]
+    assert [each["count"] for each in found["not_evaluated"] if "asks for @timestamp" in each["what"]] == [1]
+
+
 def test_without_an_event_nothing_is_well(folder: Folder) -> None:
     folder.rule("any", "true")
     assert folder.json(*folder.events(), status=1)["events"] == 0
