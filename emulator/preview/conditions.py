@@ -19,9 +19,10 @@ import cel
 from emulator.preview.draft import Draft, group_of
 from emulator.preview.expressions import Field, FunctionCall, calls, fields_of, tokens_of
 from emulator.preview.functions import FAILURE, FIRST_NAMES, FUNCTIONS, VALUE, kind_of, network
+from emulator.preview.kinds import kind_fault
 from emulator.preview.paths import Read, UnsupportedPathError, reader
 from emulator.preview.patterns import PatternError, pattern
-from emulator.preview.values import MISSING, Json, to_json
+from emulator.preview.values import MISSING, Json, as_cel, to_json
 
 logging.getLogger("cel").setLevel(logging.CRITICAL)  # A failing call is a normal result here.
 
@@ -117,7 +118,7 @@ class _Evaluator:
             self.trail.append((atom, answer))
             if answer is FAILURE:
                 raise KeyError(path)
-            return answer
+            return as_cel(answer)
 
         return call
 
@@ -152,6 +153,9 @@ class Condition:
         self.calls = tuple(calls(self.text))
         for call in self.calls:
             _check(call)
+        fault = kind_fault(self.text)
+        if fault:
+            raise ValueError(fault)
         self.remarks += _remarks(self.text)
         defined = {*FUNCTIONS, *_STANDARD.split()}
         unknown = [name for name in program.functions() if name[0].isalpha() and name not in defined]
@@ -241,14 +245,13 @@ class Condition:
         if self._walks:
             return {}
         if not self._old:
-            return {_other(name) if name == self.bag else name: value for name, value in draft.fields.items()} | (
-                draft.fields
-            )
+            fields: dict[str, Json] = as_cel(draft.fields)
+            return {_other(name) if name == self.bag else name: value for name, value in fields.items()} | fields
         values: dict[str, Json] = {}
         for name, path, kind in self._old:
             value = draft.get(self._of_bag(path))
             values[f"{name}_ok"] = value is not MISSING
-            values[name] = _ZERO.get(kind, "") if value is MISSING else value
+            values[name] = _ZERO.get(kind, "") if value is MISSING else as_cel(value)
         return values
 
 

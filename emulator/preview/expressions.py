@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from emulator.preview.functions import FUNCTIONS, kind_of
+from emulator.preview.functions import FUNCTIONS, Unsigned, kind_of
 
 _TOKEN = re.compile(
     r"""(?P<space>\s+|//[^\n]*)
@@ -176,10 +176,10 @@ def _closing(tokens: Sequence[Token], at: int) -> int:
 
 def _call(tokens: Sequence[Token], at: int, text: str) -> FunctionCall:
     inside = tokens[at + 2 : _closing(tokens, at + 1)]
-    return FunctionCall(tokens[at].text, tuple(_argument(run, text) for run in _cut(inside, ",") if run))
+    return FunctionCall(tokens[at].text, tuple(argument_of(run, text) for run in cut(inside, ",") if run))
 
 
-def _cut(tokens: Sequence[Token], mark: str) -> list[Sequence[Token]]:
+def cut(tokens: Sequence[Token], mark: str) -> list[Sequence[Token]]:
     """The tokens split at each mark outside brackets."""
     runs, start, depth = [], 0, 0
     for place, token in enumerate(tokens):
@@ -191,7 +191,8 @@ def _cut(tokens: Sequence[Token], mark: str) -> list[Sequence[Token]]:
     return [*runs, tokens[start:]]
 
 
-def _argument(tokens: Sequence[Token], text: str) -> Argument:
+def argument_of(tokens: Sequence[Token], text: str) -> Argument:
+    """The tokens as an argument."""
     words = _source(tokens, text)
     try:
         value = _literal(tokens)
@@ -204,7 +205,7 @@ def _literal(tokens: Sequence[Token]) -> Any:
     """The value of a literal; ValueError for any other text."""
     first = tokens[0]
     if first.text == "[" and tokens[-1].text == "]":
-        return [_literal(run) for run in _cut(tokens[1:-1], ",") if run]
+        return [_literal(run) for run in cut(tokens[1:-1], ",") if run]
     if first.text == "-" and len(tokens) == 2:
         return -_literal(tokens[1:])
     if len(tokens) != 1:
@@ -213,6 +214,8 @@ def _literal(tokens: Sequence[Token]) -> Any:
         return first.text == "true"
     if first.kind in {"int", "double", "text"}:
         value = ast.literal_eval(first.text.rstrip("uU") if first.kind == "int" else first.text)
+        if first.text[-1] in "uU" and first.kind == "int":
+            return Unsigned(value)
         if isinstance(value, (str, int, float)):
             return value
     raise ValueError("no literal")
@@ -225,12 +228,17 @@ def _source(tokens: Sequence[Token], text: str) -> str:
 def _part(tokens: Sequence[Token], text: str) -> LogicNode:
     words = _source(tokens, text)
     for kind, mark in (("any", "||"), ("all", "&&")):
-        runs = [run for run in _cut(tokens, mark) if run]
+        runs = [run for run in cut(tokens, mark) if run]
         if len(runs) > 1:
             return LogicNode(kind, words, tuple(_part(run, text) for run in runs))
     if tokens and tokens[0].text == "!":
         return LogicNode("not", words, (_part(tokens[1:], text),))
     if tokens and tokens[0].text == "(" and _closing(tokens, 0) == len(tokens) - 1:
         return _part(tokens[1:-1], text)
+    return LogicNode("leaf", words, call=call_of(tokens, text))
+
+
+def call_of(tokens: Sequence[Token], text: str) -> FunctionCall | None:
+    """The call of one of UTMStack's functions that the tokens are; None if they are anything else."""
     whole = len(tokens) > 2 and _is_call(tokens, 0) and _closing(tokens, 1) == len(tokens) - 1
-    return LogicNode("leaf", words, call=_call(tokens, 0, text) if whole else None)
+    return _call(tokens, 0, text) if whole else None

@@ -19,8 +19,8 @@ from emulator.preview.patterns import PatternError, pattern
 from emulator.preview.values import MISSING, Json, parse_number, text_of, to_json
 
 Answer = Callable[[Json, tuple[Any, ...]], Any]
-_CLOCK = re.compile(r"(\d{1,2}):(\d\d)", re.ASCII)
-_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d{1,2}:\d\d:\d\d(?:[.,]\d+)?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_CLOCK = re.compile(r"(\d|[01]\d|2[0-3]):([0-5]\d)", re.ASCII)
+_TIME = re.compile(r"(\d{4}-\d\d-\d\dT)(\d{1,2})(:\d\d:\d\d)(?:[.,]\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 
 class _Failure:
@@ -56,11 +56,15 @@ def _apply(answer: Answer, args: tuple[Any, ...], value: Json) -> Any:
     return answer(value, args)
 
 
+class Unsigned(int):
+    """An unsigned whole number, such as `7u`."""
+
+
 def kind_of(value: Any) -> str:
-    """An argument's kind: text, bool, int, double, list (of text only) or mixed (a list of anything)."""
+    """An argument's kind: text, bool, int, uint, double, list (of text only) or mixed (a list of anything)."""
     if isinstance(value, (list, tuple)):
         return "list" if all(isinstance(item, str) for item in value) else "mixed"
-    names = {str: "text", bool: "bool", int: "int", float: "double"}
+    names = {str: "text", bool: "bool", int: "int", Unsigned: "uint", float: "double"}
     return names.get(type(value), "other")
 
 
@@ -122,10 +126,12 @@ def _moment(test: Callable[[datetime, tuple[Any, ...]], bool]) -> Answer:
 @lru_cache(maxsize=4096)
 def parse_time(text: str) -> datetime | None:
     """The time of an RFC 3339 text, in its own zone; None for any other text."""
-    if not _TIME.fullmatch(text):
+    match = _TIME.fullmatch(text)
+    if match is None:
         return None
+    day, hour, rest, zone = match.groups()
     try:
-        return datetime.fromisoformat(re.sub(r"[.,]\d+", "", text).upper())
+        return datetime.fromisoformat(f"{day}{hour:0>2}{rest}{zone}")
     except ValueError:
         return None
 
@@ -133,7 +139,7 @@ def parse_time(text: str) -> datetime | None:
 def _between(moment: datetime, args: tuple[Any, ...]) -> bool:
     bounds = [_CLOCK.fullmatch(arg) for arg in args]
     minutes = [int(bound.group(1)) * 60 + int(bound.group(2)) for bound in bounds if bound is not None]
-    if len(minutes) < 2 or any(minute >= 24 * 60 for minute in minutes):
+    if len(minutes) < 2:
         return False
     now = moment.hour * 60 + moment.minute
     start, end = minutes
@@ -168,11 +174,14 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 @lru_cache(maxsize=4096)
 def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-    """The network in a text; None if it is not a network."""
+    """The network in a text; None if it is not a network. IPv4 addresses as IPv6 are an IPv4 network."""
     try:
-        return ipaddress.ip_network(text, strict=False) if re.search(r"/\d+$", text) else None
+        subnet = ipaddress.ip_network(text, strict=False) if re.search(r"/\d+$", text) else None
     except ValueError:
         return None
+    if isinstance(subnet, ipaddress.IPv6Network) and subnet.network_address.ipv4_mapped and subnet.prefixlen >= 96:
+        return ipaddress.IPv4Network((subnet.network_address.ipv4_mapped, subnet.prefixlen - 96))
+    return subnet
 
 
 def _in_network(value: Json, args: tuple[Any, ...]) -> bool:

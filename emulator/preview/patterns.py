@@ -10,6 +10,8 @@ from typing import Any
 import re2
 
 _NAME = re.compile(r"\{\{\s*\.(\w+)\s*\}\}")
+_ONE_BYTE = re.compile(r"(?<!\\)(?:\\\\)*\\C")
+"""RE2 has it, the engine's version of RE2 has not."""
 _OCTET = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
 _LABEL = r"[0-9A-Za-z](?:[0-9A-Za-z_-]{0,62})"
 NAMED = {
@@ -60,6 +62,8 @@ class Pattern:
     def __init__(self, text: str) -> None:
         options = re2.Options()
         options.log_errors = False
+        if _ONE_BYTE.search(text):
+            raise PatternError(f"the regular expression {text!r}: invalid escape sequence: \\C")
         try:
             self._compiled = re2.compile(_bytes(text), options)
         except re2.error as error:

@@ -312,8 +312,8 @@ def _expand(body: Mapping[str, Any], dialect: Dialect) -> Do:
         if value is MISSING:
             return
         try:
-            found = decode(value) if isinstance(value, str) else as_go(value)
-            named = {dialect.key(name): item for name, item in found.items()} if isinstance(found, dict) else found
+            parsed = decode(value) if isinstance(value, str) else as_go(value)
+            named = {dialect.key(name): item for name, item in parsed.items()} if isinstance(parsed, dict) else parsed
             draft.put(to, named)
         except ValueError as error:
             raise StepError(f"{source} is not JSON: {error}") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -22,30 +21,41 @@ class _Missing:
 
 
 MISSING = _Missing()
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_WORDS = frozenset({"inf", "infinity", "nan"})
+_NUMBER = re.compile(r"[+-]?(\d(_?\d)*(\.(\d(_?\d)*)?)?|\.\d(_?\d)*)([eE][+-]?\d(_?\d)*)?", re.ASCII)
+_HEX = re.compile(r"[+-]?0[xX]_?[\da-fA-F](_?[\da-fA-F])*(\.[\da-fA-F]*)?[pP][+-]?\d+", re.ASCII)
+_WORD = re.compile(r"[+-]?inf(inity)?|nan", re.IGNORECASE | re.ASCII)
 _EXACT = 2**53
 """Go's JSON decodes every number to float64. Whole numbers up to here keep all their digits."""
 _UNSAFE = re.compile("[<>&\u2028\u2029]")
 _encode = msgspec.json.Encoder().encode
 
 
-def decode(text: str | bytes, key: Callable[[str], str] | None = None) -> Json:
-    """The value of JSON text, with `key` applied to every key; ValueError if it is not JSON."""
+def decode(text: str | bytes) -> Json:
+    """The value of JSON text; ValueError if it is not JSON."""
     try:
-        return as_go(msgspec.json.decode(text), key)
+        return as_go(msgspec.json.decode(text))
     except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError(str(error)) from None
 
 
-def as_go(value: Json, key: Callable[[str], str] | None = None) -> Json:
+def as_go(value: Json) -> Json:
     """The value with its numbers as float64; those without a fraction as int."""
     kind = value.__class__
     if kind is str or kind is bool or value is None:
         return value
     if kind is dict:
-        return {key(name) if key else name: as_go(item, key) for name, item in value.items()}
-    return [as_go(item, key) for item in value] if kind is list else number(value)
+        return {name: as_go(item) for name, item in value.items()}
+    return [as_go(item) for item in value] if kind is list else number(value)
+
+
+def as_cel(value: Json) -> Json:
+    """The value as an expression gets it: every number is a float."""
+    kind = value.__class__
+    if kind is dict:
+        return {name: as_cel(item) for name, item in value.items()}
+    if kind is list:
+        return [as_cel(item) for item in value]
+    return float(value) if kind is int else value
 
 
 def number(value: float) -> int | float:
@@ -60,22 +70,27 @@ def number(value: float) -> int | float:
 
 def parse_number(text: str) -> float | None:
     """The number in a text, as Go's ParseFloat reads it; None if the text is not a number, or is beyond all floats."""
-    is_word = text.lstrip("+-").lower() in _WORDS
-    if not is_word and not _NUMBER.fullmatch(text):
-        return None
+    if _WORD.fullmatch(text):
+        return float(text)
+    plain = text.replace("_", "")
     try:
-        number = float(text)
-    except ValueError:
+        parsed = float(plain) if _NUMBER.fullmatch(text) else float.fromhex(plain) if _HEX.fullmatch(text) else math.inf
+    except OverflowError:
         return None
-    return number if is_word or math.isfinite(number) else None
+    return parsed if math.isfinite(parsed) else None
 
 
 def text_of(value: Json) -> str:
-    """The value as text, as a JSON path library prints it: null is empty, an object or a list is its JSON."""
+    """The value as text, as a JSON path library prints it: null is empty, an object or a list is its JSON.
+
+    A float has no exponent.
+    """
     if isinstance(value, str):
         return value
     if value is None:
         return ""
+    if isinstance(value, float) and math.isfinite(value):
+        return format(Decimal(repr(value)), "f").removesuffix(".0")
     return to_json(value)
 
 

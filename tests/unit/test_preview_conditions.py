@@ -33,6 +33,8 @@ def document() -> dict[str, Any]:
             "more": {"deep": {"cidr": "0.0.0.0/0"}},
             "monday": "2024-01-15T10:30:59.999Z",
             "saturday": "2024-01-20T23:45:00+05:30",
+            "short": "2024-01-15T9:30:00Z",
+            "lower": "2024-01-15t10:30:00z",
         },
     }
 
@@ -86,6 +88,7 @@ def holds(text: str, bag: str = "log") -> bool | None:
         'inCIDR("log.ip6", "2001:db8::/32") && !inCIDR("log.ip6", "0.0.0.0/0")',
         'inCIDR("log.mapped", "192.0.2.0/24") && !inCIDR("log.type", "0.0.0.0/0") && !inCIDR("log.absent", "::/0")',
         '!inCIDR("log.ip", "192.0.2.14") && !inCIDR("log.ip", "no/network")',
+        'inCIDR("log.ip", "::ffff:192.0.2.0/120") && inCIDR("log.mapped", "::ffff:0:0/96")',
         # Order: numbers and text that is one; anything else is not so.
         'lessThan("log.float", 100) && lessOrEqual("log.count", 100) && greaterThan("log.text", "99.9")',
         'greaterOrEqual("log.count", 100.0) && !greaterThan("log.type", 1) && !lessThan("log.absent", 1)',
@@ -95,6 +98,8 @@ def holds(text: str, bag: str = "log") -> bool | None:
         'isHour("log.saturday", 23)',
         'isBetweenTime("log.monday", "08:00", "17:00") && isBetweenTime("log.saturday", "22:00", "06:00")',
         '!isBetweenTime("log.monday", "22:00", "06:00") && !isHour("log.type", 10) && !isWeekend("log.absent")',
+        'isBetweenTime("log.monday", "8:00", "17:00") && !isBetweenTime("log.monday", "08:60", "17:00")',
+        'isHour("log.short", 9) && !isHour("log.lower", 10) && !isHour("log.lower", 9)',
         # A default where there is no value of its kind.
         'safe("log.upper", "") == "BLOCKED" && safe("log.absent", "none") == "none" && safe("log.count", "") == ""',
         'safe("log.count", 0.0) == 100.0 && safe("log.text", 0.0) > 99.0 && safe("log.type", 9.5) == 9.5',
@@ -106,6 +111,9 @@ def holds(text: str, bag: str = "log") -> bool | None:
         'log.type == "Event::Endpoint::CoreDetection" && log.count >= 100 && severity in ["error", "critical"]',
         "has(log.type) && !has(log.absent) && log.name.matches('Malware') && log.items.all(each, each.type != '')",
         'log.items.exists_one(each, each.type == "regkey") && size(log.items) == 2 && log.items[0].type == "file"',
+        # The engine's JSON has no whole numbers.
+        "log.count + 1.0 == 101.0 && log.count in [100] && string(log.count) == '100'",
+        'safe("log.count", 0.0) in [100.0] && size(safe("log.type", "")) > 2 && (1 < 2) == exists("log.type")',
         # The names of versions in between.
         'containsAny("log.name", ["x", "Malware"]) && !containsAny("log.items", ["f"])',
         'oneOfInt("log.count", [1, 100]) && !oneOfDouble("log.text", [100.0])',
@@ -153,6 +161,15 @@ def test_it_does_not_hold(text: str) -> None:
         ('log.items.exists(each, each.type == "regkey")', "exists() is no method"),
         ('equals ("log.type", "x")', "a blank between equals"),
         ('oneOfInt("log.count", "1")', "there is no oneOfInt(text, text)"),
+        ('equals("log.count", 100u)', "there is no equals(text, uint)"),
+        # What CEL refuses before it reads a value.
+        ('safe("log.count", 0.0) > 5', "write 5.0"),
+        ('exists("log.type") && !(7 == safe("log.count", 0.0))', "write 7.0"),
+        ('safe("log.count", 0.0) in [100]', "cannot compare a number with a point"),
+        ('safe("log.type", "") == 5 || true', 'a text (safe("log.type", "")) with a whole number (5)'),
+        ('exists("log.type") == "yes"', "cannot compare yes or no"),
+        ('exists("log.type") || safe("log.type", "")', "is a text, where the engine wants yes or no"),
+        ('!size("x")', "is a whole number, where the engine wants yes or no"),
     ],
 )
 def test_what_the_engine_does_not_compile_is_named_and_never_holds(text: str, fault: str) -> None:
@@ -167,6 +184,8 @@ def test_what_the_engine_does_not_compile_is_named_and_never_holds(text: str, fa
         'log.absent == "x"',
         'exists("log.type") || action == "x"',  # No such field at the top: the engine cannot even compile it.
         'log.count.matches("1")',
+        "log.count + 1 == 101",
+        "log.count % 2 == 0",
         'log.type + 1 == "x"',
         '"text"',
     ],
@@ -180,6 +199,7 @@ def test_an_error_on_a_value_is_no_match(text: str) -> None:
     [
         ('regexMatch("log.type", "[") || exists("log.type")', "matches nothing"),
         ('inCIDR("log.ip", "10.0.0.300/8")', "not a network"),
+        (r'regexMatch("log.type", r"\C")', "matches nothing"),
         ('safe(log.type, "") == "x" || exists(log.name)', "needs quotes: log.type, log.name"),
     ],
 )

@@ -31,7 +31,9 @@ DOCUMENT: dict[str, Any] = {
         "deep": [{"n": 1, "tags": ["x", "y"], "none": None}, {"n": 2, "tags": []}],
         "first_name": "Ana",
         "last_name": "Souza",
-    }
+        "@type": "a key",
+    },
+    "@timestamp": "2026-03-10T00:00:00Z",
 }
 
 
@@ -70,7 +72,7 @@ DOCUMENT: dict[str, Any] = {
         ("log.items|#", 3),
         ("log.nothing", None),
         ("log.nothing.a", MISSING),
-        ("log.@keys.#", 8),
+        ("log.@keys.#", 9),
         ("log.items.#.type|#", 3),
         ("log.items.#.type|1", "regkey"),
         ("log.grid.#.0|1", 3),
@@ -87,6 +89,10 @@ DOCUMENT: dict[str, Any] = {
         ("log.deep.#(none==null).n", MISSING),
         ("log.deep.0.tags.@keys", [None, None]),
         ("log.deep.0.@reverse.*", None),
+        ("log.absent.@keys", []),
+        ("@timestamp", "2026-03-10T00:00:00Z"),
+        ("log.@type", "a key"),
+        ("log|@type", "a key"),
         ("", MISSING),
         ("log", DOCUMENT["log"]),
     ],
@@ -141,8 +147,8 @@ def test_a_parent_that_is_a_value_becomes_an_object_and_an_item_of_a_list_can_be
         ("1.5", 1.5, "1.5"),
         ("9007199254740993", 9007199254740992.0, "9007199254740992"),
         ("12345678901234567890", 12345678901234567890.0, "12345678901234567000"),
-        ("1e21", 1e21, "1e+21"),
-        ("1e-7", 1e-7, "1e-7"),
+        ("1e21", 1e21, "1000000000000000000000"),
+        ("1e-7", 1e-7, "0.0000001"),
         ("0.000001", 0.000001, "0.000001"),
         ("-0.0", 0, "0"),
     ],
@@ -174,7 +180,17 @@ def test_a_number_s_text_is_that_number(value: float) -> None:
     assert math.isclose(float(printed(value)), value)
 
 
-@pytest.mark.parametrize("text", ["", " 1", "1 ", "1_000", "0x10", "1,5", "x", "١٢", "1e", "--1"])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1_000", 1000), ("1_0.2_5", 10.25), ("0x1p4", 16), ("0x_1.8P+1", 3), (".5", 0.5), ("5.", 5), ("-INF", -math.inf)],
+)
+def test_numbers_in_go_s_rarer_forms(text: str, value: float) -> None:
+    assert parse_number(text) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["", " 1", "1 ", "1__0", "_1", "1_", "0x10", "0x1p1024", "1,5", "x", "١٢", "1e", "--1", "+nan", "infin"]
+)
 def test_what_go_does_not_read_as_a_number_is_none(text: str) -> None:
     assert parse_number(text) is None
 
