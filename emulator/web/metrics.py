@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -15,16 +16,15 @@ from lib.model.health import KINDS, Health
 if TYPE_CHECKING:
     from emulator.runtime.platform import Platform
 
-STREAM = ("integration", "tenant", "stream")
 INTEGRATION = ("integration",)
 
 
-def registry_of(platform: Platform, status: dict[str, Any]) -> CollectorRegistry:
-    """The metrics of one scrape."""
+def exposition(platform: Platform, status: dict[str, Any]) -> bytes:
+    """The metrics of one scrape, in Prometheus's text format."""
     registry = CollectorRegistry()
     registry.register(_StatusMetrics(platform, status))
     registry.register(platform.delivery)
-    return registry
+    return generate_latest(registry) + "".join(_streams(platform, status)).encode()
 
 
 class _StatusMetrics(Collector):
@@ -34,7 +34,6 @@ class _StatusMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Every metric, computed for this scrape."""
-        yield from self._streams()
         yield from self._integrations()
         yield from self._functions()
         yield from self._health()
@@ -88,71 +87,9 @@ class _StatusMetrics(Collector):
         integrations = GaugeMetricFamily(f"{PREFIX}integration_health", "As `health`.", labels=INTEGRATION)
         for line in self._status["integrations"]:
             integrations.add_metric([line["name"]], _NUMBER[line["health"]])
-        streams = GaugeMetricFamily(f"{PREFIX}stream_health", "As `health`.", labels=STREAM)
-        for line in self._status["streams"]:
-            if line["state"] != "retired":
-                streams.add_metric(_labels(line), _NUMBER[line["health"]])
         waiting = GaugeMetricFamily(f"{PREFIX}waiting_streams", "Streams that wait for their turn; all is well.")
         waiting.add_metric([], self._status["waiting"])
-        yield from (whole, reasons, integrations, streams, waiting)
-
-    def _streams(self) -> Iterator[Metric]:
-        lines = [line for line in self._status["streams"] if line["state"] != "retired"]
-        for kind, name, text, value in (
-            (
-                GaugeMetricFamily,
-                "lag_seconds",
-                "Seconds not read yet; for devices, seconds since a poll was due.",
-                "lag_seconds",
-            ),
-            (GaugeMetricFamily, "interval_seconds", "Seconds between two polls of a stream.", "interval_seconds"),
-            (
-                GaugeMetricFamily,
-                "measured_interval_seconds",
-                "Seconds between the last two polls of a stream, or since the last one.",
-                "measured_interval_seconds",
-            ),
-            (GaugeMetricFamily, "pending_batches", "Batches that wait for delivery.", "pending_batches"),
-            (GaugeMetricFamily, "pending_bytes", "Bytes of the batches that wait.", "pending_bytes"),
-            (GaugeMetricFamily, "oldest_pending_seconds", "Age of the oldest such batch.", "oldest_pending_seconds"),
-            (GaugeMetricFamily, "set_aside_objects", "Objects in dead/, one a batch.", "dead_letter_objects"),
-            (CounterMetricFamily, "events_fetched", "Events made durable.", "events"),
-            (CounterMetricFamily, "events_acked", "Events that the engine has acknowledged.", "acked"),
-            (CounterMetricFamily, "events_observed", "Events that were only observed.", "observed"),
-            (CounterMetricFamily, "repeats", "Items of Sophos's pages that had been stored before.", "repeats"),
-            (CounterMetricFamily, "changed", "Repeats with another text than the stored event; dropped.", "changed"),
-            (
-                CounterMetricFamily,
-                "other_customers",
-                "Stored events that name another customer than the stream's tenant.",
-                "other_customers_total",
-            ),
-        ):
-            family = kind(f"{PREFIX}{name}", text, labels=STREAM)
-            for line in lines:
-                if line[value] is not None:
-                    family.add_metric(_labels(line), line[value])
-            yield family
-        gaps = GaugeMetricFamily(f"{PREFIX}gaps", "Intervals that can no longer be fetched.", labels=STREAM)
-        unseen = GaugeMetricFamily(f"{PREFIX}gaps_unacknowledged", "Those that nobody acknowledged.", labels=STREAM)
-        dead = GaugeMetricFamily(f"{PREFIX}dead_letters", "Events that could not be delivered.", labels=STREAM)
-        unread = GaugeMetricFamily(
-            f"{PREFIX}dead_letters_unacknowledged", "Those that nobody acknowledged.", labels=STREAM
-        )
-        troubled = GaugeMetricFamily(f"{PREFIX}troubled", "1 while the stream has a problem.", labels=(*STREAM, "code"))
-        silent = GaugeMetricFamily(f"{PREFIX}silent", "1 while a stream that usually speaks does not.", labels=STREAM)
-        for line in lines:
-            gaps.add_metric(_labels(line), len(line["gaps"]))
-            unseen.add_metric(_labels(line), sum(gap["acknowledged"] is None for gap in line["gaps"]))
-            dead.add_metric(_labels(line), line["set_aside"])
-            unread.add_metric(_labels(line), line["dead_letters_unacknowledged"])
-            code = line.get("problem", {}).get("code", "")
-            troubled.add_metric([*_labels(line), code], float(bool(code)))
-            silent.add_metric(_labels(line), float("silent_since" in line))
-        stored = CounterMetricFamily(f"{PREFIX}fetched_bytes", "Bytes of stored batches.", labels=STREAM)
-        for stream, size in sorted(self._platform.bytes.items()):
-            stored.add_metric(stream, size)
-        yield from (gaps, unseen, dead, unread, troubled, silent, stored)
+        yield from (whole, reasons, integrations, waiting)
 
     def _integrations(self) -> Iterator[Metric]:
         failed = GaugeMetricFamily(
@@ -197,5 +134,80 @@ class _StatusMetrics(Collector):
 _NUMBER = {str(health): float(health) for health in Health}
 
 
-def _labels(line: dict[str, Any]) -> list[str]:
-    return [line[label] for label in STREAM]
+_GAUGES: tuple[tuple[str, str, Callable[[dict[str, Any]], float | None]], ...] = (
+    ("stream_health", "As `health`.", lambda line: _NUMBER[line["health"]]),
+    (
+        "lag_seconds",
+        "Seconds not read yet; for devices, seconds since a poll was due.",
+        lambda line: line["lag_seconds"],
+    ),
+    ("interval_seconds", "Seconds between two polls of a stream.", lambda line: line["interval_seconds"]),
+    (
+        "measured_interval_seconds",
+        "Seconds between the last two polls of a stream, or since the last one.",
+        lambda line: line["measured_interval_seconds"],
+    ),
+    ("pending_batches", "Batches that wait for delivery.", lambda line: line["pending_batches"]),
+    ("pending_bytes", "Bytes of the batches that wait.", lambda line: line["pending_bytes"]),
+    ("oldest_pending_seconds", "Age of the oldest such batch.", lambda line: line["oldest_pending_seconds"]),
+    ("set_aside_objects", "Objects in dead/, one a batch.", lambda line: line["dead_letter_objects"]),
+    ("gaps", "Intervals that can no longer be fetched.", lambda line: len(line["gaps"])),
+    (
+        "gaps_unacknowledged",
+        "Those that nobody acknowledged.",
+        lambda line: sum(gap["acknowledged"] is None for gap in line["gaps"]),
+    ),
+    ("dead_letters", "Events that could not be delivered.", lambda line: line["set_aside"]),
+    (
+        "dead_letters_unacknowledged",
+        "Those that nobody acknowledged.",
+        lambda line: line["dead_letters_unacknowledged"],
+    ),
+    ("silent", "1 while a stream that usually speaks does not.", lambda line: int("silent_since" in line)),
+)
+_COUNTERS: tuple[tuple[str, str, Callable[[dict[str, Any]], float | None]], ...] = (
+    ("events_fetched", "Events made durable.", lambda line: line["events"]),
+    ("events_acked", "Events that the engine has acknowledged.", lambda line: line["acked"]),
+    ("events_observed", "Events that were only observed.", lambda line: line["observed"]),
+    ("repeats", "Items of Sophos's pages that had been stored before.", lambda line: line["repeats"]),
+    ("changed", "Repeats with another text than the stored event; dropped.", lambda line: line["changed"]),
+    (
+        "other_customers",
+        "Stored events that name another customer than the stream's tenant.",
+        lambda line: line["other_customers_total"],
+    ),
+)
+
+
+def _streams(platform: Platform, status: dict[str, Any]) -> Iterator[str]:
+    """The streams' metrics. They are most of a scrape, so they are written without the client library's objects."""
+    lines = [
+        (_labels(line["integration"], line["tenant"], line["stream"]), line)
+        for line in status["streams"]
+        if line["state"] != "retired"
+    ]
+    for kind, end, families in (("gauge", "", _GAUGES), ("counter", "_total", _COUNTERS)):
+        for name, text, value_of in families:
+            yield from _family(kind, name + end, text, ((labels, value_of(line)) for labels, line in lines))
+    codes = ((labels, line.get("problem", {}).get("code", "")) for labels, line in lines)
+    troubled = ((f'{labels},code="{code}"', int(bool(code))) for labels, code in codes)
+    yield from _family("gauge", "troubled", "1 while the stream has a problem.", troubled)
+    stored = ((_labels(*stream), size) for stream, size in sorted(platform.bytes.items()))
+    yield from _family("counter", "fetched_bytes_total", "Bytes of stored batches.", stored)
+
+
+def _family(kind: str, name: str, text: str, values: Iterable[tuple[str, float | None]]) -> Iterator[str]:
+    name = PREFIX + name
+    yield f"# HELP {name} {text}\n# TYPE {name} {kind}\n"
+    for labels, value in values:
+        if value is not None:
+            yield f"{name}{{{labels}}} {value}\n"
+
+
+@lru_cache(maxsize=65_536)
+def _labels(integration: str, tenant: str, kind: str) -> str:
+    """The labels of a stream's metrics, with the escapes of Prometheus's text format."""
+    values = (
+        value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"") for value in (integration, tenant, kind)
+    )
+    return 'integration="{}",tenant="{}",stream="{}"'.format(*values)

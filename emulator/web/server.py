@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import time
 from collections.abc import Callable
 
 from flask import Flask, Request, Response, render_template, request
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.exceptions import HTTPException
 
 from emulator.runtime.functions import TARGETS, FunctionDownError
@@ -19,7 +20,7 @@ from emulator.web.events import EventRoutes
 from emulator.web.exports import Exports
 from emulator.web.footprint import Footprint
 from emulator.web.history import History
-from emulator.web.metrics import registry_of
+from emulator.web.metrics import exposition
 from emulator.web.previews import Previews
 from emulator.web.snapshot import QUIET_SECONDS, Read, Snapshot
 from emulator.web.status import SiteStatus, StreamRecord
@@ -104,8 +105,13 @@ def _application(platform: Platform, snapshot: Snapshot, history: History, graph
 
     @app.get("/metrics")
     def _metrics() -> Response:
-        text = generate_latest(registry_of(platform, snapshot.status()))
-        return Response(text, content_type=CONTENT_TYPE_LATEST)
+        answer = Response(exposition(platform, snapshot.status()), content_type=CONTENT_TYPE_LATEST)
+        answer.vary.add("Accept-Encoding")
+        # Names repeat in each line: 5,000 streams are 11.5 MB, and 0.3 MB compressed.
+        if request.accept_encodings["gzip"]:
+            answer.set_data(gzip.compress(answer.get_data(), compresslevel=1))
+            answer.content_encoding = "gzip"
+        return answer
 
     @app.get("/healthz")
     def _healthz() -> Response:

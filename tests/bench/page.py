@@ -43,7 +43,7 @@ LOOKS = 10
 REFUSAL = "Sophos refused to serve the events of this customer: 403"
 REMEDY = "Give the credential the role Service Principal Read-Only for this customer."
 NAMES = ("Alder Clinic", "Birch & Sons", "Cedar Logistics", "Elm Street School", "Fir Foods", "Hazel Hotels")
-VIEWS = ("/", "/streams", "/streams?q=0004&sort=lag&page=2", "/live?view=/streams", "/status")
+VIEWS = ("/", "/streams", "/streams?q=0004&sort=lag&page=2", "/live?view=/streams", "/status", "/metrics")
 
 
 def fill(folder: Path, streams: int) -> Path:

@@ -7,11 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import yaml
-from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from emulator.central import Fault
-from emulator.web.metrics import registry_of
+from emulator.web.metrics import exposition
 from emulator.web.status import Running, status
 from lib.config import loading as configuration
 from lib.model.duration import parse_duration
@@ -47,7 +46,7 @@ class Watched:
                 latest=self.platform.latest, budgets=self.platform.budgets, engine=self.platform.engine_problem
             ),
         )
-        return generate_latest(registry_of(self.platform, site.fields)).decode()
+        return exposition(self.platform, site.fields).decode()
 
 
 @pytest.fixture(scope="module")
