@@ -16,7 +16,8 @@ EARLIEST = datetime(2020, 1, 1, tzinfo=UTC)
 
 def to_text(moment: datetime) -> str:
     """The time as `2026-03-10T01:02:03.456000Z`. The width is fixed, so text order is time order."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    # Not `strftime`: its years before 1000 have fewer than four digits.
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def from_text(text: str) -> datetime:
@@ -74,7 +75,7 @@ def text_or_none(moment: datetime | None) -> str | None:
 
 def day_of(moment: datetime) -> str:
     """The ledger's day of a time, `yyyy-mm-dd`."""
-    return moment.strftime("%Y-%m-%d")
+    return moment.date().isoformat()
 
 
 def day_before(moment: datetime) -> str:

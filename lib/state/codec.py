@@ -163,7 +163,7 @@ def _no_number(name: str) -> NoReturn:
 
 
 def _in_utc(value: T, place: str = "$") -> T:
-    """The value with all times in UTC; ValueError for a time without a zone."""
+    """The value with all times in UTC; ValueError for a time without a zone, or that UTC cannot express."""
     changed: dict[str, Any] = {}
     for name in _timed(type(value)):  # type: ignore[arg-type] # to mypy a class is not hashable
         part = getattr(value, name)
@@ -171,7 +171,10 @@ def _in_utc(value: T, place: str = "$") -> T:
             if part.tzinfo is None:
                 raise ValueError(f"a time without a zone at `{place}.{name}`")
             if part.tzinfo is not UTC:
-                changed[name] = part.astimezone(UTC)
+                try:
+                    changed[name] = part.astimezone(UTC)
+                except OverflowError:
+                    raise ValueError(f"a time outside the years 1 to 9999 at `{place}.{name}`") from None
         elif part is not None and (inner := _in_utc(part, f"{place}.{name}")) is not part:
             changed[name] = inner
     return replace(value, **changed) if changed else value  # type: ignore[type-var]

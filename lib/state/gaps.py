@@ -40,6 +40,10 @@ class Gap:
     estimated: int | None = None
     """The estimated number of lost events; None if there is no estimate."""
 
+    def __post_init__(self) -> None:
+        if self.reason == CURSOR_EXPIRED and self.start is None:
+            raise ValueError("the begin of the interval is missing")
+
     @property
     def key(self) -> str:
         """The gap's key. It is the same each time the gap is noticed, so a repeat after a crash changes nothing."""

@@ -76,6 +76,8 @@ def test_a_missing_field_of_a_group_is_damage_under_its_stored_name(name: str) -
         ({"sum": "3"}, "sum"),
         ({"told_at": 3}, "told_at"),
         ({"seen_at": "2026-03-10T12:00:00"}, "seen_at"),
+        ({"seen_at": "9999-12-31T23:59:59-12:00"}, "seen_at"),
+        ({"told_at": "0001-01-01T00:00:00+14:00"}, "told_at"),
         ({"resent": 1.5}, "resent"),
         ({"shares": [1, "2"]}, "shares[1]"),
     ],
