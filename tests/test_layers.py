@@ -222,3 +222,21 @@ def test_a_name_says_what_it_holds() -> None:
         if (name := named(node)) is not None and name.strip("_") in VAGUE
     ]
     assert vague == []
+
+
+def names_in(node: ast.AST) -> set[str]:
+    return {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+
+
+def test_json_that_is_nested_too_deep_is_caught_where_other_broken_json_is() -> None:
+    found = []
+    for file in sources("lib") + sources("emulator") + sources("functions"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.Try | ast.With):
+                continue
+            read = any(isinstance(each, ast.Attribute) and each.attr == "loads" for each in ast.walk(node.body[0]))
+            guards = [each.context_expr for each in node.items] if isinstance(node, ast.With) else node.handlers
+            caught = set().union(*map(names_in, guards))
+            if read and "ValueError" in caught and "RecursionError" not in caught:
+                found.append(f"{file.relative_to(ROOT)}:{node.lineno}")
+    assert found == []

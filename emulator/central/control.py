@@ -62,7 +62,7 @@ class Control:
                 else {name: values[0] for name, values in request.query.items()}
             )
             result = action(asked)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             return _reply(400, {"error": f"{type(error).__name__}: {error}"})
         return _reply(200, {"ok": True} if result is None else result)
 

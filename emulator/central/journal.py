@@ -25,7 +25,7 @@ class Journal:
     def records(self) -> Iterator[tuple[str, str, Record]]:
         """Tenant, kind and record of every complete line."""
         for line in self._path.read_bytes().split(b"\n"):
-            with suppress(ValueError, KeyError):
+            with suppress(ValueError, RecursionError, KeyError):
                 kept = json.loads(line)
                 raw = kept["raw"].encode("utf-8", "surrogateescape")
                 yield kept["tenant"], kept["kind"], Record(kept["created"], kept["id"], kept["type"], raw)

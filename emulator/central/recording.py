@@ -86,7 +86,7 @@ def load_recording(path: Path) -> Recording:
         decoder = msgspec.json.Decoder(_Line)
         recording = Recording(header, [decoder.decode(line) for line in rest])
         tenants = {tenant["id"] for tenant in header["tenants"]}
-    except (KeyError, TypeError, msgspec.DecodeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, RecursionError, msgspec.DecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a recording: {error}") from error
     if not tenants or {(line.tenant, line.kind) for line in recording.lines} - {(t, k) for t in tenants for k in KINDS}:
         raise ValueError(f"{path} is not a recording: it has no tenants, or pages of others")
@@ -128,6 +128,6 @@ def _values(page: FeedPage) -> Iterator[bytes]:
     for raw in page.raws:
         try:
             json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         yield raw

@@ -99,7 +99,7 @@ def _verified(file: Path, public_file: Path) -> dict[str, Any]:
     body, signed, public = file.read_bytes(), _beside(file, ".sig").read_bytes(), public_file.read_bytes()
     ok = signature.is_signed(public, body, signed)
     verified: dict[str, Any] = {"ok": ok, "file": str(file), "fingerprint": signature.fingerprint(public)}
-    with suppress(ValueError, KeyError, TypeError):
+    with suppress(ValueError, RecursionError, KeyError, TypeError):
         statement = json.loads(body) if ok else {}
         verified |= {"day": statement["day"], "made_at": statement["made_at"], "attests": statement["ok"]}
     return verified

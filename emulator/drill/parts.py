@@ -130,7 +130,7 @@ class Simulator(DrillProcess):
         """Tenant, kind and record of all new records since the last call."""
         for line in _lines(self._journal, self._read):
             self._read += len(line)
-            with suppress(ValueError, KeyError):
+            with suppress(ValueError, RecursionError, KeyError):
                 kept = json.loads(line)
                 raw = kept["raw"].encode("utf-8", "surrogateescape")
                 yield kept["tenant"], kept["kind"], Record(kept["created"], kept["id"], kept["type"], raw)
@@ -168,7 +168,7 @@ class DrillEngine(DrillProcess):
         """All new logs since the last call."""
         for line in _lines(self._record, self._read):
             self._read += len(line)
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 yield json.loads(line)
 
 
@@ -203,7 +203,7 @@ def arrived(record: Path) -> Counter[str]:
     """How often each native id has arrived. A line that a killed engine left unfinished does not count."""
     counts: Counter[str] = Counter()
     for line in _lines(record, 0):
-        with suppress(ValueError, KeyError, TypeError):
+        with suppress(ValueError, RecursionError, KeyError, TypeError):
             counts[json.loads(json.loads(line)["raw"])["id"]] += 1
     return counts
 

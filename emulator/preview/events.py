@@ -43,7 +43,7 @@ def _own_type(raw: bytes) -> object:
     """The type of an event that the connector made itself; None for any other."""
     if b'"Connector::' not in raw:
         return None
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         value = json.loads(raw)
         return value.get("type") if isinstance(value, dict) else None
     return None
@@ -124,7 +124,7 @@ def from_file(name: str, site: Site, *, pages: bool = False) -> Iterator[Event]:
         try:
             item = from_line(line)
             value = json.loads(item)
-        except (ValueError, DamagedError):
+        except (ValueError, RecursionError, DamagedError):
             value = None
         if not isinstance(value, dict):
             raise ConfigError(
@@ -217,7 +217,7 @@ def _set_aside(store: Any, damaged: Damaged) -> Iterator[Event]:
         for line in filter(None, stored.body.split(b"\n") if stored else ()):
             try:
                 log = from_fields(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 damaged(entry.key)
                 continue
             yield Event(log.raw, Envelope(log.data_type, log.data_source, log.tenant_id))

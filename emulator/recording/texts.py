@@ -183,7 +183,7 @@ class _Writing:
 def _loaded(token: str) -> str:
     try:
         return str(json.loads(token, strict=False))
-    except ValueError:
+    except (ValueError, RecursionError):
         return token[1:-1]
 
 

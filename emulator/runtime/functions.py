@@ -60,7 +60,7 @@ class FunctionAnswer:
         """The body's JSON object; empty if the body holds none. It is parsed only once."""
         try:
             fields = json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return fields if isinstance(fields, dict) else {}
 

@@ -62,7 +62,7 @@ def _tested(platform: Platform, client_id: str, secret: str) -> Response:
             "test-connection", json.dumps({"client_id": client_id, "client_secret": secret}).encode()
         )
         report: dict[str, Any] = json.loads(answer.body)
-    except (FunctionDownError, ValueError) as error:
+    except (FunctionDownError, ValueError, RecursionError) as error:
         return _answer(400, error=_text(f"the connector could not test the credential: {error}"))
     if answer.status != 200:
         detail = report.get("detail", answer.status)

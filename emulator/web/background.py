@@ -80,7 +80,7 @@ def _has_ended(child: subprocess.Popen[bytes]) -> bool:
 def _answer(place: Path) -> Any:
     try:
         answer = json.loads((place / ANSWER).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         log = (place / LOG).read_text("utf-8", "replace").strip().splitlines()
         raise WorkError(f"It ended without an answer: {log[-1][:300] if log else 'nothing is known'}.") from None
     if "problem" in answer:

@@ -14,7 +14,7 @@ from flask import Flask, Response, request
 
 from emulator.web.context import HEADERS, Context
 from lib.errors import ConnectorError, KeptError
-from lib.http.problems import problem
+from lib.http.problems import problem, to_json
 from lib.model.clock import day_of
 from lib.model.stream import Stream
 from lib.state.batches import batch_of
@@ -66,7 +66,7 @@ class EventRoutes:
         """Alerts without their event, and events without their alert, by tenant."""
         self._context.authorize_reading()
         alone = self._context.snapshot.status().get("links", [])
-        return Response(json.dumps(alone, ensure_ascii=False), content_type="application/json", headers=HEADERS)
+        return Response(to_json(alone), content_type="application/json", headers=HEADERS)
 
     def _tail(self) -> Response:
         self._context.authorize_reading()
@@ -142,7 +142,7 @@ def dead_events(store: ObjectStore, key: str, most: int = EVENTS) -> list[dict[s
     """The first events of a dead letter, each with its reason; empty if the object is damaged."""
     stored = store.read(key)
     events = []
-    with suppress(ValueError, KeyError, TypeError):
+    with suppress(ValueError, KeyError, TypeError, RecursionError):
         for line in (stored.body.splitlines() if stored else [])[:most]:
             fields = json.loads(line)
             events.append({"reason": str(fields["reason"]), "raw": str(fields.get("raw", ""))[:EVENT_BYTES]})

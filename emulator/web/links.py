@@ -141,5 +141,5 @@ def _counterpart(stream: Stream) -> Stream:
 def _severity(raw: bytes) -> str:
     try:
         return str(json.loads(raw)["severity"]).lower()
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ""

@@ -118,7 +118,7 @@ def read_followed(path: Path) -> list[IntegrationConfig]:
         return []
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}", remedy="Start the emulator again.") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError, KeyError, TypeError):
         raise ConfigError(f"{path} is damaged", remedy="Start the emulator again; it writes the file again.") from None
 
 

@@ -360,7 +360,7 @@ def _reasons(state: State, stream: Stream, sequences: Mapping[int, int]) -> dict
 
 def _reasons_in(body: bytes) -> Iterator[str]:
     for line in body.splitlines():
-        with suppress(ValueError, KeyError, TypeError):
+        with suppress(ValueError, KeyError, TypeError, RecursionError):
             yield _NUMBER.sub("…", str(json.loads(line)["reason"]))
 
 

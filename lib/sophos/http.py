@@ -76,7 +76,7 @@ class HttpAnswer:
         """
         try:
             fields = json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return ""
         values = [fields.get(name) for name in names] if isinstance(fields, dict) else []
         words = (value for value in values if isinstance(value, str) and _WORD.fullmatch(value))

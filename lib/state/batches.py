@@ -70,7 +70,7 @@ def from_line(line: bytes) -> bytes:
     try:
         text = json.loads(line)
         return str(text).encode("utf-8", "surrogateescape")
-    except ValueError:
+    except (ValueError, RecursionError):
         raise DamagedError("a line of a batch cannot be read") from None
 
 

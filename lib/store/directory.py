@@ -352,7 +352,7 @@ _REMEDIES = {
 def _layout_of(written: bytes, marker: Path) -> int:
     try:
         return int(json.loads(written)["layout"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise LayoutError(
             f"{marker} is damaged",
             remedy=f'Restore it from a backup. This version writes {{"layout": {LAYOUT}}} into it.',

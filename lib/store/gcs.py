@@ -207,7 +207,7 @@ class GcsStore:
             return
         try:
             layout = int(json.loads(stored.body)["layout"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise LayoutError(
                 f"{location}/{MARKER} is damaged",
                 remedy=f'Restore it from a backup. This version writes {{"layout": {LAYOUT}}} into it.',
