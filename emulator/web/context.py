@@ -188,4 +188,9 @@ class Context:
 
 def page(template: str, **values: Any) -> Response:
     """A page of HTML."""
-    return Response(render_template(template, **values), content_type="text/html; charset=utf-8", headers=HEADERS)
+    return Response(as_html(template, **values), content_type="text/html; charset=utf-8", headers=HEADERS)
+
+
+def as_html(template: str, **values: Any) -> bytes:
+    """The template as UTF-8. Half of a surrogate pair, as in a name that was cut off, has none: it is escaped."""
+    return render_template(template, **values).encode("utf-8", "backslashreplace")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from flask import Flask, Response, request
 from emulator.web.charts import DEFAULT, HOUR, RANGES, Range, Scope
 from emulator.web.context import HEADERS, Context
 from emulator.web.formatting import utc_now
+from lib.http.problems import to_json
 from lib.model.clock import to_text
 
 SCOPE = {"integration": "integration", "tenant": "tenant", "stream": "kind"}
@@ -35,7 +35,9 @@ class Drawing:
     def of(self, arguments: Mapping[str, str], scope: Scope) -> Values:
         """The values for a template. `drawn` computes the chart: only a whole page calls it, not a refresh."""
         chosen = self._range(arguments)
-        query = urlencode({key: value for key in SCOPE if (value := getattr(scope, SCOPE[key])) is not None})
+        query = urlencode(
+            {key: value for key in SCOPE if (value := getattr(scope, SCOPE[key])) is not None}, errors="surrogatepass"
+        )
 
         def drawn() -> Values:
             chart = self._context.history.chart(chosen, scope)
@@ -58,7 +60,7 @@ class Drawing:
             "rows": macros.chart_rows(rows(chart)),  # type: ignore[attr-defined]  # a template's macro
             "happened": macros.happened(chart["marks"], utc_now()),  # type: ignore[attr-defined]  # likewise
         }
-        return Response(json.dumps(chart, ensure_ascii=False), content_type="application/json", headers=HEADERS)
+        return Response(to_json(chart), content_type="application/json", headers=HEADERS)
 
     def _range(self, arguments: Mapping[str, str]) -> Range:
         """The range in the URL; otherwise the default, which is an hour in a connector's first hour."""

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flask import Flask, Response
 
 from emulator.web.context import HEADERS, Context
+from lib.http.problems import to_json
 from lib.model.stream import Stream
 from lib.state.dead_letters import dead_letters_by_stream
 from lib.store.base import ObjectStore
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")
 """First characters with which a spreadsheet takes a cell for a formula (https://owasp.org/www-community/attacks/CSV_Injection)."""
 GAP_COLUMNS = (
     "id",
@@ -103,7 +103,7 @@ def _names(line: Mapping[str, Any]) -> Line:
 
 def _json(lines: Sequence[Line]) -> Response:
     return Response(
-        json.dumps([{k: v for k, v in line.items() if k != "label"} for line in lines], ensure_ascii=False),
+        to_json([{k: v for k, v in line.items() if k != "label"} for line in lines]),
         content_type="application/json",
         headers=HEADERS,
     )
@@ -120,7 +120,8 @@ def _csv(lines: Sequence[Line], columns: Sequence[str], name: str) -> Response:
             flat["reasons"] = "; ".join(f"{count} × {reason}" for reason, count in flat["reasons"].items())
         writer.writerow([_cell(flat[column]) for column in columns])
     headers = {**HEADERS, "Content-Disposition": f'attachment; filename="{name}.csv"'}
-    return Response(out.getvalue(), content_type="text/csv; charset=utf-8", headers=headers)
+    text = out.getvalue().encode("utf-8", "backslashreplace")
+    return Response(text, content_type="text/csv; charset=utf-8", headers=headers)
 
 
 def _cell(value: object) -> str:

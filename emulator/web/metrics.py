@@ -24,7 +24,7 @@ def exposition(platform: Platform, status: dict[str, Any]) -> bytes:
     registry = CollectorRegistry()
     registry.register(_StatusMetrics(platform, status))
     registry.register(platform.delivery)
-    return generate_latest(registry) + "".join(_streams(platform, status)).encode()
+    return generate_latest(registry) + "".join(_streams(platform, status)).encode("utf-8", "replace")
 
 
 class _StatusMetrics(Collector):

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from flask import Flask, Request, Response, render_template, request
+from flask import Flask, Request, Response, request
 from prometheus_client import CONTENT_TYPE_LATEST
 from werkzeug.exceptions import HTTPException
 
@@ -15,7 +15,7 @@ from emulator.runtime.functions import TARGETS, FunctionDownError
 from emulator.runtime.platform import Platform
 from emulator.web.actions import Actions, BadActionError
 from emulator.web.completeness import Completeness
-from emulator.web.context import HEADERS, Context, RecentLog, StaleTokenError
+from emulator.web.context import HEADERS, Context, RecentLog, StaleTokenError, as_html
 from emulator.web.events import EventRoutes
 from emulator.web.exports import Exports
 from emulator.web.footprint import Footprint
@@ -149,7 +149,7 @@ def _problem_page(response: Response) -> Response:
         or request.accept_mimetypes.best_match([json_type, "text/html"]) != "text/html"
     ):
         return response
-    shown = Response(render_template("problem.html", p=response.get_json()), response.status, HEADERS)
+    shown = Response(as_html("problem.html", p=response.get_json()), response.status, HEADERS)
     shown.headers.extend((key, response.headers[key]) for key in ("Retry-After",) if key in response.headers)
     return shown
 

@@ -16,6 +16,7 @@ import msgspec
 from emulator.web.listing import Line, labelled, ordered, tiles
 from emulator.web.status import SiteStatus, StreamRecord, read_record
 from lib.errors import ConnectorError
+from lib.http.problems import to_json
 from lib.model.stream import Stream
 from lib.state.checkpoints import checkpoint_key
 from lib.state.leases import lease_key
@@ -69,7 +70,10 @@ class Taken:
     @cached_property
     def body(self) -> bytes:
         """The status as JSON."""
-        return msgspec.json.encode(self.status)
+        try:
+            return msgspec.json.encode(self.status)
+        except UnicodeEncodeError:
+            return to_json(self.status)  # A name holds half of a surrogate pair.
 
     @cached_property
     def by_stream(self) -> Mapping[Stream, dict[str, Any]]:
