@@ -7,12 +7,16 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from emulator.cli.terminal import refuse, say, show
+from emulator.cli.site import LOOKING, stream_names
+from emulator.cli.terminal import refuse, say, say_wrapped, show, window
+from emulator.web.formatting import split_remark
+from lib.app import App
 from lib.config import loading as configuration
 from lib.errors import ConfigError, ConnectorError, NotFoundError
 from lib.model.clock import day_of
@@ -23,6 +27,9 @@ from lib.state.accounts import StoredAccounts
 from lib.state.state import State
 from lib.store.base import LAYOUT
 from lib.version import VERSION
+
+ALWAYS = 5
+"""The first columns of the day's table, which a terminal window shows even if all is 0."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         say(json.dumps(result, ensure_ascii=False))
     else:
-        _print(result)
+        _print(result, args.config)
     return 0 if result["ok"] else 1
 
 
@@ -145,21 +152,25 @@ def _refused(error: ConnectorError, *, as_json: bool) -> int:
     return 2
 
 
-def _print(result: dict[str, Any]) -> None:
+def _print(result: dict[str, Any], location: str | None) -> None:
     if "streams" in result:
-        _print_day(result)
+        config = configuration.load(location)
+        _print_day(result, stream_names(App(lambda: config, LOOKING)))
     elif "public_key" in result:
-        say(f"The private key is {result['key']}. Keep it on this machine. Verifying needs {result['public_key']}.")
+        say_wrapped(
+            f"The private key is {result['key']}. Keep it on this machine. Verifying needs {result['public_key']}."
+        )
     elif result["ok"]:
         made_at = result.get("made_at")
-        say(f"The signature of {result['file']} is valid. Day: {result.get('day')}; made at: {made_at}.")
+        say_wrapped(f"The signature of {result['file']} is valid. Day: {result.get('day')}; made at: {made_at}.")
         if result.get("attests") is False:
-            say("The statement itself reports problems.")
+            say_wrapped("The statement itself reports problems.")
     else:
         say(f"The signature of {result['file']} is NOT valid.", file=sys.stderr)
 
 
-def _print_day(statement: dict[str, Any]) -> None:
+def _print_day(statement: dict[str, Any], named: Callable[[Stream], str]) -> None:
+    names = {str(stream): named(stream) for stream in map(Stream.of, statement["streams"])}
     rows: list[tuple[str, ...]] = [
         ("STREAM", "COMPLETE", "SOPHOS HELD", "RECEIVED", "DELIVERED", "WAITING", "DEAD", "LATE", "GAPS")
     ]
@@ -168,18 +179,22 @@ def _print_day(statement: dict[str, Any]) -> None:
         counts = (line["received"], line["delivered"], line["waiting"], line["dead_letters"]["events"])
         rows.append(
             (
-                str(Stream.of(line)),
+                names[str(Stream.of(line))],
                 "?" if share is None else f"{share:.4%}",
                 "?" if held is None else str(held),
                 *map(str, (*counts, line["late"]["events"], len(line["gaps"]))),
             )
         )
+    if window() is not None:  # There, nothing but zeros needs no column.
+        shown = [at for at, (_, *cells) in enumerate(zip(*rows, strict=True)) if at < ALWAYS or {*cells} != {"0"}]
+        rows = [tuple(row[at] for at in shown) for row in rows]
     show(rows)
     for remark in statement["remarks"]:
-        say(f"NOTE  {remark}")
+        stream, text = split_remark(remark, names)
+        say_wrapped(f"NOTE  {names[stream]}: {text}" if stream else f"NOTE  {text}")
     if not statement["is_over"]:
-        say(f"{statement['day']} is not over: its numbers may still change.")
+        say_wrapped(f"{statement['day']} is not over: its numbers may still change.")
     for line in statement["proposals"]:
         if line["now"] != line["proposed"]:
-            say(f"PROPOSED  {line['integration']}: {line['setting']}: {line['proposed']}. {line['why']}")
-    say(f"{statement['day']}: written to {statement['out']}, signed in {statement['signature']}.")
+            say_wrapped(f"PROPOSED  {line['integration']}: {line['setting']}: {line['proposed']}. {line['why']}")
+    say_wrapped(f"{statement['day']}: written to {statement['out']}, signed in {statement['signature']}.")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from emulator.cli.site import followed_of, print_followed, refused
-from emulator.cli.terminal import say
+from emulator.cli.terminal import say, say_wrapped
 from lib.config import loading as configuration
 from lib.config import surroundings
 from lib.config.advice import advice
@@ -59,11 +59,13 @@ def _summary(config: Config) -> dict[str, Any]:
 
 def _print_summary(location: str, config: Config) -> None:
     names = [integration.name for integration in config.integrations]
-    say(f"{location} can be used: {several(len(names), 'integration')}: {', '.join(map(repr, names))}")
+    say_wrapped(f"{location} can be used: {several(len(names), 'integration')}: {', '.join(map(repr, names))}")
     for integration in config.integrations:
         if integration.exclude_types:
             types = len(expanded(integration.exclude_types))
-            say(f"{integration.name!r} excludes {', '.join(integration.exclude_types)}: {several(types, 'type')}")
+            say_wrapped(
+                f"{integration.name!r} excludes {', '.join(integration.exclude_types)}: {several(types, 'type')}"
+            )
 
 
 def _print(
@@ -80,7 +82,7 @@ def _print(
         say(json.dumps(fields | more, ensure_ascii=False))
         return
     if faults:
-        say(f"{location} cannot be used:")
+        say_wrapped(f"{location} cannot be used:")
     for kind, item in (*(("", fault) for fault in faults), *(("warning: ", warning) for warning in warnings)):
         say(f"  {kind}{item}", *_pointed(item))
 

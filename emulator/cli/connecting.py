@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 TEST_SECONDS = 300.0
 """The time limit for testing one integration."""
+DETAIL = 36
+"""The column in which a check's detail begins."""
 
 
 def test_connection(location: str | None, integration: str | None, *, as_json: bool) -> int:
@@ -49,6 +51,6 @@ def _ignore(_: Check) -> None:
 
 def _print_check(check: Check) -> None:
     marks = {"ok": "ok  ", "warning": "warn", "failed": "FAIL", "skipped": "skip" if check.ok else "----"}
-    say_wrapped(f"  {marks[check.outcome]} {check.name:<17} {check.milliseconds:>6} ms  {check.detail}")
+    say_wrapped(f"  {marks[check.outcome]} {check.name:<17} {check.milliseconds:>6} ms  {check.detail}", indent=DETAIL)
     if check.remedy is not None:
-        say_wrapped(f"       {'':<17} {'':>9}  → {check.remedy}")
+        say_wrapped(f"{'':<{DETAIL}}→ {check.remedy}")

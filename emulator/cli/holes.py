@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from emulator.cli.site import stream_names
-from emulator.cli.terminal import bounds, refuse, say, show
+from emulator.cli.terminal import bounds, refuse, say, say_wrapped, show
 from lib.app import App
 from lib.config import loading as configuration
 from lib.errors import ConnectorError, NotFoundError
@@ -51,14 +51,16 @@ def run(listing: Listing, location: str | None, acknowledge: str | None, *, as_j
     if as_json:
         say(json.dumps(lines, ensure_ascii=False))
     elif acknowledge is not None:
-        say(*([f"Acknowledged: {', '.join(done)}." if done else f"There is no {listing.singular} to acknowledge."]))
+        say_wrapped(
+            *([f"Acknowledged: {', '.join(done)}." if done else f"There is no {listing.singular} to acknowledge."])
+        )
     elif lines:
         names = stream_names(app)
         show([listing.header, *(listing.row(line, _name(line, names)) for line in lines)])
         if left:
-            say("", f"{len(left)} of {len(lines)} not acknowledged. Run with `--acknowledge ID`, or `all`.")
+            say_wrapped("", f"{len(left)} of {len(lines)} not acknowledged. Run with `--acknowledge ID`, or `all`.")
     else:
-        say(f"There are no {listing.plural_form}.")
+        say_wrapped(f"There are no {listing.plural_form}.")
     return 1 if left else 0
 
 

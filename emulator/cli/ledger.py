@@ -61,7 +61,9 @@ def audit(location: str | None, since: str | None, *, as_json: bool) -> int:
             say_wrapped(f"gap      {name}: {gap['reason']}, {bounds(gap['from'], gap['to'])} UTC{lost}")
         for finding in line["findings"]:
             say_wrapped(f"FINDING  {name}: {finding['code']}: {finding['detail']}")
-    say("Every batch is accounted for." if answer["ok"] else "Some batches are not accounted for: see the findings.")
+    say_wrapped(
+        "Every batch is accounted for." if answer["ok"] else "Some batches are not accounted for: see the findings."
+    )
     return 0 if answer["ok"] else 1
 
 
@@ -80,7 +82,8 @@ def missed(location: str | None, since: str | None, *, as_json: bool) -> int:
     """Count the observed events that UTMStack's own plugin missed, by hour; 1 if it missed any."""
     try:
         config = configuration.load(location)
-        streams = Observations(App(lambda: config, LOOKING).state).missed(day_of_option(since))
+        app = App(lambda: config, LOOKING)
+        streams = Observations(app.state).missed(day_of_option(since))
     except ConnectorError as error:
         return refused(error, as_json=as_json)
     total = sum(stream.total.missed for stream in streams)
@@ -90,16 +93,16 @@ def missed(location: str | None, since: str | None, *, as_json: bool) -> int:
         say(json.dumps(answer | ({"hint": hint} if hint else {}), ensure_ascii=False))
         return 1 if total else 0
     if hint:
-        say(hint)
+        say_wrapped(hint)
         return 0
-    rows = [("STREAM", "HOUR", "OBSERVED", "MISSED", "LATE")]
+    rows, named = [("STREAM", "HOUR", "OBSERVED", "MISSED", "LATE")], stream_names(app)
     for events in streams:
-        name = f"{events.stream.integration}/{events.stream.tenant}"
+        name = named(events.stream)
         for start, hour in events.hours.items():
             rows.append((name, start, str(hour.observed), str(hour.missed), str(hour.late)))
     show(rows)
     observed = several(sum(stream.total.observed for stream in streams), "event")
-    say(f"UTMStack's own plugin missed {total} of {observed}.")
+    say_wrapped(f"UTMStack's own plugin missed {total} of {observed}.")
     return 1 if total else 0
 
 

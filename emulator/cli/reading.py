@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,12 +13,14 @@ from emulator.cli.site import (
     LOOKING,
     graph,
     refused,
+    stream_names,
     window_of,
 )
-from emulator.cli.terminal import say, show
+from emulator.cli.terminal import say, say_wrapped, show, show_names
 from lib import answers
 from lib.app import App
 from lib.errors import ConfigError, ConnectorError
+from lib.model.stream import Stream
 from lib.model.text import several
 from lib.pipeline.reconcile import RECONCILED
 
@@ -34,7 +36,8 @@ def types(location: str | None, integration: str | None, hours: float, *, as_jso
     """Count the types of events by family, and what excluding each would save; 1 if not everything was read."""
     try:
         app, _ = graph(location, LOOKING)
-        reports = _with_progress(timedelta(hours=hours), partial(app.count_types, integration, timedelta(hours=hours)))
+        window = timedelta(hours=hours)
+        reports = _with_progress(window, partial(app.count_types, integration, window), stream_names(app))
     except ConnectorError as error:
         return refused(error, as_json=as_json)
     if as_json:
@@ -50,18 +53,24 @@ def types(location: str | None, integration: str | None, hours: float, *, as_jso
                 rows.append((*_saving(seen.share), f" {seen.name or '(no type)'}{note}"))
         whole = report.seen.all
         counts = f"{several(whole.events, 'event')}, {several(whole.bytes, 'byte')}"
-        say(f"{report.integration}: {counts} in {report.hours:g} h")
+        say_wrapped(f"{report.integration}: {counts} in {report.hours:g} h")
         if whole.events:
-            show(rows)
+            show_names(rows)
         for problem in report.problems:
-            say(f"NOT READ  {problem.tenant or report.integration}: {problem.error}", f"→ {problem.error.remedy}")
+            say_wrapped(
+                f"NOT READ  {problem.tenant or report.integration}: {problem.error}", f"→ {problem.error.remedy}"
+            )
     return 0 if all(report.is_complete for report in reports) else 1
 
 
-def _with_progress(window: timedelta, read: Callable[..., list[T]]) -> list[T]:
+def _with_progress(window: timedelta, read: Callable[..., list[T]], named: Callable[[Stream], str]) -> list[T]:
     """The results of the reading, with progress on a terminal."""
     with ProgressLine("events") as progress:
-        return read(on_progress=lambda name, count, up_to: progress.update(name, count, part_of(window, up_to)))
+
+        def on_progress(stream: str, count: int, up_to: datetime | None) -> None:
+            progress.update(named(Stream(*stream.rsplit("/", 2))), count, part_of(window, up_to))
+
+        return read(on_progress=on_progress)
 
 
 def _saving(share: Share) -> tuple[str, str, str, str]:
@@ -77,8 +86,8 @@ def reconcile(
     """
     try:
         app, _ = graph(location)
-        window = None if since is None else _served_window(since)
-        reports = _with_progress(window or DAY, partial(app.reconcile_all, integration, window, tenant=tenant))
+        window, named = None if since is None else _served_window(since), stream_names(app)
+        reports = _with_progress(window or DAY, partial(app.reconcile_all, integration, window, tenant=tenant), named)
     except ConnectorError as error:
         return refused(error, as_json=as_json)
     obstacle = _forwarded(app, integration)
@@ -90,18 +99,20 @@ def reconcile(
     rows = [("STREAM", "OUTCOME", "READ", "MISSING", "HOW LATE")]
     for report in reports:
         late = ", ".join(f"{count} within {bound}" for bound, count in report.sums.lateness.items())
-        name = str(report.stream) if report.stream.tenant else report.stream.integration
+        name = named(report.stream) if report.stream.tenant else report.stream.integration
         rows.append(
             (name, report.outcome.replace("_", " "), str(report.sums.read), str(report.sums.missing), late or "-")
         )
     show(rows)
     for report, row in zip(reports, rows[1:], strict=True):
         if report.error is not None:
-            say("", f"{row[0]}: {report.error}", f"→ {report.error.remedy}")
+            say_wrapped("", f"{row[0]}: {report.error}", f"→ {report.error.remedy}")
         elif report.outcome != RECONCILED:
-            say("", f"{row[0]}: not everything was read in time. Run the command again: it continues from there.")
+            say_wrapped(
+                "", f"{row[0]}: not everything was read in time. Run the command again: it continues from there."
+            )
     if obstacle is not None:
-        say("", f"The missing events are stored, but not delivered yet: {obstacle}", f"→ {obstacle.remedy}")
+        say_wrapped("", f"The missing events are stored, but not delivered yet: {obstacle}", f"→ {obstacle.remedy}")
     return 0 if ok else 1
 
 

@@ -14,7 +14,7 @@ from emulator.cli.site import (
     running_status,
     window_of,
 )
-from emulator.cli.terminal import say
+from emulator.cli.terminal import say, say_wrapped
 from lib import answers
 from lib.errors import ConfigError, ConnectorError
 from lib.model.duration import duration_text
@@ -79,10 +79,10 @@ def _sent(report: ReplayReport, hint: str | None, *, as_json: bool) -> int:
         answer = answers.replayed(report) | ({"hint": hint} if hint else {})
         say(json.dumps(answer, ensure_ascii=False))
     elif hint:
-        say("There was no event to send.", hint)
+        say_wrapped("There was no event to send.", hint)
     else:
         sent = several(report.batches, "batch", "batches")
-        say(f"{several(report.acked, 'event')} of {sent} acknowledged, {report.refused} refused.")
+        say_wrapped(f"{several(report.acked, 'event')} of {sent} acknowledged, {report.refused} refused.")
         for key in report.damaged:
-            say(f"{key} is damaged and was not sent.")
+            say_wrapped(f"{key} is damaged and was not sent.")
     return 0 if report.ok else 1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 
-from emulator.cli.terminal import refuse, say, window
+from emulator.cli.terminal import refuse, say, say_wrapped, window
 from lib.app import App
 from lib.config import loading as configuration
 from lib.config.reloading import read_followed, with_followed
@@ -142,9 +142,9 @@ def print_followed(followed: dict[str, Any]) -> None:
     """Print the groups and problems of UTMStack's own configuration."""
     if followed["groups"]:
         groups = ", ".join(map(repr, followed["groups"]))
-        say("", f"{followed['source']}: {len(followed['groups'])} group(s): {groups}")
+        say_wrapped("", f"{followed['source']}: {len(followed['groups'])} group(s): {groups}")
     if "note" in followed:
-        say("", f"{followed['note']}")
+        say_wrapped("", f"{followed['note']}")
     for problem in followed["problems"]:
         print_problem({"name": "UTMStack's configuration", "problem": problem})
 
@@ -155,6 +155,6 @@ def print_problem(line: dict[str, Any]) -> None:
         tenant = line.get("tenant_name")
         name = line.get("name") or f"{Stream.of(line)}{f' ({tenant})' if tenant else ''}"
         until = f" (next try {line['retry_at']})" if line.get("retry_at") else ""
-        say("", f"{name}: {line['problem']['detail']}{until}", f"→ {line['problem']['remedy']}")
+        say_wrapped("", f"{name}: {line['problem']['detail']}{until}", f"→ {line['problem']['remedy']}")
     for warning in line.get("warnings", ()):
-        say("", f"{line['name']}: {warning['text']}", f"→ {warning['remedy']}")
+        say_wrapped("", f"{line['name']}: {warning['text']}", f"→ {warning['remedy']}")

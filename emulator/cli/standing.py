@@ -149,7 +149,7 @@ def _shown(location: str | None, choice: Choice, *, problems_alone: bool, histor
         _print_streams(list(lines.values()), printed)
         for line in site["integrations"]:
             if line["exclude_types"]:
-                say(f"{line['name']} excludes: {', '.join(line['exclude_types'])}")
+                say_wrapped(f"{line['name']} excludes: {', '.join(line['exclude_types'])}")
         _print_rest(site)
     return 0 if site["ok"] else 1
 
@@ -193,7 +193,7 @@ def _print_changes(changes: Sequence[dict[str, Any]], lines: dict[str, dict[str,
     """Print when the health changed, newest first."""
     say("")
     if not changes:
-        say("No change of health is known. A running connector notes them.")
+        say_wrapped("No change of health is known. A running connector notes them.")
         return
     for change in changes:
         at, arrow = change["at"][:16].replace("T", " "), f"{change['from']:>9} → {change['to']:<9}"
@@ -234,8 +234,8 @@ def _print_passing(lines: Sequence[dict[str, Any]]) -> int:
 
 
 def _concerned(line: dict[str, Any], code: str) -> str:
-    name = f"  {line['name'] if 'name' in line else Stream.of(line)}"
-    name += f" ({line['tenant_name']})" if line.get("tenant_name") else ""
+    name = f"  {line['name'] if 'name' in line else _readable(line)}"
+    name += f" ({line['tenant']})" if line.get("tenant_name") else ""
     if line.get("problem", {}).get("code") != code:
         return name
     until = f" (next try {line['retry_at'][:19]}Z)" if line.get("retry_at") else ""
@@ -253,7 +253,7 @@ def _print_streams(lines: list[dict[str, Any]], printed: int) -> None:
     named = [line | {"tenant": _readable(line).tenant, "tenant_name": line["tenant"]} for line in worst[:most]]
     show([NAMES, *map(_row, named)], one_line=True)
     if len(worst) > most:
-        say(f"… and {len(worst) - most} more: use `--integration`, `--tenant`, or `status | less`")
+        say_wrapped(f"… and {len(worst) - most} more: use `--integration`, `--tenant`, or `status | less`")
 
 
 def _row(line: dict[str, Any]) -> tuple[str, ...]:
@@ -285,26 +285,32 @@ def _print_rest(site: dict[str, Any]) -> None:
     """Print the parts of the status that belong to no stream."""
     if "utmstack" in site:
         print_followed(site["utmstack"])
+    details = {reason["detail"] for reason in site["reasons"]}
     for damage in site.get("damaged", ()):  # The running connector may be an older version without this field.
+        if f"{damage['key']}: {damage['what']}" in details:
+            continue
         settled = " (acknowledged)" if damage.get("acknowledged") else ""
-        say("", f"damaged  {damage['key']}: {damage['what']}{settled}")
+        say_wrapped("", f"damaged  {damage['key']}: {damage['what']}{settled}")
+    tenants = {(line["integration"], line["tenant"]): _readable(line).tenant for line in site["streams"]}
     for line in site.get("links", ()):
-        _print_link(line)
+        _print_link(line, tenants.get((line["integration"], line["tenant"]), line["tenant"]))
     if (beat := site.get("heartbeat")) is not None:
         trip = "none yet" if beat["acked_at"] is None else f"{beat['acked_at']}, {beat['round_trip_seconds']:.1f} s"
-        say("", f"Heartbeat every {beat['every']}: {'LATE; ' if beat['late'] else ''}last acknowledged: {trip}")
+        say_wrapped("", f"Heartbeat every {beat['every']}: {'LATE; ' if beat['late'] else ''}last acknowledged: {trip}")
     if site["set_aside"] and "dead_letters" not in {reason["code"] for reason in site["reasons"]}:
-        say("", "Run `dead-letters` to list the acknowledged dead letters.")
+        say_wrapped("", "Run `dead-letters` to list the acknowledged dead letters.")
     if site["observe"]:
-        say("", "Observe mode: no event is forwarded. Run `missed` to see what UTMStack's own plugin missed.")
+        say_wrapped("", "Observe mode: no event is forwarded. Run `missed` to see what UTMStack's own plugin missed.")
 
 
-def _print_link(line: dict[str, Any]) -> None:
+def _print_link(line: dict[str, Any], tenant: str) -> None:
     """Print a tenant's alerts without their event, and events without their alert."""
     for key, (_, _, plural_name) in ALONE.items():
         if key in line:
-            name = f"{line['integration']}/{line['tenant']}"
-            say("", f"{name}: {line[key]['count']} {plural_name}, such as {line[key]['ids'][-1]}")
+            say_wrapped(
+                "",
+                f"{line['integration']}/{tenant}: {line[key]['count']} {plural_name}, such as {line[key]['ids'][-1]}",
+            )
 
 
 def _stored(config: Config) -> dict[str, Any]:

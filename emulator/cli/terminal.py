@@ -78,18 +78,21 @@ def height(*lines: str) -> int:
     return len(lines) if space is None else sum(max(1, -(-width(line) // space[0])) for line in lines)
 
 
-def say_wrapped(*lines: str) -> None:
-    """Print each text. In a terminal window, words stay whole, and each next line is indented as the first."""
+def say_wrapped(*lines: str, indent: int | None = None) -> None:
+    """Print each text. In a terminal window, words stay whole, and each next line is indented by `indent` columns.
+
+    Without `indent`, it is indented as the first one.
+    """
     space = window()
     for line in lines:
         if space is None or width(line) <= space[0]:
             say(line)
             continue
-        from rich.padding import Padding  # noqa: PLC0415 - slow to import
         from rich.text import Text  # noqa: PLC0415 - slow to import
 
-        text = line.lstrip()
-        _console().print(Padding(Text(printable(text)), (0, 0, 0, len(line) - len(text))))
+        begin = len(line) - len(line.lstrip()) if indent is None else indent
+        parts = Text(printable(line[begin:])).wrap(_console(), max(1, space[0] - begin))
+        say(*(f"{' ' * begin if at else line[:begin]}{part.plain.rstrip()}" for at, part in enumerate(parts)))
 
 
 def bounds(begin: str | None, end: str | None) -> str:
@@ -124,6 +127,20 @@ def show(rows: Sequence[Sequence[str]], *, one_line: bool = False) -> None:
         say("  ".join(cell + " " * (wide - width(cell)) for cell, wide in zip(row, widths, strict=True)).rstrip())
 
 
+def show_names(rows: Sequence[Sequence[str]]) -> None:
+    """Print a table with numbers, and in the last column names to copy.
+
+    A name is never broken: where it does not fit beside the numbers, it stands on the next line.
+    """
+    cells = [[printable(cell) for cell in row] for row in rows]
+    space = window()
+    widths = [max(map(width, column)) for column in list(zip(*cells, strict=True))[:-1]]
+    for *numbers, name in cells:
+        begin = "  ".join(" " * (wide - width(cell)) + cell for cell, wide in zip(numbers, widths, strict=True))
+        fits = space is None or width(begin) + 2 + width(name) <= space[0]
+        say(*([f"{begin}  {name}"] if fits else [begin, f"  {name.lstrip()}"]))
+
+
 def _folded(cells: Sequence[Sequence[str]]) -> Table:
     from rich.text import Text  # noqa: PLC0415 - slow to import
 
@@ -137,7 +154,9 @@ def _folded(cells: Sequence[Sequence[str]]) -> Table:
 
 def _side(cells: Sequence[Sequence[str]], at: int) -> Literal["left", "right"]:
     """Numbers stand on the right."""
-    return "right" if all(re.fullmatch(r"-|[\d.,]+[%s]?", row[at]) for row in cells[1:]) else "left"
+    column = [row[at] for row in cells[1:]]
+    is_number = all(re.fullmatch(r"[-?]|[\d.,]+[%s]?", cell) for cell in column)
+    return "right" if is_number and not {*column} <= {"-"} else "left"
 
 
 def _table() -> Table:

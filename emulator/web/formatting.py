@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -143,6 +144,16 @@ def coded(text: str) -> Markup:
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if at % 2 else escape(part) for at, part in enumerate(parts)
     )
+
+
+def split_remark(text: str, streams: Collection[str]) -> tuple[str | None, str]:
+    """The stream (one of `streams`, as text) that a remark of `attest` begins with, if it names one, and the rest."""
+    at = text.find(": ")
+    while at >= 0:
+        if text[:at] in streams:
+            return text[:at], text[at + 2 :]
+        at = text.find(": ", at + 1)
+    return None, text
 
 
 def plural(count: int, noun: str, many: str | None = None) -> str:

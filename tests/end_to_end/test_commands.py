@@ -145,7 +145,7 @@ def test_what_a_tenant_is_called_is_shown_with_its_id_and_commands_no_terminal()
         tested = command("test-connection", "--config", str(found.config), env=found.env)
         counted = command("types", "--config", str(found.config), env=found.env)
     name = r"Evil\u001b[31m\u009b2J\u202e\u000aacme"
-    assert f"\n  acme/t-2/events ({name}): Sophos answered 403" in stood.stdout
+    assert f"\n  acme/{name}/events (t-2): Sophos answered 403" in stood.stdout
     assert f"not {name} (t-2): Sophos answered 403" in tested.stdout
     assert f"NOT READ  {name} (t-2): Sophos answered 403" in counted.stdout
     for each in (stood, tested, counted):
