@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 import time
@@ -20,7 +19,7 @@ from emulator.web.formatting import CHECK_WORDS, plural
 from lib import answers
 from lib.app import App
 from lib.errors import ConnectorError, NotFoundError
-from lib.http.problems import problem
+from lib.http.problems import problem, to_json
 from lib.model.clock import to_text
 from lib.model.duration import parse_duration
 from lib.pipeline.replay import ReplayReport
@@ -62,7 +61,8 @@ class Actions:
     def _confirm(self, name: str) -> Response:
         integration = request.args.get("integration") or None
         self._app.require(integration)
-        question = _question(name, integration, request.args)
+        key = request.args.get("key", "")
+        question = _question(name, integration, self._named(key) if key else "")
         if question is None:
             return problem(404, "not_found", f"there is no action {name!r}")
         fields = {key: request.args[key] for key in ("integration", "key", "since") if request.args.get(key)}
@@ -106,7 +106,7 @@ class Actions:
                     False,
                 )
             case "replay" if key:
-                return f"Replay {key}", lambda _: self._replay_one(key), False
+                return f"Replay {self._named(key)}", lambda _: self._replay_one(key), False
             case "replay":
                 since = _since(form.get("since", ""))
                 return (
@@ -115,9 +115,16 @@ class Actions:
                     False,
                 )
             case "acknowledge" if key:
-                return f"Acknowledge {key}", lambda _: self._acknowledge(key), True
+                return f"Acknowledge {self._named(key)}", lambda _: self._acknowledge(key), True
             case _:
                 raise NotFoundError(f"there is no action {name!r}")
+
+    def _named(self, key: str) -> str:
+        """A gap or dead letters, by the name of their stream; any other object by its key."""
+        kind, _, path = key.partition("/")
+        noun = {"gaps": "the gap", "dead": "the dead letters"}.get(kind)
+        line = self._context.snapshot.current().by_path.get("/".join(path.split("/")[:3]))
+        return f"{noun} of {line['label']} · {line['stream']}" if noun and line else key
 
     def _run(self, integration: str | None) -> str:
         if integration:
@@ -199,7 +206,8 @@ def _with_title(check: Mapping[str, Any]) -> dict[str, Any]:
     return {**check, "title": CHECK_WORDS.get(check["name"], check["name"])}
 
 
-def _question(name: str, integration: str | None, fields: Mapping[str, str]) -> Question | None:
+def _question(name: str, integration: str | None, item: str) -> Question | None:
+    """The confirmation of an action, if it is one. `item`: what it concerns, where it is not an integration."""
     whom = integration or "every integration"
     match name:
         case "pause" if integration:
@@ -217,17 +225,17 @@ def _question(name: str, integration: str | None, fields: Mapping[str, str]) -> 
                 "Reconcile",
             )
         case "replay":
-            what = f"the events of {fields['key']}" if fields.get("key") else "the batches in the archive"
+            what = item or "the batches in the archive"
             return Question(
                 "Replay?",
                 f"Sends {what} to the engine again, under the same ids. The engine may show events twice that it "
                 "acknowledged before.",
                 "Replay",
             )
-        case "acknowledge" if fields.get("key"):
+        case "acknowledge" if item:
             return Question(
                 "Acknowledge?",
-                f"Records that you have seen {fields['key']}. It stays listed, and no longer needs attention.",
+                f"Records that you have seen {item}. It stays listed, and no longer needs attention.",
                 "Acknowledge",
             )
         case _:
@@ -270,7 +278,7 @@ def verdict(checks: Sequence[tuple[str, str]]) -> str:
     return "Everything works."
 
 
-def _check_lines(app: App, name: str) -> Iterator[str]:
+def _check_lines(app: App, name: str) -> Iterator[bytes]:
     """Each check as soon as it ends, then the verdict, as JSON lines."""
     lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
 
@@ -289,4 +297,4 @@ def _check_lines(app: App, name: str) -> Iterator[str]:
 
     threading.Thread(target=run, name=f"test {name}", daemon=True).start()
     while (line := lines.get()) is not None:
-        yield json.dumps(line, ensure_ascii=False) + "\n"
+        yield to_json(line) + b"\n"

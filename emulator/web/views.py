@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from hashlib import sha256
@@ -25,6 +24,7 @@ from emulator.web.previews import Previews
 from emulator.web.settings import documents, items, setting_text, title_of, value_text, versions
 from emulator.web.snapshot import Taken
 from lib.errors import NotFoundError
+from lib.http.problems import to_json
 from lib.model.clock import to_text
 from lib.model.stream import Stream
 from lib.version import COMMAND, VERSION
@@ -204,7 +204,7 @@ class Views:
                 if name.startswith("part_")
             }
             body = {"parts": parts, "health": taken.status["health"], "at": taken.status["now"], "wait": wait}
-            answer = Response(json.dumps(body, ensure_ascii=False), content_type="application/json", headers=HEADERS)
+            answer = Response(to_json(body), content_type="application/json", headers=HEADERS)
         answer.set_etag(etag)
         answer.headers["Cache-Control"] = "no-cache"
         return answer
@@ -360,16 +360,18 @@ class Views:
                 "there is no data for that day, or it is not one of the last 90 days",
                 remedy="Go to Completeness, and choose a day.",
             )
-        labels = {
-            (line["integration"], line["tenant"]): line["label"] for line in self._context.snapshot.current().lines
-        }
+        by_stream = self._context.snapshot.current().by_stream
+        labels = {(stream.integration, stream.tenant): line["label"] for stream, line in by_stream.items()}
         counted = days.day(cell.day)
+        lines = {str(stream): line for stream, line in by_stream.items()}
+        remarks = [formatting.split_remark(text, lines) for text in (counted and counted.remarks) or ()]
         return {
             "nav": "completeness",
             "cell": cell,
             "d": counted,
             "made_at": to_text(counted.made_at) if counted else None,
             "progress": days.progress,
+            "remarks": [(lines[stream] if stream else None, text) for stream, text in remarks],
             "labels": labels,
         }
 
@@ -457,9 +459,11 @@ def tenant_url(line: Mapping[str, Any]) -> str:
 
 @lru_cache(maxsize=16_384)
 def _url(path: str, *place: str) -> str:
-    return f"{path}?" + urlencode(list(zip(("integration", "tenant", "stream"), place, strict=False)))
+    return f"{path}?" + urlencode(
+        list(zip(("integration", "tenant", "stream"), place, strict=False)), errors="surrogatepass"
+    )
 
 
 def confirm_url(action: str, back: str, **fields: str) -> str:
     """The URL of an action's confirmation. `back` is the page to return to."""
-    return f"/confirm/{action}?" + urlencode({**fields, "back": back})
+    return f"/confirm/{action}?" + urlencode({**fields, "back": back}, errors="surrogatepass")

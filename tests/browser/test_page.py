@@ -584,6 +584,8 @@ def test_a_days_word_leads_to_its_numbers(browser: Browser, script: bool) -> Non
                 expect(page.get_by_role("heading", level=1)).to_have_text(day)
                 expect(page.get_by_role("status")).to_contain_text("80.0000 % of the day’s events are acknowledged")
                 expect(page.get_by_role("region", name="Streams").locator("tbody tr")).to_have_count(1)
+                remark = page.locator(".note.attention", has_text="1 event is a dead letter")
+                expect(remark).to_have_text("acme · events: 1 event is a dead letter")
                 if script:
                     accessible(page)
                     page.emulate_media(color_scheme="dark")
@@ -603,6 +605,8 @@ def test_a_warning_about_a_credential_and_a_damaged_object_are_acknowledged(brow
                 page = context.new_page()
                 page.goto("/")
                 reason = page.locator(".reason", has_text="about to end")
+                for text in ("gaps/damaged.json", "Sophos announced on"):
+                    expect(page.get_by_text(text)).to_have_count(1)
                 reason.get_by_role("button", name="Acknowledge").click()
                 expect(page.locator("#result")).to_contain_text("Acknowledged.")
                 page.get_by_role("link", name="Back").click()

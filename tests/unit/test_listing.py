@@ -29,7 +29,7 @@ from emulator.web.charts import (
     within,
 )
 from emulator.web.exports import FORMULA, _cell
-from emulator.web.formatting import coded, pretty, seconds
+from emulator.web.formatting import coded, pretty, seconds, split_remark
 from emulator.web.listing import HEALTHS, SORTS, Query, ResultPage, find, labelled, ordered, select, tiles, waits
 from emulator.web.settings import value_text
 from lib.config.secrets import Reference
@@ -275,3 +275,10 @@ def test_durations_have_two_units_at_most() -> None:
 def test_json_nested_beyond_reason_is_shown_as_it_is() -> None:
     assert pretty("[" * 100_000) is None
     assert pretty('{"a":1}') == '{\n  "a": 1\n}'
+
+
+def test_the_stream_that_a_remark_names_is_told_from_its_text() -> None:
+    streams = ["a: b/t/events", "a/t/events"]
+    assert split_remark("a: b/t/events: read: up to noon", streams) == ("a: b/t/events", "read: up to noon")
+    assert split_remark("a/t/events: never read", streams) == ("a/t/events", "never read")
+    assert split_remark("somebody/t/events: never read", streams) == (None, "somebody/t/events: never read")
