@@ -28,6 +28,7 @@ import yaml
 
 from lib.errors import ConfigError, ConnectorError, EngineRefusedError, RetryableError
 from lib.model.ids import qualified
+from lib.model.text import whole
 
 # ruff: noqa: PLC0415 - gRPC, HTTP and ciphers are slow to import, and each source needs only one
 
@@ -203,7 +204,7 @@ def _maps(value: Any, name: str) -> list[Mapping[str, Any]]:
 def _entries(groups: Any, key: str, tenant: Any, read: Callable[[Mapping[str, Any]], Mapping[str, str]]) -> Entries:
     """Each group's name, its tenant, and a function that reads its values. For an invalid group it raises the fault."""
     for number, group in enumerate(groups if isinstance(groups, list) else [groups] if groups else [], 1):
-        name = _plain_text(group.get(key)).strip() if isinstance(group, Mapping) else ""
+        name = whole(_plain_text(group.get(key))).strip() if isinstance(group, Mapping) else ""
         values = partial(read, group) if name else partial(_no_group, key)
         yield name or f"number {number}", _plain_text(tenant) or DEFAULT_TENANT, values
 

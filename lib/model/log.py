@@ -25,11 +25,11 @@ class Log(NamedTuple):
     def wire_size(self) -> int:
         """The length of `to_wire` in bytes, without building it."""
         texts = (self.id, self.data_type, self.data_source, self.timestamp, self.tenant_id)
-        lengths = [len(self.raw), *(len(text.encode()) for text in texts)]
+        lengths = [len(self.raw), *(len(text.encode("utf-8", "replace")) for text in texts)]
         return sum(1 + (length.bit_length() + 6) // 7 + length for length in lengths if length)
 
     def to_wire(self) -> bytes:
-        """The serialised message, byte for byte as protobuf writes it; UnicodeError if a field is not UTF-8."""
+        """The serialised message, byte for byte as protobuf writes it; UnicodeError if `raw` is not UTF-8."""
         log_id, data_type, data_source, timestamp, tenant_id, raw = self
         raw.decode()
         key = log_id.encode()
@@ -41,7 +41,9 @@ class Log(NamedTuple):
 def _between(data_type: str, data_source: str, timestamp: str, tenant_id: str) -> bytes:
     """Fields 2 to 5, which all logs of a batch share."""
     texts = (data_type, data_source, timestamp, tenant_id)
-    return b"".join(_head(number, len(text.encode())) + text.encode() for number, text in enumerate(texts, 2))
+    # Older versions stored the name of a tenant that was cut within a character.
+    encoded = [text.encode("utf-8", "replace") for text in texts]
+    return b"".join(_head(number, len(field)) + field for number, field in enumerate(encoded, 2))
 
 
 @lru_cache(maxsize=4096)

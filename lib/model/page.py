@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import quote
 
+from lib.model.text import whole
+
 LONGEST_CURSOR = 2000
 """Bytes that a cursor may take in a URL. Common gateways refuse request lines over 8 KB."""
 
@@ -64,6 +66,10 @@ class SophosTenant:
     name: str
     api_host: str | None
     """The URL of the tenant's own API host; None if Sophos names none (not provisioned yet, or dormant)."""
+
+    def __post_init__(self) -> None:
+        # Sophos may send a name that was cut within a character. UTMStack and the page could not show it.
+        object.__setattr__(self, "name", whole(self.name))
 
     def __str__(self) -> str:
         return f"{self.name} ({self.id})" if self.name else self.id

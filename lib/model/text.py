@@ -13,6 +13,11 @@ def printable(text: str) -> str:
     return _COMMANDS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
+def whole(text: str) -> str:
+    """The text with `?` for each half of a surrogate pair: half a character has no UTF-8, and no one could send it."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def several(count: int, noun: str, many: str | None = None) -> str:
     """The count with its noun; `many` is its plural, if that is not the noun with an s."""
     return f"{count} {noun}" if count == 1 else f"{count} {many or f'{noun}s'}"

@@ -132,7 +132,7 @@ class Central:
     def tenants(self, who: Whoami, *, deadline: float | None = None) -> Iterator[SophosTenant]:
         """The tenants that the credential can read: its own, or the customers of a partner or organization.
 
-        The list may change between two pages: a tenant that appears twice is given once. A tenant whose record is
+        The list may change while it is read: a tenant that appears twice is given once. A tenant whose record is
         unusable is an OddTenant.
         """
         if who.id_type == "tenant":
@@ -155,11 +155,13 @@ class Central:
                 params=params,
             )
             tenants = tenants_of(answered["items"], (number - 1) * TENANTS_A_PAGE + 1)
-            fresh = [tenant for tenant in tenants if tenant.id not in seen]
-            seen.update(tenant.id for tenant in fresh)
-            yield from fresh
+            before = len(seen)
+            for tenant in tenants:
+                if tenant.id not in seen:
+                    seen.add(tenant.id)
+                    yield tenant
             size, total = answered["pages"].get("size") or TENANTS_A_PAGE, answered["pages"].get("total")
-            is_repeated = not fresh and not any(isinstance(tenant, OddTenant) for tenant in tenants)
+            is_repeated = len(seen) == before and not any(isinstance(tenant, OddTenant) for tenant in tenants)
             if (
                 is_repeated
                 or number == MOST_PAGES

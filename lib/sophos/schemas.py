@@ -28,9 +28,9 @@ class _LenientSchema(Schema):
 
 
 class TokenSchema(_LenientSchema):
-    """`POST /api/v2/oauth2/token`."""
+    """`POST /api/v2/oauth2/token`. The token is sent in a header: it must be printable ASCII."""
 
-    access_token = fields.String(required=True, validate=validate.Length(min=1))
+    access_token = fields.String(required=True, validate=validate.Regexp(re.compile(r"[!-~]+\Z")))
     expires_in = fields.Float(required=True, validate=validate.Range(min=0))
 
 
@@ -72,7 +72,7 @@ class _PagesSchema(_LenientSchema):
 class TenantsSchema(_LenientSchema):
     """`GET /partner/v1/tenants`, `GET /organization/v1/tenants`."""
 
-    items = fields.List(fields.Raw(), required=True)
+    items = fields.List(fields.Raw(allow_none=True), required=True)
     pages = fields.Nested(_PagesSchema, load_default=dict)
 
 

@@ -136,7 +136,7 @@ def test_one_record_in_the_list_of_tenants_is_odd(own: Site, sophos: Sophos, cap
         {"id": "odd-host", "apiHost": 5},
         {"id": "odd-name", "name": {}, "apiHost": sophos.url},
         {"id": "nul\0", "apiHost": sophos.url},
-        7,
+        None,
     ]
     good: list[object] = [{"id": f"t-{number}", "name": "", "apiHost": sophos.url} for number in range(3)]
     sophos.says["/whoami/v1"] = lambda *_: (200, {"id": "p", "idType": "partner", "apiHosts": {"global": sophos.url}})
@@ -147,6 +147,24 @@ def test_one_record_in_the_list_of_tenants_is_odd(own: Site, sophos: Sophos, cap
     told = capfd.readouterr()
     for who in ("number 1 ", "number 2 ", "odd-host", "odd-name", "nul", "number 9 "):
         assert f"tenant {who}" in told.out + told.err
+
+
+def test_a_tenant_is_listed_twice_on_a_page_and_its_name_is_cut_within_a_character(own: Site, sophos: Sophos) -> None:
+    twice = [{"id": "t-1", "name": "Ac\ud83d", "apiHost": sophos.url}] * 2
+    sophos.says["/whoami/v1"] = lambda *_: (200, {"id": "p", "idType": "partner", "apiHosts": {"global": sophos.url}})
+    sophos.says["/partner/v1/tenants"] = lambda *_: (200, {"items": twice, "pages": {"total": 1}})
+    page = {"has_more": False, "next_cursor": "c", "items": [{"id": "1"}]}
+    sophos.says[PAGE_PATH] = lambda *_: (200, page)
+    assert [(line["tenant"], line["outcome"]) for line in own.results("fetch-page")] == [("t-1", "fetched")]
+    (line,) = own.results("forward-batch")
+    assert (line["outcome"], own.engine.received[0].dataSource) == ("delivered", "acme/Ac?")
+
+
+@pytest.mark.parametrize("token", ["a\r\nX-Evil: 1", "中", "a b"])
+def test_a_token_that_no_header_can_hold_is_an_unexpected_answer(own: Site, sophos: Sophos, token: str) -> None:
+    sophos.says[TOKEN_PATH] = lambda *_: (200, {"access_token": token, "expires_in": 3600})
+    (line,) = own.results("fetch-page")
+    assert line["problem"]["code"] == "protocol_error"
 
 
 def test_types_that_the_address_has_no_room_for_are_left_out_all_the_same(own: Site, sophos: Sophos) -> None:

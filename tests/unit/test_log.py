@@ -25,6 +25,12 @@ def test_a_log_is_what_protobuf_writes_and_as_long_as_it_says(log: Log) -> None:
     assert log.wire_size() == len(expected)
 
 
+def test_half_a_character_in_the_name_of_a_source_holds_up_no_log() -> None:
+    log = Log("i", "t", "acme/\ud83d", "2026", "u", b"{}")
+    assert plugins_pb2.Log.FromString(log.to_wire()).dataSource == "acme/?"
+    assert log.wire_size() == len(log.to_wire())
+
+
 def test_a_log_that_is_not_utf_8_is_not_written() -> None:
     with pytest.raises(UnicodeDecodeError):
         Log("id", "type", "source", "2026", "tenant", b"\xff").to_wire()

@@ -72,6 +72,11 @@ def test_an_odd_section_of_stream_or_backend_stops_no_other_group(odd: Any) -> N
     assert "good" in names(found)
 
 
+def test_a_group_whose_name_was_cut_within_a_character_has_a_name() -> None:
+    found = of_section({"moduleActive": True, "moduleGroups": [FORM | {"groupName": "ac\ud83d"}]}, [KEY])
+    assert names(found) == ["ac?"]
+
+
 @pytest.mark.parametrize("mask", ["*****", "••••••••", "<hidden>", "xxxxxxx", "REDACTED"])
 def test_a_mask_is_no_secret_and_names_its_group(tmp_path: Path, mask: str) -> None:
     masked = {"name": "acme", "config": {"sophos_client_id": "id", "sophos_x_api_key": mask}}
