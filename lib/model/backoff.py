@@ -6,6 +6,9 @@ from datetime import datetime
 
 from lib.model.clock import from_http_date
 
+LONGEST = 1e9
+"""Seconds. A number of more digits than a date can reach."""
+
 
 def full_jitter(tries: int, jitter: float, *, base: float, cap: float) -> float:
     """Seconds to wait after so many failed tries; `jitter` is a random number of [0, 1).
@@ -20,7 +23,7 @@ def retry_after(header: str | None, now: datetime) -> float | None:
     if header is None:
         return None
     text = header.strip()
-    if text.isascii() and text.isdigit() and len(text) < 10:
-        return float(text)
+    if text.isascii() and text.isdigit():
+        return min(float(text), LONGEST)
     moment = from_http_date(text)
     return None if moment is None else max(0.0, (moment - now).total_seconds())

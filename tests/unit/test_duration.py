@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.model.backoff import full_jitter, retry_after
+from lib.model.backoff import LONGEST, full_jitter, retry_after
 from lib.model.clock import from_text
 from lib.model.duration import duration_text, parse_duration
 
@@ -36,6 +36,7 @@ def test_full_jitter_stays_below_its_bounds(tries: int, jitter: float) -> None:
     [
         ("3", 3.0),
         (" 120 ", 120.0),
+        ("9" * 400, LONGEST),
         ("Tue, 10 Mar 2026 00:01:00 GMT", 60.0),
         ("Mon, 09 Mar 2026 00:01:00 GMT", 0.0),
         ("soon", None),
