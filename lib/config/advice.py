@@ -22,7 +22,7 @@ _SHELL = re.compile(r"\$([A-Za-z_]\w*)|%([A-Za-z_]\w*)%|\{\{\s*([A-Za-z_]\w*)\s*
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 _TYPOGRAPHIC = "“”„‟‘’‚‛«»‹›"
 _SECRETS = ("client_secret", "next_client_secret")
-_KNOWN_TYPES = sorted(name for names in FAMILIES.values() for name in names)
+_FOLDED_TYPES = {name.casefold(): name for names in FAMILIES.values() for name in sorted(names)}
 ALIKE = 0.9
 """A name this similar to a known type may be a typing error. A type that Sophos adds may be as similar: only warn."""
 
@@ -117,11 +117,11 @@ def _figures(config: Config) -> Iterator[Advice]:
 def _types(config: Config) -> Iterator[Advice]:
     for at, integration in enumerate(config.integrations):
         for index, name in enumerate(integration.exclude_types):
-            if name.startswith(PREFIX) or name in _KNOWN_TYPES:
+            if name.startswith(PREFIX) or name in _FOLDED_TYPES.values():
                 continue
-            near = get_close_matches(name, _KNOWN_TYPES, n=1, cutoff=ALIKE)
+            near = get_close_matches(name.strip().casefold(), _FOLDED_TYPES, n=1, cutoff=ALIKE)
             if near:
-                hint = f"{name!r} is not a known type; did you mean {near[0]!r}?"
+                hint = f"{name!r} is not a known type; did you mean {_FOLDED_TYPES[near[0]]!r}?"
                 yield ("integrations", at, "exclude_types", index), hint
 
 

@@ -17,6 +17,10 @@ from lib.model import families
 from lib.model.duration import duration_text, parse_duration
 
 _BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]*[a-z0-9](/[^\r\n?#]*)?")
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s/:@\[\]]+):(?P<port>[0-9]{1,5})")
+_DATA_TYPE = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_TENANT = re.compile(r"[!-~]{1,200}")
+"""An id is sent in a header."""
 SOCKET_PATH_BYTES = 107
 """The longest path of a Unix socket on Linux (unix(7): `sun_path`)."""
 
@@ -24,8 +28,18 @@ SOCKET_PATH_BYTES = 107
 LONGEST_INTERVAL = timedelta(days=1)
 
 
-class Text(fields.String):
-    """A text that is not empty."""
+CONTROL = re.compile("[\x00-\x1f\x7f]")
+"""What no path, address, id or data type holds. Of these, a path with NUL cannot even be looked at."""
+
+
+def _control(text: str) -> str | None:
+    """The fault of a text with a control character; None for any other text."""
+    match = CONTROL.search(text)
+    return f"holds a control character (U+{ord(match[0]):04X})" if match else None
+
+
+class Name(fields.String):
+    """A text that is not empty. It may hold any character."""
 
     default_error_messages = {  # noqa: RUF012 - marshmallow's form
         "invalid": "must be a text; put it in quotes",
@@ -37,25 +51,48 @@ class Text(fields.String):
         super().__init__(validate=[validate.Length(min=1, error="is empty")], **options)
 
 
-class TextOrOff(fields.Field[str | None]):
-    """A text; None for `off`."""
+class Text(Name):
+    """A text of one line that is not blank."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> str | None:
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
+        text = super()._deserialize(value, attr, data, **options)
+        if not text.strip():
+            raise ValidationError("is empty")
+        fault = _control(text)
+        if fault:
+            raise ValidationError(fault)
+        return text
+
+
+class DataType(Text):
+    """A data type of UTMStack."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
+        text = super()._deserialize(value, attr, data, **options)
+        if not _DATA_TYPE.fullmatch(text):
+            raise ValidationError(
+                "must be lower-case letters, digits, `-`, `_` and `.`, as in sophos-central-alerts: "
+                "UTMStack 11 names an index after it"
+            )
+        return text
+
+
+class DataTypeOrOff(fields.Field[str | None]):
+    """A data type of UTMStack; None for `off`."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
         del attr, data, options
         # A bare `off` is false in YAML 1.1.
-        if value is False or value == "off":
-            return None
-        if not isinstance(value, str) or not value:
-            raise ValidationError("must be a text, or off")
-        return value
+        return None if value is False or value == "off" else DataType().deserialize(value)
 
 
-class ReferenceText(Text):
+class ReferenceText(Name):
     """A text that may be a reference to a secret."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
         text = super()._deserialize(value, attr, data, **options)
-        fault = fault_of(text)
+        # A secret itself may end with a line end; it is cut off. In a reference, it would belong to the name.
+        fault = fault_of(text) or (_control(text) if text.startswith("${") else None)
         if fault:
             raise ValidationError(fault)
         return text
@@ -169,10 +206,10 @@ class Location(Text):
             raise ValidationError(f"{text!r}: write {' or '.join(self._schemes.values())}")
         if text.startswith("gs://") and not _BUCKET.fullmatch(text):
             raise ValidationError(f"{text!r} does not name a bucket: write {self._schemes[scheme]}")
-        if text.startswith("grpcs:") and not re.fullmatch(
-            r"(\[[0-9a-fA-F:.]+\]|[^\s/:@\[\]]+):\d{1,5}", text[len(scheme) :]
-        ):
-            raise ValidationError(f"{text!r}: write {self._schemes[scheme]}")
+        if text.startswith("grpcs:"):
+            address = _ADDRESS.fullmatch(text[len(scheme) :])
+            if address is None or not 0 < int(address["port"]) < 1 << 16:
+                raise ValidationError(f"{text!r}: write {self._schemes[scheme]}")
         path = text.removeprefix("unix:").removeprefix("//") if text.startswith("unix:") else None
         if path is not None and not path.startswith("/"):
             raise ValidationError("the socket's path must be absolute")
@@ -188,9 +225,14 @@ class Tenants(fields.Field[tuple[str, ...] | None]):
         del attr, data
         if value == "all":
             return None
-        if isinstance(value, list) and value and all(isinstance(tenant, str) and tenant for tenant in value):
-            return tuple(dict.fromkeys(value))
-        raise ValidationError("write `all`, or a list of tenant ids")
+        if not isinstance(value, list) or not value or not all(isinstance(tenant, str) for tenant in value):
+            raise ValidationError("write `all`, or a list of tenant ids")
+        for tenant in value:
+            if tenant == "all":
+                raise ValidationError("write `tenants: all`, without brackets")
+            if not _TENANT.fullmatch(tenant):
+                raise ValidationError(f"{tenant!r} is not a tenant id: it holds a space or another odd character")
+        return tuple(dict.fromkeys(value))
 
 
 def text_list(**options: Any) -> fields.List[str]:

@@ -13,6 +13,8 @@ from marshmallow import RAISE, Schema, ValidationError, fields, post_load, valid
 
 from lib.config.fields import (
     CountOrOff,
+    DataType,
+    DataTypeOrOff,
     Duration,
     DurationOrOff,
     EventType,
@@ -20,10 +22,10 @@ from lib.config.fields import (
     Listen,
     ListenOrOff,
     Location,
+    Name,
     ReferenceText,
     Tenants,
     Text,
-    TextOrOff,
     text_list,
 )
 from lib.config.secrets import Reference
@@ -223,7 +225,7 @@ _CREDENTIALS = {"client_id", "client_secret", "next_client_id", "next_client_sec
 
 
 class _IntegrationSchema(_Strict):
-    name = Text(required=True)
+    name = Name(required=True)
     client_id = ReferenceText(required=True)
     client_secret = ReferenceText(required=True)
     next_client_id = ReferenceText()
@@ -243,12 +245,12 @@ class _IntegrationSchema(_Strict):
     settle = Duration(longest=DAY, unit=timedelta(minutes=1))
     reconcile = DurationOrOff(timedelta(minutes=1), YEARS)
     utmstack_tenant_id = Text()
-    alerts_data_type = Text()
+    alerts_data_type = DataType()
     data_source = Text()
     calls_per_minute = fields.Integer(
         strict=True, validate=validate.Range(1, 100_000, error="must be between 1 and 100000")
     )
-    endpoints_data_type = Text()
+    endpoints_data_type = DataType()
     inventory = Duration(timedelta(minutes=1), YEARS)
 
     @validates("name")
@@ -302,7 +304,7 @@ class ConfigSchema(_Strict):
     engine = Location({"unix:": "unix:/path/of/engine_server.sock", "grpcs://": "grpcs://relay.example.com:7443"})
     every = EveryField()
     listen = Listen()
-    gap_data_type = TextOrOff()
+    gap_data_type = DataTypeOrOff()
     heartbeat = DurationOrOff(timedelta(minutes=1))
     observe = fields.Boolean(truthy={True}, falsy={False}, error_messages={"invalid": "must be on or off"})
     archive = DurationOrOff(DAY, YEARS)

@@ -38,11 +38,11 @@ class Reference:
     def resolve(self) -> str:
         """The value; ConfigError if it cannot be read, StoreError if Secret Manager cannot be reached."""
         match = None if self.literal else _REFERENCE.fullmatch(self.text)
-        if match is None:
-            return trimmed(self.text)
-        value = trimmed({"env": self._env, "file": self._file, "secret": self._secret}[match[1]](match[2]))
+        read = {"env": self._env, "file": self._file, "secret": self._secret}
+        value = trimmed(self.text if match is None else read[match[1]](match[2]))
         if not value:
-            raise ConfigError(f"{self.where}: {match[0]} is empty", remedy="Set its value. Nothing was sent.")
+            what = "the value" if match is None else match[0]
+            raise ConfigError(f"{self.where}: {what} is empty", remedy="Set its value. Nothing was sent.")
         return value
 
     def _env(self, name: str) -> str:

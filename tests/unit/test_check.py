@@ -1,5 +1,6 @@
 """`check` in its parts: what is likely to be a mistake, and what is missing on this machine."""
 
+import json
 import os
 import socket
 from collections.abc import Callable
@@ -98,6 +99,11 @@ def test_the_sockets_folder_has_to_be_there(read: Read, tmp_path: Path) -> None:
             "integrations[0].exclude_types[0]",
             "'Event::Endpoint::UpdateSuccess'",
         ),
+        (
+            ONE + "    exclude_types: [' event::endpoint::updatesuccess']\n",
+            "integrations[0].exclude_types[0]",
+            "'Event::Endpoint::UpdateSuccess'",
+        ),
         (ONE + "    data_source: '{integration}/{tennant}'\n", "integrations[0].data_source", "did you mean {tenant}?"),
         (ONE + "    data_source: 'x {y} {z}'\n", "integrations[0].data_source", "sent as it stands"),
         (ONE + "every: 0 9 * * 1-5\n", "every", "over 24h apart"),
@@ -144,6 +150,18 @@ def test_who_else_can_read_is_told(read: Read, tmp_path: Path) -> None:
         ("    calls_per_minute: 0100\n", "integrations[0].calls_per_minute", "octal"),
         ("    alerts_data_type: 'x'\n    nmae: y\n", "integrations[0].nmae", "'name'"),
         ("access: {local: key}\n", "access.local", "no caller would be allowed"),
+        ('store: "file:\\0"\n', "store", "U+0000"),
+        ('engine: "unix:/\\0"\n', "engine", "U+0000"),
+        ('sophos: {ca_bundle: "/ca\\0"}\n', "sophos.ca_bundle", "U+0000"),
+        ('sophos: {auth_url: "https://id\\t.sophos.com"}\n', "sophos.auth_url", "U+0009"),
+        ('access: {keys: ["${file:/x\\0}"]}\n', "access.keys[0]", "U+0000"),
+        ("engine: grpcs://relay.example.com:0\n", "engine", "grpcs://relay"),
+        ("engine: grpcs://relay.example.com:65536\n", "engine", "grpcs://relay"),
+        ("    tenants: [all]\n", "integrations[0].tenants", "without brackets"),
+        ("    tenants: ['11111111 ']\n", "integrations[0].tenants", "not a tenant id"),
+        ("    alerts_data_type: Sophos Alerts\n", "integrations[0].alerts_data_type", "lower-case"),
+        ("    endpoints_data_type: ' '\n", "integrations[0].endpoints_data_type", "is empty"),
+        ("gap_data_type: a/b\n", "gap_data_type", "lower-case"),
     ],
 )
 def test_a_typed_in_value_out_of_bounds_is_told_with_what_to_write(text: str, path: str, words: str) -> None:
@@ -214,6 +232,12 @@ def test_what_cannot_be_a_credential_is_named(value: str, words: str) -> None:
 @given(st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="\"'`"), min_size=1))
 def test_no_credential_of_plain_characters_is_refused(value: str) -> None:
     assert credential_fault(value) is None
+
+
+@pytest.mark.parametrize("value", [" ", "\u200b", "\x00\n"])
+def test_a_blank_credential_in_the_configuration_is_a_fault(read: Read, value: str) -> None:
+    missing, _ = read(ONE.replace("${env:TEST_CLIENT_ID}", json.dumps(value)))
+    assert "is empty" in missing["integrations[0].client_id"]
 
 
 def test_a_socket_counts_as_no_configuration_and_no_folder(tmp_path: Path, read: Read) -> None:

@@ -48,6 +48,8 @@ def test_sophos_and_loopback_may_have_credentials(url: str) -> None:
         "http://127.0.0.1.example.com",
         "http://192.0.2.1",
         "http://0.0.0.0",
+        "https://example.com\t.sophos.com",
+        "https://id.sophos\n.com",
     ],
 )
 def test_every_other_url_is_refused(url: str) -> None:
