@@ -193,7 +193,7 @@ class Replay:
     ) -> ReplayReport:
         count = acked = refused = 0
         for batch in batches:
-            logs = [log for _, log, _ in logs_of(batch, self.event_fields) if log.id not in without]
+            logs = [log for log in logs_of(batch, self.event_fields) if log.id not in without]
             left = len(self._refused(logs))
             count, acked, refused = count + 1, acked + len(logs) - left, refused + left
             on_batch(acked + refused)
