@@ -45,7 +45,7 @@ from lib.pipeline.estimates import not_delivered
 from lib.pipeline.leftovers import take_up
 from lib.pipeline.outgoing_batch import OutgoingBatch, outgoing_of
 from lib.pipeline.ports import Engine
-from lib.state.advance import ReadFields, adopt, announce
+from lib.state.advance import ReadFields, adopt, adopt_past_hole, announce
 from lib.state.batches import StoredBatch
 from lib.state.dead_letters import copy_to_dead
 from lib.state.gaps import BATCH_DAMAGED, BATCH_MISSING, Gap
@@ -174,7 +174,8 @@ class StreamDelivery:
         acked = 0
         try:
             for acked in self._context.engine.deliver(self._logs(), deadline=self._deadline + GRACE, early=self._early):
-                self._settle(acked)
+                if self._outgoing and acked >= self._outgoing[0].end:  # Nearly all counts complete no batch.
+                    self._settle(acked)
                 self._lease.check()
             self._settle(acked)
         except LogRefusedError as error:
@@ -413,7 +414,8 @@ class StreamDelivery:
         """Move a damaged batch to `dead/`. The stream continues with the next batch."""
         if not self._state.batches.is_damaged(self._stream, sequence):
             return  # fetch-page has moved it, and may have stored the page again under the number.
-        if self._state.checkpoints.read(self._stream).checkpoint.sequence > sequence:
+        is_passed = self._state.checkpoints.read(self._stream).checkpoint.sequence > sequence
+        if is_passed or adopt_past_hole(self._state, self._stream, self._context.event_fields):
             self._announce(sequence, BATCH_DAMAGED, None, None)
         # Otherwise nothing is lost: the cursor has not moved, and fetch-page asks for the same page again.
         # Then another batch gets its number: how far delivery came into this one tells nothing of that one.

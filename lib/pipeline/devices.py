@@ -134,7 +134,7 @@ class DeviceScan:
                     if batch is not None and batch.header.origin == POLL:
                         self._inventory = self._inventory.folding(waiting.sequence, batch.items)
 
-    def pause(self) -> SavedCheckpoint:
+    def pause(self) -> None:
         """Write the inventory and the checkpoint, if pages without changes have moved them since the last write.
 
         A crash between the two writes leaves the checkpoint at an earlier page. That page is read again.
@@ -143,7 +143,6 @@ class DeviceScan:
             self._keep(self._inventory)
             checkpoint = self._saved.checkpoint
             self._saved = self._state.checkpoints.write(self._stream, checkpoint, expected=self._saved.generation)
-        return self._saved
 
     def _ask(self, deadline: float) -> tuple[DevicePage, str | None]:
         """The next page, and the key it was read with."""

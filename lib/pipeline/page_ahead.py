@@ -31,6 +31,11 @@ class PageAhead(Generic[T]):
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether a page is requested and not taken."""
+        return self._asked is not None
+
     def begin(self, cursor: str, ask: Callable[[], T]) -> None:
         """Request the page after the cursor in another thread."""
         self._pool = self._pool or ThreadPoolExecutor(1, "page-ahead")

@@ -1,8 +1,9 @@
 """Read one stream page by page. Each page is stored as a batch before the cursor moves.
 
 The writes for a page with new events are: first the batch, then the checkpoint. `lib/state/advance.py` says why, and
-what a crash between them leaves. A gap before the page is announced before both, so the lost interval is known before
-the checkpoint's `as_of` moves past it.
+what a crash between them leaves. While pages come faster than they can be stored, the checkpoint is written once for
+up to BATCHES_A_CURSOR batches, and always before the call ends. A gap before the page is announced before both, so the
+lost interval is known before the checkpoint's `as_of` moves past it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from lib.errors import (
     ConnectorError,
     CredentialsError,
     CursorRefusedError,
-    DamagedError,
     OverBudgetError,
     ProtocolError,
     ThrottledError,
@@ -29,7 +29,6 @@ from lib.model.batch import Cursors, Header, ids_of
 from lib.model.checkpoint import (
     HORIZON,
     IDLE_WRITE,
-    Checkpoint,
     Problem,
     lost_interval,
     newest_believed,
@@ -43,6 +42,7 @@ from lib.model.stream import ENDPOINTS
 from lib.pipeline.accounts import Accounts, wait_after
 from lib.pipeline.devices import DeviceScan, is_due
 from lib.pipeline.estimates import not_fetched
+from lib.pipeline.held_checkpoint import HeldCheckpoint
 from lib.pipeline.integration import Integration, Target
 from lib.pipeline.page_ahead import LARGEST_BYTES, PageAhead
 from lib.pipeline.pending import PendingLimit
@@ -51,11 +51,9 @@ from lib.pipeline.reconcile import Reconcile
 from lib.pipeline.repeats import StoredIds, changed_of, fresh_of
 from lib.pipeline.stale import StalePages
 from lib.pipeline.unexpected import unexpected
-from lib.state.advance import Item, ReadFields, adopt, advance, announce, item_of, newest_of
-from lib.state.checkpoints import SavedCheckpoint
+from lib.state.advance import Item, ReadFields, announce, item_of, newest_of
 from lib.state.gaps import CURSOR_EXPIRED, Gap
 from lib.state.state import State
-from lib.store.base import ABSENT
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +61,10 @@ Read = tuple[Page, list[Item]]
 """A page, and its items."""
 CLOCK_TOLERANCE = timedelta(minutes=1)
 """A shorter gap is ignored: the clocks behind an answer may differ by this much."""
+BATCHES_A_CURSOR = 5
+"""The number of batches after which the checkpoint is written at the latest."""
+SLOW_SECONDS = 0.05
+"""A page that is waited for longer than this is slower than the store, so the checkpoint is written meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,6 @@ class StreamReader:
         self._max_pages = bounds.max_pages
         self._deadline = bounds.deadline
         self._stored_ids = StoredIds(context.state, target.stream, context.event_fields)
-        self._saved = SavedCheckpoint(Checkpoint(), ABSENT)
         self._result = ReadResult.of(target.stream)
         self._before: Problem | None = None
         """The stream's problem before this call."""
@@ -115,6 +116,8 @@ class StreamReader:
         self._ahead = PageAhead[Read]()
         self._in_run = False
         """Whether this call's last page had `has_more`: the next page follows it without a gap."""
+        self._is_slow = False
+        """Whether the last page was waited for longer than SLOW_SECONDS."""
 
     def run(self) -> ReadResult:
         """Read until Sophos has no more pages, or a limit is reached. Every error becomes part of the result."""
@@ -131,8 +134,8 @@ class StreamReader:
             result.outcome = FAILED
             return
         try:
-            self._saved = self._healed(self._state.checkpoints.read(self._stream))
-            problem = self._before = self._saved.checkpoint.problem
+            self._held = HeldCheckpoint(self._state, self._stream, self._context.event_fields)
+            problem = self._before = self._held.checkpoint.problem
             if problem is not None and problem.holds_back(self._context.now(), changed=self._target.outdates(problem)):
                 result.outcome, result.problem = outcome_of(problem), problem
             elif self._context.monotonic() >= self._deadline:
@@ -140,8 +143,7 @@ class StreamReader:
             elif self._stream.kind == ENDPOINTS:
                 self._devices()
             else:
-                with self._ahead:
-                    self._read(self._next_page)
+                self._pages()
                 self._reconcile()
         except ConflictError:
             # Another call moved the checkpoint first. Its batch counts; this call's is dropped, or adopted later.
@@ -161,19 +163,13 @@ class StreamReader:
         except ConnectorError as error:
             self._failed(error)
 
-    def _healed(self, saved: SavedCheckpoint) -> SavedCheckpoint:
-        """If a crash left a batch that the checkpoint has not passed, adopt it without asking Sophos again."""
-        sequence = saved.checkpoint.sequence
+    def _pages(self) -> None:
         try:
-            batch = self._state.batches.read(self._stream, sequence)
-        except DamagedError as error:
-            log.warning("%s: %s", self._stream, error)
-            # The cursor has not moved, so nothing is lost: the same page is read again, with the same number.
-            self._state.batches.move_to_dead_letters(self._stream, sequence)
-            return saved
-        if batch is None:
-            return saved
-        return adopt(self._state.checkpoints, saved, batch, self._context.event_fields)
+            with self._ahead:
+                self._read(self._next_page)
+        finally:
+            # Also after an error: it is written into the checkpoint, and the batches count as read.
+            self._held.save_rest()
 
     def _read(self, step: Callable[[], bool]) -> None:
         """Call `step` for each page until it returns False, or pages, room or time are used up."""
@@ -214,7 +210,7 @@ class StreamReader:
     def _devices(self) -> None:
         """Scan the tenant's devices if a scan is due and the credential has calls that no other stream needs."""
         result, context, every = self._result, self._context, self._settings.inventory
-        if not is_due(self._saved.checkpoint, every, context.now()):
+        if not is_due(self._held.checkpoint, every, context.now()):
             return
         if not self._rate_limiter.has_room:
             result.has_more = True
@@ -223,7 +219,7 @@ class StreamReader:
             self._state,
             self._integration,
             self._target,
-            self._saved,
+            self._held.saved,
             event_fields=context.event_fields,
             now=context.now,
         )
@@ -231,7 +227,7 @@ class StreamReader:
             self._read(partial(self._next_devices, scan))
         finally:
             # Also after an error, such as used-up calls: the pages read so far are not read again.
-            self._saved = scan.pause()
+            scan.pause()
 
     def _next_devices(self, scan: DeviceScan) -> bool:
         result = self._result
@@ -262,7 +258,14 @@ class StreamReader:
 
     def _ask(self) -> tuple[Read, str | None]:
         """The next page with its items, and the cursor it was read with."""
-        checkpoint = self._saved.checkpoint
+        began = self._context.monotonic()
+        try:
+            return self._answer()
+        finally:
+            self._is_slow = self._context.monotonic() - began > SLOW_SECONDS
+
+    def _answer(self) -> tuple[Read, str | None]:
+        checkpoint = self._held.checkpoint
         if (cursor := checkpoint.cursor) is not None:
             try:
                 return self._ahead.take(cursor) or self._asking(cursor, None, self._excluded(cursor))(), cursor
@@ -300,7 +303,7 @@ class StreamReader:
         Sophos does not document whether a cursor within a run contains them. The cursor of a last page contains only
         a time.
         """
-        begun = self._saved.checkpoint.excluded
+        begun = self._held.checkpoint.excluded
         return self._settings.excluded_types if cursor is None or begun is None else begun
 
     def _take(self, page: Page, items: Sequence[Item], cursor: str | None) -> set[str]:
@@ -310,15 +313,11 @@ class StreamReader:
         served_at = self._served_at(page)
         now = self._context.now()
         self._note_hole(served_at, items)
-        checkpoint = self._saved.checkpoint
+        checkpoint = self._held.checkpoint
         fresh = fresh_of(items, self._ids, checkpoint, self._stored_ids, served_at=served_at, now=now)
         changed, others = changed_of(items, fresh, checkpoint), self._others(fresh)
-        checkpoint = replace(
-            checkpoint,
-            excluded=excluded,
-            counts=checkpoint.counts.with_differences(changed, others, now),
-        )
-        self._saved = replace(self._saved, checkpoint=checkpoint)
+        counts = checkpoint.counts.with_differences(changed, others, now)
+        self._held.change(replace(checkpoint, excluded=excluded, counts=counts))
         result.read.changed += changed
         result.read.other_customers += others
         header = Header(
@@ -337,7 +336,9 @@ class StreamReader:
             self._note_announced_end(fresh, served_at)
             # The batch before the checkpoint: a crash between the two leaves a batch that the next call adopts.
             header, size = self._state.batches.create(header, [item.raw for item in fresh])
-            self._saved = advance(self._state.checkpoints, self._saved, header, fresh)
+            self._held.pass_batch(header, fresh)
+            if self._is_slow or self._held.behind >= BATCHES_A_CURSOR or not self._ahead.is_asked:
+                self._held.save()
             self._stored(header, size)
         else:
             self._idle(page, header)
@@ -354,14 +355,15 @@ class StreamReader:
 
     def _served_at(self, page: Page) -> datetime:
         """Sophos's time of the answer, or else this machine's. Times of the checkpoint in the future are corrected."""
-        saved, now = self._saved, self._context.now()
-        served_at = believed(answer_times(page), now, saved.checkpoint.as_of)
+        before, now = self._held.checkpoint, self._context.now()
+        served_at = believed(answer_times(page), now, before.as_of)
         if served_at is None:
             return now
-        checkpoint = saved.checkpoint.brought_back(served_at, now)
-        if checkpoint != saved.checkpoint:
+        checkpoint = before.brought_back(served_at, now)
+        if checkpoint != before:
             log.warning("%s: its stored times were in the future; they are set to Sophos's time", self._stream)
-            self._saved = self._state.checkpoints.write(self._stream, checkpoint, expected=saved.generation)
+            self._held.change(checkpoint)
+            self._held.save()
         return served_at
 
     def _note_announced_end(self, items: Sequence[Item], served_at: datetime) -> None:
@@ -381,33 +383,32 @@ class StreamReader:
         A page that follows another of the same run misses nothing. An event from within the interval shows that Sophos
         still serves the events after the cursor.
         """
-        lost = lost_interval(self._saved.checkpoint.as_of, served_at)
+        lost = lost_interval(self._held.checkpoint.as_of, served_at)
         if lost is None or lost[1] - lost[0] < CLOCK_TOLERANCE or self._in_run:
             return
         start, end = lost
         if any(item.created_at and start < item.created_at < end - CLOCK_TOLERANCE for item in items):
             return
-        sequence = self._saved.checkpoint.sequence
+        self._held.save_rest()  # The gap's event takes the number after the stored checkpoint's.
+        sequence = self._held.checkpoint.sequence
         lost_events = not_fetched(self._state, self._stream, start, end)
         gap = Gap(self._stream, sequence, CURSOR_EXPIRED, start, end, self._context.now(), lost_events)
         envelope = self._settings.gap_envelope(self._target.data_source, self._context.gap_data_type)
         key = announce(self._state, gap, envelope, self._context.event_fields)
         if key is not None:
             self._result.read.batches.append(key)
-            self._saved = self._state.checkpoints.read(self._stream)
+            self._held.read_again()
 
     def _idle(self, page: Page, header: Header) -> None:
         """Move the cursor without new events: in memory, and in the store only if the change is worth a write.
 
         A crash before the write leaves the older cursor. The next call reads the same empty pages again.
         """
-        before = self._saved.checkpoint
-        checkpoint = before.idle(page.next_cursor or before.cursor, header.as_of, header.repeats)
+        before = self._held.checkpoint
+        self._held.change(before.idle(page.next_cursor or before.cursor, header.as_of, header.repeats))
         stale = before.as_of is None or header.as_of - before.as_of >= IDLE_WRITE
         if stale or before.problem or before.cursor is None or header.repeats or page.has_more:
-            self._saved = self._state.checkpoints.write(self._stream, checkpoint, expected=self._saved.generation)
-        else:
-            self._saved = SavedCheckpoint(checkpoint, self._saved.generation)
+            self._held.save()
 
     def _stuck(self, how: str) -> bool:
         """Write the problem again, which storing the page has removed. It stays until a page has new events."""
@@ -417,8 +418,8 @@ class StreamReader:
         )
         log.debug("%s", error)
         self._result.problem = problem_after(self._before, error, self._context.now(), None)
-        checkpoint = replace(self._saved.checkpoint, problem=self._result.problem)
-        self._saved = self._state.checkpoints.write(self._stream, checkpoint, expected=self._saved.generation)
+        self._held.change(replace(self._held.checkpoint, problem=self._result.problem))
+        self._held.save()
         if self._result.outcome != FETCHED:
             self._result.outcome = FAILED
         return False

@@ -2,9 +2,9 @@
 
 The batch is written first and the checkpoint second. In the other order, a crash between the two would lose the page:
 the cursor would have moved past events that are not stored. In this order a crash leaves a batch with the checkpoint's
-number. Its header contains the next cursor, so any later run moves the checkpoint past it (`adopt`) without asking
-Sophos again. Two runs at the same time are safe too: both writes are conditional, and the second run gets a
-ConflictError.
+number, and perhaps a few with the numbers after it. Each header contains the next cursor, so any later run moves the
+checkpoint past them (`adopt`) without asking Sophos again. Two runs at the same time are safe too: all writes are
+conditional, and the second run gets a ConflictError.
 """
 
 from __future__ import annotations
@@ -97,15 +97,19 @@ def newest_of(items: Sequence[Item], until: datetime | None = None) -> datetime 
     return max((time for time in times if until is None or time <= until), default=None)
 
 
-def advance(checkpoints: Checkpoints, saved: SavedCheckpoint, header: Header, items: Sequence[Item]) -> SavedCheckpoint:
-    """Move the checkpoint past a stored batch; ConflictError if another run moved it first."""
-    checkpoint = saved.checkpoint.after(
+def after(checkpoint: Checkpoint, header: Header, items: Sequence[Item]) -> Checkpoint:
+    """The checkpoint past a stored batch."""
+    return checkpoint.after(
         replace(header, count=len(items)),
         [item.key for item in items],
         newest_of(items[: max(0, len(items) - RECENT)], header.newest) if header.newest else None,
         [item.mark for item in items[-RECENT:]],
     )
-    return checkpoints.write(header.stream, checkpoint, expected=saved.generation)
+
+
+def advance(checkpoints: Checkpoints, saved: SavedCheckpoint, header: Header, items: Sequence[Item]) -> SavedCheckpoint:
+    """Move the checkpoint past a stored batch; ConflictError if another run moved it first."""
+    return checkpoints.write(header.stream, after(saved.checkpoint, header, items), expected=saved.generation)
 
 
 def adopt(
@@ -115,6 +119,32 @@ def adopt(
     return advance(
         checkpoints, saved, batch.header, [item_of(raw, batch.header.id_scope, event_fields) for raw in batch.items]
     )
+
+
+def adopt_all(state: State, saved: SavedCheckpoint, stream: Stream, event_fields: ReadFields) -> SavedCheckpoint:
+    """Move the checkpoint past all batches that a crashed run, or one under way, has left behind it.
+
+    Raises DamagedError at a damaged batch, ConflictError if another run moved the checkpoint first.
+    """
+    while (batch := state.batches.read(stream, saved.checkpoint.sequence)) is not None:
+        saved = adopt(state.checkpoints, saved, batch, event_fields)
+    return saved
+
+
+def adopt_past_hole(state: State, stream: Stream, event_fields: ReadFields) -> bool:
+    """If batches wait behind the one with the checkpoint's number, which cannot be read, adopt the next of them.
+
+    Returns whether there is one. Its number is then not used again; who delivers finds the hole and tells the gap.
+    """
+    saved = state.checkpoints.read(stream)
+    for waiting in state.batches.waiting(stream):
+        if waiting.sequence > saved.checkpoint.sequence:
+            with suppress(DamagedError):
+                batch = state.batches.read(stream, waiting.sequence)
+                if batch is not None:
+                    adopt(state.checkpoints, saved, batch, event_fields)
+                    return True
+    return False
 
 
 def insert(
@@ -136,12 +166,8 @@ def insert(
     A crash after the batch is written leaves it with the checkpoint's number. The next run of any kind adopts it.
     """
     for _ in range(INSERT_TRIES):
-        saved = state.checkpoints.read(stream)
-        waiting = state.batches.read(stream, saved.checkpoint.sequence)
-        if waiting is not None:
-            # A crash, or a run that is between its two writes, left this batch: the number is taken.
-            adopt(state.checkpoints, saved, waiting, event_fields)
-            continue
+        # A crash, or a run that is between its writes, may have left batches: their numbers are taken.
+        saved = adopt_all(state, state.checkpoints.read(stream), stream, event_fields)
         before = stored_keys(saved.checkpoint)
         fresh = [item for raw in items if (item := item_of(raw, ids, event_fields)).key not in before]
         if not fresh:

@@ -53,6 +53,7 @@ class Reader:
         per_minute = {name: limits.pop(name) for name in ("calls_per_minute",) if name in limits}
         settings = {
             "store": f"file:{folder}/store",
+            "engine": f"unix:{folder}/engine.sock",
             "sophos": {"auth_url": url, "api_url": url},
             "limits": limits,
             "integrations": [integration | per_minute],

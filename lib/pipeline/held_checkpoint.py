@@ -1,0 +1,90 @@
+"""A stream's checkpoint while one call reads the stream: in memory it may be past batches that the stored one is not.
+
+Each batch is stored before the checkpoint that is past it. So whatever a crash leaves, the next call adopts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from lib.errors import ConflictError, DamagedError
+from lib.model.batch import Header
+from lib.model.checkpoint import Checkpoint
+from lib.model.stream import Stream
+from lib.state.advance import Item, ReadFields, adopt_all, adopt_past_hole, after
+from lib.state.checkpoints import SavedCheckpoint
+from lib.state.state import State
+
+log = logging.getLogger(__name__)
+
+
+class HeldCheckpoint:
+    """The checkpoint, and what of it is not stored yet."""
+
+    def __init__(self, state: State, stream: Stream, event_fields: ReadFields) -> None:
+        """Read the stored one. If a crash left batches that it has not passed, adopt them: Sophos is not asked again.
+
+        Raises ConflictError if another call moves it at the same time.
+        """
+        self._state = state
+        self._stream = stream
+        self._event_fields = event_fields
+        self.saved = self._healed()
+        """The checkpoint as far as this call has come, and the generation of the stored one."""
+        self.behind = 0
+        """How many batches of this call the stored one has not passed. Their numbers end before the checkpoint's."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint as far as this call has come."""
+        return self.saved.checkpoint
+
+    def _healed(self) -> SavedCheckpoint:
+        while True:
+            saved = self._state.checkpoints.read(self._stream)
+            try:
+                return adopt_all(self._state, saved, self._stream, self._event_fields)
+            except DamagedError as error:
+                log.warning("%s: %s", self._stream, error)
+            if not adopt_past_hole(self._state, self._stream, self._event_fields):
+                # The cursor has not moved, so nothing is lost: the same page is read again, with the same number.
+                saved = self._state.checkpoints.read(self._stream)
+                self._state.batches.move_to_dead_letters(self._stream, saved.checkpoint.sequence)
+                return saved
+
+    def read_again(self) -> None:
+        """Take the stored one, which another part of this call has moved."""
+        self.saved = self._state.checkpoints.read(self._stream)
+
+    def change(self, checkpoint: Checkpoint) -> None:
+        """Change it in memory. The number of its next batch stays."""
+        self.saved = replace(self.saved, checkpoint=checkpoint)
+
+    def pass_batch(self, header: Header, items: Sequence[Item]) -> None:
+        """Move it, in memory, past a batch that this call has just stored."""
+        self.behind += 1
+        self.change(after(self.checkpoint, header, items))
+
+    def save(self) -> None:
+        """Write it; ConflictError if another call has moved the stored one further than past this call's batches."""
+        try:
+            generation = self._write(self.saved.generation)
+        except ConflictError:
+            # forward-batch moves the checkpoint past what it delivers. The numbers of this call's batches are taken by
+            # them alone. So what is stored is what this call has read, only not as far.
+            stored = self._state.checkpoints.read(self._stream)
+            first = self.checkpoint.sequence - self.behind
+            if not first < stored.checkpoint.sequence <= self.checkpoint.sequence:
+                raise
+            generation = self._write(stored.generation)
+        self.saved, self.behind = replace(self.saved, generation=generation), 0
+
+    def _write(self, expected: int) -> int:
+        return self._state.checkpoints.write(self._stream, self.checkpoint, expected=expected).generation
+
+    def save_rest(self) -> None:
+        """Write it if the stored one has not passed all batches."""
+        if self.behind:
+            self.save()
