@@ -50,6 +50,8 @@ def read_line(result: ReadResult) -> Fields:
         "changed": result.read.changed,
         "other_customers": result.read.other_customers,
     }
+    if result.read.total is not None:
+        line["events_total"] = result.read.total
     if result.reconciled is not None:
         line["reconciled"] = reconciled(result.reconciled)
     if result.problem is not None:
@@ -155,7 +157,7 @@ def _calls_used(calls: CallsUsed) -> Fields:
 
 
 def _delivery_line(result: DeliveryResult) -> Fields:
-    line = {
+    line: Fields = {
         **_stream(result.stream),
         "outcome": result.outcome,
         "batches": result.batches,
@@ -164,6 +166,8 @@ def _delivery_line(result: DeliveryResult) -> Fields:
         "pending": result.pending,
         "set_aside": result.set_aside,
     }
+    if result.acked_total is not None:
+        line["acked_total"] = result.acked_total
     return line if result.error is None else line | {"problem": result.error.as_problem()}
 
 

@@ -333,11 +333,7 @@ class StreamDelivery:
             self._outgoing.popleft()
             self._result.pending -= 1
             self._pace = self._context.monotonic() - began
-            self._result.batches += 1
-            if self._context.observes:
-                self._result.observed += outgoing.acked
-            else:
-                self._result.acked += outgoing.acked
+            self._result.count_batch(outgoing.acked, is_observed=self._context.observes)
             self._result.outcome = self._context.outcome
 
     def _finish(self, batch: StoredBatch, keys: Sequence[str], refused: list[dict[str, Any]]) -> None:
@@ -377,6 +373,7 @@ class StreamDelivery:
             windows=self._windows(batch) if self._context.observes else None,
         )
         self._not_acknowledged = not_acknowledged
+        self._result.acked_total = self._tail.total - not_acknowledged.set_aside - not_acknowledged.observed
         self._lease.delivered(self._tail, {line["id"] for line in refused})
 
     def _windows(self, batch: StoredBatch) -> dict[str, int]:

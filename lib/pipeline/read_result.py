@@ -34,6 +34,8 @@ class PagesRead:
     """Events dropped as duplicates although the text of the stored event differs."""
     other_customers: int = 0
     """Stored events whose customer id differs from the tenant's."""
+    total: int | None = None
+    """All events of the stream that were stored so far; None: this call stored none."""
 
 
 @dataclass(slots=True)

@@ -29,6 +29,7 @@ from lib.model.batch import Cursors, Header, ids_of
 from lib.model.checkpoint import (
     HORIZON,
     IDLE_WRITE,
+    Checkpoint,
     Problem,
     lost_interval,
     newest_believed,
@@ -234,16 +235,17 @@ class StreamReader:
         scanned = scan.page(self._deadline)
         result.read.pages += 1
         if scanned.header is not None:
-            self._stored(scanned.header, scanned.size)
+            self._stored(scanned.header, scanned.size, scanned.saved.checkpoint)
         result.has_more = scanned.has_more
         return scanned.has_more
 
-    def _stored(self, header: Header, size: int) -> None:
-        """Count a stored batch."""
+    def _stored(self, header: Header, size: int, passed: Checkpoint) -> None:
+        """Count a stored batch. `passed`: the checkpoint after it."""
         result = self._result
         self._pending_limit.add_stored(size)
         result.outcome = FETCHED
         result.read.events += header.count
+        result.read.total = passed.counts.events
         result.read.bytes += size
         result.read.batches.append(header.key)
 
@@ -339,7 +341,7 @@ class StreamReader:
             self._held.pass_batch(header, fresh)
             if self._is_slow or self._held.behind >= BATCHES_A_CURSOR or not self._ahead.is_asked:
                 self._held.save()
-            self._stored(header, size)
+            self._stored(header, size, self._held.checkpoint)
         else:
             self._idle(page, header)
         result.lag_seconds = round(max(0.0, (served_at - header.as_of).total_seconds()), 3)
