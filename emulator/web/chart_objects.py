@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from lib.errors import ConflictError, DamagedError, KeptError
 from lib.state.codec import Codec
@@ -22,31 +21,38 @@ TRIES = 4
 """How often an object is read and written again if another connector writes it at the same time."""
 
 
+def load_object(store: ObjectStore, key: str, decode: Callable[[bytes], T]) -> tuple[T | None, int]:
+    """The object, or None, and its generation. KeptError if it cannot be read, though it may be whole."""
+    stored = store.read(key)
+    if stored is None:
+        return None, ABSENT
+    try:
+        return decode(stored.body), stored.generation
+    except DamagedError as error:
+        copy_damaged_to_dead(store, key, stored.body, error)
+        return None, stored.generation
+
+
 def read_object(store: ObjectStore, key: str, decode: Callable[[bytes], T]) -> T | None:
     """The object; None if there is none, or a damaged one; KeptError for a newer layout."""
-    return _load(store, key, decode)[0]
+    return load_object(store, key, decode)[0]
 
 
-def replace_object(store: ObjectStore, key: str, codec: Codec[Any], body: bytes) -> None:
-    """Write the object's new content, unless it has a newer layout, or another connector writes it at the same time."""
-    try:
-        _, generation = _load(store, key, codec.load)
-    except KeptError as error:
-        log.warning("%s is not written: %s", key, error)
-        return
-    with suppress(ConflictError):
-        store.write(key, body, expected=generation)
-
-
-def update_object(store: ObjectStore, key: str, codec: Codec[T], update: Callable[[T | None], T | None]) -> None:
+def update_object(
+    store: ObjectStore,
+    key: str,
+    codec: Codec[T],
+    update: Callable[[T | None], T | None],
+    decode: Callable[[bytes], T] | None = None,
+) -> None:
     """Write what `update` makes of the object; nothing if it makes None, or if the object is kept.
 
     If another connector writes it at the same time, `update` is called again with the new content; ConflictError if
-    that goes on.
+    that goes on. `decode`: what reads the codec's older layouts too.
     """
     for left in reversed(range(TRIES)):
         try:
-            content, generation = _load(store, key, codec.decode)
+            content, generation = load_object(store, key, decode or codec.decode)
         except KeptError as error:
             log.warning("%s is not written: %s", key, error)
             return
@@ -59,15 +65,3 @@ def update_object(store: ObjectStore, key: str, codec: Codec[T], update: Callabl
                 raise
         else:
             return
-
-
-def _load(store: ObjectStore, key: str, decode: Callable[[bytes], T]) -> tuple[T | None, int]:
-    """The object, or None, and its generation. KeptError if it cannot be read, though it may be whole."""
-    stored = store.read(key)
-    if stored is None:
-        return None, ABSENT
-    try:
-        return decode(stored.body), stored.generation
-    except DamagedError as error:
-        copy_damaged_to_dead(store, key, stored.body, error)
-        return None, stored.generation

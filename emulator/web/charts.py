@@ -5,8 +5,9 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import inf
 from typing import Annotated, Any
 
 import msgspec
@@ -15,15 +16,16 @@ from lib.model.stream import KINDS, Stream
 from lib.state.codec import Codec
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
-LAYOUT = 2
-"""Of a day's object, and of the marks. Layout 1 counted hours by tenant: its counts are rebuilt from the receipts."""
 RECENT = 3 * HOUR
-"""How far back a stream's counts are kept by the minute. Older counts are by the hour."""
+"""How far back a stream's figures are kept by the minute. Older ones are by ten minutes."""
+MARKS_LAYOUT = 2
+"""Layout 1 has no time from which there is data: the counts beside it are made again from the receipts."""
+
+OUTAGE = "The engine took no events"
+ONGOING = "The engine takes no events"
 
 Pair = Annotated[list[int], msgspec.Meta(min_length=2, max_length=2)]
 """The numbers of fetched and of acknowledged events."""
-Sample = Annotated[list[int | float], msgspec.Meta(min_length=3, max_length=3)]
-"""The highest lag (seconds), the waiting bytes and the calls of the last minute."""
 Counts = Mapping[int, Pair]
 """Events by the number of the minute or hour."""
 
@@ -80,10 +82,6 @@ class Scope:
             and self.kind in (None, line["stream"])
         )
 
-    def step(self, chosen: Range) -> int:
-        """Seconds of a bucket: a stream's minutes are kept for a short time only."""
-        return max(chosen.step, HOUR) if self.streams and chosen.seconds > RECENT else chosen.step
-
 
 class Mark(msgspec.Struct, frozen=True, rename={"begin": "from", "end": "to"}):
     """Something that happened: `gap`, `late`, `outage` or `restart`. Its times are Unix times."""
@@ -99,51 +97,6 @@ class Mark(msgspec.Struct, frozen=True, rename={"begin": "from", "end": "to"}):
         return fields
 
 
-@dataclass(slots=True)
-class Day:
-    """The counts and samples of one day (UTC)."""
-
-    day: str
-    until: float = 0.0
-    """All events before this Unix time are counted."""
-    minutes: dict[str, dict[int, Pair]] = field(default_factory=dict)
-    """Fetched and acknowledged a minute of Unix time, by integration."""
-    hours: dict[str, dict[str, dict[int, Pair]]] = field(default_factory=dict)
-    """The same by the hour, by integration and stream (tenant/kind)."""
-    samples: dict[int, dict[str, Sample]] = field(default_factory=dict)
-    """By minute and integration."""
-
-    def add(self, stream: Stream, at: float, *, fetched: int = 0, acked: int = 0) -> None:
-        """Count events in."""
-        streams = self.hours.setdefault(stream.integration, {})
-        count_in(self.minutes.setdefault(stream.integration, {}), int(at) // MINUTE, fetched, acked)
-        count_in(streams.setdefault(f"{stream.tenant}/{stream.kind}", {}), int(at) // HOUR, fetched, acked)
-
-    def coarse(self) -> Day:
-        """The same day by the hour: charts of more than a day need no minutes, and this saves memory."""
-        minutes: dict[str, dict[int, list[int]]] = {}
-        for name, counts in self.minutes.items():
-            for minute, (fetched, acked) in counts.items():
-                count_in(minutes.setdefault(name, {}), minute // 60 * 60, fetched, acked)
-        samples: dict[int, dict[str, list[float]]] = {}
-        for minute, by_name in self.samples.items():
-            hour = samples.setdefault(minute // 60 * 60, {})
-            for name, sample in by_name.items():
-                hour[name] = _worst(hour.get(name), sample)
-        return Day(self.day, self.until, minutes, self.hours, samples)
-
-
-CHART_DAY = Codec(Day, "a day of charts", layout=LAYOUT)
-
-
-def day_from_body(body: bytes) -> Day:
-    """A stored day. Of layout 1 only the samples count; DamagedError, LayoutError as the codec."""
-    stored = CHART_DAY.load(body)
-    if stored["layout"] < LAYOUT:
-        stored |= {"until": 0.0, "minutes": {}, "hours": {}}
-    return CHART_DAY.value(stored)
-
-
 @dataclass(frozen=True, slots=True)
 class Marks:
     """What a restart needs beside the days."""
@@ -154,41 +107,44 @@ class Marks:
     known_since: int | float | None = None
 
 
-MARKS = Codec(Marks, "the marks of the charts", later=("known_since",), layout=LAYOUT)
+MARKS = Codec(Marks, "the marks of the charts", later=("known_since",), layout=MARKS_LAYOUT)
 
 
 def marks_from_body(body: bytes) -> Marks:
     """The stored marks. Layout 1 has counts that are rebuilt; DamagedError, LayoutError as the codec."""
     stored = MARKS.load(body)
-    return MARKS.value(stored if stored["layout"] == LAYOUT else stored | {"known_since": None})
+    return MARKS.value(stored if stored["layout"] == MARKS_LAYOUT else stored | {"known_since": None})
 
 
 class StreamSamples:
-    """The lag and the waiting bytes of every stream, by the minute, for the last three hours.
+    """The lag, the waiting bytes and the calls of every stream, by the minute, for the last three hours.
 
-    As plain numbers: five thousand streams take 7 MB.
+    As plain numbers: five thousand streams take 11 MB.
     """
 
     def __init__(self) -> None:
         self._places: dict[Stream, int] = {}
         self._taken: deque[tuple[int, array[float]]] = deque(maxlen=RECENT // MINUTE)
 
-    def take(self, minute: int, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Keep the lag and the waiting bytes of all streams at this minute."""
-        by_place = {self._places.setdefault(Stream.of(line), len(self._places)): line for line in lines}
-        pairs = (
-            (by_place[at]["lag_seconds"] or 0.0, by_place[at]["pending_bytes"]) if at in by_place else (-1.0, 0.0)
-            for at in range(len(self._places))
-        )
-        self._taken.append((minute, array("f", (value for pair in pairs for value in pair))))
+    def take(self, minute: int, streams: Sequence[Stream], figures: Sequence[float]) -> None:
+        """Keep the figures of this minute: lag, waiting bytes and calls of each stream, one after the other."""
+        places = [self._places.setdefault(stream, len(self._places)) for stream in streams]
+        taken = array("f", [-1.0]) * (3 * len(self._places))
+        for at, place in enumerate(places):
+            taken[3 * place : 3 * place + 3] = array("f", figures[3 * at : 3 * at + 3])
+        self._taken.append((minute, taken))
 
-    def of(self, streams: Sequence[Stream]) -> Iterator[tuple[int, list[float]]]:
-        """The highest lag and the sum of the waiting bytes of these streams, by minute."""
-        places = [self._places[stream] for stream in streams if stream in self._places]
+    @property
+    def since(self) -> float:
+        """The Unix time of the first minute that is kept."""
+        return self._taken[0][0] * MINUTE if self._taken else inf
+
+    def of(self, stream: Stream) -> Iterator[tuple[int, list[float]]]:
+        """The figures of the stream, with their Unix times."""
+        at = 3 * self._places.get(stream, -1)
         for minute, values in [*self._taken]:
-            sampled = [at for at in places if 2 * at < len(values) and values[2 * at] >= 0.0]
-            if sampled:
-                yield minute, [max(values[2 * at] for at in sampled), sum(values[2 * at + 1] for at in sampled)]
+            if 0 <= at < len(values) and values[at] >= 0.0:
+                yield minute * MINUTE, [*values[at : at + 3]]
 
 
 def count_in(counts: dict[int, list[int]], number: int, fetched: int, acked: int) -> None:
@@ -214,7 +170,6 @@ def bucketed(
     samples: Iterable[tuple[int, Sequence[float]]],
     *,
     chosen: Range,
-    step: int,
     now: float,
     known_since: float = 0.0,
 ) -> dict[str, list[Any]]:
@@ -222,6 +177,7 @@ def bucketed(
 
     None where there is no data. Each item of `counts` and `samples` has its Unix time.
     """
+    step = chosen.step
     end = int(now // step + 1) * step
     times = list(range(end - -(-chosen.seconds // step) * step, end, step))
     place = {at: index for index, at in enumerate(times)}
@@ -235,45 +191,63 @@ def bucketed(
     for at, sample in samples:
         index = place.get(at // step * step)
         if index is not None:
-            worst[index] = _worst(worst[index], sample)
+            worst[index] = worst_of(worst[index], sample)
     minutes = step / MINUTE
     columns = {
         name: [None if bucket is None else round(bucket[at] / minutes, 2) for bucket in sums]
         for at, name in enumerate(("fetched", "acked"))
     }
     columns |= {
-        name: [None if bucket is None or at >= len(bucket) else bucket[at] for bucket in worst]
+        name: [None if bucket is None else bucket[at] for bucket in worst]
         for at, name in enumerate(("lag", "waiting", "calls"))
     }
     return {"t": list(times), **columns}
 
 
-def counts_of(days: Iterable[Day], scope: Scope) -> Iterator[tuple[int, Sequence[float]]]:
-    """The counts of the scope with their times: of a tenant or stream by the hour, otherwise by the minute."""
-    places = [f"{stream.tenant}/{stream.kind}" for stream in scope.streams]
-    for day in days:
-        for name in [scope.integration] if scope.integration is not None else [*day.minutes]:
-            if not places:
-                for minute, pair in [*day.minutes.get(name, {}).items()]:
-                    yield minute * MINUTE, pair
-            for place in places:
-                for hour, pair in [*day.hours.get(name, {}).get(place, {}).items()]:
-                    yield hour * HOUR, pair
+def counts_of(days: Iterable[Mapping[str, Counts]], integration: str | None) -> Iterator[tuple[int, Sequence[float]]]:
+    """The counts of an integration, or of all, with their times. `days`: each day's counts by the minute."""
+    for minutes in days:
+        for name in [integration] if integration is not None else [*minutes]:
+            for minute, pair in [*minutes.get(name, {}).items()]:
+                yield minute * MINUTE, pair
 
 
-def samples_of(days: Iterable[Day], integration: str | None) -> Iterator[tuple[int, Sequence[float]]]:
-    """An integration's samples with their times; of all integrations the highest lag and the sums of the others."""
-    for day in days:
-        for minute, by_name in [*day.samples.items()]:
+def samples_of(
+    days: Iterable[Mapping[int, Mapping[str, Sequence[float]]]], integration: str | None
+) -> Iterator[tuple[int, Sequence[float]]]:
+    """An integration's samples with their times; of all integrations the highest lag and the sums of the others.
+
+    `days`: each day's samples by minute and integration.
+    """
+    for samples in days:
+        for minute, by_name in [*samples.items()]:
             chosen = [sample for key, sample in by_name.items() if integration in (None, key)]
             if chosen:
                 lags, waiting, calls = zip(*chosen, strict=True)
                 yield minute * MINUTE, [max(lags), sum(waiting), sum(calls)]
 
 
-def _worst(before: Sequence[float] | None, sample: Sequence[float]) -> list[float]:
+def worst_of(before: Sequence[float] | None, sample: Sequence[float]) -> list[float]:
     """A bucket shows the highest value of each figure."""
     return [*sample] if before is None else [max(pair) for pair in zip(before, sample, strict=True)]
+
+
+def joined(marks: Iterable[Mark], more: Iterable[Mark]) -> list[Mark]:
+    """All marks, the oldest first. An outage of `more` that touches one of the same cause is one with it."""
+    joint = [*marks]
+    for mark in more:
+        same = [other for other in joint if other == mark or (mark.kind == "outage" and _is_one_outage(other, mark))]
+        joint = [other for other in joint if other not in same]
+        begin, end = min(part.begin for part in (mark, *same)), max(part.end for part in (mark, *same))
+        joint.append(Mark(mark.kind, begin, end, mark.text))
+    return sorted(joint, key=lambda mark: mark.begin)
+
+
+def _is_one_outage(first: Mark, second: Mark) -> bool:
+    """Whether two outages have one cause, and no break of a minute between them."""
+    texts = {first.text, second.text}
+    is_near = first.begin < second.end + MINUTE and second.begin < first.end + MINUTE
+    return is_near and (len(texts) == 1 or texts == {OUTAGE, ONGOING})
 
 
 def within(marks: Iterable[Mark], chosen: Range, now: float) -> list[Mark]:

@@ -100,7 +100,7 @@ def preview(config: Config, order: dict[str, Any], on_progress: OnProgress) -> d
 
 def attest(config: Config, order: dict[str, Any], on_progress: OnProgress) -> int:
     """Count days, and store each one beside the charts; the number of days. The newest one gets the proposals."""
-    from emulator.web.chart_objects import replace_object
+    from emulator.web.chart_objects import update_object
     from emulator.web.completeness import FIRST, PREFIX
     from emulator.web.counted_days import COUNTED_DAY, FIRST_DAY, CountedDay, FirstDay, counted_day, removed_day
     from lib.app import App
@@ -111,13 +111,21 @@ def attest(config: Config, order: dict[str, Any], on_progress: OnProgress) -> in
     state = App(lambda: config).state
 
     def put(day: CountedDay) -> None:
-        replace_object(state.store, f"{PREFIX}{day.day}.json", COUNTED_DAY, COUNTED_DAY.encode(day))
+        """Store the day, unless another connector has counted it later."""
+
+        def newer(stored: CountedDay | None) -> CountedDay | None:
+            return None if stored is not None and day.made_at < stored.made_at <= datetime.now(UTC) else day
+
+        update_object(state.store, f"{PREFIX}{day.day}.json", COUNTED_DAY, newer)
 
     known_streams = streams_of(state)
     read = streams_read(config.integrations, StoredAccounts(state.store), known_streams)
     streams = sorted({*known_streams, *read})
     first = first_day(state, streams) or day_of(datetime.now(UTC))
-    replace_object(state.store, f"{PREFIX}{FIRST}.json", FIRST_DAY, FIRST_DAY.encode(FirstDay(first)))
+    earliest = FirstDay(first)
+    update_object(
+        state.store, f"{PREFIX}{FIRST}.json", FIRST_DAY, lambda stored: None if stored == earliest else earliest
+    )
     days = [asked for asked in order["days"] if asked["day"] >= first or asked["gaps"]]
     measured = [
         Measured(integration.name, integration.settle, integration.reconcile) for integration in config.integrations

@@ -19,7 +19,7 @@ visible after the object was rebuilt.
 | `budgets/` | rate_limits.py | copied to `dead/`; the other instances' calls are unknown until they publish again |
 | `reconciliations/`, `backfills/` | reconciliations.py | copied to `dead/`; the next one starts from the beginning |
 | `looks/` | looks.py | copied to `dead/`; the day's counts start again |
-| `charts/` | emulator/web | copied to `dead/`; the page counts the last two days again |
+| `charts/` | emulator/web | copied to `dead/`; the page counts today again |
 
 An object of a newer layout is not damaged, and nothing overwrites it. Code that needs it fails with LayoutError, for
 its own stream or integration only.

@@ -21,7 +21,8 @@ import requests
 import yaml
 
 from emulator.web import status
-from emulator.web.charts import CHART_DAY, Day, day_name
+from emulator.web.chart_days import CHART_DAY, Day, OpenDay
+from emulator.web.charts import day_name
 from emulator.web.connections import listening
 from emulator.web.context import RecentLog
 from emulator.web.server import Web
@@ -103,15 +104,15 @@ def _id_of(number: int) -> str:
 
 def _days(now: float, tenants: Sequence[SophosTenant]) -> Iterator[Day]:
     """A week, and ten minutes to come, in which events come by day more than by night."""
-    days: dict[str, Day] = {}
+    days: dict[str, OpenDay] = {}
     for minute in range(int(now) // 60 - 7 * 1440, int(now) // 60 + 10) if tenants else ():
         at = minute * 60.0
-        day = days.setdefault(day_name(at), Day(day_name(at), until=now))
+        day = days.setdefault(day_name(at), OpenDay(day_name(at), until=now))
         count = round(len(tenants) * (0.6 + 0.4 * math.sin(at / 86_400 * 2 * math.pi)) + minute * 7919 % 11)
         stream = Stream("partner", tenants[minute % len(tenants)].id, "events")
         day.add(stream, at, fetched=count, acked=count)
         day.samples[minute] = {"partner": [40.0 + minute % 25, 2_000 * (minute // 9 % 5), 60 + minute // 4 % 30]}
-    return iter(days.values())
+    return (day.stored() for day in days.values())
 
 
 @contextmanager

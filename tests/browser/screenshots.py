@@ -18,7 +18,7 @@ from typing import Any
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from emulator.central import DEFAULT_TENANT_ID, CentralServer, Clock, Credential, Tenant
-from emulator.web.charts import MARKS, Mark, Marks
+from emulator.web.charts import MARKS, OUTAGE, Mark, Marks
 from emulator.web.health_changes import (
     HEALTH,
     HEALTH_KEY,
@@ -29,7 +29,7 @@ from emulator.web.health_changes import (
     HealthRecord,
     Why,
 )
-from emulator.web.history import MARKS_KEY, OUTAGE
+from emulator.web.history import MARKS_KEY
 from lib.model.stream import Stream
 from lib.state.gaps import CURSOR_EXPIRED, Gap
 from lib.state.state import State

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from emulator.central import CentralServer, Credential, Settings
 from emulator.central.clock import Clock
 from emulator.cli import standing
-from emulator.web import charts, counted_days, health_changes
+from emulator.web import chart_days, charts, counted_days, health_changes
 from emulator.web.completeness import Completeness
 from emulator.web.history import History
 from emulator.web.snapshot import Snapshot
@@ -136,16 +136,26 @@ KINDS: dict[str, Kind] = {
     "acknowledged": kind_of(acknowledgements.ACKNOWLEDGEMENT, key="gaps/x", by="a person", at=WHEN),
     "looks": kind_of(looks.DAY_COUNTS, hours={"06": 12}, late={"1m": 1}, looked_at=WHEN),
     "charts": Kind(
-        charts.CHART_DAY,
-        charts.day_from_body,
+        chart_days.CHART_DAY,
+        chart_days.day_from_body,
         {
-            "layout": 2,
+            "layout": 3,
             "day": DAY,
             "until": 1_800_000_000.5,
             "minutes": {"acme": {"29683922": [3, 2]}},
-            "hours": {"acme": {f"{TENANT}/events": {"494732": [3, 2]}}},
+            "streams": {"acme": {f"{TENANT}/events": [30, 20, chart_days.StreamFigures().stored().buckets]}},
             "samples": {"7": {"acme": [1.5, 2, 3]}},
+            "numbered": True,
+            "following": "2026-06-16",
         },
+    ),
+    "charts/…, layout 2": kind_of(
+        chart_days.OLDER_CHART_DAY,
+        day=DAY,
+        until=1_800_000_000.5,
+        minutes={"acme": {"29683922": [3, 2]}},
+        hours={"acme": {f"{TENANT}/events": {"494732": [3, 2]}}},
+        samples={"7": {"acme": [1.5, 2, 3]}},
     ),
     "charts/marks.json": Kind(
         charts.MARKS,
@@ -201,6 +211,7 @@ LATER: dict[str, dict[str, Any]] = {
     "ledger": {"windows": None},
     "budgets": {"told_at": None},
     "backfills": {"held": None, "window": None},
+    "charts": {"following": None},
     "charts/marks.json": {"known_since": None},
     "charts/completeness": {"proposals": None},
 }
@@ -552,7 +563,7 @@ CHARTS = ("charts/{today}.json", *("charts/marks.json", "charts/health.json"))
 COMPLETENESS = ("charts/completeness/2026-06-15.json", "charts/completeness/first.json")
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"layout": 1}', b'{"layout": 3}'])
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"layout": 1}', b'{"layout": 9}'])
 def test_a_damaged_object_of_the_page_is_named_and_made_again_and_a_newer_one_stays(old: Path, body: bytes) -> None:
     store = DirectoryStore(old)
     keys = {key.format(today=f"{datetime.now(UTC):%Y-%m-%d}") for key in (*CHARTS, *COMPLETENESS)}
@@ -569,7 +580,7 @@ def test_a_damaged_object_of_the_page_is_named_and_made_again_and_a_newer_one_st
     past.stop()
     days = Completeness(lambda: store, dict, lambda: None, {})
     assert [cell.kind for cell in days.cells()] == ["today"]
-    is_newer = b"3" in body
+    is_newer = b"9" in body
     assert {damage.key for damage in damaged(store)} == (set() if is_newer else keys)
     made = {key for key in keys if (old / key).read_bytes() != body}
     assert made == (set() if is_newer else {key for key in keys if "completeness" not in key})

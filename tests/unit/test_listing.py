@@ -1,8 +1,10 @@
 """Search, filters, order, pages and charts of the operator's page."""
 
 import json
-from collections.abc import Iterable
+from array import array
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
@@ -10,21 +12,22 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from emulator.web.actions import local
+from emulator.web.chart_days import CHART_DAY, Day, OpenDay, Samples, begin_of, day_from_body, together
 from emulator.web.charts import (
-    CHART_DAY,
     DAY,
     HOUR,
+    ONGOING,
+    OUTAGE,
     RANGES,
-    Day,
     Mark,
     Range,
     Scope,
     StreamSamples,
     bucketed,
     counts_of,
-    day_from_body,
     day_name,
     days_of,
+    joined,
     samples_of,
     within,
 )
@@ -151,21 +154,25 @@ WHOLE = Scope()
 
 
 def chart(
-    days: Iterable[Day], chosen: Range, now: float, scope: Scope = WHOLE, **options: float
+    days: Sequence[Day], chosen: Range, now: float, scope: Scope = WHOLE, **options: float
 ) -> dict[str, list[Any]]:
-    step = scope.step(chosen)
-    samples = samples_of(days, scope.integration)
-    return bucketed(counts_of(days, scope), samples, chosen=chosen, step=step, now=now, **options)
+    of_streams = [day.of(stream).figures(begin_of(day.day)) for day in days for stream in scope.streams]
+    if of_streams:
+        of_all = chain.from_iterable(day.counts for day in of_streams)
+        return bucketed(of_all, together(day.samples for day in of_streams), chosen=chosen, now=now)
+    counts = counts_of((day.minutes for day in days), scope.integration)
+    samples = samples_of((day.samples for day in days), scope.integration)
+    return bucketed(counts, samples, chosen=chosen, now=now, **options)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3 * 3600 - 60), st.integers(0, 500), st.integers(0, 500)), max_size=50))
 def test_a_chart_holds_each_event_of_its_range_once(counted: list[tuple[int, int, int]]) -> None:
     now = 1_800_000_000.0
-    days = {name: Day(name) for name in days_of(RANGES["3h"], now)}
+    days = {name: OpenDay(name) for name in days_of(RANGES["3h"], now)}
     for back, fetched, acked in counted:
         at = now - back
         days[day_name(at)].add(ONE, at, fetched=fetched, acked=acked)
-    kept = [day_from_body(CHART_DAY.encode(each)) for each in days.values()]
+    kept = [day_from_body(CHART_DAY.encode(each.stored())) for each in days.values()]
     for name in ("3h", "24h", "7d", "90d"):
         chosen = RANGES[name]
         found = chart(kept, chosen, now)
@@ -178,7 +185,7 @@ def test_a_chart_holds_each_event_of_its_range_once(counted: list[tuple[int, int
             assert chart([each.coarse() for each in kept], chosen, now) == found
     for scope in (Scope("acme", "t-1"), Scope("acme", "t-1", "events")):
         of_stream = chart(kept, RANGES["24h"], now, scope)
-        assert abs(sum(of_stream["acked"]) * 60 - sum(each[2] for each in counted)) <= 0.3 * len(of_stream["t"])
+        assert of_stream["acked"] == chart(kept, RANGES["24h"], now)["acked"]
     assert not any(chart(kept, RANGES["24h"], now, Scope("acme", "t-1", "alerts"))["acked"])
 
 
@@ -189,41 +196,70 @@ def test_what_was_before_anything_is_known_is_no_zero() -> None:
 
 
 def test_of_an_older_layout_only_the_samples_count() -> None:
-    day = Day("1970-01-11", 5.0, samples={1: {"acme": [1.0, 2, 3]}})
-    day.add(ONE, 10 * DAY, fetched=3)
-    older = day_from_body(json.dumps(CHART_DAY.fields(day) | {"layout": 1}).encode())
-    assert (older.until, older.minutes, older.hours) == (0.0, {}, {})
-    assert older.samples == day.samples
+    fields = {"day": "1970-01-11", "until": 5.0, "samples": {"1": {"acme": [1.0, 2, 3]}}}
+    counts = {"minutes": {"acme": {"14400": [3, 0]}}, "hours": {"acme": {"t-1": {"240": [3, 0]}}}}
+    older = day_from_body(json.dumps({"layout": 1, **fields, **counts}).encode())
+    assert (older.until, older.minutes, older.streams) == (0.0, {}, {})
+    assert older.samples == {1: {"acme": [1.0, 2, 3]}}
 
 
-@given(st.lists(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 900), st.integers(0, 9000))), max_size=5))
-def test_a_streams_samples_are_the_worst_of_its_lines(taken: list[list[tuple[int, int, int]]]) -> None:
-    samples, expected = StreamSamples(), []
-    streams = [Stream("acme", "t-1", "events"), Stream("acme", "t-1", "alerts")]
+def test_a_day_of_layout_2_keeps_the_hours_of_its_streams() -> None:
+    fields = {"layout": 2, "day": "1970-01-11", "until": 5.0, "samples": {}, "minutes": {"acme": {"14460": [3, 2]}}}
+    older = day_from_body(json.dumps(fields | {"hours": {"acme": {"t-1/events": {"241": [3, 2]}}}}).encode())
+    now = 10 * DAY + 3 * 3600.0
+    for scope in (WHOLE, Scope("acme", "t-1", "events")):
+        assert sum(filter(None, chart([older], RANGES["24h"], now, scope)["acked"])) == 0.2
+    assert not any(chart([older], RANGES["24h"], now, Scope("acme", "t-2", "events"))["acked"])
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 5), st.integers(0, 900), st.integers(0, 9000), st.integers(0, 9))), max_size=5
+    )
+)
+def test_the_samples_of_a_tenant_are_the_worst_lag_and_the_sums_of_its_streams(
+    taken: list[list[tuple[int, int, int, int]]],
+) -> None:
+    samples, expected, day = StreamSamples(), [], OpenDay("1970-01-01")
+    streams = [Stream("acme", f"t-{number // 2}", ("events", "alerts")[number % 2]) for number in range(6)]
     for minute, lines in enumerate(taken):
-        seen = {number: (lag, waiting) for number, lag, waiting in lines}
-        told = [
-            {"integration": "acme", "tenant": f"t-{number // 2}", "stream": ("events", "alerts")[number % 2]}
-            | {"lag_seconds": lag, "pending_bytes": waiting}
-            for number, (lag, waiting) in seen.items()
-        ]
-        samples.take(minute, told)
+        seen = {number: figures for number, *figures in lines}
+        figures = array("f", [value for of_stream in seen.values() for value in of_stream])
+        samples.take(minute, [streams[number] for number in seen], figures)
+        day.sample(Samples(minute, {}, [streams[number] for number in seen], figures))
         own = [seen[number] for number in (2, 3) if number in seen]
         if own:
-            expected.append((minute, [float(max(each[0] for each in own)), float(sum(each[1] for each in own))]))
-    assert [*samples.of(streams)] == expected
+            lags, waiting, calls = zip(*own, strict=True)
+            expected.append((minute * 60, [float(max(lags)), float(sum(waiting)), float(sum(calls))]))
+    assert sorted(together(samples.of(stream) for stream in streams[2:4])) == expected
+    stored = day_from_body(CHART_DAY.encode(day.stored()))
+    for at, sample in together([stored.of(streams[2]).figures(0).samples]):
+        of_stream = [figures for minute, figures in samples.of(streams[2])]
+        assert (at, sample) == (0, [max(figures[at] for figures in of_stream) for at in range(3)])
 
 
 def test_a_buckets_sample_is_its_worst() -> None:
     now = 10 * DAY + 3600.0
-    day = Day(day_name(now))
-    day.samples = {
+    samples = {
         int(now) // 60 - 5: {"acme": [10.0, 100, 3], "msp": [70.0, 1, 1]},
         int(now) // 60 - 4: {"acme": [1.0, 900, 9]},
     }
+    day = Day(day_name(now), samples=samples)
     found = chart([day], RANGES["24h"], now)
     assert [(found["lag"][at], found["waiting"][at], found["calls"][at]) for at in (-2,)] == [(70.0, 900, 9)]
     assert found["lag"][-30] is None
+
+
+def test_an_outage_that_two_saw_is_one_mark() -> None:
+    seen = [Mark("outage", 0, 100, OUTAGE), Mark("restart", 50, 50, "started"), Mark("outage", 900, 950, ONGOING)]
+    more = [Mark("outage", 130, 200, OUTAGE), Mark("restart", 50, 50, "started"), Mark("outage", 870, 980, ONGOING)]
+    assert [(each.kind, each.begin, each.end) for each in joined(seen, more)] == [
+        ("outage", 0, 200),
+        ("restart", 50, 50),
+        ("outage", 870, 980),
+    ]
+    down = Mark("outage", 0, 100, "The connector was not running")
+    assert len(joined(seen, [down, Mark("restart", 51, 51, "started")])) == 5
 
 
 def test_marks_are_those_that_the_range_touches() -> None:
