@@ -2,6 +2,7 @@
 
 import json
 from base64 import b64decode
+from functools import partial
 from typing import Any
 
 from emulator.central import CentralServer, Credential
@@ -55,3 +56,22 @@ def test_each_stream_has_a_cursor_a_data_type_and_troubles_of_its_own() -> None:
         assert audit(found.state)["ok"]
         checks = json.loads(found.post("test-connection", {"integration": "full"}).body)["checks"]
         assert [check["ok"] for check in checks if check["name"] in ("siem_alerts", "endpoints")] == [True, True]
+
+
+def test_the_answers_tell_how_many_events_each_stream_has_so_far() -> None:
+    with site(integrations=[integration("full", "demo-client")]) as found:
+        so_far = dict.fromkeys(STREAMS, 0)
+        for add in (partial(found.central.fill, 300), partial(found.central.emit, 7)):
+            add()
+            fetched = [line for line in found.results("fetch-page") if line["events"]]
+            for line in fetched:
+                so_far[line["stream"]] += line["events"]
+            assert {line["stream"]: line["events_total"] for line in fetched} == {
+                line["stream"]: so_far[line["stream"]] for line in fetched
+            }
+            settled = {line["stream"]: line for line in found.results("forward-batch")}
+            for line in fetched:
+                assert settled[line["stream"]]["acked_total"] == so_far[line["stream"]]
+        assert so_far["events"] == 307
+        quiet = [*found.results("fetch-page"), *found.results("forward-batch")]
+        assert not [line for line in quiet if "events_total" in line or "acked_total" in line]
