@@ -29,9 +29,8 @@ class Log(NamedTuple):
         return sum(1 + (length.bit_length() + 6) // 7 + length for length in lengths if length)
 
     def to_wire(self) -> bytes:
-        """The serialised message, byte for byte as protobuf writes it; UnicodeError if `raw` is not UTF-8."""
+        """The serialised message, byte for byte as protobuf writes it. `unacceptable` tells whether `raw` is UTF-8."""
         log_id, data_type, data_source, timestamp, tenant_id, raw = self
-        raw.decode()
         key = log_id.encode()
         between = _between(data_type, data_source, timestamp, tenant_id)
         return b"".join((_head(1, len(key)), key, between, _head(6, len(raw)), raw))

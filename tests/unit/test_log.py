@@ -31,11 +31,6 @@ def test_half_a_character_in_the_name_of_a_source_holds_up_no_log() -> None:
     assert log.wire_size() == len(log.to_wire())
 
 
-def test_a_log_that_is_not_utf_8_is_not_written() -> None:
-    with pytest.raises(UnicodeDecodeError):
-        Log("id", "type", "source", "2026", "tenant", b"\xff").to_wire()
-
-
 @given(TEXTS | st.integers(100, 300).map(lambda n: "x" * n))
 def test_an_acknowledgement_names_what_protobuf_reads(log_id: str) -> None:
     message = plugins_pb2.Ack(lastId=log_id).SerializeToString()
