@@ -109,13 +109,15 @@ class Recent:
         marks = [self.marks[at : at + MARK_LENGTH] for at in range(0, len(self.marks), MARK_LENGTH)]
         return dict(zip(reversed(self.keys), reversed(marks), strict=False))
 
-    def after(self, keys: Sequence[str], marks: Sequence[str], dropped_until: datetime) -> Recent:
-        """With the events of one more batch. No event of a key that is dropped here is newer than `dropped_until`."""
+    def after(self, keys: Sequence[str], dropped_until: datetime) -> Recent:
+        """With the events of one more batch, and no marks.
+
+        No event of a key that is dropped here is newer than `dropped_until`.
+        """
         recent, since = (*self.keys, *keys), self.since
         if len(recent) > RECENT:
             since = _latest(since, dropped_until)
-        marked = (self.marks + "".join(marks))[-RECENT * MARK_LENGTH :] if marks else ""
-        return Recent(recent[-RECENT:], since, marked)
+        return Recent(recent[-RECENT:], since)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,13 +216,11 @@ class Checkpoint:
             recent=replace(self.recent, since=served_at) if is_since_ahead else self.recent,
         )
 
-    def after(
-        self, header: Header, keys: Sequence[str], newest_dropped: datetime | None, marks: Sequence[str] = ()
-    ) -> Checkpoint:
-        """The checkpoint once the batch is stored.
+    def after(self, header: Header, keys: Sequence[str], newest_dropped: datetime | None) -> Checkpoint:
+        """The checkpoint once the batch is stored, without marks.
 
         `keys` are the keys of its events, in order. `newest_dropped` is the newest time among the events before the
-        last RECENT. `marks` belong to the last RECENT events.
+        last RECENT.
         """
         # Only a bound is kept of the keys dropped here: none is newer than the newest event stored before.
         dropped_until = _latest(self.recent.since, self.newest.at, newest_dropped)
@@ -229,7 +229,7 @@ class Checkpoint:
             self,
             sequence=header.sequence + 1,
             day=header.day,
-            recent=self.recent.after(keys, marks, dropped_until or max(header.as_of, header.fetched_at)),
+            recent=self.recent.after(keys, dropped_until or max(header.as_of, header.fetched_at)),
             newest=self.newest.after(header.newest),
             counts=replace(counts, events=counts.events + header.events, repeats=counts.repeats + header.repeats),
             problem=None,

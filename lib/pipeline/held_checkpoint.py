@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from lib.errors import ConflictError, DamagedError
 from lib.model.batch import Header
-from lib.model.checkpoint import Checkpoint
+from lib.model.checkpoint import RECENT, Checkpoint
 from lib.model.stream import Stream
-from lib.state.advance import Item, ReadFields, adopt_all, adopt_past_hole, after
+from lib.state.advance import Item, ReadFields, adopt_all, adopt_past_hole, after, marked
 from lib.state.checkpoints import SavedCheckpoint
 from lib.state.state import State
 
@@ -35,6 +35,9 @@ class HeldCheckpoint:
         """The checkpoint as far as this call has come, and the generation of the stored one."""
         self.behind = 0
         """How many batches of this call the stored one has not passed. Their numbers end before the checkpoint's."""
+        self._marks = ""
+        self._unmarked: list[Item] = []
+        """Items that it has passed since their marks were last added, RECENT at most; `_marks` are those before."""
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -64,11 +67,21 @@ class HeldCheckpoint:
 
     def pass_batch(self, header: Header, items: Sequence[Item]) -> None:
         """Move it, in memory, past a batch that this call has just stored."""
+        if not self._unmarked:
+            self._marks = self.checkpoint.recent.marks
+        self._unmarked = [*self._unmarked, *items][-RECENT:]
         self.behind += 1
         self.change(after(self.checkpoint, header, items))
 
+    def mark(self) -> None:
+        """Add the marks of its last items. Not for each batch: they take time, and only RECENT of them count."""
+        if self._unmarked:
+            self.change(marked(self.checkpoint, self._marks, self._unmarked))
+            self._unmarked = []
+
     def save(self) -> None:
         """Write it; ConflictError if another call has moved the stored one further than past this call's batches."""
+        self.mark()
         try:
             generation = self._write(self.saved.generation)
         except ConflictError:

@@ -98,18 +98,24 @@ def newest_of(items: Sequence[Item], until: datetime | None = None) -> datetime 
 
 
 def after(checkpoint: Checkpoint, header: Header, items: Sequence[Item]) -> Checkpoint:
-    """The checkpoint past a stored batch."""
+    """The checkpoint past a stored batch, without marks: `marked` adds them."""
     return checkpoint.after(
         replace(header, count=len(items)),
         [item.key for item in items],
         newest_of(items[: max(0, len(items) - RECENT)], header.newest) if header.newest else None,
-        [item.mark for item in items[-RECENT:]],
     )
+
+
+def marked(checkpoint: Checkpoint, before: str, items: Sequence[Item]) -> Checkpoint:
+    """The checkpoint with the marks of its last items, and the marks `before` them as far as they still count."""
+    marks = before + "".join(item.mark for item in items[-RECENT:])
+    return replace(checkpoint, recent=replace(checkpoint.recent, marks=marks[-RECENT * MARK_LENGTH :]))
 
 
 def advance(checkpoints: Checkpoints, saved: SavedCheckpoint, header: Header, items: Sequence[Item]) -> SavedCheckpoint:
     """Move the checkpoint past a stored batch; ConflictError if another run moved it first."""
-    return checkpoints.write(header.stream, after(saved.checkpoint, header, items), expected=saved.generation)
+    checkpoint = marked(after(saved.checkpoint, header, items), saved.checkpoint.recent.marks, items)
+    return checkpoints.write(header.stream, checkpoint, expected=saved.generation)
 
 
 def adopt(

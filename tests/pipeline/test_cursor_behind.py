@@ -1,6 +1,6 @@
 """Several batches are stored before the cursor moves past them: whoever comes between, nothing is lost or doubled.
 
-Time is modelled, so no page is slow: the cursor moves once for BATCHES_A_CURSOR batches, and at the end of a call.
+The clock stands still, so no page is slow: the cursor moves once for BATCHES_A_CURSOR batches, and when a call ends.
 """
 
 from __future__ import annotations
@@ -24,18 +24,20 @@ from tests.fakes.dying import Died
 from tests.pipeline.test_page_ahead import PAGE, Reader, expect_all
 
 PAGES = 2 * BATCHES_A_CURSOR + 2
+NOW = 1.8e9
+"""Unix seconds."""
 
 
 @pytest.fixture
 def central() -> Iterator[CentralServer]:
-    with CentralServer(clock=Clock(), settings=Settings(page_cap=PAGE)) as server:
+    with CentralServer(clock=Clock(start=NOW), settings=Settings(page_cap=PAGE)) as server:
         server.fill(PAGES * PAGE)
         yield server
 
 
 @pytest.fixture
 def reader(tmp_path: Path, central: CentralServer) -> Reader:
-    return Reader(tmp_path, central.url, central.clock)
+    return another(tmp_path, central)
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def engine(tmp_path: Path) -> Iterator[StandInEngine]:
 
 
 def another(tmp_path: Path, central: CentralServer) -> Reader:
-    """Another process over the same store."""
+    """A process over the store of this folder."""
     return Reader(tmp_path, central.url, central.clock)
 
 
@@ -113,6 +115,28 @@ def test_the_cursor_moves_once_for_several_batches(reader: Reader, central: Cent
     assert reader.fetch()["pages"] == PAGES
     assert counts == [BATCHES_A_CURSOR, 2 * BATCHES_A_CURSOR, PAGES]
     expect_all(reader, central)
+
+
+def test_the_cursor_is_what_it_is_if_it_moves_with_each_batch(
+    tmp_path: Path, reader: Reader, central: CentralServer
+) -> None:
+    apart = another(tmp_path / "apart", central)
+    reader.fetch()
+    while apart.fetch(max_pages=1)["has_more"]:
+        continue
+    (stream,) = reader.app.state.checkpoints.streams()
+    one, other = (each.app.state.checkpoints.read(stream).checkpoint for each in (reader, apart))
+    assert (one.recent, one.newest, one.counts) == (other.recent, other.newest, other.counts)
+    assert len(one.recent.marks_by_key()) == PAGES * PAGE
+
+
+def test_an_event_that_comes_again_with_another_text_is_counted(reader: Reader, central: CentralServer) -> None:
+    raws = [b'{"id":"again-%d","text":"%d"}' % (number % 15, number) for number in range(3 * PAGE)]
+    central.append(central.default_tenant, "events", raws)
+    reader.fetch()
+    (stream,) = reader.app.state.checkpoints.streams()
+    counts = reader.app.state.checkpoints.read(stream).checkpoint.counts
+    assert (counts.repeats, counts.changed) == (15, 15)
 
 
 def test_the_cursor_moves_with_each_batch_while_a_page_is_slow(
