@@ -334,13 +334,18 @@ class OpenDay:
 
     def begin_with(self, stream: Stream, fetched: int, acked: int) -> None:
         """Count only later events of the stream than these many."""
-        figures = self.streams.setdefault(stream, StreamFigures())
+        figures = self._of(stream)
         figures.fetched, figures.acked = fetched, acked
+
+    def _of(self, stream: Stream) -> StreamFigures:
+        figures = self.streams.get(stream)
+        if figures is None:
+            figures = self.streams[stream] = StreamFigures()
+        return figures
 
     def count(self, counted: Count) -> Pair:
         """Count those of the events that are not counted yet; how many they were."""
-        figures = self.streams.setdefault(counted.stream, StreamFigures())
-        news = figures.count(counted.fetched, counted.acked)
+        news = self._of(counted.stream).count(counted.fetched, counted.acked)
         if any(news):
             self.add(counted.stream, counted.at, *news)
         return news
@@ -348,7 +353,7 @@ class OpenDay:
     def add(self, stream: Stream, at: float, fetched: int = 0, acked: int = 0) -> None:
         """Add so many events at a Unix time."""
         count_in(self.minutes.setdefault(stream.integration, {}), int(at) // MINUTE, fetched, acked)
-        self.streams.setdefault(stream, StreamFigures()).add(_bucket(at, self.begin), fetched, acked)
+        self._of(stream).add(_bucket(at, self.begin), fetched, acked)
 
     def sample(self, samples: Samples) -> None:
         """Keep the figures of a minute: the highest, if the minute has some already."""
@@ -357,7 +362,7 @@ class OpenDay:
             by_name[name] = worst_of(by_name.get(name), sample)
         bucket = _bucket(samples.minute * MINUTE, self.begin)
         for at, stream in enumerate(samples.streams):
-            self.streams.setdefault(stream, StreamFigures()).sample(bucket, samples.figures[3 * at : 3 * at + 3])
+            self._of(stream).sample(bucket, samples.figures[3 * at : 3 * at + 3])
 
 
 def together(streams: Iterable[Iterable[tuple[int, Sequence[float]]]]) -> Iterator[tuple[int, list[float]]]:

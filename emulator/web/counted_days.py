@@ -96,6 +96,10 @@ class CountedDay:
         if not self.removed and None in (self.totals, self.faults, self.remarks, self.streams, self.stream_count):
             raise ValueError("the counts are missing")
 
+    def replaces(self, stored: CountedDay | None) -> bool:
+        """Whether it replaces the stored counts: another connector may have counted the day later than this one."""
+        return stored is None or not self.made_at < stored.made_at <= datetime.now(UTC)
+
     @property
     def kind(self) -> str:
         """The worst of all that happened to the day's events."""

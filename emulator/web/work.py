@@ -111,12 +111,8 @@ def attest(config: Config, order: dict[str, Any], on_progress: OnProgress) -> in
     state = App(lambda: config).state
 
     def put(day: CountedDay) -> None:
-        """Store the day, unless another connector has counted it later."""
-
-        def newer(stored: CountedDay | None) -> CountedDay | None:
-            return None if stored is not None and day.made_at < stored.made_at <= datetime.now(UTC) else day
-
-        update_object(state.store, f"{PREFIX}{day.day}.json", COUNTED_DAY, newer)
+        key = f"{PREFIX}{day.day}.json"
+        update_object(state.store, key, COUNTED_DAY, lambda stored: day if day.replaces(stored) else None)
 
     known_streams = streams_of(state)
     read = streams_read(config.integrations, StoredAccounts(state.store), known_streams)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from emulator.web.chart_days import CHART_DAY, day_from_body
 from emulator.web.charts import RANGES, Scope, day_name
+from emulator.web.counted_days import removed_day
 from emulator.web.history import MARKS_KEY, History
 from emulator.web.snapshot import Taken
 from emulator.web.status import SiteStatus, read_record
@@ -317,6 +318,15 @@ def test_a_day_of_an_older_version_is_continued() -> None:
     stored = world.store.read("charts/2026-06-15.json")
     assert stored is not None
     assert CHART_DAY.load(stored.body)["layout"] == 3
+
+
+def test_the_later_count_of_a_day_stays_unless_it_is_of_the_future() -> None:
+    now = datetime.now(UTC)
+    earlier, later, ahead = (
+        removed_day("2026-06-15", "", now + timedelta(seconds=second)) for second in (-20, -10, 3_600)
+    )
+    assert [earlier.replaces(None), earlier.replaces(later), later.replaces(earlier)] == [True, False, True]
+    assert earlier.replaces(ahead), "a clock was wrong"
 
 
 def test_a_stream_whose_state_was_removed_counts_anew() -> None:
