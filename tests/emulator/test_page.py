@@ -350,6 +350,28 @@ def test_a_restart_loses_nothing_of_the_chart_and_is_marked() -> None:
             assert counted(chart(emulator, stream="events", **OF_TENANT)) == (65, 65)
 
 
+def test_two_connectors_on_one_store_share_their_charts_and_a_streams_lag_outlives_them() -> None:
+    stream = {**OF_TENANT, "stream": "events", "range": "24h"}
+
+    def lags(emulator: Emulator) -> list[float]:
+        return [lag for lag in chart(emulator, **stream)["lag"] if lag is not None]
+
+    with site() as found:
+        with Emulator(found) as first, Emulator(found) as second:
+            for emulator in (first, second):
+                until(lambda emulator=emulator: emulator.status() is not None, "the page")  # type: ignore[misc]
+                until(lambda emulator=emulator: chart(emulator)["complete"], "the past")  # type: ignore[misc]
+            found.central.fill(60)
+            until(lambda: (first.status() or {}).get("acked", 0) >= 60, "everything delivered")
+            until(lambda: lags(second) != [], "a sample")
+            assert (first.end(), second.end()) == (0, 0)
+        with Emulator(found) as emulator:
+            until(lambda: emulator.status() is not None, "the page")
+            until(lambda: chart(emulator)["complete"], "the past")
+            assert lags(emulator) != []
+            assert counted(chart(emulator)) == counted(chart(emulator, **stream)) == (60, 60)
+
+
 def test_charts_of_an_older_version_are_made_again_from_the_receipts() -> None:
     with site(every="1h") as found:
         found.central.fill(60)
