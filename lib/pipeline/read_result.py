@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Self
 
 from lib.errors import OverBudgetError, ThrottledError, UnexpectedError
+from lib.model.batch import Header
 from lib.model.checkpoint import Problem, problem_after
 from lib.model.stream import Stream
 from lib.pipeline.reconcile import ReconcileReport
@@ -36,6 +37,13 @@ class PagesRead:
     """Stored events whose customer id differs from the tenant's."""
     total: int | None = None
     """All events of the stream that were stored so far; None: this call stored none."""
+
+    def add(self, header: Header, size: int, total: int) -> None:
+        """Count a stored batch. `total`: all events of the stream with it."""
+        self.events += header.count
+        self.total = total
+        self.bytes += size
+        self.batches.append(header.key)
 
 
 @dataclass(slots=True)

@@ -244,10 +244,7 @@ class StreamReader:
         result = self._result
         self._pending_limit.add_stored(size)
         result.outcome = FETCHED
-        result.read.events += header.count
-        result.read.total = passed.counts.events
-        result.read.bytes += size
-        result.read.batches.append(header.key)
+        result.read.add(header, size, passed.counts.events)
 
     def _reconcile(self) -> None:
         """Reconcile the stream if that is due, and fetching has read everything that Sophos has."""
