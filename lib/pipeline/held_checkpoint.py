@@ -73,11 +73,12 @@ class HeldCheckpoint:
         self.behind += 1
         self.change(after(self.checkpoint, header, items))
 
-    def mark(self) -> None:
+    def mark(self) -> Checkpoint:
         """Add the marks of its last items. Not for each batch: they take time, and only RECENT of them count."""
         if self._unmarked:
             self.change(marked(self.checkpoint, self._marks, self._unmarked))
             self._unmarked = []
+        return self.checkpoint
 
     def save(self) -> None:
         """Write it; ConflictError if another call has moved the stored one further than past this call's batches."""

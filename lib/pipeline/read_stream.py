@@ -315,8 +315,7 @@ class StreamReader:
         checkpoint = self._held.checkpoint
         fresh = fresh_of(items, self._ids, checkpoint, self._stored_ids, served_at=served_at, now=now)
         if len(fresh) < len(items):
-            self._held.mark()
-            checkpoint = self._held.checkpoint
+            checkpoint = self._held.mark()
         changed, others = changed_of(items, fresh, checkpoint), self._others(fresh)
         counts = checkpoint.counts.with_differences(changed, others, now)
         self._held.change(replace(checkpoint, excluded=excluded, counts=counts))
