@@ -234,8 +234,12 @@ def _print_passing(lines: Sequence[dict[str, Any]]) -> int:
 
 
 def _concerned(line: dict[str, Any], code: str) -> str:
-    name = f"  {line['name'] if 'name' in line else _readable(line)}"
-    name += f" ({line['tenant']})" if line.get("tenant_name") else ""
+    if "name" in line:
+        name = f"  {line['name']}"
+    elif line["tenant_name"]:
+        name = f"  {_readable(line)} ({line['tenant']})"
+    else:
+        name = f"  {Stream.of(line) if window() is None else _readable(line)}"
     if line.get("problem", {}).get("code") != code:
         return name
     until = f" (next try {line['retry_at'][:19]}Z)" if line.get("retry_at") else ""

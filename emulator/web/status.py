@@ -200,7 +200,7 @@ def status(
         for target in known_targets(settings, accounts_by_name[settings.name])
     )
     targets = {target.stream: target for target in read}
-    streams = {*state.checkpoints.streams(), *pending, *latest, *targets, *dead_letters} - {heartbeat.STREAM}
+    streams = {*state.checkpoints.streams(), *pending, *latest, *targets, *dead_letters, *gaps} - {heartbeat.STREAM}
     asked: dict[str, Asked] = {}
     for integration in config.integrations:
         with suppress(KeptError):

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, FilePayload, Page, Request, expect, sync_playwright
 
 from emulator.central import DEFAULT_TENANT_ID, CentralServer, Clock, Credential, Tenant
+from emulator.web.chart_days import CHART_DAY, OpenDay
+from emulator.web.charts import day_name
 from emulator.web.events import stored_events
 from lib.model.clock import to_text
 from lib.model.credential import Life
@@ -319,6 +322,100 @@ def test_gaps_and_dead_letters_are_turned_over(browser: Browser, tmp_path: Path)
             expect(rows).to_have_count(100)
 
 
+def test_a_pager_appears_by_itself_and_counts_on(browser: Browser, tmp_path: Path) -> None:
+    config, store = many.fill(tmp_path, 50), tmp_path / "store"
+    noticed, key = datetime.now(UTC), account_key("partner")
+    stream = Stream("partner", "no longer read", "events")
+    gaps = [Gap(stream, number, BATCH_MISSING, None, None, noticed, number) for number in range(1, 102)]
+    for gap in gaps[:100]:
+        (store / gap.key).parent.mkdir(parents=True, exist_ok=True)
+        (store / gap.key).write_bytes(GAP.encode(gap))
+    with many.served(config) as url, browser.new_context(base_url=url) as context:
+        views = {path: context.new_page() for path in ("/streams", "/gaps")}
+        for path, page in views.items():
+            page.goto(path)
+            expect(page.locator("main table tbody tr").last).to_be_visible()
+            expect(page.get_by_role("navigation", name="Pages")).to_have_count(0)
+        (store / gaps[100].key).write_bytes(GAP.encode(gaps[100]))
+        account = ACCOUNT.decode((store / key).read_bytes())
+        more = [replace(account.tenants[0], id=f"new-{number:012}", name=f"New {number}") for number in range(51)]
+        (store / key).write_bytes(ACCOUNT.encode(replace(account, tenants=(*account.tenants, more[0]))))
+        for page in views.values():
+            expect(page.get_by_text("Page 1 of 2")).to_be_visible()
+        views["/streams"].get_by_role("link", name="Next →").click()
+        (store / key).write_bytes(ACCOUNT.encode(replace(account, tenants=(*account.tenants, *more))))
+        expect(views["/streams"].get_by_text("Page 2 of 3")).to_be_visible()
+        expect(views["/streams"].get_by_role("link", name="Next →")).to_have_attribute("href", "/streams?page=3")
+
+
+COLUMNS_OF_COLOUR = """([selector, name]) => {
+  const canvas = document.querySelector(selector), context = canvas.getContext("2d", {willReadFrequently: true});
+  const probe = document.createElement("canvas").getContext("2d");
+  probe.fillStyle = getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  probe.fillRect(0, 0, 1, 1);
+  const [r, g, b] = probe.getImageData(0, 0, 1, 1).data;
+  const {data, width, height} = context.getImageData(0, 0, canvas.width, canvas.height);
+  const columns = new Set();
+  for (let at = 0; at < width * height; at++)
+    if ([r, g, b, 255].every((value, part) => Math.abs(data[4 * at + part] - value) < 15)) columns.add(at % width);
+  return columns.size / width;
+}"""
+"""The share of a canvas's columns in which a pixel has the colour of that name."""
+
+
+LABELS = """window.labels = []; const write = CanvasRenderingContext2D.prototype.fillText;
+CanvasRenderingContext2D.prototype.fillText = function (text, x, ...more) {
+  labels.push([text, this.textAlign === "right" ? x - this.measureText(text).width : x]);
+  write.call(this, text, x, ...more);
+}"""
+"""Notes each label on a canvas, with its left edge."""
+
+
+def test_the_first_minute_is_drawn_as_a_step(browser: Browser, tmp_path: Path) -> None:
+    config, now = many.fill(tmp_path, 1), datetime.now(UTC).timestamp()
+    for chart in (tmp_path / "store/charts").glob("*.json"):
+        chart.unlink()
+    day, stream = OpenDay(day_name(now), until=now), Stream("partner", f"00000000-0000-4000-8000-{0:012d}", "events")
+    day.add(stream, now - 60, fetched=30, acked=30)
+    day.samples[int(now) // 60 - 1] = {"partner": [40.0, 125_000, 60]}
+    (tmp_path / f"store/charts/{day.day}.json").write_bytes(CHART_DAY.encode(day.stored()))
+    with many.served(config) as url, browser.new_context(base_url=url) as context:
+        page = context.new_page()
+        page.add_init_script(LABELS)
+        page.goto("/?range=1h")
+        expect(page.locator("#chart canvas").first).to_be_visible()
+        assert [text for text, left in page.evaluate("window.labels") if left < 0] == [], "a label is cut off"
+        assert page.evaluate(COLUMNS_OF_COLOUR, ["#chart canvas", "--bar2"]) > 0.05, "a point in place of a minute"
+        plot = page.locator("#chart .u-over").first
+        plot.hover(position={"x": plot.evaluate("plot => plot.clientWidth") - 3, "y": 50})
+        expect(page.locator(".plot p").first).to_contain_text(re.compile(r"Fetched 30 ■ Acknowledged 30 \d{4}-"))
+
+
+def test_the_legend_stays_when_the_chart_is_drawn_again(page: Page, served: tuple[Site, Emulator]) -> None:
+    page.clock.install()
+    page.goto("/?range=1h")
+    legends = {
+        "Events a minute": r"■ Fetched.*■ Acknowledged",
+        "Highest lag": "■ Lag",
+        "Calls a minute": r"■ used.*■ steady limit",
+    }
+
+    def told() -> None:
+        for title, legend in legends.items():
+            plot = page.locator(".plot", has=page.get_by_role("heading", name=title))
+            expect(plot.locator("p").first).to_have_text(re.compile(legend))
+
+    def drawn_again() -> bool:
+        page.clock.run_for(5_000)
+        return page.locator("#chart [data-before]").count() == 0
+
+    told()
+    page.locator("#chart .plots").evaluate("plots => { plots.dataset.before = true }")
+    served[0].central.emit(3)
+    until(drawn_again, "another chart")
+    told()
+
+
 def test_a_connection_is_tested_before_ones_eyes_and_copied(page: Page) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.goto("/")
@@ -435,6 +532,11 @@ def test_news_arrive_by_themselves_and_leave_the_focus_where_it_is(page: Page, s
     served[0].central.emit(3)
     expect(page.locator(".sum dd").first).not_to_have_text(before)
     assert button.first.evaluate("button => button === document.activeElement")
+    page.emulate_media(media="print")  # On paper, what is relative says to which time.
+    told = "updated => [updated.dateTime, updated.title, getComputedStyle(updated, '::after').content]"
+    at, title, printed = page.locator("#updated").evaluate(told)
+    assert title == f"{at[:10]} {at[11:19]} UTC"
+    assert title in printed
     assert page.get_by_role("region", name="Integrations").evaluate("region => region.mine")
 
 

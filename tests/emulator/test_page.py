@@ -293,7 +293,7 @@ def test_what_has_not_changed_is_not_sent_again(hourly: tuple[Site, Emulator]) -
     first = requests.get(url, timeout=10)
     again = requests.get(url, timeout=10, headers={"If-None-Match": first.headers["ETag"]})
     assert first.status_code == 200
-    assert set(first.json()["parts"]) == {"pill", "tiles", "count", "streams"}
+    assert set(first.json()["parts"]) == {"pill", "tiles", "count", "streams", "pages"}
     assert (again.status_code, again.content) == (304, b"") or again.headers["ETag"] != first.headers["ETag"]
     assert requests.get(emulator.url("/live?view=/no-such-view"), timeout=10).status_code == 404
 

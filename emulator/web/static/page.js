@@ -106,7 +106,7 @@ async function ask() {
         if (part.dataset.part in page.parts) renew(part, page.parts[part.dataset.part]);
       }
       const updated = document.getElementById("updated");
-      if (updated) updated.dateTime = page.at;
+      if (updated) Object.assign(updated, { dateTime: page.at, title: `${page.at.slice(0, 10)} ${page.at.slice(11, 19)} UTC` });
     } else if (answer.status !== 304) throw new Error(`HTTP status ${answer.status}`);
     const date = Date.parse(answer.headers.get("Date"));
     if (Math.abs(date - Date.now()) > 5000) skew = date - Date.now();
@@ -245,7 +245,7 @@ function draw(chart) {
       legend: { show: false },
       cursor: { sync: { key: "all" }, y: false },
       scales: { y: { range: (_, __, most) => [0, Math.max(plot.least, most * 1.1)] } },
-      axes: [{ ...axis, size: 32, gap: 10, space: place ? 55 : 70, values: (_, splits, __, ___, step) => splits.map((at) => clock(at, step)) }, { ...axis, size: place ? 58 : 50, space: 28, ...(plot.steps && { incrs: plot.steps }), values: (_, splits) => splits.map(plot.unit) }],
+      axes: [{ ...axis, size: 32, gap: 10, space: place ? 55 : 70, values: (_, splits, __, ___, step) => splits.map((at) => clock(at, step)) }, { ...axis, size: place ? 58 : 50, space: 28, ...(plot.steps && { incrs: plot.steps }), values: (_, splits) => splits.map((at) => plot.unit(at).replace(".0 ", " ")) }],
       // A value between two missing ones is drawn as a point: a line needs two values.
       series: [{}, ...lines.map(([key, label, colour, fill]) => ({ label, stroke: css(colour), width: 1.5, fill: fill ? css(colour) + "26" : undefined,
         ...(place ? {} : { paths: uPlot.paths.stepped({ align: 1 }) }),
