@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from emulator.recording.forms import plain
 from emulator.recording.pseudonyms import ADDRESSES
-from emulator.recording.texts import SHORTEST, is_address
+from emulator.recording.texts import LONGEST_WORD, SHORTEST, is_address
 
 _OWN = """
 example com org user host dom tenant example.com example.org
@@ -20,6 +20,7 @@ OWN_WORDS = frozenset(_OWN.split())
 PLAIN = 6
 """An original of at least this length that is more than a word is searched everywhere, also within words."""
 _WORD = re.compile(r"[^\W_]+")
+_DIGITS = re.compile(r"\d+")
 _ESCAPE = re.compile(r"(?:\\u[0-9a-f]{4})+", re.IGNORECASE)
 _EMAIL = re.compile(r"[\w%+-]+@[\w-]+(?:\.[\w-]+)+")
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?!\w|\.\d)")
@@ -41,9 +42,9 @@ class Search:
     plain: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     """Originals that are searched everywhere, with their kind, by their first letters."""
     words: dict[str, str] = field(default_factory=dict)
-    """Originals that are searched as whole words, with their kind."""
+    """Originals that are searched as whole words, with their kind. Digits are a word within other letters too."""
     not_searched: int = 0
-    """The number of originals that are too short, or that Sophos's vocabulary or the pseudonyms contain too."""
+    """The number of originals that are too short, or that Sophos's vocabulary or the recording's own contain too."""
     _given: frozenset[str] = frozenset(ADDRESSES)
 
     @classmethod
@@ -58,26 +59,27 @@ class Search:
     def add(self, kind: str, text: str, vocabulary: Set[str]) -> None:
         """Add an original."""
         is_word = _WORD.fullmatch(text) is not None
-        if len(text) < SHORTEST or text in vocabulary or text in OWN_WORDS:
+        shortest = LONGEST_WORD if kind == "id" else SHORTEST
+        if len(text) < shortest or text in vocabulary or text in OWN_WORDS:
             self.not_searched += 1
-        elif is_word and (text.isalpha() or len(text) < PLAIN):
+        elif is_word and (text.isalpha() or text.isdecimal() or len(text) < PLAIN):
             self.words[text] = kind
         elif len(text) >= PLAIN:
             self.plain.setdefault(text[:PLAIN], []).append((text, kind))
         else:
             self.not_searched += 1
 
-    def leaks(self, lines: Iterable[bytes], given: Set[str]) -> Iterator[Leak]:
-        """All originals in the lines; `given` are addresses that are pseudonyms too."""
+    def leaks(self, lines: Iterable[bytes]) -> Iterator[Leak]:
+        """All originals in the lines."""
         for number, line in enumerate(lines, 1):
             text = line.decode("utf-8", "surrogateescape")
             unescaped = _ESCAPE.sub(_unescaped, text)
             forms = {text, unescaped, plain(unescaped)}
-            left = {original for form in forms for original in self._originals_in(form.lower(), given)}
+            left = {original for form in forms for original in self._originals_in(form.lower())}
             yield from (Leak(kind, original, number) for kind, original in sorted(left))
 
-    def _originals_in(self, text: str, given: Set[str]) -> Iterator[tuple[str, str]]:
-        for word in self.words.keys() & set(_WORD.findall(text)):
+    def _originals_in(self, text: str) -> Iterator[tuple[str, str]]:
+        for word in self.words.keys() & {*_WORD.findall(text), *_DIGITS.findall(text)}:
             yield self.words[word], word
         prefixes = self.plain
         for at in range(len(text) - PLAIN + 1):
@@ -86,9 +88,7 @@ class Search:
                 yield from (
                     (kind, original)
                     for original, kind in candidates
-                    if original not in given
-                    and text.startswith(original, at)
-                    and not _is_longer_address(original, text, at)
+                    if text.startswith(original, at) and not _is_longer_address(original, text, at)
                 )
         for email in _EMAIL.findall(text):
             if not email.endswith(("@example.com", "@example.org")):

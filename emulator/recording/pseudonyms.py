@@ -20,6 +20,8 @@ ADDRESSES = [
 """The addresses that are set aside for documentation (RFC 5737)."""
 _IPV6 = int(IPv6Address("2001:db8::"))
 _TRIES = 100
+_CONTAINED = 6
+"""A text of this length is avoided within pseudonyms too."""
 _WORD = re.compile(r"[\w']+")
 
 Digest = Callable[[int], bytes]
@@ -29,12 +31,16 @@ Digest = Callable[[int], bytes]
 class Pseudonyms:
     """Makes pseudonyms, and keeps the originals that it has replaced.
 
-    No pseudonym contains a text of `avoided`, if that is possible. Punctuation and case do not count.
+    No pseudonym is a text of `avoided`, nor contains one of at least six letters or digits, if that is possible.
+    Punctuation and case do not count.
     """
 
     def __init__(self, key: bytes, avoided: Iterable[str] = ()) -> None:
         self._key = key
-        self._avoided = {bare for text in avoided if (bare := _bare(text))}
+        self._avoided: dict[str, list[str]] = {}
+        """The texts to avoid, by their first letters and digits."""
+        for bare in {_bare(text) for text in avoided}:
+            self._avoided.setdefault(bare[:_CONTAINED], []).append(bare)
         self._given: dict[tuple[str, str], str] = {}
         self._taken: set[tuple[str, str]] = set()
         self._addresses = ADDRESSES
@@ -139,21 +145,28 @@ class Pseudonyms:
         """The original's pseudonym: the one made before, or a new one that, if possible, no other original has."""
         pseudonym = self._given.get((kind, original))
         if pseudonym is None:
+            pseudonym, least = original, 4
             for number in range(_TRIES):
                 made = make(partial(self._bytes, kind, original, number))
-                if made == original or self._is_avoided(made):
-                    continue
-                pseudonym = made
-                if (kind, made) not in self._taken:
+                # The original itself would be worst, then a text to avoid, then another original's pseudonym.
+                fault = 3 if made == original else 2 if self._is_avoided(made) else int((kind, made) in self._taken)
+                if fault < least:
+                    pseudonym, least = made, fault
+                if not fault:
                     break
-            pseudonym = pseudonym or made
             self._taken.add((kind, pseudonym))
             self._given[kind, original] = pseudonym
         return pseudonym
 
     def _is_avoided(self, made: str) -> bool:
-        bare = _bare(made) if self._avoided else ""
-        return any(text in bare for text in self._avoided)
+        if not self._avoided:
+            return False
+        bare = _bare(made)
+        return bare in self._avoided or any(
+            bare.startswith(text, at)
+            for at in range(len(bare) - _CONTAINED + 1)
+            for text in self._avoided.get(bare[at : at + _CONTAINED], ())
+        )
 
     def _counted(self, kind: str, original: str, made: str) -> str:
         self.originals.setdefault(kind, set()).add(original)
@@ -168,6 +181,17 @@ class Pseudonyms:
         return digests[:size]
 
 
+class Blanks(Pseudonyms):
+    """Puts the same two digits for every original. What of an original is then left was not replaced."""
+
+    def __init__(self) -> None:
+        super().__init__(b"")
+
+    def _counted(self, kind: str, original: str, made: str) -> str:
+        super()._counted(kind, original, made)
+        return "00"
+
+
 def _bare(text: str) -> str:
     return re.sub(r"[\W_]", "", text.lower())
 
@@ -178,8 +202,10 @@ def _person(text: str) -> str:
 
 
 def _shaped(text: str, digest: Digest) -> Iterator[str]:
-    for character, byte in zip(text, digest(len(text)), strict=True):
-        if character.isdecimal():
+    for place, (character, byte) in enumerate(zip(text, digest(len(text)), strict=True)):
+        if place == 0 and character in "123456789":
+            yield str(1 + byte % 9)  # A number that begins with 0 would be no JSON.
+        elif character.isdecimal():
             yield str(byte % 10)
         elif character in "abcdefABCDEF":
             letter = "abcdef"[byte % 6]

@@ -26,7 +26,7 @@ import msgspec
 
 from emulator.cli.terminal import refuse, say, show
 from emulator.recording.leaks import Leak, Search
-from emulator.recording.pseudonyms import ADDRESSES, Pseudonyms
+from emulator.recording.pseudonyms import Blanks, Pseudonyms
 from emulator.recording.texts import Reader, Replacer
 from lib.app import App
 from lib.config import loading as configuration
@@ -42,6 +42,7 @@ from lib.state.accounts import Account
 FORMAT = 1
 CALL_SECONDS = 120.0
 LONGEST_WAIT_SECONDS = 60.0
+_ROUNDS = 3
 _CURSOR = re.compile(rb"[A-Z0-9_]{1,20}\|\d{4}-\d\d-\d\dT[\d:.]{8,15}Z(\|[0-9a-f]{1,16})?")
 
 
@@ -260,7 +261,7 @@ def _write(recorder: Recorder, who: dict[str, Whoami], key: bytes, out: Path) ->
     half = out.with_name(out.name + ".half")
     avoided: set[str] = set()
     try:
-        while True:
+        for _ in range(_ROUNDS):
             pseudonyms = Pseudonyms(key, avoided)
             pseudonyms.avoid(reader.addresses)
             with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
@@ -268,12 +269,13 @@ def _write(recorder: Recorder, who: dict[str, Whoami], key: bytes, out: Path) ->
                     file.write(line + b"\n")
             search = Search.of(pseudonyms.originals, reader.words)
             with half.open("rb") as file:
-                shared = {*ADDRESSES} if reader.addresses >= {*ADDRESSES} else set[str]()
-                leaks = list(search.leaks(file, shared))
-            left = {leak.original for leak in leaks}
-            if left <= avoided:
+                left = {leak.original for leak in search.leaks(file)}
+            # By chance a short pseudonym can be another's original: without the pseudonyms, only a leak is left.
+            blanks = Blanks()
+            without = _lines(recorder, who, blanks, Replacer(blanks, reader.names)) if left else ()
+            leaks = list(search.leaks(without))
+            if leaks or left <= avoided:
                 break
-            # By chance a short pseudonym can be another's original. What is then still there is a leak.
             avoided |= left
         if not leaks:
             half.replace(out)

@@ -33,13 +33,18 @@ _IS_ID = re.compile(
     r"|^(?:serial|phone|mobile)_?[nN]umber$"
 )
 _PEOPLE = """
-source user username user_name userName full_name fullName login viaLogin suser duser owner managedBy
+source user username user_name userName full_name fullName login viaLogin suser duser owner managedBy users person
+assignedTo displayName display_name
 """
 USERS = frozenset(_PEOPLE.split())
 """Keys whose values are a user's name."""
-_MACHINES = "location hostname computerName computer_name deviceName device_name dhost shost fqdn"
+_MACHINES = """
+location hostname computerName computer_name deviceName device_name dhost shost fqdn host computer device managedAgent
+"""
 HOSTS = frozenset(_MACHINES.split())
 """Keys whose values are a machine's name."""
+_NAMES = frozenset({"name", "displayName", "display_name"})
+"""Keys whose values are the name of what the key around them says."""
 _PROCESS = re.compile(r"process_?id$|pid$", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{22}==", re.ASCII)
 _UUID = r"[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}"
@@ -56,6 +61,7 @@ _FOUND = re.compile(
     | (?P<ipv6>(?<![\w:.])(?:[0-9A-Fa-f]{{0,4}}:){{2,7}}(?:(?:\d{{1,3}}\.){{3}}\d{{1,3}}|[0-9A-Fa-f]{{1,4}})?(?![\w:]))
     | (?P<ipv4>(?<![\d.])(?:\d{{1,3}}\.){{3}}\d{{1,3}}(?!\d|\.\d))
     | (?P<host>(?<![\w-])ip-(?:\d{{1,3}}-){{3}}\d{{1,3}}(?![\w-]))
+    | (?<=://)(?P<login>[^\s/@:]+)(?=(?::[^\s/@]*)?@)
     | (?:(?<=[\\/]Users[\\/])|(?<=[\\/]home[\\/])|(?<=[\\/]Documents\ and\ Settings[\\/]))
       (?P<home>[^\\/:*?"<>|\r\n]+(?=[\\/])|[^\s\\/:*?"<>|']+)
     | (?<=(?<![\\\w:])\\\\)(?P<server>[\w.-]+)(?=\\)
@@ -74,6 +80,7 @@ vhd vhdx vmdk wim wsf xlam xls xlsb xlsm xlsx xml xz yaml yml zip zst
 FILES = frozenset(_FILES.split())
 """File endings. A text with one is not a domain."""
 _WORD = re.compile(r"[^\W_]+")
+_BETWEEN = re.compile(r"(?<=[^\W_])[\W_]{1,2}(?=[^\W_])")
 LONGEST_WORD = 6
 """An identifier of unknown form and at least this length is searched in other texts too."""
 SHORTEST = 3
@@ -86,6 +93,7 @@ class Names:
     def __init__(self) -> None:
         self._kinds: dict[str, str] = {}
         self._first: dict[str, list[str]] = {}
+        self._forms: dict[str, re.Pattern[str]] = {}
 
     def add(self, kind: str, name: str) -> None:
         """Add a name. Its first kind stays, except that a domain can become a host."""
@@ -112,11 +120,23 @@ class Names:
         for word in _WORD.finditer(lower):
             for name in self._first.get(word[0], ()) if word.start() >= done else ():
                 start = word.start() - name.index(word[0])
-                end = start + len(name)
-                if start >= done and lower.startswith(name, start) and not _goes_on(lower, start, end):
+                end = self._end(name, lower, start) if start >= done else start
+                if end > start and not _goes_on(lower, start, end):
                     yield start, end, self._kinds[name]
                     done = end
                     break
+
+    def _end(self, name: str, text: str, start: int) -> int:
+        """The end of the name at the start; the start if it is not there. Other characters can be between its words."""
+        if text.startswith(name, start):
+            return start + len(name)
+        parts = _BETWEEN.split(name)
+        if len(parts) == 1:
+            return start
+        if name not in self._forms:
+            self._forms[name] = re.compile(r"[\W_]{1,2}".join(map(re.escape, parts)))
+        match = self._forms[name].match(text, start)
+        return start if match is None else match.end()
 
 
 def _lower(text: str) -> str:
@@ -213,7 +233,7 @@ class Reader:
         rewritten(raw, self._text, lambda _, __: None)
 
     def _text(self, value: str, path: tuple[str, ...]) -> None:
-        key = path[-1] if path else ""
+        key = _key_of(path)
         if is_kept(value, key) or not key:
             self.words.update(re.findall(r"\w+", value.lower()), _WORD.findall(value.lower()))
         if is_kept(value, key):
@@ -233,7 +253,7 @@ class Reader:
         match match.lastgroup:
             case "ipv4":
                 self.addresses.add(text)
-            case "home":
+            case "home" | "login":
                 self.names.add("user", text)
             case "server":
                 self._host(text)
@@ -271,7 +291,7 @@ class Replacer:
         return rewritten(raw, self._value, self._number)
 
     def _value(self, value: str, path: tuple[str, ...]) -> str | None:
-        key = path[-1] if path else ""
+        key = _key_of(path)
         if is_kept(value, key) or value.strip().casefold() in NOBODY:
             return None
         if key in HOSTS:
@@ -298,8 +318,7 @@ class Replacer:
 
     def _number(self, written: str, path: tuple[str, ...]) -> str | None:
         if NUMBERS_OF & {*path[:-1]} or (path and _names_id(path[-1])):
-            digits = self._give.id(written.lstrip("-"))
-            return ("1" + digits[1:]) if digits[0] == "0" and len(digits) > 1 else digits
+            return self._give.id(written.lstrip("-"))
         return None
 
     def _whole(self, value: str, give: Callable[[str], str]) -> str:
@@ -356,7 +375,7 @@ class Replacer:
     def _formed(self, match: re.Match[str]) -> str:
         text, give = match[0], self._give
         match match.lastgroup:
-            case "home":
+            case "home" | "login":
                 return text if text.casefold() in NOBODY else give.user(text)
             case "account":
                 return self._source(text)
@@ -396,6 +415,12 @@ def _split(text: str, spans: Iterator[tuple[int, int, str]]) -> Iterator[tuple[s
 
 def _names_id(key: str) -> bool:
     return _IS_ID.search(key) is not None and _PROCESS.search(key) is None
+
+
+def _key_of(path: tuple[str, ...]) -> str:
+    """The key that tells what a value is: its own, or the one around it if its own says only that it is a name."""
+    around = next((key for key in reversed(path[:-1]) if key), "")
+    return around if path and path[-1] in _NAMES and around in USERS | HOSTS else path[-1] if path else ""
 
 
 def is_kept(value: str, key: str) -> bool:

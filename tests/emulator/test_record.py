@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -259,6 +260,23 @@ def test_a_pseudonym_that_is_another_original_by_chance_is_no_leak(msp: Site) ->
     assert "00-00-5E-00-53-" in text
     assert local not in text
     assert remote not in text
+
+
+def test_ids_of_few_digits_of_which_no_other_is_free_are_no_leak() -> None:
+    events = [
+        {"id": f"e-{number:05}", "user_id": str(100 + number), "device_id": 100_000 + 3 * number}
+        for number in range(900)
+    ]
+    with site(every="1h") as found:
+        raws = [json.dumps(event).encode() for event in events]
+        found.central.append(found.central.default_tenant, "events", raws)
+        found.central.insert_late(found.central.default_tenant, "events", raws, seconds=1)
+        out = found.folder / "digits.recording"
+        report = found.command("record", "--out", str(out))
+        assert (report["leaks"], report["events"]) == ([], 1800)
+        digits = {int(each) for each in re.findall(rb'"device_id": (\d+)', out.read_bytes())}
+        assert len(digits) > 800
+        assert not digits & {event["device_id"] for event in events}
 
 
 def test_a_stream_that_fails_is_named_and_the_rest_is_recorded(partner: CentralServer, msp: Site) -> None:
