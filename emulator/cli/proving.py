@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 # ruff: noqa: PLC0415 - each command imports only what it uses
 
+MOST_MINUTES = 24 * 60
 EXAMPLES = {
     "attest": ("--new-key site.key", "--day yesterday --key site.key --out yesterday.json"),
     "record": ("--out site.recording --pages 100", "--out site.recording --minutes 10 --integration acme"),
@@ -38,6 +40,19 @@ def add_commands(add: Add) -> None:
     _drill(add("drill", "test outages on a simulated copy of this site", _run_drill, config=True, json=True))
 
 
+def _minutes(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < float(text) <= MOST_MINUTES:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes: write 10, or 0.5; at most {MOST_MINUTES}")
+
+
+def _pages(text: str) -> int:
+    if text.isascii() and text.isdecimal() and int(text):
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of pages: write for example 100")
+
+
 def _attest(parser: argparse.ArgumentParser) -> None:
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--new-key", type=Path, metavar="FILE", help="create a key: FILE, and FILE.pub for verifying")
@@ -51,8 +66,10 @@ def _attest(parser: argparse.ArgumentParser) -> None:
 def _record(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="`central --recording FILE` serves it")
     how_long = parser.add_mutually_exclusive_group()
-    how_long.add_argument("--pages", type=int, metavar="N", help="stop after N pages of all streams")
-    how_long.add_argument("--minutes", type=float, metavar="N", help="stop after N minutes; default: at the last page")
+    how_long.add_argument("--pages", type=_pages, metavar="N", help="stop after N pages of all streams")
+    how_long.add_argument(
+        "--minutes", type=_minutes, metavar="N", help="stop after N minutes; default: at the last page"
+    )
     parser.add_argument("--integration", metavar="NAME", help="default: all")
     parser.add_argument(
         "--keep-key", type=Path, metavar="FILE", help="keep the pseudonyms' key for the next recording; default: none"
@@ -60,7 +77,7 @@ def _record(parser: argparse.ArgumentParser) -> None:
 
 
 def _drill(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--minutes", type=float, default=10.0, metavar="N", help="default: %(default)g")
+    parser.add_argument("--minutes", type=_minutes, default=10.0, metavar="N", help="default: %(default)g")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the outages; default: random, and printed")
     parser.add_argument("--report", type=Path, metavar="FILE.html", help="write a report for an auditor")
 

@@ -78,8 +78,8 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Whether no event was lost or altered, every outage healed, and the audit passed."""
-        healed = all(cut.healed_seconds is not None for cut in self.cuts)
+        """Whether there was an outage, no event was lost or altered, every outage healed, and the audit passed."""
+        healed = bool(self.cuts) and all(cut.healed_seconds is not None for cut in self.cuts)
         counts = self.counts
         complete = counts.events > 0 and counts.acked >= counts.events
         return not (counts.lost or counts.altered) and healed and complete and self.audit and self.exit_status == 0
@@ -137,7 +137,7 @@ class Drill:
                 self._cut_in_turn(began, began + result.minutes * 60)
             except KeyboardInterrupt:
                 self._on_progress("interrupted; counting the events")
-                self._restore()
+                self._restore(began)
             self._sophos.quiet()
             self._caught_up(ENDS_WITHIN_SECONDS)
             result.exit_status = self._connector.end()
@@ -154,7 +154,7 @@ class Drill:
         self._caught_up(HEALS_WITHIN_SECONDS)
         while True:
             time.sleep(self._random.uniform(0.2, longest / 2))
-            if time.monotonic() >= end:
+            if time.monotonic() >= end and self.result.cuts:
                 return
             left = left or self._random.sample(CUTS, len(CUTS))
             self._cut(left.pop(), self._random.uniform(1.0, longest), began)
@@ -182,10 +182,17 @@ class Drill:
             f"{name}: cut off for {cut.seconds} s, {healed}; {len(self._arrived)} of {len(self._expected)} arrived"
         )
 
-    def _restore(self) -> None:
-        for part in (self._engine, self._connector):
+    def _restore(self, began: float) -> None:
+        """Restore all parts, and heal the outage that was interrupted."""
+        for part in (self._engine, self._sophos, self._connector):
             part.kill()
             part.start()
+        cut = self.result.cuts[-1] if self.result.cuts else None
+        if cut is not None and cut.healed_seconds is None and not cut.seconds:
+            restored = time.monotonic()
+            cut.seconds = round(restored - began - cut.at, 1)
+            if self._caught_up(HEALS_WITHIN_SECONDS):
+                cut.healed_seconds = round(time.monotonic() - restored, 1)
 
     def _caught_up(self, seconds: float) -> bool:
         """Wait until all events that Sophos holds now have arrived; return whether they did in time."""

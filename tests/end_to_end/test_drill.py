@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,12 +14,13 @@ from typing import Any
 
 import pytest
 
+from emulator.__main__ import main
 from emulator.drill import site
 from emulator.drill.drill import CUTS, Cut, Drill, EventCounts, Result
 from emulator.drill.parts import free_port
 from emulator.drill.report import page
 from lib.config.loading import parse
-from tests.site import ROOT
+from tests.site import ROOT, until
 
 CONFIG = """\
 store: file:{folder}/store
@@ -73,8 +75,44 @@ def test_nothing_is_lost_and_the_site_is_not_touched(config: Path) -> None:
 
 
 def test_what_cannot_be_drilled_is_refused(config: Path) -> None:
-    for arguments in (("--config", str(config.with_name("none"))), ("--report", str(config / "x.html"))):
+    for arguments in (
+        ("--config", str(config.with_name("none"))),
+        ("--report", str(config / "x.html")),
+        ("--report", str(config.parent)),
+    ):
         assert drill(config, *arguments, status=2)["ok"] is False
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--minutes", text) for text in ("0", "-1", "nan", "inf", "1e9")] + [("--pages", text) for text in ("0", "-1")],
+)
+def test_a_length_that_is_none_is_refused(arguments: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("drill",) * (arguments[0] == "--minutes") + ("record --out x",):
+        with pytest.raises(SystemExit, match="2"):
+            main([*command.split(), *arguments])
+        assert f"{arguments[1]!r} is not a number of" in capsys.readouterr().err
+
+
+def test_an_interrupt_while_a_part_is_cut_off_ends_the_outages_and_counts_the_events(config: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="dr-"))
+    env = os.environ | {"TMPDIR": str(folder)}
+    command = [sys.executable, "-m", "emulator", "drill", "--config", str(config), "--minutes", "9", "--report"]
+    progress = folder / "progress"
+    with progress.open("wb") as output:
+        begun = subprocess.Popen(
+            [*command, str(folder / "report.html")], cwd=ROOT, env=env, stdout=output, stderr=output
+        )
+        try:
+            until(lambda: b"is cut off" in progress.read_bytes(), "an outage", 300)
+            begun.send_signal(signal.SIGTERM)
+            assert begun.wait(300) == 0, progress.read_text()
+        finally:
+            begun.kill()
+    assert "lost: 0" in progress.read_text()
+    assert "The drill passed." in progress.read_text()
+    assert {file.name for file in folder.iterdir()} == {"progress", "report.html"}
+    shutil.rmtree(folder)
 
 
 @pytest.fixture
@@ -131,6 +169,9 @@ def test_a_result_is_well_only_where_everything_is() -> None:
     for wrong in ({"lost": 1}, {"altered": 1}, {"audit": False}, {"exit_status": 1}, {"acked": 4}, {"events": 0}):
         assert not result(**wrong).ok
         assert "FAILED" in page(result(**wrong))
+    idle = result()
+    idle.cuts = []
+    assert not idle.ok, "without an outage nothing is proved"
     unhealed = result()
     unhealed.cuts[0].healed_seconds = None
     assert not unhealed.ok
