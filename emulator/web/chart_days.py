@@ -54,7 +54,7 @@ class Day:
 
     day: str
     until: int | float = 0.0
-    """When it was written last (Unix time)."""
+    """The time (Unix time) up to which receipts need not be read again."""
     minutes: Mapping[str, Mapping[int, Pair]] = field(default_factory=dict)
     """Fetched and acknowledged a minute of Unix time, by integration."""
     streams: Mapping[str, Mapping[str, StoredStream]] = field(default_factory=dict)
@@ -323,7 +323,7 @@ class OpenDay:
         streams: dict[str, dict[str, StoredStream]] = {}
         for stream, figures in self.streams.items():
             streams.setdefault(stream.integration, {})[_place(stream)] = figures.stored()
-        return Day(self.day, self.until, self.minutes, streams, self.samples, following=following)
+        return Day(self.day, self.until, self.minutes, streams, self.samples, self.is_numbered, following)
 
     def after(self, day: str) -> OpenDay:
         """A later day, which counts from where this one ended."""

@@ -427,18 +427,18 @@ class History:
                     if day_name(at) < today:
                         made.setdefault(day_name(at), OpenDay(day_name(at))).add(stream, at, fetched, acked)
         for name, day in made.items():
-            self._write_rebuilt(name, day, began)
+            self._write_rebuilt(name, day)
         with self._lock:
             minutes = [min(counts) for day in (*made.values(), self._open) for counts in day.minutes.values()]
         # A receipt's folder is a day by Sophos's clock; the counts are by this machine's clock.
         filed = begin_of(first)
         return min([*(minute * MINUTE for minute in minutes), filed if first < today else began])
 
-    def _write_rebuilt(self, name: str, day: OpenDay, began: float) -> None:
+    def _write_rebuilt(self, name: str, day: OpenDay) -> None:
         def counted(stored: Day | None) -> Day | None:
             if stored is not None and stored.until > 0.0:
                 return None  # It has its counts.
-            day.until = began
+            day.until = float(day.begin + DAY)
             return replace(day.stored(), samples=stored.samples if stored is not None else {})
 
         update_object(self._store(), _key(name), CHART_DAY, counted, day_from_body)

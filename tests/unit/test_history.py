@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -33,11 +34,22 @@ MINUTE = 60.0
 ENGINE = Problem("engine_down", "it is down", "start it", datetime.fromtimestamp(EVENING, UTC), 1, None)
 
 
+class Refusing(MemoryStore):
+    """A store that does not write a key with this end."""
+
+    refused = "nothing"
+
+    def write(self, key: str, body: bytes, *, expected: int) -> int:
+        if key.endswith(self.refused):
+            raise ConflictError(key)
+        return super().write(key, body, expected=expected)
+
+
 class World:
     """A store with streams, whose functions run for several connectors."""
 
     def __init__(self, now: float = EVENING) -> None:
-        self.store = MemoryStore()
+        self.store = Refusing()
         self.state = State.of(self.store)
         self.now = now
         self.waiting: dict[Stream, list[int]] = {stream: [] for stream in STREAMS}
@@ -45,9 +57,12 @@ class World:
         self.lag = 30.0
         self.engine: Problem | None = None
 
-    def connector(self) -> Connector:
+    def connector(self, *, read: bool = True) -> Connector:
         """One more connector, which has read the past."""
-        return Connector(self)
+        connector = Connector(self)
+        if read:
+            connector.history.load()
+        return connector
 
     def fetched(self, stream: Stream, events: int) -> dict[str, Any]:
         """A page is stored; the line of the answer."""
@@ -112,7 +127,6 @@ class Connector:
     def __init__(self, world: World) -> None:
         self.world = world
         self.history = History(lambda: world.store, world.taken, lambda: world.now)
-        self.history.load()
 
     def fetch(self, stream: Stream, events: int) -> None:
         """Read a page."""
@@ -145,31 +159,41 @@ STEPS = st.one_of(
     st.tuples(st.just("deliver"), st.integers(0, 1), st.integers(0, 2)),
     st.tuples(st.sampled_from(["sample", "save", "crash"]), st.integers(0, 1)),
     st.tuples(st.just("pass"), st.integers(1, 900)),
+    st.tuples(st.just("refuse"), st.sampled_from(["nothing", "15.json", "16.json", "marks.json"])),
 )
+
+
+def make(world: World, connectors: list[Connector], step: str, number: int, *rest: int) -> None:
+    """One step of the connector with that number."""
+    connector = connectors[number]
+    if step == "fetch":
+        connector.fetch(STREAMS[rest[0]], rest[1])
+    elif step == "deliver":
+        connector.deliver(STREAMS[rest[0]])
+    elif step == "crash":
+        connector = connectors[number] = world.connector(read=False)
+    with suppress(ConflictError):
+        connector.history.load()
+        if step in ("sample", "save"):
+            getattr(connector.history, step)()
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(STEPS, max_size=30))
 def test_two_connectors_on_one_store_count_each_event_once(steps: list[tuple[Any, ...]]) -> None:
-    """Whatever they do, and whenever one crashes: also over midnight, when one day is closed and the next begins."""
+    """Whatever they do, and whenever one crashes or cannot write: also over midnight, when a day is closed."""
     world = World()
     connectors = [world.connector(), world.connector()]
     for step, *numbers in steps:
         if step == "pass":
             world.now += numbers[0]
-            continue
-        connector, rest = connectors[numbers[0]], numbers[1:]
-        if step == "fetch":
-            connector.fetch(STREAMS[rest[0]], rest[1])
-        elif step == "deliver":
-            connector.deliver(STREAMS[rest[0]])
-        elif step == "sample":
-            connector.history.sample()
-        elif step == "save":
-            connector.history.save()
+        elif step == "refuse":
+            world.store.refused = numbers[0]
         else:
-            connectors[numbers[0]] = world.connector()
+            make(world, connectors, step, *numbers)
+    world.store.refused = "nothing"
     for connector in connectors:
+        connector.history.load()
         connector.history.sample()
         connector.history.save()
     wanted = {stream: totals(world, stream) for stream in STREAMS}
@@ -198,18 +222,10 @@ def test_a_crash_between_two_days_leaves_a_closed_day_that_the_next_one_continue
     first = world.connector()
     first.fetch(STREAMS[0], 10)
     world.now += 30 * MINUTE
-
-    class Interrupted(MemoryStore):
-        def write(self, key: str, body: bytes, *, expected: int) -> int:
-            if key.endswith("16.json"):
-                raise ConflictError(key)
-            return world.store.write(key, body, expected=expected)
-
-    store = Interrupted()
-    store.read, store.list = world.store.read, world.store.list  # type: ignore[method-assign]
-    first.history._store = lambda: store
+    world.store.refused = "16.json"
     with pytest.raises(ConflictError):
         first.history.save()
+    world.store.refused = "nothing"
     stored = world.store.read("charts/2026-06-15.json")
     assert stored is not None
     assert day_from_body(stored.body).following == "2026-06-16"
@@ -286,6 +302,24 @@ def test_the_marks_and_samples_of_two_connectors_are_both_kept() -> None:
         marks = [(mark["kind"], mark["to"] - EVENING) for mark in connector.chart("3h")["marks"]]
         assert marks[:3] == [("outage", 6 * MINUTE), ("restart", MINUTE), ("restart", 2 * MINUTE)]
     assert [lag for lag in again.chart("1h")["lag"] if lag is not None] == [30.0] * 4
+
+
+def test_a_crash_after_the_past_was_rebuilt_counts_nothing_twice() -> None:
+    world = World()
+    world.fetched(STREAMS[0], 40)
+    world.delivered(STREAMS[0])
+    world.now += 3_600.0
+    world.fetched(STREAMS[0], 2)
+    world.now += MINUTE
+    world.store.refused = "16.json"
+    with pytest.raises(ConflictError):
+        world.connector()
+    world.store.refused = "nothing"
+    connector = world.connector()
+    connector.history.sample()
+    connector.history.save()
+    for again in (connector, world.connector()):
+        assert sums(again.chart("24h")) == sums(again.chart("24h", *_place(STREAMS[0]).values())) == (42, 40)
 
 
 def test_a_day_of_an_older_version_is_continued() -> None:
