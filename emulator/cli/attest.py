@@ -74,6 +74,8 @@ def _new_key(file: Path) -> dict[str, Any]:
 def _attested(location: str | None, day: str, key_file: Path, out: Path) -> dict[str, Any]:
     """Write the day's statement and its signature; return the statement."""
     key = key_file.read_bytes()
+    if key_file.resolve() in {out.resolve(), _beside(out, ".sig").resolve()}:
+        raise ConfigError(f"--out {out} would overwrite the private key", remedy="Name another file.")
     fingerprint = signature.fingerprint(signature.public_key_of(key))
     config = configuration.load(location)
     now = datetime.now(UTC)
@@ -136,6 +138,8 @@ def _named(path: Path | None, option: str) -> Path:
 
 
 def _beside(file: Path, ending: str) -> Path:
+    if not file.name:
+        raise ConfigError(f"{file} is a folder", remedy="Name a file.")
     return file.with_name(file.name + ending)
 
 

@@ -181,6 +181,8 @@ def run(args: argparse.Namespace) -> int:
     """The exit status: 0 recording written, 1 a stream failed or an original leaked, 2 the command cannot run."""
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # As Ctrl-C: the pages read so far are kept.
+        if not args.out.name or args.out.is_dir():
+            raise ConfigError(f"--out {args.out} is a folder", remedy="Name a file in it.")
         key = _key(args.keep_key)
         recorder, who = _recorder(args.config, args.integration)
         recorder.run(args.pages, None if args.minutes is None else args.minutes * 60)

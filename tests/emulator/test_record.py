@@ -351,6 +351,9 @@ def test_what_cannot_be_recorded_is_refused(msp: Site, tmp_path: Path) -> None:
     report = msp.command("record", "--out", str(tmp_path / "none" / "x"), "--pages", "1", status=2)
     assert "cannot be used" in report["problem"]["detail"]
     msp.command("record", "--out", str(tmp_path / "x"), "--integration", "nobody", status=2)
+    for folder in ("/", ".", str(tmp_path)):
+        report = msp.command("record", "--out", folder, "--pages", "1", status=2)
+        assert "is a folder" in report["problem"]["detail"]
     (tmp_path / "key").write_text("rubbish")
     msp.command("record", "--out", str(tmp_path / "x"), "--keep-key", str(tmp_path / "key"), status=2)
     assert not (tmp_path / "x").exists()

@@ -114,6 +114,18 @@ def test_a_key_is_for_its_owner_alone_and_is_never_overwritten(key: Path) -> Non
     assert emulator("attest", "--new-key", other).returncode == 2
     assert not other.exists()
     assert other.with_name("other.key.pub").read_bytes() == b"somebody's"
+    as_signature = key.with_name("day.sig")
+    as_signature.write_bytes(before[0])
+    for private, out in ((key, key), (as_signature, key.with_name("day"))):
+        told = emulator("attest", "--day", "yesterday", "--key", private, "--out", out)
+        assert (told.returncode, "would overwrite the private key" in told.stderr) == (2, True), told.stderr
+        assert private.read_bytes() == before[0]
+
+
+def test_a_folder_is_no_file(key: Path) -> None:
+    for arguments in (("--new-key", "."), ("--day", "yesterday", "--key", key, "--out", "/")):
+        told = emulator("attest", *arguments)
+        assert (told.returncode, "is a folder" in told.stderr) == (2, True), told.stderr
 
 
 def test_it_says_what_became_of_every_event(delivered: Site, key: Path) -> None:
