@@ -93,7 +93,7 @@ class HeldCheckpoint:
             if not first < stored.checkpoint.sequence <= self.checkpoint.sequence:
                 raise
             generation = self._write(stored.generation)
-        self.saved, self.behind = replace(self.saved, generation=generation), 0
+        self.saved, self.behind = replace(self.saved, generation=generation, is_sound=True), 0
 
     def _write(self, expected: int) -> int:
         return self._state.checkpoints.write(self._stream, self.checkpoint, expected=expected).generation

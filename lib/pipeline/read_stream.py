@@ -407,7 +407,7 @@ class StreamReader:
         """
         before = self._held.checkpoint
         self._held.change(before.idle(page.next_cursor or before.cursor, header.as_of, header.repeats))
-        stale = before.as_of is None or header.as_of - before.as_of >= IDLE_WRITE
+        stale = before.as_of is None or header.as_of - before.as_of >= IDLE_WRITE or not self._held.saved.is_sound
         if stale or before.problem or before.cursor is None or header.repeats or page.has_more:
             self._held.save()
 

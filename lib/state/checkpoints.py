@@ -45,6 +45,8 @@ class SavedCheckpoint:
 
     checkpoint: Checkpoint
     generation: int
+    is_sound: bool = True
+    """False if the object is not there, was damaged, or was edited by hand: the checkpoint is worth a write then."""
 
 
 def checkpoint_key(stream: Stream) -> str:
@@ -91,17 +93,17 @@ class Checkpoints:
         """The saved checkpoint, or a new stream's. A damaged one is copied to `dead/` and rebuilt."""
         stored = self._store.read(checkpoint_key(stream))
         if stored is None:
-            return SavedCheckpoint(self._rebuilt(stream), ABSENT)
+            return SavedCheckpoint(self._rebuilt(stream), ABSENT, is_sound=False)
         try:
             checkpoint, is_edited = _decoded(stored.body)
             if is_edited:
                 # Not a number that was used before: delivery would take the new batch for a delivered one.
                 number = max(checkpoint.sequence, self._recovered(stream).sequence)
                 checkpoint = replace(checkpoint, sequence=number)
-            return SavedCheckpoint(checkpoint, stored.generation)
+            return SavedCheckpoint(checkpoint, stored.generation, is_sound=not is_edited)
         except DamagedError as error:
             copy_damaged_to_dead(self._store, checkpoint_key(stream), stored.body, error)
-            return SavedCheckpoint(self._rebuilt(stream), stored.generation)
+            return SavedCheckpoint(self._rebuilt(stream), stored.generation, is_sound=False)
 
     def write(self, stream: Stream, checkpoint: Checkpoint, *, expected: int) -> SavedCheckpoint:
         """Write the checkpoint; ConflictError if another run wrote it first."""

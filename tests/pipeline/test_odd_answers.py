@@ -17,6 +17,8 @@ from lib.sophos.reach import SophosNetworkPath
 from tests.fakes.sophos import PAGE_PATH, TENANT, TOKEN_PATH, Sophos
 from tests.site import SECRET, Site
 
+EMPTY: dict[str, Any] = {"has_more": False, "items": []}
+
 
 @pytest.fixture
 def sophos() -> Iterator[Sophos]:
@@ -147,6 +149,23 @@ def test_one_record_in_the_list_of_tenants_is_odd(own: Site, sophos: Sophos, cap
     told = capfd.readouterr()
     for who in ("number 1 ", "number 2 ", "odd-host", "odd-name", "nul", "number 9 "):
         assert f"tenant {who}" in told.out + told.err
+
+
+@pytest.mark.parametrize("harm", ["removed", "cut", "edited"])
+def test_a_cursor_that_was_made_again_is_stored_though_nothing_is_new(own: Site, sophos: Sophos, harm: str) -> None:
+    pages = [{"has_more": False, "next_cursor": "a", "items": [{"id": "1"}]}]
+    sophos.says[PAGE_PATH] = lambda *_: (200, pages.pop() if pages else {**EMPTY, "next_cursor": "b"})
+    own.results("fetch-page")
+    own.results("forward-batch")
+    (cursor,) = Path(own.folder, "store/cursors").rglob("*.json")
+    text = cursor.read_text()
+    cursor.write_text(text[:50] if harm == "cut" else text.replace('"a"', '"c"'))
+    if harm == "removed":
+        cursor.unlink()
+    (line,) = own.results("fetch-page")
+    assert (line["outcome"], line["events"]) == ("up_to_date", 0)
+    saved = own.state.checkpoints.read(Stream("acme", TENANT, "events"))
+    assert (saved.is_sound, saved.checkpoint.cursor) == (True, "b")
 
 
 def test_a_tenant_is_listed_twice_on_a_page_and_its_name_is_cut_within_a_character(own: Site, sophos: Sophos) -> None:
