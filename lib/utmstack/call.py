@@ -16,7 +16,10 @@ BACKLOG_BYTES = 64 << 10
 """Bytes that may wait to be sent before reading logs pauses."""
 MAX_ACK_BYTES = 64 << 10
 """An acknowledgement holds one id: a larger message does not come from an engine."""
-_VAGUE = (Status.UNKNOWN, Status.INTERNAL, Status.FAILED_PRECONDITION, Status.OUT_OF_RANGE, Status.DATA_LOSS)
+_VAGUE = (
+    *(Status.UNKNOWN, Status.INTERNAL, Status.FAILED_PRECONDITION, Status.OUT_OF_RANGE, Status.DATA_LOSS),
+    *(Status.NOT_FOUND, Status.ALREADY_EXISTS, Status.ABORTED),
+)
 """Statuses that do not show if one log or the engine itself is the cause."""
 
 

@@ -348,8 +348,8 @@ def test_an_event_of_a_batch_that_was_stored_again_behind_its_receipt_removes_it
 
 
 def stuck(works: Connector, native: str, way: str) -> PickyEngine:
-    """An engine that never acknowledges that event, or fails at it."""
-    engine = PickyEngine(works.folder / "e", lambda each: "INTERNAL" if (each, way) == (native, "fails") else None)
+    """An engine that never acknowledges that event, or ends its stream at it with that status."""
+    engine = PickyEngine(works.folder / "e", lambda each: way if each == native and way != "silent" else None)
     engine.silent = {native} if way == "silent" else set()
     works.engine = engine
     return engine
@@ -399,10 +399,11 @@ def test_a_log_that_is_never_acknowledged_holds_up_no_quiet_stream(works: Connec
     assert (works.status()["acked"], works.status()["set_aside"]) == (29, 1)
 
 
-def test_the_engine_never_acknowledges_one_event_or_fails_at_it(works: Connector) -> None:
+@pytest.mark.parametrize("status", ["INTERNAL", "ALREADY_EXISTS", "NOT_FOUND", "ABORTED"])
+def test_the_engine_never_acknowledges_one_event_or_fails_at_it(works: Connector, status: str) -> None:
     batches(works, 30)
     ids = works.central.ids(works.central.default_tenant)
-    with stuck(works, ids[5], "fails"):
+    with stuck(works, ids[5], status):
         for _ in range(OVERTAKEN_CALLS):
             (line,) = works.forward()
             assert (line["outcome"], line["set_aside"]) == ("engine_unavailable", 0)
@@ -410,7 +411,7 @@ def test_the_engine_never_acknowledges_one_event_or_fails_at_it(works: Connector
         assert (line["outcome"], line["acked"], line["set_aside"]) == ("delivered", 29, 1)
         assert sorted(arrived(works)) == sorted(set(ids) - {ids[5]}), "each arrives, and once"
     (letter,) = dead(works)
-    assert "INTERNAL" in letter["reason"]
+    assert status in letter["reason"]
 
 
 @pytest.mark.parametrize("way", ["INTERNAL", "silent"])
