@@ -33,8 +33,8 @@ class HeldCheckpoint:
         self._event_fields = event_fields
         self.saved = self._healed()
         """The checkpoint as far as this call has come, and the generation of the stored one."""
-        self.behind = 0
-        """How many batches of this call the stored one has not passed. Their numbers end before the checkpoint's."""
+        self._passed: dict[int, Checkpoint] = {}
+        """Each batch of this call that the stored one has not passed: the checkpoint behind it, by the next number."""
         self._marks = ""
         self._unmarked: list[Item] = []
         """Items that it has passed since their marks were last added, RECENT at most; `_marks` are those before."""
@@ -43,6 +43,11 @@ class HeldCheckpoint:
     def checkpoint(self) -> Checkpoint:
         """The checkpoint as far as this call has come."""
         return self.saved.checkpoint
+
+    @property
+    def behind(self) -> int:
+        """How many batches of this call the stored one has not passed."""
+        return len(self._passed)
 
     def _healed(self) -> SavedCheckpoint:
         while True:
@@ -70,8 +75,8 @@ class HeldCheckpoint:
         if not self._unmarked:
             self._marks = self.checkpoint.recent.marks
         self._unmarked = [*self._unmarked, *items][-RECENT:]
-        self.behind += 1
         self.change(after(self.checkpoint, header, items))
+        self._passed[self.checkpoint.sequence] = self.checkpoint
 
     def mark(self) -> Checkpoint:
         """Add the marks of its last items. Not for each batch: they take time, and only RECENT of them count."""
@@ -81,19 +86,20 @@ class HeldCheckpoint:
         return self.checkpoint
 
     def save(self) -> None:
-        """Write it; ConflictError if another call has moved the stored one further than past this call's batches."""
+        """Write it; ConflictError if another call has moved the stored one otherwise than past this call's batches."""
         self.mark()
         try:
             generation = self._write(self.saved.generation)
         except ConflictError:
-            # forward-batch moves the checkpoint past what it delivers. The numbers of this call's batches are taken by
-            # them alone. So what is stored is what this call has read, only not as far.
+            # forward-batch moves the checkpoint past what it delivers: what is stored is then what this call has read,
+            # only not as far. Where it differs, another call has read the stream, even if its number is one of this
+            # call's: that call's batch had the number before, and is delivered and removed.
             stored = self._state.checkpoints.read(self._stream)
-            first = self.checkpoint.sequence - self.behind
-            if not first < stored.checkpoint.sequence <= self.checkpoint.sequence:
+            passed = self._passed.get(stored.checkpoint.sequence)
+            if passed is None or _read(stored.checkpoint) not in (_read(passed), _read(self.checkpoint)):
                 raise
             generation = self._write(stored.generation)
-        self.saved, self.behind = replace(self.saved, generation=generation, is_sound=True), 0
+        self.saved, self._passed = replace(self.saved, generation=generation, is_sound=True), {}
 
     def _write(self, expected: int) -> int:
         return self._state.checkpoints.write(self._stream, self.checkpoint, expected=expected).generation
@@ -102,3 +108,8 @@ class HeldCheckpoint:
         """Write it if the stored one has not passed all batches."""
         if self.behind:
             self.save()
+
+
+def _read(checkpoint: Checkpoint) -> tuple[str | None, tuple[str, ...]]:
+    """How far was read, and what was read last."""
+    return checkpoint.cursor, checkpoint.recent.keys

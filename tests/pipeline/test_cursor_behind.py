@@ -257,3 +257,25 @@ def test_a_delivery_that_moves_the_cursor_before_each_batch_stops_nobody(
     reader.store.before_batch = move
     assert (reader.fetch()["outcome"], number(reader)) == ("fetched", PAGES + 1)
     expect_all(reader, central)
+
+
+def test_a_run_whose_batch_was_delivered_under_the_same_number_is_not_overwritten(
+    tmp_path: Path, reader: Reader, central: CentralServer, engine: StandInEngine
+) -> None:
+    central.fill(PAGE // 2)
+    other = another(tmp_path, central)
+
+    def overtake() -> None:
+        """Read more than the page that waits to be stored has, deliver it, and so free its number."""
+        central.clock.advance(120)
+        central.fill(3, hours=0.02)
+        central.clock.advance(120)
+        other.fetch()
+        forward(other)
+
+    at(reader, PAGES + 1, overtake)
+    assert reader.fetch()["outcome"] == "busy"
+    other.fetch()
+    forward(other)
+    assert sorted(natives(engine)) == sorted(central.ids(central.default_tenant))
+    assert audit(other.app.state)["ok"]
