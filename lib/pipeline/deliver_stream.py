@@ -21,6 +21,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import count
@@ -393,13 +394,14 @@ class StreamDelivery:
             self._moved_to = saved.checkpoint.sequence
             if self._moved_to > sequence:
                 return
-            batch = self._state.batches.read(self._stream, self._moved_to)
-            if batch is None:
-                return
-            try:
-                adopt(self._state.checkpoints, saved, batch, self._context.event_fields)
-            except ConflictError:
-                continue  # fetch-page has just moved it: read it again.
+            with suppress(ConflictError):  # fetch-page has just moved it: read it again.
+                batch = self._state.batches.read(self._stream, self._moved_to)
+                if batch is not None:
+                    adopt(self._state.checkpoints, saved, batch, self._context.event_fields)
+                elif self._moved_to <= self._tail.sequence:
+                    return  # An older copy of the cursor was restored: it reads again what was delivered.
+                elif not adopt_past_hole(self._state, self._stream, self._context.event_fields):
+                    return
 
     def _note_missing(self, header: Header) -> None:
         """Announce a gap for numbers with neither batch nor receipt: these batches were removed by hand."""

@@ -18,7 +18,7 @@ from emulator.engine import StandInEngine
 from lib.pipeline.read_stream import BATCHES_A_CURSOR, SLOW_SECONDS
 from lib.sophos.pages import event_fields
 from lib.state.advance import adopt
-from lib.state.gaps import BATCH_DAMAGED
+from lib.state.gaps import BATCH_DAMAGED, BATCH_MISSING
 from tests.audited import audit
 from tests.fakes.dying import Died
 from tests.pipeline.test_page_ahead import PAGE, Reader, expect_all
@@ -279,3 +279,19 @@ def test_a_run_whose_batch_was_delivered_under_the_same_number_is_not_overwritte
     forward(other)
     assert sorted(natives(engine)) == sorted(central.ids(central.default_tenant))
     assert audit(other.app.state)["ok"]
+
+
+@pytest.mark.parametrize("removed", [0, 1])
+def test_a_batch_that_was_removed_among_those_that_were_left_is_a_gap_and_no_other_is_read_again(
+    tmp_path: Path, reader: Reader, central: CentralServer, engine: StandInEngine, *, removed: int
+) -> None:
+    again = killed(tmp_path, reader, central, BATCHES_A_CURSOR + 1 + 3 + 1)
+    gone = list(again.app.state.batches.waiting())[BATCHES_A_CURSOR + removed]
+    (tmp_path / "store" / gone.entry.key).unlink()
+    forward(again)
+    again.fetch()
+    forward(again)
+    ids = central.ids(central.default_tenant)
+    assert natives(engine) == ids[: (gone.sequence - 1) * PAGE] + ids[gone.sequence * PAGE :]
+    (gap,) = again.app.state.gaps.all()
+    assert (gap.reason, gap.sequence) == (BATCH_MISSING, gone.sequence)
