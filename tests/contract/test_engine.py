@@ -927,8 +927,8 @@ def test_a_probe_ends_in_time_though_the_engine_keeps_the_stream_open(folder: Pa
     with held(folder / "e.sock", lingers=True) as other, client(folder / "e.sock") as engine:
         began = time.monotonic()
         with suppress(EngineDownError):
-            engine.probe(timeout=0.3)
-        assert time.monotonic() - began < 0.3 + SOON
+            engine.probe(timeout=2)  # Enough for a busy machine to open the stream.
+        assert time.monotonic() - began < 2 + SOON
         assert other.gone.wait(PATIENCE)
         other.acks.put(None)
         assert other.arrived.empty()

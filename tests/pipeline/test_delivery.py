@@ -352,6 +352,8 @@ def stuck(works: Connector, native: str, way: str) -> PickyEngine:
     engine = PickyEngine(works.folder / "e", lambda each: way if each == native and way != "silent" else None)
     engine.silent = {native} if way == "silent" else set()
     works.engine = engine
+    if way != "silent":
+        works.ack_timeout = 30.0  # Nothing is waited for so long, and a busy machine is not taken for a silent engine.
     return engine
 
 

@@ -49,6 +49,7 @@ class Connector:
         }
         self.config = configuration.parse(json.dumps(settings))
         self.engine = StandInEngine(folder / "e")
+        self.ack_timeout = 0.3
         self.app = App(lambda: self.config, parts_on(central.clock, now=self.now, monotonic=self.monotonic))
         self.state, self.accounts = self.app.state, self.app.accounts
 
@@ -81,7 +82,7 @@ class Connector:
     def forward(self, **named: Any) -> list[Line]:
         """What forward-batch says of all streams, or of what is named; the engine answers in real time."""
         use_case = self.app.forward_batch
-        engine = GrpcEngine(f"unix:{self.folder}/e", ack_timeout=0.3)
+        engine = GrpcEngine(f"unix:{self.folder}/e", ack_timeout=self.ack_timeout)
         context = replace(use_case.context, engine=engine, monotonic=time.monotonic)
         try:
             return answers.delivered(replace(use_case, context=context).run(**named, deadline=time.monotonic() + 20))
