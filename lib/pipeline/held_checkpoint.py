@@ -19,6 +19,9 @@ from lib.state.state import State
 
 log = logging.getLogger(__name__)
 
+BATCHES_A_CURSOR = 5
+"""The number of batches after which the checkpoint is written at the latest."""
+
 
 class HeldCheckpoint:
     """The checkpoint, and what of it is not stored yet."""
@@ -45,9 +48,13 @@ class HeldCheckpoint:
         return self.saved.checkpoint
 
     @property
-    def behind(self) -> int:
-        """How many batches of this call the stored one has not passed."""
-        return len(self._passed)
+    def is_due(self) -> bool:
+        """Whether it is written before another batch is stored, however fast pages come.
+
+        So is one that is not there, or is damaged: where forward-batch finds it rebuilt and past what it delivers, it
+        writes none. Then nothing would tell this call that the stream went on.
+        """
+        return not self.saved.is_sound or len(self._passed) >= BATCHES_A_CURSOR
 
     def _healed(self) -> SavedCheckpoint:
         while True:
@@ -106,7 +113,7 @@ class HeldCheckpoint:
 
     def save_rest(self) -> None:
         """Write it if the stored one has not passed all batches."""
-        if self.behind:
+        if self._passed:
             self.save()
 
 

@@ -62,8 +62,6 @@ Read = tuple[Page, list[Item]]
 """A page, and its items."""
 CLOCK_TOLERANCE = timedelta(minutes=1)
 """A shorter gap is ignored: the clocks behind an answer may differ by this much."""
-BATCHES_A_CURSOR = 5
-"""The number of batches after which the checkpoint is written at the latest."""
 SLOW_SECONDS = 0.05
 """A page that is waited for longer than this is slower than the store, so the checkpoint is written meanwhile."""
 
@@ -338,7 +336,7 @@ class StreamReader:
             # The batch before the checkpoint: a crash between the two leaves a batch that the next call adopts.
             header, size = self._state.batches.create(header, [item.raw for item in fresh])
             self._held.pass_batch(header, fresh)
-            if self._is_slow or self._held.behind >= BATCHES_A_CURSOR or not self._ahead.is_asked:
+            if self._is_slow or self._held.is_due or not self._ahead.is_asked:
                 self._held.save()
             self._stored(header, size, self._held.checkpoint)
         else:

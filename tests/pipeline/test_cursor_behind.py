@@ -1,6 +1,7 @@
 """Several batches are stored before the cursor moves past them: whoever comes between, nothing is lost or doubled.
 
-The clock stands still, so no page is slow: the cursor moves once for BATCHES_A_CURSOR batches, and when a call ends.
+The clock stands still, so no page is slow: the cursor moves with a stream's first batch, then once for
+BATCHES_A_CURSOR batches, and when a call ends.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import pytest
 from emulator.central import CentralServer, Fault, Settings
 from emulator.central.clock import Clock
 from emulator.engine import StandInEngine
-from lib.pipeline.read_stream import BATCHES_A_CURSOR, SLOW_SECONDS
+from lib.errors import StoreError
+from lib.pipeline.held_checkpoint import BATCHES_A_CURSOR
+from lib.pipeline.read_stream import SLOW_SECONDS
 from lib.sophos.pages import event_fields
 from lib.state.advance import adopt
 from lib.state.gaps import BATCH_DAMAGED, BATCH_MISSING
@@ -24,6 +27,8 @@ from tests.fakes.dying import Died
 from tests.pipeline.test_page_ahead import PAGE, Reader, expect_all
 
 PAGES = 2 * BATCHES_A_CURSOR + 2
+FIRST = 1 + BATCHES_A_CURSOR
+"""The batches that the second write of the cursor passes: the first one is there with the first batch."""
 NOW = 1.8e9
 """Unix seconds."""
 
@@ -113,7 +118,7 @@ def cursor_writes(reader: Reader) -> list[int]:
 def test_the_cursor_moves_once_for_several_batches(reader: Reader, central: CentralServer) -> None:
     counts = cursor_writes(reader)
     assert reader.fetch()["pages"] == PAGES
-    assert counts == [BATCHES_A_CURSOR, 2 * BATCHES_A_CURSOR, PAGES]
+    assert counts == [1, FIRST, FIRST + BATCHES_A_CURSOR, PAGES]
     expect_all(reader, central)
 
 
@@ -159,7 +164,7 @@ def test_the_cursor_moves_with_each_batch_while_a_page_is_slow(
     expect_all(reader, central)
 
 
-@pytest.mark.parametrize("dies_at", range(1, PAGES + 4))
+@pytest.mark.parametrize("dies_at", range(1, PAGES + 5))
 def test_a_crash_at_any_write_loses_and_doubles_nothing(
     tmp_path: Path, reader: Reader, central: CentralServer, dies_at: int
 ) -> None:
@@ -179,7 +184,7 @@ def test_the_cursor_is_past_all_batches_before_an_error_is_noted(reader: Reader,
     expect_all(reader, central)
 
 
-@pytest.mark.parametrize("batch", [2, 3, BATCHES_A_CURSOR, BATCHES_A_CURSOR + 1, PAGES])
+@pytest.mark.parametrize("batch", [2, 3, FIRST, FIRST + 1, PAGES])
 def test_a_delivery_meanwhile_moves_the_cursor_and_reading_goes_on(
     reader: Reader, central: CentralServer, engine: StandInEngine, batch: int
 ) -> None:
@@ -207,18 +212,18 @@ def test_an_event_of_the_connectors_own_takes_a_number_behind_what_was_left(
     tmp_path: Path, reader: Reader, central: CentralServer, engine: StandInEngine
 ) -> None:
     left = BATCHES_A_CURSOR - 1
-    again = killed(tmp_path, reader, central, BATCHES_A_CURSOR + 1 + left + 1)
-    assert len(again.stored()) == (BATCHES_A_CURSOR + left) * PAGE
-    assert number(again) == BATCHES_A_CURSOR + 1
+    again = killed(tmp_path, reader, central, FIRST + 2 + left + 1)
+    assert len(again.stored()) == (FIRST + left) * PAGE
+    assert number(again) == FIRST + 1
     central.clock.advance(30 * 3600)  # What Sophos had is gone: the next call announces a gap.
     central.fill(PAGE)
     again.fetch()
     forward(again)
     ids = central.ids(central.default_tenant)
-    assert natives(engine)[: (BATCHES_A_CURSOR + left) * PAGE] == ids[: (BATCHES_A_CURSOR + left) * PAGE]
+    assert natives(engine)[: (FIRST + left) * PAGE] == ids[: (FIRST + left) * PAGE]
     assert natives(engine)[-PAGE:] == ids[-PAGE:]
     (gap,) = again.app.state.gaps.all()
-    assert gap.sequence == BATCHES_A_CURSOR + left + 1
+    assert gap.sequence == FIRST + left + 1
     assert audit(again.app.state)["ok"]
 
 
@@ -226,7 +231,7 @@ def test_an_event_of_the_connectors_own_takes_a_number_behind_what_was_left(
 def test_a_damaged_batch_among_those_that_were_left_is_a_gap_and_the_others_arrive(
     tmp_path: Path, reader: Reader, central: CentralServer, engine: StandInEngine, *, delivers_first: bool
 ) -> None:
-    again = killed(tmp_path, reader, central, BATCHES_A_CURSOR + 1 + 3 + 1)
+    again = killed(tmp_path, reader, central, FIRST + 2 + 3 + 1)
     *_, damaged, last = again.app.state.batches.waiting()
     assert last.sequence == number(again) + 2
     path = tmp_path / "store" / damaged.entry.key
@@ -285,8 +290,8 @@ def test_a_run_whose_batch_was_delivered_under_the_same_number_is_not_overwritte
 def test_a_batch_that_was_removed_among_those_that_were_left_is_a_gap_and_no_other_is_read_again(
     tmp_path: Path, reader: Reader, central: CentralServer, engine: StandInEngine, *, removed: int
 ) -> None:
-    again = killed(tmp_path, reader, central, BATCHES_A_CURSOR + 1 + 3 + 1)
-    gone = list(again.app.state.batches.waiting())[BATCHES_A_CURSOR + removed]
+    again = killed(tmp_path, reader, central, FIRST + 2 + 3 + 1)
+    gone = list(again.app.state.batches.waiting())[FIRST + removed]
     (tmp_path / "store" / gone.entry.key).unlink()
     forward(again)
     again.fetch()
@@ -295,3 +300,25 @@ def test_a_batch_that_was_removed_among_those_that_were_left_is_a_gap_and_no_oth
     assert natives(engine) == ids[: (gone.sequence - 1) * PAGE] + ids[gone.sequence * PAGE :]
     (gap,) = again.app.state.gaps.all()
     assert (gap.reason, gap.sequence) == (BATCH_MISSING, gone.sequence)
+
+
+def test_a_batch_of_a_new_stream_that_was_stored_and_delivered_though_storing_it_failed_keeps_its_number(
+    reader: Reader, central: CentralServer, engine: StandInEngine
+) -> None:
+    write = reader.store.write
+
+    def failing(key: str, body: bytes, *, expected: int) -> int:
+        generation = write(key, body, expected=expected)
+        if key.startswith("batches/acme/") and key.endswith("4.ndjson"):
+            reader.store.write = write  # type: ignore[method-assign]
+            forward(reader)
+            raise StoreError("the answer was lost", remedy="")
+        return generation
+
+    reader.store.write = failing  # type: ignore[method-assign]
+    reader.fetch()
+    assert number(reader) == 5
+    reader.fetch()
+    forward(reader)
+    assert natives(engine) == central.ids(central.default_tenant)
+    assert audit(reader.app.state)["ok"]
