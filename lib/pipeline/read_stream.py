@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -166,9 +167,12 @@ class StreamReader:
         try:
             with self._ahead:
                 self._read(self._next_page)
-        finally:
-            # Also after an error: it is written into the checkpoint, and the batches count as read.
-            self._held.save_rest()
+        except ConnectorError:
+            # The error is written behind what was read. If another call has moved the cursor, it still counts.
+            with suppress(ConflictError):
+                self._held.save_rest()
+            raise
+        self._held.save_rest()
 
     def _read(self, step: Callable[[], bool]) -> None:
         """Call `step` for each page until it returns False, or pages, room or time are used up."""

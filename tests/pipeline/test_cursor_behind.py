@@ -25,6 +25,7 @@ from lib.state.gaps import BATCH_DAMAGED, BATCH_MISSING
 from tests.audited import audit
 from tests.fakes.dying import Died
 from tests.pipeline.test_page_ahead import PAGE, Reader, expect_all
+from tests.site import until
 
 PAGES = 2 * BATCHES_A_CURSOR + 2
 FIRST = 1 + BATCHES_A_CURSOR
@@ -195,6 +196,27 @@ def test_a_delivery_meanwhile_moves_the_cursor_and_reading_goes_on(
     forward(reader)
     assert natives(engine) == central.ids(central.default_tenant)
     assert audit(reader.app.state)["ok"]
+
+
+def test_a_429_counts_though_another_call_has_moved_the_cursor(
+    tmp_path: Path, reader: Reader, central: CentralServer
+) -> None:
+    other, asked = another(tmp_path, central), []
+    source = reader.app.integrations["acme"].source
+    page = source.page
+
+    def overtaken(*arguments: Any, **named: Any) -> Any:
+        asked.append(named)
+        if len(asked) == 3:
+            until(lambda: len(reader.stored()) == 2 * PAGE, "the second batch")
+            assert other.fetch(max_pages=1)["outcome"] == "fetched"
+            central.faults.add(Fault("status", status=429, retry_after=30))
+        return page(*arguments, **named)
+
+    source.page = overtaken  # type: ignore[method-assign]
+    line = reader.fetch()
+    assert (line["outcome"], line["problem"]["code"]) == ("rate_limited", "rate_limited")
+    assert number(reader) == 4
 
 
 def test_a_run_that_adopts_meanwhile_and_reads_on_is_not_overwritten(
