@@ -2,8 +2,8 @@
 
 The writes for a page with new events are: first the batch, then the checkpoint. `lib/state/advance.py` says why, and
 what a crash between them leaves. While pages come faster than they can be stored, the checkpoint is written once for
-up to BATCHES_A_CURSOR batches, and always before the call ends. A gap before the page is announced before both, so the
-lost interval is known before the checkpoint's `as_of` moves past it.
+several batches (`held_checkpoint`), and always before the call ends. A gap before the page is announced before both, so
+the lost interval is known before the checkpoint's `as_of` moves past it.
 """
 
 from __future__ import annotations
